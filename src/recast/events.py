@@ -1,0 +1,44 @@
+"""What a running job tells its watcher: the CLI, the web page and the benchmark draw the same events.
+
+A job is a generator of these. Closing the generator cancels the job.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One unit of work is done: `index` of `total` (from 1) of the named stage."""
+
+    stage: str
+    index: int
+    total: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """The clean estimate so far, as latents (1, C, F, H, W); decoding it is up to the watcher."""
+
+    stage: str
+    index: int
+    latents: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """Something the user should know: what was fitted, cut, ignored or recovered."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """The last event of every job, with what it made."""
+
+    result: Any
+
+
+Event = Step | Preview | Note | Done

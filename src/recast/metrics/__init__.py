@@ -1,0 +1,1 @@
+"""One file per name; see `recast.registry`."""
