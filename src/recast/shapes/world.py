@@ -1,0 +1,226 @@
+"""The embedded world: clips of one subject that moves before a scene, with their exact truth.
+
+A `Scene` says everything; `render` draws it; `Truth` tells where every pixel of it went. A seed
+means the same scene everywhere. Seeds of `HELD_OUT` are never trained on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recast.shapes import geometry
+from recast.shapes.geometry import Array
+
+FRAMES, SIZE, FPS = 16, 64, 8.0
+HELD_OUT = range(9_000_000, 9_100_000)
+TRAINING = range(0, 9_000_000)
+
+SHAPES = tuple(geometry.OUTLINES)
+PATHS = tuple(geometry.PATHS)
+# Subjects are bright and backgrounds dark or grey, so that one pixel tells which of them it shows.
+COLOURS = {
+    "red": (230, 40, 40),
+    "green": (40, 190, 70),
+    "blue": (50, 90, 250),
+    "yellow": (250, 225, 50),
+    "white": (245, 245, 245),
+    "purple": (170, 60, 220),
+    "orange": (250, 140, 30),
+    "cyan": (60, 220, 230),
+}
+GROUNDS = {
+    "black": ((12, 12, 12), (66, 66, 66)),
+    "gray": ((110, 110, 110), (152, 152, 152)),
+    "navy": ((20, 28, 90), (62, 74, 142)),
+    "brown": ((98, 62, 34), (140, 104, 74)),
+}
+PATTERNS = ("plain", "striped", "checkered", "dotted")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Scene:
+    """Everything that is seen. Lengths are in frame widths, angles in radians."""
+
+    shape: str
+    colour: str
+    ground: str
+    pattern: str
+    path: str
+    centre: Array  # (F, 2), x right, y down
+    radius: Array  # (F,)
+    angle: Array  # (F,)
+    pan: Array  # (F, 2): where the background's origin is on the screen
+    zoom: Array  # (F,): how large the background is drawn
+    phase: float  # direction of the pattern's lines
+
+    @property
+    def background(self) -> str:
+        """The scene's name: "navy" when plain, else such as "striped navy"."""
+        return self.ground if self.pattern == "plain" else f"{self.pattern} {self.ground}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What a scene shows, exactly. H, W in pixels; coordinates in pixels, (x, y)."""
+
+    centre: Array  # (F, 2)
+    radius: Array  # (F,)
+    angle: Array  # (F,)
+    pan: Array  # (F, 2)
+    zoom: Array  # (F,)
+    mask: NDArray[np.bool_]  # (F, H, W): where the subject covers at least half of a pixel
+    tracks: Array  # (F, N, 2): points of the first frame, followed
+    visible: NDArray[np.bool_]  # (F, N): neither covered by the subject nor outside the frame
+    on_subject: NDArray[np.bool_]  # (N,)
+
+
+def sample(seed: int, frames: int = FRAMES) -> Scene:
+    """The scene of a seed."""
+    rng = np.random.default_rng(seed)
+    kind = _choose(rng, PATHS, [0.2, 0.14, 0.14, 0.14, 0.14, 0.12, 0.06, 0.06])
+    pattern = _choose(rng, PATTERNS, [0.64, 0.12, 0.12, 0.12])
+    radius = _sizes(frames, rng)
+    shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
+    ground = str(rng.choice(list(GROUNDS)))
+    # A star reaches 1.4 radii from its centre; the margin keeps every shape whole.
+    centre = geometry.path(kind, frames, 1.3 * float(radius.max()), rng)
+    pan, zoom = _camera(frames, rng)
+    return Scene(
+        shape=shape,
+        colour=colour,
+        ground=ground,
+        pattern=pattern,
+        path=kind,
+        centre=centre,
+        radius=radius,
+        angle=_angles(frames, rng),
+        pan=pan,
+        zoom=zoom,
+        phase=float(rng.uniform(0, np.pi)),
+    )
+
+
+def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
+    """The scene's frames, (F, size, size, 3) uint8."""
+    grid = pixel_grid(size)
+    dark, light = (np.array(tone, float) for tone in GROUNDS[scene.ground])
+    share = _pattern(scene, grid)[..., None]
+    frame = dark + share * (light - dark)
+    cover = geometry.coverage(scene.shape, grid, scene.centre, scene.radius, scene.angle)[..., None]
+    frame = frame + cover * (np.array(COLOURS[scene.colour], float) - frame)
+    return np.round(frame).astype(np.uint8)
+
+
+def truth(scene: Scene, size: int = SIZE, spacing: int = 4) -> Truth:
+    """The exact truth of `render(scene, size)`; points start on a grid of `spacing` pixels."""
+    grid = pixel_grid(size)
+    cover = geometry.coverage(scene.shape, grid, scene.centre, scene.radius, scene.angle)
+    mask = cover >= 0.5
+    start = grid[spacing // 2 :: spacing, spacing // 2 :: spacing].reshape(-1, 2)
+    pixel = np.clip((start * size).astype(int), 0, size - 1)
+    on_subject = mask[0, pixel[:, 1], pixel[:, 0]]
+    tracks = np.where(on_subject[:, None], *_carried(scene, start))
+    inside = ((tracks >= 0) & (tracks < 1)).all(-1)
+    there = np.clip((tracks * size).astype(int), 0, size - 1)
+    frame = np.arange(len(mask))[:, None]
+    covered = mask[frame, there[..., 1], there[..., 0]]
+    visible = inside & (on_subject | ~covered)
+    return Truth(
+        centre=scene.centre * size,
+        radius=scene.radius * size,
+        angle=scene.angle,
+        pan=scene.pan * size,
+        zoom=scene.zoom,
+        mask=mask,
+        tracks=tracks * size,
+        visible=visible,
+        on_subject=on_subject,
+    )
+
+
+def dense_image(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uint8]:
+    """One frame (size, size, 3) with one to six subjects: what an autoencoder learns most from."""
+    grid = pixel_grid(size)
+    scene = sample(int(rng.integers(TRAINING.stop)), frames=1)
+    frame = render(scene, size)[0].astype(float)
+    for _ in range(rng.integers(0, 6)):
+        centre, radius = rng.uniform(0, 1, (1, 2)), rng.uniform(0.06, 0.25, 1)
+        angle = rng.uniform(0, 2 * np.pi, 1)
+        cover = geometry.coverage(str(rng.choice(SHAPES)), grid, centre, radius, angle)[0]
+        colour = np.array(COLOURS[str(rng.choice(list(COLOURS)))], float)
+        frame += cover[..., None] * (colour - frame)
+    return np.round(frame).astype(np.uint8)
+
+
+def pixel_grid(size: int) -> Array:
+    """Pixel centres (size, size, 2) in frame widths, (x, y)."""
+    axis = (np.arange(size) + 0.5) / size
+    return np.stack(np.meshgrid(axis, axis), -1)
+
+
+def _carried(scene: Scene, start: Array) -> tuple[Array, Array]:
+    """Where points (N, 2) go if they sit on the subject, and if they sit on the background."""
+    turn = scene.angle - scene.angle[0]
+    cos, sin = np.cos(turn)[:, None], np.sin(turn)[:, None]
+    x, y = np.moveaxis(start - scene.centre[0], -1, 0)
+    turned = np.stack([cos * x - sin * y, sin * x + cos * y], -1)
+    growth = (scene.radius / scene.radius[0])[:, None, None]
+    on_subject = scene.centre[:, None] + growth * turned
+    world = (start - 0.5 - scene.pan[0]) / scene.zoom[0]
+    behind = world[None] * scene.zoom[:, None, None] + scene.pan[:, None] + 0.5
+    return on_subject, behind
+
+
+def _pattern(scene: Scene, grid: Array) -> Array:
+    """How much of the light tone each pixel of the background shows, (F, H, W) in [0, 1]."""
+    world = (grid[None] - 0.5 - scene.pan[:, None, None]) / scene.zoom[:, None, None, None]
+    if scene.pattern == "plain":
+        return np.zeros(world.shape[:3])
+    turn = scene.phase if scene.pattern == "striped" else 0.0
+    u = world[..., 0] * np.cos(turn) + world[..., 1] * np.sin(turn)
+    v = world[..., 1]
+    period = 0.25
+    wave_u, wave_v = np.sin(2 * np.pi * u / period), np.sin(2 * np.pi * v / period)
+    edge = grid.shape[1] * period / (2 * np.pi)  # one pixel of antialiasing
+    if scene.pattern == "striped":
+        return np.clip(0.5 + wave_u * edge, 0, 1)
+    if scene.pattern == "checkered":
+        return np.clip(0.5 + wave_u * wave_v * edge, 0, 1)
+    cell = np.stack([u, v], -1) / period
+    offset = (cell - np.round(cell)) * period
+    return np.clip(0.5 - (np.hypot(*np.moveaxis(offset, -1, 0)) - 0.06) * grid.shape[1], 0, 1)
+
+
+def _choose(rng: np.random.Generator, names: tuple[str, ...], weights: list[float]) -> str:
+    return str(rng.choice(names, p=weights))
+
+
+def _sizes(frames: int, rng: np.random.Generator) -> Array:
+    s = np.linspace(0, 1, frames)
+    base = rng.uniform(0.13, 0.19)
+    kind = _choose(rng, ("constant", "grow", "shrink", "pulse"), [0.55, 0.15, 0.15, 0.15])
+    change = {"constant": 0 * s, "grow": s - 0.5, "shrink": 0.5 - s, "pulse": np.sin(4 * np.pi * s)}
+    amount = 0.25 if kind == "pulse" else 0.5
+    return base * (1 + amount * change[kind])
+
+
+def _angles(frames: int, rng: np.random.Generator) -> Array:
+    start = rng.uniform(0, 2 * np.pi) if rng.random() < 0.2 else 0.0
+    total = rng.choice([-1, 1]) * rng.uniform(0.5, 2.0) * np.pi if rng.random() < 0.3 else 0.0
+    return start + total * np.linspace(0, 1, frames)
+
+
+def _camera(frames: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    s = np.linspace(0, 1, frames)
+    pan = np.tile(rng.uniform(-0.125, 0.125, 2), (frames, 1))
+    zoom = np.ones(frames)
+    kind = _choose(rng, ("still", "pan", "zoom"), [0.5, 0.3, 0.2])
+    if kind == "pan":
+        direction = rng.uniform(0, 2 * np.pi)
+        step = np.array([np.cos(direction), np.sin(direction)]) * rng.uniform(0.2, 0.6)
+        pan = pan + s[:, None] * step
+    if kind == "zoom":
+        zoom = 1 + rng.uniform(0.2, 0.6) * s
+        zoom = zoom[::-1].copy() if rng.random() < 0.5 else zoom
+    return pan, zoom
