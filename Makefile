@@ -45,7 +45,7 @@ endif
 .PHONY: help setup demo test lint style contracts types pytest format clean
 
 help:
-	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
 
 setup: $(STAMP)
 
