@@ -4,7 +4,7 @@ A `Scene` says everything; `render` draws it; `Truth` tells where every pixel of
 means the same scene everywhere. Seeds of `HELD_OUT` are never trained on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +110,19 @@ def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
     cover = geometry.coverage(scene.shape, grid, scene.centre, scene.radius, scene.angle)[..., None]
     frame = frame + cover * (np.array(COLOURS[scene.colour], float) - frame)
     return np.round(frame).astype(np.uint8)
+
+
+def still_of(scene: Scene, frame: int) -> Scene:
+    """The scene of one frame alone."""
+    one = slice(frame, frame + 1)
+    return replace(
+        scene,
+        centre=scene.centre[one],
+        radius=scene.radius[one],
+        angle=scene.angle[one],
+        pan=scene.pan[one],
+        zoom=scene.zoom[one],
+    )
 
 
 def truth(scene: Scene, size: int = SIZE, spacing: int = 4) -> Truth:

@@ -1,0 +1,126 @@
+"""What every text-to-video model offers, whatever it is made of.
+
+Latents are (B, C, F, H, W) float32; videos (B, 3, F, H, W) float32 in [-1, 1]. A backbone file
+defines `ALIASES` (short name -> folder or hub id), `PIPELINES` (the `_class_name`s of
+model_index.json that it loads), `load(source, settings)`, `wrap(pipeline)` and `tiny()`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from recast.errors import BadCall, UnknownName
+from recast.features import Tap
+from recast.guidance import cfg
+from recast.schedule import Denoised, Denoiser, Schedule
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How a model is loaded and run."""
+
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """Where the model runs; auto takes cuda, then mps, then cpu."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """The networks' own precision; auto is float32 on the CPU and float16 elsewhere. Latents and
+    noise levels are float32 always."""
+    vae_slicing: bool = True
+    """Encode and decode one frame at a time: a little slower, far less memory."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back: about a third slower, less than half the memory
+    of guided steps."""
+    offload: bool = False
+    """Keep each network on the device only while it works (needs cuda or mps)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Defaults:
+    """What the model was trained for: the numbers used where the user says nothing."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+    steps: int
+    guidance_scale: float
+
+
+class Backbone(ABC):
+    """A frozen text-to-video model. `calls` counts how many clips went through the network."""
+
+    name: str
+    network: nn.Module
+    schedule: Schedule
+    defaults: Defaults
+    device: torch.device
+    calls: int = 0
+
+    @property
+    @abstractmethod
+    def roles(self) -> Mapping[str, tuple[Tap, ...]]:
+        """Every role that a method may ask for, and its places in `network`."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short hash of the weights: motions are bound to it."""
+
+    @abstractmethod
+    def encode(self, video: Tensor) -> Tensor:
+        """Video (B, 3, F, H, W) in [-1, 1] to latents, deterministically."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to video (B, 3, F, H, W) in [-1, 1]."""
+
+    @abstractmethod
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """What the network needs of each prompt, (B, tokens, width)."""
+
+    @abstractmethod
+    def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        """The network's raw output at x_t, (B, C, F, H, W) float32; t as the network reads it."""
+
+    @abstractmethod
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        """(1, C, F, H, W) of a clip. Raises `BadCall`, naming the sizes that would do."""
+
+    def check_prompt(self, prompt: str) -> list[str]:
+        """What the user should know of a prompt: words unknown to the model, and the like.
+
+        Raises `BadCall` for a prompt that the model cannot take whole.
+        """
+        return []
+
+    def denoiser(self, text: Tensor) -> Denoiser:
+        """Bind encoded prompts (B, …): the result takes x_t (B, C, F, H, W) and t, a scalar."""
+
+        def denoise(x: Tensor, t: Tensor) -> Denoised:
+            self.calls += len(x)
+            output = self.predict(x, self.schedule.network_time(t), text)
+            return self.schedule.denoised(output, x, t)
+
+        return denoise
+
+    def guided(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
+        """The denoiser of one clip under classifier-free guidance; at scale 1 there is none."""
+        if scale == 1:
+            return self.denoiser(self.encode_text([prompt]))
+        return cfg(self.denoiser(self.encode_text([negative_prompt, prompt])), scale)
+
+    def taps(self, role: str) -> tuple[Tap, ...]:
+        """The places of a role. Raises `UnknownName` with the nearest roles there are."""
+        if role not in self.roles:
+            raise UnknownName(f"role for {self.name}", role, self.roles)
+        return self.roles[role]
+
+
+def check_multiple(what: str, value: int, of: int) -> None:
+    """Raise `BadCall` unless value is a positive multiple; the message gives the nearest two."""
+    if value < of or value % of:
+        low = max(of, value // of * of)
+        raise BadCall(f"{what} {value}; it must be a multiple of {of}, such as {low} or {low + of}")

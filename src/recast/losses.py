@@ -1,0 +1,32 @@
+"""Pure losses between features (B, F, H, W, C), or between their spatial means (B, F, C)."""
+
+from einops import reduce
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+
+def spatial_marginal_mean(features: Tensor) -> Tensor:
+    """SMM (DMT eq. 1): features (B, F, H, W, C) to (B, F, C)."""
+    return reduce(features, "b f h w c -> b f c", "mean")
+
+
+def pairwise_difference(phi: Tensor, target: Tensor) -> Tensor:
+    """Σ_i Σ_j ‖(φ_i − φ_j) − (φ̃_i − φ̃_j)‖² over frames (DMT eq. 3), phi (B, F, C) -> scalar.
+
+    With e_i = φ_i − φ̃_i the double sum is 2F·Σ_i ‖e_i − ē‖², in O(F·C).
+    """
+    e = phi - target
+    return 2 * phi.shape[1] * (e - e.mean(1, keepdim=True)).square().sum()
+
+
+def pairwise_cosine(phi: Tensor, target: Tensor) -> Tensor:
+    """Mean over i, j of 1 − cos(φ_i − φ_j, φ̃_i − φ̃_j), the cosine over channels: what DMT's
+    released code minimises. The diagonal, where both are zero, adds the constant 1/F."""
+    difference = phi[:, :, None] - phi[:, None]
+    wanted = target[:, :, None] - target[:, None]
+    return (1 - cosine_similarity(difference, wanted, dim=-1)).mean()
+
+
+def squared_error(features: Tensor, target: Tensor) -> Tensor:
+    """Σ ‖f − f̃‖² over everything: DMT's feature inversion, and the ablations of its fig. 7."""
+    return (features - target).square().sum()

@@ -1,0 +1,118 @@
+"""What a motion-transfer method is: two verbs, `learn` and `transfer`, both generators of events.
+
+A method file defines `Config` (a frozen dataclass), `PRESETS` (name -> Config) and `Method`.
+Methods name no layer and no model; they see a `Backbone` and its roles.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recast.backbones.base import Backbone
+from recast.errors import BadMotion
+from recast.events import Event
+from recast.files import atomic
+
+FORMAT = "recast-motion-1"
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How clips are drawn from a model, whatever the method."""
+
+    steps: int
+    guidance_scale: float
+    negative_prompt: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Motion:
+    """What a method learned from one clip: tensors, and metadata that JSON can hold.
+
+    `backbone` is the fingerprint of the weights it was learned on.
+    """
+
+    method: str
+    backbone: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+
+    def save(self, path: Path | str) -> Path:
+        """Write one .safetensors file, whole or not at all."""
+        header = {
+            "format": FORMAT,
+            "method": self.method,
+            "backbone": self.backbone,
+            "metadata": json.dumps(self.metadata),
+        }
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors.items()}
+        with atomic(Path(path)) as temporary:
+            save_file(tensors, temporary, header)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Motion":
+        """Read a motion file. Raises `BadMotion` for anything else."""
+        path = Path(path)
+        if not path.is_file():
+            raise BadMotion(f"there is no motion file {path}")
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT:
+                    raise BadMotion(f"{path} is no motion file of Recast ({FORMAT})")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return cls(
+                    method=header["method"],
+                    backbone=header["backbone"],
+                    tensors=tensors,
+                    metadata=json.loads(header["metadata"]),
+                )
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise BadMotion(f"{path} is damaged or no safetensors file ({error})") from error
+
+    def check_made_for(self, backbone: Backbone, method: str) -> None:
+        """Raise `BadMotion` unless it was learned by this method on these weights."""
+        if self.method != method:
+            raise BadMotion(f"this motion was learned by {self.method}, not by {method}")
+        if self.backbone != backbone.fingerprint:
+            made_on = self.metadata.get("backbone_name", "other weights")
+            raise BadMotion(
+                f"this motion was learned on {made_on} ({self.backbone}), and the backbone is "
+                f"{backbone.name} ({backbone.fingerprint}); learn it again on this one"
+            )
+
+
+class Method(ABC, Generic[C]):
+    """A configured method. Subclasses are final."""
+
+    name: ClassVar[str]
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @abstractmethod
+    def learn(
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
+    ) -> Iterator[Event]:
+        """Learn from video (1, 3, F, H, W) in [-1, 1], described by `prompt`. Ends in
+        `Done(Motion)`."""
+
+    @abstractmethod
+    def transfer(
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
+    ) -> Iterator[Event]:
+        """Make a clip with the motion. Ends in `Done(latents)`, latents (1, C, F, H, W)."""
+
+    @abstractmethod
+    def learned_settings(self) -> Mapping[str, Any]:
+        """The settings that change what `learn` returns: part of the motion store's key."""

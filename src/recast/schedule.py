@@ -1,0 +1,251 @@
+"""Noise levels: x_t = alpha(t)·x0 + sigma(t)·eps, for every model there is.
+
+Owns the two functions alpha and sigma, the way from a network's raw output to the pair
+(x0, eps), and the grids of times that samplers walk. Knows no network and no sampler. All of it
+is computed in float32 or better.
+
+Time runs as the model was trained to read it: 0 … 999 for DDPM-type models, 0 … 1 for flows. The
+level before the first is clean: alpha = 1, sigma = 0.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recast.errors import BadCall, BadModel
+
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+
+
+class Denoised(NamedTuple):
+    """Both estimates of one evaluation, each shaped as x_t: (B, C, F, H, W), float32."""
+
+    x0: Tensor
+    eps: Tensor
+
+
+# (x_t, t) -> both estimates; prompt and adapters are already bound.
+Denoiser = Callable[[Tensor, Tensor], Denoised]
+
+
+class Schedule(ABC):
+    """Alpha and sigma over time, and what the network's raw output means."""
+
+    prediction: Prediction
+    clean: float
+    """The time of the clean level."""
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """The share of signal at times t (any shape), float64."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """The share of noise at times t (any shape), float64."""
+
+    @abstractmethod
+    def grid(self, steps: int) -> Tensor:
+        """The times (steps + 1,) that a sampler walks, noisiest first, clean last, float64."""
+
+    @abstractmethod
+    def refine(self, grid: Tensor, steps: int) -> Tensor:
+        """A grid of about `steps` steps that contains every time of `grid`."""
+
+    @abstractmethod
+    def network_time(self, t: Tensor) -> Tensor:
+        """The time as the network takes it; the clean level is read as the first noisy one."""
+
+    def denoised(self, output: Tensor, x: Tensor, t: Tensor) -> Denoised:
+        """Both estimates from the raw output at x_t. From v and flow without a division."""
+        alpha, sigma = (per_sample(level, x) for level in (self.alpha(t), self.sigma(t)))
+        out, x = output.to(torch.float32), x.to(torch.float32)
+        if self.prediction == "epsilon":
+            return Denoised((x - sigma * out) / alpha, out)
+        if self.prediction == "v_prediction":
+            return Denoised(alpha * x - sigma * out, sigma * x + alpha * out)
+        return Denoised(x - sigma * out, x + alpha * out)
+
+    def noised(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t of a clean x0 and its noise."""
+        return per_sample(self.alpha(t), x0) * x0 + per_sample(self.sigma(t), x0) * eps
+
+
+@final
+class Discrete(Schedule):
+    """DDPM-type levels from a table of cumulative alphas, index 0 the least noisy (T values)."""
+
+    clean = -1.0
+
+    def __init__(
+        self,
+        alphas_cumprod: Tensor,
+        *,
+        prediction: Literal["epsilon", "v_prediction"],
+        spacing: Literal["leading", "trailing", "linspace"] = "leading",
+        offset: int = 0,
+        ends_clean: bool = True,
+    ) -> None:
+        table = alphas_cumprod.to(torch.float64)
+        if prediction == "epsilon" and float(table[-1]) <= 0:
+            raise BadModel(
+                "the schedule has no signal at its last level, where a noise prediction says "
+                "nothing of the clip; such a schedule needs v_prediction"
+            )
+        self.prediction: Prediction = prediction
+        # Entry 0 is the clean level, so that time t stands at entry t + 1. Models that were not
+        # trained to end clean end at their first level (diffusers' set_alpha_to_one = False).
+        first = torch.ones(1, dtype=torch.float64) if ends_clean else table[:1]
+        self._table = torch.cat([first, table])
+        self._spacing, self._offset = spacing, offset
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._cumulative(t).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (1 - self._cumulative(t)).clamp_min(0).sqrt()
+
+    def grid(self, steps: int) -> Tensor:
+        total = len(self._table) - 1
+        _check_steps(steps, total)
+        if self._spacing == "leading":
+            times = np.arange(steps)[::-1] * (total // steps) + self._offset
+        elif self._spacing == "trailing":
+            times = np.round(np.arange(total, 0, -total / steps))[:steps] - 1
+        else:
+            times = np.round(np.linspace(0, total - 1, steps)[::-1])
+        return torch.tensor([*times.clip(0, total - 1).tolist(), self.clean], dtype=torch.float64)
+
+    def refine(self, grid: Tensor, steps: int) -> Tensor:
+        pieces = max(1, round(steps / (len(grid) - 1)))
+        return torch.unique(_subdivided(grid, pieces).round()).flip(0)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return t.clamp_min(0).round().to(torch.int64)
+
+    def _cumulative(self, t: Tensor) -> Tensor:
+        place = (t.to(torch.float64) + 1).clamp(0, len(self._table) - 1)
+        low = place.floor().long()
+        high = place.ceil().long()
+        return torch.lerp(
+            self._table.to(t.device)[low], self._table.to(t.device)[high], place - low
+        )
+
+
+@final
+class Flow(Schedule):
+    """Straight lines between clip and noise: alpha = 1 - t, sigma = t.
+
+    `shift` moves the grid toward noise, as models for large clips want it:
+    t' = shift·t / (1 + (shift - 1)·t). The network reads times of 0 … `scale`.
+    """
+
+    clean = 0.0
+    prediction: Prediction = "flow"
+
+    def __init__(self, *, shift: float = 1.0, scale: float = 1000.0) -> None:
+        self._shift, self._scale = shift, scale
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t.to(torch.float64)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.to(torch.float64)
+
+    def grid(self, steps: int) -> Tensor:
+        _check_steps(steps, 10_000)
+        t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        return self._shift * t / (1 + (self._shift - 1) * t)
+
+    def refine(self, grid: Tensor, steps: int) -> Tensor:
+        return _subdivided(grid, max(1, round(steps / (len(grid) - 1))))
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return (t * self._scale).to(torch.float32)
+
+
+@final
+class Cosine(Schedule):
+    """The variance-preserving quarter circle in continuous time: alpha = cos(πt/2), sigma =
+    sin(πt/2). No released model uses it; the order of steps is measured on it."""
+
+    clean = 0.0
+
+    def __init__(self, *, prediction: Literal["epsilon", "v_prediction"] = "v_prediction") -> None:
+        self.prediction: Prediction = prediction
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.cos(t.to(torch.float64) * torch.pi / 2)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sin(t.to(torch.float64) * torch.pi / 2)
+
+    def grid(self, steps: int) -> Tensor:
+        _check_steps(steps, 10_000)
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+    def refine(self, grid: Tensor, steps: int) -> Tensor:
+        return _subdivided(grid, max(1, round(steps / (len(grid) - 1))))
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return t.to(torch.float32)
+
+
+def from_diffusers(config: Mapping[str, Any]) -> Schedule:
+    """The schedule of a diffusers scheduler's config, `scheduler_config.json`.
+
+    Raises `BadModel` for what the config asks and this house does not have.
+    """
+    if "num_train_timesteps" not in config or "beta_schedule" not in config:
+        raise BadModel("the scheduler's config names no num_train_timesteps and beta_schedule")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise BadModel(f"prediction_type {prediction!r}; epsilon and v_prediction are supported")
+    table = torch.cumprod(1 - _betas(config), 0)
+    if config.get("rescale_betas_zero_snr", False):
+        table = _without_terminal_signal(table)
+    return Discrete(
+        table,
+        prediction=prediction,
+        spacing=config.get("timestep_spacing", "leading"),
+        offset=config.get("steps_offset", 0),
+        ends_clean=config.get("set_alpha_to_one", True),
+    )
+
+
+def _betas(config: Mapping[str, Any]) -> Tensor:
+    kind, total = config["beta_schedule"], config["num_train_timesteps"]
+    low, high = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
+    # In float32, as diffusers computes them and as the models were trained.
+    if kind == "linear":
+        return torch.linspace(low, high, total, dtype=torch.float32)
+    if kind == "scaled_linear":
+        return torch.linspace(low**0.5, high**0.5, total, dtype=torch.float32) ** 2
+    raise BadModel(f"beta_schedule {kind!r}; linear and scaled_linear are supported")
+
+
+def _without_terminal_signal(table: Tensor) -> Tensor:
+    """Shift and stretch √ᾱ so that it ends at zero (Lin et al. 2024, algorithm 1)."""
+    root = table.sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    return ((root - last) * first / (first - last)) ** 2
+
+
+def _subdivided(grid: Tensor, pieces: int) -> Tensor:
+    share = torch.arange(pieces, dtype=grid.dtype) / pieces
+    inner = grid[:-1, None] + share * (grid[1:, None] - grid[:-1, None])
+    return torch.cat([inner.flatten(), grid[-1:]])
+
+
+def _check_steps(steps: int, most: int) -> None:
+    if not 1 <= steps <= most:
+        raise BadCall(f"{steps} steps; this schedule has 1 to {most}")
+
+
+def per_sample(level: Tensor, x: Tensor) -> Tensor:
+    """Levels () or (B,) as float32 that multiply x (B, C, F, H, W)."""
+    level = level.to(device=x.device, dtype=torch.float32)
+    return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim else level

@@ -1,0 +1,122 @@
+"""One training loop for the three networks: EMA, checkpoints, exact resumption, a log.
+
+Knows no data and no network; a `Stage` brings both. Batch `n` of a stage depends on the seed and
+on `n` alone, so a resumed run sees what an unbroken one would have seen.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recast.events import Done, Event, Step
+from recast.files import atomic
+
+Loss = Callable[[nn.Module, int, np.random.Generator], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is trained, on what, for how long. The learning rate falls over the last quarter."""
+
+    name: str
+    model: nn.Module
+    loss: Loss  # (model, step, rng) -> scalar
+    steps: int
+    lr: float
+    warmup: int = 100
+    ema: float = 0.999
+    weight_decay: float = 0.01
+    checkpoint_every: int = 200
+
+
+def fit(stage: Stage, folder: Path, seed: int = 0) -> Iterator[Event]:
+    """Train `stage.model` in place and leave it with its EMA weights; the last event is `Done`.
+
+    `folder` receives `<name>.pt`, from which a broken run goes on, and `<name>.jsonl`, the log.
+    """
+    model = stage.model.train().requires_grad_(True)
+    average = copy.deepcopy(model).requires_grad_(False)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, weight_decay=stage.weight_decay)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"{stage.name}.pt"
+    start = _resume(checkpoint, model, average, optimizer)
+    began, losses = time.monotonic(), []
+    for step in range(start, stage.steps):
+        losses.append(_update(stage, model, optimizer, parameters, step, seed))
+        _follow(average, model, min(stage.ema, (1 + step) / (10 + step)))
+        if (step + 1) % 50 == 0:
+            row = {"step": step + 1, "loss": sum(losses) / len(losses)}
+            row["seconds"] = round(time.monotonic() - began, 1)
+            with (folder / f"{stage.name}.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            losses.clear()
+            yield Step(stage=stage.name, index=step + 1, total=stage.steps, metrics=row)
+        if (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
+            _save(checkpoint, model, average, optimizer, step + 1)
+    model.load_state_dict(average.state_dict())
+    yield Done(result=model.eval().requires_grad_(False))
+
+
+def _update(
+    stage: Stage,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    step: int,
+    seed: int,
+) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = stage.lr * _rate(step, stage.steps, stage.warmup)
+    torch.manual_seed(seed * 1_000_003 + step)  # dropout and posterior noise inside the networks
+    loss = stage.loss(model, step, np.random.default_rng([seed, step]))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _rate(step: int, steps: int, warmup: int) -> float:
+    falling = (steps - step) / max(1, steps / 4)
+    return min(1.0, (step + 1) / warmup, 0.5 - 0.5 * math.cos(math.pi * min(1.0, falling)))
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    pairs = zip(average.parameters(), model.parameters(), strict=True)
+    for mean, value in pairs:
+        mean.lerp_(value, 1 - decay)
+
+
+def _save(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])

@@ -1,0 +1,137 @@
+"""The sizes of the shipped model's three networks, its tokenizer and its noise schedule.
+
+All are classes of diffusers and transformers, so that the shipped model takes the same road as
+ZeroScope. The UNet has all four levels of ZeroScope's layout; the autoencoder divides by eight, so
+that a 64x64 clip is 8x8 latents and the UNet's deepest level sees the whole frame at once.
+"""
+
+from pathlib import Path
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+CONTEXT = 32  # tokens that the text encoder takes, the two marks included
+TEXT_WIDTH = 96
+LATENT_CHANNELS = 8
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def autoencoder() -> AutoencoderKL:
+    """64x64 RGB to 8x8 latents of eight channels and back."""
+    return AutoencoderKL(
+        sample_size=64,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 48, 64, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+    )
+
+
+def clip(vocabulary: int) -> CLIPModel:
+    """Image and text towers of three layers each."""
+    tower = {
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 4 * TEXT_WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "projection_dim": 64,
+    }
+    text = CLIPTextConfig(
+        **tower,
+        vocab_size=vocabulary,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary - 1,
+    )
+    vision = CLIPVisionConfig(**tower, image_size=64, patch_size=8)
+    return CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64)
+    )
+
+
+def unet() -> UNet3DConditionModel:
+    """ZeroScope's four levels, one layer each, 7.5 million parameters."""
+    return UNet3DConditionModel(
+        sample_size=8,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("CrossAttnDownBlock3D",) * 3 + ("DownBlock3D",),
+        up_block_types=("UpBlock3D",) + ("CrossAttnUpBlock3D",) * 3,
+        block_out_channels=(48, 64, 96, 112),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=16,
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """No signal is left at the last level: on so small a grid the model would read each frame's
+    background from the mean of its noise, and sampling would give every frame a random one
+    (Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed").
+    """
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+def tokenizer(texts: list[str], folder: Path, size: int = 800) -> CLIPTokenizer:
+    """A byte-level BPE of CLIP's kind, trained on `texts` and written to `folder`.
+
+    Any text has tokens, since every byte is one; words of the world are one token each.
+    """
+    bpe = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return _in_clips_files(bpe, sorted(alphabet), folder)
+
+
+def _in_clips_files(bpe: Tokenizer, alphabet: list[str], folder: Path) -> CLIPTokenizer:
+    """Rewrite a BPE in the order of CLIP's files: bytes, bytes that end a word, merges, marks."""
+    import json
+
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
+    tokens += [a + b for a, b in merges if a + b not in set(tokens)]
+    tokens += [START, END]
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+    marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    made = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=CONTEXT, **marks
+    )
+    made.save_pretrained(folder)
+    return made

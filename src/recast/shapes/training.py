@@ -1,0 +1,289 @@
+"""`recast shapes train`: makes the shipped model from nothing, in four resumable stages.
+
+autoencoder (dense images) -> clip (frames and captions) -> latents (encoded once) -> unet (single
+frames, then half clips, then whole clips). The result is a folder in diffusers' format.
+"""
+
+import json
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from recast.events import Done, Event, Step
+from recast.files import atomic, atomic_folder
+from recast.shapes import captions, networks, world
+from recast.shapes.fitting import Loss, Stage, fit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How long and on how much the shipped model is trained."""
+
+    out: Path
+    """Folder of checkpoints, logs and, at the end, the model in `model/`."""
+    seed: int = 0
+    """Seed of data, initial weights and noise."""
+    images: int = 8_000
+    """Dense images that the autoencoder sees, turned and mirrored."""
+    clips: int = 8_000
+    """Clips that the UNet sees, each forward and backward."""
+    autoencoder_steps: int = 3_000
+    clip_steps: int = 1_500
+    image_steps: int = 3_000
+    """UNet steps on single frames (160 to a batch)."""
+    half_steps: int = 1_000
+    """UNet steps on eight-frame clips (20 to a batch)."""
+    steps: int = 8_000
+    """UNet steps on whole clips (10 to a batch)."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda or mps. Data are made and kept on the CPU."""
+
+
+def train(config: TrainConfig) -> Iterator[Event]:
+    """Run every stage that is not finished yet. `Done.result` is the model's folder."""
+    torch.manual_seed(config.seed)
+    tokenizer = _tokenizer(config)
+    autoencoder = networks.autoencoder()
+    yield from _stage(_autoencoder_stage(config, autoencoder), config)
+    clip = networks.clip(len(tokenizer))
+    yield from _stage(_clip_stage(config, clip, tokenizer), config)
+    latents, scale = yield from _latents(config, autoencoder)
+    unet = networks.unet()
+    # Sixteen frames are a tiny sequence: the plain product is faster than the fused kernel.
+    unet.set_attn_processor(AttnProcessor())
+    text = text_encoder(clip)
+    for stage in _unet_stages(config, unet, text, tokenizer, latents):
+        yield from _stage(stage, config)
+    folder = save(config.out / "model", autoencoder, scale, clip, tokenizer, unet)
+    yield Done(result=folder)
+
+
+def save(
+    folder: Path,
+    autoencoder: AutoencoderKL,
+    scale: float,
+    clip: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    unet: UNet3DConditionModel,
+) -> Path:
+    """Write a diffusers-format folder, weights as fp16 safetensors, and the whole CLIP beside it."""
+    text = text_encoder(clip)
+    autoencoder.register_to_config(scaling_factor=scale)
+    with atomic_folder(folder) as temporary:
+        autoencoder.half().save_pretrained(temporary / "vae")
+        clip.half().save_pretrained(temporary / "clip")
+        text.half().save_pretrained(temporary / "text_encoder")
+        unet.half().save_pretrained(temporary / "unet")
+        tokenizer.save_pretrained(temporary / "tokenizer")
+        networks.scheduler().save_pretrained(temporary / "scheduler")
+        index = {
+            "_class_name": "TextToVideoSDPipeline",
+            "words": captions.known_words(_texts(2_000)),
+            "frames": world.FRAMES,
+            "fps": world.FPS,
+        }
+        (temporary / "model_index.json").write_text(json.dumps(index, indent=1))
+    return folder
+
+
+def _stage(stage: Stage, config: TrainConfig) -> Iterator[Event]:
+    stage.model.to(config.device)
+    yield from (event for event in fit(stage, config.out, config.seed) if isinstance(event, Step))
+
+
+def _texts(count: int) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [captions.caption(world.sample(seed, frames=1), rng) for seed in range(count)]
+
+
+def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
+    folder = config.out / "tokenizer"
+    if (folder / "tokenizer_config.json").exists():
+        return CLIPTokenizer.from_pretrained(folder)
+    return networks.tokenizer([*_texts(2_000), *[captions._QUALITY] * 20], folder)
+
+
+def _autoencoder_stage(config: TrainConfig, model: AutoencoderKL) -> Stage:
+    images = _cached(config.out / "images.npy", lambda: _dense(config.images))
+
+    def loss(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
+        pick = images[rng.integers(0, len(images), 32)]
+        pick = np.rot90(pick, rng.integers(4), (1, 2))
+        if rng.random() < 0.5:
+            pick = pick[:, :, ::-1]
+        x = _signal(pick).to(config.device)
+        with torch.autocast(config.device, torch.bfloat16):
+            posterior = model.encode(x).latent_dist
+            y = model.decode(posterior.sample()).sample
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+        return F.l1_loss(y.float(), x) + F.mse_loss(y.float(), x) + 1e-4 * divergence
+
+    return Stage(
+        name="autoencoder", model=model, loss=loss, steps=config.autoencoder_steps, lr=1e-3
+    )
+
+
+class _Judged(nn.Module):
+    """CLIP with classifiers of what a scene holds on both embeddings: many captions of a batch
+    mean the same, and the contrast alone would tear them apart."""
+
+    def __init__(self, clip: CLIPModel) -> None:
+        super().__init__()
+        self.clip = clip
+        counts = (len(world.SHAPES), len(world.COLOURS), len(world.GROUNDS), len(world.PATTERNS))
+        width = clip.config.projection_dim
+        self.heads = nn.ModuleList(nn.Linear(width, count) for count in counts)
+
+
+def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) -> Stage:
+    frames, labels, scenes = _labelled(config)
+
+    def loss(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
+        pick = rng.integers(0, len(frames), 128)
+        texts = [captions.caption(scenes[i], rng) for i in pick]
+        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        out = model.clip(
+            input_ids=tokens.input_ids.to(config.device),
+            pixel_values=_signal(frames[pick]).to(config.device),
+        )
+        target = labels[pick].to(config.device)
+        # Pairs with the same look are all right answers.
+        same = (target[:, None] == target[None]).all(-1).float()
+        same = same / same.sum(1, keepdim=True)
+        logits = out.logits_per_image
+        contrast = F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)
+        judged = sum(
+            F.cross_entropy(5 * head(embedding), target[:, k])
+            for k, head in enumerate(model.heads)
+            for embedding in (out.image_embeds, out.text_embeds)
+        )
+        return contrast + judged
+
+    return Stage(
+        name="clip", model=_Judged(clip), loss=loss, steps=config.clip_steps, lr=1e-3, ema=0.99
+    )
+
+
+def _unet_stages(
+    config: TrainConfig,
+    unet: UNet3DConditionModel,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    latents: Tensor,
+) -> Iterator[Stage]:
+    noise = networks.scheduler().alphas_cumprod
+    scenes = [world.sample(seed) for seed in range(len(latents))]
+
+    def losses(frames: int, batch: int) -> Loss:
+        def loss(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
+            pick = rng.integers(0, len(latents), batch)
+            first = rng.integers(0, world.FRAMES - frames + 1)
+            x0 = latents[pick, :, first : first + frames].float()
+            x0 = x0.flip(2) if rng.random() < 0.5 else x0
+            texts = [_unless_dropped(captions.caption(scenes[i], rng), rng) for i in pick]
+            tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+            with torch.no_grad():
+                condition = text(tokens.input_ids.to(config.device)).last_hidden_state
+            t = torch.from_numpy(rng.integers(0, 1000, batch))
+            alpha = noise[t].sqrt().view(-1, 1, 1, 1, 1)
+            sigma = (1 - noise[t]).sqrt().view(-1, 1, 1, 1, 1)
+            eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
+            x, v = alpha * x0 + sigma * eps, alpha * eps - sigma * x0
+            with torch.autocast(config.device, torch.bfloat16):
+                guess = model(x.to(config.device), t.to(config.device), condition).sample
+            return F.mse_loss(guess.float(), v.to(config.device))
+
+        return loss
+
+    plan = [(1, 160, config.image_steps), (8, 20, config.half_steps), (16, 10, config.steps)]
+    for frames, batch, steps in plan:
+        yield Stage(
+            name=f"unet{frames}", model=unet, loss=losses(frames, batch), steps=steps, lr=1e-3
+        )
+
+
+def text_encoder(clip: CLIPModel) -> CLIPTextModel:
+    """CLIP's text tower as the class that diffusers' pipelines load."""
+    text = CLIPTextModel(clip.config.text_config)
+    prefix = "" if any(k.startswith("text_model.") for k in text.state_dict()) else "text_model."
+    state = clip.state_dict()
+    text.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith("text_model.")}
+    )
+    return text.eval().requires_grad_(False)
+
+
+def _latents(
+    config: TrainConfig, autoencoder: AutoencoderKL
+) -> Generator[Event, None, tuple[Tensor, float]]:
+    """Every training clip, encoded once: (N, C, F, h, w) fp16 of unit variance, and the scale."""
+    path = config.out / "latents.npy"
+    if not path.exists():
+        encoded = []
+        for seed in range(config.clips):
+            frames = _signal(world.render(world.sample(seed))).to(config.device)
+            with torch.no_grad(), torch.autocast(config.device, torch.bfloat16):
+                mean = autoencoder.encode(frames).latent_dist.mean
+            encoded.append(rearrange(mean.float().cpu().numpy(), "f c h w -> c f h w"))
+            if (seed + 1) % 50 == 0:
+                yield Step(stage="latents", index=seed + 1, total=config.clips)
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.stack(encoded).astype(np.float16))
+    latents = np.load(path)
+    scale = float(1 / latents[:1000].astype(np.float32).std())
+    return torch.from_numpy(latents * np.float16(scale)), scale
+
+
+def _labelled(
+    config: TrainConfig,
+) -> tuple[NDArray[np.uint8], Tensor, list[world.Scene]]:
+    """One frame of each of `images` scenes, and what it shows as class numbers (N, 4)."""
+    scenes = [world.sample(seed) for seed in range(config.images)]
+    frames = _cached(config.out / "frames.npy", lambda: _middles(scenes))
+    labels = [
+        (
+            world.SHAPES.index(scene.shape),
+            list(world.COLOURS).index(scene.colour),
+            list(world.GROUNDS).index(scene.ground),
+            world.PATTERNS.index(scene.pattern),
+        )
+        for scene in scenes
+    ]
+    return frames, torch.tensor(labels), scenes
+
+
+def _middles(scenes: list[world.Scene]) -> NDArray[np.uint8]:
+    return np.stack(
+        [world.render(world.still_of(scene, i % 16))[0] for i, scene in enumerate(scenes)]
+    )
+
+
+def _dense(count: int) -> NDArray[np.uint8]:
+    return np.stack([world.dense_image(np.random.default_rng(i)) for i in range(count)])
+
+
+def _cached(path: Path, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    if not path.exists():
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.save(file, make())
+    return np.asarray(np.load(path))
+
+
+def _signal(frames: NDArray[np.uint8]) -> Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) in [-1, 1]."""
+    x = torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1
+    return rearrange(x, "n h w c -> n c h w")
+
+
+def _unless_dropped(text: str, rng: np.random.Generator) -> str:
+    return "" if rng.random() < 0.1 else text
