@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation
@@ -137,12 +139,11 @@ def _shots(path: Path, head: bytes, start: Fraction, rate: Fraction, look: Look)
     with _opened(path, head) as (container, stream):
         declared = _declared_end(container, stream)
         pixel = Fraction(stream.sample_aspect_ratio or 1)
-        tick, end, index = Fraction(stream.time_base or 0), Fraction(0), 0
-        for time, frame in _frames_from(container, stream, start, look):
+        tick, end = Fraction(stream.time_base or 0), Fraction(0)
+        for index, (time, frame) in enumerate(_frames_from(container, stream, start, look)):
             time = end if time is None else time
             end = time + ((frame.duration or 0) * tick or 1 / rate)
             yield Shot(index, time, end, partial(_picture, frame, pixel, look))
-            index += 1
         if declared and end < declared - max(2 / rate, Fraction(1, 10)):
             raise BadClip(
                 f"{path} is cut short: it should last {float(declared):.2f} s, but only "
@@ -178,8 +179,9 @@ def _frames_from(
     tick, origin = Fraction(stream.time_base or 0), first.pts
 
     def timed(frame: VideoFrame) -> tuple[Fraction | None, VideoFrame]:
-        known = frame.pts is not None and origin is not None
-        return ((frame.pts - origin) * tick if known else None), frame
+        if frame.pts is None or origin is None:
+            return None, frame
+        return (frame.pts - origin) * tick, frame
 
     ahead: list[VideoFrame] = [first]
     if start > _SEEK_BEYOND and origin is not None and tick:
@@ -212,7 +214,7 @@ def _decoded(container: InputContainer, stream: VideoStream, look: Look) -> Iter
 
 def _packets(
     container: InputContainer, stream: VideoStream, look: Look
-) -> Iterator[Packet[VideoStream]]:
+) -> Iterator["Packet[VideoStream]"]:  # a generic only in the stubs
     packets, seen = container.demux(stream), 0
     while True:
         try:
@@ -247,7 +249,9 @@ def _picture(frame: VideoFrame, pixel: Fraction, look: Look) -> Pixels:
         dst_color_range=ColorRange.JPEG,
         threads=1,
     )
-    picture = look.flatten(image) if alpha else image
+    assert image.dtype == np.uint8
+    pixels = cast(Pixels, image)
+    picture = look.flatten(pixels) if alpha else pixels
     return _upright(_square(picture, pixel, look), frame, look)
 
 
@@ -265,10 +269,10 @@ def _square(picture: Pixels, pixel: Fraction, look: Look) -> Pixels:
 
 def _upright(picture: Pixels, frame: VideoFrame, look: Look) -> Pixels:
     """Apply the display matrix: x' = a x + c y, y' = b x + d y, in 16.16 fixed point."""
-    matrices = [side for side in frame.side_data if side.type.name == "DISPLAYMATRIX"]
-    if not matrices:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, SideData):
         return picture
-    a, b, _, c, d = np.frombuffer(bytes(matrices[0]), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     if a and d and not b and not c:
         flip_x, flip_y = a < 0, d < 0
     elif b and c and not a and not d:

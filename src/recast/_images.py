@@ -5,6 +5,7 @@ the system's error, and a full disk would not be known as one.
 """
 
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Generator, Iterator
@@ -28,12 +29,16 @@ _ORIENTATION = 0x0112
 _MAX_GIF_RATE = 50
 """GIF counts in 10 ms, and players slow down what is shorter than two of them."""
 
+_GIF_SLACK = Fraction(1, 200)
+"""Seconds by which that count is wrong at most; for 8 fps the durations are 120, 130, 120 … ms."""
+
 
 def animation(path: Path, look: Look) -> Source:
     """A GIF, animated WebP or animated PNG. It is decoded once to learn all its durations."""
     lengths = _durations(path, look)
-    rate = (len(lengths) / sum(lengths)).limit_denominator(1001)
-    return Source(str(path), rate, Fraction(0), _animated(path, lengths, look), look.notes)
+    rate = (len(lengths) / sum(lengths, Fraction(0))).limit_denominator(1001)
+    slack = _GIF_SLACK if rate <= _MAX_GIF_RATE else Fraction(0)
+    return Source(str(path), rate, slack, _animated(path, lengths, look), look.notes)
 
 
 def _durations(path: Path, look: Look) -> list[Fraction]:
@@ -44,7 +49,7 @@ def _durations(path: Path, look: Look) -> list[Fraction]:
             for index in range(_count(image)):
                 image.seek(index)
                 image.load()
-                shown = Fraction(image.info.get("duration", 0)).limit_denominator(1000) / 1000
+                shown = Fraction(round(1000 * image.info.get("duration", 0)), 10**6)
                 if shown <= Fraction(1, 100):
                     look.note("frames without a duration last 100 ms, as in browsers")
                     shown = Fraction(1, 10)
@@ -163,7 +168,7 @@ def write_gif(frames: Pixels, rate: Fraction, path: Path) -> None:
     images = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
     # Times are rounded, not durations: 8 fps becomes 12, 13, 12 … hundredths and does not drift.
     marks = [round(100 * index / rate) for index in range(len(frames) + 1)]
-    lengths = [10 * (end - begin) for begin, end in zip(marks, marks[1:], strict=False)]
+    lengths = [10 * (end - begin) for begin, end in itertools.pairwise(marks)]
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=lengths, loop=0)
     path.write_bytes(buffer.getvalue())
@@ -173,12 +178,13 @@ def _palette(frames: Pixels) -> Image.Image:
     """The 256 colours that suit up to 16 frames, spread over the clip, best."""
     chosen = frames[np.linspace(0, len(frames) - 1, min(len(frames), 16)).round().astype(int)]
     step = max(1, max(frames.shape[1:3]) // 256)
-    strip = np.ascontiguousarray(chosen[:, ::step, ::step]).reshape(-1, chosen.shape[2], 3)
+    thin = chosen[:, ::step, ::step]
+    strip = thin.reshape(-1, thin.shape[2], 3)
     return Image.fromarray(strip).quantize(256)
 
 
 def write_pngs(frames: Pixels, folder: Path) -> None:
-    """(F, H, W, 3) as 00000.png, 00001.png, …"""
+    """(F, H, W, 3) as 00000.png, 00001.png and so on."""
     for index, frame in enumerate(frames):
         write_png(frame, folder / f"{index:05d}.png")
 

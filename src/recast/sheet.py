@@ -109,11 +109,12 @@ def _line(text: str, width: int) -> Pixels:
     """(_LABEL, width, 3): the text in black on paper, shortened to fit."""
     from PIL import Image, ImageDraw, ImageFont
 
-    line = Image.new("RGB", (width, _LABEL), (_PAPER,) * 3)
+    line = Image.new("RGB", (width, _LABEL), (_PAPER, _PAPER, _PAPER))
     draw, font = ImageDraw.Draw(line), ImageFont.load_default(16)
     shown = text = " ".join(text.split())
     while shown and draw.textlength(shown, font) > width - 2 * _GAP:
         text = text[:-1]
         shown = f"{text.rstrip()}…" if text else ""
     draw.text((_GAP, _LABEL // 2), shown, fill=0, font=font, anchor="lm")
-    return np.asarray(line)
+    pixels: Pixels = np.array(line)
+    return pixels
