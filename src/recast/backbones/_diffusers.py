@@ -1,0 +1,180 @@
+"""Loading the parts of a diffusers-format model, with errors that a person can act on.
+
+Shared by every backbone that lives in diffusers' folder layout. Safetensors come first; pickled
+weights go through torch's weights-only loader, which runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from recast.errors import BadCall, BadModel
+
+INDEX = "model_index.json"
+N = TypeVar("N", bound=nn.Module)
+T = TypeVar("T")
+
+
+def folder(source: str) -> Path:
+    """The local folder of a model: itself, or the hub's, downloaded or cached."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise BadModel(f"{source} is a file; a model is a folder with {INDEX}")
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise BadModel(f"there is no model folder {source}")
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(DiffusionPipeline.download(source))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise BadModel(
+            f"{source} is neither a folder nor in the local cache, and cannot be downloaded "
+            f"({type(error).__name__}: {reason[:120]}); if this machine is offline, copy the "
+            "model's folder here and pass its path"
+        ) from error
+
+
+def check_index(path: Path, pipelines: frozenset[str]) -> None:
+    """Raise `BadModel` unless the folder says that it is one of these pipelines."""
+    if not (path / INDEX).is_file():
+        raise BadModel(f"{path} is not a model folder of diffusers: it has no {INDEX}")
+    made_for = json_of(path / INDEX).get("_class_name")
+    if made_for not in pipelines:
+        wanted = ", ".join(sorted(pipelines))
+        raise BadModel(f"{path} holds a {made_for}, and this backbone reads {wanted}")
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """A JSON object of a model's folder."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadModel(f"the model has no readable {path.parent.name}/{path.name}") from error
+    except ValueError as error:
+        raise BadModel(f"{path} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise BadModel(f"{path} holds no JSON object")
+    return content
+
+
+def network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
+    """Load one of diffusers' models, refusing weights that do not fit it exactly."""
+    named = json_of(path / "config.json").get("_class_name")
+    if named != kind.__name__:
+        raise BadModel(f"{path} holds a {named}, and a {kind.__name__} is needed")
+    return _load(kind, path, {"torch_dtype": dtype})
+
+
+def text_network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
+    """Load one of transformers' models, refusing weights that do not fit it exactly."""
+    json_of(path / "config.json")
+    return _load(kind, path, {"dtype": dtype})
+
+
+def _load(kind: type[N], path: Path, options: Mapping[str, Any]) -> N:
+    loader: Any = kind
+    try:
+        model, info = loader.from_pretrained(path, output_loading_info=True, **options)
+    except pickle.UnpicklingError as error:
+        raise _pickled(path) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if "weights_only" in str(error) or "Unpickl" in str(error):
+            raise _pickled(path) from error
+        reason = " ".join(str(error).split())[:200]
+        raise BadModel(f"{path} cannot be loaded as a {kind.__name__}: {reason}") from error
+    for problem in ("missing_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in info[problem] if "position_ids" not in str(key))
+        if keys:
+            raise BadModel(
+                f"{path} holds weights of another architecture than its config: "
+                f"{len(keys)} {problem.replace('_', ' ')}, such as {keys[0]}"
+            )
+    return model  # type: ignore[no-any-return]  # from_pretrained is untyped
+
+
+def _pickled(path: Path) -> BadModel:
+    return BadModel(
+        f"{path} holds pickled weights that are more than plain tensors, and loading them would "
+        "run code; get the model as .safetensors"
+    )
+
+
+def tokenizer(kind: type[T], path: Path) -> T:
+    """Load a tokenizer."""
+    loader: Any = kind
+    try:
+        return loader.from_pretrained(path)  # type: ignore[no-any-return]  # untyped
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise BadModel(f"{path} holds no {kind.__name__}: {reason}") from error
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; "auto" takes cuda, then mps, then cpu."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["cpu"] = True
+    if name == "auto":
+        name = next(kind for kind, usable in there.items() if usable)
+    if not there[name]:
+        usable = ", ".join(kind for kind, yes in there.items() if yes)
+        raise BadCall(f"device {name!r} is not there; this machine has {usable}")
+    return torch.device(name)
+
+
+def dtype(name: str, on: torch.device) -> torch.dtype:
+    """The networks' precision; "auto" is float32 on the CPU and float16 elsewhere."""
+    if name == "auto":
+        return torch.float32 if on.type == "cpu" else torch.float16
+    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if name == "float16" and on.type == "cpu":
+        raise BadCall("dtype float16 is too slow on the CPU; use float32 or bfloat16")
+    return kinds[name]
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A short hash of names, shapes and 64 values of every weight, the same in any dtype that
+    holds the values and on any device."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        flat = weight.detach().flatten()
+        values = flat[:: max(1, len(flat) // 64)][:64].float().cpu().to(torch.float16)
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def tiny_clip_text(width: int) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """A random CLIP text encoder and a tokenizer that knows letters, for tests."""
+    letters = [chr(code) for code in range(33, 127)]
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as scratch:
+        files = Path(scratch) / "vocab.json", Path(scratch) / "merges.txt"
+        files[0].write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+        files[1].write_text("#version: 0.2\n")
+        made = CLIPTokenizer(str(files[0]), str(files[1]), model_max_length=77)
+    config = CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=len(vocabulary) - 2,
+        eos_token_id=len(vocabulary) - 1,
+    )
+    return CLIPTextModel(config), made

@@ -1,0 +1,314 @@
+"""UNet3D text-to-video models in diffusers' format: ZeroScope, ModelScope and the shipped `shapes`.
+
+A folder or hub id with a UNet3DConditionModel, an AutoencoderKL, a CLIP text encoder and a DDPM-type
+scheduler. Owns how such a model is loaded, cast, kept in memory and tapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import torch
+from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from recast.backbones import _diffusers
+from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.errors import BadCall
+from recast.features import Tap
+from recast.schedule import Schedule, from_diffusers
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+N = TypeVar("N", bound=nn.Module)
+SHAPES = Path(__file__).parents[1] / "assets" / "shapes"
+ALIASES = {
+    "shapes": str(SHAPES),
+    "zeroscope": "cerspense/zeroscope_v2_576w",
+    "modelscope": "damo-vilab/text-to-video-ms-1.7b",
+}
+PIPELINES = frozenset({"TextToVideoSDPipeline"})
+
+# What the models were made for; a folder may say so itself in `recast.json`.
+_DEFAULTS = {
+    "zeroscope_v2_576w": Defaults(
+        frames=24, height=320, width=576, fps=8.0, steps=50, guidance_scale=10.0
+    ),
+    "text-to-video-ms-1.7b": Defaults(
+        frames=16, height=256, width=256, fps=8.0, steps=50, guidance_scale=9.0
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """The networks and tables that make up a model."""
+
+    unet: UNet3DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: Mapping[str, Any]
+
+
+def load(source: str, settings: Settings) -> Backbone:
+    """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
+    folder = _diffusers.folder(ALIASES.get(source, source))
+    _diffusers.check_index(folder, PIPELINES)
+    device = _diffusers.device(settings.device)
+    dtype = _diffusers.dtype(settings.dtype, device)
+    parts = Parts(
+        unet=_diffusers.network(UNet3DConditionModel, folder / "unet", dtype),
+        vae=_diffusers.network(AutoencoderKL, folder / "vae", dtype),
+        text_encoder=_diffusers.text_network(CLIPTextModel, folder / "text_encoder", dtype),
+        tokenizer=_diffusers.tokenizer(CLIPTokenizer, folder / "tokenizer"),
+        scheduler=_diffusers.json_of(folder / "scheduler" / "scheduler_config.json"),
+    )
+    extra = folder / "recast.json"
+    card = _diffusers.json_of(extra) if extra.exists() else {}
+    name = source if source in ALIASES else Path(source).name
+    known = _DEFAULTS.get(Path(ALIASES.get(source, source)).name)
+    defaults = Defaults(**card["defaults"]) if card else known or _guessed(parts.unet, parts.vae)
+    return UNet3D(name, parts, defaults, settings, device, frozenset(card.get("words", ())))
+
+
+def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
+    """Use the networks of a loaded diffusers TextToVideoSDPipeline, where and as they are."""
+    parts = Parts(
+        unet=pipeline.unet,
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        scheduler=pipeline.scheduler.config,
+    )
+    name = Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name
+    defaults = _DEFAULTS.get(name) or _guessed(parts.unet, parts.vae)
+    return UNet3D(name, parts, defaults, settings, pipeline.unet.device, frozenset())
+
+
+def tiny() -> Backbone:
+    """A random model of the same classes with all four levels, for tests on a CPU."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet3DConditionModel(
+            sample_size=8,
+            down_block_types=("CrossAttnDownBlock3D",) * 3 + ("DownBlock3D",),
+            up_block_types=("UpBlock3D",) + ("CrossAttnUpBlock3D",) * 3,
+            block_out_channels=(16, 16, 16, 16),
+            layers_per_block=1,
+            cross_attention_dim=16,
+            attention_head_dim=8,
+            norm_num_groups=4,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8),
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+        )
+        text_encoder, tokenizer = _diffusers.tiny_clip_text(16)
+        # Fresh temporal layers end in zeros; without noise in them the frames would not mix.
+        for parameter in unet.parameters():
+            parameter.data.add_(0.02 * torch.randn_like(parameter))
+    scheduler = {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+    }
+    parts = Parts(
+        unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
+    )
+    defaults = Defaults(frames=4, height=16, width=16, fps=8.0, steps=2, guidance_scale=3.0)
+    settings = Settings(device="cpu", dtype="float32")
+    return UNet3D("tiny-unet3d", parts, defaults, settings, torch.device("cpu"), frozenset())
+
+
+@final
+class UNet3D(Backbone):
+    """See the module. Construct it with `load`, `wrap` or `tiny`."""
+
+    def __init__(
+        self,
+        name: str,
+        parts: Parts,
+        defaults: Defaults,
+        settings: Settings,
+        device: torch.device,
+        words: frozenset[str],
+    ) -> None:
+        if settings.offload and device.type == "cpu":
+            raise BadCall("offload needs a cuda or mps device to offload from; this is the CPU")
+        self.name, self.defaults, self.device = name, defaults, device
+        self.network: nn.Module = parts.unet
+        self.schedule: Schedule = from_diffusers(parts.scheduler)
+        self._parts, self._settings, self._words = parts, settings, words
+        self._networks: list[nn.Module] = [parts.unet, parts.vae, parts.text_encoder]
+        for network in self._networks:
+            network.eval().requires_grad_(False)
+            if not settings.offload:
+                network.to(device)
+        if device.type == "cpu":
+            _use_plain_temporal_attention(parts.unet)
+        self._factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+        self._roles = _roles(parts.unet)
+        self._fingerprint = _diffusers.fingerprint(parts.unet)
+
+    @property
+    def roles(self) -> Mapping[str, tuple[Tap, ...]]:
+        return self._roles
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        vae = self._at_work(self._parts.vae)
+        images = rearrange(video, "b c f h w -> (b f) c h w").to(self.device, vae.dtype)
+        # The posterior's mean, not a draw: the same clip has the same latents.
+        means = [vae.encode(part).latent_dist.mean for part in self._slices(images)]
+        latents = torch.cat(means).float() * vae.config.scaling_factor
+        return rearrange(latents, "(b f) c h w -> b c f h w", b=len(video))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self._at_work(self._parts.vae)
+        images = rearrange(latents, "b c f h w -> (b f) c h w") / vae.config.scaling_factor
+        images = images.to(self.device, vae.dtype)
+        frames = torch.cat([vae.decode(part).sample for part in self._slices(images)]).float()
+        return rearrange(frames, "(b f) c h w -> b c f h w", b=len(latents)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        tokens = self._parts.tokenizer(
+            prompts, padding="max_length", truncation=True, return_tensors="pt"
+        )
+        encoder = self._at_work(self._parts.text_encoder)
+        out = encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        return out.to(self._parts.unet.dtype)
+
+    def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        unet = self._at_work(self._parts.unet)
+        with ExitStack() as stack:
+            if self._settings.gradient_checkpointing and torch.is_grad_enabled():
+                stack.enter_context(_checkpointed(unet))
+            out = unet(
+                x.to(self.device, unet.dtype),
+                t.to(self.device),
+                encoder_hidden_states=text,
+                return_dict=False,
+            )[0]
+        return out.float()
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        if frames < 1:
+            raise BadCall(f"{frames} frames; at least 1, and {self.defaults.frames} suits best")
+        check_multiple("height", height, self._factor)
+        check_multiple("width", width, self._factor)
+        channels = self._parts.unet.config.in_channels
+        return (1, channels, frames, height // self._factor, width // self._factor)
+
+    def check_prompt(self, prompt: str) -> list[str]:
+        tokenizer = self._parts.tokenizer
+        count, most = len(tokenizer(prompt).input_ids) - 2, tokenizer.model_max_length - 2
+        if count > most:
+            raise BadCall(
+                f"the prompt has {count} tokens, and the text encoder of {self.name} takes {most}; "
+                f"shorten {prompt[:40]!r}…"
+            )
+        strange = [word for word in _words(prompt) if word not in self._words]
+        if self._words and strange:
+            return [f"the {self.name} model does not know: {', '.join(dict.fromkeys(strange))}"]
+        return []
+
+    def _slices(self, images: Tensor) -> tuple[Tensor, ...]:
+        return images.split(1 if self._settings.vae_slicing else len(images))
+
+    def _at_work(self, network: N) -> N:
+        """The network on the device; with offloading, the others give way."""
+        if self._settings.offload and next(network.parameters()).device != self.device:
+            for other in self._networks:
+                other.to("cpu")
+            network.to(self.device)
+        return network
+
+
+def _guessed(unet: UNet3DConditionModel, vae: AutoencoderKL) -> Defaults:
+    side = int(unet.config.sample_size or 32) * 2 ** (len(vae.config.block_out_channels) - 1)
+    return Defaults(frames=16, height=side, width=side, fps=8.0, steps=50, guidance_scale=9.0)
+
+
+def _words(prompt: str) -> list[str]:
+    letters = "".join(c if c.isalpha() else " " for c in prompt.lower())
+    return letters.split()
+
+
+def _use_plain_temporal_attention(unet: UNet3DConditionModel) -> None:
+    """On a CPU the fused kernel is slow for many sequences of a few frames (1.4x, measured)."""
+    unet.set_attn_processor(
+        {
+            name: AttnProcessor()
+            if "temp" in name or "transformer_in" in name
+            else AttnProcessor2_0()
+            for name in unet.attn_processors
+        }
+    )
+
+
+def _images(output: Tensor, frames: int) -> Tensor:
+    return rearrange(output, "(b f) c h w -> b f h w c", f=frames)
+
+
+def _roles(unet: UNet3DConditionModel) -> dict[str, tuple[Tap, ...]]:
+    """Role -> taps. Layer 1 of a decoder block is where DMT's released code taps; a spatial
+    conv is the resnet's hidden state before its residual sum."""
+    places = {
+        "upsampler": "upsamplers.0",
+        "spatial_conv": "resnets.1.conv2",
+        "temporal_conv": "temp_convs.1",
+        "spatial_attention": "attentions.1",
+        "temporal_attention": "temp_attentions.1",
+    }
+    roles = {}
+    for index, block in enumerate(unet.up_blocks):
+        there = dict(block.named_modules())
+        for kind, place in places.items():
+            if place in there:
+                tap = Tap(f"up_blocks.{index}.{place}", _images)
+                roles[f"decoder{index}.{kind}"] = (tap,)
+    if "decoder1.upsampler" in roles:
+        roles["motion"] = roles["decoder1.upsampler"]
+    return roles
+
+
+@contextmanager
+def _checkpointed(unet: UNet3DConditionModel) -> Iterator[None]:
+    """Within the block the UNet's layers keep their inputs only and run again on the way back."""
+    layers = [
+        layer
+        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+        for kind in ("resnets", "temp_convs", "attentions", "temp_attentions")
+        for layer in getattr(block, kind, ())
+    ]
+    try:
+        for layer in layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
