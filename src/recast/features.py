@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 class Tap(NamedTuple):
@@ -41,8 +42,10 @@ def record(
 
         return keep
 
-    handles = [network.get_submodule(tap.path).register_forward_hook(hook(tap)) for tap in taps]
+    handles: list[RemovableHandle] = []
     try:
+        for tap in taps:
+            handles.append(network.get_submodule(tap.path).register_forward_hook(hook(tap)))
         yield seen
     except _Stop:
         pass

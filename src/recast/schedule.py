@@ -10,7 +10,7 @@ level before the first is clean: alpha = 1, sigma = 0.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from recast.errors import BadCall, BadModel
 
 Prediction = Literal["epsilon", "v_prediction", "flow"]
+Spacing = Literal["leading", "trailing", "linspace"]
 
 
 class Denoised(NamedTuple):
@@ -85,7 +86,7 @@ class Discrete(Schedule):
         alphas_cumprod: Tensor,
         *,
         prediction: Literal["epsilon", "v_prediction"],
-        spacing: Literal["leading", "trailing", "linspace"] = "leading",
+        spacing: Spacing = "leading",
         offset: int = 0,
         ends_clean: bool = True,
     ) -> None:
@@ -112,12 +113,15 @@ class Discrete(Schedule):
         total = len(self._table) - 1
         _check_steps(steps, total)
         if self._spacing == "leading":
-            times = np.arange(steps)[::-1] * (total // steps) + self._offset
+            ratio = total // steps
+            # With as many steps as levels the offset would lead past the last one.
+            offset = min(self._offset, total - 1 - (steps - 1) * ratio)
+            times = np.arange(steps)[::-1] * ratio + offset
         elif self._spacing == "trailing":
             times = np.round(np.arange(total, 0, -total / steps))[:steps] - 1
         else:
             times = np.round(np.linspace(0, total - 1, steps)[::-1])
-        return torch.tensor([*times.clip(0, total - 1).tolist(), self.clean], dtype=torch.float64)
+        return torch.tensor([*times.tolist(), self.clean], dtype=torch.float64)
 
     def refine(self, grid: Tensor, steps: int) -> Tensor:
         pieces = max(1, round(steps / (len(grid) - 1)))
@@ -185,7 +189,9 @@ class Cosine(Schedule):
 
     def grid(self, steps: int) -> Tensor:
         _check_steps(steps, 10_000)
-        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        # A noise prediction says nothing where there is no signal, so it starts a little later.
+        noisiest = 0.99 if self.prediction == "epsilon" else 1.0
+        return torch.linspace(noisiest, 0, steps + 1, dtype=torch.float64)
 
     def refine(self, grid: Tensor, steps: int) -> Tensor:
         return _subdivided(grid, max(1, round(steps / (len(grid) - 1))))
@@ -204,13 +210,21 @@ def from_diffusers(config: Mapping[str, Any]) -> Schedule:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise BadModel(f"prediction_type {prediction!r}; epsilon and v_prediction are supported")
+    spacing = config.get("timestep_spacing", "leading")
+    if spacing not in get_args(Spacing):
+        raise BadModel(
+            f"timestep_spacing {spacing!r}; {', '.join(get_args(Spacing))} are supported"
+        )
     table = torch.cumprod(1 - _betas(config), 0)
+    # CogVideoX divides the signal-to-noise ratio of every level by this.
+    shift = config.get("snr_shift_scale", 1.0)
+    table = table / (shift + (1 - shift) * table)
     if config.get("rescale_betas_zero_snr", False):
         table = _without_terminal_signal(table)
     return Discrete(
         table,
         prediction=prediction,
-        spacing=config.get("timestep_spacing", "leading"),
+        spacing=spacing,
         offset=config.get("steps_offset", 0),
         ends_clean=config.get("set_alpha_to_one", True),
     )
@@ -218,6 +232,10 @@ def from_diffusers(config: Mapping[str, Any]) -> Schedule:
 
 def _betas(config: Mapping[str, Any]) -> Tensor:
     kind, total = config["beta_schedule"], config["num_train_timesteps"]
+    if config.get("trained_betas") is not None:
+        raise BadModel(
+            "the scheduler's config has trained_betas; only a beta_schedule is supported"
+        )
     low, high = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
     # In float32, as diffusers computes them and as the models were trained.
     if kind == "linear":

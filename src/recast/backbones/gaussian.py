@@ -1,0 +1,174 @@
+"""An exact model of a known distribution: every position of a clip is drawn from one mixture.
+
+Nothing is learned and nothing is approximated, so that whatever a sampler, an inversion or a
+method gets wrong is its own error: the tests fit orders of convergence on it. Pixels are the
+latents, and a prompt chooses the weights of the components. Imports no network library.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal, final
+
+import torch
+from einops import einsum, rearrange
+from torch import Tensor, nn
+
+from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.errors import BadCall, BadModel
+from recast.features import Tap
+from recast.schedule import Flow, Prediction, Schedule, per_sample
+
+ALIASES: dict[str, str] = {"gaussian": "gaussian"}
+PIPELINES: frozenset[str] = frozenset()
+
+
+class _Responsibilities(nn.Module):
+    """p(component | x_t): x (B, C, F, H, W), log weights (B, K) -> (B, K, F, H, W)."""
+
+    means: Tensor
+
+    def __init__(self, means: Tensor, std: float) -> None:
+        super().__init__()
+        self.register_buffer("means", means)
+        self.variance = std**2
+
+    def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor) -> Tensor:
+        centres = alpha[:, None] * self.means[..., None, None, None]
+        # The difference first, then the square: |x|² − 2x·μ + |μ|² would cancel in float32.
+        distance = (x[:, None] - centres).square().sum(2)
+        spread = (alpha**2 * self.variance + sigma**2).reshape(-1, 1, 1, 1, 1)
+        return torch.softmax(log_weights[:, :, None, None, None] - distance / (2 * spread), 1)
+
+
+class _PosteriorMean(nn.Module):
+    """E[x0 | x_t] from the mean of the components' means, `centre`, all (B, C, F, H, W)."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.variance = std**2
+
+    def forward(self, x: Tensor, centre: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        total = alpha**2 * self.variance + sigma**2
+        return (sigma**2 * centre + alpha * self.variance * x) / total
+
+
+class _Network(nn.Module):
+    """The mixture's exact prediction. No division by alpha or by sigma: both may be zero."""
+
+    def __init__(self, means: Tensor, std: float, prediction: Prediction) -> None:
+        super().__init__()
+        self.responsibilities = _Responsibilities(means, std)
+        self.posterior_mean = _PosteriorMean(std)
+        self.variance, self.prediction = std**2, prediction
+
+    def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor) -> Tensor:
+        share = self.responsibilities(x, alpha, sigma, log_weights)
+        centre = einsum(share, self.responsibilities.means, "b k f h w, k c -> b c f h w")
+        x0 = self.posterior_mean(x, centre, alpha, sigma)
+        eps = sigma * (x - alpha * centre) / (alpha**2 * self.variance + sigma**2)
+        if self.prediction == "epsilon":
+            return eps
+        return alpha * eps - sigma * x0 if self.prediction == "v_prediction" else eps - x0
+
+
+@final
+class Gaussian(Backbone):
+    """The mixture of N(means[k], std²·I) at every position, means (K, 3), over any schedule."""
+
+    name = "gaussian"
+    defaults = Defaults(frames=8, height=16, width=16, fps=8.0, steps=20, guidance_scale=3.0)
+
+    def __init__(
+        self, means: Tensor, std: float, schedule: Schedule, device: torch.device | str = "cpu"
+    ) -> None:
+        if means.ndim != 2 or means.shape[1] != 3 or not std > 0:
+            raise BadModel(
+                f"means {tuple(means.shape)} with std {std}; a mixture needs means (K, 3) and a "
+                "std above 0"
+            )
+        self.device = torch.device(device)
+        self.schedule = schedule
+        self.network = _Network(means.to(torch.float32), std, schedule.prediction).to(self.device)
+        # The network's unit of time in the schedule's: 1000 for flows, 1 for the others.
+        self._unit = float(schedule.network_time(torch.ones((), dtype=torch.float64)))
+        self._components = len(means)
+        self._hash = hashlib.sha256(
+            means.to(torch.float32).cpu().numpy().tobytes()
+            + repr((float(std), type(schedule).__name__, schedule.prediction)).encode()
+        ).hexdigest()[:16]
+
+    @property
+    def roles(self) -> Mapping[str, tuple[Tap, ...]]:
+        return {
+            "motion": (Tap("posterior_mean", _channels_last),),
+            "keys": (Tap("responsibilities", _channels_last),),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        return self._hash
+
+    def encode(self, video: Tensor) -> Tensor:
+        return video.to(device=self.device, dtype=torch.float32)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents.clamp(-1, 1)
+
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """The logarithms of the components' weights, (B, 1, K): equal for the empty prompt."""
+        rows = [self._log_weights(prompt) for prompt in prompts]
+        return torch.stack(rows)[:, None].to(self.device)
+
+    def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        time = t.to(torch.float64) / self._unit
+        alpha, sigma = self.schedule.alpha(time), self.schedule.sigma(time)
+        x = x.to(torch.float32)
+        levels = (per_sample(level.reshape(-1), x) for level in (alpha, sigma))
+        return self.network(x, *levels, text[:, 0])
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        for what, value in (("frames", frames), ("height", height), ("width", width)):
+            check_multiple(what, value, 1)
+        return (1, 3, frames, height, width)
+
+    def _log_weights(self, prompt: str) -> Tensor:
+        """(K,) drawn from the prompt's own hash, uneven enough that guidance has a direction."""
+        seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:7], "big")
+        logits = torch.randn(self._components, generator=torch.Generator().manual_seed(seed))
+        return torch.log_softmax(2 * logits * (prompt != ""), 0)
+
+
+def _channels_last(output: Tensor, frames: int) -> Tensor:
+    return rearrange(output, "b c f h w -> b f h w c")
+
+
+def load(source: str, settings: Settings) -> Backbone:
+    """The one mixture there is; `source` is "gaussian"."""
+    if source != "gaussian":
+        raise BadModel(f"{source!r} is no Gaussian mixture; the only one is called gaussian")
+    if settings.dtype not in ("auto", "float32"):
+        raise BadCall(f"dtype {settings.dtype}; gaussian is exact in float32 only")
+    return _four_colours(_device(settings.device))
+
+
+def tiny() -> Backbone:
+    return _four_colours(torch.device("cpu"))
+
+
+def _four_colours(device: torch.device) -> Gaussian:
+    """Four colours within [-0.9, 0.9]. A flow, whose grid starts without any signal."""
+    means = 1.8 * torch.rand(4, 3, generator=torch.Generator().manual_seed(0)) - 0.9
+    return Gaussian(means, 0.25, Flow(), device)
+
+
+def _device(wanted: Literal["auto", "cuda", "mps", "cpu"]) -> torch.device:
+    """The device asked for; auto is the CPU, as there is nothing here to speed up."""
+    present = {
+        "cpu": True,
+        "auto": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present[wanted]:
+        raise BadCall(f"device {wanted}; this machine has none, take cpu")
+    return torch.device("cpu" if wanted == "auto" else wanted)
