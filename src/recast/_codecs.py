@@ -21,8 +21,9 @@ from av.packet import Packet
 from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import ColorRange, ColorTrc, Interpolation
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 from PIL import Image
 
 from recast import _images
@@ -35,7 +36,7 @@ _SEEK_BEYOND = 2
 _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
 """FFmpeg draws text files as videos of a terminal; nobody means that here."""
 
-# Accurate rounding and full chroma: without them, swscale darkens green by one level.
+# Accurate rounding and full chroma: without them, reading darkens by one level and loses 15 dB.
 _SCALING = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -313,12 +314,35 @@ def write_mp4(frames: Pixels, rate: Fraction, path: Path) -> None:
 
 
 def _to_yuv(picture: Pixels) -> VideoFrame:
-    """(H, W, 3) RGB to yuv420p in the limited range of BT.709."""
-    return VideoFrame.from_ndarray(picture, "rgb24").reformat(
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        src_color_range=ColorRange.JPEG,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=_SCALING,
-        threads=1,
-    )
+    """(H, W, 3) RGB, even sizes, to yuv420p in the limited range of BT.709.
+
+    Ours and not swscale's: H.264 means chroma that sits on the left column of each pair, and what
+    PyAV asks of swscale sits between the two. Read back, that costs 14 dB. Whole numbers, 16.16,
+    so that the bytes do not depend on the machine.
+    """
+    red, green, blue = (picture[..., channel].astype(np.int32) for channel in range(3))
+    y, cb, cr = (a * red + b * green + c * blue for a, b, c in _BT709)
+    luma = (y + (16 << 16) + (1 << 15)) >> 16
+    chroma = [(_halved(part) + (128 << 19) + (1 << 18)) >> 19 for part in (cb, cr)]
+    planes = [luma.ravel(), *(part.ravel() for part in chroma)]
+    stacked = np.concatenate(planes).astype(np.uint8).reshape(-1, picture.shape[1])
+    return VideoFrame.from_ndarray(stacked, "yuv420p")
+
+
+def _halved(plane: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(H, W) to 8 times its (H / 2, W / 2): weights 1 2 1 on the even columns, rows in pairs."""
+    wide = np.pad(plane, ((0, 0), (1, 0)), mode="edge")
+    thin = wide[:, 0:-2:2] + 2 * wide[:, 1:-1:2] + wide[:, 2::2]
+    return thin[0::2] + thin[1::2]
+
+
+def _bt709() -> list[list[int]]:
+    """RGB in 0..255 to Y, Cb, Cr in limited range without offsets, times 2^16 (BT.709, 3.2-3.5)."""
+    kr, kg, kb = 0.2126, 0.7152, 0.0722
+    luma = [219 * k for k in (kr, kg, kb)]
+    cb = [112 * k / (1 - kb) for k in (-kr, -kg, 1 - kb)]
+    cr = [112 * k / (1 - kr) for k in (1 - kr, -kg, -kb)]
+    return [[round(k / 255 * 2**16) for k in row] for row in (luma, cb, cr)]
+
+
+_BT709 = _bt709()

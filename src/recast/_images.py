@@ -148,11 +148,11 @@ def _image(path: Path, look: Look) -> Iterator[Image.Image]:
             yield image
     except (BadClip, GeneratorExit, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
+    except Image.DecompressionBombError:
         raise BadClip(
             f"{path} has more pixels than the {MAX_PIXELS // 10**6} million that Recast reads; "
             "make it smaller first"
-        ) from error
+        ) from None
     except Exception as error:  # Pillow leaks IndexError, SyntaxError, struct.error and more
         raise BadClip(f"{path} is cut short, damaged or no image; copy it again") from error
 

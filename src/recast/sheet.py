@@ -49,15 +49,18 @@ def contact_sheet(rows: Sequence[tuple[str, Video]], columns: int = 8) -> Pixels
     """Stills of each clip as a row under its label, (H, W, 3) uint8.
 
     A row shows `columns` frames, evenly spread from first to last, or all if there are fewer.
-    Tiles under 128 pixels of width are enlarged by a whole factor, with hard edges, so that one
-    sees the pixels that are there; tiles over 320 are shrunk to that. A label that is too long
+    Tiles under 128 pixels of width, and tiles that stand in one column with wider ones, are
+    enlarged by a whole factor, with hard edges, so that one sees the pixels that are there; tiles
+    over 320 are shrunk to that. A label that is too long
     for the sheet ends in "…". Raises `BadCall` for no rows or no columns.
     """
     if not rows or columns < 1:
         raise BadCall(
             f"a contact sheet has at least one row and column, got {len(rows)} x {columns}"
         )
-    strips = [_tiles(video, columns) for _, video in rows]
+    least, most = _TILE
+    room = min(most, max(least, *(video.width for _, video in rows)))
+    strips = [_tiles(video, columns, room) for _, video in rows]
     cell = max(strip.shape[2] for strip in strips)
     shown = max(len(strip) for strip in strips)
     width = _GAP + shown * (cell + _GAP)
@@ -94,15 +97,16 @@ def _to_height(video: Video, height: int) -> Pixels:
     return resize(video.frames, height, max(1, round(video.width * height / video.height)))
 
 
-def _tiles(video: Video, columns: int) -> Pixels:
-    """(up to `columns`, h, w, 3), of a width that one can see."""
+def _tiles(video: Video, columns: int, room: int) -> Pixels:
+    """(up to `columns`, h, w, 3): w fills `room` as far as a whole factor can, and is seen."""
     chosen = np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)
     frames = video.frames[chosen]
     least, most = _TILE
     if video.width > most:
         return resize(frames, max(1, round(video.height * most / video.width)), most)
-    factor = -(-least // video.width)
-    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    factor = max(-(-least // video.width), room // video.width)
+    tiles: Pixels = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    return tiles
 
 
 def _line(text: str, width: int) -> Pixels:
@@ -116,5 +120,4 @@ def _line(text: str, width: int) -> Pixels:
         text = text[:-1]
         shown = f"{text.rstrip()}…" if text else ""
     draw.text((_GAP, _LABEL // 2), shown, fill=0, font=font, anchor="lm")
-    pixels: Pixels = np.array(line)
-    return pixels
+    return np.array(line)

@@ -120,8 +120,9 @@ def read(
     source = _codecs.open_source(Path(path), begin, asked, background)
     rate = asked or source.rate
     with closing(source.shots):
-        chosen = _on_screen(source, begin, rate, frames)
-        pixels, taken = _collect(chosen, source.name, frames)
+        taken = _Taken()
+        chosen = _on_screen(source, begin, rate, frames, taken)
+        pixels = _collect(chosen, source.name, frames, taken)
     _check_taken(taken, source, begin, rate, frames)
     notes = (*source.notes, *_rate_notes(taken, source.rate, rate))
     return Video(pixels, float(rate), notes)
@@ -169,7 +170,7 @@ def exact_rate(fps: float) -> Fraction:
 
 
 def _on_screen(
-    source: "Source", start: Fraction, rate: Fraction, frames: int | None
+    source: "Source", start: Fraction, rate: Fraction, frames: int | None, taken: "_Taken"
 ) -> Iterator["Shot"]:
     """For each output time the shot that is on screen, [time, next time), until `frames` or end."""
     held, index = None, 0
@@ -179,7 +180,7 @@ def _on_screen(
             index += 1
             if index == frames:
                 return
-        held = shot
+        held, taken.end = shot, shot.end
     # Twice the slack: both the last time stamp and its duration are rounded.
     while held is not None and start + index / rate < held.end - 2 * source.slack:
         yield held
@@ -190,7 +191,10 @@ def _on_screen(
 
 @dataclass(slots=True)
 class _Taken:
-    """Which shots were taken: enough to count what was repeated and what was skipped."""
+    """Which shots were taken, to count what was repeated and skipped, and where the last one ends.
+
+    `end` is that of the last shot that was looked at, so that of the source if it ran out.
+    """
 
     count: int = 0
     distinct: int = 0
@@ -202,14 +206,12 @@ class _Taken:
         self.first = self.first if self.count else shot.index
         self.distinct += not self.count or shot.index != self.last
         self.count += 1
-        self.last, self.end = shot.index, shot.end
+        self.last = shot.index
 
 
-def _collect(
-    chosen: Iterable["Shot"], name: str, frames: int | None
-) -> tuple[NDArray[np.uint8], _Taken]:
+def _collect(chosen: Iterable["Shot"], name: str, frames: int | None, taken: _Taken) -> Pixels:
     """The pixels of the shots, (F, H, W, 3). A shot that is taken twice is decoded once."""
-    taken, pixels, shape = _Taken(), bytearray(), (1, 1, 3)
+    pixels, shape = bytearray(), (1, 1, 3)
     for shot in chosen:
         if not taken.count or shot.index != taken.last:
             picture = shot.picture()
@@ -228,7 +230,7 @@ def _collect(
             )
         taken.add(shot)
         pixels += picture.tobytes()
-    return np.frombuffer(pixels, np.uint8).reshape(-1, *shape), taken
+    return np.frombuffer(pixels, np.uint8).reshape(-1, *shape)
 
 
 def _check_taken(
