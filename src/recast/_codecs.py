@@ -109,9 +109,11 @@ def _opened(path: Path, head: bytes) -> Iterator[tuple[InputContainer, VideoStre
         ]
         if not streams or container.format.name in _TEXT_FORMATS:
             raise BadClip(f"{path} holds no video; a clip is a video or a folder of images")
-        if streams[0].codec_context is None:
+        # An animated AVIF holds a still beside its sequence.
+        stream = next((stream for stream in streams if stream.frames != 1), streams[0])
+        if stream.codec_context is None:
             raise BadClip(f"{path} is coded in a way that this FFmpeg cannot decode; convert it")
-        yield container, streams[0]
+        yield container, stream
 
 
 def _own_rate(stream: VideoStream) -> Fraction | None:
