@@ -42,8 +42,9 @@ def test_display_matrix_is_applied(tmp_path: Path, rotation: int, hflip: bool) -
 def test_a_still_beside_the_video_is_not_taken_for_it(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "both.mp4"), "w") as container:
         streams = [container.add_stream("libx264", 8) for _ in range(2)]
-        for stream, frames in zip(streams, (clips.numbered(1), clips.numbered(5)), strict=True):
+        for stream in streams:
             stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for stream, frames in zip(streams, (clips.numbered(1), clips.numbered(5)), strict=True):
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
             container.mux(stream.encode())
