@@ -1,0 +1,67 @@
+"""Classifier-free guidance: its formula, on made-up answers and on the exact mixture."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from recast.backbones.gaussian import tiny
+from recast.guidance import cfg
+from recast.schedule import Denoised
+
+T = torch.tensor(0.5, dtype=torch.float64)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 7.5, 10.0])
+def test_it_is_the_papers_formula_on_both_estimates(scale: float) -> None:
+    answers = Denoised(noise(2, 3, 1, 2, 2, seed=1), noise(2, 3, 1, 2, 2, seed=2))
+    seen = []
+
+    def pair(x: Tensor, t: Tensor) -> Denoised:
+        seen.append((x, t))
+        return answers
+
+    x = noise(1, 3, 1, 2, 2)
+    out = cfg(pair, scale)(x, T)
+    (given, time) = seen[0]
+    assert torch.equal(given, torch.cat([x, x]))
+    assert time is T
+    for got, (without, with_) in zip(out, answers, strict=True):
+        assert got.shape == x.shape
+        torch.testing.assert_close(got[0], without + scale * (with_ - without))
+
+
+def test_scales_0_and_1_are_the_prompts_alone() -> None:
+    backbone, x = tiny(), noise(1, 3, 2, 4, 4)
+    negative, positive = (
+        backbone.denoiser(backbone.encode_text([prompt]))(x, T) for prompt in ("bad", "a cat")
+    )
+    both = backbone.denoiser(backbone.encode_text(["bad", "a cat"]))
+    torch.testing.assert_close(cfg(both, 0)(x, T).x0, negative.x0)
+    torch.testing.assert_close(cfg(both, 1)(x, T).x0, positive.x0)
+    torch.testing.assert_close(backbone.guided("a cat", "bad", 1)(x, T).x0, positive.x0)
+
+
+def test_guidance_leads_from_the_negative_prompt_through_the_prompt() -> None:
+    backbone, x = tiny(), noise(1, 3, 2, 4, 4)
+    at = {scale: backbone.guided("a cat", "bad", scale)(x, T).x0 for scale in (0.0, 1.0, 3.0)}
+    torch.testing.assert_close(at[3.0] - at[0.0], 3 * (at[1.0] - at[0.0]))
+    assert not torch.allclose(at[1.0], at[0.0])
+
+
+def test_the_estimates_stay_those_of_x() -> None:
+    """alpha·x0 + sigma·eps is x_t at any scale, so a guided step starts from where it stands."""
+    backbone, x = tiny(), noise(1, 3, 2, 4, 4)
+    out = backbone.guided("a cat", "", 9.0)(x, T)
+    torch.testing.assert_close(0.5 * out.x0 + 0.5 * out.eps, x)
+
+
+def test_calls_count_clips_through_the_network() -> None:
+    backbone, x = tiny(), noise(1, 3, 1, 2, 2)
+    backbone.guided("a cat", "", 1)(x, T)
+    assert backbone.calls == 1
+    backbone.guided("a cat", "", 2)(x, T)
+    assert backbone.calls == 3

@@ -1,0 +1,99 @@
+"""Losses against the sums that the papers write, their invariances and their gradients."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from recast.losses import (
+    pairwise_cosine,
+    pairwise_difference,
+    spatial_marginal_mean,
+    squared_error,
+)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+PHI, TARGET = noise(2, 5, 7), noise(2, 5, 7, seed=1)
+
+
+def test_smm_is_the_mean_over_positions() -> None:
+    features = noise(2, 3, 4, 5, 6)
+    wanted = sum(features[:, :, y, x] for y in range(4) for x in range(5)) / 20
+    torch.testing.assert_close(spatial_marginal_mean(features), wanted)
+
+
+def test_the_closed_form_is_the_double_sum_of_equation_3() -> None:
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(5):
+        for j in range(5):
+            delta = PHI[:, i] - PHI[:, j]
+            wanted = TARGET[:, i] - TARGET[:, j]
+            total += (delta - wanted).square().sum()
+    torch.testing.assert_close(pairwise_difference(PHI, TARGET), total)
+
+
+def test_the_cosine_is_the_double_mean() -> None:
+    total = torch.zeros((), dtype=torch.float64)
+    for b in range(2):
+        for i in range(5):
+            for j in range(5):
+                delta, wanted = PHI[b, i] - PHI[b, j], TARGET[b, i] - TARGET[b, j]
+                norms = delta.norm() * wanted.norm()
+                total += 1 - (delta @ wanted / norms if i != j else 0)
+    torch.testing.assert_close(pairwise_cosine(PHI, TARGET), total / (2 * 5 * 5))
+
+
+@pytest.mark.parametrize("loss", [pairwise_difference, pairwise_cosine])
+def test_a_constant_over_frames_changes_nothing(loss: Loss) -> None:
+    moved = PHI + noise(2, 1, 7, seed=2)
+    torch.testing.assert_close(loss(moved, TARGET), loss(PHI, TARGET))
+
+
+def test_the_minima() -> None:
+    """Zero, but for the diagonal of the cosines, which is always 1 and of F² terms F."""
+    assert float(pairwise_difference(PHI, PHI + 3)) == pytest.approx(0, abs=1e-20)
+    assert float(pairwise_cosine(PHI, 2 * PHI + 3)) == pytest.approx(1 / 5)
+    assert float(squared_error(PHI, PHI)) == 0
+
+
+def test_the_cosine_does_not_see_scale_and_the_difference_does() -> None:
+    torch.testing.assert_close(pairwise_cosine(3 * PHI, TARGET), pairwise_cosine(PHI, TARGET))
+    assert float(pairwise_difference(3 * PHI, PHI)) > 1
+
+
+def test_a_still_clip_has_a_finite_cosine_and_gradient() -> None:
+    """Frames that do not differ have no direction: every pair counts 1, and none pulls."""
+    still = noise(1, 1, 7).expand(1, 5, 7).clone()
+    phi = PHI[:1].clone().requires_grad_()
+    loss = pairwise_cosine(phi, still)
+    (gradient,) = torch.autograd.grad(loss, phi)
+    assert float(loss.detach()) == pytest.approx(1)
+    assert float(gradient.abs().max()) == 0
+
+
+def test_squared_error_is_a_sum() -> None:
+    f, wanted = noise(1, 2, 2, 2, 3), noise(1, 2, 2, 2, 3, seed=1)
+    assert float(squared_error(f, wanted)) == pytest.approx(
+        sum(
+            (a - b) ** 2
+            for a, b in zip(f.flatten().tolist(), wanted.flatten().tolist(), strict=True)
+        )
+    )
+
+
+@pytest.mark.parametrize("loss", [pairwise_difference, pairwise_cosine, squared_error])
+def test_gradients(loss: Loss) -> None:
+    phi = PHI.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(x, TARGET), (phi,))
+
+
+def test_the_gradient_of_smm() -> None:
+    features = noise(1, 2, 3, 2, 2).requires_grad_()
+    assert torch.autograd.gradcheck(spatial_marginal_mean, (features,))

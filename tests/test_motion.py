@@ -1,0 +1,139 @@
+"""Motion files: what is written comes back, and what is not a motion file is said to be none."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from recast.backbones.gaussian import Gaussian, tiny
+from recast.errors import BadMotion
+from recast.methods.base import FORMAT, Motion
+from recast.schedule import Flow
+
+
+def motion(**changes: Any) -> Motion:
+    values: dict[str, Any] = {
+        "method": "dmt",
+        "backbone": tiny().fingerprint,
+        "tensors": {
+            "phi/0": torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)),
+            "half": torch.arange(6, dtype=torch.float16).reshape(2, 3),
+            "strided": torch.arange(6.0).reshape(2, 3).T,
+        },
+        "metadata": {"backbone_name": "gaussian", "levels": [1.0, 0.5], "prompt": "ein Bär"},
+    }
+    return Motion(**(values | changes))
+
+
+def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
+    saved = motion()
+    path = saved.save(tmp_path / "deep" / "bear.safetensors")
+    loaded = Motion.load(str(path))
+    assert (loaded.method, loaded.backbone) == (saved.method, saved.backbone)
+    assert loaded.metadata == saved.metadata
+    assert loaded.tensors.keys() == saved.tensors.keys()
+    for name, tensor in saved.tensors.items():
+        assert loaded.tensors[name].dtype == tensor.dtype
+        assert torch.equal(loaded.tensors[name], tensor)
+    assert [file.name for file in path.parent.iterdir()] == ["bear.safetensors"]
+
+
+def test_any_safetensors_reader_can_read_it(tmp_path: Path) -> None:
+    path = motion().save(tmp_path / "bear.safetensors")
+    with safe_open(path, "np") as file:
+        assert set(file.keys()) == {"phi/0", "half", "strided"}
+        assert file.metadata()["format"] == FORMAT
+        assert json.loads(file.metadata()["metadata"])["prompt"] == "ein Bär"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(BadMotion, match="there is no motion file"):
+            Motion.load(path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 60, -1])
+def test_a_file_cut_short(tmp_path: Path, keep: int) -> None:
+    path = motion().save(tmp_path / "bear.safetensors")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(BadMotion, match="damaged or no safetensors file"):
+        Motion.load(path)
+
+
+class Trap:
+    """Whoever unpickles this leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_a_pickle_renamed_is_refused_unopened(tmp_path: Path, writer: str) -> None:
+    path, sprung = tmp_path / "bear.safetensors", tmp_path / "sprung"
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps({"tensors": Trap(sprung)}))
+    else:
+        torch.save({"tensors": Trap(sprung)}, path)
+    with pytest.raises(BadMotion, match="damaged or no safetensors file"):
+        Motion.load(path)
+    assert not sprung.exists()
+
+
+def test_other_peoples_safetensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lora.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(BadMotion, match=f"no motion file of Recast .{FORMAT}"):
+        Motion.load(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"format": FORMAT, "method": "dmt", "backbone": "abc"},
+        {"format": FORMAT, "method": "dmt", "backbone": "abc", "metadata": "{"},
+        {"format": FORMAT, "backbone": "abc", "metadata": "{}"},
+    ],
+)
+def test_a_header_that_lacks_something_is_refused(tmp_path: Path, header: dict[str, str]) -> None:
+    path = tmp_path / "bear.safetensors"
+    save_file({"weight": torch.zeros(2)}, path, header)
+    with pytest.raises(BadMotion, match="is damaged"):
+        Motion.load(path)
+
+
+def test_it_is_bound_to_its_method_and_weights() -> None:
+    backbone = tiny()
+    motion().check_made_for(backbone, "dmt")
+    with pytest.raises(BadMotion, match="was learned by dmt, not by dreammotion"):
+        motion().check_made_for(backbone, "dreammotion")
+
+
+def test_other_weights_are_named_on_both_sides() -> None:
+    other = Gaussian(torch.zeros(1, 3), 0.5, Flow())
+    message = (
+        f"learned on gaussian .{tiny().fingerprint}., and the backbone is gaussian "
+        f".{other.fingerprint}.; learn it again"
+    )
+    with pytest.raises(BadMotion, match=message):
+        motion().check_made_for(other, "dmt")
+    with pytest.raises(BadMotion, match="learned on other weights"):
+        motion(metadata={}).check_made_for(other, "dmt")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path = motion().save(tmp_path / "bear.safetensors")
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        motion(metadata={"clip": {1, 2}}).save(path)
+    with pytest.raises(AttributeError):
+        motion(tensors={"phi": "no tensor"}).save(path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,61 @@
+"""Names are found by file and by entry point, and a wrong one is answered with the nearest."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from recast import registry
+from recast.errors import BadCall, UnknownName
+
+
+def test_a_file_is_a_name() -> None:
+    assert "gaussian" in registry.names("backbones")
+    module = registry.load("backbones", "gaussian")
+    assert module.__name__ == "recast.backbones.gaussian"
+    assert module.tiny().name == "gaussian"
+
+
+@pytest.mark.parametrize("kind", ["backbones", "methods", "metrics"])
+def test_interfaces_and_private_files_are_no_names(kind: str) -> None:
+    found = registry.names(kind)
+    assert found == sorted(set(found))
+    assert "base" not in found
+    assert not [name for name in found if name.startswith("_")]
+
+
+def test_a_wrong_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="unknown backbone 'gausian'; did you mean gaussian"):
+        registry.load("backbones", "gausian")
+    with pytest.raises(BadCall, match=r"unknown backbone 'qqqq'; choose from .*gaussian"):
+        registry.load("backbones", "qqqq")
+
+
+def test_private_files_cannot_be_loaded_by_name() -> None:
+    with pytest.raises(UnknownName):
+        registry.load("backbones", "base")
+
+
+def test_an_installed_package_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distribution as pip lays it out: a module, and metadata with an entry point."""
+    (tmp_path / "outside_recast_method.py").write_text("ANSWER = 42\n")
+    info = tmp_path / "outside-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[recast.methods]\nwaltz = outside_recast_method\n"
+        "[recast.metrics]\nbroken = a_module_that_is_not_there\n"
+    )
+    assert "waltz" not in registry.names("methods")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        assert "waltz" in registry.names("methods")
+        assert "waltz" not in registry.names("backbones")
+        # Names are listed without importing what stands behind them.
+        assert "broken" in registry.names("metrics")
+        assert "outside_recast_method" not in sys.modules
+        assert registry.load("methods", "waltz").ANSWER == 42
+        with pytest.raises(UnknownName, match="did you mean waltz"):
+            registry.load("methods", "walz")
+    finally:
+        sys.modules.pop("outside_recast_method", None)
