@@ -1,4 +1,4 @@
-"""What a running job tells its watcher: the CLI, the web page and the benchmark draw the same events.
+"""What a running job tells its watcher: CLI, web page and benchmark draw the same events.
 
 A job is a generator of these. Closing the generator cancels the job.
 """

@@ -31,7 +31,7 @@ _PLACES = (
     "on {ground}",
 )
 # Words that people put into prompts and negative prompts, so that each is one token.
-_QUALITY = "bad quality, distortions, unrealistic, distorted image, watermark, signature, jumping"
+QUALITY = "bad quality, distortions, unrealistic, distorted image, watermark, signature, jumping"
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -60,7 +60,7 @@ def prompt(scene: Scene) -> str:
 
 def known_words(sample: list[str]) -> list[str]:
     """Every word of the given captions and of the quality words, sorted, in lower case."""
-    return sorted({word for text in [*sample, _QUALITY] for word in words(text)})
+    return sorted({word for text in [*sample, QUALITY] for word in words(text)})
 
 
 def words(text: str) -> list[str]:

@@ -5,11 +5,11 @@ ZeroScope. The UNet has all four levels of ZeroScope's layout; the autoencoder d
 that a 64x64 clip is 8x8 latents and the UNet's deepest level sees the whole frame at once.
 """
 
+import json
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
 from tokenizers import (
-    AddedToken,
     Tokenizer,
     decoders,
     models,
@@ -118,11 +118,10 @@ def tokenizer(texts: list[str], folder: Path, size: int = 800) -> CLIPTokenizer:
 
 def _in_clips_files(bpe: Tokenizer, alphabet: list[str], folder: Path) -> CLIPTokenizer:
     """Rewrite a BPE in the order of CLIP's files: bytes, bytes that end a word, merges, marks."""
-    import json
-
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    tokens += [a + b for a, b in merges if a + b not in set(tokens)]
+    known = set(tokens)
+    tokens += [a + b for a, b in merges if a + b not in known]
     tokens += [START, END]
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {token: index for index, token in enumerate(tokens)}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
+from diffusers import AutoencoderKL, UNet3DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from einops import rearrange
 from numpy.typing import NDArray
@@ -23,6 +23,16 @@ from recast.events import Done, Event, Step
 from recast.files import atomic, atomic_folder
 from recast.shapes import captions, networks, world
 from recast.shapes.fitting import Loss, Stage, fit
+
+# What the shipped model says of itself in `recast.json`.
+DEFAULTS = {
+    "frames": world.FRAMES,
+    "height": world.SIZE,
+    "width": world.SIZE,
+    "fps": world.FPS,
+    "steps": 50,
+    "guidance_scale": 4.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +47,15 @@ class TrainConfig:
     """Dense images that the autoencoder sees, turned and mirrored."""
     clips: int = 8_000
     """Clips that the UNet sees, each forward and backward."""
-    autoencoder_steps: int = 3_000
-    clip_steps: int = 1_500
-    image_steps: int = 3_000
+    autoencoder_steps: int = 1_800
+    """Autoencoder steps of 32 images."""
+    clip_steps: int = 950
+    """CLIP steps of 128 frames with their captions."""
+    image_steps: int = 1_200
     """UNet steps on single frames (160 to a batch)."""
-    half_steps: int = 1_000
+    half_steps: int = 800
     """UNet steps on eight-frame clips (20 to a batch)."""
-    steps: int = 8_000
+    steps: int = 4_000
     """UNet steps on whole clips (10 to a batch)."""
     device: str = "cpu"
     """Where to train: cpu, cuda or mps. Data are made and kept on the CPU."""
@@ -76,7 +88,7 @@ def save(
     tokenizer: CLIPTokenizer,
     unet: UNet3DConditionModel,
 ) -> Path:
-    """Write a diffusers-format folder, weights as fp16 safetensors, and the whole CLIP beside it."""
+    """Write a folder in diffusers' format, weights in fp16; the whole CLIP stands beside it."""
     text = text_encoder(clip)
     autoencoder.register_to_config(scaling_factor=scale)
     with atomic_folder(folder) as temporary:
@@ -88,11 +100,15 @@ def save(
         networks.scheduler().save_pretrained(temporary / "scheduler")
         index = {
             "_class_name": "TextToVideoSDPipeline",
-            "words": captions.known_words(_texts(2_000)),
-            "frames": world.FRAMES,
-            "fps": world.FPS,
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet3DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
         }
         (temporary / "model_index.json").write_text(json.dumps(index, indent=1))
+        card = {"defaults": DEFAULTS, "words": captions.known_words(_texts(2_000))}
+        (temporary / "recast.json").write_text(json.dumps(card, indent=1))
     return folder
 
 
@@ -110,7 +126,7 @@ def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
     folder = config.out / "tokenizer"
     if (folder / "tokenizer_config.json").exists():
         return CLIPTokenizer.from_pretrained(folder)
-    return networks.tokenizer([*_texts(2_000), *[captions._QUALITY] * 20], folder)
+    return networks.tokenizer([*_texts(2_000), *[captions.QUALITY] * 20], folder)
 
 
 def _autoencoder_stage(config: TrainConfig, model: AutoencoderKL) -> Stage:
