@@ -84,7 +84,7 @@ def sample(seed: int, frames: int = FRAMES) -> Scene:
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
     ground = str(rng.choice(list(GROUNDS)))
     # A star reaches 1.4 radii from its centre; the margin keeps every shape whole.
-    centre = geometry.path(kind, frames, 1.3 * float(radius.max()), rng)
+    centre = geometry.path(kind, frames, 1.45 * float(radius.max()), rng)
     pan, zoom = _camera(frames, rng)
     return Scene(
         shape=shape,

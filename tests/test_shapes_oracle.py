@@ -1,0 +1,64 @@
+"""The oracle is right about rendered clips, and says so when there is nothing to see."""
+
+import numpy as np
+import pytest
+
+from recast.shapes import oracle, world
+
+
+@pytest.fixture(scope="module")
+def judged():
+    seeds = range(world.HELD_OUT.start, world.HELD_OUT.start + 200)
+    scenes = [world.sample(seed) for seed in seeds]
+    return [(scene, oracle.judge(world.render(scene))) for scene in scenes]
+
+
+@pytest.mark.parametrize("what", ["colour", "shape", "background"])
+def test_it_reads_rendered_clips(judged, what):
+    right = [getattr(verdict, what) == getattr(scene, what) for scene, verdict in judged]
+    assert np.mean(right) >= 0.99
+
+
+def test_it_reads_the_path(judged):
+    near = [oracle.path_distance(verdict.path, scene.centre) < 0.01 for scene, verdict in judged]
+    assert np.mean(near) >= 0.99
+    moving = [pair for pair in judged if pair[0].path != "still"]
+    together = [oracle.path_correlation(v.path, scene.centre) for scene, v in moving]
+    assert np.mean(np.array(together) > 0.99) >= 0.99
+    assert np.mean([v.moves == (scene.path != "still") for scene, v in judged]) >= 0.99
+
+
+def test_plain_backgrounds_of_rendered_clips_do_not_drift(judged):
+    assert max(v.drift for scene, v in judged if scene.pattern == "plain") == 0
+
+
+def test_another_colour_another_place_another_verdict():
+    scene = world.sample(3)
+    frames = world.render(scene)
+    mirrored = oracle.judge(frames[:, :, ::-1])
+    assert mirrored.path[:, 0] == pytest.approx(1 - oracle.judge(frames).path[:, 0], abs=1e-6)
+    swapped = oracle.judge(frames[..., ::-1])
+    assert (swapped.colour, swapped.background) != (scene.colour, scene.background)
+
+
+def test_drift_is_the_distance_from_the_mean():
+    frames = np.zeros((2, 64, 64, 3), np.uint8)
+    frames[1] = 10
+    assert oracle.judge(frames).drift == pytest.approx(5 * np.sqrt(3))
+
+
+def test_an_empty_scene_has_no_subject():
+    verdict = oracle.judge(np.zeros((4, 64, 64, 3), np.uint8))
+    assert (verdict.colour, verdict.shape, verdict.moves) == (None, None, False)
+    assert verdict.background == "black"
+    assert oracle.path_correlation(verdict.path, np.zeros((4, 2))) == 0
+    assert oracle.path_distance(verdict.path, np.zeros((4, 2))) == 0.5
+
+
+def test_path_correlation_against_closed_forms():
+    s = np.linspace(0, 1, 16)
+    line = np.stack([s, 0 * s], -1)
+    assert oracle.path_correlation(3 * line + 0.2, line) == pytest.approx(1)
+    assert oracle.path_correlation(-line, line) == pytest.approx(-1)
+    assert oracle.path_correlation(line[:, ::-1], line) == pytest.approx(0)
+    assert oracle.path_correlation(0 * line, line) == 0

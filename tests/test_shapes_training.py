@@ -1,0 +1,78 @@
+"""Training resumes exactly, and its four stages end in a model that loads."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from recast.backbones import unet3d
+from recast.backbones.base import Settings
+from recast.events import Done, Step
+from recast.shapes import networks, training
+from recast.shapes.fitting import Stage, fit
+
+
+def _stage(steps):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def loss(model, step, rng):
+        x = torch.from_numpy(rng.standard_normal((16, 4))).float()
+        return (model(x)[:, 0] - x.sum(1)).square().mean()
+
+    return Stage(name="toy", model=model, loss=loss, steps=steps, lr=1e-2, checkpoint_every=50)
+
+
+def _finished(stage, folder):
+    *_, last = fit(stage, folder)
+    assert isinstance(last, Done)
+    return torch.cat([p.flatten() for p in last.result.parameters()])
+
+
+def test_a_broken_run_ends_where_an_unbroken_one_does(tmp_path):
+    unbroken = _finished(_stage(200), tmp_path / "a")
+    running = fit(_stage(200), tmp_path / "b")
+    for event in running:
+        if isinstance(event, Step) and event.index == 100:
+            running.close()
+    assert torch.equal(_finished(_stage(200), tmp_path / "b"), unbroken)
+    logs = [(tmp_path / name / "toy.jsonl").read_text().splitlines() for name in "ab"]
+    a, b = ([(row["step"], row["loss"]) for row in map(json.loads, log)] for log in logs)
+    assert a == sorted(set(b))
+
+
+def test_training_lowers_the_loss(tmp_path):
+    list(fit(_stage(400), tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
+
+
+def test_the_schedule_leaves_no_signal_at_its_last_level():
+    assert networks.scheduler().alphas_cumprod[-1] == 0
+
+
+def test_any_text_has_tokens_and_known_words_have_one(tmp_path):
+    tokenizer = networks.tokenizer(["a red circle on a navy background"] * 5, tmp_path)
+    assert tokenizer.tokenize("Circle, navy") == ["circle</w>", ",</w>", "navy</w>"]
+    assert tokenizer.unk_token not in tokenizer.tokenize("zürich 🐬 <html>")
+
+
+@pytest.mark.slow
+def test_the_four_stages_end_in_a_model_that_loads(tmp_path):
+    config = training.TrainConfig(
+        out=tmp_path,
+        images=40,
+        clips=12,
+        autoencoder_steps=1,
+        clip_steps=1,
+        image_steps=1,
+        half_steps=1,
+        steps=1,
+    )
+    *_, last = training.train(config)
+    backbone = unet3d.load(str(last.result), Settings(device="cpu"))
+    assert backbone.latent_shape(16, 64, 64) == (1, 8, 16, 8, 8)
+    assert backbone.check_prompt("a red dolphin")[0].endswith("does not know: dolphin")
+    total = sum(path.stat().st_size for path in last.result.rglob("*") if path.is_file())
+    assert total < 20e6
