@@ -1,4 +1,4 @@
-"""DDIM inversion: from a clip to the noise it would have come from, along the sampler's own levels."""
+"""DDIM inversion: from a clip to the noise it would have come from, on the sampler's levels."""
 
 from collections.abc import Iterator
 

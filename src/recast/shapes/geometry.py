@@ -60,6 +60,15 @@ OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
     "cross": _cross,
     "ring": _ring,
 }
+# How far a shape reaches from its centre, in radii.
+REACH = {
+    "circle": 1.0,
+    "square": 1.26,
+    "triangle": 1.56,
+    "star": 1.4,
+    "cross": 1.28,
+    "ring": 1.25,
+}
 
 
 def coverage(shape: str, grid: Array, centre: Array, radius: Array, angle: Array) -> Array:

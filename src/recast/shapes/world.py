@@ -83,8 +83,7 @@ def sample(seed: int, frames: int = FRAMES) -> Scene:
     radius = _sizes(frames, rng)
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
     ground = str(rng.choice(list(GROUNDS)))
-    # A star reaches 1.4 radii from its centre; the margin keeps every shape whole.
-    centre = geometry.path(kind, frames, 1.45 * float(radius.max()), rng)
+    centre = geometry.path(kind, frames, margin(shape, radius), rng)
     pan, zoom = _camera(frames, rng)
     return Scene(
         shape=shape,
@@ -99,6 +98,11 @@ def sample(seed: int, frames: int = FRAMES) -> Scene:
         zoom=zoom,
         phase=float(rng.uniform(0, np.pi)),
     )
+
+
+def margin(shape: str, radius: Array) -> float:
+    """How far from the edge a centre has to stay so that the shape is whole, in frame widths."""
+    return 0.02 + geometry.REACH[shape] * float(radius.max())
 
 
 def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
