@@ -48,10 +48,10 @@ _MOTIONS = sorted(
     ),
     key=lambda pair: -len(pair[0]),
 )
-_FILLERS = frozenset(
-    "a an the on over in front of against background backdrop scene that is and with video "
-    "animation clip".split()
-)
+_FILLERS = {
+    *("a", "an", "the", "on", "over", "in", "front", "of", "against", "that", "is", "and", "with"),
+    *("background", "backdrop", "scene", "video", "animation", "clip", "moving"),
+}
 _SPELLINGS = {"grey": "gray", "checkerboard": "checkered", "stripes": "striped", "dots": "dotted"}
 
 
@@ -112,9 +112,7 @@ def _changed(scene: Scene, chosen: dict[str, str], seed: int) -> Scene:
     # The margin that `sample` keeps, so that every shape stays whole.
     margin = 1.3 * float(scene.radius.max())
     rng = np.random.default_rng([seed, list(geometry.PATHS).index(path)])
-    return replace(
-        scene, path=path, centre=geometry.path(path, len(scene.centre), margin, rng)
-    )
+    return replace(scene, path=path, centre=geometry.path(path, len(scene.centre), margin, rng))
 
 
 def _known(kinds: dict[str, tuple[str, ...]]) -> str:

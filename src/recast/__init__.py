@@ -1,0 +1,74 @@
+"""Text-driven video motion transfer: the same motion, a new cast.
+
+    backbone = recast.load("shapes")
+    motion = recast.learn(backbone, recast.read("clip.mp4"))
+    recast.transfer(backbone, motion, "a red circle on a navy background").save("out.mp4")
+
+Names are looked up when they are first used, so that `import recast` loads neither torch nor
+diffusers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recast.api import learn, load, presets, transfer, wrap
+    from recast.backbones.base import Backbone, Settings
+    from recast.clips import Source
+    from recast.errors import RecastError
+    from recast.methods.base import Motion
+    from recast.run import RunConfig
+    from recast.video import Video, read
+
+    __version__: str
+
+__all__ = [
+    "Backbone",
+    "Motion",
+    "RecastError",
+    "RunConfig",
+    "Settings",
+    "Source",
+    "Video",
+    "learn",
+    "load",
+    "presets",
+    "read",
+    "transfer",
+    "wrap",
+]
+
+_HOMES = {
+    "Backbone": "backbones.base",
+    "Motion": "methods.base",
+    "RecastError": "errors",
+    "RunConfig": "run",
+    "Settings": "backbones.base",
+    "Source": "clips",
+    "Video": "video",
+    "learn": "api",
+    "load": "api",
+    "presets": "api",
+    "read": "video",
+    "transfer": "api",
+    "wrap": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("recast")
+        except PackageNotFoundError:
+            return "not installed"
+    if name not in _HOMES:
+        raise AttributeError(f"module 'recast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"recast.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

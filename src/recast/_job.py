@@ -1,0 +1,159 @@
+"""What `run` and the Python functions share: loading, learning through the store, and the account
+of a job (notes, timings, losses) that ends up in the manifest.
+"""
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from recast import clips, models
+from recast.backbones.base import Backbone, Settings
+from recast.errors import BadMotion, OutOfMemory, RecastError
+from recast.events import Done, Event, Note, Step
+from recast.methods.base import Method, Motion, Sampling
+from recast.store import Store, motion_key
+from recast.video import Video
+
+
+@dataclass(slots=True)
+class Job:
+    """The account of one job while it runs."""
+
+    notes: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage."""
+    losses: list[dict[str, float]] = field(default_factory=list)
+    """What the method reported at each level of sampling."""
+    calls: int = 0
+    """Clips that went through the network while learning."""
+    origin: str = "file"
+    """Where the motion came from: "file", "store" or "clip"."""
+    stage: str = "load"
+    size: tuple[int, int, int] | None = None
+    """Frames, height and width, once they are known."""
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the body's time as this stage's."""
+        self.stage, began = stage, time.monotonic()
+        yield
+        self.timings[stage] = round(time.monotonic() - began, 3)
+
+    def note(self, text: str) -> Note:
+        """Keep a note and make the event that tells it."""
+        self.notes.append(text)
+        return Note(text=text)
+
+    def load(self, name: str, settings: Settings) -> Generator[Event, None, Backbone]:
+        """Load a backbone as a stage."""
+        with self.timed("load"):
+            backbone = models.load(name, settings)
+        yield Step(stage="load", index=1, total=1)
+        return backbone
+
+    def relay(self, events: Iterator[Event]) -> Generator[Event, None, Any]:
+        """Pass a method's events on, keep account of them, and return what the last one brings."""
+        try:
+            for event in events:
+                if isinstance(event, Done):
+                    return event.result
+                if isinstance(event, Note):
+                    self.notes.append(event.text)
+                if isinstance(event, Step) and event.stage == "sample" and event.metrics:
+                    self.losses.append({"level": event.index, **event.metrics})
+                yield event
+        finally:
+            if isinstance(events, Generator):
+                events.close()
+        raise AssertionError("a method's events end in Done")
+
+
+def learned(
+    job: Job,
+    backbone: Backbone,
+    method: Method[Any],
+    clip: Video,
+    prompt: str,
+    sampling: Sampling,
+    store: Store,
+) -> Generator[Event, None, Motion]:
+    """The motion of a fitted clip: from the store, else learned and kept there."""
+    job.size = (len(clip), clip.height, clip.width)
+    key = motion_key(clip.frames, backbone, method, prompt, sampling.steps)
+    with job.timed("learn"):
+        motion, trouble = _stored(store, key)
+        if trouble:
+            yield job.note(trouble)
+        if motion is not None:
+            job.origin = "store"
+            return motion
+        before = backbone.calls
+        events = method.learn(backbone, clips.to_tensor(clip), prompt, sampling)
+        motion = yield from job.relay(events)
+        job.calls, job.origin = backbone.calls - before, "clip"
+        trouble = _keep(store, key, motion)
+        if trouble:
+            yield job.note(trouble)
+        return motion
+
+
+def _stored(store: Store, key: str) -> tuple[Motion | None, str]:
+    """The entry, or what the user should know about why there is none."""
+    try:
+        return store.get(key), ""
+    except BadMotion:
+        return None, "the stored motion of this clip was damaged and is learned again"
+    except OSError as error:
+        return None, f"the motion store {store.folder} cannot be read ({error.strerror})"
+
+
+def _keep(store: Store, key: str, motion: Motion) -> str:
+    try:
+        kept = store.put(key, motion)
+    except (OSError, RecastError) as error:
+        return f"the motion could not be kept in the store {store.folder}: {error}"
+    if kept or not store.cap:
+        return ""
+    return "the motion is larger than the whole store may be (RECAST_STORE_CAP), so it is not kept"
+
+
+@contextmanager
+def memory_errors(job: Job, settings: Settings) -> Iterator[None]:
+    """Turn every allocator's complaint into `OutOfMemory`, which says what would help."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_memory(error):
+            raise
+        raise OutOfMemory(_advice(job, settings)) from error
+
+
+def _is_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # PyTorch has no class of its own for the CPU's and Apple's allocators.
+    words = ("DefaultCPUAllocator", "not enough memory", "MPS backend out of memory")
+    return any(word in str(error) for word in words)
+
+
+def _advice(job: Job, settings: Settings) -> str:
+    ways = []
+    if job.size:
+        frames, height, width = job.size
+        ways.append(
+            f"fewer than {frames} --frames or less than {width}x{height} by --width and --height "
+            "(activations grow with frames x height x width: half of one is half the memory)"
+        )
+    if not settings.gradient_checkpointing:
+        ways.append("--gradient-checkpointing (more than halves what guided steps need)")
+    if settings.dtype in ("auto", "float32"):
+        ways.append("--dtype float16, or bfloat16 on a CPU (half of float32)")
+    if not settings.vae_slicing:
+        ways.append("--vae-slicing (decodes one frame at a time)")
+    if not settings.offload:
+        ways.append("--offload (only the network at work stays on the device)")
+    return f"the memory did not suffice (stage: {job.stage}); what helps: {'; '.join(ways)}"

@@ -1,0 +1,132 @@
+"""Recast in four calls from Python: load or wrap a model, learn a motion, transfer it.
+
+Each runs to its end; `on_event` sees every event on the way, and raising in it stops the work.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
+
+from recast import clips, models
+from recast._job import Job, learned, memory_errors
+from recast.backbones.base import Backbone, Settings
+from recast.clips import Source
+from recast.errors import BadCall
+from recast.events import Event
+from recast.methods.base import Motion, Sampling
+from recast.models import load, presets, wrap
+from recast.run import check_prompt, check_steps, told
+from recast.store import Store
+from recast.video import Video
+
+__all__ = ["learn", "load", "presets", "transfer", "wrap"]
+
+T = TypeVar("T")
+Watch = Callable[[Event], object]
+
+
+def learn(
+    backbone: Backbone,
+    clip: Video,
+    *,
+    method: str = "dmt",
+    config: Any = None,
+    steps: int | None = None,
+    source: Source | None = None,
+    store: Store | None = None,
+    on_event: Watch | None = None,
+) -> Motion:
+    """The motion of a clip, from the store if it was learned before.
+
+    The clip is cut and fitted as `source` says, by default to what the model was made for.
+    `config` is the method's own, by default its first preset; `steps` are the sampling steps that
+    the motion will be used with. Raises `RecastError`.
+    """
+    check_steps(steps)
+    source, config = source or Source(), models.preset(method) if config is None else config
+    made = models.configured(method, config)
+    fitted = clips.suit(clip, source, backbone)
+    sampling = _sampling(backbone, steps, None, "", 0)
+    job = Job()
+    if source.source_prompt:
+        backbone.check_prompt(source.source_prompt)
+    with memory_errors(job, Settings()):
+        events = learned(
+            job, backbone, made, fitted, source.source_prompt, sampling, store or Store.default()
+        )
+        motion = _last(events, on_event)
+    return told(motion, fitted, "clip in memory", config)
+
+
+def transfer(
+    backbone: Backbone,
+    motion: Motion,
+    prompt: str,
+    *,
+    config: Any = None,
+    negative_prompt: str = "",
+    seed: int = 0,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    on_event: Watch | None = None,
+) -> Video:
+    """A new clip with the motion. Its `notes` say what the user should know.
+
+    By default `config` and `steps` are those the motion was learned with. Raises `RecastError`.
+    """
+    check_prompt(prompt)
+    check_steps(steps)
+    motion.check_made_for(backbone, motion.method)
+    made = models.configured(motion.method, config_of(motion) if config is None else config)
+    own = int(motion.metadata.get("steps", backbone.defaults.steps))
+    sampling = _sampling(backbone, steps or own, guidance_scale, negative_prompt, seed)
+    job = Job(notes=backbone.check_prompt(prompt))
+    facts: Mapping[str, Any] = motion.metadata.get("clip", {})
+    with memory_errors(job, Settings()):
+        with job.timed("sample"):
+            events = job.relay(made.transfer(backbone, motion, prompt, sampling))
+            latents = _last(events, on_event)
+        with job.timed("decode"):
+            pixels = backbone.decode(latents)
+    video = clips.to_video(pixels, float(facts.get("fps", backbone.defaults.fps)))
+    return Video(video.frames, video.fps, tuple(dict.fromkeys(job.notes)))
+
+
+def config_of(motion: Motion) -> Any:
+    """The method's config that a motion was learned with, or the method's default."""
+    told = motion.metadata.get("config")
+    if not isinstance(told, Mapping):
+        return models.preset(motion.method)
+    kind = models.method_module(motion.method).Config
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
+    except TypeError as error:
+        raise BadCall(
+            f"the motion holds settings that {motion.method} does not have ({error}); "
+            "learn it again with this version"
+        ) from error
+
+
+def _sampling(
+    backbone: Backbone, steps: int | None, scale: float | None, negative: str, seed: int
+) -> Sampling:
+    own = backbone.defaults
+    return Sampling(
+        steps=own.steps if steps is None else steps,
+        guidance_scale=own.guidance_scale if scale is None else scale,
+        negative_prompt=negative,
+        seed=seed,
+    )
+
+
+def _last(events: Generator[Event, None, T], on_event: Watch | None) -> T:
+    """What the generator returns, every event shown to `on_event` on the way."""
+    try:
+        while True:
+            event = next(events)
+            if on_event is not None:
+                on_event(event)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        events.close()

@@ -1,0 +1,74 @@
+"""The command line: finds the command, runs it, and turns its end into an exit code.
+
+Every command imports what it needs when it is called, so that help and most mistakes come at once.
+Exit codes: 0; 1 for a run that failed; 2 for a wrong call; 130 after Ctrl-C.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterable, Sequence
+
+from recast.cli.console import complain, say
+from recast.errors import BadCall, RecastError, UnknownName
+
+INTERRUPTED = 130
+# Name -> file in this package and function in it, and a summary.
+_COMMANDS = {
+    "transfer": ("making.transfer", "make a new clip with the motion of another"),
+    "learn": ("making.learn", "learn the motion of a clip into a file, for many transfers"),
+    "demo": ("making.demo", "render a clip of the shapes world and transfer its motion"),
+    "methods": ("listing.methods", "list the methods and their presets"),
+    "backbones": ("listing.backbones", "list the models that have a name"),
+    "doctor": ("listing.doctor", "say what this machine has and what fits on it"),
+    "store ls": ("listing.store_ls", "list the motions that are kept"),
+    "store prune": ("listing.store_prune", "remove the motions that were not used for longest"),
+    "shapes render": ("world.render", "draw a clip of the shapes world, with its exact truth"),
+    "shapes train": ("world.train", "train the model that ships, from nothing"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    try:
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except RecastError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("stopped; nothing half-written was left behind")
+        return INTERRUPTED
+    except SystemExit as end:  # tyro, once it has shown the help
+        return int(end.code or 0)
+    return 0
+
+
+def _dispatch(argv: list[str]) -> None:
+    for count in (2, 1):
+        name = " ".join(argv[:count])
+        if name in _COMMANDS:
+            place, summary = _COMMANDS[name]
+            module, _, function = place.partition(".")
+            command = getattr(importlib.import_module(f"recast.cli.{module}"), function)
+            command(argv[count:], f"recast {name}", f"{summary[0].upper()}{summary[1:]}.")
+            return
+    if not argv:
+        raise BadCall("no command given; recast --help lists them")
+    group = [name for name in _COMMANDS if name.startswith(f"{argv[0]} ")]
+    if {"-h", "--help"} & set(argv[: 2 if group else 1]):
+        say(_overview(group or _COMMANDS))
+    elif argv[0] == "--version":
+        from recast.store import installed_version
+
+        say(f"recast {installed_version('recast')}")
+    else:
+        raise UnknownName("command", " ".join(argv[: 2 if group else 1]), group or _first_words())
+
+
+def _first_words() -> set[str]:
+    return {name.split()[0] for name in _COMMANDS}
+
+
+def _overview(names: Iterable[str]) -> str:
+    rows = [f"  recast {name:<14} {_COMMANDS[name][1]}" for name in names]
+    head = "Text-driven video motion transfer: the same motion, a new cast."
+    return "\n".join([head, "", *rows, "", "Each of them explains itself with --help."])

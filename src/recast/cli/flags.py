@@ -1,0 +1,132 @@
+"""From a command line to a config: tyro on our dataclasses, every mistake one line.
+
+tyro reads types, defaults and help from the dataclasses. What it does not offer stands here: the
+nearest names for an unknown flag, one line in place of a box, and a method's settings beside those
+of the run under one roof.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import tyro
+
+from recast.errors import BadCall, UnknownName
+
+T = TypeVar("T")
+_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+_FRAME = "│╭╮╰╯─|+ "
+
+
+def parse(kind: Any, default: Any, argv: Sequence[str], command: str, description: str = "") -> Any:
+    """An instance of `kind` (a dataclass, with its parameters) from flags that start at `default`.
+
+    Prints help and raises SystemExit(0) if asked to. Raises `BadCall` for anything that is wrong.
+    """
+    if not asks_help(argv):
+        _check_known(argv, default)
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(
+                kind,
+                prog=command,
+                description=description or None,
+                args=list(argv),
+                default=default,
+                config=_MARKERS,
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise BadCall(_one_line(shown.getvalue(), command)) from None
+
+
+def asks_help(argv: Sequence[str]) -> bool:
+    """Whether help is asked for."""
+    return bool({"-h", "--help"} & set(argv))
+
+
+def value_of(flag: str, argv: Sequence[str]) -> str | None:
+    """What a flag is given in argv, before there is a parser; the last one counts."""
+    found = None
+    for index, word in enumerate(argv):
+        if word == flag and index + 1 < len(argv):
+            found = argv[index + 1]
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def without(config: Any, taken: set[str]) -> tuple[type, Any]:
+    """A class like the config's own, and an instance, whose fields of these names are no flags.
+
+    A method may have a setting that the run has too; one flag then means the run's.
+    """
+    kind = type(config)
+    hints = get_type_hints(kind)
+    hidden = [
+        (f.name, Annotated[hints[f.name], tyro.conf.Suppress], dataclasses.field(default=f.default))
+        for f in dataclasses.fields(kind)
+        if f.name in taken
+    ]
+    if not hidden:
+        return kind, config
+    shown = dataclasses.make_dataclass(
+        kind.__name__, hidden, bases=(kind,), frozen=True, kw_only=True
+    )
+    return shown, shown(**_values(config))
+
+
+def restored(config: Any, kind: type[T]) -> T:
+    """The config as the method's own class again."""
+    return config if type(config) is kind else kind(**_values(config))
+
+
+def own_names(default: Any, but: Any = None) -> set[str]:
+    """The names of a config's fields that turn into flags, nested ones included, without `but`."""
+    found = set()
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= set() if value is but else own_names(value, but)
+        else:
+            found.add(field.name)
+    return found
+
+
+def _values(config: Any) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def _known(default: Any) -> Iterator[str]:
+    for name in own_names(default):
+        flag = name.replace("_", "-")
+        yield from (f"--{flag}", f"--no-{flag}")
+
+
+def _check_known(argv: Sequence[str], default: Any) -> None:
+    known = set(_known(default))
+    for word in argv:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            offered = {name for name in known if not name.startswith("--no-")}
+            raise UnknownName("flag", flag, offered)
+
+
+def _one_line(box: str, command: str) -> str:
+    """tyro's message without its frame, title, and repetition of the help."""
+    lines = box.splitlines()[1:]
+    body = []
+    for line in lines:
+        if re.fullmatch(r"[│|] ?[─-]+ ?[│|]", line.strip()):
+            break
+        body.append(line.strip().strip("│|").rstrip())
+    # What is missing stands indented below a title, and its help below it once more.
+    missing = [text.strip() for text in body if re.match(r" {5}\S", text)]
+    if body and body[0].strip().startswith("Missing from"):
+        return f"{', '.join(missing)} is missing; see {command} --help"
+    return f"{' '.join(' '.join(body).split()).strip(_FRAME)} See {command} --help"

@@ -1,0 +1,116 @@
+"""What this machine offers: devices, memory, codecs, the motion store, models and what fits.
+
+Everything is tried rather than looked up where that is cheap: the codec writes a clip and reads it
+back. Nothing is downloaded.
+"""
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recast import manifest, models, registry, video
+from recast.errors import RecastError
+from recast.store import Store, sizes
+
+_GIB = 2**30
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}
+_ROOMY, _TIGHT = 2.5, 1.2
+"""Memory over weights on disk from which guided steps, or with offloading single steps, fit: a rule
+of thumb, unmeasured."""
+
+
+def report() -> Iterator[tuple[str, str]]:
+    """Pairs of a topic and what was found."""
+    yield from manifest.versions().items()
+    yield "system", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    yield from _devices()
+    yield "video files", _codec()
+    yield "motion store", _store()
+    yield from _models()
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        yield f"cuda:{index}", f"{name}, {_gib(free)} of {_gib(total)} free"
+    if torch.backends.mps.is_available():
+        yield "mps", f"Apple GPU, shares {_gib(_memory())}"
+    threads = torch.get_num_threads()
+    yield "cpu", f"{_gib(_memory())} memory, {threads} threads for torch"
+    used = "cuda" if torch.cuda.is_available() else "cpu"
+    used = "mps" if torch.backends.mps.is_available() and used == "cpu" else used
+    yield "--device auto", used
+
+
+def _codec() -> str:
+    clip = video.Video(np.arange(2 * 32 * 32 * 3, dtype=np.uint8).reshape(2, 32, 32, 3), 8.0)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            back = video.read(clip.save(Path(scratch) / "clip.mp4"))
+    except (RecastError, OSError, ImportError) as error:
+        return f"H.264 does not work: {error}"
+    whole = back.frames.shape == clip.frames.shape
+    return "H.264 in mp4 writes and reads" if whole else "H.264 in mp4 loses frames"
+
+
+def _store() -> str:
+    try:
+        store = Store.default()
+    except (RecastError, ImportError) as error:
+        return str(error)
+    entries = store.entries()
+    taken = sizes(entries)
+    return f"{store.folder}: {len(entries)} motions, {_gib(taken)} of {_gib(store.cap)}"
+
+
+def _models() -> Iterator[tuple[str, str]]:
+    for alias, module in models.aliases().items():
+        source = registry.load("backbones", module).ALIASES[alias]
+        yield f"model {alias}", _model(source)
+
+
+def _model(source: str) -> str:
+    if Path(source).is_absolute() or source.count("/") != 1:
+        folder = Path(source) if Path(source).is_dir() else None
+        if folder is None:
+            return f"{source} is not there" if "/" in source else "needs no weights; fits"
+    else:
+        folder = _cached(source)
+        if folder is None:
+            return f"{source} is not downloaded yet"
+    weights = sum(p.stat().st_size for p in folder.rglob("*") if p.suffix in _WEIGHTS)
+    return f"{_gib(weights)} of weights; {_fits(weights)}"
+
+
+def _fits(weights: int) -> str:
+    memory = torch.cuda.mem_get_info(0)[0] if torch.cuda.is_available() else _memory()
+    if memory >= _ROOMY * weights:
+        return "fits"
+    if memory >= _TIGHT * weights:
+        return "fits with --offload, --vae-slicing and --gradient-checkpointing"
+    return f"more than {_gib(memory)} can hold"
+
+
+def _cached(source: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(source, "model_index.json")
+    return Path(index).parent if isinstance(index, str) else None
+
+
+def _memory() -> int:
+    """Bytes of main memory, 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.1f} GiB" if size >= _GIB / 10 else f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,134 @@
+"""From a name that a user types to a loaded model or a configured method.
+
+Owns how a backbone's name is resolved: an alias, a folder in diffusers' format, or a hub id. Names
+no model and no method itself.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from recast import registry
+from recast.backbones.base import Backbone, Settings
+from recast.errors import BadModel, UnknownName
+from recast.methods.base import Method
+
+_INDEX = "model_index.json"
+
+
+def method_module(name: str) -> ModuleType:
+    """The file of a method. Raises `UnknownName`."""
+    return registry.load("methods", name)
+
+
+def presets(method: str) -> Mapping[str, Any]:
+    """A method's named configs; the first is the default. Raises `UnknownName`."""
+    found: Mapping[str, Any] = method_module(method).PRESETS
+    return found
+
+
+def preset(method: str, name: str | None = None) -> Any:
+    """One config of a method, its default without a name. Raises `UnknownName`."""
+    known = presets(method)
+    if name is None:
+        return next(iter(known.values()))
+    if name not in known:
+        raise UnknownName(f"preset of {method}", name, known)
+    return known[name]
+
+
+def configured(method: str, config: Any) -> Method[Any]:
+    """A method that is ready to work, with its default config for None."""
+    made: Method[Any] = method_module(method).Method(preset(method) if config is None else config)
+    return made
+
+
+def aliases() -> dict[str, str]:
+    """Every short name of a model, and the name of the backbone file that loads it."""
+    return {alias: name for name in registry.names("backbones") for alias in _module(name).ALIASES}
+
+
+def load(name: str, settings: Settings | None = None) -> Backbone:
+    """Load a backbone by alias, folder or hub id.
+
+    Raises `UnknownName` for a name that is none of these, `BadModel` for a folder or id that holds
+    no model that Recast can use, `BadCall` for settings that this machine cannot meet.
+    """
+    found, settings = aliases(), settings or Settings()
+    folder = Path(name).expanduser()
+    if name in found:
+        module = _module(found[name])
+    elif folder.is_dir():
+        module = _for_folder(folder)
+    elif _is_file_path(name):
+        raise BadModel(f"there is no model folder {name}; check the path")
+    elif name.count("/") == 1:
+        module = _for_index(_hub_index(name), name)
+    else:
+        raise UnknownName("backbone", name, found)
+    loaded: Backbone = module.load(name, settings)
+    return loaded
+
+
+def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
+    """Use the networks of a diffusers pipeline that is already loaded, where and as they are.
+
+    Raises `BadModel`, naming the pipelines that do.
+    """
+    kind = type(pipeline).__name__
+    module = _pipelines().get(kind)
+    if module is None:
+        raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
+    wrapped: Backbone = module.wrap(pipeline, settings or Settings())
+    return wrapped
+
+
+def _module(name: str) -> ModuleType:
+    return registry.load("backbones", name)
+
+
+def _pipelines() -> dict[str, ModuleType]:
+    modules = map(_module, registry.names("backbones"))
+    return {kind: module for module in modules for kind in module.PIPELINES}
+
+
+def _supported() -> str:
+    return ", ".join(sorted(_pipelines()))
+
+
+def _is_file_path(name: str) -> bool:
+    return name.startswith((".", "~", "/")) or name.count("/") > 1 or Path(name).exists()
+
+
+def _for_folder(folder: Path) -> ModuleType:
+    index = folder / _INDEX
+    if not index.is_file():
+        raise BadModel(f"{folder} is not a diffusers model folder: it has no {_INDEX}")
+    return _for_index(index, str(folder))
+
+
+def _for_index(index: Path, name: str) -> ModuleType:
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadModel(f"{name} has a {_INDEX} that names no _class_name; it is damaged") from error
+    module = _pipelines().get(str(kind))
+    if module is None:
+        raise BadModel(f"{name} holds a {kind}, and Recast can load {_supported()}")
+    return module
+
+
+def _hub_index(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(name, _INDEX))
+    except (OSError, HFValidationError, HfHubHTTPError) as error:
+        reason = type(error).__name__
+        raise BadModel(
+            f"{name} is no local folder and cannot be downloaded ({reason}); check the id, or, "
+            "without a network, copy the model here and pass its folder"
+        ) from error
