@@ -4,8 +4,9 @@
     python benchmarks/first_model.py table --out benchmarks/results/first-model.jsonl
 
 A pair is a held-out clip whose subject moves, and a prompt for another colour, shape and background.
-Results are judged by the oracle on the pixels, against the world's truth. A row is written as soon
-as it is done; a rerun does only what is missing; `--shard 0/2` and `--shard 1/2` share the work.
+Results are judged by the oracle on the pixels, against the world's truth. A row is written as
+soon as it is done; a rerun does only what is missing; `--shard 0/2` and `--shard 1/2` share the
+work between two processes.
 """
 
 import argparse
@@ -18,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recast import clips
 from recast.backbones import unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.events import Done
 from recast.methods import base, dmt, unguided
-from recast.run import from_tensor, to_tensor
 from recast.shapes import captions, oracle, world
+from recast.video import Video
 
 FAST = dmt.PRESETS["fast"]
 # One inversion serves `paper` and `reference`: 999 and 1000 steps refine 50 levels alike, and the
@@ -100,7 +102,7 @@ def _measure(
     motion = _learned(backbone, method, source, sampling, motions)
     before, began = backbone.calls, time.perf_counter()
     latents = _last(method.transfer(backbone, motion, captions.prompt(look), sampling))
-    frames = from_tensor(backbone.decode(latents))
+    frames = clips.to_video(backbone.decode(latents), world.FPS).frames
     seconds = time.perf_counter() - began
     verdict = oracle.judge(frames)
     correlation = oracle.path_correlation(verdict.path, source.centre)
@@ -126,7 +128,7 @@ def _learned(
     folder: Path,
 ) -> base.Motion:
     """The motion, learned under an empty source prompt; long inversions are kept on disk."""
-    video = to_tensor(world.render(source))
+    video = clips.to_tensor(Video(world.render(source), world.FPS))
     config = method.config
     if not isinstance(config, dmt.Config) or config.inversion_steps < 900:
         return _last(method.learn(backbone, video, "", sampling))
@@ -139,7 +141,7 @@ def _learned(
     return dataclasses.replace(motion, metadata={**motion.metadata, "settings": settings})
 
 
-def _last(events):  # noqa: ANN001, ANN202 — the result of any job
+def _last(events):
     for event in events:
         if isinstance(event, Done):
             return event.result
