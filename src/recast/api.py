@@ -80,6 +80,8 @@ def transfer(
     own = int(motion.metadata.get("steps", backbone.defaults.steps))
     sampling = _sampling(backbone, steps or own, guidance_scale, negative_prompt, seed)
     job = Job(notes=backbone.check_prompt(prompt))
+    if negative_prompt:
+        job.notes += backbone.check_prompt(negative_prompt)
     facts: Mapping[str, Any] = motion.metadata.get("clip", {})
     with memory_errors(job, Settings()):
         with job.timed("sample"):

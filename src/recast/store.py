@@ -82,13 +82,15 @@ class Store:
                 _check_whole(entry.path)
                 motion = Motion.load(entry.path)
                 os.utime(entry.path)
-            except FileNotFoundError:  # another process has just removed it
-                continue
-            except BadMotion as error:
+            except (BadMotion, OSError, RuntimeError) as error:
+                if not entry.path.exists():  # another process has just replaced or removed it
+                    continue
+                if not isinstance(error, BadMotion):
+                    raise
                 damage = error
                 entry.path.unlink(missing_ok=True)
-                continue
-            return motion
+            else:
+                return motion
         if damage is not None:
             raise damage
         return None

@@ -118,15 +118,20 @@ def _check_known(argv: Sequence[str], default: Any) -> None:
 
 
 def _one_line(box: str, command: str) -> str:
-    """tyro's message without its frame, title, and repetition of the help."""
-    lines = box.splitlines()[1:]
+    """tyro's message without its frame, its title, and the repetition of the help."""
     body = []
-    for line in lines:
+    for line in box.splitlines()[1:]:
         if re.fullmatch(r"[│|] ?[─-]+ ?[│|]", line.strip()):
             break
         body.append(line.strip().strip("│|").rstrip())
-    # What is missing stands indented below a title, and its help below it once more.
-    missing = [text.strip() for text in body if re.match(r" {5}\S", text)]
-    if body and body[0].strip().startswith("Missing from"):
-        return f"{', '.join(missing)} is missing; see {command} --help"
-    return f"{' '.join(' '.join(body).split()).strip(_FRAME)} See {command} --help"
+    text = " ".join(" ".join(body).split()).strip(_FRAME).rstrip(".")
+    wrong = re.match(
+        r"Error parsing (\S+): no type matching \{None\}\|(\S+) .* from \[(.+?)\]", text
+    )
+    if text.startswith("Missing from"):
+        # What is missing stands indented below that line, and its help still deeper.
+        names = [line.strip() for line in body if re.match(r" {5}\S", line)]
+        text = f"{', '.join(names)} is missing"
+    elif wrong:
+        text = f"{wrong[1]} takes {wrong[2]}, got {wrong[3]}"
+    return f"{text[0].lower() if text[1:2].islower() else text[:1]}{text[1:]}; see {command} --help"

@@ -1,0 +1,178 @@
+"""The four calls from Python, and what `import recast` does not load."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, TextToVideoSDPipeline
+
+import recast
+from recast.api import config_of
+from recast.backbones import gaussian, unet3d
+from recast.clips import Source
+from recast.errors import BadCall, BadClip, BadModel, BadMotion, UnknownName
+from recast.events import Event, Step
+from recast.methods import dmt
+from recast.store import Store
+from recast.video import Video
+
+
+@pytest.fixture
+def clip() -> Video:
+    """Twenty frames of a bright square that moves, 20x24 at 16 fps."""
+    frames = np.full((20, 20, 24, 3), 40, np.uint8)
+    for i in range(20):
+        frames[i, 5:11, i // 2 : i // 2 + 6] = (250, 220, 40)
+    return Video(frames, 16.0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", 10**9)
+
+
+def pipeline() -> TextToVideoSDPipeline:
+    parts = unet3d.tiny()._parts
+    return TextToVideoSDPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.unet,
+        scheduler=DDIMScheduler(**parts.scheduler),
+    )
+
+
+def test_import_recast_loads_nothing_heavy() -> None:
+    heavy = {"torch", "diffusers", "transformers", "numpy", "av", "tyro", "rich", "PIL"}
+    code = f"import sys, recast; print(sorted(set(sys.modules) & {heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in recast.__all__:
+        assert getattr(recast, name) is not None
+    assert set(recast.__all__) <= set(dir(recast))
+    with pytest.raises(AttributeError, match="no attribute 'lern'"):
+        _ = recast.lern  # type: ignore[attr-defined]  # that it is not there is the test
+
+
+def test_learn_and_transfer_keep_length_size_and_rate(clip: Video, store: Store) -> None:
+    backbone = unet3d.tiny()
+    config = dmt.Config(inner_steps=1, inversion_steps=2, restart=False)
+    motion = recast.learn(backbone, clip, config=config, store=store)
+    video = recast.transfer(backbone, motion, "a red circle")
+    assert video.frames.shape == (4, 16, 16, 3)
+    assert video.fps == 8
+    again = recast.transfer(backbone, motion, "a red circle")
+    other = recast.transfer(backbone, motion, "a red circle", seed=1)
+    assert np.array_equal(video.frames, again.frames)
+    assert not np.array_equal(video.frames, other.frames)
+
+
+def test_the_frames_taken_are_those_on_screen(clip: Video, store: Store) -> None:
+    """16 fps to 8 fps: every second frame, of which the method sees the fitted pixels."""
+    seen = []
+
+    class Spy(gaussian.Gaussian):  # type: ignore[misc]  # final, and watched here
+        def encode(self, video: torch.Tensor) -> torch.Tensor:
+            seen.append(video)
+            return super().encode(video)
+
+    backbone = gaussian.tiny()
+    backbone.__class__ = Spy
+    source = Source(start=0.25, frames=6, height=20, width=24)
+    recast.learn(backbone, clip, source=source, store=store)
+    wanted = torch.from_numpy(clip.frames[4:16:2].copy()).float() / 127.5 - 1
+    assert torch.equal(seen[0], wanted.permute(3, 0, 1, 2)[None])
+
+
+def test_a_clip_too_short_is_refused(clip: Video, store: Store) -> None:
+    with pytest.raises(BadClip, match=r"10 frames at 8 fps, 40 are needed"):
+        recast.learn(gaussian.tiny(), clip, source=Source(frames=40), store=store)
+
+
+def test_the_second_time_comes_from_the_store(clip: Video, store: Store) -> None:
+    backbone, events = gaussian.tiny(), list[Event]()
+    first = recast.learn(backbone, clip, store=store, on_event=events.append)
+    assert any(isinstance(event, Step) and event.stage == "invert" for event in events)
+    calls = backbone.calls
+    events.clear()
+    second = recast.learn(backbone, clip, store=store, on_event=events.append)
+    assert backbone.calls == calls
+    assert events == []
+    assert torch.equal(first.tensors["noise"], second.tensors["noise"])
+    assert first.metadata == second.metadata
+
+
+def test_a_motion_file_remembers_its_config_and_rate(
+    clip: Video, store: Store, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    config = dmt.Config(inner_steps=2, inversion_steps=7, lr=0.5)
+    motion = recast.learn(
+        backbone, clip, config=config, steps=5, source=Source(fps=10, frames=5), store=store
+    )
+    back = recast.Motion.load(motion.save(tmp_path / "m.safetensors"))
+    assert config_of(back) == config
+    video = recast.transfer(backbone, back, "blue")
+    assert (len(video), video.fps) == (5, 10)
+    assert np.array_equal(video.frames, recast.transfer(backbone, motion, "blue").frames)
+
+
+def test_a_watcher_that_raises_stops_the_work(clip: Video, store: Store) -> None:
+    def stop(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recast.learn(gaussian.tiny(), clip, store=store, on_event=stop)
+    assert store.entries() == []
+
+
+def test_wrong_calls_are_refused(clip: Video, store: Store) -> None:
+    backbone = gaussian.tiny()
+    motion = recast.learn(backbone, clip, store=store)
+    with pytest.raises(BadCall, match="prompt is empty"):
+        recast.transfer(backbone, motion, " \n")
+    with pytest.raises(BadCall, match="--steps is at least 1"):
+        recast.transfer(backbone, motion, "red", steps=0)
+    with pytest.raises(BadMotion, match="learn it again"):
+        recast.transfer(unet3d.tiny(), motion, "red")
+    with pytest.raises(UnknownName, match="did you mean dmt"):
+        recast.learn(backbone, clip, method="dtm", store=store)
+    with pytest.raises(BadModel, match=r"a dict cannot be wrapped; Recast takes .*TextToVideoSD"):
+        recast.wrap({})
+
+
+def test_a_pipeline_of_diffusers_is_wrapped_as_it_is() -> None:
+    pipe = pipeline()
+    backbone = recast.wrap(pipe)
+    assert backbone.network is pipe.unet
+    assert backbone.fingerprint == unet3d.tiny().fingerprint
+
+
+def test_a_folder_of_diffusers_is_loaded(tmp_path: Path) -> None:
+    pipeline().save_pretrained(tmp_path / "model")
+    backbone = recast.load(str(tmp_path / "model"))
+    assert backbone.fingerprint == unet3d.tiny().fingerprint
+
+
+def test_what_is_no_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match=r"not a diffusers model folder: it has no model_index"):
+        recast.load(str(tmp_path))
+    with pytest.raises(BadModel, match="there is no model folder"):
+        recast.load(str(tmp_path / "none"))
+    with pytest.raises(BadModel, match="without a network, copy the model here"):
+        recast.load("nobody/nothing")
+    with pytest.raises(UnknownName, match="did you mean shapes"):
+        recast.load("shape")
+    index = tmp_path / "model_index.json"
+    index.write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(BadModel, match=r"holds a FluxPipeline, and Recast can load .*TextToVideo"):
+        recast.load(str(tmp_path))
+    index.write_text("{")
+    with pytest.raises(BadModel, match="it is damaged"):
+        recast.load(str(tmp_path))
