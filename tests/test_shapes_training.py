@@ -67,7 +67,7 @@ def test_the_four_stages_end_in_a_model_that_loads(tmp_path):
         autoencoder_steps=1,
         clip_steps=1,
         image_steps=1,
-        half_steps=1,
+        short_steps=1,
         steps=1,
     )
     *_, last = training.train(config)

@@ -24,7 +24,7 @@ Loss = Callable[[nn.Module, int, np.random.Generator], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What is trained, on what, for how long. The learning rate falls over the last quarter."""
+    """What is trained, on what, for how long."""
 
     name: str
     model: nn.Module
@@ -32,6 +32,8 @@ class Stage:
     steps: int
     lr: float
     warmup: int = 100
+    cooldown: float = 0.25
+    """The last share of the steps, over which the learning rate falls to zero."""
     ema: float = 0.999
     weight_decay: float = 0.01
     checkpoint_every: int = 200
@@ -75,7 +77,7 @@ def _update(
     seed: int,
 ) -> float:
     for group in optimizer.param_groups:
-        group["lr"] = stage.lr * _rate(step, stage.steps, stage.warmup)
+        group["lr"] = stage.lr * _rate(step, stage)
     torch.manual_seed(seed * 1_000_003 + step)  # dropout and posterior noise inside the networks
     loss = stage.loss(model, step, np.random.default_rng([seed, step]))
     optimizer.zero_grad(set_to_none=True)
@@ -85,9 +87,10 @@ def _update(
     return float(loss.detach())
 
 
-def _rate(step: int, steps: int, warmup: int) -> float:
-    falling = (steps - step) / max(1, steps / 4)
-    return min(1.0, (step + 1) / warmup, 0.5 - 0.5 * math.cos(math.pi * min(1.0, falling)))
+def _rate(step: int, stage: Stage) -> float:
+    left = (stage.steps - step) / max(1.0, stage.cooldown * stage.steps)
+    falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, left))
+    return min(1.0, (step + 1) / stage.warmup, falling)
 
 
 @torch.no_grad()

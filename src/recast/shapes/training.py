@@ -1,7 +1,7 @@
 """`recast shapes train`: makes the shipped model from nothing, in four resumable stages.
 
 autoencoder (dense images) -> clip (frames and captions) -> latents (encoded once) -> unet (single
-frames, then half clips, then whole clips). The result is a folder in diffusers' format.
+frames, then short clips, then whole clips). The result is a folder in diffusers' format.
 """
 
 import json
@@ -51,11 +51,11 @@ class TrainConfig:
     """Autoencoder steps of 32 images."""
     clip_steps: int = 950
     """CLIP steps of 128 frames with their captions."""
-    image_steps: int = 1_200
+    image_steps: int = 200
     """UNet steps on single frames (160 to a batch)."""
-    half_steps: int = 800
-    """UNet steps on eight-frame clips (20 to a batch)."""
-    steps: int = 4_000
+    short_steps: int = 1_400
+    """UNet steps on four-frame clips (40 to a batch)."""
+    steps: int = 3_000
     """UNet steps on whole clips (10 to a batch)."""
     device: str = "cpu"
     """Where to train: cpu, cuda or mps. Data are made and kept on the CPU."""
@@ -221,11 +221,15 @@ def _unet_stages(
 
         return loss
 
-    plan = [(1, 160, config.image_steps), (8, 20, config.half_steps), (16, 10, config.steps)]
-    for frames, batch, steps in plan:
-        yield Stage(
-            name=f"unet{frames}", model=unet, loss=losses(frames, batch), steps=steps, lr=1e-3
-        )
+    plan = [
+        (1, 160, config.image_steps, 0.1),
+        (4, 40, config.short_steps, 0.1),
+        (world.FRAMES, 10, config.steps, 0.3),
+    ]
+    for frames, batch, steps, cooldown in plan:
+        loss = losses(frames, batch)
+        name = f"unet{frames}"
+        yield Stage(name=name, model=unet, loss=loss, steps=steps, lr=1e-3, cooldown=cooldown)
 
 
 def text_encoder(clip: CLIPModel) -> CLIPTextModel:
