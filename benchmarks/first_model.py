@@ -3,7 +3,7 @@
     python benchmarks/first_model.py run --pairs 64 --out benchmarks/results/first-model.jsonl
     python benchmarks/first_model.py table --out benchmarks/results/first-model.jsonl
 
-A pair is a held-out clip whose subject moves, and a prompt for another colour, shape and background.
+A pair is a held-out clip whose subject moves, and a prompt for another colour, shape and scene.
 Results are judged by the oracle on the pixels, against the world's truth. A row is written as
 soon as it is done; a rerun does only what is missing; `--shard 0/2` and `--shard 1/2` share the
 work between two processes.
