@@ -8,22 +8,60 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pickle
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from recast.errors import BadCall, BadModel
 
 INDEX = "model_index.json"
 N = TypeVar("N", bound=nn.Module)
 T = TypeVar("T")
+
+
+@contextmanager
+def quiet(*, bars: bool = False) -> Iterator[None]:
+    """Within the block the loading libraries neither log nor warn, nor, without `bars`, draw
+    progress bars: every problem becomes an error of ours, and the command line draws its own.
+    """
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    hub, ours = not are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+    theirs = diffusers_logging.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            if not bars:
+                transformers_logging.disable_progress_bar()  # and the hub's with it
+                diffusers_logging.disable_progress_bar()
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if ours:
+                transformers_logging.enable_progress_bar()
+            if theirs:
+                diffusers_logging.enable_progress_bar()
+            (enable_progress_bars if hub else disable_progress_bars)()
 
 
 def folder(source: str) -> Path:
@@ -36,15 +74,15 @@ def folder(source: str) -> Path:
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise BadModel(f"there is no model folder {source}")
     from diffusers import DiffusionPipeline
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(DiffusionPipeline.download(source))
-    except (OSError, ValueError, HfHubHTTPError) as error:
+        with quiet(bars=True):
+            return Path(DiffusionPipeline.download(source))
+    except Exception as error:  # which classes the hub's client raises changes with its version
         reason = str(error).strip().split("\n")[0]
         raise BadModel(
             f"{source} is neither a folder nor in the local cache, and cannot be downloaded "
-            f"({type(error).__name__}: {reason[:120]}); if this machine is offline, copy the "
+            f"({type(error).__name__}: {reason[:160]}); if this machine is offline, copy the "
             "model's folder here and pass its path"
         ) from error
 
@@ -77,51 +115,84 @@ def network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
     named = json_of(path / "config.json").get("_class_name")
     if named != kind.__name__:
         raise BadModel(f"{path} holds a {named}, and a {kind.__name__} is needed")
-    return _load(kind, path, {"torch_dtype": dtype})
+    strange = ("missing_keys", "mismatched_keys", "unexpected_keys")
+    return _load(kind, path, {"torch_dtype": dtype}, strange)
 
 
 def text_network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
-    """Load one of transformers' models, refusing weights that do not fit it exactly."""
+    """Load one of transformers' models, refusing weights that do not fill it exactly.
+
+    A checkpoint may hold more than the part that is wanted: CLIP's image half, a projection.
+    """
     json_of(path / "config.json")
-    return _load(kind, path, {"dtype": dtype})
+    # Mismatches are told by us; transformers' own error only points at a report that it logs.
+    options = {"dtype": dtype, "ignore_mismatched_sizes": True}
+    return _load(kind, path, options, ("missing_keys", "mismatched_keys"))
 
 
-def _load(kind: type[N], path: Path, options: Mapping[str, Any]) -> N:
+def _load(kind: type[N], path: Path, options: Mapping[str, Any], problems: tuple[str, ...]) -> N:
     loader: Any = kind
     try:
-        model, info = loader.from_pretrained(path, output_loading_info=True, **options)
-    except pickle.UnpicklingError as error:
-        raise _pickled(path) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if "weights_only" in str(error) or "Unpickl" in str(error):
-            raise _pickled(path) from error
-        reason = " ".join(str(error).split())[:200]
-        raise BadModel(f"{path} cannot be loaded as a {kind.__name__}: {reason}") from error
-    for problem in ("missing_keys", "mismatched_keys"):
-        keys = sorted(str(key) for key in info[problem] if "position_ids" not in str(key))
+        with quiet():
+            model, info = loader.from_pretrained(
+                path, output_loading_info=True, local_files_only=True, **options
+            )
+    except Exception as error:  # a damaged config or file can make the libraries raise anything
+        if _is_memory(error):
+            raise
+        raise _unloadable(kind.__name__, path, error) from error
+    for problem in problems:
+        keys = sorted(_name(key) for key in info[problem] if "position_ids" not in _name(key))
         if keys:
             raise BadModel(
                 f"{path} holds weights of another architecture than its config: "
                 f"{len(keys)} {problem.replace('_', ' ')}, such as {keys[0]}"
             )
-    return model  # type: ignore[no-any-return]  # from_pretrained is untyped
+    return model
 
 
-def _pickled(path: Path) -> BadModel:
-    return BadModel(
-        f"{path} holds pickled weights that are more than plain tensors, and loading them would "
-        "run code; get the model as .safetensors"
+def _name(key: Any) -> str:
+    """The weight's name; a mismatched key comes as (name, shape, shape)."""
+    return str(key[0] if isinstance(key, tuple) else key)
+
+
+def _unloadable(kind: str, path: Path, error: BaseException) -> BadModel:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, pickle.UnpicklingError):
+            return BadModel(
+                f"{path} holds pickled weights that are damaged or more than plain tensors, and "
+                "loading such would run code; get the model as .safetensors"
+            )
+        cause = cause.__cause__ or cause.__context__
+    reason = " ".join(str(error).split()).split(". If you want to instead")[0][:200]
+    if isinstance(error, SafetensorError) or "Unable to load weights" in reason:
+        return BadModel(f"{path} holds weights that are damaged or cut short ({reason})")
+    if "expected shape" in reason:
+        reason = f"its weights are of another architecture than its config ({reason})"
+    return BadModel(f"{path} cannot be loaded as a {kind}: {reason}")
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "DefaultCPUAllocator" in str(error)
     )
 
 
 def tokenizer(kind: type[T], path: Path) -> T:
-    """Load a tokenizer."""
+    """Load a tokenizer. One without its vocabulary is refused: transformers would make it up."""
     loader: Any = kind
+    files = dict(loader.vocab_files_names)
+    whole = files.pop("tokenizer_file", "tokenizer.json")
+    if not (path / whole).is_file() and not all((path / file).is_file() for file in files.values()):
+        wanted = " and ".join(files.values())
+        raise BadModel(f"{path} holds no {kind.__name__}: it has neither {whole} nor {wanted}")
     try:
-        return loader.from_pretrained(path)  # type: ignore[no-any-return]  # untyped
-    except (OSError, ValueError, TypeError) as error:
+        with quiet():
+            return loader.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # as in _load
         reason = " ".join(str(error).split())[:120]
-        raise BadModel(f"{path} holds no {kind.__name__}: {reason}") from error
+        raise BadModel(f"{path} holds no {kind.__name__} that can be read: {reason}") from error
 
 
 def device(name: str) -> torch.device:

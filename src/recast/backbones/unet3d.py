@@ -1,7 +1,7 @@
 """UNet3D text-to-video models in diffusers' format: ZeroScope, ModelScope and the shipped `shapes`.
 
-A folder or hub id with a UNet3DConditionModel, an AutoencoderKL, a CLIP text encoder and a DDPM-type
-scheduler. Owns how such a model is loaded, cast, kept in memory and tapped.
+A folder or hub id with a UNet3DConditionModel, an AutoencoderKL, a CLIP text encoder and a
+DDPM-type scheduler. Owns how such a model is loaded, cast, kept in memory and tapped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from recast.backbones import _diffusers
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
-from recast.errors import BadCall
+from recast.errors import BadCall, BadModel
 from recast.features import Tap
 from recast.schedule import Schedule, from_diffusers
 
@@ -48,6 +48,15 @@ _DEFAULTS = {
         frames=16, height=256, width=256, fps=8.0, steps=50, guidance_scale=9.0
     ),
 }
+# ZeroScope's and ModelScope's.
+_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,27 +72,35 @@ class Parts:
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    folder = _diffusers.folder(ALIASES.get(source, source))
-    _diffusers.check_index(folder, PIPELINES)
     device = _diffusers.device(settings.device)
     dtype = _diffusers.dtype(settings.dtype, device)
+    _check_offload(settings, device)
+    folder = _diffusers.folder(ALIASES.get(source, source))
+    _diffusers.check_index(folder, PIPELINES)
+    # All that is small comes first: whoever waits for gigabytes should not wait for an error.
+    card = _card(folder / "recast.json")
+    scheduler = _diffusers.json_of(folder / "scheduler" / "scheduler_config.json")
+    from_diffusers(scheduler)
+    tokenizer = _diffusers.tokenizer(CLIPTokenizer, folder / "tokenizer")
     parts = Parts(
         unet=_diffusers.network(UNet3DConditionModel, folder / "unet", dtype),
         vae=_diffusers.network(AutoencoderKL, folder / "vae", dtype),
         text_encoder=_diffusers.text_network(CLIPTextModel, folder / "text_encoder", dtype),
-        tokenizer=_diffusers.tokenizer(CLIPTokenizer, folder / "tokenizer"),
-        scheduler=_diffusers.json_of(folder / "scheduler" / "scheduler_config.json"),
+        tokenizer=tokenizer,
+        scheduler=scheduler,
     )
-    extra = folder / "recast.json"
-    card = _diffusers.json_of(extra) if extra.exists() else {}
-    name = source if source in ALIASES else Path(source).name
     known = _DEFAULTS.get(Path(ALIASES.get(source, source)).name)
-    defaults = Defaults(**card["defaults"]) if card else known or _guessed(parts.unet, parts.vae)
-    return UNet3D(name, parts, defaults, settings, device, frozenset(card.get("words", ())))
+    defaults = card.defaults or known or _guessed(parts.unet, parts.vae)
+    named = Path(source).expanduser()
+    name = source if source in ALIASES or not named.is_dir() else named.resolve().name
+    return UNet3D(name.split("/")[-1], parts, defaults, settings, device, card.words)
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
-    """Use the networks of a loaded diffusers TextToVideoSDPipeline, where and as they are."""
+    """Use the networks of a loaded diffusers TextToVideoSDPipeline, where and as they are.
+
+    The settings' device and dtype do not apply. The networks are frozen: no gradients, no dropout.
+    """
     parts = Parts(
         unet=pipeline.unet,
         vae=pipeline.vae,
@@ -122,16 +139,8 @@ def tiny() -> Backbone:
         # Fresh temporal layers end in zeros; without noise in them the frames would not mix.
         for parameter in unet.parameters():
             parameter.data.add_(0.02 * torch.randn_like(parameter))
-    scheduler = {
-        "num_train_timesteps": 1000,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "steps_offset": 1,
-        "set_alpha_to_one": False,
-    }
     parts = Parts(
-        unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
+        unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=_SCHEDULER
     )
     defaults = Defaults(frames=4, height=16, width=16, fps=8.0, steps=2, guidance_scale=3.0)
     settings = Settings(device="cpu", dtype="float32")
@@ -151,8 +160,8 @@ class UNet3D(Backbone):
         device: torch.device,
         words: frozenset[str],
     ) -> None:
-        if settings.offload and device.type == "cpu":
-            raise BadCall("offload needs a cuda or mps device to offload from; this is the CPU")
+        _check_offload(settings, device)
+        _check_vocabulary(parts)
         self.name, self.defaults, self.device = name, defaults, device
         self.network: nn.Module = parts.unet
         self.schedule: Schedule = from_diffusers(parts.scheduler)
@@ -164,6 +173,9 @@ class UNet3D(Backbone):
                 network.to(device)
         if device.type == "cpu":
             _use_plain_temporal_attention(parts.unet)
+        self._longest = min(
+            parts.tokenizer.model_max_length, parts.text_encoder.config.max_position_embeddings
+        )
         self._factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
         self._roles = _roles(parts.unet)
         self._fingerprint = _diffusers.fingerprint(parts.unet)
@@ -178,6 +190,7 @@ class UNet3D(Backbone):
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
+        self.latent_shape(*video.shape[2:])  # the VAE would cut what does not fit, in silence
         vae = self._at_work(self._parts.vae)
         images = rearrange(video, "b c f h w -> (b f) c h w").to(self.device, vae.dtype)
         # The posterior's mean, not a draw: the same clip has the same latents.
@@ -195,8 +208,10 @@ class UNet3D(Backbone):
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
+        for prompt in prompts:
+            self._check_length(prompt)
         tokens = self._parts.tokenizer(
-            prompts, padding="max_length", truncation=True, return_tensors="pt"
+            prompts, padding="max_length", max_length=self._longest, return_tensors="pt"
         )
         encoder = self._at_work(self._parts.text_encoder)
         out = encoder(tokens.input_ids.to(self.device)).last_hidden_state
@@ -224,28 +239,66 @@ class UNet3D(Backbone):
         return (1, channels, frames, height // self._factor, width // self._factor)
 
     def check_prompt(self, prompt: str) -> list[str]:
-        tokenizer = self._parts.tokenizer
-        count, most = len(tokenizer(prompt).input_ids) - 2, tokenizer.model_max_length - 2
-        if count > most:
-            raise BadCall(
-                f"the prompt has {count} tokens, and the text encoder of {self.name} takes {most}; "
-                f"shorten {prompt[:40]!r}…"
-            )
+        self._check_length(prompt)
         strange = [word for word in _words(prompt) if word not in self._words]
         if self._words and strange:
             return [f"the {self.name} model does not know: {', '.join(dict.fromkeys(strange))}"]
         return []
 
+    def _check_length(self, prompt: str) -> None:
+        count, most = len(self._parts.tokenizer.tokenize(prompt)), self._longest - 2
+        if count > most:
+            raise BadCall(
+                f"the prompt has {count} tokens, and the text encoder of {self.name} takes {most}; "
+                f"shorten {prompt[:40]!r}…"
+            )
+
     def _slices(self, images: Tensor) -> tuple[Tensor, ...]:
-        return images.split(1 if self._settings.vae_slicing else len(images))
+        return torch.split(images, 1 if self._settings.vae_slicing else len(images))
 
     def _at_work(self, network: N) -> N:
         """The network on the device; with offloading, the others give way."""
-        if self._settings.offload and next(network.parameters()).device != self.device:
+        # By type: a network moved to "cuda" says that it is on "cuda:0".
+        if self._settings.offload and next(network.parameters()).device.type != self.device.type:
             for other in self._networks:
                 other.to("cpu")
             network.to(self.device)
         return network
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Card:
+    """What a folder says of itself in `recast.json`."""
+
+    defaults: Defaults | None = None
+    words: frozenset[str] = frozenset()
+    """All that the model was trained on; empty where nobody counted them."""
+
+
+def _card(path: Path) -> _Card:
+    if not path.exists():
+        return _Card()
+    content = _diffusers.json_of(path)
+    told = content.get("defaults")
+    try:
+        defaults = None if told is None else Defaults(**told)
+        return _Card(defaults=defaults, words=frozenset(content.get("words", ())))
+    except TypeError as error:
+        raise BadModel(f"{path} does not say defaults and words as it should ({error})") from error
+
+
+def _check_offload(settings: Settings, device: torch.device) -> None:
+    if settings.offload and device.type == "cpu":
+        raise BadCall("offload needs a cuda or mps device to offload from; this is the CPU")
+
+
+def _check_vocabulary(parts: Parts) -> None:
+    known, said = parts.text_encoder.config.vocab_size, len(parts.tokenizer)
+    if said > known:
+        raise BadModel(
+            f"the tokenizer has {said} tokens and the text encoder knows {known}; they are of two "
+            "different models"
+        )
 
 
 def _guessed(unet: UNet3DConditionModel, vae: AutoencoderKL) -> Defaults:
@@ -259,15 +312,16 @@ def _words(prompt: str) -> list[str]:
 
 
 def _use_plain_temporal_attention(unet: UNet3DConditionModel) -> None:
-    """On a CPU the fused kernel is slow for many sequences of a few frames (1.4x, measured)."""
-    unet.set_attn_processor(
-        {
-            name: AttnProcessor()
-            if "temp" in name or "transformer_in" in name
-            else AttnProcessor2_0()
-            for name in unet.attn_processors
-        }
-    )
+    """On a CPU the fused kernel is slow for many sequences of a few frames (1.4x, measured).
+
+    Only where diffusers chose the kernel: what somebody else has put there stays.
+    """
+    processors = dict(unet.attn_processors)
+    for name, processor in processors.items():
+        temporal = "temp" in name or "transformer_in" in name
+        if temporal and type(processor) is AttnProcessor2_0:
+            processors[name] = AttnProcessor()
+    unet.set_attn_processor(processors)
 
 
 def _images(output: Tensor, frames: int) -> Tensor:
@@ -284,7 +338,7 @@ def _roles(unet: UNet3DConditionModel) -> dict[str, tuple[Tap, ...]]:
         "spatial_attention": "attentions.1",
         "temporal_attention": "temp_attentions.1",
     }
-    roles = {}
+    roles: dict[str, tuple[Tap, ...]] = {}
     for index, block in enumerate(unet.up_blocks):
         there = dict(block.named_modules())
         for kind, place in places.items():
@@ -305,10 +359,15 @@ def _checkpointed(unet: UNet3DConditionModel) -> Iterator[None]:
         for kind in ("resnets", "temp_convs", "attentions", "temp_attentions")
         for layer in getattr(block, kind, ())
     ]
+    layers.append(unet.transformer_in)
+    # accelerate's hooks, for one, live in the same place.
+    before = {layer: layer.__dict__.get("forward") for layer in layers}
     try:
         for layer in layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         yield
     finally:
-        for layer in layers:
+        for layer, forward in before.items():
             layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.forward = forward

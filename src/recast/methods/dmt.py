@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recast import losses, noise
 from recast.backbones.base import Backbone
-from recast.errors import BadCall, BadMotion
+from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Done, Event, Preview, Step
 from recast.features import Tap, record
 from recast.inversion import invert
@@ -61,7 +61,7 @@ class Config:
     inversion_steps: int = 1000
     """About how many steps the inversion takes; it stops at every sampling level."""
     prompt_prefix: str = ""
-    """Put before the prompt."""
+    """Put before the prompt, and before the source prompt if there is one."""
     negative_prompt: str = ""
     """Used where the call gives no negative prompt."""
 
@@ -106,7 +106,7 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "absolute": losses.squared_error,
 }
 # The settings that change what is learned.
-_LEARNED = ("taps", "feature", "guided", "inversion_steps")
+_LEARNED = ("taps", "feature", "guided", "inversion_steps", "prompt_prefix")
 
 
 @final
@@ -127,7 +127,8 @@ class Method(base.Method[Config]):
         sampled = backbone.schedule.grid(sampling.steps)
         wanted = {float(t) for t in sampled[: self._guided(sampling)]}
         found: dict[str, list[Tensor]] = {tap.path: [] for tap in taps}
-        plain = backbone.denoiser(backbone.encode_text([prompt]))
+        described = self.config.prompt_prefix + prompt if prompt else ""
+        plain = backbone.denoiser(backbone.encode_text([described]))
 
         def keep(seen: Mapping[str, Tensor]) -> None:
             for path, features in seen.items():
@@ -205,26 +206,29 @@ class Method(base.Method[Config]):
         The features of x_t are taken under the target prompt, without classifier-free guidance.
         """
         taps, guided = self._taps(backbone), self._guided(sampling)
-        targets = {tap.path: motion.tensors[tap.path].to(backbone.device) for tap in taps if guided}
         plain = backbone.denoiser(backbone.encode_text([prompt]))
-        distance = _LOSSES[self.config.loss]
+        distance, inner_steps = _LOSSES[self.config.loss], self.config.inner_steps
 
         def edit(x: Tensor, t: Tensor, index: int) -> Tensor:
             if index >= guided:
                 return x
+            # One level's at a time: those of every position and level would fill the device.
+            target = {tap.path: motion.tensors[tap.path][index].to(x.device) for tap in taps}
 
             def loss(x: Tensor) -> Tensor:
                 with record(backbone.network, taps, x.shape[2], stop=True) as seen:
                     plain(x, t)
                 terms = [
-                    distance(_flat(self._feature(seen[path])), _flat(target[index][None]))
-                    for path, target in targets.items()
+                    distance(_flat(self._feature(seen[path])), _flat(wanted[None]))
+                    for path, wanted in target.items()
                 ]
                 return torch.stack(terms).mean()
 
-            x, history[index] = minimize(
-                loss, x, [self._lr(index, guided)] * self.config.inner_steps
-            )
+            try:
+                x, history[index] = minimize(loss, x, [self._lr(index, guided)] * inner_steps)
+            except NotFinite as error:
+                where = f"level {index + 1} of {sampling.steps} (t = {float(t):g})"
+                raise NotFinite(f"{error} at {where}; try dtype float32 or a lower lr") from error
             return x
 
         return edit
@@ -237,7 +241,8 @@ class Method(base.Method[Config]):
         return round(self.config.guided * sampling.steps)
 
     def _taps(self, backbone: Backbone) -> tuple[Tap, ...]:
-        return tuple(tap for role in self.config.taps for tap in backbone.taps(role))
+        # Two roles may be one place, which counts once.
+        return tuple(dict.fromkeys(tap for role in self.config.taps for tap in backbone.taps(role)))
 
     def _feature(self, features: Tensor) -> Tensor:
         features = features.float()
@@ -258,21 +263,42 @@ class Method(base.Method[Config]):
                 "backbone_name": backbone.name,
                 "source_prompt": prompt,
                 "steps": sampling.steps,
+                "times": self._times(backbone, sampling),
                 "settings": dict(self.learned_settings()),
             },
         )
 
+    def _times(self, backbone: Backbone, sampling: base.Sampling) -> list[float]:
+        """The noisiest level and the guided ones: those at which a motion was taken."""
+        count = max(1, self._guided(sampling))
+        return backbone.schedule.grid(sampling.steps)[:count].tolist()
+
     def _check(self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling) -> None:
-        """Raise `BadMotion` for a motion of other weights, levels or features."""
+        """Raise `BadMotion` for a motion of other weights, levels or features.
+
+        One with more taps than are asked for will do, and so will any prefix of its own prompt.
+        """
         motion.check_made_for(backbone, self.name)
-        learned = {"steps": motion.metadata["steps"], **motion.metadata["settings"]}
+        learned = {"steps": motion.metadata.get("steps"), **motion.metadata.get("settings", {})}
         asked = {"steps": sampling.steps, **self.learned_settings()}
+        del asked["prompt_prefix"]
         for name, value in asked.items():
-            if learned[name] != value:
+            had = learned.get(name)
+            enough = name == "taps" and set(value) <= set(had or ())
+            if had != value and not enough:
                 raise BadMotion(
-                    f"this motion was learned with {name} {learned[name]}, and {value} is asked "
-                    f"for; use {learned[name]}, or learn it again"
+                    f"this motion was learned with {name} {had}, and {value} is asked for; use "
+                    f"{had}, or learn it again"
                 )
+        if motion.metadata.get("times") != self._times(backbone, sampling):
+            raise BadMotion(
+                f"this motion was learned at other noise levels than {backbone.name} now samples "
+                "at; its scheduler has changed, so learn it again"
+            )
+        paths = [tap.path for tap in self._taps(backbone) if self._guided(sampling)]
+        for name in ("noise", *paths):
+            if name not in motion.tensors:
+                raise BadMotion(f"this motion has no {name}, which dmt keeps; learn it again")
 
 
 def _flat(features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""No motion at all: text to video from random noise, the floor that every method is held against."""
+"""No motion at all: text to video from random noise, the floor below every method."""
 
 from __future__ import annotations
 
