@@ -76,28 +76,29 @@ class Store:
         An entry that is damaged is removed; if no sound one is left, `BadMotion` is raised, once:
         the next call returns None.
         """
-        damage: BadMotion | None = None
+        damage: Exception | None = None
         for entry in reversed(self._entries(key)):
             try:
                 _check_whole(entry.path)
                 motion = Motion.load(entry.path)
+            except FileNotFoundError:
+                continue
+            except (BadMotion, RuntimeError) as error:
+                if entry.path.exists():  # else another process has just removed it
+                    entry.path.unlink(missing_ok=True)
+                    damage = error
+                continue
+            with contextlib.suppress(OSError):  # a store that may only be read
                 os.utime(entry.path)
-            except (BadMotion, OSError, RuntimeError) as error:
-                if not entry.path.exists():  # another process has just replaced or removed it
-                    continue
-                if not isinstance(error, BadMotion):
-                    raise
-                damage = error
-                entry.path.unlink(missing_ok=True)
-            else:
-                return motion
+            return motion
         if damage is not None:
-            raise damage
+            raise BadMotion(f"the stored motion {key} was damaged") from damage
         return None
 
     def put(self, key: str, motion: Motion) -> bool:
-        """Keep a motion in place of any other of that key; False if it alone exceeds the cap.
+        """Keep a motion, which is then the one of that key; False if it alone exceeds the cap.
 
+        An older one of the key is left to age: removing it, two writers could remove both.
         Raises `NoSpace`, `BadCall` or `OSError` if it cannot be written; nothing is left behind.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -105,11 +106,7 @@ class Store:
             written = motion.save(Path(work) / f"motion{_SUFFIX}")
             if written.stat().st_size > self.cap:
                 return False
-            final = self.folder / f"{key}.{_checksum(written)}{_SUFFIX}"
-            written.replace(final)
-        for entry in self._entries(key):
-            if entry.path != final:
-                entry.path.unlink(missing_ok=True)
+            written.replace(self.folder / f"{key}.{_checksum(written)}{_SUFFIX}")
         self.prune()
         return True
 
@@ -124,7 +121,7 @@ class Store:
         entries = self.entries()
         taken, removed = sum(entry.size for entry in entries), []
         for entry in entries:
-            if taken <= limit:
+            if limit and taken <= limit:  # a limit of 0 means all, be they damaged to 0 bytes
                 break
             entry.path.unlink(missing_ok=True)
             taken -= entry.size

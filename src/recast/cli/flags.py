@@ -18,7 +18,6 @@ from recast.errors import BadCall, UnknownName
 
 T = TypeVar("T")
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
-_FRAME = "│╭╮╰╯─|+ "
 
 
 def parse(kind: Any, default: Any, argv: Sequence[str], command: str, description: str = "") -> Any:
@@ -119,19 +118,21 @@ def _check_known(argv: Sequence[str], default: Any) -> None:
 
 def _one_line(box: str, command: str) -> str:
     """tyro's message without its frame, its title, and the repetition of the help."""
-    body = []
-    for line in box.splitlines()[1:]:
-        if re.fullmatch(r"[│|] ?[─-]+ ?[│|]", line.strip()):
-            break
-        body.append(line.strip().strip("│|").rstrip())
-    text = " ".join(" ".join(body).split()).strip(_FRAME).rstrip(".")
+    lines = [re.sub(r"^[│ ] |│$", "", line).rstrip() for line in box.splitlines()[1:]]
+    # Rules part the title (where letters must be ASCII), the message and the help.
+    rules = [index for index, line in enumerate(lines) if re.fullmatch(r" ?[─-]{4,}", line)]
+    first = 1 if rules[:1] == [0] else 0
+    body = lines[first : next((rule for rule in rules if rule >= first), len(lines))]
+    text = " ".join(" ".join(body).split()).rstrip(".")
     wrong = re.match(
         r"Error parsing (\S+): no type matching \{None\}\|(\S+) .* from \[(.+?)\]", text
     )
     if text.startswith("Missing from"):
         # What is missing stands indented below that line, and its help still deeper.
-        names = [line.strip() for line in body if re.match(r" {5}\S", line)]
-        text = f"{', '.join(names)} is missing"
+        names = [line.strip() for line in body if re.match(r" {4}\S", line)]
+        text = f"{', '.join(names)} missing"
     elif wrong:
         text = f"{wrong[1]} takes {wrong[2]}, got {wrong[3]}"
-    return f"{text[0].lower() if text[1:2].islower() else text[:1]}{text[1:]}; see {command} --help"
+    elif text[1:2].islower():
+        text = text[0].lower() + text[1:]
+    return f"{text}; see {command} --help"

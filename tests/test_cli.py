@@ -1,0 +1,401 @@
+"""What a user of the command line sees: results, one clear line for each mistake, exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recast import cli, recipes, registry, video
+from recast.backbones import gaussian
+from recast.cli import console, flags
+from recast.events import Done, Note, Step
+from recast.methods import dmt
+from recast.methods.base import Motion
+from recast.run import RunConfig
+from recast.shapes import world
+from recast.store import Store
+from recast.video import Video
+
+Call = Callable[..., tuple[int, str, str]]
+QUICK = ("--backbone", "gaussian", "--steps", "3", "--inner-steps", "1", "--inversion-steps", "3")
+
+
+@pytest.fixture(scope="module")
+def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "ball.mp4"
+    return Video(world.render(world.sample(3)), world.FPS).save(path)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command line; returns exit code, stdout and stderr."""
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in argv])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+# --- what works -----------------------------------------------------------------------------------
+
+
+def test_transfer_says_where_the_video_is(call: Call, ball: Path) -> None:
+    code, out, err = call("transfer", ball, "a blue star", *QUICK)
+    assert code == 0
+    assert out == "out/ball-a-blue-star/video.mp4\n"
+    assert len(video.read(out.strip())) == gaussian.tiny().defaults.frames
+    assert "sample 3/3" in err
+    assert "note: resized 64x64 to 16x16" in err
+
+
+def test_json_is_the_manifest_and_nothing_else(call: Call, ball: Path) -> None:
+    code, out, _ = call("transfer", ball, "a star", *QUICK, "--out", "r", "--json", "--lr", "0.5")
+    assert code == 0
+    assert json.loads(out) == json.loads(Path("r/manifest.json").read_text())
+    assert json.loads(out)["config"]["config"]["lr"] == 0.5
+
+
+def test_learn_once_transfer_often(call: Call, ball: Path) -> None:
+    code, out, _ = call("learn", ball, *QUICK, "--out", "m/ball.safetensors", "--taps", "motion")
+    assert (code, out) == (0, "m/ball.safetensors\n")
+    assert Motion.load("m/ball.safetensors").metadata["config"]["inner_steps"] == 1
+    # Method, settings and steps come from the file.
+    call_it = ("transfer", "m/ball.safetensors", "a star", "--backbone", "gaussian", "--json")
+    code, out, _ = call(*call_it)
+    assert code == 0
+    told = json.loads(out)
+    assert told["sampling"]["steps"] == 3
+    assert told["config"]["config"]["inversion_steps"] == 3
+    assert told["motion"] == {"method": "dmt", "from": "file"}
+
+
+def test_the_seed_and_the_number_of_samples(call: Call, ball: Path) -> None:
+    code, out, _ = call(
+        "transfer", ball, "a star", *QUICK, "--seed", 4, "--samples", 2, "--out", "r"
+    )
+    assert code == 0
+    assert out.splitlines() == ["r/seed-4/video.mp4", "r/seed-5/video.mp4"]
+
+
+def test_another_method_brings_its_own_flags(call: Call, ball: Path) -> None:
+    line = ("transfer", ball, "a star", "--backbone", "gaussian", "--out", "r", "--steps", 2)
+    code, out, _ = call(*line, "--method=unguided", "--preset", "restart", "--json")
+    assert code == 0
+    assert json.loads(out)["config"]["config"] == {"restart": True}
+    code, _, err = call(*line, "--method", "unguided", "--inner-steps", 3)
+    assert code == 2
+    assert "unknown flag '--inner-steps'" in err
+
+
+def test_a_flag_that_run_and_method_share_is_the_runs(call: Call, ball: Path) -> None:
+    line = ("transfer", ball, "a star", *QUICK, "--preset", "reference", "--taps", "motion")
+    code, out, _ = call(*line, "--negative-prompt", "blurry", "--out", "r", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["sampling"]["negative_prompt"] == "blurry"
+    assert told["config"]["config"]["negative_prompt"].startswith("bad quality")
+
+
+def test_demo_renders_its_clip_and_shows_the_pair(call: Call) -> None:
+    for _ in range(2):  # the second replaces the first
+        code, out, err = call("demo", *QUICK)
+        assert code == 0
+        assert out == "out/demo/video.mp4\n"
+        assert "look at out/demo/side_by_side.mp4 and out/demo/sheet.png" in err
+        names = {path.name for path in Path("out/demo").iterdir()}
+        assert names == {
+            "source.mp4",
+            "video.mp4",
+            "side_by_side.mp4",
+            "sheet.png",
+            "manifest.json",
+        }
+    told = json.loads(Path("out/demo/manifest.json").read_text())
+    assert told["prompt"] == recipes.PROMPT
+    assert recipes.SEED in world.HELD_OUT
+    assert len(video.read("out/demo/source.mp4")) == world.FRAMES
+    code, out, _ = call("demo", *QUICK, "--out", "mine")
+    assert (code, out) == (0, "mine/video.mp4\n")
+
+
+def test_shapes_render_writes_clip_and_truth(call: Call) -> None:
+    code, out, _ = call(
+        "shapes", "render", "--seed", 5, "--caption", "a red circle on navy", "--out", "c.mp4"
+    )
+    assert (code, out) == (0, "c.mp4\nc.json\n")
+    told = json.loads(Path("c.json").read_text())
+    assert told["caption"] == "a red circle on a navy background"
+    assert told["path"] == world.sample(5).path
+    assert told["centre"] == pytest.approx(world.sample(5).centre * world.SIZE, abs=1e-3)
+    clip = video.read("c.mp4")
+    assert (clip.frames.shape, clip.fps) == ((16, 64, 64, 3), 8)
+    for frame, (x, y) in zip(clip.frames, told["centre"], strict=True):
+        red, green, _ = frame[int(y), int(x)].astype(int)
+        assert red > green + 100
+
+
+def test_listings_name_what_there_is(call: Call) -> None:
+    code, out, _ = call("methods")
+    assert code == 0
+    assert "presets: fast (default), paper, reference" in out
+    assert all(name in out for name in registry.names("methods"))
+    code, out, _ = call("backbones")
+    assert code == 0
+    assert all(name in out for name in ("shapes", "zeroscope", "modelscope", "gaussian"))
+
+
+def test_doctor_tries_things(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = call("doctor")
+    assert code == 0
+    assert f"torch             {torch.__version__}" in out
+    assert "H.264 in mp4 writes and reads" in out
+    assert re.search(r"model gaussian +needs no weights; fits", out)
+    assert re.search(r"model zeroscope +cerspense/zeroscope_v2_576w", out)
+
+    def broken(self: Video, path: Path) -> Path:
+        raise OSError("no encoder")
+
+    monkeypatch.setattr(Video, "save", broken)
+    assert "H.264 does not work: no encoder" in call("doctor")[1]
+
+
+def test_the_store_is_listed_and_pruned(
+    call: Call, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
+    call("transfer", ball, "a star", *QUICK)
+    _, out, _ = call("store", "ls")
+    assert "dmt on gaussian, last used 20" in out
+    assert "1 motions" in out
+    (entry,) = Store.default().entries()
+    entry.path.write_bytes(b"")
+    assert "damaged" in call("store", "ls")[1]
+    code, out, _ = call("store", "prune", "--keep", "0")
+    assert code == 0
+    assert Store.default().entries() == []
+    assert call("store", "prune", "--keep", "lots")[0] == 2
+
+
+def test_every_command_explains_itself(call: Call) -> None:
+    overview = call("--help")[1]
+    for name in cli._COMMANDS:
+        assert f"recast {name}" in overview
+        code, out, err = call(*name.split(), "--help")
+        assert (code, err) == (0, "")
+        assert out.startswith(f"usage: recast {name}")
+    assert call("--version")[1].startswith("recast ")
+    assert "recast store prune" in call("store", "--help")[1]
+
+
+@pytest.mark.parametrize("method", registry.names("methods"))
+def test_every_setting_of_a_method_is_a_flag_with_help(call: Call, method: str) -> None:
+    _, out, _ = call("transfer", "--method", method, "--help")
+    module = registry.load("methods", method)
+    words = " ".join(out.replace("│", " ").split())
+    for name in flags.own_names(module.Config()):
+        assert re.search(rf"--{name.replace('_', '-')}\b", out)
+    assert all(preset in words for preset in module.PRESETS)
+    assert "Adam's learning rate at the first guided level." in words or method != "dmt"
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ([], "no command given; recast --help lists them"),
+        (["transfr"], "unknown command 'transfr'; did you mean transfer"),
+        (["store", "lss"], "unknown command 'store lss'; did you mean store ls"),
+        (["transfer"], "CLIP, PROMPT missing; see recast transfer --help"),
+        (["transfer", "CLIP"], "recast: PROMPT missing; see recast transfer --help"),
+        (["transfer", "CLIP", "x", "y"], "unrecognized options: y; see recast transfer --help"),
+        (["transfer", "CLIP", "x", "--bakbone", "y"], "did you mean --backbone"),
+        (["transfer", "CLIP", "x", "--steps", "few"], "--steps takes INT, got 'few'; see"),
+        (["transfer", "CLIP", "x", "--lr", "low"], "parsing --lr: could not convert string"),
+        (["transfer", "CLIP", "x", "--fit", "cut"], "Expected one of ('crop', 'pad', 'stretch')"),
+        (["transfer", "CLIP", "x", "--steps"], "missing value for argument '--steps'"),
+        (["transfer", "CLIP", "x", "--method", "dtm"], "unknown method 'dtm'; did you mean dmt?"),
+        (["transfer", "CLIP", "x", "--preset", "fats"], "'fats'; did you mean fast?"),
+        (["transfer", "CLIP", "x", "--backbone", "gausian"], "did you mean gaussian?"),
+        (["transfer", "CLIP", "x", "--backbone", "none/such"], "copy the model here and pass its"),
+        (["transfer", "CLIP", "x", "--backbone", "."], "is not a diffusers model folder"),
+        (["transfer", "CLIP", "  "], "the prompt is empty"),
+        (["transfer", "none.mp4", "x"], "none.mp4 does not exist; check the name"),
+        (["transfer", "TEXT", "x"], "notes.mp4"),
+        (["transfer", "HALF", "x"], "half.mp4"),
+        (["transfer", "CLIP", "x", "--frames", "90", *QUICK], "has 16 frames at 8 fps, 90 are"),
+        (["transfer", "CLIP", "x", "--frames", "0"], "--frames is at least 1, got 0"),
+        (["transfer", "CLIP", "x", "--samples", "0"], "--samples is at least 1, got 0"),
+        (["transfer", "CLIP", "x", "--lr", "-1"], "lr is -1.0; it must be above 0"),
+        (["transfer", "CLIP", "x", "--taps", "nose", *QUICK], "unknown role for gaussian 'nose'"),
+        (["transfer", "none.safetensors", "x"], "there is no motion file none.safetensors"),
+        (["learn", "CLIP", "--out", "m.mp4"], "a motion file ends in .safetensors"),
+        (["shapes", "render", "--caption", "a pink cow"], "cannot draw 'pink'; it knows circle"),
+        (["shapes", "render", "--seed", "-3"], "--seed is a whole number from 0 on, got -3"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_code_2(
+    call: Call, ball: Path, tmp_path: Path, line: list[str], words: str
+) -> None:
+    (tmp_path / "notes.mp4").write_text("no video at all")
+    (tmp_path / "half.mp4").write_bytes(ball.read_bytes()[: ball.stat().st_size // 2])
+    stands = {"CLIP": str(ball), "TEXT": "notes.mp4", "HALF": "half.mp4"}
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = call(*(stands.get(word, word) for word in line))
+    (last,) = [row for row in err.splitlines() if row.startswith("recast: ")]
+    assert err.endswith(f"{last}\n")
+    assert words in last
+    assert (code, out) == (2, "")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_mistakes_read_the_same_in_a_terminal() -> None:
+    """tyro draws a frame where it may: in a subprocess that writes UTF-8."""
+    done = subprocess.run(
+        [sys.executable, "-m", "recast", "transfer", "a.mp4", "x", "--steps", "few"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.stderr == "recast: --steps takes INT, got 'few'; see recast transfer --help\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "what helps: fewer than 8 --frames"),
+        (OSError(28, "No space left on device"), 1, "no space left on the disk"),
+        (KeyboardInterrupt(), 130, "stopped; nothing half-written was left behind"),
+    ],
+)
+def test_a_run_that_breaks_off_leaves_nothing(
+    call: Call,
+    ball: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    words: str,
+) -> None:
+    def breaks(*args: Any) -> Any:
+        yield Step(stage="sample", index=1, total=3)
+        raise error
+
+    monkeypatch.setattr(dmt.Method, "transfer", breaks)
+    done, out, err = call("transfer", ball, "a star", *QUICK)
+    assert (done, out) == (code, "")
+    assert words in err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latents_that_are_not_finite_end_a_run(
+    call: Call, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nan(self: gaussian.Gaussian, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return torch.full_like(x, float("nan"))
+
+    monkeypatch.setattr(gaussian.Gaussian, "predict", nan)
+    line = ("transfer", ball, "a star", "--backbone", "gaussian", "--method", "unguided")
+    code, out, err = call(*line, "--steps", 3)
+    assert (code, out) == (1, "")
+    assert "the latents are not finite at level 1 of 3" in err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_with_130_and_without_partial_files(ball: Path, tmp_path: Path) -> None:
+    line = ["transfer", ball, "a star", "--backbone", "gaussian", "--steps", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recast", *map(str, line)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background has them ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("out/.recast-*")) and time.monotonic() < end:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.endswith("recast: stopped; nothing half-written was left behind\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_come_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = "import sys; from recast import cli; r = cli.main(['--help']), cli.main(['strore']); "
+    code += "print(r, sorted({'torch', 'diffusers', 'tyro', 'numpy'} & set(sys.modules)))"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "(0, 2) []"
+
+
+# --- what is drawn --------------------------------------------------------------------------------
+
+
+def test_bars_show_stages_and_losses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    events = [
+        Step(stage="invert", index=1, total=1),
+        Step(stage="sample", index=1, total=2, metrics={"loss": 0.125}),
+        Note(text="[a] note"),
+        Step(stage="sample", index=2, total=2),
+        Done(result=42),
+    ]
+    assert console.watch(iter(events)) == 42
+    out, err = capsys.readouterr()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", err)
+    assert out == ""
+    assert "note: [a] note" in plain
+    last = {line.split()[0]: line for line in plain.splitlines() if line.split()[1:]}
+    assert "2/2" in last["sample"]
+    assert "loss 0.125" in last["sample"]
+    assert "1/1" in last["invert"]
+
+
+def test_a_watched_job_is_closed_when_drawing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+
+    def job() -> Any:
+        try:
+            yield Step(stage="sample", index=1, total=2)
+        finally:
+            closed.append(True)
+
+    def interrupted(self: Any, event: Step) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console._Bars, "step", interrupted)
+    events = job()
+    with pytest.raises(KeyboardInterrupt):
+        console.watch(events)
+    assert closed == [True]
+
+
+def test_the_recipe_is_a_complete_config() -> None:
+    recipe = recipes.demo()
+    assert isinstance(recipe, RunConfig)
+    assert recipe.config == dmt.PRESETS["fast"]
+    assert recipe.backbone == "shapes"

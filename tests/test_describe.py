@@ -1,0 +1,57 @@
+"""Scenes from sentences: what is named is there, the rest is the seed's, the unknown is refused."""
+
+import numpy as np
+import pytest
+
+from recast.errors import BadCall
+from recast.shapes import captions, world
+from recast.shapes.describe import described
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_it_reads_back_every_caption(seed: int) -> None:
+    """The other way round from `captions.caption`, whatever words it chose."""
+    scene = world.sample(seed)
+    text = captions.caption(scene, np.random.default_rng(seed))
+    text = text.removeprefix("amazing quality, masterpiece, ")
+    back = described(text, seed)
+    for name in ("shape", "colour", "ground", "pattern", "path"):
+        assert getattr(back, name) == getattr(scene, name)
+    assert np.array_equal(world.render(back), world.render(scene))
+
+
+@pytest.mark.parametrize("path", world.PATHS)
+def test_a_named_motion_is_drawn_and_stays_in_the_frame(path: str) -> None:
+    phrase = captions._MOTION[path][0]
+    scene = described(f"a star {phrase}", 11)
+    assert (scene.path, scene.shape) == (path, "star")
+    radius = 1.4 * scene.radius[:, None]
+    assert (scene.centre - radius >= -0.03).all()
+    assert (scene.centre + radius <= 1.03).all()
+    moved = np.abs(np.diff(scene.centre, axis=0)).sum()
+    assert (moved < 1e-9) == (path == "still")
+    again = described(f"a star {phrase}", 11)
+    assert np.array_equal(scene.centre, again.centre)
+
+
+def test_a_circle_that_moves_in_a_circle() -> None:
+    scene = described("a circle moving in a circle", 4)
+    assert (scene.shape, scene.path) == ("circle", "circle")
+
+
+def test_nothing_named_changes_nothing() -> None:
+    assert np.array_equal(world.render(described("", 8)), world.render(world.sample(8)))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a pink circle", "cannot draw 'pink'; it knows circle, square"),
+        ("a red or blue circle", "cannot draw 'or'"),
+        ("a red blue circle", "names blue and red; a scene has one colour"),
+        ("a star bouncing in a spiral", "a scene has one path"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(text: str, words: str) -> None:
+    with pytest.raises(BadCall, match=words):
+        described(text, 0)

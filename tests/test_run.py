@@ -1,0 +1,434 @@
+"""A run from clip to folder: what it writes, what it refuses, what a failed one leaves behind."""
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recast import results, run, video
+from recast.backbones import gaussian, unet3d
+from recast.backbones.base import Backbone, Settings
+from recast.clips import Source, to_tensor, to_video
+from recast.errors import BadCall, BadClip, BadMotion, NoSpace, NotFinite, OutOfMemory, RunFailed
+from recast.events import Done, Event, Note, Step
+from recast.methods import dmt, unguided
+from recast.methods.base import Motion
+from recast.run import Draw, LearnConfig, Result, RunConfig
+from recast.shapes import world
+from recast.store import Store
+from recast.video import Video
+
+FAST = dmt.Config(inner_steps=2, inversion_steps=4, restart=False)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "ball.mp4"
+    return Video(world.render(world.sample(3)), world.FPS).save(path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", 10**9)
+
+
+@pytest.fixture
+def job(clip: Path, tmp_path: Path) -> Callable[..., RunConfig[Any]]:
+    def make(**changes: Any) -> RunConfig[Any]:
+        plain: dict[str, Any] = {
+            "clip": clip,
+            "prompt": "a blue star",
+            "out": tmp_path / "out",
+            "config": FAST,
+            "draw": Draw(steps=4),
+        }
+        return RunConfig(**plain | changes)
+
+    return make
+
+
+def finished(events: Iterator[Event]) -> tuple[list[Event], Any]:
+    """All events, and what the last one brings."""
+    seen = list(events)
+    assert isinstance(seen[-1], Done)
+    return seen, seen[-1].result
+
+
+def untouched(folder: Path) -> bool:
+    """Neither the folder nor a temporary beside it is there."""
+    return not folder.exists() and not list(folder.parent.glob(".recast-*"))
+
+
+def raiser(error: BaseException) -> Callable[..., Any]:
+    def work(*args: Any, **named: Any) -> Any:
+        raise error
+        yield
+
+    return work
+
+
+@pytest.mark.parametrize("backbone", [gaussian.tiny(), unet3d.tiny()], ids=lambda b: b.name)
+def test_a_run_writes_all_it_promises(
+    job: Callable[..., RunConfig[Any]], store: Store, backbone: Backbone
+) -> None:
+    events, result = finished(run.run(job(), backbone, store))
+    folder, own = result.folder, backbone.defaults
+    assert {path.name for path in folder.iterdir()} == {
+        "video.mp4",
+        "side_by_side.mp4",
+        "sheet.png",
+        "manifest.json",
+    }
+    made, pair = video.read(folder / "video.mp4"), video.read(folder / "side_by_side.mp4")
+    assert made.frames.shape == (own.frames, own.height, own.width, 3)
+    assert (made.fps, pair.fps) == (own.fps, own.fps)
+    assert len(pair) == own.frames
+    assert pair.width >= 2 * own.width
+    with Image.open(folder / "sheet.png") as sheet:
+        sheet.verify()
+    stages = list(dict.fromkeys(event.stage for event in events if isinstance(event, Step)))
+    assert stages == ["invert", "sample", "decode"]
+    assert result.videos == (folder / "video.mp4",)
+
+
+def test_the_manifest_tells_what_was_done(
+    job: Callable[..., RunConfig[Any]], store: Store, clip: Path
+) -> None:
+    backbone = gaussian.tiny()
+    config = job(source=Source(frames=6, height=20, width=24), draw=Draw(steps=5, seed=7))
+    _, result = finished(run.run(config, backbone, store))
+    told = json.loads((result.folder / "manifest.json").read_text())
+    assert told == json.loads(json.dumps(result.manifest))
+    assert (told["prompt"], told["seed"]) == ("a blue star", 7)
+    assert told["sampling"] == {
+        "steps": 5,
+        "guidance_scale": 3.0,
+        "negative_prompt": "",
+        "seed": 7,
+    }
+    assert told["config"]["config"]["inner_steps"] == 2
+    assert told["clip"]["frames"] == 6
+    assert (told["clip"]["height"], told["clip"]["width"]) == (20, 24)
+    for name, path in (("source", clip), ("video.mp4", result.folder / "video.mp4")):
+        assert told["hashes"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told["backbone"]["fingerprint"] == backbone.fingerprint
+    assert sum(told["network_calls"].values()) == backbone.calls
+    assert told["network_calls"]["learn"] > 0
+    assert [row["level"] for row in told["loss_per_level"]] == [1, 2]
+    assert all(row["loss"] <= row["loss_before"] for row in told["loss_per_level"])
+    assert {"read", "learn", "sample", "decode", "write"} <= set(told["timings"])
+    assert told["versions"]["torch"] == torch.__version__
+    assert any("cropped" in note or "resized" in note for note in told["notes"])
+
+
+def test_the_same_seed_makes_the_same_bytes(
+    job: Callable[..., RunConfig[Any]], store: Store, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    contents = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config = job(out=tmp_path / name, draw=Draw(steps=4, seed=seed))
+        _, result = finished(run.run(config, backbone, store))
+        contents.append((result.folder / "video.mp4").read_bytes())
+    assert contents[0] == contents[1]
+    assert contents[0] != contents[2]
+
+
+def test_samples_share_one_motion_and_are_the_single_runs(
+    job: Callable[..., RunConfig[Any]], store: Store, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    config = job(draw=Draw(steps=4, seed=5, samples=2))
+    events, result = finished(run.run(config, backbone, store))
+    stages = [event.stage for event in events if isinstance(event, Step) and event.index == 1]
+    assert stages.count("invert") == 1
+    assert stages.count("sample") == 2
+    assert {path.name for path in result.folder.iterdir()} == {
+        "seed-5",
+        "seed-6",
+        "sheet.png",
+        "manifest.json",
+    }
+    alone = job(out=tmp_path / "alone", draw=Draw(steps=4, seed=6))
+    _, single = finished(run.run(alone, backbone, store))
+    for name in ("video.mp4", "side_by_side.mp4", "sheet.png"):
+        pair = (single.folder / name, result.folder / "seed-6" / name)
+        assert pair[0].read_bytes() == pair[1].read_bytes()
+    assert [one["seed"] for one in result.manifest["samples"]] == [5, 6]
+    assert len(result.manifest["samples"][0]["loss_per_level"]) == 2
+    assert result.videos[1] == result.folder / "seed-6" / "video.mp4"
+
+
+def test_the_second_run_samples_at_once(
+    job: Callable[..., RunConfig[Any]], store: Store, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    finished(run.run(job(), backbone, store))
+    config = job(out=tmp_path / "two", prompt="a red ring", draw=Draw(steps=4, seed=3))
+    events, result = finished(run.run(config, backbone, store))
+    assert not any(isinstance(event, Step) and event.stage == "invert" for event in events)
+    assert result.manifest["motion"]["from"] == "store"
+    assert result.manifest["network_calls"]["learn"] == 0
+
+
+def test_a_damaged_entry_is_told_and_made_again(
+    job: Callable[..., RunConfig[Any]], store: Store, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    _, first = finished(run.run(job(), backbone, store))
+    (entry,) = store.entries()
+    entry.path.write_bytes(entry.path.read_bytes()[:-3])
+    events, second = finished(run.run(job(out=tmp_path / "two"), backbone, store))
+    assert any(isinstance(event, Note) and "damaged" in event.text for event in events)
+    assert any("damaged" in note for note in second.manifest["notes"])
+    assert second.manifest["hashes"]["video.mp4"] == first.manifest["hashes"]["video.mp4"]
+    (entry,) = store.entries()
+    assert store.get(entry.key) is not None
+
+
+def test_a_store_that_cannot_be_written_does_not_stop_a_run(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    events, result = finished(
+        run.run(job(), gaussian.tiny(), Store(tmp_path / "file" / "store", 10**9))
+    )
+    assert (result.folder / "video.mp4").exists()
+    assert any(isinstance(event, Note) and "could not be kept" in event.text for event in events)
+    _, result = finished(run.run(job(), gaussian.tiny(), Store(tmp_path / "store", 100)))
+    assert any("RECAST_STORE_CAP" in note for note in result.manifest["notes"])
+
+
+def test_a_motion_file_does_for_many_prompts(
+    job: Callable[..., RunConfig[Any]], store: Store, clip: Path, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    file = tmp_path / "ball.safetensors"
+    source = Source(fps=4, frames=6)
+    config = LearnConfig(clip=clip, out=file, config=FAST, steps=4, source=source)
+    _, path = finished(run.learn(config, backbone, store))
+    assert path == file
+    assert Motion.load(file).metadata["clip"]["name"] == "ball.mp4"
+    from_file = job(clip=file, draw=Draw())
+    _, result = finished(run.run(from_file, backbone, store))
+    assert {path.name for path in result.folder.iterdir()} == {
+        "video.mp4",
+        "sheet.png",
+        "manifest.json",
+    }
+    assert video.read(result.folder / "video.mp4").fps == 4
+    assert result.manifest["motion"]["from"] == "file"
+    _, direct = finished(run.run(job(out=tmp_path / "direct", source=source), backbone, store))
+    assert direct.manifest["hashes"]["video.mp4"] == result.manifest["hashes"]["video.mp4"]
+
+
+def test_a_motion_file_is_refused_where_it_does_not_fit(
+    job: Callable[..., RunConfig[Any]], store: Store, clip: Path, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "ball.safetensors", tmp_path / "out"
+    config = LearnConfig(clip=clip, out=file, config=FAST, steps=4)
+    finished(run.learn(config, gaussian.tiny(), store))
+    wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"source": Source(frames=4)}, BadCall, "--frames: a motion file has its frames"),
+        ({"method": "unguided", "config": unguided.Config()}, BadCall, "was learned by dmt"),
+        ({"draw": Draw(steps=9)}, BadMotion, "steps 4, and 9 is asked"),
+        ({"clip": clip.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
+    ]
+    for changes, kind, words in wrong:
+        with pytest.raises(kind, match=words):
+            finished(run.run(job(**{"clip": file} | changes), gaussian.tiny(), store))
+        assert untouched(out)
+    with pytest.raises(BadMotion, match="learn it again"):
+        finished(run.run(job(clip=file), unet3d.tiny(), store))
+    damaged = file.read_bytes()
+    file.write_bytes(damaged[: len(damaged) // 2])
+    with pytest.raises(BadMotion, match="damaged"):
+        finished(run.run(job(clip=file), gaussian.tiny(), store))
+    assert untouched(out)
+
+
+def test_a_motion_file_ends_in_safetensors(clip: Path, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(BadCall, match=r"ends in \.safetensors"):
+        finished(run.learn(LearnConfig(clip=clip, out=tmp_path / "m.mp4", config=FAST)))
+
+
+def test_previews_show_every_so_many_levels(
+    job: Callable[..., RunConfig[Any]], store: Store
+) -> None:
+    _, result = finished(run.run(job(preview_every=2), gaussian.tiny(), store))
+    names = sorted(path.name for path in (result.folder / "previews").iterdir())
+    assert names == ["sample-0002.png", "sample-0004.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"prompt": " \t"}, BadCall, "the prompt is empty"),
+        ({"clip": Path("none.mp4")}, BadClip, "does not exist"),
+        ({"source": Source(frames=400)}, BadClip, "400 are needed"),
+        ({"source": Source(height=15)}, BadCall, "multiple of 2"),
+        ({"source": Source(start=90)}, BadClip, "ends before --start"),
+    ],
+)
+def test_a_wrong_call_leaves_nothing(
+    job: Callable[..., RunConfig[Any]],
+    store: Store,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    kind: type[Exception],
+    words: str,
+) -> None:
+    with pytest.raises(kind, match=words):
+        finished(run.run(job(**changes), unet3d.tiny(), store))
+    assert untouched(tmp_path / "out")
+
+
+def test_a_prompt_too_long_is_refused(
+    job: Callable[..., RunConfig[Any]], store: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(BadCall, match="the text encoder of tiny-unet3d takes 75"):
+        finished(run.run(job(prompt="word " * 80), unet3d.tiny(), store))
+    assert untouched(tmp_path / "out")
+
+
+def test_what_the_model_does_not_know_is_told(
+    job: Callable[..., RunConfig[Any]], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "the shapes model does not know: dolphin"
+    monkeypatch.setattr(gaussian.Gaussian, "check_prompt", lambda self, prompt: [text])
+    events, result = finished(run.run(job(), gaussian.tiny(), store))
+    assert [e.text for e in events if isinstance(e, Note)].count(text) == 1
+    assert text in result.manifest["notes"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory, "fewer than 8 --frames or"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            OutOfMemory,
+            "--gradient-checkpointing .more than halves",
+        ),
+        (MemoryError(), OutOfMemory, "--dtype float16"),
+        (NotFinite("the latents are not finite at level 3"), RunFailed, "level 3"),
+        (OSError(errno.ENOSPC, "No space left on device"), NoSpace, "no space left"),
+    ],
+)
+def test_a_failed_run_says_why_and_leaves_nothing(
+    job: Callable[..., RunConfig[Any]],
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    monkeypatch.setattr(dmt.Method, "transfer", raiser(error))
+    with pytest.raises(kind, match=words):
+        finished(run.run(job(), gaussian.tiny(), store))
+    assert untouched(tmp_path / "out")
+
+
+def test_advice_names_only_what_is_not_done_yet(
+    job: Callable[..., RunConfig[Any]], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dmt.Method, "transfer", raiser(MemoryError()))
+    lean = Settings(dtype="float16", gradient_checkpointing=True, offload=True)
+    with pytest.raises(OutOfMemory) as caught:
+        finished(run.run(job(settings=lean), gaussian.tiny(), store))
+    assert "stage: sample" in str(caught.value)
+    assert "16x16" in str(caught.value)
+    for word in ("--dtype", "--gradient", "--offload", "--vae"):
+        assert word not in str(caught.value)
+
+
+def test_an_error_of_ours_is_not_dressed_up(
+    job: Callable[..., RunConfig[Any]], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dmt.Method, "transfer", raiser(RuntimeError("a defect")))
+    with pytest.raises(RuntimeError, match="a defect"):
+        finished(run.run(job(), gaussian.tiny(), store))
+
+
+@pytest.mark.parametrize("stage", ["invert", "sample", "decode"])
+def test_closing_a_run_leaves_nothing(
+    job: Callable[..., RunConfig[Any]], store: Store, tmp_path: Path, stage: str
+) -> None:
+    events = run.run(job(preview_every=1), gaussian.tiny(), store)
+    for event in events:
+        if isinstance(event, Step) and event.stage == stage:
+            break
+    assert list(tmp_path.glob(".recast-*"))
+    events.close()
+    assert untouched(tmp_path / "out")
+
+
+def test_results_are_replaced_and_other_files_are_not(
+    job: Callable[..., RunConfig[Any]], store: Store, tmp_path: Path
+) -> None:
+    backbone, out = gaussian.tiny(), tmp_path / "out"
+    finished(run.run(job(draw=Draw(steps=4, samples=2), preview_every=4), backbone, store))
+    finished(run.run(job(), backbone, store))
+    assert not (out / "seed-0").exists()
+    before = (out / "manifest.json").read_bytes()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(BadCall, match=r"holds other files \(notes.txt\)"):
+        finished(run.run(job(prompt="other"), backbone, store))
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "manifest.json").read_bytes() == before
+    (tmp_path / "file").touch()
+    with pytest.raises(BadCall, match="is a file; choose a folder"):
+        finished(run.run(job(out=tmp_path / "file"), backbone, store))
+
+
+def test_a_clip_inside_the_folder_is_safe(
+    job: Callable[..., RunConfig[Any]], store: Store, tmp_path: Path, clip: Path
+) -> None:
+    backbone, out = gaussian.tiny(), tmp_path / "out"
+    out.mkdir()
+    (out / "source.mp4").write_bytes(clip.read_bytes())
+    finished(run.run(job(clip=out / "source.mp4"), backbone, store))
+    assert (out / "source.mp4").read_bytes() == clip.read_bytes()
+    made = (out / "video.mp4").read_bytes()
+    with pytest.raises(BadCall, match="would replace the clip"):
+        finished(run.run(job(clip=out / "video.mp4"), backbone, store))
+    assert (out / "video.mp4").read_bytes() == made
+
+
+def test_the_default_folder_is_named_after_clip_and_prompt() -> None:
+    name = results.default_folder(Path("x/My clip.mp4"), "A red/blue Circle, à la carte!")
+    assert name == Path("out/My clip-a-red-blue-circle-à-la-carte")
+    assert len(results.default_folder(Path("a.mp4"), "long " * 99).name) < 60
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for make in (
+        lambda: Draw(samples=0),
+        lambda: Draw(seed=-1),
+        lambda: Draw(steps=0),
+        lambda: Source(frames=0),
+        lambda: LearnConfig(clip=Path("a"), config=FAST, steps=-1),
+    ):
+        with pytest.raises(BadCall, match="--"):
+            make()
+
+
+def test_pixels_survive_the_way_through_tensors() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
+    signal = to_tensor(Video(levels, 8))
+    assert (signal.min(), signal.max()) == (-1, 1)
+    assert np.array_equal(to_video(signal, 8).frames, levels)
+    assert np.array_equal(to_video(signal * 9, 8).frames[0, 0, 0], [0, 0, 0])
+
+
+def test_a_result_is_what_done_brings(job: Callable[..., RunConfig[Any]], store: Store) -> None:
+    _, result = finished(run.run(job(), gaussian.tiny(), store))
+    assert isinstance(result, Result)
