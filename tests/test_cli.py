@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import torch
 from recast import cli, recipes, registry, video
 from recast.backbones import gaussian
 from recast.cli import console, flags
-from recast.events import Done, Note, Step
+from recast.events import Done, Event, Note, Step
 from recast.methods import dmt
 from recast.methods.base import Motion
 from recast.run import RunConfig
-from recast.shapes import world
+from recast.shapes import training, world
 from recast.store import Store
 from recast.video import Video
 
@@ -149,6 +149,17 @@ def test_shapes_render_writes_clip_and_truth(call: Call) -> None:
         assert red > green + 100
 
 
+def test_shapes_train_takes_its_flags(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(config: training.TrainConfig) -> Iterator[Event]:
+        yield Step(stage="unet", index=config.steps, total=config.steps)
+        yield Done(result=config.out / "model")
+
+    monkeypatch.setattr(training, "train", train)
+    code, out, err = call("shapes", "train", "--steps", 12, "--out", "here")
+    assert (code, out) == (0, "here/model\n")
+    assert "unet 12/12" in err
+
+
 def test_listings_name_what_there_is(call: Call) -> None:
     code, out, _ = call("methods")
     assert code == 0
@@ -265,6 +276,7 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_mistakes_read_the_same_in_a_terminal() -> None:
     """tyro draws a frame where it may: in a subprocess that writes UTF-8."""
     done = subprocess.run(
@@ -318,6 +330,7 @@ def test_latents_that_are_not_finite_end_a_run(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_without_partial_files(ball: Path, tmp_path: Path) -> None:
     line = ["transfer", ball, "a star", "--backbone", "gaussian", "--steps", "100000"]
     process = subprocess.Popen(
@@ -339,6 +352,7 @@ def test_ctrl_c_ends_with_130_and_without_partial_files(ball: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_mistakes_come_before_torch_is_loaded(tmp_path: Path) -> None:
     code = "import sys; from recast import cli; r = cli.main(['--help']), cli.main(['strore']); "
     code += "print(r, sorted({'torch', 'diffusers', 'tyro', 'numpy'} & set(sys.modules)))"
@@ -357,7 +371,7 @@ def test_bars_show_stages_and_losses(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
-    events = [
+    events: list[Event] = [
         Step(stage="invert", index=1, total=1),
         Step(stage="sample", index=1, total=2, metrics={"loss": 0.125}),
         Note(text="[a] note"),

@@ -67,9 +67,9 @@ def untouched(folder: Path) -> bool:
 
 
 def raiser(error: BaseException) -> Callable[..., Any]:
-    def work(*args: Any, **named: Any) -> Any:
+    def work(*args: Any) -> Iterator[Event]:
+        yield Step(stage="sample", index=1, total=2)
         raise error
-        yield
 
     return work
 
@@ -414,6 +414,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         lambda: Draw(samples=0),
         lambda: Draw(seed=-1),
         lambda: Draw(steps=0),
+        lambda: RunConfig(clip=Path("a"), prompt="a", config=FAST, preview_every=-1),
         lambda: Source(frames=0),
         lambda: LearnConfig(clip=Path("a"), config=FAST, steps=-1),
     ):
@@ -424,7 +425,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 def test_pixels_survive_the_way_through_tensors() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
     signal = to_tensor(Video(levels, 8))
-    assert (signal.min(), signal.max()) == (-1, 1)
+    assert (float(signal.min()), float(signal.max())) == (-1, 1)
     assert np.array_equal(to_video(signal, 8).frames, levels)
     assert np.array_equal(to_video(signal * 9, 8).frames[0, 0, 0], [0, 0, 0])
 

@@ -79,6 +79,10 @@ class RunConfig(Generic[C]):
     settings: Settings = field(default_factory=Settings)
     """How the model is loaded and run."""
 
+    def __post_init__(self) -> None:
+        if self.preview_every < 0:
+            raise BadCall(f"--preview-every is 0 or more levels, got {self.preview_every}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnConfig(Generic[C]):
@@ -130,7 +134,7 @@ def check_prompt(prompt: str) -> None:
 
 def run(
     config: RunConfig[Any], backbone: Backbone | None = None, store: Store | None = None
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Do all that `config` asks for; the last event is `Done(Result)`.
 
     A `backbone` that is loaded already is used in place of the named one. Closing the generator
@@ -159,7 +163,7 @@ def run(
 
 def learn(
     config: LearnConfig[Any], backbone: Backbone | None = None, store: Store | None = None
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Learn a motion and save it; the last event is `Done(path)`. Raises `RecastError`."""
     out = config.out or Path(f"motion{clips.MOTION}")
     if out.suffix != clips.MOTION:
