@@ -1,0 +1,97 @@
+"""Every method on every backbone, found and not listed: a new file is held to this with no edit."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recast import registry
+from recast.backbones.base import Backbone
+from recast.events import Done, Event, Preview, Step
+from recast.methods.base import Method, Motion, Sampling
+
+SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=1)
+# Whatever a config calls the lengths of its loops: the contract holds at any.
+SHORT = {"inversion_steps": 2, "inner_steps": 2, "iterations": 2, "training_steps": 2}
+
+
+def configured(name: str) -> Method[Any]:
+    """The method with its first preset, its loops cut short."""
+    module = registry.load("methods", name)
+    config = next(iter(module.PRESETS.values()))
+    fields = {field.name for field in dataclasses.fields(config)}
+    method: Method[Any] = module.Method(
+        dataclasses.replace(config, **{key: n for key, n in SHORT.items() if key in fields})
+    )
+    return method
+
+
+def clip(backbone: Backbone) -> Tensor:
+    """A bright square that walks to the right."""
+    size = backbone.defaults
+    video = torch.full((1, 3, size.frames, size.height, size.width), -0.8)
+    for frame in range(size.frames):
+        video[..., frame, 4:8, frame : frame + 4] = 0.8
+    return video
+
+
+def result(events: Iterator[Event]) -> Any:
+    """What the job made; it says so last, and once."""
+    told = list(events)
+    assert [isinstance(event, Done) for event in told] == [False] * (len(told) - 1) + [True]
+    for event in told:
+        if isinstance(event, Step):
+            assert 1 <= event.index <= event.total
+        if isinstance(event, Preview):
+            assert torch.isfinite(event.latents).all()
+    return told[-1].result  # type: ignore[union-attr]  # the assertion above says Done
+
+
+@pytest.mark.parametrize("backbone_name", registry.names("backbones"))
+@pytest.mark.parametrize("method_name", registry.names("methods"))
+def test_learn_save_load_transfer_decode(
+    method_name: str, backbone_name: str, tmp_path: Path
+) -> None:
+    backbone: Backbone = registry.load("backbones", backbone_name).tiny()
+    method, video = configured(method_name), clip(backbone)
+    assert method.name == method_name
+    before = {name: weight.clone() for name, weight in backbone.network.state_dict().items()}
+
+    learned = result(method.learn(backbone, video, "a square walks", SAMPLING))
+    motion = Motion.load(learned.save(tmp_path / "motion.safetensors"))
+    motion.check_made_for(backbone, method_name)
+    latents = result(method.transfer(backbone, motion, "a cat walks", SAMPLING))
+    again = result(method.transfer(backbone, motion, "a cat walks", SAMPLING))
+    from_memory = result(method.transfer(backbone, learned, "a cat walks", SAMPLING))
+
+    assert latents.shape == backbone.latent_shape(*video.shape[2:])
+    assert latents.dtype == torch.float32
+    assert torch.isfinite(latents).all()
+    assert not latents.requires_grad
+    assert torch.equal(latents, again)
+    assert torch.equal(latents, from_memory)
+    made = backbone.decode(latents)
+    assert made.shape == video.shape
+    assert torch.isfinite(made).all()
+    assert float(made.abs().max()) <= 1
+    # The model is as it was: what a method adds, it takes away.
+    after = backbone.network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert not any(module._forward_hooks for module in backbone.network.modules())
+
+
+@pytest.mark.parametrize("method_name", registry.names("methods"))
+def test_the_settings_that_are_learned_fit_into_a_key(method_name: str) -> None:
+    """The motion store writes them as JSON, and every preset is a whole config."""
+    import json
+
+    module = registry.load("methods", method_name)
+    for config in module.PRESETS.values():
+        assert isinstance(config, module.Config)
+        settings = dict(module.Method(config).learned_settings())
+        assert json.loads(json.dumps(settings)) == settings

@@ -1,0 +1,425 @@
+"""DMT: what is recorded, what is optimised, what its presets say, and what it refuses."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recast import losses
+from recast.backbones import unet3d
+from recast.backbones.base import Backbone
+from recast.errors import BadCall, BadMotion, NotFinite, UnknownName
+from recast.events import Done, Event, Preview, Step
+from recast.features import record
+from recast.inversion import invert
+from recast.methods import dmt, unguided
+from recast.methods.base import Motion, Sampling
+from recast.methods.dmt import PRESETS, Config, Method
+from recast.schedule import from_diffusers
+
+REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
+UPSAMPLER = "up_blocks.1.upsamplers.0"
+SAMPLING = Sampling(steps=4, guidance_scale=3.0, seed=5)
+SHORT = Config(guided=0.5, inner_steps=3, inversion_steps=8)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return unet3d.tiny()
+
+
+@pytest.fixture(scope="module")
+def video() -> Tensor:
+    clip = torch.full((1, 3, 4, 16, 16), -0.8)
+    for frame in range(4):
+        clip[..., frame, 4:10, 2 * frame : 2 * frame + 6] = 0.8
+    return clip
+
+
+@pytest.fixture(scope="module")
+def motion(backbone: Backbone, video: Tensor) -> Motion:
+    return learn(backbone, video, SHORT)
+
+
+def result(events: Iterator[Event]) -> Any:
+    *_, last = events
+    assert isinstance(last, Done)
+    return last.result
+
+
+def learn(
+    backbone: Backbone,
+    video: Tensor,
+    config: Config,
+    prompt: str = "a square",
+    sampling: Sampling = SAMPLING,
+) -> Motion:
+    made: Motion = result(Method(config).learn(backbone, video, prompt, sampling))
+    return made
+
+
+def transfer(
+    backbone: Backbone, motion: Motion, config: Config, sampling: Sampling = SAMPLING
+) -> Tensor:
+    latents: Tensor = result(Method(config).transfer(backbone, motion, "a cat", sampling))
+    return latents
+
+
+def changed(motion: Motion, **metadata: Any) -> Motion:
+    return dataclasses.replace(motion, metadata={**motion.metadata, **metadata})
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+# What is learned
+
+
+@pytest.mark.parametrize("feature", ["smm", "full"])
+def test_learn_records_what_one_finds_by_hand(
+    backbone: Backbone, video: Tensor, feature: str
+) -> None:
+    config = dataclasses.replace(SHORT, taps=REFERENCE_TAPS, feature=feature)
+    learned = learn(backbone, video, config)
+
+    schedule = backbone.schedule
+    plain = backbone.denoiser(backbone.encode_text(["a square"]))
+    grid = schedule.grid(4)
+    at = {}
+    for level in invert(plain, schedule, schedule.refine(grid, 8), backbone.encode(video)):
+        at[float(level.s)] = level.x
+    taps = [tap for role in REFERENCE_TAPS for tap in backbone.taps(role)]
+    assert learned.tensors.keys() == {"noise", *(tap.path for tap in taps)}
+    for index, t in enumerate(grid[:2]):  # guided 0.5 of 4; index 0 is the noisiest
+        with torch.no_grad(), record(backbone.network, taps, 4) as seen:
+            plain(at[float(t)], t)
+        for tap in taps:
+            kept = learned.tensors[tap.path]
+            assert len(kept) == 2
+            by_hand = seen[tap.path]
+            if feature == "smm":
+                by_hand = losses.spatial_marginal_mean(by_hand)
+            assert torch.equal(kept[index], by_hand[0])
+    assert not torch.equal(*learned.tensors[UPSAMPLER])
+    assert torch.equal(learned.tensors["noise"], at[float(grid[0])][0])
+
+
+def test_it_takes_one_pass(backbone: Backbone, video: Tensor) -> None:
+    before = backbone.calls
+    *steps, done = Method(SHORT).learn(backbone, video, "a square", SAMPLING)
+    assert isinstance(done, Done)
+    assert [(step.index, step.total) for step in steps if isinstance(step, Step)] == [
+        (n + 1, 8) for n in range(8)
+    ]
+    assert backbone.calls - before == 8 + 1
+
+
+def test_nothing_is_recorded_where_nothing_is_guided(backbone: Backbone, video: Tensor) -> None:
+    before = backbone.calls
+    learned = learn(backbone, video, dataclasses.replace(SHORT, guided=0))
+    assert learned.tensors.keys() == {"noise"}
+    assert backbone.calls - before == 8
+
+
+def test_the_prefix_stands_before_the_source_prompt_too(backbone: Backbone, video: Tensor) -> None:
+    """As in the authors' config, whose source prompt begins with it; no prompt stays none."""
+    prefixed = dataclasses.replace(SHORT, prompt_prefix="Amazing, ")
+    for prompt, whole in (("a square", "Amazing, a square"), ("", "")):
+        with_prefix = learn(backbone, video, prefixed, prompt).tensors
+        spelled_out = learn(backbone, video, SHORT, whole).tensors
+        assert all(torch.equal(with_prefix[name], spelled_out[name]) for name in spelled_out)
+
+
+def test_999_and_1000_inversion_steps_are_the_same_levels() -> None:
+    """The authors' text and code differ in this number only in appearance: with 50 sampling
+    levels on a table of 1000, both go in steps of one."""
+    schedule = from_diffusers(unet3d._SCHEDULER)
+    sampled = schedule.grid(50)
+    grid = schedule.refine(sampled, 1000)
+    assert torch.equal(schedule.refine(sampled, 999), grid)
+    assert grid.tolist() == [float(t) for t in range(981, -2, -1)]
+
+
+# What is made of it
+
+
+def test_without_guidance_it_is_plain_sampling(
+    backbone: Backbone, video: Tensor, motion: Motion
+) -> None:
+    config = dataclasses.replace(SHORT, guided=0, initial_noise="random", restart=False)
+    unguided_motion = dataclasses.replace(
+        motion,
+        metadata={
+            **motion.metadata,
+            "settings": dict(Method(config).learned_settings()),
+            "times": motion.metadata["times"][:1],
+        },
+    )
+    plain = unguided.Method(unguided.Config())
+    nothing = result(plain.learn(backbone, video, "", SAMPLING))
+    expected = result(plain.transfer(backbone, nothing, "a cat", SAMPLING))
+    assert torch.equal(transfer(backbone, unguided_motion, config), expected)
+
+
+@pytest.mark.parametrize("loss", ["pairwise", "pairwise_cosine", "absolute"])
+def test_the_loss_falls_at_guided_levels(backbone: Backbone, motion: Motion, loss: str) -> None:
+    config = dataclasses.replace(SHORT, loss=loss, inner_steps=6)
+    events = list(Method(config).transfer(backbone, motion, "a cat", SAMPLING))
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [(step.stage, step.index, step.total) for step in steps] == [
+        ("sample", n, 4) for n in (1, 2, 3, 4)
+    ]
+    for step in steps[:2]:
+        assert step.metrics["loss"] < step.metrics["loss_before"]
+    assert all(not step.metrics for step in steps[2:])
+    assert sum(isinstance(event, Preview) for event in events) == 4
+
+
+def test_more_inner_steps_lead_nearer(backbone: Backbone, motion: Motion) -> None:
+    """More inner steps lead nearer to the clip's features, from the same noise."""
+    reached = []
+    for inner_steps in (2, 12):
+        config = dataclasses.replace(SHORT, inner_steps=inner_steps)
+        events = Method(config).transfer(backbone, motion, "a cat", SAMPLING)
+        first = next(event for event in events if isinstance(event, Step))
+        reached.append(first.metrics["loss"])
+    assert reached[1] < 0.8 * reached[0]
+
+
+def test_a_seed_is_a_clip(backbone: Backbone, motion: Motion) -> None:
+    first, second = (transfer(backbone, motion, SHORT) for _ in range(2))
+    other = transfer(backbone, motion, SHORT, dataclasses.replace(SAMPLING, seed=6))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_a_saved_motion_makes_the_same_clip(
+    backbone: Backbone, motion: Motion, tmp_path: Path
+) -> None:
+    loaded = Motion.load(motion.save(tmp_path / "motion.safetensors"))
+    assert torch.equal(transfer(backbone, loaded, SHORT), transfer(backbone, motion, SHORT))
+
+
+FEATURES = list(product(["smm", "full"], ["pairwise", "pairwise_cosine", "absolute"]))
+NOISES = ["random", "inverted", "low_frequency", "blended", "low_frequency_blended"]
+
+
+def test_every_variant_runs_and_differs(backbone: Backbone, video: Tensor) -> None:
+    """Each combination of what the paper ablates is another clip; none of the settings is dead."""
+    few = Sampling(steps=2, guidance_scale=3.0, seed=5)
+    short = dataclasses.replace(SHORT, inner_steps=1, inversion_steps=2, lr=0.05)
+    motions = {
+        feature: learn(backbone, video, dataclasses.replace(short, feature=feature), sampling=few)
+        for feature in ("smm", "full")
+    }
+    variants = [
+        dataclasses.replace(short, feature=feature, loss=loss) for feature, loss in FEATURES
+    ] + [
+        dataclasses.replace(short, loss="absolute", initial_noise=noise, restart=restart)
+        for noise, restart in product(NOISES, [False, True])
+        if (noise, restart) != ("low_frequency", True)
+    ]
+    made = [transfer(backbone, motions[config.feature], config, few) for config in variants]
+    assert all(bool(torch.isfinite(latents).all()) for latents in made)
+    for index, latents in enumerate(made):
+        for other in made[:index]:
+            assert not torch.equal(latents, other)
+
+
+def test_the_learning_rate_falls_linearly(
+    backbone: Backbone, motion: Motion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[float]] = []
+
+    def minimize(loss: Any, x: Tensor, lrs: Sequence[float]) -> tuple[Tensor, list[float]]:
+        asked.append(list(lrs))
+        return x, [0.0] * len(lrs)
+
+    monkeypatch.setattr(dmt, "minimize", minimize)
+    config = dataclasses.replace(PRESETS["reference"], taps=("motion",), restart=False)
+    every = Sampling(steps=10, guidance_scale=3.0)
+    levels = torch.zeros(4, 4, 16)
+    long = dataclasses.replace(
+        motion,
+        tensors={"noise": motion.tensors["noise"], UPSAMPLER: levels},
+        metadata={
+            "steps": 10,
+            "times": backbone.schedule.grid(10)[:4].tolist(),
+            "settings": dict(Method(config).learned_settings()),
+        },
+    )
+    transfer(backbone, long, config, every)
+    assert [len(lrs) for lrs in asked] == [10] * 4
+    assert all(len(set(lrs)) == 1 for lrs in asked)
+    assert [lrs[0] for lrs in asked] == pytest.approx([0.007, 0.006, 0.005, 0.004])
+
+
+# Presets
+
+
+def test_the_paper_preset_is_the_paper() -> None:
+    assert PRESETS["paper"] == Config(
+        taps=("motion",),
+        feature="smm",
+        loss="pairwise",
+        guided=20 / 50,
+        inner_steps=30,
+        lr=0.01,
+        lr_end=0.01,
+        initial_noise="low_frequency",
+        low_pass_factor=4,
+        align_corners=False,
+        restart=True,
+        inversion_steps=1000,
+        prompt_prefix="",
+        negative_prompt="",
+    )
+
+
+def test_the_reference_preset_is_the_released_code() -> None:
+    assert PRESETS["reference"] == Config(
+        taps=REFERENCE_TAPS,
+        feature="smm",
+        loss="pairwise_cosine",
+        guided=20 / 50,
+        inner_steps=10,
+        lr=0.007,
+        lr_end=0.004,
+        initial_noise="low_frequency",
+        low_pass_factor=4,
+        align_corners=True,
+        restart=True,
+        inversion_steps=999,
+        prompt_prefix="Amazing quality, masterpiece, ",
+        negative_prompt=(
+            "bad quality, distortions, unrealistic, distorted image, watermark, signature"
+        ),
+    )
+
+
+def test_the_presets_guide_20_of_50_levels(backbone: Backbone) -> None:
+    sampling = Sampling(steps=50, guidance_scale=10.0)
+    for name in ("paper", "reference"):
+        assert Method(PRESETS[name])._guided(sampling) == 20
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"taps": ()}, "name at least one role"),
+        ({"guided": 1.2}, r"guided is 1\.2; it must be between 0 and 1"),
+        ({"guided": float("nan")}, "guided is nan"),
+        ({"inner_steps": 0}, "inner_steps is 0; it must be at least 1"),
+        ({"lr": 0.0}, r"lr is 0\.0; it must be above 0"),
+        ({"lr": float("inf")}, "lr is inf"),
+        ({"lr_end": -0.1}, "lr_end is -0.1"),
+        ({"low_pass_factor": 0}, "low_pass_factor is 0"),
+        ({"noise_share": 2.0}, "noise_share is 2.0"),
+        ({"inversion_steps": 0}, "inversion_steps is 0"),
+    ],
+)
+def test_impossible_settings(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadCall, match=message):
+        Config(**wrong)
+
+
+# Which motions serve
+
+
+def test_a_motion_with_more_taps_serves(backbone: Backbone, video: Tensor, motion: Motion) -> None:
+    """One learned for `reference` serves `paper`, whatever stood before its source prompt."""
+    richer = dataclasses.replace(SHORT, taps=REFERENCE_TAPS)
+    more = learn(backbone, video, richer)
+    assert torch.equal(transfer(backbone, more, SHORT), transfer(backbone, motion, SHORT))
+    prefixed = dataclasses.replace(richer, prompt_prefix="Amazing quality, masterpiece, ")
+    assert torch.isfinite(transfer(backbone, learn(backbone, video, prefixed), SHORT)).all()
+    with pytest.raises(BadMotion, match=r"learned with taps \['motion'\], and \['motion', 'deco"):
+        transfer(backbone, motion, richer)
+
+
+def test_a_role_named_twice_counts_once(backbone: Backbone, motion: Motion) -> None:
+    twice = dataclasses.replace(SHORT, taps=("motion", "motion"))
+    assert torch.equal(transfer(backbone, motion, twice), transfer(backbone, motion, SHORT))
+
+
+def test_a_motion_of_other_settings_is_refused(backbone: Backbone, motion: Motion) -> None:
+    six = dataclasses.replace(SAMPLING, steps=6)
+    with pytest.raises(BadMotion, match="learned with steps 4, and 6 is asked for; use 4, or"):
+        transfer(backbone, motion, SHORT, six)
+    full = dataclasses.replace(SHORT, feature="full")
+    with pytest.raises(BadMotion, match="learned with feature smm, and full is asked for"):
+        transfer(backbone, motion, full)
+    coarse = dataclasses.replace(SHORT, inversion_steps=4)
+    with pytest.raises(BadMotion, match="learned with inversion_steps 8, and 4"):
+        transfer(backbone, motion, coarse)
+
+
+def test_a_motion_of_another_method_or_model_is_refused(backbone: Backbone, motion: Motion) -> None:
+    with pytest.raises(BadMotion, match="learned by unguided, not by dmt"):
+        transfer(backbone, dataclasses.replace(motion, method="unguided"), SHORT)
+    with pytest.raises(BadMotion, match=r"learned on tiny-unet3d \(0123\), and the backbone is"):
+        transfer(backbone, dataclasses.replace(motion, backbone="0123"), SHORT)
+
+
+def test_a_motion_of_another_schedule_is_refused(backbone: Backbone, motion: Motion) -> None:
+    with pytest.raises(BadMotion, match="at other noise levels than tiny-unet3d now samples"):
+        transfer(backbone, changed(motion, times=[999.0, 749.0]), SHORT)
+
+
+def test_a_motion_that_lacks_something_is_refused(backbone: Backbone, motion: Motion) -> None:
+    for name in ("noise", UPSAMPLER):
+        rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}
+        with pytest.raises(BadMotion, match=f"has no {name}"):
+            transfer(backbone, dataclasses.replace(motion, tensors=rest), SHORT)
+    with pytest.raises(BadMotion, match="learned with steps None"):
+        transfer(backbone, dataclasses.replace(motion, metadata={}), SHORT)
+
+
+def test_an_unknown_role_is_named(backbone: Backbone, video: Tensor) -> None:
+    with pytest.raises(UnknownName, match="'moton'; did you mean motion"):
+        learn(backbone, video, dataclasses.replace(SHORT, taps=("moton",)))
+
+
+# The model stays as it was
+
+
+def test_the_network_is_frozen_and_stays_so(backbone: Backbone, motion: Motion) -> None:
+    transfer(backbone, motion, SHORT)
+    for weight in backbone.network.parameters():
+        assert not weight.requires_grad
+        assert weight.grad is None
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_a_closed_job_leaves_no_hooks(
+    backbone: Backbone, video: Tensor, motion: Motion, after: int
+) -> None:
+    for events in (
+        Method(SHORT).learn(backbone, video, "a square", SAMPLING),
+        Method(SHORT).transfer(backbone, motion, "a cat", SAMPLING),
+    ):
+        for _ in range(after):
+            next(events)
+        events.close()  # type: ignore[attr-defined]  # every Iterator of events is a generator
+        assert hooks(backbone.network) == 0
+        assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("weight", ["conv_in.bias", "conv_out.bias"])
+def test_a_broken_level_is_named(video: Tensor, weight: str) -> None:
+    """Before the taps the loss is not finite, behind them the step is not."""
+    broken = unet3d.tiny()
+    learned = learn(broken, video, SHORT)
+    broken.network.get_parameter(weight).data.fill_(float("nan"))
+    with pytest.raises(NotFinite, match="inversion step 1 of 8"):
+        learn(broken, video, SHORT)
+    with pytest.raises(NotFinite, match=r"level 1 of 4 \(t = 751\)"):
+        transfer(broken, learned, SHORT)
+    assert hooks(broken.network) == 0
