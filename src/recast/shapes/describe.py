@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from recast.errors import BadCall
-from recast.shapes import captions, geometry
+from recast.shapes import captions, geometry, world
 from recast.shapes.world import COLOURS, FRAMES, GROUNDS, PATTERNS, SHAPES, Scene, sample
 
 # Longest first: "moving in a circle" is a path, and a "circle" left over is a shape.
@@ -106,13 +106,13 @@ def _changed(scene: Scene, chosen: dict[str, str], seed: int) -> Scene:
         ground=chosen.get("ground", scene.ground),
         pattern=chosen.get("pattern", scene.pattern),
     )
-    path = chosen.get("path", scene.path)
-    if path == scene.path:
+    path, needed = chosen.get("path", scene.path), world.margin(scene.shape, scene.radius)
+    centre = scene.centre
+    whole = bool((centre >= needed).all() and (centre <= 1 - needed).all())
+    if path == scene.path and whole:
         return scene
-    # The margin that `sample` keeps, so that every shape stays whole.
-    margin = 1.3 * float(scene.radius.max())
     rng = np.random.default_rng([seed, list(geometry.PATHS).index(path)])
-    return replace(scene, path=path, centre=geometry.path(path, len(scene.centre), margin, rng))
+    return replace(scene, path=path, centre=geometry.path(path, len(centre), needed, rng))
 
 
 def _known(kinds: dict[str, tuple[str, ...]]) -> str:
