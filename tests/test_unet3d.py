@@ -1,0 +1,734 @@
+"""UNet3D models: parity with diffusers, taps, memory settings, and what a bad folder is told."""
+
+import json
+import logging
+import pickle
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from recast.backbones import _diffusers, unet3d
+from recast.backbones.base import Defaults, Settings
+from recast.backbones.unet3d import UNet3D
+from recast.errors import BadCall, BadModel, RecastError
+from recast.features import Tap, record
+from recast.sampling import sample
+
+CPU = Settings(device="cpu", dtype="float32")
+ZEROSCOPE = unet3d._SCHEDULER
+ZERO_SNR = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": True,
+}
+UNET = "unet/diffusion_pytorch_model"
+TEXT = "text_encoder/model"
+ROLES = sorted(unet3d.tiny().roles)
+
+
+def made(**settings: Any) -> UNet3D:
+    """The tiny model with other settings; everyone gets networks of their own."""
+    backbone = unet3d.wrap(pipeline(), Settings(**({"device": "cpu"} | settings)))
+    assert isinstance(backbone, UNet3D)
+    return backbone
+
+
+def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
+    tiny = unet3d.tiny()
+    assert isinstance(tiny, UNet3D)
+    parts = tiny._parts
+    with _diffusers.quiet():  # the pipeline says at every use that it is old
+        pipe = TextToVideoSDPipeline(
+            vae=parts.vae,
+            text_encoder=parts.text_encoder,
+            tokenizer=parts.tokenizer,
+            unet=parts.unet,
+            scheduler=DDIMScheduler(**scheduler, clip_sample=False),
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def forwards(network: nn.Module) -> list[str]:
+    """Layers whose `forward` is their own and not their class's."""
+    return [name for name, module in network.named_modules() if "forward" in module.__dict__]
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+# Parity
+
+
+# Trailing steps that do not divide 1000 are left out: there diffusers' DDIM steps from a level to
+# t - 1000 // steps, which is not the next level it then evaluates, and ours goes to the next level.
+@pytest.mark.parametrize(
+    ("scheduler", "steps"), [(ZEROSCOPE, 6), (ZERO_SNR, 8)], ids=["zeroscope", "zero snr"]
+)
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_sampling_is_what_diffusers_does(
+    scheduler: dict[str, Any], steps: int, scale: float
+) -> None:
+    pipe, x = pipeline(scheduler), randn(1, 4, 4, 8, 8)
+    expected = pipe(
+        prompt="a red car drives",
+        negative_prompt="bad",
+        height=16,
+        width=16,
+        num_frames=4,
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        latents=x.clone(),
+        output_type="latent",
+    ).frames
+    backbone = unet3d.wrap(pipe, CPU)
+    levels = sample(
+        backbone.guided("a red car drives", "bad", scale),
+        backbone.schedule,
+        backbone.schedule.grid(steps),
+        x,
+    )
+    *_, last = levels
+    assert last.x.shape == expected.shape
+    assert float((last.x - x).abs().max()) > 0.1
+    torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=0)
+    # To pictures: diffusers' are in [0, 1], frames first.
+    pictures = pipe.video_processor.postprocess_video(pipe.decode_latents(expected), "pt")
+    ours = backbone.decode(last.x).transpose(1, 2) / 2 + 0.5
+    torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
+
+
+# Taps
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_stopped_pass_sees_what_a_whole_one_sees(role: str) -> None:
+    backbone, x, t = unet3d.tiny(), randn(1, 4, 3, 8, 8), torch.tensor(501.0)
+    plain, taps = backbone.denoiser(backbone.encode_text(["a cat"])), backbone.taps(role)
+    with torch.no_grad(), record(backbone.network, taps, 3) as whole:
+        plain(x, t)
+    finished = []
+    with torch.no_grad(), record(backbone.network, taps, 3, stop=True) as stopped:
+        plain(x, t)
+        finished.append(role)
+    assert not finished
+    assert stopped.keys() == whole.keys() == {tap.path for tap in taps}
+    for tap in taps:
+        assert torch.equal(stopped[tap.path], whole[tap.path])
+        batch, frames, height, width, channels = stopped[tap.path].shape
+        assert (batch, frames, channels) == (1, 3, 16)
+        assert height == width
+
+
+def test_a_batch_keeps_its_clips_apart() -> None:
+    backbone, x = unet3d.tiny(), randn(2, 4, 3, 8, 8)
+    taps = backbone.taps("motion")
+
+    def seen(x: Tensor, prompts: list[str]) -> Tensor:
+        with torch.no_grad(), record(backbone.network, taps, 3, stop=True) as found:
+            backbone.denoiser(backbone.encode_text(prompts))(x, torch.tensor(501.0))
+        return found[taps[0].path]
+
+    both = seen(x, ["a cat", "a dog"])
+    torch.testing.assert_close(both[:1], seen(x[:1], ["a cat"]))
+    torch.testing.assert_close(both[1:], seen(x[1:], ["a dog"]))
+
+
+def gradient(backbone: UNet3D, taps: tuple[Tap, ...]) -> Tensor:
+    x = randn(1, 4, 3, 8, 8).requires_grad_()
+    plain = backbone.denoiser(backbone.encode_text(["a cat"]))
+    with record(backbone.network, taps, 3, stop=True) as seen:
+        plain(x, torch.tensor(501.0))
+    loss = torch.stack([features.square().sum() for features in seen.values()]).sum()
+    return torch.autograd.grad(loss, x)[0]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_gradients_do_not_depend_on_checkpointing(role: str) -> None:
+    kept, again = made(), made(gradient_checkpointing=True)
+    expected = gradient(kept, kept.taps(role))
+    assert float(expected.abs().max()) > 0
+    assert torch.equal(gradient(again, again.taps(role)), expected)
+    assert forwards(again.network) == []
+    assert hooks(again.network) == 0
+
+
+def test_checkpointing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What autograd holds on to between the passes, in bytes, without the weights."""
+
+    def held(backbone: UNet3D) -> int:
+        weights = {weight.data_ptr() for weight in backbone.network.parameters()}
+        sizes = {}
+
+        def pack(saved: Tensor) -> Tensor:
+            if saved.data_ptr() not in weights:
+                sizes[saved.data_ptr()] = saved.untyped_storage().nbytes()
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            x = randn(1, 4, 3, 8, 8).requires_grad_()
+            text = backbone.encode_text(["a cat"])
+            out = backbone.denoiser(text)(x, torch.tensor(501.0))
+        assert out.eps.requires_grad
+        return sum(sizes.values())
+
+    assert held(made(gradient_checkpointing=True)) < held(made()) / 2
+
+
+def test_an_error_inside_leaves_nothing_behind() -> None:
+    backbone = made(gradient_checkpointing=True)
+
+    def trap(module: nn.Module, args: Any, output: Any) -> None:
+        raise ArithmeticError("trap")
+
+    # accelerate, for one, keeps its hook as a layer's own `forward`: it has to be there still.
+    layer = backbone.network.get_submodule("up_blocks.0.resnets.1")
+    own = layer.forward
+    layer.forward = own
+    handle = backbone.network.get_submodule("up_blocks.1.upsamplers.0").register_forward_hook(trap)
+    with pytest.raises(ArithmeticError):
+        gradient(backbone, backbone.taps("decoder2.spatial_conv"))
+    handle.remove()
+    assert forwards(backbone.network) == ["up_blocks.0.resnets.1"]
+    assert layer.forward is own
+    assert hooks(backbone.network) == 0
+
+
+def test_zeroscopes_taps_have_its_shapes() -> None:
+    """The real architecture without its weights: every role, at 24 frames of 576x320."""
+    with torch.device("meta"):
+        unet = UNet3DConditionModel(
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            cross_attention_dim=1024,
+            attention_head_dim=64,
+        )
+        x, text = torch.empty(1, 4, 24, 40, 72), torch.empty(1, 77, 1024)
+    roles = unet3d._roles(unet)
+    every = tuple({tap.path: tap for taps in roles.values() for tap in taps}.values())
+    with torch.no_grad(), record(unet, every, 24) as seen:
+        unet(x, torch.zeros((), device="meta"), encoder_hidden_states=text)
+    shapes = {role: tuple(seen[taps[0].path].shape) for role, taps in roles.items()}
+    kinds = ["spatial_conv", "temporal_conv", "spatial_attention", "temporal_attention"]
+    inside = {0: (5, 9, 1280), 1: (10, 18, 1280), 2: (20, 36, 640), 3: (40, 72, 320)}
+    expected = {
+        f"decoder{block}.{kind}": (1, 24, *inside[block])
+        for block in range(4)
+        for kind in (kinds if block else kinds[:2])  # block 0 has no attention
+    }
+    expected |= {
+        "decoder0.upsampler": (1, 24, 10, 18, 1280),
+        "decoder1.upsampler": (1, 24, 20, 36, 1280),
+        "decoder2.upsampler": (1, 24, 40, 72, 640),
+        "motion": (1, 24, 20, 36, 1280),
+    }
+    assert shapes == expected
+    assert roles["motion"][0].path == "up_blocks.1.upsamplers.0"
+    conv = unet.get_submodule(roles["decoder1.spatial_conv"][0].path)
+    assert conv is unet.up_blocks[1].resnets[1].conv2
+    assert conv.out_channels == 1280
+    assert (
+        unet.get_submodule(roles["decoder1.temporal_conv"][0].path)
+        is (unet.up_blocks[1].temp_convs[1])
+    )
+
+
+# Encoding, decoding, words
+
+
+def test_encoding_is_deterministic_and_slicing_changes_nothing() -> None:
+    sliced, whole = made(vae_slicing=True), made(vae_slicing=False)
+    video = randn(1, 3, 4, 16, 16).clamp(-1, 1)
+    latents = sliced.encode(video)
+    assert latents.shape == sliced.latent_shape(4, 16, 16) == (1, 4, 4, 8, 8)
+    assert torch.equal(latents, sliced.encode(video))
+    torch.testing.assert_close(latents, whole.encode(video), atol=1e-5, rtol=0)
+    frames = sliced.decode(latents)
+    assert frames.shape == video.shape
+    assert torch.equal(frames, sliced.decode(latents))
+    torch.testing.assert_close(frames, whole.decode(latents), atol=1e-5, rtol=0)
+    # The mean of the VAE's posterior, scaled, frame by frame.
+    vae = sliced._parts.vae
+    mean = vae.encode(video[:, :, 2]).latent_dist.mean * vae.config.scaling_factor
+    torch.testing.assert_close(latents[:, :, 2], mean, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((0, 16, 16), "0 frames; at least 1"),
+        ((4, 17, 16), "height 17; it must be a multiple of 2, such as 16 or 18"),
+        ((4, 16, 31), "width 31; it must be a multiple of 2, such as 30 or 32"),
+        ((4, 1, 16), "height 1; it must be a multiple of 2, such as 2 or 4"),
+    ],
+)
+def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], message: str) -> None:
+    backbone = unet3d.tiny()
+    with pytest.raises(BadCall, match=message):
+        backbone.latent_shape(*size)
+    with pytest.raises(BadCall, match=message):
+        backbone.encode(torch.zeros(1, 3, *size))
+
+
+def test_a_prompt_that_is_too_long_is_counted() -> None:
+    backbone = unet3d.tiny()
+    fits, long = " ".join("a" * 75), " ".join("a" * 80)
+    assert backbone.check_prompt(fits) == []
+    assert backbone.encode_text([fits, ""]).shape == (2, 77, 16)
+    for refuse in (backbone.check_prompt, lambda prompt: backbone.encode_text(["", prompt])):
+        with pytest.raises(BadCall, match=r"the prompt has 80 tokens, and the .* takes 75"):
+            refuse(long)
+
+
+def test_a_tokenizer_that_knows_no_limit_is_held_to_the_encoders() -> None:
+    pipe = pipeline()
+    pipe.tokenizer.model_max_length = 10**30
+    backbone = unet3d.wrap(pipe, CPU)
+    assert backbone.encode_text(["a"]).shape == (1, 77, 16)
+    with pytest.raises(BadCall, match="takes 75"):
+        backbone.encode_text([" ".join("a" * 76)])
+
+
+def test_unknown_words_are_told() -> None:
+    tiny = made()
+    known = UNet3D(
+        "s", tiny._parts, tiny.defaults, CPU, torch.device("cpu"), frozenset({"red", "disc"})
+    )
+    assert known.check_prompt("Red disc, red!") == []
+    assert known.check_prompt("a red cat") == ["the s model does not know: a, cat"]
+
+
+# Settings
+
+
+def test_a_device_that_is_not_there(saved: Path) -> None:
+    missing = [name for name in ("cuda", "mps") if not _there(name)]
+    for name in missing:
+        with pytest.raises(BadCall, match=f"device '{name}' is not there; this machine has"):
+            unet3d.load(str(saved), Settings(device=name))
+    assert missing
+
+
+def _there(name: str) -> bool:
+    return torch.cuda.is_available() if name == "cuda" else torch.backends.mps.is_available()
+
+
+def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
+    """Said before anything is read: the folder is empty."""
+    with pytest.raises(BadCall, match="float16 is too slow on the CPU; use float32 or bfloat16"):
+        unet3d.load(str(tmp_path), Settings(device="cpu", dtype="float16"))
+    with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
+        unet3d.load(str(tmp_path), Settings(device="cpu", offload=True))
+
+
+def test_the_networks_are_frozen() -> None:
+    backbone = made()
+    for network in backbone._networks:
+        assert not network.training
+        assert not any(weight.requires_grad for weight in network.parameters())
+
+
+# Wrapping
+
+
+def test_wrap_uses_the_pipelines_own_networks() -> None:
+    pipe = pipeline()
+    pipe.register_to_config(_name_or_path="somewhere/zeroscope_v2_576w")
+    backbone = unet3d.wrap(pipe, CPU)
+    assert backbone.network is pipe.unet
+    assert backbone.name == "zeroscope_v2_576w"
+    assert backbone.defaults == Defaults(
+        frames=24, height=320, width=576, fps=8.0, steps=50, guidance_scale=10.0
+    )
+    assert backbone.fingerprint == unet3d.tiny().fingerprint
+    assert torch.equal(backbone.encode_text(["a cat"]), unet3d.tiny().encode_text(["a cat"]))
+
+
+def test_wrap_leaves_foreign_attention_alone() -> None:
+    class Foreign(AttnProcessor2_0):
+        """Somebody's own."""
+
+    pipe = pipeline()
+    pipe.unet.set_attn_processor(Foreign())
+    unet3d.wrap(pipe, CPU)
+    assert all(type(processor) is Foreign for processor in pipe.unet.attn_processors.values())
+
+
+def test_plain_temporal_attention_computes_the_same() -> None:
+    backbone, x = made(), randn(1, 4, 4, 8, 8)
+    assert isinstance(backbone.network, UNet3DConditionModel)
+    kinds = {type(processor) for processor in backbone.network.attn_processors.values()}
+    assert kinds == {AttnProcessor, AttnProcessor2_0}
+    text, t = backbone.encode_text(["a cat"]), torch.tensor(501)
+    with torch.no_grad():
+        plain = backbone.predict(x, t, text)
+        backbone.network.set_attn_processor(AttnProcessor2_0())
+        torch.testing.assert_close(plain, backbone.predict(x, t, text), atol=1e-5, rtol=1e-5)
+
+
+# Fingerprints
+
+
+def test_a_fingerprint_is_of_the_values_not_of_their_type() -> None:
+    unet = unet3d.tiny().network
+    expected = _diffusers.fingerprint(unet)
+    assert expected == _diffusers.fingerprint(unet3d.tiny().network)
+    with _diffusers.quiet():
+        assert _diffusers.fingerprint(unet.half()) == expected
+        assert _diffusers.fingerprint(unet.float()) == expected  # half's values in float32
+        exact = _diffusers.fingerprint(unet.bfloat16())
+        assert _diffusers.fingerprint(unet.float()) == exact
+        assert _diffusers.fingerprint(unet.half()) == exact
+
+
+def test_other_weights_have_another_fingerprint() -> None:
+    unet = unet3d.tiny().network
+    seen = {_diffusers.fingerprint(unet)}
+    for path in ("conv_in.bias", "up_blocks.1.resnets.1.conv2.weight", "conv_out.weight"):
+        weight = unet.get_parameter(path)
+        weight.data[(0,) * weight.ndim] += 0.1
+        seen.add(_diffusers.fingerprint(unet))
+    assert len(seen) == 4
+    assert all(len(fingerprint) == 16 for fingerprint in seen)
+
+
+# Loading
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    with _diffusers.quiet():
+        pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def unpickled(folder: Path) -> None:
+    """Every network's weights as .bin, of plain tensors."""
+    for name, file in ((UNET, UNET), ("vae/diffusion_pytorch_model",) * 2):
+        torch.save(load_file(folder / f"{name}.safetensors"), folder / f"{file}.bin")
+        (folder / f"{name}.safetensors").unlink()
+    torch.save(load_file(folder / f"{TEXT}.safetensors"), folder / "text_encoder/pytorch_model.bin")
+    (folder / f"{TEXT}.safetensors").unlink()
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
+def test_a_saved_pipeline_is_the_same_model(folder: Path, pickled: bool) -> None:
+    if pickled:
+        unpickled(folder)
+    tiny, loaded = unet3d.tiny(), unet3d.load(str(folder), CPU)
+    assert loaded.name == "model"
+    assert loaded.fingerprint == tiny.fingerprint
+    assert loaded.defaults == Defaults(
+        frames=16, height=16, width=16, fps=8.0, steps=50, guidance_scale=9.0
+    )
+    x, t = randn(1, 4, 3, 8, 8), torch.tensor(501.0)
+    for backbone in (tiny, loaded):
+        assert torch.equal(backbone.schedule.grid(7), tiny.schedule.grid(7))
+    with torch.no_grad():
+        outs = [b.denoiser(b.encode_text(["a cat"]))(x, t).eps for b in (tiny, loaded)]
+    assert torch.equal(*outs)
+    assert torch.equal(tiny.decode(x), loaded.decode(x))
+
+
+def test_what_diffusers_pickles_is_read(tmp_path: Path) -> None:
+    with _diffusers.quiet():
+        pipeline().save_pretrained(tmp_path / "m", safe_serialization=False)
+    assert (tmp_path / "m" / f"{UNET}.bin").exists()
+    loaded = unet3d.load(str(tmp_path / "m"), CPU)
+    assert loaded.fingerprint == unet3d.tiny().fingerprint
+
+
+def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
+    loaded = unet3d.load(str(saved), Settings(device="cpu", dtype="bfloat16"))
+    assert {weight.dtype for weight in loaded.network.parameters()} == {torch.bfloat16}
+    x, t = randn(1, 4, 3, 8, 8), torch.tensor(501.0)
+    with torch.no_grad():
+        out = loaded.denoiser(loaded.encode_text(["a cat"]))(x, t).eps
+    assert out.dtype == loaded.encode(randn(1, 3, 2, 16, 16)).dtype == torch.float32
+    tiny = unet3d.tiny()
+    with torch.no_grad():
+        exact = tiny.denoiser(tiny.encode_text(["a cat"]))(x, t).eps
+    assert 0 < float((out - exact).norm() / exact.norm()) < 0.05
+
+
+def test_a_card_says_what_a_model_was_made_for(folder: Path) -> None:
+    told = {"frames": 8, "height": 32, "width": 48, "fps": 12.0, "steps": 25, "guidance_scale": 4.0}
+    (folder / "recast.json").write_text(json.dumps({"defaults": told, "words": ["red"]}))
+    loaded = unet3d.load(str(folder), CPU)
+    assert loaded.defaults == Defaults(**told)  # type: ignore[arg-type]  # mixed numbers
+    assert loaded.check_prompt("red cat") == ["the model model does not know: cat"]
+
+
+def test_loading_is_silent_and_leaves_the_libraries_as_they_were(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unpickled(folder)  # of which diffusers complains
+
+    def state() -> list[Any]:
+        loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+        bars = [transformers_logging.is_progress_bar_enabled, are_progress_bars_disabled]
+        return [
+            *(logger.level for logger in loggers),
+            *(enabled() for enabled in bars),
+            diffusers_logging.is_progress_bar_enabled(),
+            list(warnings.filters),
+        ]
+
+    before = state()
+    unet3d.load(str(folder), CPU)
+    (folder / f"{UNET}.bin").unlink()
+    with pytest.raises(BadModel):
+        unet3d.load(str(folder), CPU)
+    assert state() == before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_bars_that_were_off_stay_off(bars: bool) -> None:
+    with ExitStack() as stack:
+        stack.callback(transformers_logging.enable_progress_bar)
+        stack.callback(diffusers_logging.enable_progress_bar)
+        transformers_logging.disable_progress_bar()
+        diffusers_logging.disable_progress_bar()
+        with pytest.raises(ArithmeticError), _diffusers.quiet(bars=bars):
+            raise ArithmeticError
+        assert not transformers_logging.is_progress_bar_enabled()
+        assert not diffusers_logging.is_progress_bar_enabled()
+        assert are_progress_bars_disabled()
+    with _diffusers.quiet(bars=bars):
+        assert transformers_logging.is_progress_bar_enabled() is bars
+
+
+# Bad folders: one clear message each
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(path: Path, keep: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+
+
+def renamed(folder: Path) -> None:
+    (folder / "model_index.json").rename(folder / "index.json")
+
+
+def trimmed(folder: Path) -> None:
+    """Weights of which a layer is missing."""
+    weights = load_file(folder / f"{UNET}.safetensors")
+    del weights["conv_in.bias"]
+    save_file(weights, folder / f"{UNET}.safetensors")
+
+
+def without_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer/tokenizer.json").unlink()
+
+
+def larger_vocabulary(folder: Path) -> None:
+    edit(folder / "text_encoder/config.json", vocab_size=100)
+    weights = load_file(folder / f"{TEXT}.safetensors")
+    name = next(name for name in weights if name.endswith("token_embedding.weight"))
+    weights[name] = weights[name][:100].clone()
+    save_file(weights, folder / f"{TEXT}.safetensors")
+
+
+OTHER = "another architecture than its config"
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no model": (renamed, "is not a model folder of diffusers: it has no model_index.json"),
+    "other pipeline": (
+        lambda f: edit(f / "model_index.json", _class_name="CogVideoXPipeline"),
+        "holds a CogVideoXPipeline, and this backbone reads TextToVideoSDPipeline",
+    ),
+    "other network": (
+        lambda f: edit(f / "unet/config.json", _class_name="UNet2DConditionModel"),
+        "unet holds a UNet2DConditionModel, and a UNet3DConditionModel is needed",
+    ),
+    "index no JSON": (
+        lambda f: (f / "model_index.json").write_text('{"_class_name": '),
+        "model_index.json is not JSON",
+    ),
+    "index a list": (lambda f: (f / "model_index.json").write_text("[]"), "holds no JSON object"),
+    "config no JSON": (
+        lambda f: (f / "unet/config.json").write_text("{"),
+        "unet/config.json is not JSON",
+    ),
+    "config not UTF-8": (
+        lambda f: (f / "vae/config.json").write_bytes(b'{"\xff": 1}'),
+        "vae/config.json is not JSON",
+    ),
+    "no config": (
+        lambda f: (f / "text_encoder/config.json").unlink(),
+        "no readable text_encoder/config.json",
+    ),
+    "no scheduler": (
+        lambda f: shutil.rmtree(f / "scheduler"),
+        "no readable scheduler/scheduler_config.json",
+    ),
+    "scheduler": (
+        lambda f: edit(f / "scheduler/scheduler_config.json", prediction_type="sample"),
+        "prediction_type 'sample'; epsilon and v_prediction are supported",
+    ),
+    "shapes of the UNet": (lambda f: edit(f / "unet/config.json", cross_attention_dim=32), OTHER),
+    "shapes of the VAE": (
+        lambda f: edit(f / "vae/config.json", block_out_channels=[16, 16]),
+        OTHER,
+    ),
+    "shapes of the text encoder": (
+        lambda f: edit(f / "text_encoder/config.json", hidden_size=32),
+        f"{OTHER}: .* mismatched keys, such as embeddings.position_embedding.weight$",
+    ),
+    "a layer missing": (trimmed, f"{OTHER}: 1 missing keys, such as conv_in.bias"),
+    "layers missing": (
+        lambda f: edit(f / "text_encoder/config.json", num_hidden_layers=2),
+        f"{OTHER}: 16 missing keys, such as encoder.layers.1.layer_norm1.bias",
+    ),
+    "layers left over": (
+        lambda f: edit(f / "vae/config.json", mid_block_add_attention=False),
+        f"{OTHER}: .* unexpected keys, such as decoder.mid_block.attentions.0",
+    ),
+    "impossible config": (
+        lambda f: edit(f / "text_encoder/config.json", hidden_size="wide"),
+        "text_encoder cannot be loaded as a CLIPTextModel: .*hidden_size",
+    ),
+    "quantized": (
+        lambda f: edit(f / "unet/config.json", quantization_config={"quant_method": "none such"}),
+        "unet cannot be loaded as a UNet3DConditionModel",
+    ),
+    "no weights": (
+        lambda f: (f / f"{UNET}.safetensors").unlink(),
+        "unet cannot be loaded .* no file named diffusion_pytorch_model",
+    ),
+    "header cut": (lambda f: cut(f / f"{UNET}.safetensors", 0.001), "damaged or cut short"),
+    "weights cut": (lambda f: cut(f / f"{UNET}.safetensors", 0.9), "damaged or cut short"),
+    "text weights cut": (lambda f: cut(f / f"{TEXT}.safetensors", 0.9), "damaged or cut short"),
+    "no tokenizer": (
+        lambda f: shutil.rmtree(f / "tokenizer"),
+        "tokenizer holds no CLIPTokenizer: it has neither tokenizer.json nor vocab.json and merges",
+    ),
+    "no vocabulary": (without_vocabulary, "it has neither tokenizer.json nor vocab.json"),
+    "tokenizer no JSON": (
+        lambda f: (f / "tokenizer/tokenizer.json").write_text("{"),
+        "holds no CLIPTokenizer that can be read",
+    ),
+    "larger vocabulary": (
+        larger_vocabulary,
+        "the tokenizer has 190 tokens and the text encoder knows 100",
+    ),
+    "card": (
+        lambda f: (f / "recast.json").write_text('{"defaults": {"frames": 8}}'),
+        "recast.json does not say defaults and words as it should",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_folder_is_told_why(
+    folder: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spoil, message = BAD[name]
+    spoil(folder)
+    with pytest.raises(BadModel, match=message) as told:
+        unet3d.load(str(folder), CPU)
+    text = str(told.value)
+    assert "\n" not in text
+    assert len(text.replace(str(folder), "")) < 400
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_not_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "model.ckpt"
+    file.touch()
+    with pytest.raises(BadModel, match=r"is a file; a model is a folder with model_index\.json"):
+        unet3d.load(str(file), CPU)
+    for missing in (str(tmp_path / "none"), "./none", "nobody", "a/b/c"):
+        with pytest.raises(BadModel, match=f"there is no model folder {missing}"):
+            unet3d.load(missing, CPU)
+
+
+def test_a_hub_id_without_a_network(capfd: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    with pytest.raises(BadModel, match=r"nobody/none-such .* if this machine is offline, copy"):
+        unet3d.load("nobody/none-such", CPU)
+    assert time.monotonic() - began < 10
+    assert capfd.readouterr() == ("", "")
+
+
+class Trap:
+    """Whoever unpickles this leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def plain_pickle(what: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(what))
+
+
+def old_torch(what: Any, path: Path) -> None:
+    torch.save(what, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.fixture
+def sprung(tmp_path: Path) -> Iterator[Path]:
+    """Where the trap would leave its file: it does if unpickled, which shows that it is one."""
+    path = tmp_path / "sprung"
+    pickle.loads(pickle.dumps(Trap(path)))
+    assert path.exists()
+    path.unlink()
+    yield path
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("write", [torch.save, old_torch, plain_pickle])
+@pytest.mark.parametrize("name", [UNET, TEXT])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_pickle_that_would_run_code_does_not(
+    folder: Path, sprung: Path, name: str, write: Callable[[Any, Path], None]
+) -> None:
+    weights: dict[str, Any] = dict(load_file(folder / f"{name}.safetensors"))
+    (folder / f"{name}.safetensors").unlink()
+    file = folder / (f"{UNET}.bin" if name == UNET else "text_encoder/pytorch_model.bin")
+    write(weights | {"trap": Trap(sprung)}, file)
+    with pytest.raises(BadModel, match=r"more than plain tensors.*as \.safetensors"):
+        unet3d.load(str(folder), CPU)
+    assert not sprung.exists()
+
+
+def test_every_refusal_is_one_that_a_user_can_act_on() -> None:
+    assert issubclass(BadModel, RecastError)
+    assert BadModel.exit_code == 2
