@@ -1,0 +1,90 @@
+"""DMT's presets against the method sheet, and settings that it refuses."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from recast.backbones import unet3d
+from recast.errors import BadCall
+from recast.methods.base import Sampling
+from recast.methods.dmt import PRESETS, Config, Method
+from recast.schedule import from_diffusers
+
+REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
+
+
+def test_the_paper_preset_is_the_paper() -> None:
+    assert PRESETS["paper"] == Config(
+        taps=("motion",),
+        feature="smm",
+        loss="pairwise",
+        guided=20 / 50,
+        inner_steps=30,
+        lr=0.01,
+        lr_end=0.01,
+        initial_noise="low_frequency",
+        low_pass_factor=4,
+        align_corners=False,
+        restart=True,
+        inversion_steps=1000,
+        prompt_prefix="",
+        negative_prompt="",
+    )
+
+
+def test_the_reference_preset_is_the_released_code() -> None:
+    assert PRESETS["reference"] == Config(
+        taps=REFERENCE_TAPS,
+        feature="smm",
+        loss="pairwise_cosine",
+        guided=20 / 50,
+        inner_steps=10,
+        lr=0.007,
+        lr_end=0.004,
+        initial_noise="low_frequency",
+        low_pass_factor=4,
+        align_corners=True,
+        restart=True,
+        inversion_steps=999,
+        prompt_prefix="Amazing quality, masterpiece, ",
+        negative_prompt=(
+            "bad quality, distortions, unrealistic, distorted image, watermark, signature"
+        ),
+    )
+
+
+def test_the_presets_guide_20_of_50_levels() -> None:
+    sampling = Sampling(steps=50, guidance_scale=10.0)
+    for name in ("paper", "reference"):
+        assert Method(PRESETS[name])._guided(sampling) == 20
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"taps": ()}, "name at least one role"),
+        ({"guided": 1.2}, r"guided is 1\.2; it must be between 0 and 1"),
+        ({"guided": float("nan")}, "guided is nan"),
+        ({"inner_steps": 0}, "inner_steps is 0; it must be at least 1"),
+        ({"lr": 0.0}, r"lr is 0\.0; it must be above 0"),
+        ({"lr": float("inf")}, "lr is inf"),
+        ({"lr_end": -0.1}, "lr_end is -0.1"),
+        ({"low_pass_factor": 0}, "low_pass_factor is 0"),
+        ({"noise_share": 2.0}, "noise_share is 2.0"),
+        ({"inversion_steps": 0}, "inversion_steps is 0"),
+    ],
+)
+def test_impossible_settings(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadCall, match=message):
+        Config(**wrong)
+
+
+def test_999_and_1000_inversion_steps_are_the_same_levels() -> None:
+    """The authors' text and code differ in this number only in appearance: with 50 sampling
+    levels on a table of 1000, both go in steps of one."""
+    schedule = from_diffusers(unet3d._SCHEDULER)
+    sampled = schedule.grid(50)
+    grid = schedule.refine(sampled, 1000)
+    assert torch.equal(schedule.refine(sampled, 999), grid)
+    assert grid.tolist() == [float(t) for t in range(981, -2, -1)]

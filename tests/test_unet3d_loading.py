@@ -1,0 +1,382 @@
+"""Loading UNet3D models: from any honest folder, in silence, and what a bad one is told."""
+
+import json
+import logging
+import pickle
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, TextToVideoSDPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from recast.backbones import _diffusers, unet3d
+from recast.backbones.base import Defaults, Settings
+from recast.backbones.unet3d import UNet3D
+from recast.errors import BadCall, BadModel, RecastError
+
+CPU = Settings(device="cpu", dtype="float32")
+ZEROSCOPE = unet3d._SCHEDULER
+UNET = "unet/diffusion_pytorch_model"
+TEXT = "text_encoder/model"
+
+
+def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
+    tiny = unet3d.tiny()
+    assert isinstance(tiny, UNet3D)
+    parts = tiny._parts
+    with _diffusers.quiet():  # the pipeline says at every use that it is old
+        pipe = TextToVideoSDPipeline(
+            vae=parts.vae,
+            text_encoder=parts.text_encoder,
+            tokenizer=parts.tokenizer,
+            unet=parts.unet,
+            scheduler=DDIMScheduler(**scheduler, clip_sample=False),
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Loading
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    with _diffusers.quiet():
+        pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def unpickled(folder: Path) -> None:
+    """Every network's weights as .bin, of plain tensors."""
+    for name, file in ((UNET, UNET), ("vae/diffusion_pytorch_model",) * 2):
+        torch.save(load_file(folder / f"{name}.safetensors"), folder / f"{file}.bin")
+        (folder / f"{name}.safetensors").unlink()
+    torch.save(load_file(folder / f"{TEXT}.safetensors"), folder / "text_encoder/pytorch_model.bin")
+    (folder / f"{TEXT}.safetensors").unlink()
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
+def test_a_saved_pipeline_is_the_same_model(folder: Path, pickled: bool) -> None:
+    if pickled:
+        unpickled(folder)
+    tiny, loaded = unet3d.tiny(), unet3d.load(str(folder), CPU)
+    assert loaded.name == "model"
+    assert loaded.fingerprint == tiny.fingerprint
+    assert loaded.defaults == Defaults(
+        frames=16, height=16, width=16, fps=8.0, steps=50, guidance_scale=9.0
+    )
+    x, t = randn(1, 4, 3, 8, 8), torch.tensor(501.0)
+    for backbone in (tiny, loaded):
+        assert torch.equal(backbone.schedule.grid(7), tiny.schedule.grid(7))
+    with torch.no_grad():
+        outs = [b.denoiser(b.encode_text(["a cat"]))(x, t).eps for b in (tiny, loaded)]
+    assert torch.equal(*outs)
+    assert torch.equal(tiny.decode(x), loaded.decode(x))
+
+
+def test_what_diffusers_pickles_is_read(tmp_path: Path) -> None:
+    with _diffusers.quiet():
+        pipeline().save_pretrained(tmp_path / "m", safe_serialization=False)
+    assert (tmp_path / "m" / f"{UNET}.bin").exists()
+    loaded = unet3d.load(str(tmp_path / "m"), CPU)
+    assert loaded.fingerprint == unet3d.tiny().fingerprint
+
+
+def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
+    loaded = unet3d.load(str(saved), Settings(device="cpu", dtype="bfloat16"))
+    assert {weight.dtype for weight in loaded.network.parameters()} == {torch.bfloat16}
+    x, t = randn(1, 4, 3, 8, 8), torch.tensor(501.0)
+    with torch.no_grad():
+        out = loaded.denoiser(loaded.encode_text(["a cat"]))(x, t).eps
+    assert out.dtype == loaded.encode(randn(1, 3, 2, 16, 16)).dtype == torch.float32
+    tiny = unet3d.tiny()
+    with torch.no_grad():
+        exact = tiny.denoiser(tiny.encode_text(["a cat"]))(x, t).eps
+    assert 0 < float((out - exact).norm() / exact.norm()) < 0.05
+
+
+def test_a_card_says_what_a_model_was_made_for(folder: Path) -> None:
+    told = {"frames": 8, "height": 32, "width": 48, "fps": 12.0, "steps": 25, "guidance_scale": 4.0}
+    (folder / "recast.json").write_text(json.dumps({"defaults": told, "words": ["red"]}))
+    loaded = unet3d.load(str(folder), CPU)
+    assert loaded.defaults == Defaults(**told)  # type: ignore[arg-type]  # mixed numbers
+    assert loaded.check_prompt("red cat") == ["the model model does not know: cat"]
+
+
+def test_loading_is_silent_and_leaves_the_libraries_as_they_were(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unpickled(folder)  # of which diffusers complains
+
+    def state() -> list[Any]:
+        loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+        bars = [transformers_logging.is_progress_bar_enabled, are_progress_bars_disabled]
+        return [
+            *(logger.level for logger in loggers),
+            *(enabled() for enabled in bars),
+            diffusers_logging.is_progress_bar_enabled(),
+            list(warnings.filters),
+        ]
+
+    before = state()
+    unet3d.load(str(folder), CPU)
+    (folder / f"{UNET}.bin").unlink()
+    with pytest.raises(BadModel):
+        unet3d.load(str(folder), CPU)
+    assert state() == before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_bars_that_were_off_stay_off(bars: bool) -> None:
+    with ExitStack() as stack:
+        stack.callback(transformers_logging.enable_progress_bar)
+        stack.callback(diffusers_logging.enable_progress_bar)
+        transformers_logging.disable_progress_bar()
+        diffusers_logging.disable_progress_bar()
+        with pytest.raises(ArithmeticError), _diffusers.quiet(bars=bars):
+            raise ArithmeticError
+        assert not transformers_logging.is_progress_bar_enabled()
+        assert not diffusers_logging.is_progress_bar_enabled()
+        assert are_progress_bars_disabled()
+    with _diffusers.quiet(bars=bars):
+        assert transformers_logging.is_progress_bar_enabled() is bars
+
+
+def test_a_device_that_is_not_there(saved: Path) -> None:
+    missing = [name for name in ("cuda", "mps") if not _there(name)]
+    for name in missing:
+        with pytest.raises(BadCall, match=f"device '{name}' is not there; this machine has"):
+            unet3d.load(str(saved), Settings(device=name))
+    assert missing
+
+
+def _there(name: str) -> bool:
+    return torch.cuda.is_available() if name == "cuda" else torch.backends.mps.is_available()
+
+
+# Bad folders: one clear message each
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(path: Path, keep: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+
+
+def renamed(folder: Path) -> None:
+    (folder / "model_index.json").rename(folder / "index.json")
+
+
+def trimmed(folder: Path) -> None:
+    """Weights of which a layer is missing."""
+    weights = load_file(folder / f"{UNET}.safetensors")
+    del weights["conv_in.bias"]
+    save_file(weights, folder / f"{UNET}.safetensors")
+
+
+def without_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer/tokenizer.json").unlink()
+
+
+def larger_vocabulary(folder: Path) -> None:
+    edit(folder / "text_encoder/config.json", vocab_size=100)
+    weights = load_file(folder / f"{TEXT}.safetensors")
+    name = next(name for name in weights if name.endswith("token_embedding.weight"))
+    weights[name] = weights[name][:100].clone()
+    save_file(weights, folder / f"{TEXT}.safetensors")
+
+
+OTHER = "another architecture than its config"
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no model": (renamed, "is not a model folder of diffusers: it has no model_index.json"),
+    "other pipeline": (
+        lambda f: edit(f / "model_index.json", _class_name="CogVideoXPipeline"),
+        "holds a CogVideoXPipeline, and this backbone reads TextToVideoSDPipeline",
+    ),
+    "other network": (
+        lambda f: edit(f / "unet/config.json", _class_name="UNet2DConditionModel"),
+        "unet holds a UNet2DConditionModel, and a UNet3DConditionModel is needed",
+    ),
+    "index no JSON": (
+        lambda f: (f / "model_index.json").write_text('{"_class_name": '),
+        "model_index.json is not JSON",
+    ),
+    "index a list": (lambda f: (f / "model_index.json").write_text("[]"), "holds no JSON object"),
+    "config no JSON": (
+        lambda f: (f / "unet/config.json").write_text("{"),
+        "unet/config.json is not JSON",
+    ),
+    "config not UTF-8": (
+        lambda f: (f / "vae/config.json").write_bytes(b'{"\xff": 1}'),
+        "vae/config.json is not JSON",
+    ),
+    "no config": (
+        lambda f: (f / "text_encoder/config.json").unlink(),
+        "no readable text_encoder/config.json",
+    ),
+    "no scheduler": (
+        lambda f: shutil.rmtree(f / "scheduler"),
+        "no readable scheduler/scheduler_config.json",
+    ),
+    "scheduler": (
+        lambda f: edit(f / "scheduler/scheduler_config.json", prediction_type="sample"),
+        "prediction_type 'sample'; epsilon and v_prediction are supported",
+    ),
+    "shapes of the UNet": (lambda f: edit(f / "unet/config.json", cross_attention_dim=32), OTHER),
+    "shapes of the VAE": (
+        lambda f: edit(f / "vae/config.json", block_out_channels=[16, 16]),
+        OTHER,
+    ),
+    "shapes of the text encoder": (
+        lambda f: edit(f / "text_encoder/config.json", hidden_size=32),
+        f"{OTHER}: .* mismatched keys, such as embeddings.position_embedding.weight$",
+    ),
+    "a layer missing": (trimmed, f"{OTHER}: 1 missing keys, such as conv_in.bias"),
+    "layers missing": (
+        lambda f: edit(f / "text_encoder/config.json", num_hidden_layers=2),
+        f"{OTHER}: 16 missing keys, such as encoder.layers.1.layer_norm1.bias",
+    ),
+    "layers left over": (
+        lambda f: edit(f / "vae/config.json", mid_block_add_attention=False),
+        f"{OTHER}: .* unexpected keys, such as decoder.mid_block.attentions.0",
+    ),
+    "impossible config": (
+        lambda f: edit(f / "text_encoder/config.json", hidden_size="wide"),
+        "text_encoder cannot be loaded as a CLIPTextModel: .*hidden_size",
+    ),
+    "quantized": (
+        lambda f: edit(f / "unet/config.json", quantization_config={"quant_method": "none such"}),
+        "unet cannot be loaded as a UNet3DConditionModel",
+    ),
+    "no weights": (
+        lambda f: (f / f"{UNET}.safetensors").unlink(),
+        "unet cannot be loaded .* no file named diffusion_pytorch_model",
+    ),
+    "header cut": (lambda f: cut(f / f"{UNET}.safetensors", 0.001), "damaged or cut short"),
+    "weights cut": (lambda f: cut(f / f"{UNET}.safetensors", 0.9), "damaged or cut short"),
+    "text weights cut": (lambda f: cut(f / f"{TEXT}.safetensors", 0.9), "damaged or cut short"),
+    "no tokenizer": (
+        lambda f: shutil.rmtree(f / "tokenizer"),
+        "tokenizer holds no CLIPTokenizer: it has neither tokenizer.json nor vocab.json and merges",
+    ),
+    "no vocabulary": (without_vocabulary, "it has neither tokenizer.json nor vocab.json"),
+    "tokenizer no JSON": (
+        lambda f: (f / "tokenizer/tokenizer.json").write_text("{"),
+        "holds no CLIPTokenizer that can be read",
+    ),
+    "larger vocabulary": (
+        larger_vocabulary,
+        "the tokenizer has 190 tokens and the text encoder knows 100",
+    ),
+    "card": (
+        lambda f: (f / "recast.json").write_text('{"defaults": {"frames": 8}}'),
+        "recast.json does not say defaults and words as it should",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_folder_is_told_why(
+    folder: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spoil, message = BAD[name]
+    spoil(folder)
+    with pytest.raises(BadModel, match=message) as told:
+        unet3d.load(str(folder), CPU)
+    text = str(told.value)
+    assert "\n" not in text
+    assert len(text.replace(str(folder), "")) < 400
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_not_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "model.ckpt"
+    file.touch()
+    with pytest.raises(BadModel, match=r"is a file; a model is a folder with model_index\.json"):
+        unet3d.load(str(file), CPU)
+    for missing in (str(tmp_path / "none"), "./none", "nobody", "a/b/c"):
+        with pytest.raises(BadModel, match=f"there is no model folder {missing}"):
+            unet3d.load(missing, CPU)
+
+
+def test_a_hub_id_without_a_network(capfd: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    with pytest.raises(BadModel, match=r"nobody/none-such .* if this machine is offline, copy"):
+        unet3d.load("nobody/none-such", CPU)
+    assert time.monotonic() - began < 10
+    assert capfd.readouterr() == ("", "")
+
+
+class Trap:
+    """Whoever unpickles this leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def plain_pickle(what: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(what))
+
+
+def old_torch(what: Any, path: Path) -> None:
+    torch.save(what, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.fixture
+def sprung(tmp_path: Path) -> Iterator[Path]:
+    """Where the trap would leave its file: it does if unpickled, which shows that it is one."""
+    path = tmp_path / "sprung"
+    pickle.loads(pickle.dumps(Trap(path)))
+    assert path.exists()
+    path.unlink()
+    yield path
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("write", [torch.save, old_torch, plain_pickle])
+@pytest.mark.parametrize("name", [UNET, TEXT])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_pickle_that_would_run_code_does_not(
+    folder: Path, sprung: Path, name: str, write: Callable[[Any, Path], None]
+) -> None:
+    weights: dict[str, Any] = dict(load_file(folder / f"{name}.safetensors"))
+    (folder / f"{name}.safetensors").unlink()
+    file = folder / (f"{UNET}.bin" if name == UNET else "text_encoder/pytorch_model.bin")
+    write(weights | {"trap": Trap(sprung)}, file)
+    with pytest.raises(BadModel, match=r"more than plain tensors.*as \.safetensors"):
+        unet3d.load(str(folder), CPU)
+    assert not sprung.exists()
+
+
+def test_every_refusal_is_one_that_a_user_can_act_on() -> None:
+    assert issubclass(BadModel, RecastError)
+    assert BadModel.exit_code == 2
