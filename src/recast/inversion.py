@@ -1,6 +1,7 @@
 """DDIM inversion: from a clip to the noise it would have come from, on the sampler's levels."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ def invert(denoise: Denoiser, schedule: Schedule, grid: Tensor, x0: Tensor) -> I
     `Level.x` is x_T.
     """
     up, x = grid.flip(0), x0
-    for index, (t, s) in enumerate(zip(up[:-1], up[1:], strict=True)):
+    for index, (t, s) in enumerate(pairwise(up)):
         with torch.no_grad():
             out = denoise(x, t)
             x = ddim(schedule, out, s)

@@ -1,5 +1,6 @@
 """The family of initial noises: how much of the inverted x_T a sample starts from."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -45,6 +46,6 @@ def low_pass(x: Tensor, factor: int, align_corners: bool = False) -> Tensor:
     batch, channels, frames, height, width = x.shape
     images = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
     small = (max(1, height // factor), max(1, width // factor))
-    options = {"mode": "bilinear", "align_corners": align_corners, "antialias": True}
-    low = interpolate(interpolate(images, small, **options), (height, width), **options)
+    resize = partial(interpolate, mode="bilinear", align_corners=align_corners, antialias=True)
+    low = resize(resize(images, small), (height, width))
     return low.reshape(batch, frames, channels, height, width).transpose(1, 2)

@@ -4,7 +4,8 @@ Plain functions of a denoiser. They know no model, no prompt and no method.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from recast.schedule import Denoised, Denoiser, Schedule, per_sample
 Edit = Callable[[Tensor, Tensor, int], Tensor]
 
 
-class Level(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
     """Where the sampler stands after a step: x at time s, and the clean estimate it came from."""
 
     index: int
@@ -65,7 +67,7 @@ def sample(
     signal there is no way back: it would replace x by fresh noise, so it is taken once.
     Raises `NotFinite` at the first level that is not.
     """
-    for index, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for index, (t, s) in enumerate(pairwise(grid)):
         if edit is not None:
             x = edit(x, t, index)
         with torch.no_grad():

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from recast.events import Done, Event, Step
 from recast.files import atomic
 
-Loss = Callable[[nn.Module, int, np.random.Generator], Tensor]
+Loss = Callable[[Any, int, np.random.Generator], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ def _update(
     torch.manual_seed(seed * 1_000_003 + step)  # dropout and posterior noise inside the networks
     loss = stage.loss(model, step, np.random.default_rng([seed, step]))
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
     return float(loss.detach())

@@ -132,8 +132,8 @@ def _shape(masks: NDArray[np.bool_]) -> str:
 @cache
 def _bank() -> tuple[tuple[str, ...], Array]:
     """Normalised masks (shapes, angles, pixels)."""
-    angles = np.arange(36) * (2 * np.pi / 36)
-    still = np.full((len(angles), 2), 0.5), np.full(len(angles), 0.25)
+    angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    still = np.full((len(angles), 2), 0.5), np.full(angles.shape, 0.25)
     grid = world.pixel_grid(2 * world.SIZE)
     bank = [
         [_normalised(c >= 0.5).ravel() for c in geometry.coverage(shape, grid, *still, angles)]
@@ -158,7 +158,7 @@ def _background(frames: NDArray[np.uint8], behind: NDArray[np.bool_]) -> str:
     pixels = frames[behind].astype(np.float32)
     if not len(pixels):
         return "none"
-    best, error, tones = "", np.inf, (np.zeros(3), np.zeros(3))
+    best, error, tones = "", np.inf, (np.zeros(3, np.float32), np.zeros(3, np.float32))
     for name, pair in world.GROUNDS.items():
         dark, light = (np.array(tone, np.float32) for tone in pair)
         direction = light - dark
@@ -169,7 +169,9 @@ def _background(frames: NDArray[np.uint8], behind: NDArray[np.bool_]) -> str:
     return _patterned(best, _tone_share(frames, *tones), behind)
 
 
-def _tone_share(frames: NDArray[np.uint8], dark: Array, light: Array) -> Array:
+def _tone_share(
+    frames: NDArray[np.uint8], dark: NDArray[np.float32], light: NDArray[np.float32]
+) -> Array:
     """How much of the light tone each pixel shows, (F, H, W) in [0, 1]."""
     direction = light - dark
     return np.asarray(((frames - dark) @ direction / (direction @ direction)).clip(0, 1))
@@ -187,7 +189,7 @@ def _patterned(ground: str, share: Array, behind: NDArray[np.bool_]) -> str:
 
 def _directedness(share: Array, behind: NDArray[np.bool_]) -> float:
     """How far all edges of the pattern run the same way: 1 for stripes, about 0 for checks."""
-    dy, dx = np.gradient(share, axis=(1, 2))
+    dy, dx = (np.gradient(share, axis=axis) for axis in (1, 2))
     inner = ndimage.binary_erosion(behind, np.ones((1, 3, 3)))
     dx, dy = dx[inner], dy[inner]
     along = np.hypot((dx**2 - dy**2).sum(), 2 * (dx * dy).sum())

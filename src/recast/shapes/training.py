@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,9 +133,9 @@ def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
 def _autoencoder_stage(config: TrainConfig, model: AutoencoderKL) -> Stage:
     images = _cached(config.out / "images.npy", lambda: _dense(config.images))
 
-    def loss(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
+    def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
         pick = images[rng.integers(0, len(images), 32)]
-        pick = np.rot90(pick, rng.integers(4), (1, 2))
+        pick = np.rot90(pick, int(rng.integers(4)), (1, 2))
         if rng.random() < 0.5:
             pick = pick[:, :, ::-1]
         x = _signal(pick).to(config.device)
@@ -164,7 +165,7 @@ class _Judged(nn.Module):
 def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) -> Stage:
     frames, labels, scenes = _labelled(config)
 
-    def loss(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
+    def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
         pick = rng.integers(0, len(frames), 128)
         texts = [captions.caption(scenes[i], rng) for i in pick]
         tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
@@ -174,7 +175,7 @@ def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) 
         )
         target = labels[pick].to(config.device)
         # Pairs with the same look are all right answers.
-        same = (target[:, None] == target[None]).all(-1).float()
+        same = torch.eq(target[:, None], target[None]).all(-1).float()
         same = same / same.sum(1, keepdim=True)
         logits = out.logits_per_image
         contrast = F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)
