@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recast import manifest as manifests
 from recast.errors import BadCall
@@ -20,7 +20,9 @@ from recast.video import Video
 SOURCE = "source.mp4"
 VIDEO, PAIR, SHEET, MANIFEST = "video.mp4", "side_by_side.mp4", "sheet.png", "manifest.json"
 PREVIEWS = "previews"
-_WRITTEN = {SOURCE, VIDEO, PAIR, SHEET, MANIFEST, PREVIEWS}
+Form = Literal["gif", "png"]
+FORMS: dict[Form, str] = {"gif": "video.gif", "png": "frames"}
+_WRITTEN = {SOURCE, VIDEO, PAIR, SHEET, MANIFEST, PREVIEWS, *FORMS.values()}
 
 
 def default_folder(clip: Path, prompt: str) -> Path:
@@ -58,14 +60,21 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 
 def write_media(
-    folder: Path, source: tuple[str, Video] | None, result: Video, prompt: str
+    folder: Path,
+    source: tuple[str, Video] | None,
+    result: Video,
+    prompt: str,
+    also: Sequence[Form] = (),
 ) -> dict[str, str]:
-    """Write the result, beside its source if there is one, and the sheet. Returns file hashes."""
+    """Write the result, beside its source if there is one, and the sheet; and the result once more
+    in every form of `also`. Returns the hashes of the mp4 files."""
     folder.mkdir(exist_ok=True)
     hashes = {VIDEO: manifests.file_hash(result.save(folder / VIDEO))}
     if source is not None:
         pair = side_by_side(source[1], result).save(folder / PAIR)
         hashes[PAIR] = manifests.file_hash(pair)
+    for form in also:
+        result.save(folder / FORMS[form])
     write_sheet(folder / SHEET, source, [(prompt, result)])
     return hashes
 

@@ -67,6 +67,8 @@ class RunConfig(Generic[C]):
     """Folder for video.mp4, side_by_side.mp4, sheet.png and manifest.json; without it
     out/<clip>-<prompt>. Results of an earlier run there are replaced as a whole, anything else is
     left alone."""
+    also: tuple[results.Form, ...] = ()
+    """Forms to write the result in beside video.mp4: gif as video.gif, png as a folder frames/."""
     preview_every: int = 0
     """Write the estimate after every so many levels as a contact sheet into previews/; 0 does
     not."""
@@ -297,7 +299,8 @@ class _Making:
             result = self._decoded(latents)
         yield Step(stage="decode", index=1, total=1)
         with job.timed("write"):
-            hashes = results.write_media(folder, self._source(), result, self.config.prompt)
+            told, also = self.config.prompt, self.config.also
+            hashes = results.write_media(folder, self._source(), result, told, also)
         made = self._manifest(sampling, calls, hashes)
         results.write_manifest(folder, made)
         return result, made
