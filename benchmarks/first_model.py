@@ -14,7 +14,9 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,23 +24,38 @@ import torch
 from recast import clips
 from recast.backbones import unet3d
 from recast.backbones.base import Backbone, Settings
-from recast.events import Done
+from recast.events import Done, Event
 from recast.methods import base, dmt, unguided
 from recast.shapes import captions, oracle, world
 from recast.video import Video
 
 FAST = dmt.PRESETS["fast"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method, and how many sampling steps it takes."""
+
+    method: base.Method[Any]
+    steps: int = 25
+
+    @classmethod
+    def of_fast(cls, **changes: Any) -> "Variant":
+        """The fast preset with some settings changed."""
+        return cls(dmt.Method(dataclasses.replace(FAST, **changes)))
+
+
 # One inversion serves `paper` and `reference`: 999 and 1000 steps refine 50 levels alike, and the
-# taps of `reference` hold that of `paper`.
-VARIANTS: dict[str, base.Method] = {
-    "unguided": unguided.Method(unguided.Config()),
-    "eq. 4's noise alone": dmt.Method(dataclasses.replace(FAST, guided=0.0)),
-    "DMT fast": dmt.Method(FAST),
-    "random noise, guided": dmt.Method(dataclasses.replace(FAST, initial_noise="random")),
-    "full features": dmt.Method(dataclasses.replace(FAST, feature="full", loss="absolute")),
-    "SMM, no differences": dmt.Method(dataclasses.replace(FAST, loss="absolute")),
-    "DMT reference": dmt.Method(dmt.PRESETS["reference"]),
-    "DMT paper": dmt.Method(dmt.PRESETS["paper"]),
+# taps of `reference` hold that of `paper`. These two take the 50 sampling steps of the paper.
+VARIANTS = {
+    "unguided": Variant(unguided.Method(unguided.Config())),
+    "eq. 4's noise alone": Variant.of_fast(guided=0.0),
+    "DMT fast": Variant.of_fast(),
+    "random noise, guided": Variant.of_fast(initial_noise="random"),
+    "full features": Variant.of_fast(feature="full", loss="absolute"),
+    "SMM, no differences": Variant.of_fast(loss="absolute"),
+    "DMT reference": Variant(dmt.Method(dmt.PRESETS["reference"]), steps=50),
+    "DMT paper": Variant(dmt.Method(dmt.PRESETS["paper"]), steps=50),
 }
 COLUMNS = {
     "correlation": "path correlation, median",
@@ -49,7 +66,7 @@ COLUMNS = {
     "moves": "moves",
     "drift": "background drift, 8-bit",
     "calls": "network calls",
-    "seconds": "seconds",
+    "seconds": "seconds to transfer",
 }
 
 
@@ -76,72 +93,75 @@ def run(out: Path, count: int, shard: str, seed: int) -> None:
     mine = [pair for pair in pairs(count) if pair[0] % shards == index]
     path = out.with_suffix(f".{index}.jsonl") if shards > 1 else out
     done = {(row["variant"], row["pair"]) for row in _rows(out)}
-    for name, method in VARIANTS.items():
+    for name, variant in VARIANTS.items():
         for number, source, look in mine:
             if (name, number) not in done:
-                row = {"variant": name, "pair": number}
-                row |= _measure(
-                    backbone, method, source, look, seed, out.parent / ".motions" / str(number)
+                sampling = base.Sampling(
+                    steps=variant.steps,
+                    guidance_scale=backbone.defaults.guidance_scale,
+                    seed=seed + number,
                 )
+                row = {"variant": name, "pair": number, "steps": variant.steps}
+                motion = _learned(
+                    backbone, variant.method, source, sampling, out.parent / f".motion-{number}"
+                )
+                row |= _measured(backbone, variant.method, motion, source, look, sampling)
                 with path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
 
 
-def _measure(
+def _learned(
     backbone: Backbone,
-    method: base.Method,
+    method: base.Method[Any],
+    source: world.Scene,
+    sampling: base.Sampling,
+    stem: Path,
+) -> base.Motion:
+    """The motion, learned under an empty source prompt; long inversions are kept on disk."""
+    before, video = backbone.calls, clips.to_tensor(Video(world.render(source), world.FPS))
+    long = getattr(method.config, "inversion_steps", 0) >= 900
+    kept = stem.with_suffix(".safetensors")
+    if not (long and kept.exists()):
+        learner = VARIANTS["DMT reference"].method if long else method
+        motion: base.Motion = _last(learner.learn(backbone, video, "", sampling))
+        metadata = {**motion.metadata, "calls": backbone.calls - before}
+        motion = dataclasses.replace(motion, metadata=metadata)
+        if not long:
+            return motion
+        motion.save(kept)
+    motion = base.Motion.load(kept)
+    settings = dict(method.learned_settings())
+    return dataclasses.replace(motion, metadata={**motion.metadata, "settings": settings})
+
+
+def _measured(
+    backbone: Backbone,
+    method: base.Method[Any],
+    motion: base.Motion,
     source: world.Scene,
     look: world.Scene,
-    seed: int,
-    motions: Path,
+    sampling: base.Sampling,
 ) -> dict[str, object]:
-    defaults = backbone.defaults
-    sampling = base.Sampling(
-        steps=defaults.steps, guidance_scale=defaults.guidance_scale, seed=seed
-    )
-    motion = _learned(backbone, method, source, sampling, motions)
     before, began = backbone.calls, time.perf_counter()
     latents = _last(method.transfer(backbone, motion, captions.prompt(look), sampling))
     frames = clips.to_video(backbone.decode(latents), world.FPS).frames
     seconds = time.perf_counter() - began
     verdict = oracle.judge(frames)
-    correlation = oracle.path_correlation(verdict.path, source.centre)
     return {
         "prompt": captions.prompt(look),
-        "correlation": round(correlation, 4),
+        "correlation": round(oracle.path_correlation(verdict.path, source.centre), 4),
         "distance": round(oracle.path_distance(verdict.path, source.centre), 4),
         "colour": verdict.colour == look.colour,
         "shape": verdict.shape == look.shape,
         "background": verdict.background == look.background,
         "moves": verdict.moves,
         "drift": round(verdict.drift, 2) if look.pattern == "plain" else None,
-        "calls": backbone.calls - before,
+        "calls": motion.metadata["calls"] + backbone.calls - before,
         "seconds": round(seconds, 2),
     }
 
 
-def _learned(
-    backbone: Backbone,
-    method: base.Method,
-    source: world.Scene,
-    sampling: base.Sampling,
-    folder: Path,
-) -> base.Motion:
-    """The motion, learned under an empty source prompt; long inversions are kept on disk."""
-    video = clips.to_tensor(Video(world.render(source), world.FPS))
-    config = method.config
-    if not isinstance(config, dmt.Config) or config.inversion_steps < 900:
-        return _last(method.learn(backbone, video, "", sampling))
-    path = folder / "long.safetensors"
-    if not path.exists():
-        reference = VARIANTS["DMT reference"]
-        _last(reference.learn(backbone, video, "", sampling)).save(path)
-    motion = base.Motion.load(path)
-    settings = dict(method.learned_settings())
-    return dataclasses.replace(motion, metadata={**motion.metadata, "settings": settings})
-
-
-def _last(events):
+def _last(events: Iterator[Event]) -> Any:
     for event in events:
         if isinstance(event, Done):
             return event.result

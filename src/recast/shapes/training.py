@@ -31,7 +31,7 @@ DEFAULTS = {
     "height": world.SIZE,
     "width": world.SIZE,
     "fps": world.FPS,
-    "steps": 50,
+    "steps": 25,
     "guidance_scale": 4.0,
 }
 
