@@ -17,7 +17,15 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
 
 CONTEXT = 32  # tokens that the text encoder takes, the two marks included
 TEXT_WIDTH = 96
@@ -59,6 +67,18 @@ def clip(vocabulary: int) -> CLIPModel:
     return CLIPModel(
         CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64)
     )
+
+
+def clip_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
+    """What turns frames and texts into CLIP's inputs, saved beside it as OpenAI's are."""
+    side, half = 64, [0.5] * 3
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=half,
+        image_std=half,
+    )
+    return CLIPProcessor(images, tokenizer)
 
 
 def unet() -> UNet3DConditionModel:

@@ -95,6 +95,7 @@ def save(
     with atomic_folder(folder) as temporary:
         autoencoder.half().save_pretrained(temporary / "vae")
         clip.half().save_pretrained(temporary / "clip")
+        networks.clip_processor(tokenizer).save_pretrained(temporary / "clip")
         text.half().save_pretrained(temporary / "text_encoder")
         unet.half().save_pretrained(temporary / "unet")
         tokenizer.save_pretrained(temporary / "tokenizer")

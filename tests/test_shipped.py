@@ -1,0 +1,94 @@
+"""The model that ships: it is whole, small, draws what it is asked for, and its CLIP can tell."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import TextToVideoSDPipeline
+from transformers import CLIPModel, CLIPProcessor
+
+import recast
+from recast.backbones import unet3d
+from recast.clips import to_tensor
+from recast.shapes import captions, oracle, world
+from recast.video import Video
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return recast.load("shapes")
+
+
+def test_it_is_whole_and_small():
+    files = [path for path in unet3d.SHAPES.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 20e6
+    weights = {path.parent.name for path in files if path.suffix == ".safetensors"}
+    assert weights == {"unet", "vae", "text_encoder", "clip"}
+    assert (unet3d.SHAPES / "README.md").is_file()
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_diffusers_own_pipeline_loads_it():
+    pipe = TextToVideoSDPipeline.from_pretrained(unet3d.SHAPES)
+    assert recast.wrap(pipe).fingerprint == recast.load("shapes").fingerprint
+
+
+def test_it_has_every_tap_role(backbone):
+    kinds = ("upsampler", "spatial_conv", "temporal_conv")
+    wanted = {f"decoder{block}.{kind}" for block in range(3) for kind in kinds}
+    wanted |= {f"decoder{block}.{kind}" for block in (1, 2, 3) for kind in ("spatial_attention",)}
+    wanted |= {f"decoder{block}.temporal_attention" for block in (1, 2, 3)}
+    assert wanted | {"motion"} <= set(backbone.roles)
+
+
+def test_no_signal_is_left_at_the_first_level(backbone):
+    grid = backbone.schedule.grid(25)
+    assert float(backbone.schedule.alpha(grid[0])) == pytest.approx(0, abs=1e-6)
+
+
+def test_its_autoencoder_keeps_held_out_clips(backbone):
+    errors, right = [], []
+    for seed in world.HELD_OUT[:12]:
+        scene = world.sample(seed)
+        video = to_tensor(Video(world.render(scene), world.FPS))
+        back = backbone.decode(backbone.encode(video))
+        errors.append(float((back - video).square().mean()))
+        frames = ((back[0] + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
+        verdict = oracle.judge(frames)
+        right.append(verdict.colour == scene.colour and verdict.background == scene.background)
+    assert np.mean(errors) < 3e-3
+    assert np.mean(right) >= 11 / 12
+
+
+def test_it_draws_the_colour_and_the_background_it_is_asked_for(backbone):
+    wanted = [("red", "circle", "black"), ("yellow", "square", "navy")]
+    right = 0
+    for seed, (colour, shape, ground) in enumerate(wanted):
+        prompt = f"a {colour} {shape} on a {ground} background"
+        source = Video(world.render(world.sample(world.HELD_OUT[0])), world.FPS)
+        motion = recast.learn(backbone, source, method="unguided", steps=10)
+        verdict = oracle.judge(recast.transfer(backbone, motion, prompt, seed=seed).frames)
+        right += (verdict.colour == colour) + (verdict.background == ground)
+    assert right >= 3
+
+
+def test_its_clip_prefers_the_right_caption():
+    clip = CLIPModel.from_pretrained(unet3d.SHAPES / "clip").eval()
+    processor = CLIPProcessor.from_pretrained(unet3d.SHAPES / "clip")
+    scenes = [world.sample(seed) for seed in world.HELD_OUT[:40]]
+    frames = [world.render(world.still_of(scene, 8))[0] for scene in scenes]
+    texts = [captions.prompt(scene) for scene in scenes]
+    inputs = processor(text=texts, images=frames, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        best = clip(**inputs).logits_per_image.argmax(-1)
+    chosen = [texts[index] == text for index, text in zip(best, texts, strict=True)]
+    assert np.mean(chosen) > 0.9
+
+
+def test_it_says_which_words_it_does_not_know(backbone):
+    assert backbone.check_prompt("a red circle on a navy background") == []
+    (note,) = backbone.check_prompt("a red dolphin, jumping")
+    assert note == "the shapes model does not know: dolphin"
+    card = json.loads((unet3d.SHAPES / "recast.json").read_text())
+    assert {"circle", "navy", "masterpiece", "zigzag"} <= set(card["words"])
