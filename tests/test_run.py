@@ -433,13 +433,3 @@ def test_pixels_survive_the_way_through_tensors() -> None:
 def test_a_result_is_what_done_brings(job: Callable[..., RunConfig[Any]], store: Store) -> None:
     _, result = finished(run.run(job(), gaussian.tiny(), store))
     assert isinstance(result, Result)
-
-
-def test_the_result_in_other_forms_too(job: Callable[..., RunConfig[Any]], store: Store) -> None:
-    _, result = finished(run.run(job(also=("gif", "png")), gaussian.tiny(), store))
-    frames = video.read(result.folder / "frames", fps=8.0)
-    assert len(frames) == len(video.read(result.folder / "video.gif")) == 8
-    shown = video.read(result.videos[0]).frames.astype(int)
-    assert np.abs(shown - frames.frames).mean() < 12  # the mp4 is lossy, the PNGs are not
-    _, again = finished(run.run(job(), gaussian.tiny(), store))
-    assert not (again.folder / "frames").exists()
