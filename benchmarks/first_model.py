@@ -57,6 +57,7 @@ VARIANTS = {
     "DMT reference": Variant(dmt.Method(dmt.PRESETS["reference"]), steps=50),
     "DMT paper": Variant(dmt.Method(dmt.PRESETS["paper"]), steps=50),
 }
+LONG = ("DMT reference", "DMT paper")
 COLUMNS = {
     "correlation": "path correlation, median",
     "distance": "path distance, mean",
@@ -93,21 +94,25 @@ def run(out: Path, count: int, shard: str, seed: int) -> None:
     mine = [pair for pair in pairs(count) if pair[0] % shards == index]
     path = out.with_suffix(f".{index}.jsonl") if shards > 1 else out
     done = {(row["variant"], row["pair"]) for row in _rows(out)}
-    for name, variant in VARIANTS.items():
-        for number, source, look in mine:
-            if (name, number) not in done:
-                sampling = base.Sampling(
-                    steps=variant.steps,
-                    guidance_scale=backbone.defaults.guidance_scale,
-                    seed=seed + number,
-                )
-                row = {"variant": name, "pair": number, "steps": variant.steps}
-                motion = _learned(
-                    backbone, variant.method, source, sampling, out.parent / f".motion-{number}"
-                )
-                row |= _measured(backbone, variant.method, motion, source, look, sampling)
-                with path.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+    # Variant by variant; then, pair by pair, the two that share a long inversion.
+    short = [name for name in VARIANTS if name not in LONG]
+    todo = [(name, pair) for name in short for pair in mine]
+    todo += [(name, pair) for pair in mine for name in LONG]
+    for name, (number, source, look) in todo:
+        if (name, number) in done:
+            continue
+        variant = VARIANTS[name]
+        sampling = base.Sampling(
+            steps=variant.steps,
+            guidance_scale=backbone.defaults.guidance_scale,
+            seed=seed + number,
+        )
+        kept = out.parent / f".motion-{number}.safetensors" if name in LONG else None
+        motion = _learned(backbone, variant.method, source, sampling, kept)
+        row = {"variant": name, "pair": number, "steps": variant.steps}
+        row |= _measured(backbone, variant.method, motion, source, look, sampling)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _learned(
@@ -115,18 +120,16 @@ def _learned(
     method: base.Method[Any],
     source: world.Scene,
     sampling: base.Sampling,
-    stem: Path,
+    kept: Path | None,
 ) -> base.Motion:
-    """The motion, learned under an empty source prompt; long inversions are kept on disk."""
-    before, video = backbone.calls, clips.to_tensor(Video(world.render(source), world.FPS))
-    long = getattr(method.config, "inversion_steps", 0) >= 900
-    kept = stem.with_suffix(".safetensors")
-    if not (long and kept.exists()):
-        learner = VARIANTS["DMT reference"].method if long else method
+    """The motion, learned under an empty source prompt, or taken from the file `kept`."""
+    if kept is None or not kept.exists():
+        before, video = backbone.calls, clips.to_tensor(Video(world.render(source), world.FPS))
+        learner = VARIANTS[LONG[0]].method if kept else method
         motion: base.Motion = _last(learner.learn(backbone, video, "", sampling))
         metadata = {**motion.metadata, "calls": backbone.calls - before}
         motion = dataclasses.replace(motion, metadata=metadata)
-        if not long:
+        if kept is None:
             return motion
         motion.save(kept)
     motion = base.Motion.load(kept)

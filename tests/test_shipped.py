@@ -79,7 +79,7 @@ def test_its_clip_prefers_the_right_caption():
     scenes = [world.sample(seed) for seed in world.HELD_OUT[:40]]
     frames = [world.render(world.still_of(scene, 8))[0] for scene in scenes]
     texts = [captions.prompt(scene) for scene in scenes]
-    inputs = processor(text=texts, images=frames, padding=True, return_tensors="pt")
+    inputs = processor(text=texts, images=frames, padding="max_length", return_tensors="pt")
     with torch.no_grad():
         best = clip(**inputs).logits_per_image.argmax(-1)
     chosen = [texts[index] == text for index, text in zip(best, texts, strict=True)]
