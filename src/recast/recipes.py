@@ -8,9 +8,9 @@ from recast.clips import Source
 from recast.run import RunConfig
 
 DEMO = Path("out") / "demo"
-SEED = 9_000_003
-"""The held-out scene whose motion the demo takes."""
-PROMPT = "a yellow star on a navy background"
+SEED = 9_000_014
+"""The held-out scene whose motion the demo takes: an orange circle that bounces on black."""
+PROMPT = "a yellow square on a navy background"
 """What the demo makes of it."""
 
 
