@@ -246,7 +246,9 @@ class UNet3D(Backbone):
         return []
 
     def _check_length(self, prompt: str) -> None:
-        count, most = len(self._parts.tokenizer.tokenize(prompt)), self._longest - 2
+        # Quietly: what the tokenizer would say of the length, the error says better.
+        ids = self._parts.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+        count, most = len(ids), self._longest - 2
         if count > most:
             raise BadCall(
                 f"the prompt has {count} tokens, and the text encoder of {self.name} takes {most}; "
