@@ -137,3 +137,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
         motion(tensors={"phi": "no tensor"}).save(path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_tensors_lie_as_a_file_gives_them_back(tmp_path: Path) -> None:
+    strided = torch.arange(24.0).reshape(2, 3, 4).transpose(0, 2)
+    motion = Motion(method="dmt", backbone="x", tensors={"noise": strided}, metadata={})
+    back = Motion.load(motion.save(tmp_path / "m.safetensors"))
+    assert motion.tensors["noise"].stride() == back.tensors["noise"].stride()
+    assert torch.equal(back.tensors["noise"], strided)

@@ -12,6 +12,7 @@ import recast
 from recast.backbones import unet3d
 from recast.clips import to_tensor
 from recast.shapes import captions, oracle, world
+from recast.store import Store
 from recast.video import Video
 
 
@@ -92,3 +93,14 @@ def test_it_says_which_words_it_does_not_know(backbone):
     assert note == "the shapes model does not know: dolphin"
     card = json.loads((unet3d.SHAPES / "recast.json").read_text())
     assert {"circle", "navy", "masterpiece", "zigzag"} <= set(card["words"])
+
+
+def test_a_motion_from_the_store_makes_the_same_clip(backbone, tmp_path):
+    source = Video(world.render(world.sample(world.HELD_OUT[14])), world.FPS)
+    store = Store(tmp_path, 10**9)
+    made = []
+    for _ in range(2):
+        motion = recast.learn(backbone, source, steps=5, store=store)
+        made.append(recast.transfer(backbone, motion, "a red star on a black background").frames)
+    assert len(store.entries()) == 1
+    assert made[0].tobytes() == made[1].tobytes()

@@ -46,6 +46,12 @@ class Motion:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        # As a file gives them back: kernels round differently for other strides, and a clip made
+        # from a motion in memory would differ from one made from its file.
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        object.__setattr__(self, "tensors", plain)
+
     def save(self, path: Path | str) -> Path:
         """Write one .safetensors file, whole or not at all."""
         header = {
@@ -54,9 +60,8 @@ class Motion:
             "backbone": self.backbone,
             "metadata": json.dumps(self.metadata),
         }
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors.items()}
         with atomic(Path(path)) as temporary:
-            save_file(tensors, temporary, header)
+            save_file(dict(self.tensors), temporary, header)
         return Path(path)
 
     @classmethod
