@@ -9,6 +9,7 @@ from diffusers import TextToVideoSDPipeline
 from transformers import CLIPModel, CLIPProcessor
 
 import recast
+from recast import recipes
 from recast.backbones import unet3d
 from recast.clips import to_tensor
 from recast.shapes import captions, oracle, world
@@ -85,6 +86,15 @@ def test_its_clip_prefers_the_right_caption():
         best = clip(**inputs).logits_per_image.argmax(-1)
     chosen = [texts[index] == text for index, text in zip(best, texts, strict=True)]
     assert np.mean(chosen) > 0.9
+
+
+def test_the_demo_moves_a_yellow_square_as_the_circle_moved(backbone):
+    scene = world.sample(recipes.SEED)
+    motion = recast.learn(backbone, Video(world.render(scene), world.FPS))
+    verdict = oracle.judge(recast.transfer(backbone, motion, recipes.PROMPT).frames)
+    assert (verdict.colour, verdict.background) == ("yellow", "navy")
+    assert oracle.path_correlation(verdict.path, scene.centre) > 0.9
+    assert oracle.path_distance(verdict.path, scene.centre) < 0.06
 
 
 def test_it_says_which_words_it_does_not_know(backbone):
