@@ -54,9 +54,9 @@ class TrainConfig:
     """CLIP steps of 128 frames with their captions."""
     image_steps: int = 200
     """UNet steps on single frames (160 to a batch)."""
-    short_steps: int = 1_400
+    short_steps: int = 900
     """UNet steps on four-frame clips (40 to a batch)."""
-    steps: int = 3_000
+    steps: int = 2_300
     """UNet steps on whole clips (10 to a batch)."""
     device: str = "cpu"
     """Where to train: cpu, cuda or mps. Data are made and kept on the CPU."""
