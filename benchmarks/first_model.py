@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,23 @@ def table(out: Path) -> str:
     return "\n".join(lines)
 
 
+def differences(out: Path, other: str = "DMT fast") -> str:
+    """Every variant less DMT fast on the pairs that both have, means with 95 % intervals."""
+    found: dict[str, dict[int, dict]] = {}
+    for row in _rows(out):
+        found.setdefault(row["variant"], {})[row["pair"]] = row
+    columns = list(COLUMNS)[:5]
+    lines = [f"| less {other} | pairs | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 2)]
+    for name in [name for name in found if name != other]:
+        both = sorted(set(found[name]) & set(found[other]))
+        cells = []
+        for column in columns:
+            values = [[float(found[v][n][column]) for n in both] for v in (name, other)]
+            cells.append(_interval(np.subtract(*values), np.mean))
+        lines.append(f"| {name} | {len(both)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _cell(rows: list[dict], column: str) -> str:
     values = np.array([row[column] for row in rows if row[column] is not None], float)
     if not len(values):
@@ -220,6 +237,10 @@ def _cell(rows: list[dict], column: str) -> str:
     middle = np.median if column == "correlation" else np.mean
     if column in ("calls", "seconds"):
         return f"{values.mean():.0f}"
+    return _interval(values, middle)
+
+
+def _interval(values: np.ndarray, middle: Callable[..., Any]) -> str:
     draws = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
     low, high = np.percentile(middle(values[draws], axis=1), [2.5, 97.5])
     return f"{middle(values):.2f} [{low:.2f}, {high:.2f}]"
@@ -237,4 +258,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.verb == "run":
         run(arguments.out, arguments.pairs, arguments.shard, arguments.seed)
-    print(ceiling(arguments.pairs) if arguments.verb == "ceiling" else table(arguments.out))
+    if arguments.verb == "ceiling":
+        print(ceiling(arguments.pairs))
+    else:
+        print(f"{table(arguments.out)}\n\n{differences(arguments.out)}")

@@ -144,4 +144,5 @@ def test_tensors_lie_as_a_file_gives_them_back(tmp_path: Path) -> None:
     motion = Motion(method="dmt", backbone="x", tensors={"noise": strided}, metadata={})
     back = Motion.load(motion.save(tmp_path / "m.safetensors"))
     assert motion.tensors["noise"].stride() == back.tensors["noise"].stride()
+    assert back.tensors["noise"].data_ptr() % 64 == motion.tensors["noise"].data_ptr() % 64 == 0
     assert torch.equal(back.tensors["noise"], strided)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -47,10 +48,9 @@ class Motion:
     metadata: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        # As a file gives them back: kernels round differently for other strides, and a clip made
-        # from a motion in memory would differ from one made from its file.
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        object.__setattr__(self, "tensors", plain)
+        # Copied, so that all lie alike: kernels round differently for other strides and for the
+        # odd addresses inside a mapped file, and the same motion would make another clip.
+        object.__setattr__(self, "tensors", {name: _own(t) for name, t in self.tensors.items()})
 
     def save(self, path: Path | str) -> Path:
         """Write one .safetensors file, whole or not at all."""
@@ -95,6 +95,10 @@ class Motion:
                 f"this motion was learned on {made_on} ({self.backbone}), and the backbone is "
                 f"{backbone.name} ({backbone.fingerprint}); learn it again on this one"
             )
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 class Method(ABC, Generic[C]):
