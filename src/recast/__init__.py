@@ -9,12 +9,7 @@ diffusers.
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
-
-# The same seed makes the same bytes: without this MKL picks its code by where memory happens to
-# lie, and one transfer in some fifty came out differently (measured). Read at MKL's first call.
-os.environ.setdefault("MKL_CBWR", "AUTO")
 
 if TYPE_CHECKING:
     from recast.api import learn, load, presets, transfer, wrap
