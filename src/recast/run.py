@@ -31,7 +31,7 @@ class Draw:
     """How results are drawn from the model."""
 
     seed: int = 0
-    """Seed of the first result; the same seed makes the same clip, down to rounding."""
+    """Seed of the first result; the same seed makes the same bytes on the same machine."""
     samples: int = 1
     """How many results, with seeds one apart, each in a folder of its own."""
     steps: int | None = None
