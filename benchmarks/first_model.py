@@ -14,18 +14,17 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scoring
 import torch
 
 from recast import clips
 from recast.backbones import unet3d
 from recast.backbones.base import Backbone, Settings
-from recast.events import Done, Event
 from recast.methods import base, dmt, unguided
 from recast.shapes import captions, oracle, world
 from recast.video import Video
@@ -72,27 +71,12 @@ COLUMNS = {
 }
 
 
-def pairs(count: int) -> Iterator[tuple[int, world.Scene, world.Scene]]:
-    """(number, source, target look): held-out, the source moving, the target other in all."""
-    looks = (
-        world.sample(seed) for seed in range(world.HELD_OUT.start + 50_000, world.HELD_OUT.stop)
-    )
-    sources = (world.sample(seed) for seed in world.HELD_OUT)
-    moving = (scene for scene in sources if scene.path != "still")
-    for number, source in zip(range(count), moving, strict=False):
-        yield number, source, next(look for look in looks if _differs(look, source))
-
-
-def _differs(a: world.Scene, b: world.Scene) -> bool:
-    return a.colour != b.colour and a.shape != b.shape and a.background != b.background
-
-
 def run(out: Path, count: int, shard: str, seed: int) -> None:
     """Make every missing row of this shard, cheap variants first."""
     torch.set_num_threads(1)
     index, shards = (int(part) for part in shard.split("/"))
     backbone = unet3d.load("shapes", Settings(device="cpu"))
-    mine = [pair for pair in pairs(count) if pair[0] % shards == index]
+    mine = [pair for pair in scoring.pairs(count) if pair[0] % shards == index]
     path = out.with_suffix(f".{index}.jsonl") if shards > 1 else out
     done = {(row["variant"], row["pair"]) for row in _rows(out)}
     # Variant by variant; then, pair by pair, the two that share a long inversion.
@@ -127,7 +111,7 @@ def _learned(
     if kept is None or not kept.exists():
         before, video = backbone.calls, clips.to_tensor(Video(world.render(source), world.FPS))
         learner = VARIANTS[LONG[0]].method if kept else method
-        motion: base.Motion = _last(learner.learn(backbone, video, "", sampling))
+        motion: base.Motion = scoring.last(learner.learn(backbone, video, "", sampling))
         metadata = {**motion.metadata, "calls": backbone.calls - before}
         motion = dataclasses.replace(motion, metadata=metadata)
         if kept is None:
@@ -147,29 +131,15 @@ def _measured(
     sampling: base.Sampling,
 ) -> dict[str, object]:
     before, began = backbone.calls, time.perf_counter()
-    latents = _last(method.transfer(backbone, motion, captions.prompt(look), sampling))
+    latents = scoring.last(method.transfer(backbone, motion, captions.prompt(look), sampling))
     frames = clips.to_video(backbone.decode(latents), world.FPS).frames
     seconds = time.perf_counter() - began
-    verdict = oracle.judge(frames)
     return {
         "prompt": captions.prompt(look),
-        "correlation": round(oracle.path_correlation(verdict.path, source.centre), 4),
-        "distance": round(oracle.path_distance(verdict.path, source.centre), 4),
-        "colour": verdict.colour == look.colour,
-        "shape": verdict.shape == look.shape,
-        "background": verdict.background == look.background,
-        "moves": verdict.moves,
-        "drift": round(verdict.drift, 2) if look.pattern == "plain" else None,
+        **scoring.judged(frames, source, look),
         "calls": motion.metadata["calls"] + backbone.calls - before,
         "seconds": round(seconds, 2),
     }
-
-
-def _last(events: Iterator[Event]) -> Any:
-    for event in events:
-        if isinstance(event, Done):
-            return event.result
-    raise AssertionError("the job ended without a result")
 
 
 def ceiling(count: int) -> str:
@@ -225,25 +195,17 @@ def differences(out: Path, other: str = "DMT fast") -> str:
         cells = []
         for column in columns:
             values = [[float(found[v][n][column]) for n in both] for v in (name, other)]
-            cells.append(_interval(np.subtract(*values), np.mean))
+            cells.append(scoring.interval(np.subtract(*values), np.mean))
         lines.append(f"| {name} | {len(both)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _cell(rows: list[dict], column: str) -> str:
     values = np.array([row[column] for row in rows if row[column] is not None], float)
-    if not len(values):
-        return "–"
-    middle = np.median if column == "correlation" else np.mean
-    if column in ("calls", "seconds"):
+    if len(values) and column in ("calls", "seconds"):
         return f"{values.mean():.0f}"
-    return _interval(values, middle)
-
-
-def _interval(values: np.ndarray, middle: Callable[..., Any]) -> str:
-    draws = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
-    low, high = np.percentile(middle(values[draws], axis=1), [2.5, 97.5])
-    return f"{middle(values):.2f} [{low:.2f}, {high:.2f}]"
+    middle = np.median if column == "correlation" else np.mean
+    return scoring.interval(values, middle)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Training resumes exactly, and its four stages end in a model that loads."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from recast.backbones import unet3d
 from recast.backbones.base import Settings
+from recast.errors import BadModel
 from recast.events import Done, Step
 from recast.shapes import networks, training
 from recast.shapes.fitting import Stage, fit
@@ -49,7 +52,11 @@ def test_training_lowers_the_loss(tmp_path):
 
 
 def test_the_schedule_leaves_no_signal_at_its_last_level():
-    assert networks.scheduler().alphas_cumprod[-1] == 0
+    assert networks.scheduler(networks.Design()).alphas_cumprod[-1] == 0
+    zeroscopes = networks.Design(prediction="epsilon", zero_snr=False)
+    assert networks.scheduler(zeroscopes).alphas_cumprod[-1].sqrt() == pytest.approx(
+        0.068, abs=1e-3
+    )
 
 
 def test_any_text_has_tokens_and_known_words_have_one(tmp_path):
@@ -58,21 +65,63 @@ def test_any_text_has_tokens_and_known_words_have_one(tmp_path):
     assert tokenizer.unk_token not in tokenizer.tokenize("zürich 🐬 <html>")
 
 
+ONE_STEP = {
+    "images": 40,
+    "clips": 12,
+    "autoencoder_steps": 1,
+    "clip_steps": 1,
+    "image_steps": 1,
+    "short_steps": 1,
+    "steps": 1,
+}
+
+
+def _weights(model, part):
+    return load_file(model / part / "diffusion_pytorch_model.safetensors")
+
+
 @pytest.mark.slow
 def test_the_four_stages_end_in_a_model_that_loads(tmp_path):
-    config = training.TrainConfig(
-        out=tmp_path,
-        images=40,
-        clips=12,
-        autoencoder_steps=1,
-        clip_steps=1,
-        image_steps=1,
-        short_steps=1,
-        steps=1,
-    )
-    *_, last = training.train(config)
+    *_, last = training.train(training.TrainConfig(out=tmp_path, **ONE_STEP))
     backbone = unet3d.load(str(last.result), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 8, 16, 8, 8)
     assert backbone.check_prompt("a red dolphin")[0].endswith("does not know: dolphin")
     total = sum(path.stat().st_size for path in last.result.rglob("*") if path.is_file())
     assert total < 20e6
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_a_model_and_keeps_snapshots(tmp_path):
+    zeros = {name: 0 for name in ONE_STEP if name.endswith("steps")}
+    config = training.TrainConfig(
+        out=tmp_path / "on",
+        start=unet3d.SHAPES,
+        snapshot_every=1,
+        **ONE_STEP | zeros | {"steps": 1},
+    )
+    *_, last = training.train(config)
+    for part, same in (("vae", True), ("unet", False)):
+        before, after = _weights(unet3d.SHAPES, part), _weights(last.result, part)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before) is same
+    # One step of AdamW at a warming rate: near to where it began, far from random weights.
+    change = sum((before[name] - after[name]).float().square().sum() for name in before)
+    assert change < 1e-2 * sum(value.float().square().sum() for value in before.values())
+    assert unet3d.load(str(tmp_path / "on" / "snapshots" / "000001"), Settings(device="cpu"))
+    with pytest.raises(BadModel, match="is no model folder to go on from"):
+        list(training.train(replace(config, start=tmp_path / "missing")))
+    other = networks.Design(unet=(16, 16, 16, 16))
+    with pytest.raises(BadModel, match="is no unet to go on from"):
+        list(training.train(replace(config, out=tmp_path / "other"), other))
+
+
+@pytest.mark.slow
+def test_another_design_trains_too(tmp_path):
+    design = networks.Design(
+        autoencoder=(32, 64), latent_channels=4, prediction="epsilon", zero_snr=False
+    )
+    config = training.TrainConfig(out=tmp_path, **ONE_STEP | {"clips": 2, "short_steps": 0})
+    *_, last = training.train(config, design)
+    backbone = unet3d.load(str(last.result), Settings(device="cpu"))
+    assert backbone.latent_shape(16, 64, 64) == (1, 4, 16, 32, 32)
+    assert backbone.schedule.prediction == "epsilon"

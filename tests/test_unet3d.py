@@ -226,6 +226,7 @@ def test_zeroscopes_taps_have_its_shapes() -> None:
         for kind in (kinds if block else kinds[:2])  # block 0 has no attention
     }
     expected |= {
+        "middle": (1, 24, 5, 9, 1280),
         "decoder0.upsampler": (1, 24, 10, 18, 1280),
         "decoder1.upsampler": (1, 24, 20, 36, 1280),
         "decoder2.upsampler": (1, 24, 40, 72, 640),

@@ -340,7 +340,7 @@ def _roles(unet: UNet3DConditionModel) -> dict[str, tuple[Tap, ...]]:
         "spatial_attention": "attentions.1",
         "temporal_attention": "temp_attentions.1",
     }
-    roles: dict[str, tuple[Tap, ...]] = {}
+    roles: dict[str, tuple[Tap, ...]] = {"middle": (Tap("mid_block", _images),)}
     for index, block in enumerate(unet.up_blocks):
         there = dict(block.named_modules())
         for kind, place in places.items():

@@ -22,6 +22,7 @@ _COMMANDS = {
     "doctor": ("listing.doctor", "say what this machine has and what fits on it"),
     "store ls": ("listing.store_ls", "list the motions that are kept"),
     "store prune": ("listing.store_prune", "remove the motions that were not used for longest"),
+    "analyze probe": ("analysis.probe", "measure how well a model's features tell the motion"),
     "shapes render": ("world.render", "draw a clip of the shapes world, with its exact truth"),
     "shapes train": ("world.train", "train the model that ships, from nothing"),
 }

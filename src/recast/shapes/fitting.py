@@ -38,6 +38,8 @@ class Stage:
     ema: float = 0.999
     weight_decay: float = 0.01
     checkpoint_every: int = 200
+    on_checkpoint: Callable[[nn.Module, int], None] | None = None
+    """Called at every checkpoint with the average model and the number of steps."""
 
 
 def fit(stage: Stage, folder: Path, seed: int = 0) -> Iterator[Event]:
@@ -56,7 +58,7 @@ def fit(stage: Stage, folder: Path, seed: int = 0) -> Iterator[Event]:
     for step in range(start, stage.steps):
         losses.append(_update(stage, model, optimizer, parameters, step, seed))
         _follow(average, model, min(stage.ema, (1 + step) / (10 + step)))
-        if (step + 1) % 50 == 0:
+        if (step + 1) % 50 == 0 or step + 1 == stage.steps:
             row = {"step": step + 1, "loss": sum(losses) / len(losses)}
             row["seconds"] = round(time.monotonic() - began, 1)
             with (folder / f"{stage.name}.jsonl").open("a") as log:
@@ -65,6 +67,8 @@ def fit(stage: Stage, folder: Path, seed: int = 0) -> Iterator[Event]:
             yield Step(stage=stage.name, index=step + 1, total=stage.steps, metrics=row)
         if (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
             _save(checkpoint, model, average, optimizer, step + 1)
+            if stage.on_checkpoint is not None:
+                stage.on_checkpoint(average, step + 1)
     model.load_state_dict(average.state_dict())
     yield Done(result=model.eval().requires_grad_(False))
 

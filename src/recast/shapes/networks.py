@@ -1,12 +1,14 @@
 """The sizes of the shipped model's three networks, its tokenizer and its noise schedule.
 
 All are classes of diffusers and transformers, so that the shipped model takes the same road as
-ZeroScope. The UNet has all four levels of ZeroScope's layout; the autoencoder divides by eight, so
-that a 64x64 clip is 8x8 latents and the UNet's deepest level sees the whole frame at once.
+ZeroScope. The UNet has all four levels of ZeroScope's layout; the autoencoder that ships divides
+by eight, so that a 64x64 clip is 8x8 latents, and the UNet's deepest level sees a whole frame.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
 from tokenizers import (
@@ -29,19 +31,47 @@ from transformers import (
 
 CONTEXT = 32  # tokens that the text encoder takes, the two marks included
 TEXT_WIDTH = 96
-LATENT_CHANNELS = 8
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def autoencoder() -> AutoencoderKL:
-    """64x64 RGB to 8x8 latents of eight channels and back."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Design:
+    """What `benchmarks/pilot.py` compares; the defaults are what ships."""
+
+    size: int = 64
+    """Height and width of a clip in pixels."""
+    autoencoder: tuple[int, ...] = (32, 48, 64, 64)
+    """Channels of its levels; each but the last halves height and width."""
+    latent_channels: int = 8
+    unet: tuple[int, ...] = (48, 64, 96, 112)
+    """Channels of its four levels."""
+    prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
+    zero_snr: bool = True
+    """No signal is left at the last level: on so small a grid the model would read each frame's
+    background from the mean of its noise, and sampling would give every frame a random one (Lin
+    et al. 2024, "Common diffusion noise schedules and sample steps are flawed")."""
+    offset_noise: float = 0.0
+    """Deviation of what is added to all the noise of a frame and channel in training (Guttenberg
+    2023, "Diffusion with offset noise")."""
+    high_noise: float = 1.0
+    """Training draws t = 1000·u^(1/high_noise), u uniform: above 1 it sees noisy levels more."""
+
+    @property
+    def grid(self) -> int:
+        """Height and width of the latents."""
+        return self.size // 2 ** (len(self.autoencoder) - 1)
+
+
+def autoencoder(design: Design) -> AutoencoderKL:
+    """RGB frames to latents and back."""
+    levels = len(design.autoencoder)
     return AutoencoderKL(
-        sample_size=64,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(32, 48, 64, 64),
+        sample_size=design.size,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=design.autoencoder,
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=design.latent_channels,
         norm_num_groups=8,
     )
 
@@ -81,15 +111,15 @@ def clip_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
     return CLIPProcessor(images, tokenizer)
 
 
-def unet() -> UNet3DConditionModel:
-    """ZeroScope's four levels, one layer each, 7.5 million parameters."""
+def unet(design: Design) -> UNet3DConditionModel:
+    """ZeroScope's four levels, one layer each; 7.5 million parameters as it ships."""
     return UNet3DConditionModel(
-        sample_size=8,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        sample_size=design.grid,
+        in_channels=design.latent_channels,
+        out_channels=design.latent_channels,
         down_block_types=("CrossAttnDownBlock3D",) * 3 + ("DownBlock3D",),
         up_block_types=("UpBlock3D",) + ("CrossAttnUpBlock3D",) * 3,
-        block_out_channels=(48, 64, 96, 112),
+        block_out_channels=design.unet,
         layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=16,
@@ -97,17 +127,14 @@ def unet() -> UNet3DConditionModel:
     )
 
 
-def scheduler() -> DDIMScheduler:
-    """No signal is left at the last level: on so small a grid the model would read each frame's
-    background from the mean of its noise, and sampling would give every frame a random one
-    (Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed").
-    """
+def scheduler(design: Design) -> DDIMScheduler:
+    """ZeroScope's betas, with or without the signal that they leave at the last level."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
+        prediction_type=design.prediction,
+        rescale_betas_zero_snr=design.zero_snr,
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,

@@ -4,11 +4,14 @@ autoencoder (dense images) -> clip (frames and captions) -> latents (encoded onc
 frames, then short clips, then whole clips). The result is a folder in diffusers' format.
 """
 
+import copy
 import json
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,20 +23,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from recast.errors import BadModel
 from recast.events import Done, Event, Step
 from recast.files import atomic, atomic_folder
 from recast.shapes import captions, networks, world
 from recast.shapes.fitting import Loss, Stage, fit
+from recast.shapes.networks import Design
 
-# What the shipped model says of itself in `recast.json`.
-DEFAULTS = {
-    "frames": world.FRAMES,
-    "height": world.SIZE,
-    "width": world.SIZE,
-    "fps": world.FPS,
-    "steps": 25,
-    "guidance_scale": 4.0,
-}
+Part = Literal["autoencoder", "clip", "unet"]
+_FOLDERS: dict[Part, str] = {"autoencoder": "vae", "clip": "clip", "unet": "unet"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,58 +58,113 @@ class TrainConfig:
     """UNet steps on whole clips (10 to a batch)."""
     device: str = "cpu"
     """Where to train: cpu, cuda or mps. Data are made and kept on the CPU."""
+    start: Path | None = None
+    """Model folder to go on from, such as that of an earlier run; without it all begins anew."""
+    start_parts: tuple[Part, ...] = ("autoencoder", "clip", "unet")
+    """What is taken from `--start`; with 0 steps of its own it stays as it is."""
+    snapshot_every: int = 0
+    """Keep a whole model in `snapshots/` every so many of the last stage's steps (a multiple of
+    200), to score; 0 keeps none."""
 
 
-def train(config: TrainConfig) -> Iterator[Event]:
-    """Run every stage that is not finished yet. `Done.result` is the model's folder."""
+def train(config: TrainConfig, design: Design | None = None) -> Iterator[Event]:
+    """Run every stage that is not finished yet. `Done.result` is the model's folder.
+
+    Raises `BadModel` for a `start` of another design.
+    """
+    design = design or Design()
+    if config.start is not None and not (config.start / "model_index.json").is_file():
+        raise BadModel(f"{config.start} is no model folder to go on from")
     torch.manual_seed(config.seed)
     tokenizer = _tokenizer(config)
-    autoencoder = networks.autoencoder()
-    yield from _stage(_autoencoder_stage(config, autoencoder), config)
-    clip = networks.clip(len(tokenizer))
+    autoencoder = _begun(config, "autoencoder", networks.autoencoder(design))
+    yield from _stage(_autoencoder_stage(config, design, autoencoder), config)
+    clip = _begun(config, "clip", networks.clip(len(tokenizer)))
     yield from _stage(_clip_stage(config, clip, tokenizer), config)
-    latents, scale = yield from _latents(config, autoencoder)
-    unet = networks.unet()
+    latents = yield from _latents(config, design, autoencoder)
+    if not (_taken(config, "autoencoder") and config.autoencoder_steps == 0):
+        scale = 1 / latents[:1000].astype(np.float32).std()
+        autoencoder.register_to_config(scaling_factor=float(scale))
+    unet = _begun(config, "unet", networks.unet(design))
     # Sixteen frames are a tiny sequence: the plain product is faster than the fused kernel.
     unet.set_attn_processor(AttnProcessor())
-    text = text_encoder(clip)
-    for stage in _unet_stages(config, unet, text, tokenizer, latents):
+    model = Model(design, autoencoder, clip, tokenizer, unet)
+    scaled = torch.from_numpy(latents * np.float16(autoencoder.config.scaling_factor))
+    for stage in _unet_stages(config, model, scaled):
         yield from _stage(stage, config)
-    folder = save(config.out / "model", autoencoder, scale, clip, tokenizer, unet)
-    yield Done(result=folder)
+    yield Done(result=model.save(config.out / "model"))
 
 
-def save(
-    folder: Path,
-    autoencoder: AutoencoderKL,
-    scale: float,
-    clip: CLIPModel,
-    tokenizer: CLIPTokenizer,
-    unet: UNet3DConditionModel,
-) -> Path:
-    """Write a folder in diffusers' format, weights in fp16; the whole CLIP stands beside it."""
-    text = text_encoder(clip)
-    autoencoder.register_to_config(scaling_factor=scale)
-    with atomic_folder(folder) as temporary:
-        autoencoder.half().save_pretrained(temporary / "vae")
-        clip.half().save_pretrained(temporary / "clip")
-        networks.clip_processor(tokenizer).save_pretrained(temporary / "clip")
-        text.half().save_pretrained(temporary / "text_encoder")
-        unet.half().save_pretrained(temporary / "unet")
-        tokenizer.save_pretrained(temporary / "tokenizer")
-        networks.scheduler().save_pretrained(temporary / "scheduler")
-        index = {
-            "_class_name": "TextToVideoSDPipeline",
-            "scheduler": ["diffusers", "DDIMScheduler"],
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet3DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-        }
-        (temporary / "model_index.json").write_text(json.dumps(index, indent=1))
-        card = {"defaults": DEFAULTS, "words": captions.known_words(_texts(2_000))}
-        (temporary / "recast.json").write_text(json.dumps(card, indent=1))
-    return folder
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The networks that together are a text-to-video model."""
+
+    design: Design
+    autoencoder: AutoencoderKL
+    clip: CLIPModel
+    tokenizer: CLIPTokenizer
+    unet: UNet3DConditionModel
+
+    def save(self, folder: Path, unet: nn.Module | None = None) -> Path:
+        """Write a folder in diffusers' format, weights in fp16, with the whole CLIP beside it.
+
+        `unet` is another state of the UNet, to be written instead.
+        """
+        with atomic_folder(folder) as temporary:
+            _half(self.autoencoder).save_pretrained(temporary / "vae")
+            _half(self.clip).save_pretrained(temporary / "clip")
+            networks.clip_processor(self.tokenizer).save_pretrained(temporary / "clip")
+            _half(text_encoder(self.clip)).save_pretrained(temporary / "text_encoder")
+            _half(unet or self.unet).save_pretrained(temporary / "unet")
+            self.tokenizer.save_pretrained(temporary / "tokenizer")
+            networks.scheduler(self.design).save_pretrained(temporary / "scheduler")
+            _describe(temporary, self.design)
+        return folder
+
+
+def _half(network: nn.Module) -> Any:
+    return copy.deepcopy(network).cpu().half()
+
+
+def _describe(folder: Path, design: Design) -> None:
+    """What diffusers reads first, and what the model says of itself."""
+    index = {
+        "_class_name": "TextToVideoSDPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet3DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+    defaults = {
+        "frames": world.FRAMES,
+        "height": design.size,
+        "width": design.size,
+        "fps": world.FPS,
+        "steps": 25,
+        "guidance_scale": 4.0,
+    }
+    card = {"defaults": defaults, "words": captions.known_words(_texts(2_000))}
+    (folder / "recast.json").write_text(json.dumps(card, indent=1))
+
+
+def _taken(config: TrainConfig, part: Part) -> bool:
+    return config.start is not None and part in config.start_parts
+
+
+def _begun(config: TrainConfig, part: Part, network: Any) -> Any:
+    """The network, or that of `start`, if it is wanted and of the same design."""
+    if config.start is None or not _taken(config, part):
+        return network
+    folder = config.start / _FOLDERS[part]
+    try:
+        found = type(network).from_pretrained(folder, local_files_only=True).float()
+        network.load_state_dict(found.state_dict())
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadModel(f"{folder} is no {part} to go on from: {reason}") from error
+    return found
 
 
 def _stage(stage: Stage, config: TrainConfig) -> Iterator[Event]:
@@ -128,14 +181,19 @@ def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
     folder = config.out / "tokenizer"
     if (folder / "tokenizer_config.json").exists():
         return CLIPTokenizer.from_pretrained(folder)
+    if config.start is not None:
+        shutil.copytree(config.start / "tokenizer", folder)
+        return CLIPTokenizer.from_pretrained(folder)
     return networks.tokenizer([*_texts(2_000), *[captions.QUALITY] * 20], folder)
 
 
-def _autoencoder_stage(config: TrainConfig, model: AutoencoderKL) -> Stage:
-    images = _cached(config.out / "images.npy", lambda: _dense(config.images))
+def _autoencoder_stage(config: TrainConfig, design: Design, model: AutoencoderKL) -> Stage:
+    @cache
+    def images() -> NDArray[np.uint8]:
+        return _cached(config.out / "images.npy", lambda: _dense(config.images, design.size))
 
     def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
-        pick = images[rng.integers(0, len(images), 32)]
+        pick = images()[rng.integers(0, config.images, 32)]
         pick = np.rot90(pick, int(rng.integers(4)), (1, 2))
         if rng.random() < 0.5:
             pick = pick[:, :, ::-1]
@@ -164,9 +222,10 @@ class _Judged(nn.Module):
 
 
 def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) -> Stage:
-    frames, labels, scenes = _labelled(config)
+    labelled = cache(partial(_labelled, config))
 
     def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
+        frames, labels, scenes = labelled()
         pick = rng.integers(0, len(frames), 128)
         texts = [captions.caption(scenes[i], rng) for i in pick]
         tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
@@ -192,14 +251,10 @@ def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) 
     )
 
 
-def _unet_stages(
-    config: TrainConfig,
-    unet: UNet3DConditionModel,
-    text: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    latents: Tensor,
-) -> Iterator[Stage]:
-    noise = networks.scheduler().alphas_cumprod
+def _unet_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[Stage]:
+    design, tokenizer, text = made.design, made.tokenizer, text_encoder(made.clip)
+    text = text.to(config.device)
+    noise = networks.scheduler(design).alphas_cumprod
     scenes = [world.sample(seed) for seed in range(len(latents))]
 
     def losses(frames: int, batch: int) -> Loss:
@@ -212,16 +267,24 @@ def _unet_stages(
             tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
             with torch.no_grad():
                 condition = text(tokens.input_ids.to(config.device)).last_hidden_state
-            t = torch.from_numpy(rng.integers(0, 1000, batch))
+            t = torch.from_numpy(1000 * rng.random(batch) ** (1 / design.high_noise)).long()
             alpha = noise[t].sqrt().view(-1, 1, 1, 1, 1)
             sigma = (1 - noise[t]).sqrt().view(-1, 1, 1, 1, 1)
             eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
+            if design.offset_noise:
+                offset = rng.standard_normal((*x0.shape[:3], 1, 1), dtype=np.float32)
+                eps = eps + design.offset_noise * torch.from_numpy(offset)
             x, v = alpha * x0 + sigma * eps, alpha * eps - sigma * x0
+            target = v if design.prediction == "v_prediction" else eps
             with torch.autocast(config.device, torch.bfloat16):
                 guess = model(x.to(config.device), t.to(config.device), condition).sample
-            return F.mse_loss(guess.float(), v.to(config.device))
+            return F.mse_loss(guess.float(), target.to(config.device))
 
         return loss
+
+    def keep(average: nn.Module, step: int) -> None:
+        if config.snapshot_every and step % config.snapshot_every == 0:
+            made.save(config.out / "snapshots" / f"{step:06}", average)
 
     plan = [
         (1, 160, config.image_steps, 0.1),
@@ -231,7 +294,16 @@ def _unet_stages(
     for frames, batch, steps, cooldown in plan:
         loss = losses(frames, batch)
         name = f"unet{frames}"
-        yield Stage(name=name, model=unet, loss=loss, steps=steps, lr=1e-3, cooldown=cooldown)
+        yield Stage(
+            name=name,
+            model=made.unet,
+            loss=loss,
+            steps=steps,
+            lr=1e-3,
+            warmup=max(1, min(100, steps // 5)),
+            cooldown=cooldown,
+            on_checkpoint=keep if frames == world.FRAMES else None,
+        )
 
 
 def text_encoder(clip: CLIPModel) -> CLIPTextModel:
@@ -246,14 +318,14 @@ def text_encoder(clip: CLIPModel) -> CLIPTextModel:
 
 
 def _latents(
-    config: TrainConfig, autoencoder: AutoencoderKL
-) -> Generator[Event, None, tuple[Tensor, float]]:
-    """Every training clip, encoded once: (N, C, F, h, w) fp16 of unit variance, and the scale."""
+    config: TrainConfig, design: Design, autoencoder: AutoencoderKL
+) -> Generator[Event, None, NDArray[np.float16]]:
+    """Every training clip, encoded once: (N, C, F, h, w), before they are scaled."""
     path = config.out / "latents.npy"
     if not path.exists():
         encoded = []
         for seed in range(config.clips):
-            frames = _signal(world.render(world.sample(seed))).to(config.device)
+            frames = _signal(world.render(world.sample(seed), design.size)).to(config.device)
             with torch.no_grad(), torch.autocast(config.device, torch.bfloat16):
                 mean = autoencoder.encode(frames).latent_dist.mean
             encoded.append(rearrange(mean.float().cpu().numpy(), "f c h w -> c f h w"))
@@ -261,9 +333,7 @@ def _latents(
                 yield Step(stage="latents", index=seed + 1, total=config.clips)
         with atomic(path) as temporary, temporary.open("wb") as file:
             np.save(file, np.stack(encoded).astype(np.float16))
-    latents = np.load(path)
-    scale = float(1 / latents[:1000].astype(np.float32).std())
-    return torch.from_numpy(latents * np.float16(scale)), scale
+    return np.asarray(np.load(path))
 
 
 def _labelled(
@@ -290,8 +360,8 @@ def _middles(scenes: list[world.Scene]) -> NDArray[np.uint8]:
     )
 
 
-def _dense(count: int) -> NDArray[np.uint8]:
-    return np.stack([world.dense_image(np.random.default_rng(i)) for i in range(count)])
+def _dense(count: int, size: int) -> NDArray[np.uint8]:
+    return np.stack([world.dense_image(np.random.default_rng(i), size) for i in range(count)])
 
 
 def _cached(path: Path, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:

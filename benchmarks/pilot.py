@@ -1,0 +1,162 @@
+"""The pilot study: which design of the shipped model learns fastest, at equal time on one core.
+
+    python benchmarks/pilot.py run --only 8x8
+    python benchmarks/pilot.py table
+
+A candidate is trained for about twenty minutes on one thread (its steps are set for that; the table
+says what they took), with the text encoder of the shipped model and, where it has the same grid,
+its autoencoder. Then it is judged unguided on held-out prompts, and probed for the subject's place.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import scoring
+import torch
+
+from recast.backbones import unet3d
+from recast.backbones.base import Settings
+from recast.events import Event, Step
+from recast.shapes import training, world
+from recast.shapes.networks import Design
+from recast.shapes.probe import ProbeConfig, probe
+from recast.shapes.training import TrainConfig
+
+COLUMNS = ("colour", "shape", "background", "moves", "drift")
+PROBED = ("decoder1.upsampler", "decoder2.upsampler")
+EPSILON = {"prediction": "epsilon", "zero_snr": False}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A design, and its UNet steps on one, four and sixteen frames."""
+
+    steps: tuple[int, int, int]
+    design: Design = field(default_factory=Design)
+
+
+PLAIN = (60, 260, 680)
+CANDIDATES = {
+    "8x8": Candidate(PLAIN),
+    "16x16": Candidate((14, 60, 156), Design(autoencoder=(32, 64, 64), latent_channels=4)),
+    "12x12": Candidate((27, 120, 310), Design(size=96)),
+    "epsilon": Candidate(PLAIN, Design(**EPSILON)),
+    "epsilon, offset noise": Candidate(PLAIN, Design(**EPSILON, offset_noise=0.1)),
+    "more high noise": Candidate(PLAIN, Design(high_noise=2.0)),
+    "whole clips only": Candidate((0, 0, 1000)),
+    "thin top, wide bottom": Candidate(PLAIN, Design(unet=(32, 64, 96, 128))),
+}
+
+
+def run(name: str, folder: Path, out: Path, count: int, clips: int) -> None:
+    """Train a candidate, score it, and write its row."""
+    candidate = CANDIDATES[name]
+    design = candidate.design
+    place = folder / name.replace(", ", "-").replace(" ", "-")
+    start = _grid(design, folder, clips)
+    place.mkdir(parents=True, exist_ok=True)
+    latents = place / "latents.npy"
+    if not latents.exists():
+        os.link(start.parent / "latents.npy", latents)
+    image, short, whole = candidate.steps
+    config = TrainConfig(
+        out=place,
+        clips=clips,
+        start=start,
+        start_parts=("autoencoder", "clip"),
+        autoencoder_steps=0,
+        clip_steps=0,
+        image_steps=image,
+        short_steps=short,
+        steps=whole,
+    )
+    model = _shown(training.train(config, design))
+    backbone = unet3d.load(str(model), Settings(device="cpu"))
+    marks = list(scoring.unguided_rows(backbone, count, backbone.defaults.steps))
+    probed = scoring.last(probe(backbone, ProbeConfig(clips=100, roles=PROBED)))
+    logs = [place / f"unet{frames}.jsonl" for frames in (1, 4, world.FRAMES)]
+    seconds = [
+        json.loads(log.read_text().splitlines()[-1])["seconds"] for log in logs if log.exists()
+    ]
+    row = {
+        "name": name,
+        "design": dataclasses.asdict(design),
+        "steps": candidate.steps,
+        "minutes": round(sum(seconds) / 60, 1),
+        "probe": {row.role: row.r2 for row in probed},
+        "marks": marks,
+    }
+    with out.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _grid(design: Design, folder: Path, clips: int) -> Path:
+    """A model folder with an autoencoder for this grid; every clip's latents lie beside it."""
+    shipped = dataclasses.replace(Design(), unet=design.unet)
+    same = (design.size, design.autoencoder) == (shipped.size, shipped.autoencoder)
+    place = folder / f"grid{design.grid}"
+    config = TrainConfig(
+        out=place,
+        clips=clips,
+        start=unet3d.SHAPES,
+        start_parts=("autoencoder", "clip") if same else ("clip",),
+        autoencoder_steps=0 if same else 1_200,
+        clip_steps=0,
+        image_steps=0,
+        short_steps=0,
+        steps=0,
+    )
+    plain = Design(
+        size=design.size, autoencoder=design.autoencoder, latent_channels=design.latent_channels
+    )
+    model = place / "model"
+    return model if model.exists() else _shown(training.train(config, plain))
+
+
+def _shown(events: object) -> Path:
+    """The result of a training, whose progress is printed."""
+    return scoring.last(map(_printed, events))
+
+
+def _printed(event: Event) -> Event:
+    if isinstance(event, Step) and event.index % 50 == 0:
+        print(event.stage, event.index, event.total, dict(event.metrics), flush=True)
+    return event
+
+
+def table(out: Path) -> str:
+    """Markdown, with bootstrap 95 % intervals over prompts."""
+    head = ["candidate", "steps", "minutes", *COLUMNS, *(f"R² {role}" for role in PROBED)]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in map(json.loads, out.open()):
+        marks = row["marks"]
+        cells = [row["name"], "/".join(map(str, row["steps"])), f"{row['minutes']:.0f}"]
+        for column in COLUMNS:
+            values = [mark[column] for mark in marks if mark[column] is not None]
+            cells.append(scoring.interval(np.array(values, float)))
+        cells += [" / ".join(f"{r2:.2f}" for r2 in row["probe"][role]) for role in PROBED]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("verb", choices=["run", "table"])
+    parser.add_argument("--only", nargs="*", choices=CANDIDATES, default=list(CANDIDATES))
+    parser.add_argument("--folder", type=Path, default=Path("runs/pilot"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pilot.jsonl"))
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=4_000)
+    arguments = parser.parse_args()
+    if arguments.verb == "run":
+        torch.set_num_threads(1)
+        for one in arguments.only:
+            run(one, arguments.folder, arguments.out, arguments.prompts, arguments.clips)
+    print(table(arguments.out))

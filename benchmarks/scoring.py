@@ -1,0 +1,74 @@
+"""What the benchmark scripts share: held-out pairs, the oracle's marks, intervals."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from recast import clips
+from recast.backbones.base import Backbone
+from recast.events import Done, Event
+from recast.methods import base, unguided
+from recast.shapes import captions, oracle, world
+from recast.video import Video
+
+
+def pairs(count: int) -> Iterator[tuple[int, world.Scene, world.Scene]]:
+    """(number, source, target look): held-out, the source moving, the target other in all."""
+    looks = (
+        world.sample(seed) for seed in range(world.HELD_OUT.start + 50_000, world.HELD_OUT.stop)
+    )
+    sources = (world.sample(seed) for seed in world.HELD_OUT)
+    moving = (scene for scene in sources if scene.path != "still")
+    for number, source in zip(range(count), moving, strict=False):
+        yield number, source, next(look for look in looks if _differs(look, source))
+
+
+def _differs(a: world.Scene, b: world.Scene) -> bool:
+    return a.colour != b.colour and a.shape != b.shape and a.background != b.background
+
+
+def judged(frames: np.ndarray, source: world.Scene, look: world.Scene) -> dict[str, object]:
+    """The oracle's marks for a clip that should move like `source` and look like `look`."""
+    verdict = oracle.judge(frames)
+    return {
+        "correlation": round(oracle.path_correlation(verdict.path, source.centre), 4),
+        "distance": round(oracle.path_distance(verdict.path, source.centre), 4),
+        "colour": verdict.colour == look.colour,
+        "shape": verdict.shape == look.shape,
+        "background": verdict.background == look.background,
+        "moves": verdict.moves,
+        "drift": round(verdict.drift, 2) if look.pattern == "plain" else None,
+    }
+
+
+def unguided_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) -> Iterator[dict]:
+    """Text to video for the prompts of `count` pairs: the oracle's marks of each clip."""
+    method = unguided.Method(unguided.Config())
+    for number, source, look in pairs(count):
+        sampling = base.Sampling(
+            steps=steps, guidance_scale=backbone.defaults.guidance_scale, seed=seed + number
+        )
+        size = min(backbone.defaults.height, backbone.defaults.width)
+        video = clips.to_tensor(Video(world.render(source, size), world.FPS))
+        motion = last(method.learn(backbone, video, "", sampling))
+        latents = last(method.transfer(backbone, motion, captions.prompt(look), sampling))
+        frames = clips.to_video(backbone.decode(latents), world.FPS).frames
+        yield {"pair": number, "prompt": captions.prompt(look), **judged(frames, source, look)}
+
+
+def last(events: Iterable[Event]) -> Any:
+    """The result of a job."""
+    for event in events:
+        if isinstance(event, Done):
+            return event.result
+    raise AssertionError("the job ended without a result")
+
+
+def interval(values: np.ndarray, middle: Callable[..., Any] = np.mean) -> str:
+    """A statistic with its bootstrap 95 % interval."""
+    if not len(values):
+        return "–"
+    draws = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
+    low, high = np.percentile(middle(values[draws], axis=1), [2.5, 97.5])
+    return f"{middle(values):.2f} [{low:.2f}, {high:.2f}]"
