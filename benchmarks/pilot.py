@@ -40,16 +40,16 @@ class Candidate:
     design: Design = field(default_factory=Design)
 
 
-PLAIN = (60, 260, 680)
+PLAIN = (60, 230, 600)
 CANDIDATES = {
     "8x8": Candidate(PLAIN),
-    "16x16": Candidate((14, 60, 156), Design(autoencoder=(32, 64, 64), latent_channels=4)),
-    "12x12": Candidate((27, 120, 310), Design(size=96)),
+    "16x16": Candidate((16, 64, 165), Design(autoencoder=(32, 64, 64), latent_channels=4)),
+    "12x12": Candidate((30, 120, 310), Design(size=96)),
     "epsilon": Candidate(PLAIN, Design(**EPSILON)),
     "epsilon, offset noise": Candidate(PLAIN, Design(**EPSILON, offset_noise=0.1)),
     "more high noise": Candidate(PLAIN, Design(high_noise=2.0)),
-    "whole clips only": Candidate((0, 0, 1000)),
-    "thin top, wide bottom": Candidate(PLAIN, Design(unet=(32, 64, 96, 128))),
+    "whole clips only": Candidate((0, 0, 890)),
+    "thin top, wide bottom": Candidate((75, 290, 755), Design(unet=(32, 64, 96, 128))),
 }
 
 
