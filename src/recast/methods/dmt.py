@@ -83,7 +83,7 @@ def _check(name: str, value: float, right: bool, rule: str) -> None:
 
 
 PRESETS = {
-    # Tuned on the shapes model; benchmarks/dmt_on_shapes.py measures it. One inversion step a level.
+    # Tuned on the shapes model (benchmarks/dmt_on_shapes.py). One inversion step a level.
     "fast": Config(inner_steps=5, lr=0.04, lr_end=0.02, restart=False, inversion_steps=1),
     "paper": Config(),
     "reference": Config(
