@@ -6,6 +6,7 @@ frames, then short clips, then whole clips). The result is a folder in diffusers
 
 import copy
 import json
+import math
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -63,8 +64,8 @@ class TrainConfig:
     start_parts: tuple[Part, ...] = ("autoencoder", "clip", "unet")
     """What is taken from `--start`; with 0 steps of its own it stays as it is."""
     snapshot_every: int = 0
-    """Keep a whole model in `snapshots/` every so many of the last stage's steps (a multiple of
-    200), to score; 0 keeps none."""
+    """Keep a whole model in `snapshots/` every so many of the last stage's steps, to score; 0 keeps
+    none."""
 
 
 def train(config: TrainConfig, design: Design | None = None) -> Iterator[Event]:
@@ -302,6 +303,7 @@ def _unet_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[
             lr=1e-3,
             warmup=max(1, min(100, steps // 5)),
             cooldown=cooldown,
+            checkpoint_every=math.gcd(200, config.snapshot_every),
             on_checkpoint=keep if frames == world.FRAMES else None,
         )
 
