@@ -112,7 +112,7 @@ BLOCK_1 = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
 GROUPS: dict[str, dict[str, Variant]] = {
     "main": MAIN,
     "start": {
-        **{f"ξ = {factor}": fast({"low_pass_factor": factor}) for factor in (1, 2, 8)},
+        **{f"ξ = {factor}": fast({"low_pass_factor": factor}) for factor in (2, 8)},
         "ξ = 2, noise alone": fast({"low_pass_factor": 2, "guided": 0.0}),
         "inverted noise": fast({"initial_noise": "inverted"}),
         "inverted noise alone": fast({"initial_noise": "inverted", "guided": 0.0}),
