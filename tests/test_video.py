@@ -67,7 +67,7 @@ def test_same_frames_same_bytes(tmp_path: Path, name: str) -> None:
 
 
 def test_the_bytes_do_not_depend_on_what_lies_in_memory(tmp_path: Path) -> None:
-    # x264's macroblock tree read memory that nobody wrote; used memory is what shows it.
+    # With x264's macroblock tree they do; it takes used memory to show it.
     rng = np.random.default_rng(0)
     blocks = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((16, 16, 1)))
     frames = [np.roll(blocks, shift, 1) + rng.normal(0, 4, blocks.shape) for shift in range(6)]

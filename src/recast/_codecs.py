@@ -297,8 +297,9 @@ def _upright(picture: Pixels, frame: VideoFrame, look: Look) -> Pixels:
 def write_mp4(frames: Pixels, rate: Fraction, path: Path) -> None:
     """(F, H, W, 3) as H.264 yuv420p, BT.709, index in front. The same frames, the same bytes.
 
-    For the bytes: one thread, no creation time, and no macroblock tree, whose AVX-512 code in x264
-    core 165 reads memory that nobody wrote. crf 16 is close to what the eye cannot tell.
+    For the bytes: one thread, no creation time, and no macroblock tree: with its AVX-512 code in
+    x264 core 165, what happens to lie in memory changes the file (not with asm=avx2, say). crf 16
+    is close to what the eye cannot tell.
     """
     odd_h, odd_w = frames.shape[1] % 2, frames.shape[2] % 2
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
