@@ -11,7 +11,6 @@ its autoencoder. Then it is judged unguided on held-out prompts, and probed for 
 import argparse
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,10 +33,11 @@ EPSILON = {"prediction": "epsilon", "zero_snr": False}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design, and its UNet steps on one, four and sixteen frames."""
+    """A design, its UNet steps on one, four and sixteen frames, and how many of the last are short."""
 
     steps: tuple[int, int, int]
     design: Design = field(default_factory=Design)
+    joint: float = 0.0
 
 
 PLAIN = (60, 230, 600)
@@ -49,6 +49,7 @@ CANDIDATES = {
     "epsilon, offset noise": Candidate(PLAIN, Design(**EPSILON, offset_noise=0.1)),
     "more high noise": Candidate(PLAIN, Design(high_noise=2.0)),
     "whole clips only": Candidate((0, 0, 890)),
+    "joint": Candidate((0, 0, 890), joint=0.5),
     "thin top, wide bottom": Candidate((75, 290, 755), Design(unet=(32, 64, 96, 128))),
 }
 
@@ -60,9 +61,9 @@ def run(name: str, folder: Path, out: Path, count: int, clips: int) -> None:
     place = folder / name.replace(", ", "-").replace(" ", "-")
     start = _grid(design, folder, clips)
     place.mkdir(parents=True, exist_ok=True)
-    latents = place / "latents.npy"
+    latents = place / "latents"
     if not latents.exists():
-        os.link(start.parent / "latents.npy", latents)
+        latents.symlink_to((start.parent / "latents").absolute())
     image, short, whole = candidate.steps
     config = TrainConfig(
         out=place,
@@ -74,6 +75,7 @@ def run(name: str, folder: Path, out: Path, count: int, clips: int) -> None:
         image_steps=image,
         short_steps=short,
         steps=whole,
+        joint=candidate.joint,
     )
     model = _shown(training.train(config, design))
     backbone = unet3d.load(str(model), Settings(device="cpu"))
@@ -104,7 +106,7 @@ def _grid(design: Design, folder: Path, clips: int) -> Path:
         clips=clips,
         start=unet3d.SHAPES,
         start_parts=("autoencoder", "clip") if same else ("clip",),
-        autoencoder_steps=0 if same else 1_200,
+        autoencoder_steps=0 if same else 400,
         clip_steps=0,
         image_steps=0,
         short_steps=0,

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -113,6 +114,31 @@ def test_training_goes_on_from_a_model_and_keeps_snapshots(tmp_path):
     other = networks.Design(unet=(16, 16, 16, 16))
     with pytest.raises(BadModel, match="is no unet to go on from"):
         list(training.train(replace(config, out=tmp_path / "other"), other))
+
+
+@pytest.mark.slow
+def test_clips_are_encoded_once_and_joint_steps_are_short(tmp_path, monkeypatch):
+    seen, plain = [], networks.unet
+
+    def watched(design):
+        unet = plain(design)
+        unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+        return unet
+
+    monkeypatch.setattr(networks, "unet", watched)
+    few = {**ONE_STEP, "clips": 2, "image_steps": 0, "short_steps": 0}
+    first = training.TrainConfig(out=tmp_path, **few | {"joint": 1.0})
+    list(training.train(first))
+    assert seen == [(40, 8, 4, 8, 8)]
+    encoded = np.load(tmp_path / "latents" / "000000.npy")
+    assert len(encoded) == 2
+    list(training.train(replace(first, joint=0.0, steps=2)))
+    assert seen[1:] == [(10, 8, 16, 8, 8)]
+    np.save(tmp_path / "latents" / "000000.npy", encoded + 1)
+    list(training.train(replace(first, clips=1)))
+    assert (np.load(tmp_path / "latents" / "000000.npy") == encoded + 1).all()  # not made again
+    list(training.train(replace(first, clips=3)))
+    assert len(np.load(tmp_path / "latents" / "000000.npy")) == 3
 
 
 @pytest.mark.slow

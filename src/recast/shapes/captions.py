@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from recast.shapes import world
 from recast.shapes.world import Scene
 
 _MOTION = {
@@ -56,6 +57,12 @@ def prompt(scene: Scene) -> str:
     """The plainest sentence for a scene's look, motion unsaid: what evaluations ask for."""
     subject = f"{scene.colour} {scene.shape}"
     return f"{_article(subject)} {subject} on a {scene.background} background"
+
+
+def examples(count: int) -> list[str]:
+    """Captions of the first scenes, the same at every call."""
+    rng = np.random.default_rng(0)
+    return [caption(world.sample(seed, frames=1), rng) for seed in range(count)]
 
 
 def known_words(sample: list[str]) -> list[str]:

@@ -4,8 +4,6 @@ autoencoder (dense images) -> clip (frames and captions) -> latents (encoded onc
 frames, then short clips, then whole clips). The result is a folder in diffusers' format.
 """
 
-import copy
-import json
 import math
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -22,16 +20,19 @@ from diffusers.models.attention_processor import AttnProcessor
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 from recast.errors import BadModel
 from recast.events import Done, Event, Step
-from recast.files import atomic, atomic_folder
+from recast.files import atomic
 from recast.shapes import captions, networks, world
 from recast.shapes.fitting import Loss, Stage, fit
+from recast.shapes.model import Model, text_encoder
 from recast.shapes.networks import Design
 
 Part = Literal["autoencoder", "clip", "unet"]
+_SHORT = (4, 40)  # frames of a short clip, clips to a batch
+_PART = 500  # clips to a file of latents
 _FOLDERS: dict[Part, str] = {"autoencoder": "vae", "clip": "clip", "unet": "unet"}
 
 
@@ -57,6 +58,8 @@ class TrainConfig:
     """UNet steps on four-frame clips (40 to a batch)."""
     steps: int = 2_300
     """UNet steps on whole clips (10 to a batch)."""
+    joint: float = 0.0
+    """Share of these steps that take short clips instead, for the variety of their captions."""
     device: str = "cpu"
     """Where to train: cpu, cuda or mps. Data are made and kept on the CPU."""
     start: Path | None = None
@@ -96,60 +99,6 @@ def train(config: TrainConfig, design: Design | None = None) -> Iterator[Event]:
     yield Done(result=model.save(config.out / "model"))
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """The networks that together are a text-to-video model."""
-
-    design: Design
-    autoencoder: AutoencoderKL
-    clip: CLIPModel
-    tokenizer: CLIPTokenizer
-    unet: UNet3DConditionModel
-
-    def save(self, folder: Path, unet: nn.Module | None = None) -> Path:
-        """Write a folder in diffusers' format, weights in fp16, with the whole CLIP beside it.
-
-        `unet` is another state of the UNet, to be written instead.
-        """
-        with atomic_folder(folder) as temporary:
-            _half(self.autoencoder).save_pretrained(temporary / "vae")
-            _half(self.clip).save_pretrained(temporary / "clip")
-            networks.clip_processor(self.tokenizer).save_pretrained(temporary / "clip")
-            _half(text_encoder(self.clip)).save_pretrained(temporary / "text_encoder")
-            _half(unet or self.unet).save_pretrained(temporary / "unet")
-            self.tokenizer.save_pretrained(temporary / "tokenizer")
-            networks.scheduler(self.design).save_pretrained(temporary / "scheduler")
-            _describe(temporary, self.design)
-        return folder
-
-
-def _half(network: nn.Module) -> Any:
-    return copy.deepcopy(network).cpu().half()
-
-
-def _describe(folder: Path, design: Design) -> None:
-    """What diffusers reads first, and what the model says of itself."""
-    index = {
-        "_class_name": "TextToVideoSDPipeline",
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet3DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
-    defaults = {
-        "frames": world.FRAMES,
-        "height": design.size,
-        "width": design.size,
-        "fps": world.FPS,
-        "steps": 25,
-        "guidance_scale": 4.0,
-    }
-    card = {"defaults": defaults, "words": captions.known_words(_texts(2_000))}
-    (folder / "recast.json").write_text(json.dumps(card, indent=1))
-
-
 def _taken(config: TrainConfig, part: Part) -> bool:
     return config.start is not None and part in config.start_parts
 
@@ -173,11 +122,6 @@ def _stage(stage: Stage, config: TrainConfig) -> Iterator[Event]:
     yield from (event for event in fit(stage, config.out, config.seed) if isinstance(event, Step))
 
 
-def _texts(count: int) -> list[str]:
-    rng = np.random.default_rng(0)
-    return [captions.caption(world.sample(seed, frames=1), rng) for seed in range(count)]
-
-
 def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
     folder = config.out / "tokenizer"
     if (folder / "tokenizer_config.json").exists():
@@ -185,7 +129,7 @@ def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
     if config.start is not None:
         shutil.copytree(config.start / "tokenizer", folder)
         return CLIPTokenizer.from_pretrained(folder)
-    return networks.tokenizer([*_texts(2_000), *[captions.QUALITY] * 20], folder)
+    return networks.tokenizer([*captions.examples(2_000), *[captions.QUALITY] * 20], folder)
 
 
 def _autoencoder_stage(config: TrainConfig, design: Design, model: AutoencoderKL) -> Stage:
@@ -258,8 +202,12 @@ def _unet_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[
     noise = networks.scheduler(design).alphas_cumprod
     scenes = [world.sample(seed) for seed in range(len(latents))]
 
-    def losses(frames: int, batch: int) -> Loss:
+    def losses(frames: int, batch: int, joint: float = 0.0) -> Loss:
+        short = losses(*_SHORT) if joint else None
+
         def loss(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
+            if short is not None and rng.random() < joint:
+                return short(model, step, rng)
             pick = rng.integers(0, len(latents), batch)
             first = rng.integers(0, world.FRAMES - frames + 1)
             x0 = latents[pick, :, first : first + frames].float()
@@ -289,11 +237,11 @@ def _unet_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[
 
     plan = [
         (1, 160, config.image_steps, 0.1),
-        (4, 40, config.short_steps, 0.1),
+        (*_SHORT, config.short_steps, 0.1),
         (world.FRAMES, 10, config.steps, 0.3),
     ]
     for frames, batch, steps, cooldown in plan:
-        loss = losses(frames, batch)
+        loss = losses(frames, batch, config.joint if frames == world.FRAMES else 0.0)
         name = f"unet{frames}"
         yield Stage(
             name=name,
@@ -308,34 +256,40 @@ def _unet_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[
         )
 
 
-def text_encoder(clip: CLIPModel) -> CLIPTextModel:
-    """CLIP's text tower as the class that diffusers' pipelines load."""
-    text = CLIPTextModel(clip.config.text_config)
-    prefix = "" if any(k.startswith("text_model.") for k in text.state_dict()) else "text_model."
-    state = clip.state_dict()
-    text.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith("text_model.")}
-    )
-    return text.eval().requires_grad_(False)
-
-
 def _latents(
     config: TrainConfig, design: Design, autoencoder: AutoencoderKL
 ) -> Generator[Event, None, NDArray[np.float16]]:
-    """Every training clip, encoded once: (N, C, F, h, w), before they are scaled."""
-    path = config.out / "latents.npy"
-    if not path.exists():
-        encoded = []
-        for seed in range(config.clips):
-            frames = _signal(world.render(world.sample(seed), design.size)).to(config.device)
-            with torch.no_grad(), torch.autocast(config.device, torch.bfloat16):
-                mean = autoencoder.encode(frames).latent_dist.mean
-            encoded.append(rearrange(mean.float().cpu().numpy(), "f c h w -> c f h w"))
-            if (seed + 1) % 50 == 0:
-                yield Step(stage="latents", index=seed + 1, total=config.clips)
-        with atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.stack(encoded).astype(np.float16))
-    return np.asarray(np.load(path))
+    """Every training clip, encoded once: (N, C, F, h, w), before they are scaled.
+
+    They are kept in files of 500, so that a broken run, or one of more clips, makes the rest.
+    """
+    folder = config.out / "latents"
+    parts = []
+    for first in range(0, config.clips, _PART):
+        path = folder / f"{first:06}.npy"
+        count = min(_PART, config.clips - first)
+        part = np.load(path) if path.exists() else None
+        if part is None or len(part) < count:
+            encoded = []
+            for seed in range(first, first + count):
+                encoded.append(_encoded(autoencoder, seed, design, config.device))
+                if (seed + 1) % 50 == 0:
+                    yield Step(stage="latents", index=seed + 1, total=config.clips)
+            part = np.stack(encoded).astype(np.float16)
+            with atomic(path) as temporary, temporary.open("wb") as file:
+                np.save(file, part)
+        parts.append(part[:count])
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
+def _encoded(
+    autoencoder: AutoencoderKL, seed: int, design: Design, device: str
+) -> NDArray[np.float32]:
+    frames = _signal(world.render(world.sample(seed), design.size)).to(device)
+    with torch.autocast(device, torch.bfloat16):
+        mean = autoencoder.encode(frames).latent_dist.mean
+    return np.asarray(rearrange(mean.float().cpu().numpy(), "f c h w -> c f h w"))
 
 
 def _labelled(
