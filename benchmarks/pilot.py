@@ -33,7 +33,7 @@ EPSILON = {"prediction": "epsilon", "zero_snr": False}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design, its UNet steps on one, four and sixteen frames, and how many of the last are short."""
+    """A design, its UNet steps on one, four and sixteen frames, the last in part on four."""
 
     steps: tuple[int, int, int]
     design: Design = field(default_factory=Design)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from einops import rearrange
 from numpy.typing import NDArray
