@@ -1,14 +1,17 @@
 """Outputs appear whole or not at all: every way to fail leaves the folder as it was."""
 
 import errno
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from recast.errors import BadCall, NoSpace
-from recast.files import atomic, atomic_folder
+from recast.files import atomic, atomic_folder, locked
 
 Writer = Callable[[Path], AbstractContextManager[Path]]
 
@@ -118,3 +121,19 @@ def test_impossible_places_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadCall, match="file name too long"), atomic(tmp_path / ("x" * 300)):
         pass
     assert _listing(tmp_path) == ["file", "folder"]
+
+
+def test_a_locked_folder_is_one_processs_own(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    code = "import sys; from recast.files import locked; from pathlib import Path\n"
+    code += "with locked(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=PIPE, stdout=PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(BadCall, match="another process is working in"), locked(folder):
+            pass
+        other.kill()
+    with locked(folder):
+        pass

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from recast.errors import BadCall, NoSpace
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -47,6 +49,25 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
         with _refused(final):
             _replace_folder(temporary, final)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder, made if need be, to this process. A lock ends with its process, however that
+    ends. Raises `BadCall` while another process works there."""
+    with _refused(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BadCall(
+                f"another process is working in {folder}; wait for it, or choose another folder"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from recast.errors import BadModel
 from recast.events import Done, Event, Step
-from recast.files import atomic
+from recast.files import atomic, locked
 from recast.shapes import captions, networks, world
 from recast.shapes.fitting import Loss, Stage, fit
 from recast.shapes.model import Model, text_encoder
@@ -74,11 +74,15 @@ class TrainConfig:
 def train(config: TrainConfig, design: Design | None = None) -> Iterator[Event]:
     """Run every stage that is not finished yet. `Done.result` is the model's folder.
 
-    Raises `BadModel` for a `start` of another design.
+    Raises `BadModel` for a `start` of another design, `BadCall` while another run trains there.
     """
-    design = design or Design()
     if config.start is not None and not (config.start / "model_index.json").is_file():
         raise BadModel(f"{config.start} is no model folder to go on from")
+    with locked(config.out):
+        yield from _train(config, design or Design())
+
+
+def _train(config: TrainConfig, design: Design) -> Iterator[Event]:
     torch.manual_seed(config.seed)
     tokenizer = _tokenizer(config)
     autoencoder = _begun(config, "autoencoder", networks.autoencoder(design))

@@ -1,0 +1,178 @@
+"""Judging a result against its source: two clips made comparable, and every metric that applies.
+
+Owns the rules by which clips of other lengths, rates and sizes are compared, and what a mask leaves
+of them. The numbers are those of `recast.metrics`.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recast import registry, trackers
+from recast import video as videos
+from recast.errors import BadClip
+from recast.events import Done, Event, Step
+from recast.metrics.base import Judged, Look, Metric
+from recast.trackers import Tracks
+from recast.video import Video
+
+if TYPE_CHECKING:
+    from recast.metrics._clip import Embedder
+
+Masks = NDArray[np.bool_]
+_GREY = 127  # what CLIP and LPIPS see where a mask hides a frame
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tools:
+    """What looks at the clips before they are judged."""
+
+    tracker: Literal["flow", "cotracker"] = "flow"
+    """flow needs no weights; cotracker is what published numbers use (CC-BY-NC)."""
+    clip: str = "shapes"
+    """CLIP of the text and frame scores: shapes (ships with Recast and knows the shapes world
+    only), ViT-B/32, ViT-L/14, a hub id, or a folder."""
+    lpips: Literal["none", "alex", "squeeze", "vgg"] = "none"
+    """Network of Frame-LPIPS; its weights are downloaded by torchvision on first use."""
+    device: str = "cpu"
+    """Where trackers and networks run: cpu, cuda or mps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One line of an evaluation."""
+
+    metric: Metric
+    value: float | None
+    reason: str = ""
+    """Why there is no value."""
+
+
+def metrics() -> Mapping[str, Metric]:
+    """Every metric there is, those of outside packages too."""
+    found: dict[str, Metric] = {}
+    for name in registry.names("metrics"):
+        found |= registry.load("metrics", name).METRICS
+    return found
+
+
+def aligned(source: Video, result: Video) -> tuple[Video, Video]:
+    """Both clips with as many frames and of one size; what was done is in the notes.
+
+    Of equal length they are compared frame by frame, whatever their rates. Else frames that repeat
+    the one before them (as systems with another rate write them) are dropped from the longer
+    clip, and if it is still longer, frames are taken from it evenly, first to last. The source is
+    cropped about its centre and resized to the result's size. Raises `BadClip` for a clip of one
+    frame.
+    """
+    for clip, name in ((source, "source"), (result, "result")):
+        if len(clip) < 2:
+            raise BadClip(f"the {name} has one frame; motion needs at least two")
+    if len(source) > len(result):
+        source = _shortened(source, len(result))
+    elif len(result) > len(source):
+        result = _shortened(result, len(source))
+    if len(result) != len(source):  # dropping repeated frames made the longer one the shorter
+        count = min(len(result), len(source))
+        source, result = _evenly(source, count), _evenly(result, count)
+    return videos.fit(source, result.height, result.width, "crop"), result
+
+
+def _shortened(clip: Video, count: int) -> Video:
+    fresh = np.flatnonzero([True, *(clip.frames[1:] != clip.frames[:-1]).any((1, 2, 3))])
+    if len(clip) > len(fresh) >= 2:
+        note = f"dropped {len(clip) - len(fresh)} of {len(clip)} frames that repeat the one before"
+        clip = replace(clip, frames=clip.frames[fresh], notes=(*clip.notes, note))
+    return _evenly(clip, count) if len(clip) > count else clip
+
+
+def _evenly(clip: Video, count: int) -> Video:
+    if len(clip) == count:
+        return clip
+    chosen = np.linspace(0, len(clip) - 1, count).round().astype(int)
+    note = f"took {count} of {len(clip)} frames, evenly"
+    return replace(clip, frames=clip.frames[chosen], notes=(*clip.notes, note))
+
+
+def read_mask(path: Path, like: Video) -> Masks:
+    """A mask (F, H, W) from an image, which serves every frame, or from a video: bright is judged.
+
+    It is fitted to the clip as the source is. Raises `BadClip` for another number of frames and
+    for an empty one.
+    """
+    clip = videos.read(path)
+    if len(clip) not in (1, len(like)):
+        raise BadClip(
+            f"the mask {path.name} has {len(clip)} frames; give one image, or {len(like)} frames, "
+            "as the clips have once aligned"
+        )
+    fitted = videos.fit(clip, like.height, like.width, "crop").frames
+    mask = np.broadcast_to(fitted.mean(-1) >= 128, (len(like), like.height, like.width))
+    if not mask.any():
+        raise BadClip(f"the mask {path.name} is empty: no pixel of it is brighter than 127")
+    return mask
+
+
+def evaluate(
+    source: Video, result: Video, prompt: str, tools: Tools, mask: Masks | None = None
+) -> Iterator[Event]:
+    """Every metric of two aligned clips. `Done.result` is a list of `Score`; one that lacks what it
+    needs, such as a prompt, says so instead of a value."""
+    seen = yield from _looked(source, result, prompt, tools, mask)
+    judged, missing = seen
+    scores = []
+    for metric in metrics().values():
+        lacking = [missing[need] for need in sorted(metric.needs) if need in missing]
+        value = None if lacking else metric.score(judged)
+        scores.append(Score(metric, value, lacking[0] if lacking else ""))
+    yield Done(result=scores)
+
+
+def _looked(
+    source: Video, result: Video, prompt: str, tools: Tools, mask: Masks | None
+) -> Generator[Event, None, tuple[Judged, Mapping[str, str]]]:
+    """What metrics need of the clips, and why what is missing is."""
+    from recast.metrics._clip import Embedder
+    from recast.metrics._lpips import lpips
+
+    missing = {"truth": "known for clips of the shapes world only, in a benchmark"}
+    if not prompt:
+        missing["prompt"] = "no prompt was given"
+    embedder = Embedder(tools.clip, tools.device)
+    looks = []
+    for index, clip in enumerate((source, result)):
+        looks.append(_look(clip, embedder, tools, mask))
+        yield Step(stage="look", index=index + 1, total=2)
+    distance = None
+    if tools.lpips == "none":
+        missing["lpips"] = "off; --lpips alex"
+    else:
+        distance = lpips(_hidden(source, mask), _hidden(result, mask), tools.lpips, tools.device)
+    text = embedder.text(prompt) if prompt else None
+    judged = Judged(source=looks[0], result=looks[1], text=text, lpips=distance, mask=mask)
+    return judged, missing
+
+
+def _look(clip: Video, embedder: "Embedder", tools: Tools, mask: Masks | None) -> Look:
+    tracks = trackers.TRACKERS[tools.tracker](clip.frames)
+    if mask is not None:
+        tracks = tracks.only(_inside(tracks, mask[0]))
+    return Look(frames=clip.frames, tracks=tracks, embeddings=embedder.frames(_hidden(clip, mask)))
+
+
+def _hidden(clip: Video, mask: Masks | None) -> NDArray[np.uint8]:
+    """The frames with grey where the mask is not."""
+    if mask is None:
+        return clip.frames
+    return np.where(mask[..., None], clip.frames, np.uint8(_GREY))
+
+
+def _inside(tracks: Tracks, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which tracks begin inside the mask of the first frame (H, W)."""
+    height, width = mask.shape
+    x, y = tracks.points[0].astype(int).clip(0, (width - 1, height - 1)).T
+    return np.asarray(mask[y, x])

@@ -1,0 +1,209 @@
+"""What a trustworthy ruler shows: each metric's promises, on clips whose motion is known."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recast import evaluation, trackers
+from recast.errors import BadModel
+from recast.metrics import _clip, base, frame_consistency, leakage, text_similarity
+from recast.metrics import hybrid_motion_fidelity as hybrid
+from recast.metrics import motion_fidelity as motion
+from recast.metrics.base import Judged, Look, State
+from recast.shapes import world
+from recast.trackers import Tracks
+
+SIDE = world.SIZE
+
+
+def _truth(scene):
+    truth = world.truth(scene)
+    return Tracks(truth.tracks, truth.visible)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A scene whose camera moves, so that every track has a motion."""
+    scenes = (world.sample(seed) for seed in world.HELD_OUT)
+    return next(s for s in scenes if np.ptp(s.pan, 0).max() > 0.3 and s.path == "zigzag")
+
+
+def _reversed(tracks):
+    return Tracks(tracks.points[::-1], tracks.visible[::-1])
+
+
+def _mirrored(tracks):
+    return Tracks(tracks.points * (-1, 1) + (SIDE, 0), tracks.visible)
+
+
+def _shuffled(tracks):
+    order = np.random.default_rng(0).permutation(len(tracks.points))
+    return Tracks(tracks.points[order], tracks.visible[order])
+
+
+@pytest.mark.parametrize("tracked", ["truth", "flow"])
+def test_a_clip_against_itself_scores_one(scene, tracked):
+    tracks = _truth(scene) if tracked == "truth" else trackers.flow(world.render(scene))
+    assert motion.fidelity(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
+    assert hybrid.hybrid(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
+
+
+def test_fidelity_is_symmetric(scene):
+    other = _truth(replace(scene, pan=scene.pan[:, ::-1] ** 2, centre=1 - scene.centre))
+    there = motion.fidelity(_truth(scene), other, SIDE)
+    assert there == pytest.approx(motion.fidelity(other, _truth(scene), SIDE), abs=1e-12)
+    assert there < 0.8
+
+
+def test_the_released_score_is_one_way_and_gives_a_clip_less_than_one_against_itself():
+    right, down = (MOVING.only(np.array(chosen)) for chosen in ([True, False], [False, True]))
+    assert motion.legacy(MOVING, MOVING) == pytest.approx(0)  # the identity takes the right answer
+    assert motion.legacy(right, MOVING) == pytest.approx(0)
+    assert motion.legacy(down, MOVING) == pytest.approx(1)
+    assert motion.legacy(MOVING, down) == pytest.approx((-1 + 1) / 2)
+
+
+@pytest.mark.parametrize("change", [_reversed, _mirrored, _shuffled])
+def test_another_motion_scores_clearly_lower(scene, change):
+    tracks = _truth(scene)
+    assert motion.fidelity(tracks, change(tracks), SIDE) < 0.6
+    assert hybrid.hybrid(tracks, change(tracks), SIDE) < 0.9
+
+
+def test_a_recoloured_subject_scores_like_itself(scene):
+    before, after = (
+        trackers.flow(world.render(replace(scene, colour=colour))) for colour in ("red", "cyan")
+    )
+    reversed_ = trackers.flow(world.render(scene)[::-1].copy())
+    assert motion.fidelity(before, after, SIDE) > 0.97
+    assert motion.fidelity(before, after, SIDE) > motion.fidelity(before, reversed_, SIDE) + 0.3
+
+
+def _tracks(points):
+    points = np.asarray(points, float)
+    return Tracks(points, np.ones(points.shape[:2], bool))
+
+
+STILL = _tracks(np.full((5, 3, 2), 20.0))
+MOVING = _tracks(np.arange(5.0)[:, None, None] * [[[2, 0], [0, 2]]])
+NONE = _tracks(np.zeros((5, 0, 2)))
+
+
+def test_standing_still_is_defined():
+    assert motion.fidelity(STILL, STILL, SIDE) == 1
+    assert motion.fidelity(STILL, MOVING, SIDE) == 0
+    assert motion.fidelity(NONE, MOVING, SIDE) == motion.fidelity(MOVING, NONE, SIDE) == 0
+    assert motion.fidelity(NONE, NONE, SIDE) == 0
+    single = MOVING.only(np.array([True, False]))
+    # To the right: found among both; of both, the one to the right is found (1), the other not (0).
+    assert motion.fidelity(single, MOVING, SIDE) == pytest.approx((1 + 0.5) / 2)
+    for pair in ((STILL, STILL), (STILL, MOVING), (NONE, NONE), (single, STILL)):
+        assert math.isfinite(hybrid.hybrid(*pair, SIDE))
+        assert math.isfinite(motion.legacy(*pair))
+
+
+def test_the_threshold_of_standing_still_is_a_share_of_the_frame():
+    creeping = _tracks(np.arange(5.0)[:, None, None] * [[[0.1, 0]]])  # 0.1 pixels per frame
+    assert motion.fidelity(creeping, STILL, 64) == 1
+    assert motion.fidelity(creeping, STILL, 16) == 0
+
+
+def test_only_steps_in_which_both_points_are_seen_count():
+    there, wrong = MOVING.points.copy(), MOVING.points.copy()
+    wrong[4] += 50  # a jump that the tracker itself does not trust
+    visible = np.ones(there.shape[:2], bool)
+    visible[4] = False
+    assert motion.fidelity(Tracks(wrong, visible), MOVING, SIDE) == pytest.approx(1)
+    assert motion.fidelity(_tracks(wrong), MOVING, SIDE) < 0.95
+    lost = visible & (np.arange(5) < 2)[:, None]  # one step of four: too short to be judged
+    assert motion.fidelity(Tracks(there, lost), MOVING, SIDE) == 0
+
+
+def _slow_frechet(a, b):
+    def reach(i, j):
+        here = math.dist(a[i], b[j])
+        before = [(i - 1, j), (i, j - 1), (i - 1, j - 1)]
+        ways = [reach(*way) for way in before if min(way) >= 0]
+        return max(here, min(ways)) if ways else here
+
+    return reach(len(a) - 1, len(b) - 1)
+
+
+def test_the_frechet_distance_is_the_discrete_one():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 5, 2)), rng.normal(size=(4, 6, 2))
+    expected = [[_slow_frechet(one, other) for other in b] for one in a]
+    np.testing.assert_allclose(hybrid.frechet(a, b), expected)
+
+
+def _unit(*rows):
+    rows = np.array(rows, float)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def test_clip_scores_by_hand():
+    frames = np.zeros((3, 8, 8, 3), np.uint8)
+    look = Look(frames=frames, embeddings=_unit([1, 0], [1, 1], [0, 1]))
+    judged = Judged(result=look, source=look, text=np.array([1.0, 0.0]))
+    half = math.sqrt(0.5)
+    scores = {
+        name: metric.score(judged)
+        for module in (text_similarity, frame_consistency)
+        for name, metric in module.METRICS.items()
+    }
+    assert scores == {
+        "text_similarity": pytest.approx((1 + half) / 3),
+        "frame_consistency": pytest.approx(half),
+        "frame_consistency_all": pytest.approx((half + half + 0) / 3),
+    }
+    assert leakage.METRICS["leakage"].score(judged) == pytest.approx(1)
+
+
+def test_colours_are_compared_where_something_moves(scene):
+    def look(colour):
+        frames = world.render(replace(scene, colour=colour, pattern="plain"))
+        return Look(frames=frames, tracks=trackers.flow(frames))
+
+    distance = leakage.METRICS["colour_distance"]
+    same = distance.score(Judged(result=look("red"), source=look("red")))
+    other = distance.score(Judged(result=look("cyan"), source=look("red")))
+    assert same == 0
+    assert other > 0.5
+    mask = world.truth(scene).mask
+    assert distance.score(Judged(result=look("cyan"), source=look("red"), mask=mask)) > 0.9
+
+
+def test_states_add_up_without_being_changed():
+    metric = text_similarity.METRICS["text_similarity"]
+    look = Look(frames=np.zeros((1, 8, 8, 3), np.uint8), embeddings=_unit([1, 0]))
+    first = metric.update(State(), Judged(result=look, text=np.array([1.0, 0.0])))
+    second = metric.update(first, Judged(result=look, text=np.array([0.0, 1.0])))
+    assert (first, second) == (State(1, 1), State(1, 2))
+    assert metric.compute(second) == 0.5
+    assert math.isnan(metric.compute(State()))
+
+
+def test_every_metric_says_which_way_is_better():
+    found = evaluation.metrics()
+    assert {name for name, metric in found.items() if not metric.higher_is_better} == {
+        "frame_lpips",
+        "leakage",
+    }
+    assert all(name == metric.name and metric.unit for name, metric in found.items())
+    assert {need for metric in found.values() for need in metric.needs} <= set(base.NEEDS)
+
+
+def test_the_shipped_clip_tells_colours_apart():
+    embedder = _clip.Embedder("shapes")
+    red = embedder.frames(world.render(replace(world.sample(world.HELD_OUT[0]), colour="red")))
+    prompts = [f"a {colour} circle on a black background" for colour in world.COLOURS]
+    found = [(red @ embedder.text(prompt)).mean() for prompt in prompts]
+    assert list(world.COLOURS)[int(np.argmax(found))] == "red"
+    np.testing.assert_allclose(np.linalg.norm(red, axis=-1), 1)
+
+
+def test_a_clip_that_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(BadModel, match=r"CLIP .* cannot be loaded .* shapes ships with Recast"):
+        _clip.Embedder(str(tmp_path))
