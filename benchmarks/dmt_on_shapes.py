@@ -98,12 +98,13 @@ def along_the_gradient(momentum: float) -> Callable[[], AbstractContextManager[N
 # One inversion serves `paper` and `reference`: 999 and 1000 steps refine 50 levels alike, and the
 # taps of `reference` hold that of `paper`. These two take the 50 sampling steps of the paper.
 MAIN = {
-    "unguided": Variant(unguided.Method(unguided.Config())),
+    "unguided": Variant(unguided.Method(unguided.Config()), steps=50),
     "eq. 4's noise alone": fast({"guided": 0.0}),
     "DMT fast": fast(),
-    "random noise, guided": fast({"initial_noise": "random"}),
+    "SMM, pairwise (eq. 3)": fast({"cells": 1}),
+    "SMM, no differences": fast({"cells": 1, "loss": "absolute"}),
     "full features": fast({"feature": "full", "loss": "absolute"}),
-    "SMM, no differences": fast({"loss": "absolute"}),
+    "random noise, guided": fast({"initial_noise": "random"}),
     "DMT reference": Variant(dmt.Method(dmt.PRESETS["reference"]), steps=50),
     "DMT paper": Variant(dmt.Method(dmt.PRESETS["paper"]), steps=50),
 }
@@ -120,16 +121,17 @@ GROUPS: dict[str, dict[str, Variant]] = {
     },
     "levels": {
         f"guided on {share:.0%} of the levels": fast({"guided": share})
-        for share in (0.2, 0.6, 0.8, 1.0)
+        for share in (0.2, 0.4, 0.8, 1.0)
     },
     "inner steps": {
-        **{f"{count} inner steps": fast({"inner_steps": count}) for count in (1, 2, 10, 20)},
+        **{f"{count} inner steps": fast({"inner_steps": count}) for count in (2, 5, 20)},
         **{f"lr {lr} → {lr / 2}": fast({"lr": lr, "lr_end": lr / 2}) for lr in (0.01, 0.02, 0.08)},
         "lr rising, 0.005 → 0.06": fast({"lr": 0.005, "lr_end": 0.06}),
-        "10 inner steps, 60 % of the levels": fast({"inner_steps": 10, "guided": 0.6}),
+        "5 inner steps, 40 % of the levels": fast({"inner_steps": 5, "guided": 0.4}),
         "along the gradient": fast(patched=along_the_gradient(0.0)),
         "along the gradient, momentum 0.9": fast(patched=along_the_gradient(0.9)),
     },
+    "cells": {f"{cells}×{cells} cells": fast({"cells": cells}) for cells in (1, 3, 4)},
     "taps": {
         **{
             role: fast({"taps": (role,)})
@@ -150,7 +152,7 @@ GROUPS: dict[str, dict[str, Variant]] = {
     "loss": {
         "cosine": fast({"loss": "pairwise_cosine"}),
         "channels normalised": fast(patched=normalised_loss),
-        "full features, differences": fast({"feature": "full"}),
+        "eq. 3, channels normalised": fast({"cells": 1}, patched=normalised_loss),
     },
     "learning": {
         "100 inversion steps": fast({"inversion_steps": 100}),
@@ -177,18 +179,26 @@ COLUMNS = {
 }
 
 
-def run(out: Path, group: str, count: int, shard: str, seed: int) -> None:
+def run(
+    out: Path,
+    group: str,
+    count: int,
+    shard: str,
+    seed: int,
+    model: str = "shapes",
+    only: Sequence[str] = (),
+) -> None:
     """Make every missing row of this shard, variant by variant."""
     torch.set_num_threads(1)
     index, shards = (int(part) for part in shard.split("/"))
-    backbone = unet3d.load("shapes", Settings(device="cpu"))
+    backbone = unet3d.load(model, Settings(device="cpu"))
     mine = [pair for pair in scoring.pairs(count) if pair[0] % shards == index]
     path = out.with_suffix(f".{index}.jsonl") if shards > 1 else out
     if any(row["model"] != backbone.fingerprint for row in _rows(out)):
         raise SystemExit(f"{out} has rows of another model; give another --out, or remove it")
     done = {(row["variant"], row["pair"]) for row in _rows(out)}
     # Variant by variant; then, pair by pair, the two that share a long inversion.
-    variants = GROUPS[group]
+    variants = {name: GROUPS[group][name] for name in only or GROUPS[group]}
     short = [name for name in variants if name not in LONG]
     todo = [(name, pair) for name in short for pair in mine]
     todo += [(name, pair) for pair in mine for name in LONG if name in variants]
@@ -331,10 +341,20 @@ if __name__ == "__main__":
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--shard", default="0/1", help="this process's share, such as 0/2")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="shapes", help="another model's folder")
+    parser.add_argument("--only", nargs="*", default=[], help="these variants of the group alone")
     arguments = parser.parse_args()
     if arguments.verb == "ceiling":
         print(ceiling(arguments.pairs))
     for group in arguments.group if arguments.verb != "ceiling" else []:
         if arguments.verb == "run":
-            run(arguments.out, group, arguments.pairs, arguments.shard, arguments.seed)
+            run(
+                arguments.out,
+                group,
+                arguments.pairs,
+                arguments.shard,
+                arguments.seed,
+                arguments.model,
+                arguments.only,
+            )
         print(f"{table(arguments.out, group)}\n\n{differences(arguments.out, group)}\n")

@@ -80,11 +80,11 @@ def hooks(network: nn.Module) -> int:
 # What is learned
 
 
-@pytest.mark.parametrize("feature", ["smm", "full"])
+@pytest.mark.parametrize(("feature", "cells"), [("smm", 1), ("smm", 2), ("full", 1)])
 def test_learn_records_what_one_finds_by_hand(
-    backbone: Backbone, video: Tensor, feature: str
+    backbone: Backbone, video: Tensor, feature: str, cells: int
 ) -> None:
-    config = dataclasses.replace(SHORT, taps=REFERENCE_TAPS, feature=feature)
+    config = dataclasses.replace(SHORT, taps=REFERENCE_TAPS, feature=feature, cells=cells)
     learned = learn(backbone, video, config)
 
     schedule = backbone.schedule
@@ -103,7 +103,7 @@ def test_learn_records_what_one_finds_by_hand(
             assert len(kept) == 2
             by_hand = seen[tap.path]
             if feature == "smm":
-                by_hand = losses.spatial_marginal_mean(by_hand)
+                by_hand = losses.spatial_marginal_mean(by_hand, cells)
             assert torch.equal(kept[index], by_hand[0])
     assert not torch.equal(*learned.tensors[UPSAMPLER])
     assert torch.equal(learned.tensors["noise"], at[float(grid[0])][0])
@@ -275,6 +275,8 @@ def test_a_motion_of_other_settings_is_refused(backbone: Backbone, motion: Motio
     full = dataclasses.replace(SHORT, feature="full")
     with pytest.raises(BadMotion, match="learned with feature smm, and full is asked for"):
         transfer(backbone, motion, full)
+    with pytest.raises(BadMotion, match="learned with cells 1, and 2 is asked for"):
+        transfer(backbone, motion, dataclasses.replace(SHORT, cells=2))
     coarse = dataclasses.replace(SHORT, inversion_steps=4)
     with pytest.raises(BadMotion, match="learned with inversion_steps 8, and 4"):
         transfer(backbone, motion, coarse)

@@ -66,6 +66,7 @@ def test_the_presets_guide_20_of_50_levels() -> None:
         ({"taps": ()}, "name at least one role"),
         ({"guided": 1.2}, r"guided is 1\.2; it must be between 0 and 1"),
         ({"guided": float("nan")}, "guided is nan"),
+        ({"cells": 0}, "cells is 0; it must be at least 1"),
         ({"inner_steps": 0}, "inner_steps is 0; it must be at least 1"),
         ({"lr": 0.0}, r"lr is 0\.0; it must be above 0"),
         ({"lr": float("inf")}, "lr is inf"),

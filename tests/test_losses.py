@@ -29,6 +29,15 @@ def test_smm_is_the_mean_over_positions() -> None:
     torch.testing.assert_close(spatial_marginal_mean(features), wanted)
 
 
+def test_cells_keep_where_a_feature_was() -> None:
+    features = noise(2, 3, 4, 6, 5)
+    two = spatial_marginal_mean(features, 2).view(2, 3, 2, 2, 5)
+    torch.testing.assert_close(two[:, :, 1, 0], features[:, :, 2:, :3].mean((2, 3)))
+    torch.testing.assert_close(two.mean((2, 3)), spatial_marginal_mean(features))
+    square = features[:, :, :, :4]
+    assert torch.equal(spatial_marginal_mean(square, 4), square.flatten(2))
+
+
 def test_the_closed_form_is_the_double_sum_of_equation_3() -> None:
     total = torch.zeros((), dtype=torch.float64)
     for i in range(5):

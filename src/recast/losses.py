@@ -1,13 +1,21 @@
 """Pure losses between features (B, F, H, W, C), or between their spatial means (B, F, C)."""
 
-from einops import reduce
+from einops import rearrange, reduce
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
 
 
-def spatial_marginal_mean(features: Tensor) -> Tensor:
-    """SMM (DMT eq. 1): features (B, F, H, W, C) to (B, F, C)."""
-    return reduce(features, "b f h w c -> b f c", "mean")
+def spatial_marginal_mean(features: Tensor, cells: int = 1) -> Tensor:
+    """SMM (DMT eq. 1): features (B, F, H, W, C) to (B, F, C).
+
+    With more cells, the mean over each cell of a `cells` × `cells` grid, (B, F, cells²·C): it keeps
+    roughly where a feature was.
+    """
+    if cells == 1:
+        return reduce(features, "b f h w c -> b f c", "mean")
+    frames = rearrange(features, "b f h w c -> (b f) c h w")
+    pooled = adaptive_avg_pool2d(frames, cells)
+    return rearrange(pooled, "(b f) c h w -> b f (h w c)", f=features.shape[1])
 
 
 def pairwise_difference(phi: Tensor, target: Tensor) -> Tensor:

@@ -36,6 +36,9 @@ class Config:
     """Roles whose features are matched; their losses are averaged."""
     feature: Literal["smm", "full"] = "smm"
     """smm: the spatial marginal mean of each frame (eq. 1). full: every position."""
+    cells: int = 1
+    """Take the mean of smm over each cell of a grid of this many by this many; 1 is eq. 1. More
+    ties the subject to its place in the source."""
     loss: Literal["pairwise", "pairwise_cosine", "absolute"] = "pairwise"
     """pairwise: differences between frames (eq. 3). pairwise_cosine: their cosines, as the
     authors' code does. absolute: the features themselves, as in feature inversion."""
@@ -68,6 +71,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.taps:
             raise BadCall("taps is empty; name at least one role, such as motion")
+        _check("cells", self.cells, self.cells >= 1, "at least 1")
         _check("guided", self.guided, 0 <= self.guided <= 1, "between 0 and 1")
         _check("inner_steps", self.inner_steps, self.inner_steps >= 1, "at least 1")
         _check("lr", self.lr, self.lr > 0, "above 0")
@@ -83,8 +87,16 @@ def _check(name: str, value: float, right: bool, rule: str) -> None:
 
 
 PRESETS = {
-    # Tuned on the shapes model (benchmarks/dmt_on_shapes.py). One inversion step a level.
-    "fast": Config(inner_steps=5, lr=0.04, lr_end=0.02, restart=False, inversion_steps=1),
+    # Tuned on the shapes model (docs/results/dmt-on-shapes.md). One inversion step a level.
+    "fast": Config(
+        cells=2,
+        guided=0.6,
+        inner_steps=10,
+        lr=0.04,
+        lr_end=0.02,
+        restart=False,
+        inversion_steps=1,
+    ),
     "paper": Config(),
     "reference": Config(
         taps=("motion", "decoder1.spatial_conv", "decoder1.temporal_conv"),
@@ -107,7 +119,7 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "absolute": losses.squared_error,
 }
 # The settings that change what is learned.
-_LEARNED = ("taps", "feature", "guided", "inversion_steps", "prompt_prefix")
+_LEARNED = ("taps", "feature", "cells", "guided", "inversion_steps", "prompt_prefix")
 
 
 @final
@@ -123,7 +135,7 @@ class Method(base.Method[Config]):
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
     ) -> Iterator[Event]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise" and, for each tap,
-        its features at the guided levels, (L, F, C) or (L, F, H, W, C)."""
+        its features at the guided levels, (L, F, C·cells²) or (L, F, H, W, C)."""
         taps = self._taps(backbone)
         sampled = backbone.schedule.grid(sampling.steps)
         wanted = {float(t) for t in sampled[: self._guided(sampling)]}
@@ -247,7 +259,9 @@ class Method(base.Method[Config]):
 
     def _feature(self, features: Tensor) -> Tensor:
         features = features.float()
-        return losses.spatial_marginal_mean(features) if self.config.feature == "smm" else features
+        if self.config.feature == "full":
+            return features
+        return losses.spatial_marginal_mean(features, self.config.cells)
 
     def _motion(
         self,
