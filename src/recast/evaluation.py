@@ -104,7 +104,10 @@ def read_mask(path: Path, like: Video) -> Masks:
     It is fitted to the clip as the source is. Raises `BadClip` for another number of frames and
     for an empty one.
     """
-    clip = videos.read(path)
+    try:
+        clip = videos.read(path)
+    except BadClip:  # a single image, or no clip at all, and then this fails too
+        clip = videos.read(path, frames=1)
     if len(clip) not in (1, len(like)):
         raise BadClip(
             f"the mask {path.name} has {len(clip)} frames; give one image, or {len(like)} frames, "

@@ -1,0 +1,92 @@
+"""`recast evaluate`: a result against its source, as one table."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from recast import evaluation, results, video
+from recast.cli import flags
+from recast.cli.console import complain, say, watch
+from recast.evaluation import Score, Tools
+from recast.metrics.base import STILL
+from recast.video import Video
+
+_MISSING: Any = tyro.MISSING
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Evaluate:
+    source: Annotated[Path, tyro.conf.Positional]
+    """The clip whose motion was taken."""
+    result: Annotated[Path, tyro.conf.Positional]
+    """What was made of it, by whatever system: a clip, or the folder of a `recast transfer`."""
+    prompt: str = ""
+    """What the result should show; without it text similarity is left out."""
+    mask: Path | None = None
+    """Image or video: only where it is bright is judged."""
+    tools: Tools = field(default_factory=Tools)
+    json: bool = False
+    """Print the numbers as JSON, and nothing else on stdout."""
+
+
+def evaluate(argv: list[str], command: str, about: str) -> None:
+    """Print every metric that applies."""
+    default = _Evaluate(source=_MISSING, result=_MISSING)
+    asked: _Evaluate = flags.parse(_Evaluate, default, argv, command, about)
+    path, prompt = _made(asked.result, asked.prompt)
+    source, result = evaluation.aligned(video.read(asked.source), video.read(path))
+    for name, clip in (("source", source), ("result", result)):
+        for note in clip.notes:
+            complain(f"note: {name}: {note}")
+    mask = None if asked.mask is None else evaluation.read_mask(asked.mask, result)
+    scores = watch(evaluation.evaluate(source, result, prompt, asked.tools, mask))
+    if asked.json:
+        say(json.dumps(_plain(scores, asked.tools, result, prompt)))
+    else:
+        say(_table(scores, asked.tools, result))
+
+
+def _made(path: Path, prompt: str) -> tuple[Path, str]:
+    """The clip of a run's folder, and the prompt that its manifest has; or what was given."""
+    told = path / results.MANIFEST
+    if not told.is_file():
+        return path, prompt
+    config = json.loads(told.read_text(encoding="utf-8")).get("config", {})
+    return path / results.VIDEO, prompt or config.get("prompt", "")
+
+
+def _plain(scores: list[Score], tools: Tools, result: Video, prompt: str) -> dict[str, Any]:
+    return {
+        "scores": {score.metric.name: score.value for score in scores},
+        "left_out": {score.metric.name: score.reason for score in scores if score.reason},
+        "prompt": prompt,
+        "tools": asdict(tools),
+        "still_below_pixels": STILL * min(result.height, result.width),
+        "frames": len(result),
+        "height": result.height,
+        "width": result.width,
+    }
+
+
+def _table(scores: list[Score], tools: Tools, result: Video) -> str:
+    width = max(len(score.metric.title) for score in scores)
+    lines = []
+    for score in scores:
+        better = "higher" if score.metric.higher_is_better else "lower"
+        if score.value is None:
+            lines.append(f"{score.metric.title:<{width}}       –  left out: {score.reason}")
+        else:
+            value = f"{score.value:8.4f}"
+            lines.append(
+                f"{score.metric.title:<{width}}{value}  {better} is better, {score.metric.unit}"
+            )
+    still = STILL * min(result.height, result.width)
+    lines += [
+        "",
+        f"{len(result)} frames of {result.width}x{result.height}; tracker {tools.tracker}, CLIP "
+        f"{tools.clip}; a point that moves by less than {still:.2g} pixels a frame stands still",
+    ]
+    return "\n".join(lines)
