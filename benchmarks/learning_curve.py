@@ -43,7 +43,7 @@ def table(out: Path) -> str:
 def _line(row: dict) -> str:
     found = ([mark[column] for mark in row["marks"]] for column in COLUMNS)
     values = (np.array([value for value in column if value is not None], float) for column in found)
-    return f"| {row['snapshot'].lstrip('0')} | {' | '.join(map(scoring.interval, values))} |"
+    return f"| {row['snapshot'].lstrip('0') or 0} | {' | '.join(map(scoring.interval, values))} |"
 
 
 def _rows(out: Path) -> list[dict]:

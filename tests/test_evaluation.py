@@ -1,0 +1,170 @@
+"""Two clips made comparable, and the table that a user sees."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recast import cli, evaluation
+from recast.errors import BadClip
+from recast.events import Done
+from recast.metrics.base import Metric
+from recast.shapes import world
+from recast.video import Video
+
+
+def clip(count: int, height: int = 8, width: int = 8, fps: float = 8.0) -> Video:
+    """Frames that are all different: frame i is level 10·i."""
+    levels = np.arange(count, dtype=np.uint8) * 10
+    return Video(np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)), fps)
+
+
+def levels(video: Video) -> list[int]:
+    return [int(frame[0, 0, 0]) // 10 for frame in video.frames]
+
+
+def test_clips_of_one_length_are_compared_frame_by_frame() -> None:
+    source, result = evaluation.aligned(clip(6, fps=30), clip(6, fps=8))
+    assert levels(source) == levels(result) == list(range(6))
+    assert source.notes == result.notes == ()
+
+
+def test_the_longer_clip_is_taken_evenly() -> None:
+    source, result = evaluation.aligned(clip(11), clip(6))
+    assert levels(source) == [0, 2, 4, 6, 8, 10]
+    assert levels(result) == list(range(6))
+    assert source.notes == ("took 6 of 11 frames, evenly",)
+
+
+def test_repeated_frames_of_the_longer_clip_are_dropped_first() -> None:
+    twice = replace(clip(6), frames=clip(6).frames.repeat(2, axis=0), fps=16)
+    source, result = evaluation.aligned(clip(6), twice)
+    assert levels(source) == levels(result) == list(range(6))
+    assert result.notes == ("dropped 6 of 12 frames that repeat the one before",)
+    # Of equal length, nothing is: the clip may stand still.
+    still = Video(np.zeros((6, 8, 8, 3), np.uint8), 8)
+    assert len(evaluation.aligned(clip(6), still)[1]) == 6
+    # Dropping may leave fewer than the other has.
+    source, result = evaluation.aligned(clip(8), replace(twice, frames=twice.frames[:10]))
+    assert len(source) == len(result) == 5
+
+
+def test_the_source_is_fitted_to_the_results_size() -> None:
+    source, result = evaluation.aligned(clip(4, 16, 32), clip(4, 8, 8))
+    assert source.frames.shape == result.frames.shape == (4, 8, 8, 3)
+    assert source.notes == ("cropped 32x16 to 16x16 (centre), resized to 8x8",)
+
+
+def test_one_frame_has_no_motion() -> None:
+    with pytest.raises(BadClip, match="the result has one frame"):
+        evaluation.aligned(clip(4), clip(1))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """source.mp4, result.mp4 (the same motion in another colour), other.mp4, mask.mp4."""
+    folder = tmp_path_factory.mktemp("clips")
+    scene = world.sample(world.HELD_OUT[9])
+    looks = {"source": "red", "result": "cyan"}
+    for name, colour in looks.items():
+        Video(world.render(replace(scene, colour=colour)), 8).save(folder / f"{name}.mp4")
+    mask = world.truth(scene).mask[..., None].repeat(3, -1).astype(np.uint8) * 255
+    Video(mask, 8).save(folder / "mask.mp4")
+    return folder
+
+
+def _scores(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, object]:
+    assert cli.main(["evaluate", *map(str, argv), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert isinstance(told, dict)
+    return told
+
+
+def test_evaluate_prints_every_metric(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, result = files / "source.mp4", files / "result.mp4"
+    told = _scores(capsys, source, result, "--prompt", "a cyan star on a black background")
+    assert told["left_out"] == {"frame_lpips": "off; --lpips alex"}
+    scores = told["scores"]
+    assert isinstance(scores, dict)
+    assert scores["motion_fidelity"] > 0.95
+    assert scores["leakage"] < 0.9
+    assert scores["colour_distance"] > 0.3
+    again = _scores(capsys, source, result, "--prompt", "a cyan star on a black background")
+    assert again == told
+    own = _scores(capsys, source, source)["scores"]
+    assert isinstance(own, dict)
+    assert own["motion_fidelity"] == pytest.approx(1)
+    assert own["colour_distance"] == 0
+    assert own["leakage"] == pytest.approx(1)
+    assert own["text_similarity"] is None
+    assert cli.main(["evaluate", str(source), str(result)]) == 0
+    table = capsys.readouterr().out
+    assert "left out: no prompt was given" in table
+    assert "stands still" in table
+
+
+def test_a_mask_restricts_what_is_judged(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, result, mask = (files / f"{name}.mp4" for name in ("source", "result", "mask"))
+    whole = _scores(capsys, source, result)["scores"]
+    inside = _scores(capsys, source, result, "--mask", mask)["scores"]
+    assert isinstance(whole, dict)
+    assert isinstance(inside, dict)
+    assert inside["colour_distance"] > whole["colour_distance"]
+    assert inside["motion_fidelity"] != whole["motion_fidelity"]
+
+
+def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:
+    like = clip(16, 64, 64)
+    Video(np.zeros((16, 64, 64, 3), np.uint8), 8).save(tmp_path / "empty.mp4")
+    with pytest.raises(BadClip, match=r"the mask empty\.mp4 is empty"):
+        evaluation.read_mask(tmp_path / "empty.mp4", like)
+    with pytest.raises(BadClip, match="has 16 frames; give one image, or 5 frames"):
+        evaluation.read_mask(files / "mask.mp4", clip(5, 64, 64))
+
+
+def test_a_runs_folder_tells_the_prompt(files: Path, tmp_path: Path) -> None:
+    from recast.cli.judging import _made
+
+    (tmp_path / "manifest.json").write_text(json.dumps({"config": {"prompt": "a red ring"}}))
+    assert _made(tmp_path, "") == (tmp_path / "video.mp4", "a red ring")
+    assert _made(tmp_path, "own") == (tmp_path / "video.mp4", "own")
+    assert _made(files / "source.mp4", "") == (files / "source.mp4", "")
+
+
+def test_every_metric_is_in_the_result(files: Path) -> None:
+    source = clip(4, 64, 64)
+    *_, last = evaluation.evaluate(source, source, "", evaluation.Tools())
+    assert isinstance(last, Done)
+    assert [score.metric for score in last.result] == list(evaluation.metrics().values())
+    assert all(isinstance(score.metric, Metric) for score in last.result)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--clip", "nowhere"], "CLIP 'nowhere' cannot be loaded"),
+        (["--lpips", "alex"], "LPIPS with alex cannot be loaded"),
+        (["--tracker", "cotracker"], "take --tracker flow, which needs no weights"),
+        (["--mask", "missing.png"], "missing.png does not exist"),
+    ],
+)
+def test_what_cannot_be_had_is_said(
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    message: str,
+) -> None:
+    def offline(*args: object, **options: object) -> None:
+        raise OSError("no internet")
+
+    monkeypatch.setattr("torch.hub.load", offline)
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", None)
+    if flags[0] == "--clip":
+        monkeypatch.setattr("transformers.CLIPModel.from_pretrained", offline)
+    argv = ["evaluate", str(files / "source.mp4"), str(files / "result.mp4"), *flags]
+    assert cli.main(argv) in (1, 2)
+    assert message in capsys.readouterr().err
