@@ -126,6 +126,7 @@ GROUPS: dict[str, dict[str, Variant]] = {
     "inner steps": {
         **{f"{count} inner steps": fast({"inner_steps": count}) for count in (2, 5, 20)},
         **{f"lr {lr} → {lr / 2}": fast({"lr": lr, "lr_end": lr / 2}) for lr in (0.01, 0.02, 0.08)},
+        "lr 0.04 → 0.005": fast({"lr_end": 0.005}),
         "lr rising, 0.005 → 0.06": fast({"lr": 0.005, "lr_end": 0.06}),
         "5 inner steps, 40 % of the levels": fast({"inner_steps": 5, "guided": 0.4}),
         "along the gradient": fast(patched=along_the_gradient(0.0)),
