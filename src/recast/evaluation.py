@@ -125,8 +125,7 @@ def evaluate(
 ) -> Iterator[Event]:
     """Every metric of two aligned clips. `Done.result` is a list of `Score`; one that lacks what it
     needs, such as a prompt, says so instead of a value."""
-    seen = yield from _looked(source, result, prompt, tools, mask)
-    judged, missing = seen
+    judged, missing = yield from _looked(source, result, prompt, tools, mask)
     scores = []
     for metric in metrics().values():
         lacking = [missing[need] for need in sorted(metric.needs) if need in missing]
@@ -142,7 +141,7 @@ def _looked(
     from recast.metrics._clip import Embedder
     from recast.metrics._lpips import lpips
 
-    missing = {"truth": "known for clips of the shapes world only, in a benchmark"}
+    missing = {}
     if not prompt:
         missing["prompt"] = "no prompt was given"
     embedder = Embedder(tools.clip, tools.device)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recast.trackers import Tracks
 
 Array = NDArray[np.float64]
-Need = Literal["source", "tracks", "prompt", "clip", "lpips", "truth"]
+Need = Literal["source", "tracks", "prompt", "clip", "lpips"]
 NEEDS: tuple[Need, ...] = get_args(Need)
 
 
@@ -35,8 +35,6 @@ class Look:
     tracks: Tracks | None = None
     embeddings: Array | None = None
     """CLIP's of every frame, (F, D), of length 1."""
-    path: Array | None = None
-    """Where the subject's centre is, (F, 2) in frame widths; NaN where it was not found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
