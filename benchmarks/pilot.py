@@ -43,8 +43,8 @@ class Candidate:
 PLAIN = (60, 230, 600)
 CANDIDATES = {
     "8x8": Candidate(PLAIN),
-    "16x16": Candidate((16, 64, 165), Design(autoencoder=(32, 64, 64), latent_channels=4)),
-    "12x12": Candidate((30, 120, 310), Design(size=96)),
+    "16x16": Candidate((5, 20, 50), Design(autoencoder=(32, 64, 64), latent_channels=4)),
+    "12x12": Candidate((20, 75, 200), Design(size=96)),
     "epsilon": Candidate(PLAIN, Design(**EPSILON)),
     "epsilon, offset noise": Candidate(PLAIN, Design(**EPSILON, offset_noise=0.1)),
     "more high noise": Candidate(PLAIN, Design(high_noise=2.0)),

@@ -1,0 +1,95 @@
+"""SDEdit on the same model: noise the source to a level, and denoise it towards the prompt.
+
+Meng et al.: "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
+ICLR 2022, frame by frame of one clip's latents at once. The baseline of DMT's fig. 8: more noise
+follows the prompt further and keeps less of the motion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from recast.backbones.base import Backbone
+from recast.errors import BadCall, BadMotion
+from recast.events import Done, Event, Preview, Step
+from recast.methods import base
+from recast.sampling import randn, sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """How much of the source is left."""
+
+    strength: float = 0.7
+    """Share of the sampling levels that are walked: the more, the less is left of the source; at 1
+    only what the noisiest level leaves of it."""
+    restart: bool = False
+    """Take every step but the last twice, with noise added anew in between."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise BadCall(f"strength is {self.strength}; it must be above 0 and at most 1")
+
+
+PRESETS = {
+    f"strength-{round(100 * strength)}": Config(strength=strength)
+    for strength in (0.7, 0.5, 0.6, 0.8, 0.9)
+}
+
+
+@final
+class Method(base.Method[Config]):
+    """Learns nothing but the clip's latents."""
+
+    name = "sdedit"
+
+    def learned_settings(self) -> Mapping[str, Any]:
+        return {}
+
+    def learn(
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+    ) -> Iterator[Event]:
+        """Encodes the clip, (C, F, H, W)."""
+        yield Done(
+            result=base.Motion(
+                method=self.name,
+                backbone=backbone.fingerprint,
+                tensors={"latents": backbone.encode(video)[0]},
+                metadata={
+                    "backbone_name": backbone.name,
+                    "source_prompt": prompt,
+                    "steps": sampling.steps,
+                },
+            )
+        )
+
+    def transfer(
+        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+    ) -> Iterator[Event]:
+        """Sample from the noised source, at the levels below `strength` only."""
+        motion.check_made_for(backbone, self.name)
+        if "latents" not in motion.tensors:
+            raise BadMotion("this motion has no latents, which sdedit keeps; learn it again")
+        schedule = backbone.schedule
+        count = max(1, round(self.config.strength * sampling.steps))
+        grid = schedule.grid(sampling.steps)[sampling.steps - count :]
+        x0 = motion.tensors["latents"][None].to(backbone.device)
+        generator = torch.Generator().manual_seed(sampling.seed)
+        levels = sample(
+            backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),
+            schedule,
+            grid,
+            schedule.noised(x0, randn(tuple(x0.shape), generator, backbone.device), grid[0]),
+            restart=self.config.restart,
+            generator=generator,
+        )
+        for level in levels:
+            yield Step(stage="sample", index=level.index + 1, total=count)
+            yield Preview(stage="sample", index=level.index + 1, latents=level.x0)
+            x0 = level.x
+        yield Done(result=x0)

@@ -1,0 +1,87 @@
+"""SDEdit: between the source itself and plain sampling."""
+
+import pytest
+import torch
+
+from recast import models
+from recast.backbones import gaussian, unet3d
+from recast.backbones.base import Settings
+from recast.errors import BadCall, BadMotion
+from recast.events import Done, Step
+from recast.methods import base, sdedit, unguided
+
+SAMPLING = base.Sampling(steps=10, guidance_scale=1.0, seed=3)
+
+
+def last(events):
+    return list(events)[-1].result
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return gaussian.tiny()
+
+
+@pytest.fixture(scope="module")
+def video(backbone):
+    size = backbone.defaults
+    shape = (1, 3, size.frames, size.height, size.width)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def made(backbone, video, strength):
+    method = sdedit.Method(sdedit.Config(strength=strength))
+    motion = last(method.learn(backbone, video, "", SAMPLING))
+    return last(method.transfer(backbone, motion, "a cat", SAMPLING))
+
+
+def test_the_more_noise_the_farther_from_the_source(backbone, video):
+    source = backbone.encode(video)
+    distances = [float((made(backbone, video, s) - source).norm()) for s in (0.2, 0.5, 1.0)]
+    assert distances == sorted(distances)
+    assert distances[0] < distances[2] / 2
+
+
+def test_it_walks_its_share_of_the_levels(backbone, video):
+    method = sdedit.Method(sdedit.Config(strength=0.3))
+    motion = last(method.learn(backbone, video, "", SAMPLING))
+    before = backbone.calls
+    events = list(method.transfer(backbone, motion, "a cat", SAMPLING))
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [(step.index, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert backbone.calls - before == 3
+    assert isinstance(events[-1], Done)
+
+
+def test_from_a_level_without_signal_it_is_plain_sampling():
+    """The shipped model's last level has alpha 0, so nothing of the source is left there."""
+    backbone = unet3d.load("shapes", Settings(device="cpu"))
+    size = backbone.defaults
+    clip = torch.zeros(1, 3, size.frames, size.height, size.width)
+    few = base.Sampling(steps=2, guidance_scale=1.0, seed=3)
+    edit = sdedit.Method(sdedit.Config(strength=1.0))
+    plain = unguided.Method(unguided.Config())
+    results = []
+    for method in (edit, plain):
+        motion = last(method.learn(backbone, clip, "", few))
+        results.append(last(method.transfer(backbone, motion, "a red circle", few)))
+    assert torch.equal(*results)
+
+
+def test_the_presets_are_five_noise_levels():
+    strengths = {config.strength for config in models.presets("sdedit").values()}
+    assert strengths == {0.5, 0.6, 0.7, 0.8, 0.9}
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.1, 1.1, float("nan")])
+def test_a_strength_that_is_no_share_is_refused(strength):
+    with pytest.raises(BadCall, match="above 0 and at most 1"):
+        sdedit.Config(strength=strength)
+
+
+def test_a_motion_without_latents_is_refused(backbone):
+    motion = base.Motion(
+        method="sdedit", backbone=backbone.fingerprint, tensors={}, metadata={"steps": 10}
+    )
+    with pytest.raises(BadMotion, match="has no latents"):
+        last(sdedit.Method(sdedit.Config()).transfer(backbone, motion, "a cat", SAMPLING))
