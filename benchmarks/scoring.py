@@ -9,6 +9,7 @@ from recast import clips
 from recast.backbones.base import Backbone
 from recast.events import Done, Event
 from recast.methods import base, unguided
+from recast.metrics import true_motion
 from recast.shapes import captions, oracle, world
 from recast.video import Video
 
@@ -32,8 +33,8 @@ def judged(frames: np.ndarray, source: world.Scene, look: world.Scene) -> dict[s
     """The oracle's marks for a clip that should move like `source` and look like `look`."""
     verdict = oracle.judge(frames)
     return {
-        "correlation": round(oracle.path_correlation(verdict.path, source.centre), 4),
-        "distance": round(oracle.path_distance(verdict.path, source.centre), 4),
+        "correlation": round(true_motion.correlation(verdict.path, source.centre), 4),
+        "distance": round(true_motion.distance(verdict.path, source.centre), 4),
         "colour": verdict.colour == look.colour,
         "shape": verdict.shape == look.shape,
         "background": verdict.background == look.background,

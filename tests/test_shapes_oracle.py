@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from recast.metrics import true_motion
 from recast.shapes import oracle, world
 
 
@@ -20,10 +21,10 @@ def test_it_reads_rendered_clips(judged, what):
 
 
 def test_it_reads_the_path(judged):
-    near = [oracle.path_distance(verdict.path, scene.centre) < 0.01 for scene, verdict in judged]
+    near = [true_motion.distance(verdict.path, scene.centre) < 0.01 for scene, verdict in judged]
     assert np.mean(near) >= 0.99
     moving = [pair for pair in judged if pair[0].path != "still"]
-    together = [oracle.path_correlation(v.path, scene.centre) for scene, v in moving]
+    together = [true_motion.correlation(v.path, scene.centre) for scene, v in moving]
     assert np.mean(np.array(together) > 0.99) >= 0.99
     assert np.mean([v.moves == (scene.path != "still") for scene, v in judged]) >= 0.99
 
@@ -51,14 +52,14 @@ def test_an_empty_scene_has_no_subject():
     verdict = oracle.judge(np.zeros((4, 64, 64, 3), np.uint8))
     assert (verdict.colour, verdict.shape, verdict.moves) == (None, None, False)
     assert verdict.background == "black"
-    assert oracle.path_correlation(verdict.path, np.zeros((4, 2))) == 0
-    assert oracle.path_distance(verdict.path, np.zeros((4, 2))) == 0.5
+    assert true_motion.correlation(verdict.path, np.zeros((4, 2))) == 0
+    assert true_motion.distance(verdict.path, np.zeros((4, 2))) == 0.5
 
 
 def test_path_correlation_against_closed_forms():
     s = np.linspace(0, 1, 16)
     line = np.stack([s, 0 * s], -1)
-    assert oracle.path_correlation(3 * line + 0.2, line) == pytest.approx(1)
-    assert oracle.path_correlation(-line, line) == pytest.approx(-1)
-    assert oracle.path_correlation(line[:, ::-1], line) == pytest.approx(0)
-    assert oracle.path_correlation(0 * line, line) == 0
+    assert true_motion.correlation(3 * line + 0.2, line) == pytest.approx(1)
+    assert true_motion.correlation(-line, line) == pytest.approx(-1)
+    assert true_motion.correlation(line[:, ::-1], line) == pytest.approx(0)
+    assert true_motion.correlation(0 * line, line) == 0

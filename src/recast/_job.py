@@ -5,7 +5,7 @@ of a job (notes, timings, losses) that ends up in the manifest.
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -91,10 +91,12 @@ def learned(
         if motion is not None:
             job.origin = "store"
             return motion
-        before = backbone.calls
+        before, began = backbone.calls, time.monotonic()
         events = method.learn(backbone, clips.to_tensor(clip), prompt, sampling)
         motion = yield from job.relay(events)
         job.calls, job.origin = backbone.calls - before, "clip"
+        cost = {"network_calls": job.calls, "seconds": round(time.monotonic() - began, 3)}
+        motion = replace(motion, metadata={**motion.metadata, "cost": cost})
         trouble = _keep(store, key, motion)
         if trouble:
             yield job.note(trouble)

@@ -5,7 +5,8 @@ Anything that is not a `RecastError` is a defect of Recast.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class RecastError(Exception):
@@ -56,3 +57,14 @@ class NoSpace(RunFailed):
 
 class NotFinite(RunFailed):
     """NaN or infinity appeared in the latents; the message names the noise level."""
+
+
+@contextmanager
+def missing_extra(name: str) -> Iterator[None]:
+    """Turn a failed import within the body into `BadCall`, which says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise BadCall(
+            f"this needs {error.name}, which is not installed: pip install 'recast[{name}]'"
+        ) from error

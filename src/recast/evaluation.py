@@ -6,6 +6,7 @@ of them. The numbers are those of `recast.metrics`.
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,8 +17,8 @@ from recast import registry, trackers
 from recast import video as videos
 from recast.errors import BadClip
 from recast.events import Done, Event, Step
-from recast.metrics.base import Judged, Look, Metric
-from recast.trackers import Tracks
+from recast.metrics.base import Judged, Look, Metric, Truth
+from recast.trackers import Tracker, Tracks
 from recast.video import Video
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ class Tools:
 
     tracker: Literal["flow", "cotracker"] = "flow"
     """flow needs no weights; cotracker is what published numbers use (CC-BY-NC)."""
+    cotracker: Path | None = None
+    """Clone of CoTracker's repository with its checkpoint; without it torch.hub fetches it."""
     clip: str = "shapes"
     """CLIP of the text and frame scores: shapes (ships with Recast and knows the shapes world
     only), ViT-B/32, ViT-L/14, a hub id, or a folder."""
     lpips: Literal["none", "alex", "squeeze", "vgg"] = "none"
     """Network of Frame-LPIPS; its weights are downloaded by torchvision on first use."""
-    device: str = "cpu"
-    """Where trackers and networks run: cpu, cuda or mps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +122,22 @@ def read_mask(path: Path, like: Video) -> Masks:
 
 
 def evaluate(
-    source: Video, result: Video, prompt: str, tools: Tools, mask: Masks | None = None
+    source: Video,
+    result: Video,
+    prompt: str,
+    tools: Tools,
+    mask: Masks | None = None,
+    truth: Truth | None = None,
+    device: str = "cpu",
 ) -> Iterator[Event]:
     """Every metric of two aligned clips. `Done.result` is a list of `Score`; one that lacks what it
-    needs, such as a prompt, says so instead of a value."""
-    judged, missing = yield from _looked(source, result, prompt, tools, mask)
+    needs, such as a prompt, says so instead of a value. Those of a truth are there if it is."""
+    judged, missing = yield from _looked(source, result, prompt, tools, mask, device)
+    judged = replace(judged, truth=truth)
     scores = []
     for metric in metrics().values():
+        if truth is None and "truth" in metric.needs:
+            continue
         lacking = [missing[need] for need in sorted(metric.needs) if need in missing]
         value = None if lacking else metric.score(judged)
         scores.append(Score(metric, value, lacking[0] if lacking else ""))
@@ -135,32 +145,45 @@ def evaluate(
 
 
 def _looked(
-    source: Video, result: Video, prompt: str, tools: Tools, mask: Masks | None
+    source: Video, result: Video, prompt: str, tools: Tools, mask: Masks | None, device: str
 ) -> Generator[Event, None, tuple[Judged, Mapping[str, str]]]:
     """What metrics need of the clips, and why what is missing is."""
-    from recast.metrics._clip import Embedder
     from recast.metrics._lpips import lpips
 
     missing = {}
     if not prompt:
         missing["prompt"] = "no prompt was given"
-    embedder = Embedder(tools.clip, tools.device)
+    embedder, tracker = _embedder(tools.clip, device), _tracker(tools, device)
     looks = []
     for index, clip in enumerate((source, result)):
-        looks.append(_look(clip, embedder, tools, mask))
+        looks.append(_look(clip, embedder, tracker, mask))
         yield Step(stage="look", index=index + 1, total=2)
     distance = None
     if tools.lpips == "none":
         missing["lpips"] = "off; --lpips alex"
     else:
-        distance = lpips(_hidden(source, mask), _hidden(result, mask), tools.lpips, tools.device)
+        distance = lpips(_hidden(source, mask), _hidden(result, mask), tools.lpips, device)
     text = embedder.text(prompt) if prompt else None
     judged = Judged(source=looks[0], result=looks[1], text=text, lpips=distance, mask=mask)
     return judged, missing
 
 
-def _look(clip: Video, embedder: "Embedder", tools: Tools, mask: Masks | None) -> Look:
-    tracks = trackers.TRACKERS[tools.tracker](clip.frames)
+@lru_cache(maxsize=1)
+def _embedder(name: str, device: str) -> "Embedder":
+    """The last CLIP that was asked for: a benchmark judges many clips by one."""
+    from recast.metrics._clip import Embedder
+
+    return Embedder(name, device)
+
+
+def _tracker(tools: Tools, device: str) -> Tracker:
+    if tools.tracker == "cotracker":
+        return partial(trackers.cotracker, folder=tools.cotracker, device=device)
+    return trackers.flow
+
+
+def _look(clip: Video, embedder: "Embedder", tracker: Tracker, mask: Masks | None) -> Look:
+    tracks = tracker(clip.frames)
     if mask is not None:
         tracks = tracks.only(_inside(tracks, mask[0]))
     return Look(frames=clip.frames, tracks=tracks, embeddings=embedder.frames(_hidden(clip, mask)))

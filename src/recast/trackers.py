@@ -7,6 +7,7 @@ never installed with Recast). Anything that takes frames and gives `Tracks` is a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -81,16 +82,7 @@ def cotracker(
 
     Raises `BadModel` where it cannot be had.
     """
-    try:
-        source = {"source": "local"} if folder else {"trust_repo": True}
-        load: Any = torch.hub.load
-        tracker = load(str(folder or COTRACKER), model, **source).to(device)
-    except Exception as error:  # whatever a download or foreign code may raise
-        reason = " ".join(str(error).split())[:120]
-        raise BadModel(
-            f"CoTracker cannot be loaded ({reason}); take --tracker flow, which needs no weights, "
-            f"or give a clone of github.com/{COTRACKER} with its checkpoint (both CC-BY-NC)"
-        ) from error
+    tracker = _cotracker(model, folder, device)
     height, width = frames.shape[1:3]
     start = torch.from_numpy(_grid(height, width, grid)).float()
     queries = torch.cat([torch.zeros(len(start), 1), start], 1)[None].to(device)
@@ -100,7 +92,18 @@ def cotracker(
     return Tracks(points[0].double().cpu().numpy(), visible[0].bool().cpu().numpy())
 
 
-TRACKERS: dict[str, Tracker] = {"flow": flow, "cotracker": cotracker}
+@lru_cache(maxsize=1)
+def _cotracker(model: str, folder: Path | None, device: str) -> Any:
+    try:
+        source = {"source": "local"} if folder else {"trust_repo": True}
+        load: Any = torch.hub.load
+        return load(str(folder or COTRACKER), model, **source).to(device)
+    except Exception as error:  # whatever a download or foreign code may raise
+        reason = " ".join(str(error).split())[:120]
+        raise BadModel(
+            f"CoTracker cannot be loaded ({reason}); take --tracker flow, which needs no weights, "
+            f"or --cotracker with a clone of github.com/{COTRACKER} and its checkpoint (CC-BY-NC)"
+        ) from error
 
 
 def _one_axis(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ _COMMANDS = {
     "transfer": ("making.transfer", "make a new clip with the motion of another"),
     "learn": ("making.learn", "learn the motion of a clip into a file, for many transfers"),
     "evaluate": ("judging.evaluate", "judge a result against its source by every metric"),
+    "bench": ("benching.bench", "run a suite of clips, prompts and methods, and report"),
     "demo": ("making.demo", "render a clip of the shapes world and transfer its motion"),
     "methods": ("listing.methods", "list the methods and their presets"),
     "backbones": ("listing.backbones", "list the models that have a name"),

@@ -28,6 +28,8 @@ class _Evaluate:
     mask: Path | None = None
     """Image or video: only where it is bright is judged."""
     tools: Tools = field(default_factory=Tools)
+    device: str = "cpu"
+    """Where trackers and networks run: cpu, cuda or mps."""
     json: bool = False
     """Print the numbers as JSON, and nothing else on stdout."""
 
@@ -42,7 +44,9 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
         for note in clip.notes:
             complain(f"note: {name}: {note}")
     mask = None if asked.mask is None else evaluation.read_mask(asked.mask, result)
-    scores = watch(evaluation.evaluate(source, result, prompt, asked.tools, mask))
+    scores = watch(
+        evaluation.evaluate(source, result, prompt, asked.tools, mask, device=asked.device)
+    )
     if asked.json:
         say(json.dumps(_plain(scores, asked.tools, result, prompt)))
     else:

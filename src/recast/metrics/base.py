@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recast.trackers import Tracks
 
 Array = NDArray[np.float64]
-Need = Literal["source", "tracks", "prompt", "clip", "lpips"]
+Need = Literal["source", "tracks", "prompt", "clip", "lpips", "truth"]
 NEEDS: tuple[Need, ...] = get_args(Need)
 
 
@@ -38,6 +38,18 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Truth:
+    """What is known of a result whose world is known, and nobody has to guess by tracking."""
+
+    path: Array
+    """Where the subject should be, (F, 2), x and y in frame widths."""
+    found: Array
+    """Where it is, (F, 2); NaN where it is not seen."""
+    right: Mapping[str, bool]
+    """Whether the prompt's "colour", "shape" and "background" are shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Judged:
     """A result and what it is judged against, frame by frame at one size."""
 
@@ -47,6 +59,7 @@ class Judged:
     """CLIP's embedding of the prompt, (D,), of length 1."""
     lpips: Array | None = None
     """LPIPS between the frames of result and source, (F,)."""
+    truth: Truth | None = None
     mask: NDArray[np.bool_] | None = None
     """(F, H, W): what alone is judged; None is everything."""
 

@@ -6,6 +6,7 @@ ones agree and a still and a moving one do not; only frames count in which both 
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recast.metrics.base import Array, Judged, Metric, by_name, headings
 from recast.trackers import Tracks
@@ -36,6 +37,24 @@ def fidelity(a: Tracks, b: Tracks, side: float) -> float:
     return (_best(found.max(1)) + _best(found.max(0))) / 2
 
 
+def moving_fidelity(a: Tracks, b: Tracks, side: float) -> float:
+    """Eq. 5 over what moves: only tracklets that move in at least half of the steps in which they
+    are seen look for their like, among all of the other clip. In eq. 5 itself a background that
+    stands still in both clips agrees with itself, however little the subjects do.
+
+    1 where neither clip has a tracklet that moves."""
+    a, b = _known(a), _known(b)
+    if not a.points.shape[1] or not b.points.shape[1]:
+        return 0.0
+    found = correlations(a, b, side)
+    ways = [
+        _best(best[moves])
+        for best, moves in ((found.max(1), _moves(a, side)), (found.max(0), _moves(b, side)))
+        if moves.any()
+    ]
+    return sum(ways) / len(ways) if ways else 1.0
+
+
 def legacy(result: Tracks, source: Tracks) -> float:
     """What DMT's released script computes, for comparison with published tables: from the result's
     tracklets to the source's only, all frames whether seen or not, and with an identity matrix
@@ -57,6 +76,12 @@ def _known(tracks: Tracks) -> Tracks:
     return tracks.only(seen.any(0) & (seen.mean(0) >= LEAST_SEEN))
 
 
+def _moves(tracks: Tracks, side: float) -> NDArray[np.bool_]:
+    heading, seen = headings(tracks, side)
+    resting = heading[..., -1].sum(1)
+    return np.asarray(2 * resting <= seen.sum(1))
+
+
 def _best(found: Array) -> float:
     """The mean over tracklets; one that was never seen together with another scores 0."""
     return float(np.where(np.isfinite(found), found, 0).mean())
@@ -64,6 +89,10 @@ def _best(found: Array) -> float:
 
 def _fidelity(judged: Judged) -> float:
     return fidelity(*judged.tracks(), judged.side)
+
+
+def _moving(judged: Judged) -> float:
+    return moving_fidelity(*judged.tracks(), judged.side)
 
 
 def _legacy(judged: Judged) -> float:
@@ -78,6 +107,14 @@ METRICS = by_name(
         unit="cosine",
         needs=frozenset({"source", "tracks"}),
         score=_fidelity,
+    ),
+    Metric(
+        name="moving_fidelity",
+        title="motion fidelity of what moves",
+        higher_is_better=True,
+        unit="cosine",
+        needs=frozenset({"source", "tracks"}),
+        score=_moving,
     ),
     Metric(
         name="motion_fidelity_legacy",

@@ -3,6 +3,7 @@
 The opposite of `captions.py`, by the same words. Refuses what it cannot use rather than ignore it.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -61,6 +62,14 @@ def described(caption: str, seed: int, frames: int = FRAMES) -> Scene:
     A ground that is named without a pattern is plain. A named path is drawn anew for the seed.
     Raises `BadCall` for a word that says none of these, or for two that contradict each other.
     """
+    return _changed(sample(seed, frames), named(caption), seed)
+
+
+def named(caption: str) -> dict[str, str]:
+    """What a caption names: "shape", "colour", "ground", "pattern", "path", as far as it does.
+
+    Raises `BadCall` for a word that says none of these, or for two that contradict each other.
+    """
     rest, paths = _motions(" ".join(captions.words(caption)))
     kinds = {
         "shape": SHAPES,
@@ -68,16 +77,28 @@ def described(caption: str, seed: int, frames: int = FRAMES) -> Scene:
         "ground": tuple(GROUNDS),
         "pattern": PATTERNS,
     }
-    named: dict[str, set[str]] = {kind: set() for kind in kinds}
-    named["path"] = paths
+    found: dict[str, set[str]] = {kind: set() for kind in kinds}
+    found["path"] = paths
     for word in (_SPELLINGS.get(word, word) for word in rest):
         kind = next((kind for kind, values in kinds.items() if word in values), None)
         if kind is not None:
-            named[kind].add(word)
+            found[kind].add(word)
         elif word not in _FILLERS:
             raise BadCall(f"the shapes world cannot draw {word!r}; it knows {_known(kinds)}")
-    chosen = {kind: _only(kind, words) for kind, words in named.items() if words}
-    return _changed(sample(seed, frames), chosen, seed)
+    return {kind: _only(kind, words) for kind, words in found.items() if words}
+
+
+def dressed(scene: Scene, chosen: Mapping[str, str]) -> Scene:
+    """The scene with another look and the same motion; a ground without a pattern is plain."""
+    if "ground" in chosen:
+        chosen = {"pattern": "plain", **chosen}
+    return replace(
+        scene,
+        shape=chosen.get("shape", scene.shape),
+        colour=chosen.get("colour", scene.colour),
+        ground=chosen.get("ground", scene.ground),
+        pattern=chosen.get("pattern", scene.pattern),
+    )
 
 
 def _motions(text: str) -> tuple[list[str], set[str]]:
@@ -97,15 +118,7 @@ def _only(kind: str, words: set[str]) -> str:
 
 
 def _changed(scene: Scene, chosen: dict[str, str], seed: int) -> Scene:
-    if "ground" in chosen:
-        chosen = {"pattern": "plain", **chosen}
-    scene = replace(
-        scene,
-        shape=chosen.get("shape", scene.shape),
-        colour=chosen.get("colour", scene.colour),
-        ground=chosen.get("ground", scene.ground),
-        pattern=chosen.get("pattern", scene.pattern),
-    )
+    scene = dressed(scene, chosen)
     path, needed = chosen.get("path", scene.path), world.margin(scene.shape, scene.radius)
     centre = scene.centre
     whole = bool((centre >= needed).all() and (centre <= 1 - needed).all())

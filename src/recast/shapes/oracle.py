@@ -60,24 +60,6 @@ def judge(frames: NDArray[np.uint8]) -> Verdict:
     )
 
 
-def path_correlation(path: Array, target: Array) -> float:
-    """Correlation in [-1, 1] of two paths (F, 2), each about its own mean, over the frames in which
-    both are known; 0 where either stands still or is hardly ever seen."""
-    both = ~(np.isnan(path) | np.isnan(target)).any(-1)
-    if both.sum() < max(3, len(path) // 2):
-        return 0.0
-    a, b = path[both] - path[both].mean(0), target[both] - target[both].mean(0)
-    scale = np.linalg.norm(a) * np.linalg.norm(b)
-    return float((a * b).sum() / scale) if scale > 1e-9 else 0.0
-
-
-def path_distance(path: Array, target: Array) -> float:
-    """Mean distance of two paths (F, 2), in frame widths; frames without a subject count as half
-    a frame, about what a random place would give."""
-    distance = np.linalg.norm(path - target, axis=-1)
-    return float(np.where(np.isnan(distance), 0.5, distance).mean())
-
-
 @cache
 def _palette() -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Names and values of all colours: subjects' first, then both tones of every ground."""

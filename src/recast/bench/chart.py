@@ -1,0 +1,47 @@
+"""The papers' fig. 8: how well the prompt is followed against how well the motion is kept."""
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from recast.bench import summary
+from recast.bench.rows import METRIC, Row
+
+# Bounds are hollow: nothing below unguided is of use, and nothing is above the source or the truth.
+BOUNDS = ("source", "truth", "unguided")
+
+
+def scatter(found: Sequence[Row], across: tuple[str, str], up: tuple[str, str]) -> bytes | None:
+    """A PNG of means with 95 % intervals, a point for each variant; `across` and `up` are the
+    metric's name and title. None if no row has both."""
+    figure = Figure(figsize=(6.4, 4.6), dpi=160, layout="constrained")
+    axes = figure.add_subplot()
+    drawn = 0
+    for index, name in enumerate(summary.variants(found)):
+        mine = [row for row in found if row["variant"] == name]
+        x, y = (summary.mean(mine, METRIC + metric) for metric, _ in (across, up))
+        if x is None or y is None:
+            continue
+        drawn += 1
+        colour = f"C{index % 10}"
+        axes.errorbar(
+            x.value,
+            y.value,
+            xerr=[[x.value - x.low], [x.high - x.value]],
+            yerr=[[y.value - y.low], [y.high - y.value]],
+            fmt="o",
+            color=colour,
+            markerfacecolor="white" if name in BOUNDS else colour,
+            elinewidth=0.8,
+            label=name,
+        )
+    if not drawn:
+        return None
+    axes.set_xlabel(across[1])
+    axes.set_ylabel(up[1])
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, loc="best")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()

@@ -1,0 +1,90 @@
+"""Held-out pairs of the shapes world: a scene whose motion is taken, and a prompt for another look.
+
+The truth of each is known: where the subject should be, and what the prompt's words mean.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recast.errors import UnknownName
+from recast.metrics.base import Truth
+from recast.shapes import captions, oracle, world
+from recast.shapes.describe import dressed, named
+from recast.trackers import Tracker, Tracks
+from recast.video import Video
+
+LOOKS = ("colour", "shape", "background")
+_TARGETS = range(world.HELD_OUT.start + 50_000, world.HELD_OUT.stop)
+
+
+def held_out(
+    count: int,
+    changes: Sequence[str] = LOOKS,
+    paths: Sequence[str] = (),
+    camera: bool | None = None,
+) -> Iterator[tuple[int, str]]:
+    """(seed of the source's scene, prompt), `count` of them, the same at every call.
+
+    The source moves, along one of `paths` (any, without) and before a `camera` that moves or does
+    not (either, for None). The prompt asks for another look in all of `changes` and for the
+    source's in the rest.
+    """
+    for path in paths:
+        if path not in world.PATHS:
+            raise UnknownName("path", path, world.PATHS)
+    wanted = set(paths) or set(world.PATHS) - {"still"}
+    looks = map(world.sample, _TARGETS)
+    found = 0
+    for seed in world.HELD_OUT:
+        if found == count:
+            return
+        source = world.sample(seed)
+        if source.path not in wanted or camera not in (None, _camera_moves(source)):
+            continue
+        look = next(look for look in looks if _differs(look, source, changes))
+        found += 1
+        yield seed, captions.prompt(_recast(source, look, changes))
+
+
+def source(seed: int, frames: int = world.FRAMES, size: int = world.SIZE) -> Video:
+    """The rendered clip of a scene."""
+    return Video(world.render(world.sample(seed, frames), size), world.FPS)
+
+
+def answer(seed: int, prompt: str, frames: int = world.FRAMES, size: int = world.SIZE) -> Video:
+    """The perfect result: the scene's motion with the look that the prompt names."""
+    return Video(world.render(dressed(world.sample(seed, frames), named(prompt)), size), world.FPS)
+
+
+def truth(seed: int, prompt: str, result: NDArray[np.uint8]) -> Truth:
+    """What the oracle sees in a result (F, H, W, 3), and what should be there."""
+    scene = world.sample(seed, len(result))
+    asked, verdict = dressed(scene, named(prompt)), oracle.judge(result)
+    right = {name: getattr(verdict, name) == getattr(asked, name) for name in LOOKS}
+    return Truth(path=scene.centre, found=verdict.path, right=right)
+
+
+def tracker(scene: world.Scene) -> Tracker:
+    """The tracker `truth`: where the points of a rendered scene really go."""
+
+    def track(frames: NDArray[np.uint8]) -> Tracks:
+        told = world.truth(scene, frames.shape[1])
+        return Tracks(told.tracks, told.visible)
+
+    return track
+
+
+def _differs(look: world.Scene, source: world.Scene, changes: Sequence[str]) -> bool:
+    return all(getattr(look, name) != getattr(source, name) for name in changes)
+
+
+def _recast(source: world.Scene, look: world.Scene, changes: Sequence[str]) -> world.Scene:
+    parts = {"colour": ("colour",), "shape": ("shape",), "background": ("ground", "pattern")}
+    taken = {part: getattr(look, part) for name in changes for part in parts[name]}
+    return dressed(source, taken)
+
+
+def _camera_moves(scene: world.Scene) -> bool:
+    return bool(np.ptp(scene.pan, 0).max() > 0 or np.ptp(scene.zoom) > 0)

@@ -1,0 +1,240 @@
+"""The report: one HTML file that needs nothing beside it, and its tables and picture as files.
+
+Owns what is shown and how it is worded; the numbers are those of `summary`.
+"""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader
+
+from recast import evaluation
+from recast.bench import chart, rows, summary
+from recast.bench.rows import METRIC, Row
+from recast.bench.suite import Suite
+from recast.files import atomic
+from recast.metrics.base import Metric
+
+PAGE, SUMMARY, SCATTER, TRUE_SCATTER = (
+    "report.html",
+    "summary.csv",
+    "scatter.png",
+    "scatter-true.png",
+)
+WALL = 24
+"""Pairs whose clips are shown."""
+WALL_BYTES = 40_000_000
+"""Clips beyond this many bytes are left to the folder."""
+_COSTS = {
+    "learn_seconds": "seconds to learn",
+    "seconds": "seconds to transfer",
+    "learn_calls": "network calls to learn",
+    "calls": "network calls to transfer",
+    "peak_memory_mb": "peak memory, MB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the report."""
+
+    title: str
+    head: Sequence[str]
+    body: Sequence[Sequence[str]]
+
+
+def write(folder: Path, suite: Suite, found: Sequence[Row]) -> Path:
+    """Write the report and what lies beside it; returns the page."""
+    known = evaluation.metrics()
+    metrics = [known[name] for name in rows.metrics(found) if name in known]
+    pictures = _pictures(found)
+    for name, picture in pictures.items():
+        with atomic(folder / name) as temporary:
+            temporary.write_bytes(picture)
+    with atomic(folder / SUMMARY) as temporary:
+        _write_summary(temporary, found, metrics)
+    page = Environment(loader=PackageLoader("recast.bench", "."), autoescape=True).get_template(
+        "report.html.jinja"
+    )
+    shown, left_out = _wall(folder, found)
+    text = page.render(
+        suite=suite,
+        facts=_facts(found),
+        pictures={name: _uri(it, "image/png") for name, it in pictures.items()},
+        tables=_tables(found, metrics),
+        wall=shown,
+        left_out=left_out,
+        failures=[row for row in found if row["error"] is not None],
+    )
+    with atomic(folder / PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / PAGE
+
+
+def tables(found: Sequence[Row]) -> list[Table]:
+    """The report's tables, for whoever wants them without the page."""
+    known = evaluation.metrics()
+    return _tables(found, [known[name] for name in rows.metrics(found) if name in known])
+
+
+def _pictures(found: Sequence[Row]) -> dict[str, bytes]:
+    drawn = {
+        SCATTER: chart.scatter(
+            found,
+            ("text_similarity", "text similarity (CLIP)"),
+            ("motion_fidelity", "motion fidelity"),
+        ),
+        TRUE_SCATTER: chart.scatter(
+            found,
+            ("true_look", "share of colour, shape and background that are right"),
+            ("true_motion", "correlation of the subject's path with the source's"),
+        ),
+    }
+    return {name: picture for name, picture in drawn.items() if picture is not None}
+
+
+def _facts(found: Sequence[Row]) -> list[tuple[str, str]]:
+    """What made the rows, each said once."""
+    told = {
+        "backbone": [
+            f"{row['backbone']} ({row['fingerprint']})" for row in found if row["fingerprint"]
+        ],
+        "device": [row["device"] for row in found],
+        "tracker": [row["tracker"] for row in found],
+        "CLIP": [row["clip_model"] for row in found],
+        "versions": [row["versions"] for row in found],
+    }
+    counts = {
+        "clips": len({row["clip"] for row in found}),
+        "pairs": len({(row["clip"], row["prompt"]) for row in found}),
+        "seeds": len({row["seed"] for row in found}),
+        "rows": len(found),
+    }
+    said = [(name, str(count)) for name, count in counts.items()]
+    for name, values in told.items():
+        said.append((name, " | ".join(dict.fromkeys(filter(None, values))) or "–"))
+    return said
+
+
+def _tables(found: Sequence[Row], metrics: Sequence[Metric]) -> list[Table]:
+    good = [row for row in found if row["error"] is None]
+    heads = [f"{metric.title} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics]
+    made = [
+        Table(
+            "Metrics, means with 95 % intervals (clips drawn anew)",
+            ["variant", "rows", *heads],
+            [
+                [name, str(len(mine)), *(_cell(mine, METRIC + m.name) for m in metrics)]
+                for name, mine in _by_variant(good)
+            ],
+        )
+    ]
+    groups = [group for group in dict.fromkeys(row["group"] for row in good) if group]
+    if len(groups) > 1:
+        made.append(_by_group(good, metrics, groups))
+    made += _paired(good, metrics, heads)
+    made.append(
+        Table(
+            "Cost, means over rows; learning is paid once for a clip",
+            ["variant", *_COSTS.values()],
+            [
+                [name, *(_cost(mine, column) for column in _COSTS)]
+                for name, mine in _by_variant(good)
+                if any(row["method"] not in ("source", "truth", "external") for row in mine)
+            ],
+        )
+    )
+    return made
+
+
+def _by_group(good: Sequence[Row], metrics: Sequence[Metric], groups: Sequence[str]) -> Table:
+    wanted = ("text_similarity", "motion_fidelity", "true_look", "true_motion")
+    shown = [metric for metric in metrics if metric.name in wanted]
+    return Table(
+        "By group",
+        ["variant", *(f"{metric.title}, {group}" for metric in shown for group in groups)],
+        [
+            [
+                name,
+                *(
+                    _cell([row for row in mine if row["group"] == group], METRIC + metric.name)
+                    for metric in shown
+                    for group in groups
+                ),
+            ]
+            for name, mine in _by_variant(good)
+        ],
+    )
+
+
+def _paired(good: Sequence[Row], metrics: Sequence[Metric], heads: Sequence[str]) -> list[Table]:
+    """Every variant less the first that is no bound, pair by pair."""
+    compared = [name for name in summary.variants(good) if name not in chart.BOUNDS]
+    if len(compared) < 2:
+        return []
+    other = compared[0]
+    body = []
+    for name in summary.variants(good):
+        if name != other:
+            differences = [summary.paired(good, name, other, metric.name) for metric in metrics]
+            body.append([name, *("–" if it is None else it.text(3) for it in differences)])
+    return [Table(f"Less {other}, on the same clips, prompts and seeds", ["variant", *heads], body)]
+
+
+def _by_variant(found: Sequence[Row]) -> Iterable[tuple[str, list[Row]]]:
+    for name in summary.variants(found):
+        yield name, [row for row in found if row["variant"] == name]
+
+
+def _cell(mine: Sequence[Row], column: str) -> str:
+    mean = summary.mean(mine, column)
+    return "–" if mean is None else mean.text(3)
+
+
+def _cost(mine: Sequence[Row], column: str) -> str:
+    mean = summary.mean(mine, column)
+    return "–" if mean is None else f"{mean.value:.3g}" if mean.value < 100 else f"{mean.value:.0f}"
+
+
+def _write_summary(path: Path, found: Sequence[Row], metrics: Sequence[Metric]) -> None:
+    good = [row for row in found if row["error"] is None]
+    columns = ["variant", "column", "unit", "mean", "low", "high", "clips", "rows"]
+    units = {METRIC + metric.name: metric.unit for metric in metrics} | dict.fromkeys(_COSTS, "")
+    lines = []
+    for name, mine in _by_variant(good):
+        for column, unit in units.items():
+            mean = summary.mean(mine, column)
+            if mean is not None:
+                values = (mean.value, mean.low, mean.high, mean.clips, mean.rows)
+                told = [name, column.removeprefix(METRIC), unit, *values]
+                lines.append(dict(zip(columns, told, strict=True)))
+    rows.write_csv(path, columns, lines)
+
+
+def _wall(folder: Path, found: Sequence[Row]) -> tuple[list[Mapping[str, object]], int]:
+    """For up to `WALL` pairs, evenly: the source and every variant's clip of the first seed, as
+    data; and how many pairs are left out."""
+    shown = [row for row in found if row["video"] and row["method"] != "source"]
+    pairs = list(dict.fromkeys((row["clip"], row["prompt"]) for row in shown))
+    count = min(WALL, len(pairs))
+    chosen = [pairs[index * len(pairs) // count] for index in range(count)]
+    order = summary.variants(found)
+    lines: list[Mapping[str, object]] = []
+    taken = 0
+    for clip, prompt in chosen:
+        files = {"source": folder / rows.VIDEOS / f"{clip}.mp4"}
+        for row in sorted(shown, key=lambda row: (order.index(row["variant"]), row["seed"])):
+            if (row["clip"], row["prompt"]) == (clip, prompt):
+                files.setdefault(row["variant"], folder / row["video"])
+        taken += sum(path.stat().st_size for path in files.values())
+        if taken > WALL_BYTES:
+            break
+        clips = [(name, _uri(path.read_bytes(), "video/mp4")) for name, path in files.items()]
+        lines.append({"clip": clip, "prompt": prompt, "clips": clips})
+    return lines, len(pairs) - len(lines)
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

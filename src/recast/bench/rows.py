@@ -1,0 +1,110 @@
+"""The rows of a benchmark: one small Parquet file each, so that none is ever half-written.
+
+Whoever is killed between two rows loses nothing, and a rerun knows what is there. At the end all
+of them are one table, as Parquet and as CSV. Knows no method and no metric.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recast.files import atomic
+from recast.manifest import plain
+
+Row = Mapping[str, Any]
+ROWS, VIDEOS = "rows", "videos"
+TABLE, SPREADSHEET = "rows.parquet", "rows.csv"
+METRIC = "metric."
+"""What the columns of metrics begin with."""
+_NUMBER, _COUNT, _TEXT = pa.float64(), pa.int64(), pa.string()
+COLUMNS = {
+    **dict.fromkeys(("key", "stamp", "suite", "clip", "group", "prompt", "source_prompt"), _TEXT),
+    **dict.fromkeys(("variant", "method", "config", "backbone", "fingerprint", "device"), _TEXT),
+    "seed": _COUNT,
+    "steps": _COUNT,
+    "guidance_scale": _NUMBER,
+    "error": _TEXT,
+    "notes": _TEXT,
+    "learn_seconds": _NUMBER,
+    "learn_calls": _COUNT,
+    "seconds": _NUMBER,
+    "calls": _COUNT,
+    "peak_memory_mb": _NUMBER,
+    **dict.fromkeys(("video", "tracker", "clip_model", "versions", "finished"), _TEXT),
+}
+"""Every column but the metrics', in order."""
+
+
+def key(identity: Any) -> str:
+    """A short hash of anything that JSON can tell."""
+    told = json.dumps(plain(identity), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def write(folder: Path, row: Row) -> None:
+    """Add a row, or replace that of the same key. Raises `NoSpace`, `BadCall`."""
+    (folder / ROWS).mkdir(parents=True, exist_ok=True)
+    with atomic(_path(folder, row["key"])) as temporary:
+        pq.write_table(_table([row]), temporary)
+
+
+def done(folder: Path) -> dict[str, str]:
+    """Key and stamp of every row without an error."""
+    return {row["key"]: row["stamp"] for row in read(folder) if row["error"] is None}
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All rows, in the order of suite, clip, prompt, variant and seed."""
+    found = [row for path in sorted((folder / ROWS).glob("*.parquet")) for row in _rows(path)]
+    order = ("suite", "clip", "prompt", "variant", "seed")
+    return sorted(found, key=lambda row: tuple((row[name] is None, row[name]) for name in order))
+
+
+def export(folder: Path) -> list[dict[str, Any]]:
+    """Write all rows as one Parquet and one CSV file, and return them."""
+    found = read(folder)
+    table = _table(found)
+    with atomic(folder / TABLE) as temporary:
+        pq.write_table(table, temporary)
+    with atomic(folder / SPREADSHEET) as temporary:
+        write_csv(temporary, table.column_names, found)
+    return found
+
+
+def write_csv(path: Path, columns: Iterable[str], found: Iterable[Row]) -> None:
+    """Rows as CSV, empty where there is no value."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), restval="", extrasaction="raise")
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def metrics(found: Iterable[Row]) -> list[str]:
+    """The names of all metrics that any row has, in the rows' order."""
+    names = (name for row in found for name in row if name.startswith(METRIC))
+    return [name.removeprefix(METRIC) for name in dict.fromkeys(names)]
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / ROWS / f"{name}.parquet"
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    yield from pq.ParquetFile(path).read().to_pylist()
+
+
+def _table(found: list[Any]) -> pa.Table:
+    """Rows as a table: a column is what its name says, whatever a row lacks."""
+    names = metrics(found)
+    unknown = {name for row in found for name in row} - COLUMNS.keys()
+    assert unknown == {METRIC + name for name in names}, unknown
+    schema = pa.schema(
+        [*COLUMNS.items(), *((METRIC + name, _NUMBER) for name in names)],
+    )
+    return pa.Table.from_pylist([dict(row) for row in found], schema)

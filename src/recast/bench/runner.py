@@ -1,0 +1,169 @@
+"""A benchmark from a suite to its report: what is missing is run, here or on Ray, and written.
+
+One process at a time works in a folder. A row is written as soon as it is there.
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from recast.backbones.base import Settings
+from recast.bench import report, rows, suite, work
+from recast.bench.suite import Case, Suite
+from recast.bench.work import Made, Task
+from recast.errors import BadCall
+from recast.evaluation import Tools
+from recast.events import Done, Event, Note, Step
+from recast.files import locked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchConfig:
+    """Every method of a suite on every clip and prompt of it."""
+
+    suite: Annotated[str, tyro.conf.arg(metavar="SUITE")]
+    """A suite that ships with Recast, or a file.toml."""
+    methods: tuple[str, ...] = ()
+    """What to compare; without it what the suite says. METHOD, METHOD:PRESET, a variant that the
+    suite names, external:FOLDER for clips that another system made (CLIP-PROMPT.mp4), source for
+    the clip itself, truth for the perfect answer in the shapes world."""
+    backbone: str | None = None
+    """The model; without it the suite's."""
+    seeds: int | None = None
+    """Results for each pair, with seeds from 0 on; without it as many as the suite says."""
+    clips: Path | None = None
+    """Folder with the suite's clips, where it names files; without it the suite's own."""
+    limit: int | None = None
+    """Only so many clips, evenly from the whole suite."""
+    out: Path | None = None
+    """Folder for rows, clips and the report; without it out/bench-SUITE. What is there already is
+    not made again."""
+    threads: int = 1
+    """CPU threads of each process. Other numbers round differently, so a table should have one."""
+    ray: str | None = None
+    """Run on Ray: "local" starts a cluster here, anything else is the address of one. As many
+    clips at once as there are CPUs (GPUs, where there are some)."""
+    tools: Tools = field(default_factory=Tools)
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "limit", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadCall(f"--{name} is at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a benchmark left behind."""
+
+    folder: Path
+    report: Path
+    rows: int
+    failed: int
+    """Rows that hold an error."""
+    missing: int
+    """Rows that could not even be written, since their process was lost."""
+
+
+def bench(config: BenchConfig) -> Generator[Event, None, None]:
+    """Run what is missing; the last event is `Done(Outcome)`. Raises `RecastError`."""
+    told = suite.read(config.suite, config.clips)
+    out = config.out or Path("out") / f"bench-{told.name}"
+    variants = tuple(told.variant(name) for name in dict.fromkeys(config.methods or told.methods))
+    with locked(out):
+        _check_folder(out, told)
+        tasks = [_task(config, told, variants, cases, out) for cases in _by_clip(told, config)]
+        total, index = sum(task.size for task in tasks), 0
+        for made in _worked(tasks, config):
+            if isinstance(made, Note):
+                yield made
+                continue
+            index += 1
+            if made.row is not None:
+                _write(out, made)
+                if made.row["error"]:
+                    yield Note(text=_failure(made.row))
+            yield Step(stage="row", index=index, total=total)
+        found = rows.export(out)
+        page = report.write(out, told, found)
+        yield Step(stage="report", index=1, total=1)
+    outcome = Outcome(
+        folder=out,
+        report=page,
+        rows=len(found),
+        failed=sum(row["error"] is not None for row in found),
+        missing=total - index,
+    )
+    yield Done(result=outcome)
+
+
+def _check_folder(out: Path, told: Suite) -> None:
+    """Raise `BadCall` for the rows of another suite."""
+    others = {row["suite"] for row in rows.read(out)} - {told.name}
+    if others:
+        raise BadCall(
+            f"{out} holds rows of the suite {min(others)}; choose another --out for {told.name}"
+        )
+
+
+def _by_clip(told: Suite, config: BenchConfig) -> list[list[Case]]:
+    def name(case: Case) -> str:
+        return case.clip
+
+    found = [list(cases) for _, cases in groupby(sorted(told.cases, key=name), key=name)]
+    if config.limit is None or config.limit >= len(found):
+        return found
+    return [found[index * len(found) // config.limit] for index in range(config.limit)]
+
+
+def _task(
+    config: BenchConfig,
+    told: Suite,
+    variants: tuple[suite.Variant, ...],
+    cases: list[Case],
+    out: Path,
+) -> Task:
+    return Task(
+        suite=told.name,
+        cases=tuple(cases),
+        variants=variants,
+        seeds=tuple(range(config.seeds or told.seeds)),
+        backbone=config.backbone or told.backbone,
+        settings=config.settings,
+        source=told.source,
+        tools=config.tools,
+        threads=config.threads,
+        done=rows.done(out),
+    )
+
+
+def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[Made | Note]:
+    if config.ray is None:
+        for task in tasks:
+            yield from work.work(task)
+    else:
+        from recast.bench import cluster  # an optional extra
+
+        yield from cluster.work(tasks, config.ray)
+
+
+def _write(out: Path, made: Made) -> None:
+    """The clips first, so that a row never names one that is not there."""
+    assert made.row is not None
+    folder = out / rows.VIDEOS
+    if made.source is not None:
+        source = folder / f"{made.row['clip']}.mp4"
+        if not source.exists():
+            made.source.save(source)
+    if made.result is not None:
+        made.result.save(out / made.row["video"])
+    rows.write(out, made.row)
+
+
+def _failure(row: rows.Row) -> str:
+    return f"{row['variant']} on {row['clip']}, {row['prompt']!r}: {row['error']}"

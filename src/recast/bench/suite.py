@@ -1,0 +1,260 @@
+"""Suites: which clips, which prompts, which methods. A suite is a TOML file.
+
+Owns its keys and what is said about a wrong one. Everything that can be wrong with a suite is found
+here, before a model is loaded. Runs nothing.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recast import clips, models
+from recast.bench import pairs
+from recast.clips import Source
+from recast.errors import BadCall, BadClip, UnknownName
+
+SHIPPED = Path(__file__).parent / "suites"
+EXTERNAL = "external:"
+Look = Literal["colour", "shape", "background"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One clip and one prompt."""
+
+    clip: str
+    """The clip's name."""
+    prompt: str
+    group: str = ""
+    file: Path | None = None
+    """The clip; None for a scene of the shapes world."""
+    scene: int = 0
+    """The scene's seed."""
+    source_prompt: str = ""
+    mask: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """What makes a result: a configured method, or a folder of results of another system."""
+
+    name: str
+    method: str
+    """A method's name; "external"; "source" for the clip itself; "truth" for the perfect answer."""
+    config: Any = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    folder: Path | None = None
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a backbone makes it."""
+        return self.method not in ("external", "source", "truth")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suite:
+    """All of a suite, resolved and checked."""
+
+    name: str
+    about: str
+    backbone: str
+    seeds: int
+    methods: tuple[str, ...]
+    cases: tuple[Case, ...]
+    source: Source
+    variants: Mapping[str, Variant]
+    """Those that the suite itself names."""
+
+    def variant(self, name: str) -> Variant:
+        """One of its own variants; METHOD or METHOD:PRESET; external:FOLDER; source; truth.
+        Raises `UnknownName`, `BadCall`."""
+        if name in self.variants:
+            return self.variants[name]
+        if name.startswith(EXTERNAL):
+            return _external(name)
+        if name == "truth" and any(case.file for case in self.cases):
+            raise BadCall("truth is known of rendered clips only, and this suite has others")
+        if name in ("source", "truth"):
+            return Variant(name=name, method=name)
+        method, _, preset = name.partition(":")
+        return Variant(name=name, method=method, config=models.preset(method, preset or None))
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _World(_Table):
+    pairs: int = Field(ge=1)
+    group: str = ""
+    changes: list[Look] = Field(default=["colour", "shape", "background"], min_length=1)
+    paths: list[str] = []
+    camera: bool | None = None
+
+
+class _Clip(_Table):
+    file: str
+    name: str = ""
+    group: str = ""
+    prompts: list[str] = []
+    prompt_file: str = ""
+    source_prompt: str = ""
+    mask: str = ""
+
+
+class _Variant(_Table):
+    name: str
+    method: str
+    preset: str = ""
+    steps: int | None = Field(default=None, ge=1)
+    guidance_scale: float | None = None
+    config: dict[str, Any] = {}
+
+
+class _Suite(_Table):
+    about: str
+    methods: list[str] = Field(min_length=1)
+    backbone: str = "shapes"
+    seeds: int = Field(default=1, ge=1)
+    source: dict[str, Any] = {}
+    world: list[_World] = []
+    clip: list[_Clip] = []
+    variant: list[_Variant] = []
+
+
+def names() -> list[str]:
+    """The suites that ship with Recast."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def read(name: str, folder: Path | None = None) -> Suite:
+    """A suite by its name or file; clips are looked for in `folder`, else beside the file.
+
+    Raises `UnknownName`, `BadCall`, and `BadClip` naming every clip that is not there.
+    """
+    path = SHIPPED / f"{name}.toml" if name in names() else Path(name)
+    if path.suffix != ".toml":
+        raise UnknownName("suite", name, names())
+    told = _validated(path)
+    place = folder or path.parent
+    cases = [*chain.from_iterable(map(_scenes, told.world)), *_files(told.clip, place, path)]
+    if not cases:
+        raise BadCall(f"{path.name} has neither [[world]] nor [[clip]], so nothing to run")
+    return Suite(
+        name=path.stem,
+        about=told.about,
+        backbone=told.backbone,
+        seeds=told.seeds,
+        methods=tuple(told.methods),
+        cases=tuple(cases),
+        source=_made(Source, told.source, f"{path.name}, [source]"),
+        variants={v.name: _variant(v, path.name) for v in told.variant},
+    )
+
+
+def _validated(path: Path) -> _Suite:
+    try:
+        return _Suite.model_validate(tomllib.loads(_text(path)))
+    except tomllib.TOMLDecodeError as error:
+        raise BadCall(f"{path.name} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise BadCall(f"{path.name}: {_explained(error)}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise BadCall(f"{path.name} is not UTF-8 (line {line}); save it as UTF-8") from error
+    except OSError as error:
+        raise BadCall(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+
+def _explained(error: ValidationError) -> str:
+    """The first thing that is wrong, where it is, and the keys that would do."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    tables: dict[str, type[BaseModel]] = {"world": _World, "clip": _Clip, "variant": _Variant}
+    kind = tables.get(str(first["loc"][0]), _Suite) if len(first["loc"]) > 1 else _Suite
+    known = list(kind.model_fields)
+    return f"{where}: {UnknownName('key', str(first['loc'][-1]), known)}"
+
+
+def _scenes(told: _World) -> Iterator[Case]:
+    for scene, prompt in pairs.held_out(told.pairs, told.changes, told.paths, told.camera):
+        yield Case(clip=f"scene-{scene}", prompt=prompt, group=told.group, scene=scene)
+
+
+def _files(told: Sequence[_Clip], place: Path, suite: Path) -> list[Case]:
+    missing = [one.file for one in told if not (place / one.file).exists()]
+    if missing:
+        raise BadClip(
+            f"{len(missing)} of the {len(told)} clips of {suite.name} are not in {place}: "
+            f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; give their folder with "
+            "--clips"
+        )
+    return [case for one in told for case in _prompted(one, place, suite)]
+
+
+def _prompted(told: _Clip, place: Path, suite: Path) -> Iterator[Case]:
+    prompts = list(told.prompts)
+    if told.prompt_file:
+        prompts += [line.strip() for line in _text(suite.parent / told.prompt_file).splitlines()]
+    prompts = [prompt for prompt in prompts if prompt]
+    if not prompts:
+        raise BadCall(
+            f"{suite.name}: the clip {told.file} has no prompts; give prompts or prompt_file"
+        )
+    path = place / told.file
+    clips.check(path, Source())
+    for prompt in prompts:
+        yield Case(
+            clip=told.name or path.stem,
+            prompt=prompt,
+            group=told.group,
+            file=path,
+            source_prompt=told.source_prompt,
+            mask=place / told.mask if told.mask else None,
+        )
+
+
+def _variant(told: _Variant, suite: str) -> Variant:
+    default = models.preset(told.method, told.preset or None)
+    config = _made(type(default), told.config, f"{suite}, variant {told.name!r}", default)
+    return Variant(
+        name=told.name,
+        method=told.method,
+        config=config,
+        steps=told.steps,
+        guidance_scale=told.guidance_scale,
+    )
+
+
+def _made(kind: Any, given: Mapping[str, Any], where: str, default: Any = None) -> Any:
+    """A config with some values changed. Raises `BadCall`, naming the place."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key in given:
+        if key not in known:
+            raise BadCall(f"{where}: {UnknownName('key', key, known)}")
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    try:
+        return dataclasses.replace(kind() if default is None else default, **values)
+    except (BadCall, TypeError) as error:
+        raise BadCall(f"{where}: {error}") from error
+
+
+def _external(name: str) -> Variant:
+    folder = Path(name.removeprefix(EXTERNAL)).expanduser()
+    if not folder.is_dir():
+        raise BadCall(f"{name}: no folder {folder}; it would hold CLIP-PROMPT.mp4 for each pair")
+    return Variant(name=name, method="external", folder=folder)

@@ -1,0 +1,70 @@
+"""What the rows say: means with bootstrap intervals, and paired differences.
+
+Prompts and seeds of one clip are not independent, so the bootstrap draws clips.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recast.bench.rows import METRIC
+
+Row = Mapping[str, Any]
+DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean with its 95 % interval, over so many clips and rows."""
+
+    value: float
+    low: float
+    high: float
+    clips: int
+    rows: int
+
+    def text(self, digits: int = 2) -> str:
+        """Such as 0.94 [0.92, 0.95]."""
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+def variants(rows: Iterable[Row]) -> list[str]:
+    """Every variant that has a row without an error: what bounds the others first, then by name."""
+    bounds = ("source", "truth", "unguided")
+    found = {row["variant"] for row in rows if row["error"] is None}
+    return sorted(found, key=lambda name: (name not in bounds, name))
+
+
+def mean(rows: Iterable[Row], column: str) -> Mean | None:
+    """Of all rows that have a value; None if none has."""
+    return _bootstrap([(row["clip"], row[column]) for row in rows if row.get(column) is not None])
+
+
+def paired(rows: Sequence[Row], variant: str, other: str, metric: str) -> Mean | None:
+    """A variant less another, over the clips, prompts and seeds that both have."""
+    found: dict[str, dict[tuple[str, str, int], float]] = defaultdict(dict)
+    for row in rows:
+        value = row.get(METRIC + metric)
+        if value is not None and row["error"] is None:
+            found[row["variant"]][row["clip"], row["prompt"], row["seed"]] = value
+    both = found[variant].keys() & found[other].keys()
+    return _bootstrap([(key[0], found[variant][key] - found[other][key]) for key in sorted(both)])
+
+
+def _bootstrap(values: Sequence[tuple[str, float]]) -> Mean | None:
+    """The mean of (clip, value), clips drawn anew."""
+    if not values:
+        return None
+    by_clip: dict[str, list[float]] = defaultdict(list)
+    for clip, value in values:
+        by_clip[clip].append(value)
+    sums = np.array([sum(them) for them in by_clip.values()])
+    counts = np.array([len(them) for them in by_clip.values()])
+    drawn = np.random.default_rng(0).integers(0, len(sums), (DRAWS, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    middle = sums.sum() / counts.sum()
+    return Mean(float(middle), float(low), float(high), len(sums), len(values))

@@ -1,0 +1,275 @@
+"""The work of a benchmark: one clip, its prompts, every variant and seed, as rows.
+
+The same function runs here and on a cluster. A motion is learned once for a clip and used for all
+of its prompts. What fails becomes a row that says why, and the next one goes on.
+"""
+
+import datetime
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from recast import api, clips, evaluation, manifest, models, results
+from recast import video as videos
+from recast.backbones.base import Backbone, Settings
+from recast.bench import pairs, rows
+from recast.bench.suite import Case, Variant
+from recast.clips import Source
+from recast.errors import BadClip, RecastError
+from recast.evaluation import Tools
+from recast.events import Done
+from recast.methods.base import Motion
+from recast.video import Video
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """All that is to be made of one clip."""
+
+    suite: str
+    cases: tuple[Case, ...]
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    backbone: str
+    settings: Settings
+    source: Source
+    tools: Tools
+    threads: int
+    done: Mapping[str, str]
+    """Key and stamp of the rows that are there already."""
+
+    @property
+    def size(self) -> int:
+        """How many rows the task makes."""
+        return len(self.cases) * len(self.variants) * len(self.seeds)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A row and its clips; all None for what was there already."""
+
+    row: rows.Row | None = None
+    result: Video | None = None
+    source: Video | None = None
+
+
+def work(task: Task) -> Iterator[Made]:
+    """Everything of a task, `task.size` times."""
+    torch.set_num_threads(task.threads)
+    needed = any(variant.needs_model for variant in task.variants)
+    backbone = _backbone(task.backbone, task.settings) if needed else None
+    try:
+        clip, trouble = _source(task.cases[0], task.source, backbone), None
+    except RecastError as error:
+        clip, trouble = None, error
+    for variant in task.variants:
+        making = _Making(task, backbone, clip, variant, trouble=trouble)
+        for case in task.cases:
+            for seed in task.seeds:
+                yield making.one(case, seed)
+
+
+@lru_cache(maxsize=1)
+def _backbone(name: str, settings: Settings) -> Backbone:
+    """The model, loaded once in each process."""
+    return models.load(name, settings)
+
+
+def _source(case: Case, source: Source, backbone: Backbone | None) -> Video:
+    """The clip as the model sees it; without a model, as it is."""
+    if case.file is not None:
+        if backbone is not None:
+            return clips.read(case.file, source, backbone)
+        return videos.read(case.file, start=source.start, frames=source.frames, fps=source.fps)
+    if backbone is None:
+        return pairs.source(case.scene)
+    frames, height, width = source.size(backbone)
+    return pairs.source(case.scene, frames, min(height, width))
+
+
+@dataclass(slots=True)
+class _Making:
+    """One variant on one clip. Its motion is learned when it is first needed; if that fails, so
+    does every row."""
+
+    task: Task
+    backbone: Backbone | None
+    clip: Video | None
+    variant: Variant
+    motion: Motion | None = None
+    trouble: Exception | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    def one(self, case: Case, seed: int) -> Made:
+        """One row, unless it is there."""
+        row = self._identity(case, seed)
+        if self.task.done.get(row["key"]) == row["stamp"]:
+            return Made()
+        result = None
+        try:
+            result, spent = self._made(case, seed)
+            row |= spent | self._scores(case, result)
+            row["video"] = f"{rows.VIDEOS}/{row['key']}.mp4"
+        except Exception as error:  # a failed pair is a row, whatever failed
+            row["error"] = _told(error)
+        row["versions"] = ", ".join(f"{name} {it}" for name, it in manifest.versions().items())
+        row["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return Made(row, None if row["error"] else result, self.clip)
+
+    def _made(self, case: Case, seed: int) -> tuple[Video, dict[str, Any]]:
+        """The result and what it cost."""
+        if self.trouble is not None:
+            raise self.trouble
+        assert self.clip is not None
+        match self.variant.method:
+            case "source":
+                return self.clip, {}
+            case "truth":
+                return pairs.answer(case.scene, case.prompt, len(self.clip), self.clip.height), {}
+            case "external":
+                return videos.read(_external(self.variant, case, seed)), {}
+        assert self.backbone is not None
+        with _peak_memory(self.backbone.device) as peak:
+            motion = self._learned()
+            before, began = self.backbone.calls, time.perf_counter()
+            result = api.transfer(
+                self.backbone,
+                motion,
+                case.prompt,
+                config=self.variant.config,
+                seed=seed,
+                steps=self.variant.steps,
+                guidance_scale=self.variant.guidance_scale,
+            )
+            seconds, calls = time.perf_counter() - began, self.backbone.calls - before
+        spent = {"seconds": round(seconds, 3), "calls": calls, "peak_memory_mb": peak()}
+        return result, spent | dict(self.cost)
+
+    def _learned(self) -> Motion:
+        if self.motion is not None:
+            return self.motion
+        assert self.backbone is not None
+        assert self.clip is not None
+        source = Source(
+            frames=len(self.clip),
+            height=self.clip.height,
+            width=self.clip.width,
+            fps=self.clip.fps,
+            source_prompt=self.task.cases[0].source_prompt,
+        )
+        try:
+            self.motion = api.learn(
+                self.backbone,
+                self.clip,
+                method=self.variant.method,
+                config=self.variant.config,
+                steps=self.variant.steps,
+                source=source,
+            )
+        except RecastError as error:
+            self.trouble = error
+            raise
+        cost = self.motion.metadata["cost"]
+        self.cost = {"learn_seconds": cost["seconds"], "learn_calls": cost["network_calls"]}
+        return self.motion
+
+    def _scores(self, case: Case, result: Video) -> dict[str, Any]:
+        assert self.clip is not None
+        source, result = evaluation.aligned(self.clip, result)
+        mask = None if case.mask is None else evaluation.read_mask(case.mask, result)
+        truth = None if case.file else pairs.truth(case.scene, case.prompt, result.frames)
+        tools, device = self.task.tools, "cpu" if self.backbone is None else self.backbone.device
+        *_, last = evaluation.evaluate(source, result, case.prompt, tools, mask, truth, str(device))
+        assert isinstance(last, Done)
+        notes = "; ".join(dict.fromkeys((*source.notes, *result.notes)))
+        scores = {rows.METRIC + score.metric.name: score.value for score in last.result}
+        return {"notes": notes or None, **scores}
+
+    def _identity(self, case: Case, seed: int) -> dict[str, Any]:
+        """What is known of a row before it is made: `key` says which it is, and `stamp` is a hash
+        of all that its numbers depend on."""
+        task, variant = self.task, self.variant
+        told: dict[str, Any] = {
+            "suite": task.suite,
+            "clip": case.clip,
+            "group": case.group,
+            "prompt": case.prompt,
+            "source_prompt": case.source_prompt,
+            "variant": variant.name,
+            "method": variant.method,
+            "backbone": task.backbone if variant.needs_model else None,
+            "seed": seed,
+            "tracker": task.tools.tracker,
+            "clip_model": task.tools.clip,
+        }
+        key = rows.key([told[name] for name in ("suite", "clip", "prompt", "variant", "seed")])
+        if variant.needs_model:
+            assert self.backbone is not None
+            own = self.backbone.defaults
+            scale = variant.guidance_scale
+            told |= {
+                "config": json.dumps(manifest.plain(variant.config)),
+                "fingerprint": self.backbone.fingerprint,
+                "device": str(self.backbone.device),
+                "steps": variant.steps or own.steps,
+                "guidance_scale": own.guidance_scale if scale is None else scale,
+            }
+        pixels = None if self.clip is None else manifest.frames_hash(self.clip)
+        mask = None if case.mask is None else manifest.file_hash(case.mask)
+        stamp = rows.key([told, pixels, mask, task.tools, task.backbone])
+        return dict.fromkeys(rows.COLUMNS) | told | {"key": key, "stamp": stamp}
+
+
+def _external(variant: Variant, case: Case, seed: int) -> Path:
+    """CLIP-PROMPT, as `recast transfer` names its folders, perhaps followed by -seed-N: a clip, or
+    a folder with video.mp4. Raises `BadClip`, naming what was looked for."""
+    assert variant.folder is not None
+    stem = results.default_folder(Path(case.clip), case.prompt).name
+    for name in (f"{stem}-seed-{seed}", stem):
+        for path in (variant.folder / name / results.VIDEO, *variant.folder.glob(f"{name}.*")):
+            if path.is_file():
+                return path
+    raise BadClip(f"{variant.folder} has no {stem}-seed-{seed}.mp4 and no {stem}.mp4")
+
+
+@contextmanager
+def _peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
+    """Watches memory while the body runs; then the function gives the peak in MB: of the GPU where
+    there is one, else of the whole process, looked at twenty times a second."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+        return
+    process, stop, seen = psutil.Process(), threading.Event(), [0]
+
+    def look() -> None:
+        while True:
+            seen.append(max(seen.pop(), process.memory_info().rss))
+            if stop.wait(0.05):
+                return
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+
+    def peak() -> float:
+        return round(seen[0] / 1e6, 1)
+
+    try:
+        yield peak
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _told(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, RecastError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,35 @@
+"""`recast bench`: a suite, from its file to its report."""
+
+from typing import Any
+
+import tyro
+
+from recast.cli import flags
+from recast.cli.console import say, watch
+from recast.errors import RunFailed, missing_extra
+
+_MISSING: Any = tyro.MISSING
+
+
+def bench(argv: list[str], command: str, about: str) -> None:
+    """Run what is missing of a suite, and print where the report is."""
+    with missing_extra("bench"):
+        from recast.bench import runner, suite
+    default = runner.BenchConfig(suite=_MISSING)
+    about = f"{about} Suites: {', '.join(suite.names())}."
+    asked = flags.parse(runner.BenchConfig, default, _local_ray(argv), command, about)
+    outcome: runner.Outcome = watch(runner.bench(asked))
+    say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")
+    if outcome.failed or outcome.missing:
+        raise RunFailed(
+            f"{outcome.failed} rows failed and {outcome.missing} were lost; the same command again "
+            "runs them again"
+        )
+
+
+def _local_ray(argv: list[str]) -> list[str]:
+    """`--ray` alone means a cluster on this machine."""
+    words = []
+    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+        words += [word, "local"] if word == "--ray" and following.startswith("--") else [word]
+    return words
