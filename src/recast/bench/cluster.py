@@ -45,6 +45,8 @@ def work(tasks: Sequence[Task], address: str) -> Iterator[Made | Note]:
 
 def _connected(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's workers yield to every other process unless told not to.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with missing_extra("ray"):
         import ray
     options = {"include_dashboard": False} if address == LOCAL else {"address": address}

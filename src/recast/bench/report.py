@@ -4,7 +4,7 @@ Owns what is shown and how it is worded; the numbers are those of `summary`.
 """
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ WALL = 24
 """Pairs whose clips are shown."""
 WALL_BYTES = 40_000_000
 """Clips beyond this many bytes are left to the folder."""
+_BY_GROUP = ("text_similarity", "motion_fidelity", "true_look", "true_motion", "true_distance")
 _COSTS = {
     "learn_seconds": "seconds to learn",
     "seconds": "seconds to transfer",
@@ -120,72 +121,66 @@ def _facts(found: Sequence[Row]) -> list[tuple[str, str]]:
 
 def _tables(found: Sequence[Row], metrics: Sequence[Metric]) -> list[Table]:
     good = [row for row in found if row["error"] is None]
-    heads = [f"{metric.title} {'↑' if metric.higher_is_better else '↓'}" for metric in metrics]
+    by_variant = {
+        name: [row for row in good if row["variant"] == name] for name in summary.variants(good)
+    }
+    shown = [m for m in metrics if any(row.get(METRIC + m.name) is not None for row in good)]
     made = [
         Table(
-            "Metrics, means with 95 % intervals (clips drawn anew)",
-            ["variant", "rows", *heads],
+            "Metrics",
+            ["", *(f"{name} ({len(mine)} rows)" for name, mine in by_variant.items())],
             [
-                [name, str(len(mine)), *(_cell(mine, METRIC + m.name) for m in metrics)]
-                for name, mine in _by_variant(good)
+                [_title(m), *(_cell(mine, METRIC + m.name) for mine in by_variant.values())]
+                for m in shown
             ],
         )
     ]
     groups = [group for group in dict.fromkeys(row["group"] for row in good) if group]
     if len(groups) > 1:
-        made.append(_by_group(good, metrics, groups))
-    made += _paired(good, metrics, heads)
-    made.append(
-        Table(
-            "Cost, means over rows; learning is paid once for a clip",
-            ["variant", *_COSTS.values()],
-            [
-                [name, *(_cost(mine, column) for column in _COSTS)]
-                for name, mine in _by_variant(good)
-                if any(row["method"] not in ("source", "truth", "external") for row in mine)
-            ],
-        )
-    )
+        made.append(_by_group(by_variant, shown, groups))
+    made += _paired(good, shown)
+    models = {name: mine for name, mine in by_variant.items() if mine[0]["fingerprint"]}
+    if models:
+        costs = [[t, *(_cost(mine, c) for mine in models.values())] for c, t in _COSTS.items()]
+        made.append(Table("Cost; learning is paid once for a clip", ["", *models], costs))
     return made
 
 
-def _by_group(good: Sequence[Row], metrics: Sequence[Metric], groups: Sequence[str]) -> Table:
-    wanted = ("text_similarity", "motion_fidelity", "true_look", "true_motion")
-    shown = [metric for metric in metrics if metric.name in wanted]
-    return Table(
-        "By group",
-        ["variant", *(f"{metric.title}, {group}" for metric in shown for group in groups)],
+def _by_group(
+    by_variant: Mapping[str, Sequence[Row]], metrics: Sequence[Metric], groups: Sequence[str]
+) -> Table:
+    body = [
         [
-            [
-                name,
-                *(
-                    _cell([row for row in mine if row["group"] == group], METRIC + metric.name)
-                    for metric in shown
-                    for group in groups
-                ),
-            ]
-            for name, mine in _by_variant(good)
-        ],
-    )
+            f"{_title(metric)}, {group}",
+            *(
+                _cell([row for row in mine if row["group"] == group], METRIC + metric.name)
+                for mine in by_variant.values()
+            ),
+        ]
+        for metric in metrics
+        if metric.name in _BY_GROUP
+        for group in groups
+    ]
+    return Table("By group", ["", *by_variant], body)
 
 
-def _paired(good: Sequence[Row], metrics: Sequence[Metric], heads: Sequence[str]) -> list[Table]:
+def _paired(good: Sequence[Row], metrics: Sequence[Metric]) -> list[Table]:
     """Every variant less the first that is no bound, pair by pair."""
-    compared = [name for name in summary.variants(good) if name not in chart.BOUNDS]
+    names = summary.variants(good)
+    compared = [name for name in names if name not in chart.BOUNDS]
     if len(compared) < 2:
         return []
-    other = compared[0]
+    other, rest = compared[0], [name for name in names if name != compared[0]]
     body = []
-    for name in summary.variants(good):
-        if name != other:
-            differences = [summary.paired(good, name, other, metric.name) for metric in metrics]
-            body.append([name, *("–" if it is None else it.text(3) for it in differences)])
-    return [Table(f"Less {other}, on the same clips, prompts and seeds", ["variant", *heads], body)]
+    for metric in metrics:
+        differences = [summary.paired(good, name, other, metric.name) for name in rest]
+        told = ["–" if it is None else it.text(3) for it in differences]
+        body.append([_title(metric), *told])
+    return [Table(f"Less {other}, on the same clips, prompts and seeds", ["", *rest], body)]
 
 
-def _by_variant(found: Sequence[Row]) -> Iterable[tuple[str, list[Row]]]:
-    for name in summary.variants(found):
-        yield name, [row for row in found if row["variant"] == name]
+def _title(metric: Metric) -> str:
+    return f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def _cell(mine: Sequence[Row], column: str) -> str:
@@ -203,7 +198,8 @@ def _write_summary(path: Path, found: Sequence[Row], metrics: Sequence[Metric]) 
     columns = ["variant", "column", "unit", "mean", "low", "high", "clips", "rows"]
     units = {METRIC + metric.name: metric.unit for metric in metrics} | dict.fromkeys(_COSTS, "")
     lines = []
-    for name, mine in _by_variant(good):
+    for name in summary.variants(good):
+        mine = [row for row in good if row["variant"] == name]
         for column, unit in units.items():
             mean = summary.mean(mine, column)
             if mean is not None:

@@ -61,9 +61,16 @@ def done(folder: Path) -> dict[str, str]:
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """All rows, in the order of suite, clip, prompt, variant and seed."""
-    found = [row for path in sorted((folder / ROWS).glob("*.parquet")) for row in _rows(path)]
+    found = [row for path in sorted((folder / ROWS).glob("[!.]*.parquet")) for row in _rows(path)]
     order = ("suite", "clip", "prompt", "variant", "seed")
     return sorted(found, key=lambda row: tuple((row[name] is None, row[name]) for name in order))
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written. The folder must be locked."""
+    for part in (ROWS, VIDEOS):
+        for path in (folder / part).glob(".recast-*"):
+            path.unlink(missing_ok=True)
 
 
 def export(folder: Path) -> list[dict[str, Any]]:

@@ -76,6 +76,7 @@ def bench(config: BenchConfig) -> Generator[Event, None, None]:
     out = config.out or Path("out") / f"bench-{told.name}"
     variants = tuple(told.variant(name) for name in dict.fromkeys(config.methods or told.methods))
     with locked(out):
+        rows.sweep(out)
         _check_folder(out, told)
         tasks = [_task(config, told, variants, cases, out) for cases in _by_clip(told, config)]
         total, index = sum(task.size for task in tasks), 0

@@ -1,0 +1,297 @@
+"""A benchmark: what it leaves behind, goes on from, survives and refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from recast import cli, video
+from recast.bench import rows, runner, summary
+from recast.bench.runner import BenchConfig, Outcome
+from recast.events import Done, Note
+from recast.files import locked
+
+SUITE = """
+about = "Two pairs <for a test>"
+methods = ["source", "unguided", "dmt"]
+backbone = "gaussian"
+seeds = 2
+[[world]]
+group = "easy"
+pairs = 2
+changes = ["colour"]
+[[world]]
+group = "hard"
+pairs = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("suite") / "small.toml"
+    path.write_text(SUITE)
+    return path
+
+
+def run(suite: Path, out: Path, **options: Any) -> tuple[Outcome, list[str]]:
+    """The outcome, and the notes on the way."""
+    *events, last = runner.bench(BenchConfig(suite=str(suite), out=out, **options))
+    assert isinstance(last, Done)
+    return last.result, [event.text for event in events if isinstance(event, Note)]
+
+
+@pytest.fixture(scope="module")
+def finished(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bench") / "out"
+    outcome, notes = run(suite, out)
+    assert (outcome.rows, outcome.failed, outcome.missing, notes) == (18, 0, 0, [])
+    return out
+
+
+def numbers(folder: Path) -> dict[tuple[str, str, str, int], dict[str, float]]:
+    """Every row's metrics and network calls."""
+    return {
+        (row["clip"], row["prompt"], row["variant"], row["seed"]): {
+            name: value
+            for name, value in row.items()
+            if name.startswith(rows.METRIC) or name in ("calls", "learn_calls", "fingerprint")
+        }
+        for row in rows.read(folder)
+    }
+
+
+def test_rows_say_what_was_made_and_what_it_cost(finished: Path) -> None:
+    table = pq.read_table(finished / "rows.parquet").to_pylist()
+    assert table == rows.read(finished)
+    assert len(table) == 18
+    for row in table:
+        assert row["error"] is None
+        assert row["suite"] == "small"
+        assert row["metric.motion_fidelity"] is not None
+        assert len(video.read(finished / row["video"])) == 8
+        if row["variant"] == "dmt":
+            assert json.loads(row["config"])["cells"] == 2
+            assert (row["backbone"], row["steps"], row["calls"] > 20) == ("gaussian", 20, True)
+            assert row["learn_calls"] == 21
+            assert row["peak_memory_mb"] > 100
+        if row["variant"] == "source":
+            assert row["metric.motion_fidelity"] == pytest.approx(1)
+            assert row["config"] is row["calls"] is None
+    header, *lines = (finished / "rows.csv").read_text().splitlines()
+    assert header.split(",") == list(table[0])
+    assert len(lines) == 18
+
+
+def test_a_rerun_makes_only_what_is_missing(
+    suite: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows.read(finished)
+    lost = before[4]
+    (finished / "rows" / f"{lost['key']}.parquet").unlink()
+    written = []
+    monkeypatch.setattr(rows, "write", lambda folder, row: written.append(row))
+    run(suite, finished)
+    monkeypatch.undo()
+    assert [row["key"] for row in written] == [lost["key"]]
+    run(suite, finished)
+    after = rows.read(finished)
+    assert [r["key"] for r in after] == [r["key"] for r in before]
+    assert [r["finished"] for r in after if r["key"] != lost["key"]] == [
+        r["finished"] for r in before if r["key"] != lost["key"]
+    ]
+
+
+def test_a_row_of_other_settings_is_made_anew(suite: Path, tmp_path: Path) -> None:
+    text = SUITE.replace("seeds = 2", "seeds = 1") + '[[variant]]\nname = "v"\nmethod = "dmt"\n'
+    path = tmp_path / "small.toml"
+    path.write_text(text)
+    out = tmp_path / "out"
+    run(path, out, methods=("v",), limit=1)
+    before = rows.read(out)
+    path.write_text(text + "config = {guided = 0.0}\n")
+    run(path, out, methods=("v",), limit=1)
+    after = rows.read(out)
+    assert [row["key"] for row in before] == [row["key"] for row in after]
+    assert all(a["calls"] < b["calls"] for a, b in zip(after, before, strict=True))
+
+
+def test_the_report_needs_nothing_beside_it(finished: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "Two pairs &lt;for a test&gt;" in page
+    assert page.count("data:video/mp4;base64,") == 3 * 3  # pairs x (source, unguided, dmt)
+    assert page.count("data:image/png;base64,") == 2
+    assert "http://" not in page
+    assert "https://" not in page
+    for name in ("scatter.png", "scatter-true.png"):
+        assert (finished / name).read_bytes().startswith(b"\x89PNG")
+    mean = summary.mean(
+        [row for row in rows.read(finished) if row["variant"] == "dmt"], "metric.text_similarity"
+    )
+    assert mean is not None
+    assert mean.text(3) in page
+    told = (finished / "summary.csv").read_text().splitlines()
+    assert any(line.startswith(f"dmt,text_similarity,CLIP cosine,{mean.value}") for line in told)
+
+
+def test_other_systems_are_judged_by_their_files(
+    suite: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Results named as `recast transfer` names them; one is missing and one is no video."""
+    folder, out = tmp_path / "theirs", tmp_path / "out"
+    folder.mkdir()
+    chosen = [
+        row for row in rows.read(finished) if row["variant"] == "unguided" and not row["seed"]
+    ]
+    for row, kind in zip(chosen, ("whole", "damaged", "missing"), strict=True):
+        stem = f"{row['clip']}-{'-'.join(row['prompt'].split())}"
+        if kind == "whole":
+            (folder / f"{stem}.mp4").write_bytes((finished / row["video"]).read_bytes())
+        if kind == "damaged":
+            (folder / stem).mkdir()
+            (folder / stem / "video.mp4").write_bytes(b"no video")
+    outcome, notes = run(suite, out, methods=(f"external:{folder}",), seeds=1)
+    assert (outcome.rows, outcome.failed) == (3, 2)
+    assert len(notes) == 2
+    errors = {row["prompt"]: row["error"] for row in rows.read(out)}
+    assert errors[chosen[0]["prompt"]] is None
+    assert "video.mp4" in errors[chosen[1]["prompt"]]
+    assert "has no" in errors[chosen[2]["prompt"]]
+    assert "Failed" in outcome.report.read_text(encoding="utf-8")
+    assert cli.main(["bench", str(suite), "--out", str(out), "--limit", "1"]) == 1
+
+
+def test_an_error_inside_a_method_is_a_row(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise RuntimeError("no luck\ntoday")
+
+    monkeypatch.setattr("recast.api.transfer", broken)
+    outcome, _ = run(suite, tmp_path / "out", limit=1, seeds=1, methods=("unguided", "source"))
+    found = {row["variant"]: row["error"] for row in rows.read(tmp_path / "out")}
+    assert found == {"unguided": "RuntimeError: no luck today", "source": None}
+    monkeypatch.undo()
+    outcome, _ = run(suite, tmp_path / "out", limit=1, seeds=1, methods=("unguided", "source"))
+    assert (outcome.rows, outcome.failed) == (4, 0)  # the clip has two prompts
+
+
+def started(suite: Path, out: Path, *flags: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "recast", "bench", str(suite), "--out", str(out), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def until_rows(process: "subprocess.Popen[bytes]", out: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list((out / "rows").glob("[!.]*.parquet"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_only_the_row_in_flight(
+    suite: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = started(suite, out)
+    until_rows(process, out, 4)
+    process.kill()
+    process.wait()
+    before = {row["key"]: row["finished"] for row in rows.read(out)}
+    assert 4 <= len(before) < 18
+    (out / "rows" / ".recast-half.parquet").write_bytes(b"half a row")
+    outcome, _ = run(suite, out)
+    after = {row["key"]: row["finished"] for row in rows.read(out)}
+    assert (outcome.rows, outcome.failed) == (18, 0)
+    assert before.items() <= after.items()
+    assert not list(out.rglob(".recast-*"))
+    assert numbers(out) == numbers(finished)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_rows(suite: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = started(suite, out)
+    until_rows(process, out, 1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED, told
+    assert rows.read(out)
+    assert not list(out.rglob(".recast-*"))
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same_rows_though_a_worker_dies(
+    suite: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        out = tmp_path / "out"
+        process = started(suite, out, "--ray", ray.get_runtime_context().gcs_address)
+        until_rows(process, out, 2)
+        workers = [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if "ray::work" in " ".join(child.cmdline())
+        ]
+        assert workers
+        os.kill(workers[0].pid, signal.SIGKILL)
+        told = process.communicate(timeout=240)
+        assert process.returncode == 0, told
+    finally:
+        ray.shutdown()
+    assert numbers(out) == numbers(finished)
+
+
+def test_a_folder_is_for_one_run_and_one_suite(
+    suite: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(SUITE)
+    assert cli.main(["bench", str(other), "--out", str(finished)]) == 2
+    assert "holds rows of the suite small" in capsys.readouterr().err
+    with locked(finished):
+        code = subprocess.run(
+            [sys.executable, "-m", "recast", "bench", str(suite), "--out", str(finished)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert code.returncode == 2
+    assert "another process is working in" in code.stderr
+
+
+@pytest.mark.parametrize("flag", ["--seeds", "--limit", "--threads"])
+def test_counts_that_are_none_are_refused(
+    flag: str, suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", str(suite), flag, "0"]) == 2
+    assert f"{flag} is at least 1, got 0" in capsys.readouterr().err
+
+
+def test_ray_alone_means_this_machine() -> None:
+    from recast.cli.benching import _local_ray
+
+    assert _local_ray(["shapes", "--ray"]) == ["shapes", "--ray", "local"]
+    assert _local_ray(["--ray", "--seeds", "2"]) == ["--ray", "local", "--seeds", "2"]
+    assert _local_ray(["--ray", "head:6379", "shapes"]) == ["--ray", "head:6379", "shapes"]
+
+
+def test_what_is_not_installed_is_named(
+    suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert cli.main(["bench", str(suite), "--ray"]) == 2
+    assert "pip install 'recast[ray]'" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""Suites: those that ship are sound, and every mistake in one is told where it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recast import clips
+from recast.bench import pairs, suite
+from recast.errors import BadCall, BadClip, RecastError
+from recast.metrics.true_motion import correlation
+from recast.shapes import oracle, world
+from recast.shapes.describe import named
+from recast.video import Video
+
+HEAD = 'about = "a test"\nmethods = ["unguided"]\n'
+
+
+def written(folder: Path, text: str, encoding: str = "utf-8") -> str:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding=encoding)
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Video(np.zeros((8, 16, 16, 3), np.uint8), 8).save(tmp_path / "a.mp4")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", suite.names())
+def test_every_shipped_suite_names_methods_that_there_are(name: str, tmp_path: Path) -> None:
+    text = (suite.SHIPPED / f"{name}.toml").read_text()
+    for line in text.splitlines():
+        if line.startswith("file = "):  # what the user brings
+            path = tmp_path / line.split('"')[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Video(np.zeros((2, 16, 16, 3), np.uint8), 8).save(path.with_suffix(".mp4"))
+            path.with_suffix(".mp4").rename(path)
+    told = suite.read(name, tmp_path)
+    assert told.cases
+    assert told.about.strip()
+    variants = [told.variant(method) for method in told.methods]
+    assert len({variant.name for variant in variants}) == len(variants)
+
+
+def test_the_shapes_suite_has_64_pairs_in_three_groups() -> None:
+    cases = suite.read("shapes").cases
+    assert len(cases) == len({(case.clip, case.prompt) for case in cases}) == 64
+    assert {case.group for case in cases} == {"easy", "medium", "hard"}
+    for case in cases:
+        source, asked = world.sample(case.scene), named(case.prompt)
+        changed = {name for name in ("colour", "shape") if asked[name] != getattr(source, name)}
+        ground = asked["ground"] != source.ground or asked.get("pattern", "plain") != source.pattern
+        expected = {"easy": {"colour"}, "medium": {"colour", "shape"}, "hard": {"colour", "shape"}}
+        assert changed == expected[case.group]
+        assert ground == (case.group == "hard")
+        assert case.scene in world.HELD_OUT
+
+
+def test_the_perfect_answer_moves_like_the_source_and_looks_as_asked() -> None:
+    for seed, prompt in pairs.held_out(4):
+        answer = pairs.answer(seed, prompt)
+        truth = pairs.truth(seed, prompt, answer.frames)
+        assert all(truth.right.values())
+        assert correlation(truth.found, truth.path) > 0.99
+        of_source = pairs.truth(seed, prompt, pairs.source(seed).frames)
+        assert not any(of_source.right.values())
+        assert oracle.judge(answer.frames).colour == named(prompt)["colour"]
+
+
+def test_the_truth_tracker_follows_rendered_points() -> None:
+    scene = world.sample(next(iter(pairs.held_out(1)))[0])
+    tracks = pairs.tracker(scene)(world.render(scene))
+    assert tracks.points.shape[0] == tracks.visible.shape[0] == world.FRAMES
+    on_subject = world.truth(scene).on_subject
+    moved = (tracks.points - tracks.points[:1])[:, on_subject].mean(1) / world.SIZE
+    assert correlation(moved, scene.centre - scene.centre[0]) > 0.98
+
+
+def test_clips_prompts_and_variants(folder: Path) -> None:
+    (folder / "prompts.txt").write_text("ein Bär\n\nein Fuß\n", encoding="utf-8")
+    told = suite.read(
+        written(
+            folder,
+            HEAD + '[source]\nframes = 4\n[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
+            'prompt_file = "prompts.txt"\n'
+            '[[variant]]\nname = "no guidance"\nmethod = "dmt"\nsteps = 7\n'
+            "config = {guided = 0.0}\n",
+        )
+    )
+    assert [case.prompt for case in told.cases] == ["one", "ein Bär", "ein Fuß"]
+    assert told.source == clips.Source(frames=4)
+    variant = told.variant("no guidance")
+    assert (variant.config.guided, variant.config.cells, variant.steps) == (0.0, 2, 7)
+    assert told.variant("dmt:paper").config.inversion_steps == 1000
+    assert told.variant(f"external:{folder}").folder == folder
+
+
+CLIP = '[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + "metods = []\n" + CLIP, r"mine.toml: metods: unknown key 'metods'; .*methods"),
+        (HEAD + '[[clip]]\nfile = "a.mp4"\npromts = []\n', "clip.0.promts: .*did you mean prompts"),
+        (HEAD + '[[clip]]\nfile = "a.mp4"\n', "the clip a.mp4 has no prompts"),
+        (HEAD + '[[clip]]\nprompts = ["a"]\n', "clip.0.file: field required"),
+        (HEAD, r"has neither \[\[world\]\] nor \[\[clip\]\]"),
+        (HEAD + "seeds = 0\n" + CLIP, "seeds: input should be greater than or equal to 1"),
+        (HEAD + "[[world]]\npairs = '3'\n", "world.0.pairs: input should be a valid integer"),
+        (HEAD + '[[world]]\npairs = 1\npaths = ["lime"]\n', "unknown path 'lime'; .*line"),
+        (HEAD + "[source]\nframe = 3\n" + CLIP, r"\[source\]: unknown key 'frame'; .*frames"),
+        (HEAD + "[source]\nframes = 0\n" + CLIP, "--frames is at least 1, got 0"),
+        (HEAD + CLIP + '[[variant]]\nname = "x"\nmethod = "dmr"\n', "unknown method 'dmr'"),
+        (
+            HEAD + CLIP + '[[variant]]\nname = "x"\nmethod = "dmt"\nconfig = {guide = 1}\n',
+            "variant 'x': unknown key 'guide'; did you mean guided",
+        ),
+        (
+            HEAD + CLIP + '[[variant]]\nname = "x"\nmethod = "dmt"\nconfig = {guided = 2}\n',
+            "variant 'x': guided is 2; it must be between 0 and 1",
+        ),
+        ("about = \n", "mine.toml is not TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_suite_is_told(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(BadCall, match=message):
+        suite.read(written(folder, text))
+
+
+def test_other_encodings_are_told(folder: Path) -> None:
+    with pytest.raises(BadCall, match=r"mine.toml is not UTF-8 \(line 1\); save it as UTF-8"):
+        suite.read(written(folder, 'about = "Bär"\n', "latin-1"))
+    (folder / "prompts.txt").write_text("one\nein Bär\n", encoding="latin-1")
+    text = HEAD + '[[clip]]\nfile = "a.mp4"\nprompt_file = "prompts.txt"\n'
+    with pytest.raises(BadCall, match=r"prompts.txt is not UTF-8 \(line 2\)"):
+        suite.read(written(folder, text))
+
+
+def test_missing_clips_are_named_at_once(folder: Path) -> None:
+    text = HEAD + CLIP + CLIP.replace("a.mp4", "b.mp4") + CLIP.replace("a.mp4", "c.mp4")
+    with pytest.raises(BadClip, match=r"2 of the 3 clips of mine.toml .*: b.mp4, c.mp4; .*--clips"):
+        suite.read(written(folder, text))
+
+
+@pytest.mark.parametrize("name", ["shape", "no-such"])
+def test_unknown_suites_get_the_nearest_names(name: str) -> None:
+    with pytest.raises(BadCall, match=r"unknown suite .*shapes"):
+        suite.read(name)
+
+
+@pytest.mark.parametrize("method", ["dmt:fats", "nothing", "external:nowhere"])
+def test_unknown_methods_are_told(folder: Path, method: str) -> None:
+    told = suite.read(written(folder, HEAD + CLIP))
+    with pytest.raises(RecastError, match=r"fast|choose from|no folder nowhere"):
+        told.variant(method)
+
+
+def test_truth_is_for_rendered_clips(folder: Path) -> None:
+    with pytest.raises(BadCall, match="truth is known of rendered clips only"):
+        suite.read(written(folder, HEAD + CLIP)).variant("truth")
