@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from recast.bench import rows, runner, summary
 from recast.bench.runner import BenchConfig, Outcome
 from recast.events import Done, Note
 from recast.files import locked
+from recast.video import Video
 
 SUITE = """
 about = "Two pairs <for a test>"
@@ -295,3 +297,17 @@ def test_what_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["bench", str(suite), "--ray"]) == 2
     assert "pip install 'recast[ray]'" in capsys.readouterr().err
+
+
+def test_features_rebuild_the_clip_they_came_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "waves.mp4"
+    frames = np.tile(np.linspace(20, 230, 16).astype(np.uint8)[None, None, :, None], (8, 16, 1, 3))
+    Video(frames, 8).save(source)
+    argv = ["analyze", "invert-features", str(source), "--backbone", "gaussian", "--seeds", "1"]
+    assert cli.main([*argv, "--out", str(tmp_path / "out")]) == 0
+    assert "report.html" in capsys.readouterr().out
+    error = {row["variant"]: row["metric.pixel_error"] for row in rows.read(tmp_path / "out")}
+    assert error.keys() == {"unguided", "full features", "SMM", "SMM, 2x2 cells"}
+    assert error["full features"] < error["unguided"]

@@ -8,7 +8,15 @@ import pytest
 
 from recast import evaluation, trackers
 from recast.errors import BadModel
-from recast.metrics import _clip, base, frame_consistency, leakage, text_similarity
+from recast.metrics import (
+    _clip,
+    base,
+    frame_consistency,
+    leakage,
+    pixel_error,
+    text_similarity,
+    true_motion,
+)
 from recast.metrics import hybrid_motion_fidelity as hybrid
 from recast.metrics import motion_fidelity as motion
 from recast.metrics.base import Judged, Look, State
@@ -104,6 +112,60 @@ def test_standing_still_is_defined():
         assert math.isfinite(motion.legacy(*pair))
 
 
+def test_what_moves_is_judged_without_what_stands_still(scene):
+    tracks = _truth(scene)
+    assert motion.moving_fidelity(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
+    right, down = (MOVING.only(np.array(chosen)) for chosen in ([True, False], [False, True]))
+
+    def before_a_wall(moving):
+        joined = [
+            np.concatenate(pair, 1) for pair in zip(_parts(moving), _parts(STILL), strict=True)
+        ]
+        return Tracks(*joined)
+
+    pair = before_a_wall(right), before_a_wall(down)
+    assert motion.fidelity(*pair, SIDE) == pytest.approx(3 / 4)  # the wall, and nothing else
+    assert motion.moving_fidelity(*pair, SIDE) == pytest.approx(0)
+    assert motion.moving_fidelity(pair[0], pair[0], SIDE) == pytest.approx(1)
+    assert motion.moving_fidelity(STILL, STILL, SIDE) == 1
+    assert motion.moving_fidelity(STILL, MOVING, SIDE) == 0
+    assert motion.moving_fidelity(NONE, MOVING, SIDE) == 0
+    changed = _reversed(tracks)
+    there = motion.moving_fidelity(tracks, changed, SIDE)
+    assert there == pytest.approx(motion.moving_fidelity(changed, tracks, SIDE), abs=1e-12)
+    assert there < 0.6
+
+
+def _parts(tracks):
+    return tracks.points, tracks.visible
+
+
+def test_true_motion_and_look_are_read_off_the_truth():
+    path = np.stack([np.linspace(0.2, 0.8, 6), np.full(6, 0.5)], -1)
+    right = {"colour": True, "shape": False, "background": False}
+    look = Look(frames=np.zeros((6, 8, 8, 3), np.uint8))
+    judged = Judged(result=look, truth=base.Truth(path=path, found=path + 0.1, right=right))
+    scores = {name: metric.score(judged) for name, metric in true_motion.METRICS.items()}
+    assert scores == {
+        "true_motion": pytest.approx(1),
+        "true_distance": pytest.approx(0.1 * math.sqrt(2)),
+        "true_look": pytest.approx(1 / 3),
+        "colour_right": 1,
+        "shape_right": 0,
+        "background_right": 0,
+    }
+
+
+def test_pixel_error_is_the_mean_difference():
+    black, grey = (Look(frames=np.full((2, 4, 4, 3), level, np.uint8)) for level in (0, 51))
+    error = pixel_error.METRICS["pixel_error"].score
+    assert error(Judged(result=black, source=black)) == 0
+    assert error(Judged(result=grey, source=black)) == pytest.approx(0.2)
+    mask = np.zeros((2, 4, 4), bool)
+    mask[0, 0, 0] = True
+    assert error(Judged(result=grey, source=black, mask=mask)) == pytest.approx(0.2)
+
+
 def test_the_threshold_of_standing_still_is_a_share_of_the_frame():
     creeping = _tracks(np.arange(5.0)[:, None, None] * [[[0.1, 0]]])  # 0.1 pixels per frame
     assert motion.fidelity(creeping, STILL, 64) == 1
@@ -190,6 +252,8 @@ def test_every_metric_says_which_way_is_better():
     assert {name for name, metric in found.items() if not metric.higher_is_better} == {
         "frame_lpips",
         "leakage",
+        "pixel_error",
+        "true_distance",
     }
     assert all(name == metric.name and metric.unit for name, metric in found.items())
     assert {need for metric in found.values() for need in metric.needs} <= set(base.NEEDS)

@@ -70,9 +70,12 @@ class Outcome:
     """Rows that could not even be written, since their process was lost."""
 
 
-def bench(config: BenchConfig) -> Generator[Event, None, None]:
-    """Run what is missing; the last event is `Done(Outcome)`. Raises `RecastError`."""
-    told = suite.read(config.suite, config.clips)
+def bench(config: BenchConfig, told: Suite | None = None) -> Generator[Event, None, None]:
+    """Run what is missing; the last event is `Done(Outcome)`. Raises `RecastError`.
+
+    A suite `told` is used in place of the one that the config names.
+    """
+    told = told or suite.read(config.suite, config.clips)
     out = config.out or Path("out") / f"bench-{told.name}"
     variants = tuple(told.variant(name) for name in dict.fromkeys(config.methods or told.methods))
     with locked(out):

@@ -25,6 +25,14 @@ _COMMANDS = {
     "store ls": ("listing.store_ls", "list the motions that are kept"),
     "store prune": ("listing.store_prune", "remove the motions that were not used for longest"),
     "analyze probe": ("analysis.probe", "measure how well a model's features tell the motion"),
+    "analyze retrieve": (
+        "analysis.retrieve",
+        "find the nearest frames of other subjects by a model's features",
+    ),
+    "analyze invert-features": (
+        "analysis.invert_features",
+        "rebuild a clip from its features alone, and see what they hold",
+    ),
     "shapes render": ("world.render", "draw a clip of the shapes world, with its exact truth"),
     "shapes train": ("world.train", "train the model that ships, from nothing"),
 }
@@ -72,6 +80,8 @@ def _first_words() -> set[str]:
 
 
 def _overview(names: Iterable[str]) -> str:
-    rows = [f"  recast {name:<14} {_COMMANDS[name][1]}" for name in names]
+    shown = list(names)
+    width = max(map(len, shown))
+    rows = [f"  recast {name:<{width}}  {_COMMANDS[name][1]}" for name in shown]
     head = "Text-driven video motion transfer: the same motion, a new cast."
     return "\n".join([head, "", *rows, "", "Each of them explains itself with --help."])

@@ -5,7 +5,7 @@ subject's displacement from its mean place, and judged on clips that the fit nev
 cannot read, guidance by that feature cannot ask for. Knows no model by name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -41,8 +41,7 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         if self.clips < 20:
             raise BadCall(f"clips is {self.clips}; a probe needs at least 20")
-        if not self.levels or not all(0 <= level <= 1 for level in self.levels):
-            raise BadCall(f"levels are {self.levels}; each must be between 0 and 1")
+        check_levels(self.levels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +56,65 @@ def probe(backbone: Backbone, config: ProbeConfig) -> Iterator[Event]:
     """`Done.result` is a list of `Row`, one for each role in the network's order."""
     taps = _taps(backbone, config.roles)
     places = tuple(dict.fromkeys(taps.values()))
-    grid = backbone.schedule.grid(100)
-    times = [grid[round((1 - level) * 100)] for level in config.levels]
-    denoise = backbone.denoiser(backbone.encode_text([""]))
-    generator = torch.Generator().manual_seed(config.seed)
-    features: dict[tuple[str, int], list[Array]] = {}
-    targets: list[Array] = []
-    for index, scene in enumerate(islice(_moving(backbone.defaults.frames), config.clips)):
+    features, targets = Features(), list[Array]()
+    for index, scene in enumerate(islice(moving(backbone.defaults.frames), config.clips)):
+        features.read(backbone, scene, places, config.levels, config.seed + index)
+        targets.append(_centred(scene.centre))
+        yield Step(stage="probe", index=index + 1, total=config.clips)
+    rows = []
+    for role, tap in taps.items():
+        read = [list(map(_centred, features.of(tap.path, n))) for n in range(len(config.levels))]
+        rows.append(Row(role, tuple(_r2(found, targets) for found in read)))
+    yield Done(result=rows)
+
+
+class Features:
+    """The spatial marginal means (F, C) of clips, by place in the network and noise level."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], list[Array]] = {}
+
+    def read(
+        self,
+        backbone: Backbone,
+        scene: world.Scene,
+        places: tuple[Tap, ...],
+        levels: Sequence[float],
+        seed: int,
+    ) -> None:
+        """Add a clip's: noised to every level and shown to the network under an empty prompt."""
+        denoise = backbone.denoiser(backbone.encode_text([""]))
+        grid = backbone.schedule.grid(100)
+        generator = torch.Generator().manual_seed(seed)
         x0 = backbone.encode(_video(scene, backbone))
-        targets.append(scene.centre - scene.centre.mean(0))
-        for number, t in enumerate(times):
+        for number, level in enumerate(levels):
+            t = grid[round((1 - level) * 100)]
             eps = torch.randn(x0.shape, generator=generator).to(x0.device)
             with torch.no_grad(), record(backbone.network, places, x0.shape[2], stop=True) as seen:
                 denoise(backbone.schedule.noised(x0, eps, t), t)
             for path, found in seen.items():
                 smm = spatial_marginal_mean(found.float())[0].cpu().double().numpy()
-                features.setdefault((path, number), []).append(smm - smm.mean(0))
-        yield Step(stage="probe", index=index + 1, total=config.clips)
-    rows = [
-        Row(role, tuple(_r2(features[tap.path, number], targets) for number in range(len(times))))
-        for role, tap in taps.items()
-    ]
-    yield Done(result=rows)
+                self._found.setdefault((path, number), []).append(smm)
+
+    def of(self, path: str, number: int) -> list[Array]:
+        """Those of all clips at one place and one level."""
+        return self._found[path, number]
+
+
+def check_levels(levels: tuple[float, ...]) -> None:
+    """Raise `BadCall` unless each is a share of the noise schedule."""
+    if not levels or not all(0 <= level <= 1 for level in levels):
+        raise BadCall(f"levels are {levels}; each must be between 0 and 1")
+
+
+def moving(frames: int) -> Iterator[world.Scene]:
+    """Held-out scenes whose subject moves."""
+    scenes = (world.sample(seed, frames) for seed in world.HELD_OUT)
+    return (scene for scene in scenes if scene.path != "still")
+
+
+def _centred(values: Array) -> Array:
+    return values - values.mean(0)
 
 
 def _taps(backbone: Backbone, roles: tuple[str, ...]) -> Mapping[str, Tap]:
@@ -90,11 +126,6 @@ def _taps(backbone: Backbone, roles: tuple[str, ...]) -> Mapping[str, Tap]:
     for role, tap in wanted.items():
         first.setdefault(tap, role)
     return {role: tap for tap, role in first.items()}
-
-
-def _moving(frames: int) -> Iterator[world.Scene]:
-    scenes = (world.sample(seed, frames) for seed in world.HELD_OUT)
-    return (scene for scene in scenes if scene.path != "still")
 
 
 def _video(scene: world.Scene, backbone: Backbone) -> Tensor:
