@@ -116,6 +116,26 @@ def test_a_mask_restricts_what_is_judged(files: Path, capsys: pytest.CaptureFixt
     assert inside["motion_fidelity"] != whole["motion_fidelity"]
 
 
+def test_true_motion_is_told_where_the_truth_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, result = tmp_path / "source.mp4", tmp_path / "result.mp4"
+    caption = "a red circle moving in a circle on a navy background"
+    assert cli.main(["shapes", "render", "--caption", caption, "--out", str(source)]) == 0
+    other = caption.replace("red", "green")
+    assert cli.main(["shapes", "render", "--caption", other, "--out", str(result)]) == 0
+    capsys.readouterr()
+    argv = ["evaluate", str(source), str(result), "--prompt", "a green square", "--json"]
+    assert cli.main([*argv, "--truth", str(source.with_suffix(".json"))]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert scores["true_motion"] == pytest.approx(1, abs=0.01)
+    assert scores["true_distance"] < 0.01
+    right = [scores[f"{look}_right"] for look in ("colour", "shape", "background")]
+    assert right == [1, 0, 1]
+    assert cli.main([*argv, "--truth", str(source)]) == 2
+    assert "is no truth that recast shapes render wrote" in capsys.readouterr().err
+
+
 def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:
     like = clip(16, 64, 64)
     Video(np.zeros((16, 64, 64, 3), np.uint8), 8).save(tmp_path / "empty.mp4")

@@ -43,19 +43,19 @@ Tracker = Callable[[NDArray[np.uint8]], Tracks]
 """Takes frames (F, H, W, 3) uint8."""
 
 
-def flow(frames: NDArray[np.uint8], grid: int = GRID) -> Tracks:
+def flow(frames: NDArray[np.uint8], grid: int = GRID, start: Array | None = None) -> Tracks:
     """Farneback's optical flow (SCIA 2003; OpenCV's) chained from frame to frame.
 
     A point is lost for good where forward and backward flow disagree (Sundaram et al., ECCV 2010,
     eq. 5) or where it leaves the frame. The flow is found on the clip's main colour axis, since
     two colours may have one brightness. DIS flow, which OpenCV also has, drags plain backgrounds
-    along with what moves before them.
+    along with what moves before them. Points begin at `start` (N, 2), without it on a grid.
     """
     height, width = frames.shape[1:3]
     scale = max(1.0, _SIDE / min(height, width))
     size = (round(width * scale), round(height * scale))
     gray = [cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in _one_axis(frames)]
-    points = [_grid(height, width, grid) * scale]
+    points = [(_grid(height, width, grid) if start is None else start) * scale]
     visible = [np.ones(len(points[0]), bool)]
     for before, after in pairwise(gray):
         forward, backward = _farneback(before, after), _farneback(after, before)

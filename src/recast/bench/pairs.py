@@ -3,12 +3,15 @@
 The truth of each is known: where the subject should be, and what the prompt's words mean.
 """
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recast.errors import UnknownName
+from recast.errors import BadCall, UnknownName
 from recast.metrics.base import Truth
 from recast.shapes import captions, oracle, world
 from recast.shapes.describe import dressed, named
@@ -60,10 +63,25 @@ def answer(seed: int, prompt: str, frames: int = world.FRAMES, size: int = world
 
 def truth(seed: int, prompt: str, result: NDArray[np.uint8]) -> Truth:
     """What the oracle sees in a result (F, H, W, 3), and what should be there."""
-    scene = world.sample(seed, len(result))
-    asked, verdict = dressed(scene, named(prompt)), oracle.judge(result)
-    right = {name: getattr(verdict, name) == getattr(asked, name) for name in LOOKS}
-    return Truth(path=scene.centre, found=verdict.path, right=right)
+    return _seen(world.sample(seed, len(result)), prompt, result)
+
+
+def told(path: Path, prompt: str, result: NDArray[np.uint8]) -> Truth:
+    """The same for a clip that `recast shapes render` wrote, from the .json beside it.
+
+    Raises `BadCall` for another file, for a clip of another length, and for a prompt with words
+    that the world does not have.
+    """
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        centre = np.array(there["centre"], float) / there["size"]
+        looks = {name: there[name] for name in ("shape", "colour", "ground", "pattern")}
+        scene = dressed(world.sample(there["seed"], len(centre)), looks)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadCall(f"{path} is no truth that recast shapes render wrote ({error})") from error
+    if len(centre) != len(result):
+        raise BadCall(f"{path.name} tells of {len(centre)} frames, the clip has {len(result)}")
+    return _seen(replace(scene, centre=centre), prompt, result)
 
 
 def tracker(scene: world.Scene) -> Tracker:
@@ -74,6 +92,13 @@ def tracker(scene: world.Scene) -> Tracker:
         return Tracks(told.tracks, told.visible)
 
     return track
+
+
+def _seen(scene: world.Scene, prompt: str, result: NDArray[np.uint8]) -> Truth:
+    """What a prompt does not name should look as in the scene."""
+    asked, verdict = dressed(scene, named(prompt)), oracle.judge(result)
+    right = {name: getattr(verdict, name) == getattr(asked, name) for name in LOOKS}
+    return Truth(path=scene.centre, found=verdict.path, right=right)
 
 
 def _differs(look: world.Scene, source: world.Scene, changes: Sequence[str]) -> bool:

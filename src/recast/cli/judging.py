@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from recast import evaluation, results, video
+from recast.bench import pairs
 from recast.cli import flags
 from recast.cli.console import complain, say, watch
 from recast.evaluation import Score, Tools
@@ -27,6 +28,8 @@ class _Evaluate:
     """What the result should show; without it text similarity is left out."""
     mask: Path | None = None
     """Image or video: only where it is bright is judged."""
+    truth: Path | None = None
+    """The .json that `recast shapes render` wrote beside the source: then true motion is told."""
     tools: Tools = field(default_factory=Tools)
     device: str = "cpu"
     """Where trackers and networks run: cpu, cuda or mps."""
@@ -44,8 +47,9 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
         for note in clip.notes:
             complain(f"note: {name}: {note}")
     mask = None if asked.mask is None else evaluation.read_mask(asked.mask, result)
+    truth = None if asked.truth is None else pairs.told(asked.truth, prompt, result.frames)
     scores = watch(
-        evaluation.evaluate(source, result, prompt, asked.tools, mask, device=asked.device)
+        evaluation.evaluate(source, result, prompt, asked.tools, mask, truth, asked.device)
     )
     if asked.json:
         say(json.dumps(_plain(scores, asked.tools, result, prompt)))
