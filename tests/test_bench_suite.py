@@ -97,6 +97,19 @@ def test_clips_prompts_and_variants(folder: Path) -> None:
     assert told.variant(f"external:{folder}").folder == folder
 
 
+def test_a_grid_is_every_combination(folder: Path) -> None:
+    grid = '[[grid]]\nmethod = "dmt"\n[grid.over]\ninner_steps = [2, 3]\n'
+    told = suite.read(written(folder, HEAD + CLIP + grid + '"lr, lr_end" = [[0.2, 0.1]]\n'))
+    names = ["dmt: inner_steps 2, lr 0.2", "dmt: inner_steps 3, lr 0.2"]
+    assert told.methods == ("unguided", *names)
+    configs = [told.variant(name).config for name in names]
+    assert [(c.inner_steps, c.lr, c.lr_end) for c in configs] == [(2, 0.2, 0.1), (3, 0.2, 0.1)]
+    with pytest.raises(BadCall, match=r"'lr, lr_end' takes lists of 2 values, got 0\.2"):
+        suite.read(written(folder, HEAD + CLIP + grid + '"lr, lr_end" = [0.2]\n'))
+    with pytest.raises(BadCall, match="neither methods nor"):
+        suite.read(written(folder, 'about = "a"\n' + CLIP))
+
+
 CLIP = '[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
 
 

@@ -28,6 +28,7 @@ WALL = 24
 WALL_BYTES = 40_000_000
 """Clips beyond this many bytes are left to the folder."""
 _BY_GROUP = ("text_similarity", "motion_fidelity", "true_look", "true_motion", "true_distance")
+_COLUMNS = 12
 _COSTS = {
     "learn_seconds": "seconds to learn",
     "seconds": "seconds to transfer",
@@ -143,7 +144,15 @@ def _tables(found: Sequence[Row], metrics: Sequence[Metric]) -> list[Table]:
     if models:
         costs = [[t, *(_cost(mine, c) for mine in models.values())] for c, t in _COSTS.items()]
         made.append(Table("Cost; learning is paid once for a clip", ["", *models], costs))
-    return made
+    return [_wide(table) for table in made]
+
+
+def _wide(table: Table) -> Table:
+    """The table, its variants as rows where they are too many to stand side by side."""
+    if len(table.head) <= _COLUMNS:
+        return table
+    head, *body = zip(table.head, *table.body, strict=True)
+    return Table(table.title, head, body)
 
 
 def _by_group(

@@ -8,7 +8,7 @@ import dataclasses
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,15 +118,32 @@ class _Variant(_Table):
     config: dict[str, Any] = {}
 
 
+class _Grid(_Table):
+    """Every combination of some settings: a key may name several that change together."""
+
+    method: str
+    preset: str = ""
+    over: dict[str, list[Any]] = Field(min_length=1)
+
+
 class _Suite(_Table):
     about: str
-    methods: list[str] = Field(min_length=1)
+    methods: list[str] = []
     backbone: str = "shapes"
     seeds: int = Field(default=1, ge=1)
     source: dict[str, Any] = {}
     world: list[_World] = []
     clip: list[_Clip] = []
     variant: list[_Variant] = []
+    grid: list[_Grid] = []
+
+
+_TABLES: dict[str, type[BaseModel]] = {
+    "world": _World,
+    "clip": _Clip,
+    "variant": _Variant,
+    "grid": _Grid,
+}
 
 
 def names() -> list[str]:
@@ -147,15 +164,19 @@ def read(name: str, folder: Path | None = None) -> Suite:
     cases = [*chain.from_iterable(map(_scenes, told.world)), *_files(told.clip, place, path)]
     if not cases:
         raise BadCall(f"{path.name} has neither [[world]] nor [[clip]], so nothing to run")
+    gridded = [variant for grid in told.grid for variant in _combinations(grid)]
+    methods = (*told.methods, *(variant.name for variant in gridded))
+    if not methods:
+        raise BadCall(f"{path.name} has neither methods nor [[grid]], so nothing to compare")
     return Suite(
         name=path.stem,
         about=told.about,
         backbone=told.backbone,
         seeds=told.seeds,
-        methods=tuple(told.methods),
+        methods=methods,
         cases=tuple(cases),
         source=_made(Source, told.source, f"{path.name}, [source]"),
-        variants={v.name: _variant(v, path.name) for v in told.variant},
+        variants={v.name: _variant(v, path.name) for v in (*told.variant, *gridded)},
     )
 
 
@@ -184,7 +205,12 @@ def _explained(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    tables: dict[str, type[BaseModel]] = {"world": _World, "clip": _Clip, "variant": _Variant}
+    tables: dict[str, type[BaseModel]] = {
+        "world": _World,
+        "clip": _Clip,
+        "variant": _Variant,
+        "grid": _Grid,
+    }
     kind = tables.get(str(first["loc"][0]), _Suite) if len(first["loc"]) > 1 else _Suite
     known = list(kind.model_fields)
     return f"{where}: {UnknownName('key', str(first['loc'][-1]), known)}"
@@ -238,6 +264,27 @@ def _variant(told: _Variant, suite: str) -> Variant:
         steps=told.steps,
         guidance_scale=told.guidance_scale,
     )
+
+
+def _combinations(told: _Grid) -> Iterator[_Variant]:
+    """Named by what they change, such as "inner_steps 5, lr 0.04"."""
+    for values in product(*told.over.values()):
+        config: dict[str, Any] = {}
+        for key, value in zip(told.over, values, strict=True):
+            names = key.split(",")
+            both = value if len(names) > 1 else [value]
+            if not isinstance(both, list) or len(both) != len(names):
+                raise BadCall(f"grid.over: {key!r} takes lists of {len(names)} values, got {value}")
+            config |= dict(zip((name.strip() for name in names), both, strict=True))
+        shown = [
+            f"{key.split(',')[0]} {_short(v)}" for key, v in zip(told.over, values, strict=True)
+        ]
+        name = f"{told.method}: {', '.join(shown)}"
+        yield _Variant(name=name, method=told.method, preset=told.preset, config=config)
+
+
+def _short(value: Any) -> str:
+    return str(value[0] if isinstance(value, list) else value)
 
 
 def _made(kind: Any, given: Mapping[str, Any], where: str, default: Any = None) -> Any:
