@@ -7,26 +7,20 @@ import numpy as np
 
 from recast import clips
 from recast.backbones.base import Backbone
+from recast.bench.pairs import held_out
 from recast.events import Done, Event
 from recast.methods import base, unguided
 from recast.metrics import true_motion
 from recast.shapes import captions, oracle, world
+from recast.shapes.describe import dressed, named
 from recast.video import Video
 
 
 def pairs(count: int) -> Iterator[tuple[int, world.Scene, world.Scene]]:
     """(number, source, target look): held-out, the source moving, the target other in all."""
-    looks = (
-        world.sample(seed) for seed in range(world.HELD_OUT.start + 50_000, world.HELD_OUT.stop)
-    )
-    sources = (world.sample(seed) for seed in world.HELD_OUT)
-    moving = (scene for scene in sources if scene.path != "still")
-    for number, source in zip(range(count), moving, strict=False):
-        yield number, source, next(look for look in looks if _differs(look, source))
-
-
-def _differs(a: world.Scene, b: world.Scene) -> bool:
-    return a.colour != b.colour and a.shape != b.shape and a.background != b.background
+    for number, (seed, prompt) in enumerate(held_out(count)):
+        source = world.sample(seed)
+        yield number, source, dressed(source, named(prompt))
 
 
 def judged(frames: np.ndarray, source: world.Scene, look: world.Scene) -> dict[str, object]:

@@ -1,0 +1,67 @@
+"""What every metric says of clips whose motion is known: the ruler, measured.
+
+    python benchmarks/rulers.py
+
+Held-out clips of the shapes world against themselves, against the perfect answer to a prompt for
+another look, and against clips that move otherwise. Means over clips; tracker `flow`, CLIP
+`shapes`.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import scoring
+
+from recast import evaluation
+from recast.bench import pairs
+from recast.metrics.base import Metric
+from recast.shapes import captions, world
+from recast.video import Video
+
+Change = Callable[[np.ndarray, int, str], np.ndarray]
+CHANGES: dict[str, Change] = {
+    "itself": lambda frames, seed, prompt: frames,
+    "perfect answer": lambda frames, seed, prompt: pairs.answer(seed, prompt).frames,
+    "another clip": lambda frames, seed, prompt: world.render(world.sample(seed + 1000)),
+    "reversed": lambda frames, seed, prompt: frames[::-1].copy(),
+    "mirrored": lambda frames, seed, prompt: frames[:, :, ::-1].copy(),
+    "shuffled": lambda frames, seed, prompt: frames[
+        np.random.default_rng(seed).permutation(len(frames))
+    ],
+    "one frame, held": lambda frames, seed, prompt: frames[:1].repeat(len(frames), 0),
+}
+
+
+def main(clips: int) -> None:
+    """Print a Markdown table, a line for each metric."""
+    found: dict[str, dict[str, list[float]]] = {}
+    known: dict[str, Metric] = evaluation.metrics()
+    for seed, prompt in pairs.held_out(clips):
+        source = pairs.source(seed)
+        own = captions.prompt(world.sample(seed))
+        for name, change in CHANGES.items():
+            result = Video(change(source.frames, seed, prompt), world.FPS)
+            asked = prompt if name == "perfect answer" else own
+            truth = pairs.truth(seed, asked, result.frames)
+            scores = scoring.last(
+                evaluation.evaluate(source, result, asked, evaluation.Tools(), truth=truth)
+            )
+            for score in scores:
+                if score.value is not None:
+                    values = found.setdefault(score.metric.name, {})
+                    values.setdefault(name, []).append(score.value)
+    print(f"| metric | {' | '.join(CHANGES)} |")
+    print("|---|" + "---|" * len(CHANGES))
+    for metric, values in found.items():
+        cells = [f"{np.mean(values[name]):.2f}" for name in CHANGES]
+        arrow = "↑" if known[metric].higher_is_better else "↓"
+        print(f"| `{metric}` {arrow} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=48)
+    main(parser.parse_args().clips)
