@@ -108,6 +108,7 @@ MAIN = {
     "DMT reference": Variant(dmt.Method(dmt.PRESETS["reference"]), steps=50),
     "DMT paper": Variant(dmt.Method(dmt.PRESETS["paper"]), steps=50),
 }
+COSINE = {"loss": "pairwise_cosine"}
 LONG = ("DMT reference", "DMT paper")
 BLOCK_1 = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
 GROUPS: dict[str, dict[str, Variant]] = {
@@ -154,6 +155,14 @@ GROUPS: dict[str, dict[str, Variant]] = {
         "cosine": fast({"loss": "pairwise_cosine"}),
         "channels normalised": fast(patched=normalised_loss),
         "eq. 3, channels normalised": fast({"cells": 1}, patched=normalised_loss),
+    },
+    "cosine": {
+        "cosine, one mean": fast({**COSINE, "cells": 1}),
+        "cosine, guided on 40% of the levels": fast({**COSINE, "guided": 0.4}),
+        "cosine, 5 inner steps": fast({**COSINE, "inner_steps": 5}),
+        "cosine, lr 0.08 → 0.04": fast({**COSINE, "lr": 0.08, "lr_end": 0.04}),
+        "cosine, lr 0.02 → 0.01": fast({**COSINE, "lr": 0.02, "lr_end": 0.01}),
+        "cosine, full features": fast({**COSINE, "feature": "full"}),
     },
     "learning": {
         "100 inversion steps": fast({"inversion_steps": 100}),
