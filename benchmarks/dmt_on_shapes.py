@@ -14,168 +14,21 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import numpy as np
 import scoring
 import torch
-from torch import Tensor
+from variants import BASE, GROUPS, LONG, MAIN, Variant
 
-from recast import clips, losses
+from recast import clips
 from recast.backbones import unet3d
 from recast.backbones.base import Backbone, Settings
-from recast.methods import base, dmt, unguided
+from recast.methods import base
 from recast.shapes import captions, oracle, world
 from recast.video import Video
 
-FAST = dmt.PRESETS["fast"]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A method, how it is run, and what is put in the place of a part of it."""
-
-    method: base.Method[Any]
-    steps: int = 25
-    guidance_scale: float | None = None
-    """The model's own for None."""
-    described: bool = False
-    """Whether the source is learned under its own caption, and not under an empty one."""
-    patched: Callable[[], AbstractContextManager[Any]] = nullcontext
-
-
-def fast(changes: dict[str, Any] | None = None, **options: Any) -> Variant:
-    """The fast preset with some settings changed."""
-    return Variant(dmt.Method(dataclasses.replace(FAST, **changes or {})), **options)
-
-
-@contextmanager
-def normalised_loss() -> Iterator[None]:
-    """Eq. 3 with every channel divided by the source's own deviation over the clip."""
-
-    def loss(phi: Tensor, target: Tensor) -> Tensor:
-        deviation = target.std(1, keepdim=True) + 1e-6
-        return losses.pairwise_difference(phi / deviation, target / deviation)
-
-    with mock.patch.dict(dmt._LOSSES, {"pairwise": loss}):
-        yield
-
-
-def along_the_gradient(momentum: float) -> Callable[[], AbstractContextManager[None]]:
-    """Steps of rms `lr` along the gradient, not Adam's; the momentum outlives the level."""
-
-    @contextmanager
-    def patched() -> Iterator[None]:
-        velocity = torch.zeros(())
-
-        def minimize(
-            loss: Callable[[Tensor], Tensor], start: Tensor, lrs: Sequence[float]
-        ) -> tuple[Tensor, list[float]]:
-            nonlocal velocity
-            x, history = start.detach(), []
-            for lr in lrs:
-                with torch.enable_grad():
-                    leaf = x.clone().requires_grad_(True)
-                    value = loss(leaf)
-                    (gradient,) = torch.autograd.grad(value, leaf)
-                history.append(float(value.detach()))
-                unit = gradient / gradient.square().mean().sqrt().clamp_min(1e-20)
-                velocity = momentum * velocity + (1 - momentum) * unit
-                x = x - lr * velocity
-            return x, history
-
-        with mock.patch.object(dmt, "minimize", minimize):
-            yield
-
-    return patched
-
-
-# One inversion serves `paper` and `reference`: 999 and 1000 steps refine 50 levels alike, and the
-# taps of `reference` hold that of `paper`. These two take the 50 sampling steps of the paper.
-MAIN = {
-    "unguided": Variant(unguided.Method(unguided.Config()), steps=50),
-    "eq. 4's noise alone": fast({"guided": 0.0}),
-    "DMT fast": fast(),
-    "SMM, pairwise (eq. 3)": fast({"cells": 1}),
-    "SMM, no differences": fast({"cells": 1, "loss": "absolute"}),
-    "full features": fast({"feature": "full", "loss": "absolute"}),
-    "random noise, guided": fast({"initial_noise": "random"}),
-    "DMT reference": Variant(dmt.Method(dmt.PRESETS["reference"]), steps=50),
-    "DMT paper": Variant(dmt.Method(dmt.PRESETS["paper"]), steps=50),
-}
-COSINE = {"loss": "pairwise_cosine"}
-LONG = ("DMT reference", "DMT paper")
-BLOCK_1 = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
-GROUPS: dict[str, dict[str, Variant]] = {
-    "main": MAIN,
-    "start": {
-        **{f"ξ = {factor}": fast({"low_pass_factor": factor}) for factor in (2, 8)},
-        "ξ = 2, noise alone": fast({"low_pass_factor": 2, "guided": 0.0}),
-        "inverted noise": fast({"initial_noise": "inverted"}),
-        "inverted noise alone": fast({"initial_noise": "inverted", "guided": 0.0}),
-        "blended noise, p = 0.5": fast({"initial_noise": "blended"}),
-    },
-    "levels": {
-        f"guided on {share:.0%} of the levels": fast({"guided": share})
-        for share in (0.2, 0.4, 0.8, 1.0)
-    },
-    "inner steps": {
-        **{f"{count} inner steps": fast({"inner_steps": count}) for count in (2, 5, 20)},
-        **{f"lr {lr} → {lr / 2}": fast({"lr": lr, "lr_end": lr / 2}) for lr in (0.01, 0.02, 0.08)},
-        "lr 0.04 → 0.005": fast({"lr_end": 0.005}),
-        "lr rising, 0.005 → 0.06": fast({"lr": 0.005, "lr_end": 0.06}),
-        "5 inner steps, 40 % of the levels": fast({"inner_steps": 5, "guided": 0.4}),
-        "along the gradient": fast(patched=along_the_gradient(0.0)),
-        "along the gradient, momentum 0.9": fast(patched=along_the_gradient(0.9)),
-    },
-    "cells": {f"{cells}×{cells} cells": fast({"cells": cells}) for cells in (1, 3, 4)},
-    "taps": {
-        **{
-            role: fast({"taps": (role,)})
-            for role in (
-                "middle",
-                "decoder0.upsampler",
-                "decoder2.upsampler",
-                "decoder1.temporal_conv",
-                "decoder2.spatial_conv",
-                "decoder3.spatial_conv",
-            )
-        },
-        "block 1, three taps": fast({"taps": BLOCK_1}),
-        "upsamplers 0, 1 and 2": fast(
-            {"taps": ("decoder0.upsampler", "motion", "decoder2.upsampler")}
-        ),
-    },
-    "loss": {
-        "cosine": fast({"loss": "pairwise_cosine"}),
-        "channels normalised": fast(patched=normalised_loss),
-        "eq. 3, channels normalised": fast({"cells": 1}, patched=normalised_loss),
-    },
-    "cosine": {
-        "cosine, one mean": fast({**COSINE, "cells": 1}),
-        "cosine, guided on 40% of the levels": fast({**COSINE, "guided": 0.4}),
-        "cosine, 5 inner steps": fast({**COSINE, "inner_steps": 5}),
-        "cosine, lr 0.08 → 0.04": fast({**COSINE, "lr": 0.08, "lr_end": 0.04}),
-        "cosine, lr 0.02 → 0.01": fast({**COSINE, "lr": 0.02, "lr_end": 0.01}),
-        "cosine, full features": fast({**COSINE, "feature": "full"}),
-    },
-    "learning": {
-        "100 inversion steps": fast({"inversion_steps": 100}),
-        "200 inversion steps": fast({"inversion_steps": 200}),
-        "inverted under the source's caption": fast(described=True),
-    },
-    "sampling": {
-        "restart": fast({"restart": True}),
-        "guidance scale 2": fast(guidance_scale=2.0),
-        "guidance scale 7": fast(guidance_scale=7.0),
-        "50 steps": fast(steps=50),
-    },
-}
 COLUMNS = {
     "correlation": "path correlation, median",
     "distance": "path distance, mean",
@@ -308,7 +161,7 @@ def table(out: Path, group: str) -> str:
         f"| variant | pairs | {' | '.join(COLUMNS.values())} |",
         "|" + "---|" * (len(COLUMNS) + 2),
     ]
-    for name in dict.fromkeys(["DMT fast", *GROUPS[group]] if group != "main" else MAIN):
+    for name in dict.fromkeys([BASE, *GROUPS[group]] if group != "main" else MAIN):
         mine = [row for row in rows if row["variant"] == name]
         if mine:
             cells = [_cell(mine, column) for column in COLUMNS]
@@ -316,8 +169,8 @@ def table(out: Path, group: str) -> str:
     return "\n".join(lines)
 
 
-def differences(out: Path, group: str, other: str = "DMT fast") -> str:
-    """Every variant less DMT fast on the pairs that both have, means with 95 % intervals."""
+def differences(out: Path, group: str, other: str = BASE) -> str:
+    """Every variant less `BASE` on the pairs that both have, means with 95 % intervals."""
     found: dict[str, dict[int, dict]] = {}
     for row in _rows(out):
         found.setdefault(row["variant"], {})[row["pair"]] = row

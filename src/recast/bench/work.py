@@ -5,6 +5,7 @@ of its prompts. What fails becomes a row that says why, and the next one goes on
 """
 
 import datetime
+import glob
 import json
 import threading
 import time
@@ -235,7 +236,10 @@ def _external(variant: Variant, case: Case, seed: int) -> Path:
     assert variant.folder is not None
     stem = results.default_folder(Path(case.clip), case.prompt).name
     for name in (f"{stem}-seed-{seed}", stem):
-        for path in (variant.folder / name / results.VIDEO, *variant.folder.glob(f"{name}.*")):
+        for path in (
+            variant.folder / name / results.VIDEO,
+            *variant.folder.glob(f"{glob.escape(name)}.*"),
+        ):
             if path.is_file():
                 return path
     raise BadClip(f"{variant.folder} has no {stem}-seed-{seed}.mp4 and no {stem}.mp4")
