@@ -161,7 +161,7 @@ def table(out: Path, group: str) -> str:
         f"| variant | pairs | {' | '.join(COLUMNS.values())} |",
         "|" + "---|" * (len(COLUMNS) + 2),
     ]
-    for name in dict.fromkeys([BASE, *GROUPS[group]] if group != "main" else MAIN):
+    for name in dict.fromkeys(["DMT fast", BASE, *GROUPS[group]]):
         mine = [row for row in rows if row["variant"] == name]
         if mine:
             cells = [_cell(mine, column) for column in COLUMNS]
@@ -169,8 +169,10 @@ def table(out: Path, group: str) -> str:
     return "\n".join(lines)
 
 
-def differences(out: Path, group: str, other: str = BASE) -> str:
-    """Every variant less `BASE` on the pairs that both have, means with 95 % intervals."""
+def differences(out: Path, group: str) -> str:
+    """Every variant less what its group varies, over the pairs that both have, with 95 %
+    intervals."""
+    other = "DMT fast" if group == "cosine" else BASE
     found: dict[str, dict[int, dict]] = {}
     for row in _rows(out):
         found.setdefault(row["variant"], {})[row["pair"]] = row

@@ -136,7 +136,6 @@ GROUPS: dict[str, dict[str, Variant]] = {
         ),
     },
     "loss": {
-        "cosine": around({"loss": "pairwise_cosine"}),
         "channels normalised": around(patched=normalised_loss),
         "eq. 3, channels normalised": around({"cells": 1}, patched=normalised_loss),
     },

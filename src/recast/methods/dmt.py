@@ -90,6 +90,7 @@ PRESETS = {
     # Tuned on the shapes model (docs/results/dmt-on-shapes.md). One inversion step a level.
     "fast": Config(
         cells=2,
+        loss="pairwise_cosine",
         guided=0.6,
         inner_steps=10,
         lr=0.04,
