@@ -10,7 +10,9 @@ from recast.losses import (
     pairwise_cosine,
     pairwise_difference,
     spatial_marginal_mean,
+    spatial_self_similarity,
     squared_error,
+    temporal_self_similarity,
 )
 
 
@@ -106,3 +108,28 @@ def test_gradients(loss: Loss) -> None:
 def test_the_gradient_of_smm() -> None:
     features = noise(1, 2, 3, 2, 2).requires_grad_()
     assert torch.autograd.gradcheck(spatial_marginal_mean, (features,))
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """(N, C) to (N, N), one by one."""
+    return torch.stack(
+        [torch.stack([torch.cosine_similarity(x, y, dim=0) for y in vectors]) for x in vectors]
+    )
+
+
+@pytest.mark.parametrize("channels", [2, 40])
+def test_spatial_self_similarity_is_the_difference_of_all_cosines(channels: int) -> None:
+    """With more positions than channels, and with fewer, which are computed otherwise."""
+    keys, target = noise(1, 3, 4, 3, channels), noise(1, 3, 4, 3, channels, seed=1)
+    frames = zip(keys[0].flatten(1, 2), target[0].flatten(1, 2), strict=True)
+    wanted = torch.stack([(cosines(a) - cosines(b)).square().mean() for a, b in frames]).mean()
+    torch.testing.assert_close(spatial_self_similarity(keys, target), wanted)
+    assert float(spatial_self_similarity(keys, 3 * keys)) == pytest.approx(0, abs=1e-12)
+
+
+def test_temporal_self_similarity_compares_frames_and_no_places() -> None:
+    keys, target = noise(1, 5, 4, 3, 6), noise(1, 5, 4, 3, 6, seed=1)
+    a, b = (cosines(x[0].mean((1, 2))) for x in (keys, target))
+    torch.testing.assert_close(temporal_self_similarity(keys, target), (a - b).square().mean())
+    assert float(temporal_self_similarity(keys, keys.flip(2))) == pytest.approx(0, abs=1e-12)
+    assert float(temporal_self_similarity(keys, keys.flip(1))) > 1e-3

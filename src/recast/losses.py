@@ -2,7 +2,7 @@
 
 from einops import rearrange, reduce
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
+from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity, normalize
 
 
 def spatial_marginal_mean(features: Tensor, cells: int = 1) -> Tensor:
@@ -33,6 +33,28 @@ def pairwise_cosine(phi: Tensor, target: Tensor) -> Tensor:
     difference = phi[:, :, None] - phi[:, None]
     wanted = target[:, :, None] - target[:, None]
     return (1 - cosine_similarity(difference, wanted, dim=-1)).mean()
+
+
+def spatial_self_similarity(keys: Tensor, target: Tensor) -> Tensor:
+    """S-SSM (DreamMotion): the mean squared difference, over frames, between the matrices of
+    cosines among all positions of a frame; keys (B, F, H, W, C) -> scalar.
+
+    With K the normalised keys of a frame, (N, C), ‖KKᵀ − K̃K̃ᵀ‖² = ‖KᵀK‖² − 2‖KᵀK̃‖² + ‖K̃ᵀK̃‖²: the
+    matrices on the right are (C, C), so nothing of size N² is ever held.
+    """
+    positions = keys.shape[2] * keys.shape[3]
+    a, b = (normalize(rearrange(k, "b f h w c -> (b f) (h w) c"), dim=-1) for k in (keys, target))
+    if positions <= keys.shape[-1]:
+        return (a @ a.mT - b @ b.mT).square().mean()
+    norms = [(x.mT @ y).square().sum((1, 2)) for x, y in ((a, a), (a, b), (b, b))]
+    return ((norms[0] - 2 * norms[1] + norms[2]) / positions**2).mean()
+
+
+def temporal_self_similarity(keys: Tensor, target: Tensor) -> Tensor:
+    """T-SSM (DreamMotion): the mean squared difference between the matrices of cosines among the
+    frames' spatial means; keys (B, F, H, W, C) -> scalar."""
+    a, b = (normalize(spatial_marginal_mean(k), dim=-1) for k in (keys, target))
+    return (a @ a.mT - b @ b.mT).square().mean()
 
 
 def squared_error(features: Tensor, target: Tensor) -> Tensor:
