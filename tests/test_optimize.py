@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from recast.errors import NotFinite
-from recast.optimize import minimize
+from recast.optimize import descend, minimize
 
 
 def bowl(x: Tensor) -> Tensor:
@@ -69,3 +69,12 @@ def test_a_broken_loss_is_named() -> None:
     calls = iter([1.0, 1.0, float("nan")])
     with pytest.raises(NotFinite, match="the loss is nan after 2 inner steps"):
         minimize(lambda x: x.sum() * next(calls), torch.ones(2), [0.1] * 5)
+
+
+def test_plain_gradient_descent_is_told_on_the_way() -> None:
+    seen = list(descend(bowl, torch.zeros(1, dtype=torch.float64), [0.1, 0.2], torch.optim.SGD))
+    values = [value for _, value in seen]
+    assert float(seen[0][0]) == pytest.approx(0.6)
+    assert values == pytest.approx([9, (0.6 - 3) ** 2])
+    assert float(seen[-1][0]) == pytest.approx(0.6 + 0.2 * 2 * 2.4)
+    assert not seen[-1][0].requires_grad

@@ -125,8 +125,12 @@ def test_a_stopped_pass_sees_what_a_whole_one_sees(role: str) -> None:
     for tap in taps:
         assert torch.equal(stopped[tap.path], whole[tap.path])
         batch, frames, height, width, channels = stopped[tap.path].shape
-        assert (batch, frames, channels) == (1, 3, 16)
-        assert height == width
+        assert (batch, frames) == (1, 3)
+        if role == "keys":  # positions in a row
+            linear = backbone.network.get_submodule(tap.path)
+            assert (width, channels) == (1, linear.out_features)
+        else:
+            assert (width, channels) == (height, 16)
 
 
 def test_a_batch_keeps_its_clips_apart() -> None:
@@ -231,9 +235,11 @@ def test_zeroscopes_taps_have_its_shapes() -> None:
         "decoder1.upsampler": (1, 24, 20, 36, 1280),
         "decoder2.upsampler": (1, 24, 40, 72, 640),
         "motion": (1, 24, 20, 36, 1280),
+        "keys": (1, 24, 10 * 18, 1, 1280),
     }
     assert shapes == expected
     assert roles["motion"][0].path == "up_blocks.1.upsamplers.0"
+    assert [tap.path.split(".")[1] for tap in roles["keys"]] == [*"111222333"]
     conv = unet.get_submodule(roles["decoder1.spatial_conv"][0].path)
     assert conv is unet.up_blocks[1].resnets[1].conv2
     assert conv.out_channels == 1280

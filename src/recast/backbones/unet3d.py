@@ -6,6 +6,7 @@ DDPM-type scheduler. Owns how such a model is loaded, cast, kept in memory and t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ ALIASES = {
     "modelscope": "damo-vilab/text-to-video-ms-1.7b",
 }
 PIPELINES = frozenset({"TextToVideoSDPipeline"})
+_KEYS = re.compile(r"up_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_k")
 
 # What the models were made for; a folder may say so itself in `recast.json`.
 _DEFAULTS = {
@@ -330,9 +332,15 @@ def _images(output: Tensor, frames: int) -> Tensor:
     return rearrange(output, "(b f) c h w -> b f h w c", f=frames)
 
 
+def _tokens(output: Tensor, frames: int) -> Tensor:
+    """What attention sees of an image: its positions in a row, (B, F, H·W, 1, C)."""
+    return rearrange(output, "(b f) n c -> b f n 1 c", f=frames)
+
+
 def _roles(unet: UNet3DConditionModel) -> dict[str, tuple[Tap, ...]]:
     """Role -> taps. Layer 1 of a decoder block is where DMT's released code taps; a spatial
-    conv is the resnet's hidden state before its residual sum."""
+    conv is the resnet's hidden state before its residual sum. "keys" are those of the decoder's
+    self-attention within a frame, all of them (DreamMotion)."""
     places = {
         "upsampler": "upsamplers.0",
         "spatial_conv": "resnets.1.conv2",
@@ -347,6 +355,9 @@ def _roles(unet: UNet3DConditionModel) -> dict[str, tuple[Tap, ...]]:
             if place in there:
                 tap = Tap(f"up_blocks.{index}.{place}", _images)
                 roles[f"decoder{index}.{kind}"] = (tap,)
+    keys = [name for name, _ in unet.named_modules() if _KEYS.fullmatch(name)]
+    if keys:
+        roles["keys"] = tuple(Tap(name, _tokens) for name in keys)
     if "decoder1.upsampler" in roles:
         roles["motion"] = roles["decoder1.upsampler"]
     return roles
