@@ -1,0 +1,227 @@
+"""DreamMotion: edit a clip by score distillation, its structure held by space-time self-similarity.
+
+Jeong et al.: "DreamMotion: Space-Time Self-Similar Score Distillation for Zero-Shot Video Editing",
+ECCV 2024. There is no sampling: a copy of the source's latents is optimised directly. What pulls it
+to the prompt is the difference of two scores (V-DDS, after Hertz et al., ICCV 2023); what holds it
+are the similarities among the source's own positions and frames, read from self-attention keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from recast import losses
+from recast.backbones.base import Backbone
+from recast.errors import BadCall, BadMotion
+from recast.events import Done, Event, Note, Preview, Step
+from recast.features import Tap, record
+from recast.methods import base
+from recast.optimize import descend
+from recast.sampling import check_finite, randn
+from recast.schedule import Denoiser
+
+_LEVELS = 100
+"""Into so many noise levels the schedule is cut; one of them is drawn at every step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """DreamMotion's settings. What its paper ablates is a setting here."""
+
+    iterations: int = 200
+    """Steps of plain gradient descent."""
+    lr: float = 0.1
+    """Its learning rate."""
+    scale_by_area: bool = False
+    """Multiply the score difference by 2000 / (h·w), for latents of h × w positions, as the
+    released code of DDS does: 0.49 for a frame of 512×512 pixels, 31 on the shapes model."""
+    cleanest: float = 0.05
+    """Noise levels are drawn from this share of the schedule, from 0, clean, to 1, noise."""
+    noisiest: float = 0.95
+    """Noise levels are drawn up to this share of the schedule."""
+    spatial: float = 100.0
+    """Weight of spatial self-similarity (S-SSM), which holds the structure of frames; 0 is none."""
+    temporal: float = 100.0
+    """Weight of temporal self-similarity (T-SSM), which holds the motion; 0 is none."""
+    keys: tuple[str, ...] = ("keys",)
+    """Roles whose features the self-similarities are taken of; their places are averaged."""
+    preview_every: int = 10
+    """Report the latents after every so many steps."""
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            raise BadCall("keys is empty; name at least one role, such as keys")
+        _check("iterations", self.iterations, self.iterations >= 1, "at least 1")
+        _check("lr", self.lr, self.lr > 0, "above 0")
+        _check("noisiest", self.noisiest, 0 < self.noisiest <= 1, "above 0 and at most 1")
+        rule = f"above 0 and at most noisiest, {self.noisiest}"
+        _check("cleanest", self.cleanest, 0 < self.cleanest <= self.noisiest, rule)
+        _check("spatial", self.spatial, self.spatial >= 0, "at least 0")
+        _check("temporal", self.temporal, self.temporal >= 0, "at least 0")
+        _check("preview_every", self.preview_every, self.preview_every >= 1, "at least 1")
+
+
+def _check(name: str, value: float, right: bool, rule: str) -> None:
+    if not right or not math.isfinite(value):
+        raise BadCall(f"{name} is {value}; it must be {rule}")
+
+
+PRESETS = {
+    # Steps enough for the shapes model; its weights are not tuned yet.
+    "fast": Config(iterations=60),
+    # 200 steps of SGD at DDS's scale. The paper's text gives no weights for its two terms.
+    "paper": Config(scale_by_area=True),
+}
+
+
+@final
+class Method(base.Method[Config]):
+    """Learns nothing but the clip's latents; all else happens under the new prompt."""
+
+    name = "dreammotion"
+
+    def learned_settings(self) -> Mapping[str, Any]:
+        return {}
+
+    def learn(
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+    ) -> Iterator[Event]:
+        """Encodes the clip: "latents", (C, F, H, W)."""
+        yield Done(
+            result=base.Motion(
+                method=self.name,
+                backbone=backbone.fingerprint,
+                tensors={"latents": backbone.encode(video)[0]},
+                metadata={
+                    "backbone_name": backbone.name,
+                    "source_prompt": prompt,
+                    "steps": sampling.steps,
+                },
+            )
+        )
+
+    def transfer(
+        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+    ) -> Iterator[Event]:
+        """Distil the prompt into the clip. Raises `BadCall` for prompts that do not differ."""
+        motion.check_made_for(backbone, self.name)
+        if "latents" not in motion.tensors:
+            raise BadMotion("this motion has no latents, which dreammotion keeps; learn it again")
+        described = str(motion.metadata.get("source_prompt", ""))
+        if described.split() == prompt.split():
+            raise BadCall(f"the source prompt is the prompt itself, {prompt!r}: nothing to change")
+        if not described:
+            yield Note(
+                text="no --source-prompt: what is to change is told better by a prompt for the "
+                "source beside that for the result"
+            )
+        config, x = self.config, motion.tensors["latents"][None].to(backbone.device)
+        step = _Distillation.of(config, backbone, x, described, prompt, sampling)
+        for index in range(config.iterations):
+            x = step(x)
+            check_finite(x, f"iteration {index + 1} of {config.iterations}")
+            done = index + 1
+            yield Step(stage="distil", index=done, total=config.iterations, metrics=dict(step.told))
+            if done % config.preview_every == 0:
+                yield Preview(stage="distil", index=done, latents=x)
+        yield Done(result=x)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Distillation:
+    """Steps of z ← z − η·(g + λ_S·∇L_S + λ_T·∇L_T), each at a noise level and with a noise of its
+    own that source and result share."""
+
+    config: Config
+    backbone: Backbone
+    source: Tensor
+    taps: tuple[Tap, ...]
+    guided: tuple[Denoiser, Denoiser]
+    """Of the result and the source, each under its own prompt, as those of `plain`."""
+    plain: tuple[Denoiser, Denoiser]
+    grid: Tensor
+    generator: torch.Generator
+    told: dict[str, float] = field(default_factory=dict)
+    """The terms of the last step."""
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        backbone: Backbone,
+        source: Tensor,
+        described: str,
+        prompt: str,
+        sampling: base.Sampling,
+    ) -> _Distillation:
+        """One for a source and a pair of prompts."""
+        negative, scale = sampling.negative_prompt, sampling.guidance_scale
+        to_prompt, to_source = (backbone.guided(p, negative, scale) for p in (prompt, described))
+        plain = [backbone.denoiser(backbone.encode_text([p])) for p in (prompt, described)]
+        return cls(
+            config=config,
+            backbone=backbone,
+            source=source,
+            # Two roles may be one place, which counts once.
+            taps=tuple(dict.fromkeys(t for role in config.keys for t in backbone.taps(role))),
+            guided=(to_prompt, to_source),
+            plain=(plain[0], plain[1]),
+            grid=backbone.schedule.grid(_LEVELS),
+            generator=torch.Generator().manual_seed(sampling.seed),
+        )
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The next z, (1, C, F, H, W); fills `told`."""
+        schedule, config = self.backbone.schedule, self.config
+        t = self._level()
+        eps = randn(tuple(z.shape), self.generator, z.device)
+        noised = schedule.noised(self.source, eps, t)
+        with torch.no_grad():
+            to_prompt, to_source = self.guided
+            score = to_prompt(schedule.noised(z, eps, t), t).eps - to_source(noised, t).eps
+        self.told["score"] = float(score.square().mean().sqrt())
+        if config.scale_by_area:
+            score = score * (2000 / (z.shape[-2] * z.shape[-1]))
+        held = config.spatial > 0 or config.temporal > 0
+        wanted = self._keys(noised, t, self.plain[1]) if held else {}
+
+        def loss(z: Tensor) -> Tensor:
+            pull = (score * z).sum()  # its gradient is the score difference (V-DDS)
+            if not held:
+                return pull
+            keys = self._keys(schedule.noised(z, eps, t), t, self.plain[0])
+            return pull + self._structure(keys, wanted)
+
+        ((z, _),) = descend(loss, z, [config.lr], torch.optim.SGD)
+        return z
+
+    def _level(self) -> Tensor:
+        draw = float(torch.rand((), generator=self.generator))
+        share = self.config.cleanest + draw * (self.config.noisiest - self.config.cleanest)
+        return self.grid[round((1 - share) * _LEVELS)]
+
+    def _keys(self, x: Tensor, t: Tensor, plain: Denoiser) -> Mapping[str, Tensor]:
+        with (
+            torch.set_grad_enabled(x.requires_grad),
+            record(self.backbone.network, self.taps, x.shape[2], stop=True) as seen,
+        ):
+            plain(x, t)
+        return {path: found.float() for path, found in seen.items()}
+
+    def _structure(self, keys: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+        total = torch.zeros((), device=self.source.device)
+        for name, weight, distance in (
+            ("spatial", self.config.spatial, losses.spatial_self_similarity),
+            ("temporal", self.config.temporal, losses.temporal_self_similarity),
+        ):
+            if weight:
+                term = torch.stack([distance(keys[path], wanted[path]) for path in wanted]).mean()
+                self.told[name] = float(term.detach())
+                total = total + weight * term
+        return total

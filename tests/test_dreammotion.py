@@ -1,0 +1,116 @@
+"""DreamMotion's step against its formula, and what its terms hold."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recast.backbones import gaussian, unet3d
+from recast.backbones.base import Backbone
+from recast.errors import BadCall, BadMotion, UnknownName
+from recast.events import Done, Note, Preview, Step
+from recast.methods import base
+from recast.methods.dreammotion import PRESETS, Config, Method, _Distillation
+from recast.optimize import minimize
+from recast.sampling import randn
+
+SAMPLING = base.Sampling(steps=2, guidance_scale=3.0, seed=5)
+ONLY_SCORE = Config(iterations=1, spatial=0, temporal=0)
+
+
+def clip(backbone: Backbone) -> Tensor:
+    size = backbone.defaults
+    shape = (1, 3, size.frames, size.height, size.width)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def edited(backbone: Backbone, config: Config, source_prompt: str = "a dog") -> list[Any]:
+    method = Method(config)
+    *_, learned = method.learn(backbone, clip(backbone), source_prompt, SAMPLING)
+    assert isinstance(learned, Done)
+    return list(method.transfer(backbone, learned.result, "a cat", SAMPLING))
+
+
+def test_one_step_is_the_difference_of_two_scores() -> None:
+    backbone = unet3d.tiny()
+    latents = edited(backbone, ONLY_SCORE)[-1].result
+    source = backbone.encode(clip(backbone))
+    generator = torch.Generator().manual_seed(SAMPLING.seed)
+    share = 0.05 + float(torch.rand((), generator=generator)) * 0.9
+    t = backbone.schedule.grid(100)[round((1 - share) * 100)]
+    noised = backbone.schedule.noised(source, randn(tuple(source.shape), generator, "cpu"), t)
+    with torch.no_grad():
+        scores = [backbone.guided(p, "", 3.0)(noised, t).eps for p in ("a cat", "a dog")]
+    torch.testing.assert_close(latents, source - 0.1 * (scores[0] - scores[1]))
+    by_area = dataclasses.replace(ONLY_SCORE, scale_by_area=True, lr=0.1 / 2000)
+    scaled = edited(backbone, by_area)[-1].result
+    area = source.shape[-1] * source.shape[-2]
+    torch.testing.assert_close(scaled - source, (latents - source) / area, rtol=1e-3, atol=1e-5)
+
+
+def test_the_self_similarities_pull_back_what_has_moved() -> None:
+    """At the source both are zero; from a disturbed copy their gradient leads down."""
+    backbone = unet3d.tiny()
+    source = backbone.encode(clip(backbone))
+    step = _Distillation.of(Config(), backbone, source, "a cat", "a cat", SAMPLING)
+    t = backbone.schedule.grid(100)[80]
+    eps = torch.randn(source.shape, generator=torch.Generator().manual_seed(1))
+    wanted = step._keys(backbone.schedule.noised(source, eps, t), t, step.plain[1])
+
+    def structure(z: Tensor) -> Tensor:
+        keys = step._keys(backbone.schedule.noised(z, eps, t), t, step.plain[0])
+        return step._structure(keys, wanted)
+
+    assert float(structure(source)) == pytest.approx(0, abs=1e-6)
+    disturbed = source + 0.3 * torch.randn(source.shape, generator=torch.Generator().manual_seed(2))
+    _, history = minimize(structure, disturbed, [0.02] * 20)
+    assert history[-1] < 0.6 * history[0]
+    assert step.told.keys() == {"spatial", "temporal"}
+
+
+def test_it_tells_its_terms_and_previews() -> None:
+    backbone = gaussian.tiny()
+    events = edited(backbone, Config(iterations=4, preview_every=2))
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [(step.index, step.total) for step in steps] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert all(step.metrics.keys() == {"score", "spatial", "temporal"} for step in steps)
+    assert [event.index for event in events if isinstance(event, Preview)] == [2, 4]
+    assert not [event for event in events if isinstance(event, Note)]
+    assert isinstance(edited(backbone, ONLY_SCORE, "")[0], Note)
+
+
+def test_prompts_that_do_not_differ_are_refused() -> None:
+    with pytest.raises(BadCall, match="the source prompt is the prompt itself, 'a cat'"):
+        edited(gaussian.tiny(), ONLY_SCORE, " a  cat")
+
+
+def test_a_backbone_without_the_role_says_which_it_has() -> None:
+    with pytest.raises(UnknownName, match=r"unknown role for .* 'values'; .*keys"):
+        edited(gaussian.tiny(), dataclasses.replace(ONLY_SCORE, keys=("values",)))
+
+
+def test_a_motion_without_latents_is_refused() -> None:
+    backbone = gaussian.tiny()
+    motion = base.Motion(
+        method="dreammotion", backbone=backbone.fingerprint, tensors={}, metadata={}
+    )
+    with pytest.raises(BadMotion, match="has no latents"):
+        list(Method(ONLY_SCORE).transfer(backbone, motion, "a cat", SAMPLING))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": 0}, "iterations is 0; it must be at least 1"),
+        ({"lr": float("nan")}, "lr is nan; it must be above 0"),
+        ({"noisiest": 1.5}, "noisiest is 1.5"),
+        ({"cleanest": 0.96}, "cleanest is 0.96; it must be above 0 and at most noisiest, 0.95"),
+        ({"spatial": -1.0}, "spatial is -1.0; it must be at least 0"),
+        ({"keys": ()}, "keys is empty"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadCall, match=message):
+        dataclasses.replace(PRESETS["fast"], **changes)
