@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -114,3 +115,20 @@ def test_a_motion_without_latents_is_refused() -> None:
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         dataclasses.replace(PRESETS["fast"], **changes)
+
+
+def test_the_score_changes_only_what_the_mask_leaves_free() -> None:
+    backbone = unet3d.tiny()
+    method, source = Method(ONLY_SCORE), backbone.encode(clip(backbone))
+    *_, learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    assert isinstance(learned, Done)
+    size = backbone.defaults
+    mask = np.zeros((size.frames, size.height, size.width), bool)
+    mask[:, :, size.width // 2 :] = True
+    masked = learned.result.masked(mask)
+    *_, done = method.transfer(backbone, masked, "a cat", SAMPLING)
+    assert isinstance(done, Done)
+    half = source.shape[-1] // 2
+    assert torch.equal(done.result[..., :half], source[..., :half])
+    free = edited(backbone, ONLY_SCORE)[-1].result
+    torch.testing.assert_close(done.result[..., half:], free[..., half:])

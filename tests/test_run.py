@@ -18,10 +18,11 @@ from recast.backbones.base import Backbone, Settings
 from recast.clips import Source, to_tensor, to_video
 from recast.errors import BadCall, BadClip, BadMotion, NoSpace, NotFinite, OutOfMemory, RunFailed
 from recast.events import Done, Event, Note, Step
-from recast.methods import dmt, unguided
+from recast.methods import dmt, dreammotion, unguided
 from recast.methods.base import Motion
 from recast.run import Draw, LearnConfig, Result, RunConfig
 from recast.shapes import world
+from recast.sheet import save_png
 from recast.store import Store
 from recast.video import Video
 
@@ -433,3 +434,56 @@ def test_pixels_survive_the_way_through_tensors() -> None:
 def test_a_result_is_what_done_brings(job: Callable[..., RunConfig[Any]], store: Store) -> None:
     _, result = finished(run.run(job(), gaussian.tiny(), store))
     assert isinstance(result, Result)
+
+
+def test_a_mask_is_cut_and_fitted_with_the_clip(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: Store
+) -> None:
+    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1)
+    size = backbone.defaults
+    bright = np.zeros((12, 32, 32, 3), np.uint8)
+    bright[:, :, 16:] = 255
+    video_mask = Video(bright, world.FPS).save(tmp_path / "mask.mp4")
+    image_mask = save_png(bright[0], tmp_path / "mask.png")
+    made = []
+    for mask in (str(video_mask), str(image_mask), "0.5,0,1,1"):
+        events = run.run(
+            job(method="dreammotion", config=config, mask=mask, out=tmp_path / f"o{len(made)}"),
+            backbone,
+            store,
+        )
+        _, result = finished(events)
+        made.append(video.read(result.videos[0]).frames)
+        assert result.manifest["config"]["mask"] == mask
+    assert made[0].shape[:3] == (size.frames, size.height, size.width)
+    assert np.array_equal(made[0], made[1])
+    assert np.array_equal(made[0], made[2])
+
+
+@pytest.mark.parametrize(
+    ("mask", "method", "message"),
+    [
+        ("0,0,1,1", "dmt", "--mask: dmt takes no mask; methods that do: dreammotion"),
+        ("0.5,0,0.2,1", "dreammotion", "a box is LEFT,TOP,RIGHT,BOTTOM in shares of the frame"),
+        ("missing.png", "dreammotion", r"missing\.png does not exist"),
+    ],
+)
+def test_masks_that_cannot_be_used_are_refused_before_a_model_is_loaded(
+    job: Callable[..., RunConfig[Any]], mask: str, method: str, message: str
+) -> None:
+    config = dreammotion.Config() if method == "dreammotion" else FAST
+    with pytest.raises(BadCall, match=message):
+        list(run.run(job(mask=mask, method=method, config=config, backbone="no-such")))
+
+
+def test_masks_that_do_not_go_with_the_clip_are_refused(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: Store
+) -> None:
+    config, backbone = dreammotion.Config(iterations=1), unet3d.tiny()
+    dark = Video(np.zeros((12, 8, 8, 3), np.uint8), world.FPS).save(tmp_path / "dark.mp4")
+    short = Video(np.zeros((2, 8, 8, 3), np.uint8), world.FPS).save(tmp_path / "short.mp4")
+    for path, message in ((dark, "is empty"), (short, "the mask does not go with the clip")):
+        events = run.run(job(method="dreammotion", config=config, mask=str(path)), backbone, store)
+        with pytest.raises(BadClip, match=message):
+            list(events)
+    assert untouched(tmp_path / "out")

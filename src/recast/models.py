@@ -18,6 +18,11 @@ from recast.methods.base import Method
 _INDEX = "model_index.json"
 
 
+def methods() -> list[str]:
+    """The names of all methods."""
+    return registry.names("methods")
+
+
 def method_module(name: str) -> ModuleType:
     """The file of a method. Raises `UnknownName`."""
     return registry.load("methods", name)

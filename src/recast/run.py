@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from recast import clips, manifest, models, results
 from recast._job import Job, learned, memory_errors
@@ -69,6 +71,9 @@ class RunConfig(Generic[C]):
     left alone."""
     also: tuple[results.Form, ...] = ()
     """Forms to write the result in beside video.mp4: gif as video.gif, png as a folder frames/."""
+    mask: str | None = None
+    """Where the result may differ from the clip: an image or a video, bright is free, or a box
+    LEFT,TOP,RIGHT,BOTTOM in shares of the frame. Only some methods take one."""
     preview_every: int = 0
     """Write the estimate after every so many levels as a contact sheet into previews/; 0 does
     not."""
@@ -145,6 +150,7 @@ def run(
     check_prompt(config.prompt)
     method = models.configured(config.method, config.config)
     given = _opened(config)
+    _check_mask(config.mask, method)
     folder = config.out or results.default_folder(config.clip, config.prompt)
     results.check_replaceable(folder, config.clip)
     store, job = store or Store.default(), Job()
@@ -158,6 +164,8 @@ def run(
             clip, motion = None, given
         else:
             clip, motion = yield from _learned(job, config, backbone, method, sampling, store)
+        if config.mask is not None:
+            motion = motion.masked(_mask(config.mask, motion, config.source))
         making = _Making(config, backbone, method, motion, clip, sampling, job)
         made = yield from making.all(work)
     yield Done(result=Result(folder=folder, videos=_videos(folder, made), manifest=made))
@@ -213,6 +221,22 @@ def _opened(config: RunConfig[Any]) -> Motion | None:
     if changed:
         raise BadCall(f"{', '.join(changed)}: a motion file has its frames already; leave this out")
     return motion
+
+
+def _check_mask(mask: str | None, method: Method[Any]) -> None:
+    """Raise `BadCall` for a mask that the method would not heed, or that cannot be read."""
+    if mask is None:
+        return
+    if not method.takes_mask:
+        able = [name for name in models.methods() if models.method_module(name).Method.takes_mask]
+        raise BadCall(f"--mask: {method.name} takes no mask; methods that do: {', '.join(able)}")
+    clips.check_mask(mask)
+
+
+def _mask(mask: str, motion: Motion, source: Source) -> NDArray[np.bool_]:
+    facts = motion.metadata["clip"]
+    shape = (facts["frames"], facts["height"], facts["width"], 3)
+    return clips.read_mask(mask, Video(np.zeros(shape, np.uint8), facts["fps"]), source)
 
 
 def _sampling(draw: Draw, backbone: Backbone, given: Motion | None) -> Sampling:

@@ -7,11 +7,13 @@ Methods name no layer and no model; they see a `Backbone` and its roles.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -85,6 +87,11 @@ class Motion:
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise BadMotion(f"{path} is damaged or no safetensors file ({error})") from error
 
+    def masked(self, mask: NDArray[np.bool_]) -> "Motion":
+        """With a mask (F, H, W) in pixels of where a result may differ from the source."""
+        tensors = {**self.tensors, "mask": torch.tensor(mask)}
+        return replace(self, tensors=tensors)
+
     def check_made_for(self, backbone: Backbone, method: str) -> None:
         """Raise `BadMotion` unless it was learned by this method on these weights."""
         if self.method != method:
@@ -105,6 +112,8 @@ class Method(ABC, Generic[C]):
     """A configured method. Subclasses are final."""
 
     name: ClassVar[str]
+    takes_mask: ClassVar[bool] = False
+    """Whether `transfer` heeds the motion's "mask"."""
 
     def __init__(self, config: C) -> None:
         self.config = config

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool3d
 
 from recast import losses
 from recast.backbones.base import Backbone
@@ -85,6 +86,7 @@ class Method(base.Method[Config]):
     """Learns nothing but the clip's latents; all else happens under the new prompt."""
 
     name = "dreammotion"
+    takes_mask = True
 
     def learned_settings(self) -> Mapping[str, Any]:
         return {}
@@ -123,6 +125,7 @@ class Method(base.Method[Config]):
             )
         config, x = self.config, motion.tensors["latents"][None].to(backbone.device)
         step = _Distillation.of(config, backbone, x, described, prompt, sampling)
+        step = replace(step, free=_free(motion, x))
         for index in range(config.iterations):
             x = step(x)
             check_finite(x, f"iteration {index + 1} of {config.iterations}")
@@ -131,6 +134,15 @@ class Method(base.Method[Config]):
             if done % config.preview_every == 0:
                 yield Preview(stage="distil", index=done, latents=x)
         yield Done(result=x)
+
+
+def _free(motion: base.Motion, latents: Tensor) -> Tensor | None:
+    """The mask at the latents' size: the share of each position that is free."""
+    mask = motion.tensors.get("mask")
+    if mask is None:
+        return None
+    frames, height, width = latents.shape[2:]
+    return adaptive_avg_pool3d(mask[None].to(latents), (frames, height, width))[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +159,8 @@ class _Distillation:
     plain: tuple[Denoiser, Denoiser]
     grid: Tensor
     generator: torch.Generator
+    free: Tensor | None = None
+    """How far the score may change each position, (F, h, w) in [0, 1]; None is everywhere."""
     told: dict[str, float] = field(default_factory=dict)
     """The terms of the last step."""
 
@@ -186,6 +200,8 @@ class _Distillation:
             to_prompt, to_source = self.guided
             score = to_prompt(schedule.noised(z, eps, t), t).eps - to_source(noised, t).eps
         self.told["score"] = float(score.square().mean().sqrt())
+        if self.free is not None:
+            score = score * self.free
         if config.scale_by_area:
             score = score * (2000 / (z.shape[-2] * z.shape[-1]))
         held = config.spatial > 0 or config.temporal > 0
