@@ -144,10 +144,11 @@ def test_clips_are_encoded_once_and_joint_steps_are_short(tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_another_design_trains_too(tmp_path):
     design = networks.Design(
-        autoencoder=(32, 64), latent_channels=4, prediction="epsilon", zero_snr=False
+        size=16, autoencoder=(32, 64), latent_channels=4, prediction="epsilon", zero_snr=False
     )
     config = training.TrainConfig(out=tmp_path, **ONE_STEP | {"clips": 2, "short_steps": 0})
     *_, last = training.train(config, design)
     backbone = unet3d.load(str(last.result), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 4, 16, 32, 32)
+    assert backbone.latent_shape(16, 16, 16) == (1, 4, 16, 8, 8)
     assert backbone.schedule.prediction == "epsilon"

@@ -92,6 +92,13 @@ class Motion:
         tensors = {**self.tensors, "mask": torch.tensor(mask)}
         return replace(self, tensors=tensors)
 
+    def check_holds(self, *names: str) -> None:
+        """Raise `BadMotion` unless it has these tensors."""
+        for name in names:
+            if name not in self.tensors:
+                told = f"this motion has no {name}, which {self.method} keeps"
+                raise BadMotion(f"{told}; learn it again")
+
     def check_made_for(self, backbone: Backbone, method: str) -> None:
         """Raise `BadMotion` unless it was learned by this method on these weights."""
         if self.method != method:
@@ -102,6 +109,23 @@ class Motion:
                 f"this motion was learned on {made_on} ({self.backbone}), and the backbone is "
                 f"{backbone.name} ({backbone.fingerprint}); learn it again on this one"
             )
+
+
+def the_clip_itself(
+    method: str, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
+) -> Motion:
+    """The motion of a method that learns nothing: "latents" (C, F, H, W) of video
+    (1, 3, F, H, W)."""
+    return Motion(
+        method=method,
+        backbone=backbone.fingerprint,
+        tensors={"latents": backbone.encode(video)[0]},
+        metadata={
+            "backbone_name": backbone.name,
+            "source_prompt": prompt,
+            "steps": sampling.steps,
+        },
+    )
 
 
 def _own(tensor: Tensor) -> Tensor:

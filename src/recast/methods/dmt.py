@@ -312,9 +312,7 @@ class Method(base.Method[Config]):
                 "at; its scheduler has changed, so learn it again"
             )
         paths = [tap.path for tap in self._taps(backbone) if self._guided(sampling)]
-        for name in ("noise", *paths):
-            if name not in motion.tensors:
-                raise BadMotion(f"this motion has no {name}, which dmt keeps; learn it again")
+        motion.check_holds("noise", *paths)
 
 
 def _flat(features: Tensor) -> Tensor:

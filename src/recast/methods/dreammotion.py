@@ -19,7 +19,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from recast import losses
 from recast.backbones.base import Backbone
-from recast.errors import BadCall, BadMotion
+from recast.errors import BadCall
 from recast.events import Done, Event, Note, Preview, Step
 from recast.features import Tap, record
 from recast.methods import base
@@ -95,26 +95,14 @@ class Method(base.Method[Config]):
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
     ) -> Iterator[Event]:
         """Encodes the clip: "latents", (C, F, H, W)."""
-        yield Done(
-            result=base.Motion(
-                method=self.name,
-                backbone=backbone.fingerprint,
-                tensors={"latents": backbone.encode(video)[0]},
-                metadata={
-                    "backbone_name": backbone.name,
-                    "source_prompt": prompt,
-                    "steps": sampling.steps,
-                },
-            )
-        )
+        yield Done(result=base.the_clip_itself(self.name, backbone, video, prompt, sampling))
 
     def transfer(
         self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
     ) -> Iterator[Event]:
         """Distil the prompt into the clip. Raises `BadCall` for prompts that do not differ."""
         motion.check_made_for(backbone, self.name)
-        if "latents" not in motion.tensors:
-            raise BadMotion("this motion has no latents, which dreammotion keeps; learn it again")
+        motion.check_holds("latents")
         described = str(motion.metadata.get("source_prompt", ""))
         if described.split() == prompt.split():
             raise BadCall(f"the source prompt is the prompt itself, {prompt!r}: nothing to change")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.errors import BadCall, BadMotion
+from recast.errors import BadCall
 from recast.events import Done, Event, Preview, Step
 from recast.methods import base
 from recast.sampling import randn, sample
@@ -55,26 +55,14 @@ class Method(base.Method[Config]):
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
     ) -> Iterator[Event]:
         """Encodes the clip, (C, F, H, W)."""
-        yield Done(
-            result=base.Motion(
-                method=self.name,
-                backbone=backbone.fingerprint,
-                tensors={"latents": backbone.encode(video)[0]},
-                metadata={
-                    "backbone_name": backbone.name,
-                    "source_prompt": prompt,
-                    "steps": sampling.steps,
-                },
-            )
-        )
+        yield Done(result=base.the_clip_itself(self.name, backbone, video, prompt, sampling))
 
     def transfer(
         self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
     ) -> Iterator[Event]:
         """Sample from the noised source, at the levels below `strength` only."""
         motion.check_made_for(backbone, self.name)
-        if "latents" not in motion.tensors:
-            raise BadMotion("this motion has no latents, which sdedit keeps; learn it again")
+        motion.check_holds("latents")
         schedule = backbone.schedule
         count = max(1, round(self.config.strength * sampling.steps))
         grid = schedule.grid(sampling.steps)[sampling.steps - count :]
