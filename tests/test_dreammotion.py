@@ -38,7 +38,8 @@ def test_one_step_is_the_difference_of_two_scores() -> None:
     backbone = unet3d.tiny()
     latents = edited(backbone, ONLY_SCORE)[-1].result
     source = backbone.encode(clip(backbone))
-    generator = torch.Generator().manual_seed(SAMPLING.seed)
+    drawn = np.random.SeedSequence((SAMPLING.seed, 1)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(drawn[0]) >> 1)
     share = 0.05 + float(torch.rand((), generator=generator)) * 0.9
     t = backbone.schedule.grid(100)[round((1 - share) * 100)]
     noised = backbone.schedule.noised(source, randn(tuple(source.shape), generator, "cpu"), t)
@@ -76,10 +77,51 @@ def test_it_tells_its_terms_and_previews() -> None:
     events = edited(backbone, Config(iterations=4, preview_every=2))
     steps = [event for event in events if isinstance(event, Step)]
     assert [(step.index, step.total) for step in steps] == [(n, 4) for n in (1, 2, 3, 4)]
-    assert all(step.metrics.keys() == {"score", "spatial", "temporal"} for step in steps)
+    terms, due = {"score", "spatial", "temporal"}, {"mean_gradient"}
+    assert [set(step.metrics) for step in steps] == [terms, terms | due] * 2
     assert [event.index for event in events if isinstance(event, Preview)] == [2, 4]
     assert not [event for event in events if isinstance(event, Note)]
     assert isinstance(edited(backbone, ONLY_SCORE, "")[0], Note)
+
+
+def test_the_mean_gradient_is_the_way_gone_since_the_last_report() -> None:
+    config = Config(iterations=4, preview_every=2, lr=0.5)
+    events = edited(unet3d.tiny(), config)
+    first, second = (event.latents for event in events if isinstance(event, Preview))
+    told = [event for event in events if isinstance(event, Step)][-1].metrics["mean_gradient"]
+    assert told == pytest.approx(float((second - first).square().mean().sqrt()) / (2 * 0.5))
+
+
+def test_it_stops_where_the_gradient_has_died() -> None:
+    backbone = gaussian.tiny()
+    config = Config(iterations=100, preview_every=5)
+    rms = [
+        event.metrics["mean_gradient"]
+        for event in edited(backbone, config)
+        if isinstance(event, Step) and "mean_gradient" in event.metrics
+    ]
+    limit = (max(rms) + min(rms)) / 2
+    first_below = next(i for i, value in enumerate(rms, 1) if value < limit)
+    stopped = edited(backbone, dataclasses.replace(config, stop_below=limit))
+    *_, last, note, done = stopped
+    assert isinstance(last, Preview)
+    assert last.index == 5 * first_below < 100
+    assert isinstance(note, Note)
+    assert note.text == f"stopped after {last.index} iterations: the gradient has died"
+    assert isinstance(done, Done)
+    assert torch.equal(done.result, last.latents)
+
+
+def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been() -> None:
+    backbone, method = unet3d.tiny(), Method(Config(iterations=4, preview_every=2))
+    *_, learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    assert isinstance(learned, Done)
+    whole = list(method.transfer(backbone, learned.result, "a cat", SAMPLING))
+    half = next(event for event in whole if isinstance(event, Preview))
+    begun = learned.result.reached(half.latents, half.index)
+    rest = list(method.transfer(backbone, begun, "a cat", SAMPLING))
+    assert [event.index for event in rest if isinstance(event, Step)] == [3, 4]
+    assert torch.equal(rest[-1].result, whole[-1].result)
 
 
 def test_prompts_that_do_not_differ_are_refused() -> None:

@@ -19,7 +19,7 @@ from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source, to_tensor, to_video
 from recast.errors import BadCall, BadClip, BadMotion, NoSpace, NotFinite, OutOfMemory, RunFailed
-from recast.events import Done, Event, Note, Step
+from recast.events import Done, Event, Note, Preview, Step
 from recast.methods import dmt, dreammotion, unguided
 from recast.methods.base import Motion
 from recast.run import Draw, LearnConfig, Result, RunConfig
@@ -124,8 +124,8 @@ def test_the_manifest_tells_what_was_done(
     assert told["backbone"]["fingerprint"] == backbone.fingerprint
     assert sum(told["network_calls"].values()) == backbone.calls
     assert told["network_calls"]["learn"] > 0
-    assert [row["level"] for row in told["loss_per_level"]] == [1, 2]
-    assert all(row["loss"] <= row["loss_before"] for row in told["loss_per_level"])
+    assert [row["step"] for row in told["loss_per_step"]] == [1, 2]
+    assert all(row["loss"] <= row["loss_before"] for row in told["loss_per_step"])
     assert {"read", "learn", "sample", "decode", "write"} <= set(told["timings"])
     assert told["versions"]["torch"] == torch.__version__
     assert any("cropped" in note or "resized" in note for note in told["notes"])
@@ -165,7 +165,7 @@ def test_samples_share_one_motion_and_are_the_single_runs(
         pair = (single.folder / name, result.folder / "seed-6" / name)
         assert pair[0].read_bytes() == pair[1].read_bytes()
     assert [one["seed"] for one in result.manifest["samples"]] == [5, 6]
-    assert len(result.manifest["samples"][0]["loss_per_level"]) == 2
+    assert len(result.manifest["samples"][0]["loss_per_step"]) == 2
     assert result.videos[1] == result.folder / "seed-6" / "video.mp4"
 
 
@@ -465,6 +465,63 @@ def test_a_mask_is_cut_and_fitted_with_the_clip(
     assert made[0].shape[:3] == (size.frames, size.height, size.width)
     assert np.array_equal(made[0], made[1])
     assert np.array_equal(made[0], made[2])
+
+
+def test_a_run_that_is_broken_off_goes_on_where_it_was(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: Store
+) -> None:
+    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=6, preview_every=2)
+    asked = job(method="dreammotion", config=config, prompt="a cat")
+    _, whole = finished(run.run(asked, backbone, Store(tmp_path / "other", 10**9)))
+
+    again = dataclasses.replace(asked, out=tmp_path / "again")
+    broken = run.run(again, backbone, store)
+    for event in broken:
+        if isinstance(event, Preview) and event.index == 4:
+            break
+    broken.close()
+    assert untouched(tmp_path / "again")
+    assert len(store.entries()) == 2  # the motion, and how far the transfer was
+
+    events, result = finished(run.run(again, backbone, store))
+    assert [event.index for event in events if isinstance(event, Step)] == [5, 6, 1]
+    assert "goes on from step 4 of a run that was broken off" in result.manifest["notes"]
+    assert result.manifest["hashes"]["video.mp4"] == whole.manifest["hashes"]["video.mp4"]
+    assert len(store.entries()) == 1
+    assert [row["step"] for row in whole.manifest["loss_per_step"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_long_transfer_reached_is_kept_as_it_goes(
+    job: Callable[..., RunConfig[Any]], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a run that is killed outright loses a minute at most."""
+    monkeypatch.setattr(run, "_KEPT_EVERY", 0.0)
+    config = dreammotion.Config(iterations=6, preview_every=2)
+    asked = job(method="dreammotion", config=config, prompt="a cat")
+    kept: dict[int, list[int]] = {}
+    for event in run.run(asked, unet3d.tiny(), store):
+        if isinstance(event, Step) and event.stage == "distil":
+            states = [entry.header().get("reached", 0) for entry in store.entries()]
+            kept[event.index] = [n for n in states if n]
+    assert [max(kept[index], default=0) for index in range(1, 7)] == [0, 0, 2, 2, 4, 4]
+
+
+def test_a_method_without_its_role_says_what_runs(
+    job: Callable[..., RunConfig[Any]], store: Store
+) -> None:
+    """On a model without decoder attention there are no keys; a role that is none is told apart."""
+    backbone = unet3d.tiny()
+    assert isinstance(backbone, unet3d.UNet3D)
+    del backbone._roles["keys"]
+    message = (
+        "tiny-unet3d has no role 'keys', which dreammotion needs; "
+        "methods that run on it: dmt, sdedit, unguided"
+    )
+    with pytest.raises(BadCall, match=message):
+        list(run.run(job(method="dreammotion", config=dreammotion.Config()), backbone, store))
+    strange = dataclasses.replace(FAST, taps=("decoder9.upsampler",))
+    with pytest.raises(BadCall, match=r"no role 'decoder9.upsampler', .* it has middle, decoder"):
+        list(run.run(job(config=strange), backbone, store))
 
 
 def test_a_mask_that_the_model_makes(

@@ -27,7 +27,7 @@ class Job:
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds by stage."""
     losses: list[dict[str, float]] = field(default_factory=list)
-    """What the method reported at each level of sampling."""
+    """What the method reported at each step of a transfer."""
     calls: int = 0
     """Clips that went through the network while learning."""
     origin: str = "file"
@@ -63,8 +63,8 @@ class Job:
                     return event.result
                 if isinstance(event, Note):
                     self.notes.append(event.text)
-                if isinstance(event, Step) and event.stage == "sample" and event.metrics:
-                    self.losses.append({"level": event.index, **event.metrics})
+                if isinstance(event, Step) and self.stage == "sample" and event.metrics:
+                    self.losses.append({"step": event.index, **event.metrics})
                 yield event
         finally:
             if isinstance(events, Generator):
@@ -82,6 +82,7 @@ def learned(
     store: Store,
 ) -> Generator[Event, None, Motion]:
     """The motion of a fitted clip: from the store, else learned and kept there."""
+    models.check_runs(method, backbone)
     job.size = (len(clip), clip.height, clip.width)
     key = motion_key(clip.frames, backbone, method, prompt, sampling.steps)
     with job.timed("learn"):

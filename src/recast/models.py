@@ -12,7 +12,7 @@ from typing import Any
 
 from recast import registry
 from recast.backbones.base import Backbone, Settings
-from recast.errors import BadModel, UnknownName
+from recast.errors import BadCall, BadModel, UnknownName
 from recast.methods.base import Method
 
 _INDEX = "model_index.json"
@@ -48,6 +48,21 @@ def configured(method: str, config: Any) -> Method[Any]:
     """A method that is ready to work, with its default config for None."""
     made: Method[Any] = method_module(method).Method(preset(method) if config is None else config)
     return made
+
+
+def check_runs(method: Method[Any], backbone: Backbone) -> None:
+    """Raise `BadCall` unless the backbone has every role that the method, as configured, needs; the
+    message names the methods that run on it, if the fault is not in the settings alone."""
+    missing = [role for role in method.roles if role not in backbone.roles]
+    if not missing:
+        return
+    able = [name for name in methods() if set(configured(name, None).roles) <= set(backbone.roles)]
+    ways = (
+        f"it has {', '.join(backbone.roles)}"
+        if method.name in able
+        else f"methods that run on it: {', '.join(able)}"
+    )
+    raise BadCall(f"{backbone.name} has no role {missing[0]!r}, which {method.name} needs; {ways}")
 
 
 def aliases() -> dict[str, str]:

@@ -5,25 +5,30 @@ with the call is found before a model is loaded, a motion is learned once for al
 nothing is written unless all of it is. Knows no method and no model.
 """
 
+import contextlib
 import dataclasses
+import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
+import torch
 import tyro
 
 from recast import clips, manifest, masks, models, results
 from recast._job import Job, learned, memory_errors
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source
-from recast.errors import BadCall
+from recast.errors import BadCall, BadMotion, RecastError
 from recast.events import Done, Event, Preview, Step
 from recast.methods.base import Method, Motion, Sampling
-from recast.store import Store
+from recast.store import Store, transfer_key
 from recast.video import Video
 
 C = TypeVar("C")
+_KEPT_EVERY = 60.0
+"""Seconds between two states that a long transfer keeps of itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +172,7 @@ def run(
             clip, motion = yield from _learned(job, config, backbone, method, sampling, store)
         if config.mask is not None:
             motion = yield from _masked(job, config, backbone, motion)
-        making = _Making(config, backbone, method, motion, clip, sampling, job)
+        making = _Making(config, backbone, method, motion, clip, sampling, job, store)
         made = yield from making.all(work)
     yield Done(result=Result(folder=folder, videos=_videos(folder, made), manifest=made))
 
@@ -291,6 +296,7 @@ class _Making:
     clip: Video | None
     sampling: Sampling
     job: Job
+    store: Store
 
     def all(self, work: Path) -> Generator[Event, None, dict[str, Any]]:
         """Make every sample in the folder `work`; returns the manifest."""
@@ -317,8 +323,14 @@ class _Making:
         folder.mkdir(exist_ok=True)
         job.losses.clear()
         sampling = dataclasses.replace(self.sampling, seed=seed)
+        motion, key = self.motion, ""
+        if self.method.resumes:
+            key = transfer_key(motion, self.backbone, self.method, self.config.prompt, sampling)
+            motion = yield from self._taken_up(key)
         with job.timed("sample"):
-            events = self.method.transfer(self.backbone, self.motion, self.config.prompt, sampling)
+            events = self.method.transfer(self.backbone, motion, self.config.prompt, sampling)
+            if key:
+                events = self._kept(events, key)
             latents = yield from job.relay(self._previewed(events, folder / results.PREVIEWS))
         calls = self.backbone.calls - before
         with job.timed("decode"):
@@ -329,7 +341,42 @@ class _Making:
             hashes = results.write_media(folder, self._source(), result, told, also)
         made = self._manifest(sampling, calls, hashes)
         results.write_manifest(folder, made)
+        if key:
+            self.store.drop(key)
         return result, made
+
+    def _taken_up(self, key: str) -> Generator[Event, None, Motion]:
+        """The motion, with what a run of the same that was broken off had reached."""
+        with contextlib.suppress(OSError, BadMotion):
+            broken_off = self.store.get(key)
+            if broken_off is not None:
+                index, latents = broken_off.state(torch.zeros(()))
+                yield self.job.note(f"goes on from step {index} of a run that was broken off")
+                return self.motion.reached(latents, index)
+        return self.motion
+
+    def _kept(self, events: Iterator[Event], key: str) -> Iterator[Event]:
+        """The same events; what they reach is kept once a minute, and when the run breaks off."""
+        newest: Preview | None = None
+        kept = time.monotonic()
+        try:
+            for event in events:
+                if isinstance(event, Preview):
+                    newest = event
+                if isinstance(event, Done):
+                    newest = None
+                yield event
+                if newest is not None and time.monotonic() - kept > _KEPT_EVERY:
+                    self._keep(key, newest)
+                    newest, kept = None, time.monotonic()
+        finally:
+            if newest is not None:
+                self._keep(key, newest)
+
+    def _keep(self, key: str, preview: Preview) -> None:
+        bare = dataclasses.replace(self.motion, tensors={}, metadata={})
+        with contextlib.suppress(OSError, RecastError):  # the run itself needs no store
+            self.store.put(key, bare.reached(preview.latents, preview.index))
 
     def _previewed(self, events: Iterator[Event], folder: Path) -> Iterator[Event]:
         """The same events; every so often the estimate is written on the way."""
@@ -368,7 +415,7 @@ class _Making:
             },
             "hashes": {"source": manifest.file_hash(self.config.clip), **hashes},
             "network_calls": {"learn": job.calls, "transfer": calls},
-            "loss_per_level": list(job.losses),
+            "loss_per_step": list(job.losses),
             "timings": dict(job.timings),
             "versions": manifest.versions(),
             "notes": list(dict.fromkeys(job.notes)),

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from recast.backbones.base import Backbone
 from recast.errors import BadCall, BadMotion
-from recast.methods.base import FORMAT, Method, Motion
+from recast.methods.base import FORMAT, Method, Motion, Sampling
 
 DEFAULT_CAP = "4GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -110,6 +110,12 @@ class Store:
         self.prune()
         return True
 
+    def drop(self, key: str) -> None:
+        """Forget what is kept under a key, as far as the disk lets."""
+        for entry in self._entries(key):
+            with contextlib.suppress(OSError):
+                entry.path.unlink(missing_ok=True)
+
     def entries(self) -> list[Entry]:
         """All entries, the least recently used first."""
         return self._entries("*")
@@ -155,12 +161,11 @@ def motion_key(
     """What a motion depends on, as one hash: the fitted frames (F, H, W, 3), the weights and how
     they are computed, the method with the settings that change what it learns, the source prompt
     and the number of sampling steps. A new version of Recast learns anew."""
-    precision = next((str(weight.dtype) for weight in backbone.network.parameters()), "float32")
     told = {
         "format": FORMAT,
         "recast": installed_version("recast"),
         "shape": frames.shape,
-        "backbone": [backbone.fingerprint, backbone.device.type, precision],
+        "backbone": _computed_on(backbone),
         "method": method.name,
         "settings": dict(method.learned_settings()),
         "prompt": prompt,
@@ -169,6 +174,31 @@ def motion_key(
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(frames).data)
     return digest.hexdigest()
+
+
+def transfer_key(
+    motion: Motion, backbone: Backbone, method: Method[Any], prompt: str, sampling: Sampling
+) -> str:
+    """What the result of a transfer depends on, as one hash."""
+    told = {
+        "transfer": [FORMAT, installed_version("recast")],
+        "backbone": _computed_on(backbone),
+        "method": [method.name, repr(method.config)],
+        "source_prompt": motion.described,
+        "prompt": prompt,
+        "sampling": repr(sampling),
+    }
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name, tensor in sorted(motion.tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _computed_on(backbone: Backbone) -> list[str]:
+    """The weights, and what decides how their results are rounded."""
+    precision = next((str(weight.dtype) for weight in backbone.network.parameters()), "float32")
+    return [backbone.fingerprint, backbone.device.type, precision]
 
 
 def installed_version(package: str) -> str:

@@ -97,6 +97,18 @@ class Motion:
         tensors = {**self.tensors, "mask": torch.tensor(mask)}
         return replace(self, tensors=tensors)
 
+    def reached(self, latents: Tensor, index: int) -> "Motion":
+        """With what a transfer that was broken off had reached: latents (1, C, F, h, w) after
+        `index` steps. For methods that `resumes`."""
+        tensors = {**self.tensors, "reached": latents}
+        return replace(self, tensors=tensors, metadata={**self.metadata, "reached": index})
+
+    def state(self, fresh: Tensor) -> tuple[int, Tensor]:
+        """How many steps of a transfer are done and what they reached; 0 and `fresh` at first."""
+        if "reached" not in self.tensors:
+            return 0, fresh
+        return int(self.metadata["reached"]), self.tensors["reached"].to(fresh)
+
     def check_holds(self, *names: str) -> None:
         """Raise `BadMotion` unless it has these tensors."""
         for name in names:
@@ -143,9 +155,16 @@ class Method(ABC, Generic[C]):
     name: ClassVar[str]
     takes_mask: ClassVar[bool] = False
     """Whether `transfer` heeds the motion's "mask"."""
+    resumes: ClassVar[bool] = False
+    """Whether `transfer` goes on from `Motion.reached` what its previews showed."""
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of a backbone that it needs, as it is configured."""
+        return ()
 
     @abstractmethod
     def learn(

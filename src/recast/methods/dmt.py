@@ -129,6 +129,10 @@ class Method(base.Method[Config]):
 
     name = "dmt"
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.config.taps
+
     def learned_settings(self) -> Mapping[str, Any]:
         return {name: _plain(getattr(self.config, name)) for name in _LEARNED}
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
@@ -54,6 +55,9 @@ class Config:
     """Roles whose features the self-similarities are taken of; their places are averaged."""
     preview_every: int = 10
     """Report the latents after every so many steps."""
+    stop_below: float = 0.0
+    """Stop early where the gradient has died: when the mean gradient since the last report has an
+    rms below this, in deviations of the noise; 0 takes every step."""
 
     def __post_init__(self) -> None:
         if not self.keys:
@@ -66,6 +70,7 @@ class Config:
         _check("spatial", self.spatial, self.spatial >= 0, "at least 0")
         _check("temporal", self.temporal, self.temporal >= 0, "at least 0")
         _check("preview_every", self.preview_every, self.preview_every >= 1, "at least 1")
+        _check("stop_below", self.stop_below, self.stop_below >= 0, "at least 0")
 
 
 def _check(name: str, value: float, right: bool, rule: str) -> None:
@@ -87,6 +92,11 @@ class Method(base.Method[Config]):
 
     name = "dreammotion"
     takes_mask = True
+    resumes = True
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.config.keys
 
     def learned_settings(self) -> Mapping[str, Any]:
         return {}
@@ -111,16 +121,25 @@ class Method(base.Method[Config]):
                 text="no --source-prompt: what is to change is told better by a prompt for the "
                 "source beside that for the result"
             )
-        config, x = self.config, motion.tensors["latents"][None].to(backbone.device)
-        step = _Distillation.of(config, backbone, x, described, prompt, sampling)
-        step = replace(step, free=_free(motion, x))
-        for index in range(config.iterations):
-            x = step(x)
-            check_finite(x, f"iteration {index + 1} of {config.iterations}")
-            done = index + 1
+        config, source = self.config, motion.tensors["latents"][None].to(backbone.device)
+        step = _Distillation.of(config, backbone, source, described, prompt, sampling)
+        step = replace(step, free=_free(motion, source))
+        begun, x = motion.state(source)
+        reported = x
+        for done in range(begun + 1, config.iterations + 1):
+            x = step(x, done)
+            check_finite(x, f"iteration {done} of {config.iterations}")
+            due = done % config.preview_every == 0
+            if due:
+                passed = config.lr * config.preview_every
+                step.told["mean_gradient"] = float((x - reported).square().mean().sqrt() / passed)
             yield Step(stage="distil", index=done, total=config.iterations, metrics=dict(step.told))
-            if done % config.preview_every == 0:
+            if due:
                 yield Preview(stage="distil", index=done, latents=x)
+                reported = x
+                if step.told["mean_gradient"] < config.stop_below:
+                    yield Note(text=f"stopped after {done} iterations: the gradient has died")
+                    break
         yield Done(result=x)
 
 
@@ -146,7 +165,7 @@ class _Distillation:
     """Of the result and the source, each under its own prompt, as those of `plain`."""
     plain: tuple[Denoiser, Denoiser]
     grid: Tensor
-    generator: torch.Generator
+    seed: int
     free: Tensor | None = None
     """How far the score may change each position, (F, h, w) in [0, 1]; None is everywhere."""
     told: dict[str, float] = field(default_factory=dict)
@@ -175,18 +194,22 @@ class _Distillation:
             guided=(to_prompt, to_source),
             plain=(plain[0], plain[1]),
             grid=backbone.schedule.grid(_LEVELS),
-            generator=torch.Generator().manual_seed(sampling.seed),
+            seed=sampling.seed,
         )
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """The next z, (1, C, F, H, W); fills `told`."""
+    def __call__(self, z: Tensor, index: int) -> Tensor:
+        """The next z, (1, C, F, H, W), by the step of that number; fills `told`."""
         schedule, config = self.backbone.schedule, self.config
-        t = self._level()
-        eps = randn(tuple(z.shape), self.generator, z.device)
+        # Drawn anew for each step, so that a broken-off run goes on as if it had not been.
+        drawn = np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(drawn[0] >> np.uint64(1)))
+        t = self._level(generator)
+        eps = randn(tuple(z.shape), generator, z.device)
         noised = schedule.noised(self.source, eps, t)
         with torch.no_grad():
             to_prompt, to_source = self.guided
             score = to_prompt(schedule.noised(z, eps, t), t).eps - to_source(noised, t).eps
+        self.told.clear()
         self.told["score"] = float(score.square().mean().sqrt())
         if self.free is not None:
             score = score * self.free
@@ -205,8 +228,8 @@ class _Distillation:
         ((z, _),) = descend(loss, z, [config.lr], torch.optim.SGD)
         return z
 
-    def _level(self) -> Tensor:
-        draw = float(torch.rand((), generator=self.generator))
+    def _level(self, generator: torch.Generator) -> Tensor:
+        draw = float(torch.rand((), generator=generator))
         share = self.config.cleanest + draw * (self.config.noisiest - self.config.cleanest)
         return self.grid[round((1 - share) * _LEVELS)]
 
