@@ -130,6 +130,7 @@ def test_true_motion_is_told_where_the_truth_is(
     scores = json.loads(capsys.readouterr().out)["scores"]
     assert scores["true_motion"] == pytest.approx(1, abs=0.01)
     assert scores["true_distance"] < 0.01
+    assert scores["true_structure"] > 0.95
     right = [scores[f"{look}_right"] for look in ("colour", "shape", "background")]
     assert right == [1, 0, 1]
     assert cli.main([*argv, "--truth", str(source)]) == 2

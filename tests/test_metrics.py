@@ -144,11 +144,13 @@ def test_true_motion_and_look_are_read_off_the_truth():
     path = np.stack([np.linspace(0.2, 0.8, 6), np.full(6, 0.5)], -1)
     right = {"colour": True, "shape": False, "background": False}
     look = Look(frames=np.zeros((6, 8, 8, 3), np.uint8))
-    judged = Judged(result=look, truth=base.Truth(path=path, found=path + 0.1, right=right))
+    truth = base.Truth(path=path, found=path + 0.1, right=right, overlap=0.25)
+    judged = Judged(result=look, truth=truth)
     scores = {name: metric.score(judged) for name, metric in true_motion.METRICS.items()}
     assert scores == {
         "true_motion": pytest.approx(1),
         "true_distance": pytest.approx(0.1 * math.sqrt(2)),
+        "true_structure": 0.25,
         "true_look": pytest.approx(1 / 3),
         "colour_right": 1,
         "shape_right": 0,

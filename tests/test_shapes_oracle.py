@@ -20,6 +20,15 @@ def test_it_reads_rendered_clips(judged, what):
     assert np.mean(right) >= 0.99
 
 
+def test_it_reads_the_outline(judged):
+    overlaps = [
+        ((verdict.masks & was).sum((1, 2)) / (verdict.masks | was).sum((1, 2))).mean()
+        for scene, verdict in judged
+        for was in [world.truth(scene).mask]
+    ]
+    assert np.mean(np.array(overlaps) > 0.85) >= 0.99
+
+
 def test_it_reads_the_path(judged):
     near = [true_motion.distance(verdict.path, scene.centre) < 0.01 for scene, verdict in judged]
     assert np.mean(near) >= 0.99

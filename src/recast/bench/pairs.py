@@ -56,6 +56,11 @@ def source(seed: int, frames: int = world.FRAMES, size: int = world.SIZE) -> Vid
     return Video(world.render(world.sample(seed, frames), size), world.FPS)
 
 
+def described(seed: int) -> str:
+    """What a scene shows, in words."""
+    return captions.prompt(world.sample(seed))
+
+
 def answer(seed: int, prompt: str, frames: int = world.FRAMES, size: int = world.SIZE) -> Video:
     """The perfect result: the scene's motion with the look that the prompt names."""
     return Video(world.render(dressed(world.sample(seed, frames), named(prompt)), size), world.FPS)
@@ -98,7 +103,10 @@ def _seen(scene: world.Scene, prompt: str, result: NDArray[np.uint8]) -> Truth:
     """What a prompt does not name should look as in the scene."""
     asked, verdict = dressed(scene, named(prompt)), oracle.judge(result)
     right = {name: getattr(verdict, name) == getattr(asked, name) for name in LOOKS}
-    return Truth(path=scene.centre, found=verdict.path, right=right)
+    was = world.truth(scene, result.shape[1]).mask
+    shared, either = ((verdict.masks & was).sum((1, 2)), (verdict.masks | was).sum((1, 2)))
+    overlap = float(np.mean(shared / np.maximum(either, 1)))
+    return Truth(path=scene.centre, found=verdict.path, right=right, overlap=overlap)
 
 
 def _differs(look: world.Scene, source: world.Scene, changes: Sequence[str]) -> bool:

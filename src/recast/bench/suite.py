@@ -50,6 +50,8 @@ class Variant:
     config: Any = None
     steps: int | None = None
     guidance_scale: float | None = None
+    mask: str | None = None
+    """As `recast transfer --mask` takes it."""
     folder: Path | None = None
 
     @property
@@ -97,6 +99,8 @@ class _World(_Table):
     changes: list[Look] = Field(default=["colour", "shape", "background"], min_length=1)
     paths: list[str] = []
     camera: bool | None = None
+    described: bool = False
+    """Whether methods are given the source's own prompt."""
 
 
 class _Clip(_Table):
@@ -115,6 +119,7 @@ class _Variant(_Table):
     preset: str = ""
     steps: int | None = Field(default=None, ge=1)
     guidance_scale: float | None = None
+    mask: Literal["auto"] | None = None
     config: dict[str, Any] = {}
 
 
@@ -218,7 +223,13 @@ def _explained(error: ValidationError) -> str:
 
 def _scenes(told: _World) -> Iterator[Case]:
     for scene, prompt in pairs.held_out(told.pairs, told.changes, told.paths, told.camera):
-        yield Case(clip=f"scene-{scene}", prompt=prompt, group=told.group, scene=scene)
+        yield Case(
+            clip=f"scene-{scene}",
+            prompt=prompt,
+            group=told.group,
+            scene=scene,
+            source_prompt=pairs.described(scene) if told.described else "",
+        )
 
 
 def _files(told: Sequence[_Clip], place: Path, suite: Path) -> list[Case]:
@@ -263,6 +274,7 @@ def _variant(told: _Variant, suite: str) -> Variant:
         config=config,
         steps=told.steps,
         guidance_scale=told.guidance_scale,
+        mask=told.mask,
     )
 
 

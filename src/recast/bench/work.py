@@ -150,6 +150,7 @@ class _Making:
                 seed=seed,
                 steps=self.variant.steps,
                 guidance_scale=self.variant.guidance_scale,
+                mask=self.variant.mask,
             )
             seconds, calls = time.perf_counter() - began, self.backbone.calls - before
         spent = {"seconds": round(seconds, 3), "calls": calls, "peak_memory_mb": peak()}
@@ -224,6 +225,8 @@ class _Making:
                 "steps": variant.steps or own.steps,
                 "guidance_scale": own.guidance_scale if scale is None else scale,
             }
+            if variant.mask is not None:
+                told["mask"] = variant.mask
         pixels = None if self.clip is None else manifest.frames_hash(self.clip)
         mask = None if case.mask is None else manifest.file_hash(case.mask)
         stamp = rows.key([told, pixels, mask, task.tools, task.backbone])

@@ -47,6 +47,9 @@ class Truth:
     """Where it is, (F, 2); NaN where it is not seen."""
     right: Mapping[str, bool]
     """Whether the prompt's "colour", "shape" and "background" are shown."""
+    overlap: float
+    """Intersection over union of where the subject is and where the source's was, mean over
+    frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

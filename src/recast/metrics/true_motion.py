@@ -41,6 +41,11 @@ def _distance(judged: Judged) -> float:
     return distance(judged.truth.found, judged.truth.path)
 
 
+def _overlap(judged: Judged) -> float:
+    assert judged.truth is not None
+    return judged.truth.overlap
+
+
 def _right(name: str) -> Callable[[Judged], float]:
     def score(judged: Judged) -> float:
         assert judged.truth is not None
@@ -74,6 +79,7 @@ def _metric(
 METRICS = by_name(
     _metric("true_motion", "true path correlation", "correlation", _correlation),
     _metric("true_distance", "true path distance", "frame widths", _distance, False),
+    _metric("true_structure", "overlap of the subject with the source's", "IoU", _overlap),
     _metric("true_look", "what the prompt names is shown", "share", _look),
     *(
         _metric(f"{name}_right", f"the prompt's {name} is shown", "share", _right(name))

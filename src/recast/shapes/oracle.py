@@ -25,6 +25,7 @@ class Verdict:
     colour: str | None
     shape: str | None
     background: str  # as `Scene.background`
+    masks: NDArray[np.bool_]  # (F, H, W): the subject, the largest piece of its colour
     path: Array  # (F, 2) centre of the subject in frame widths, NaN where there is none
     drift: float  # mean distance of a frame's background from the clip's mean, 8-bit levels
 
@@ -55,6 +56,7 @@ def judge(frames: NDArray[np.uint8]) -> Verdict:
         colour=colour if found.any() else None,
         shape=_shape(masks[found]) if found.any() else None,
         background=_background(frames, behind),
+        masks=masks,
         path=path,
         drift=_drift(frames, behind),
     )
