@@ -192,7 +192,10 @@ def test_the_network_reads_whole_levels_and_no_clean_one() -> None:
     ("change", "message"),
     [
         ({"prediction_type": "sample"}, "prediction_type 'sample'; epsilon and v_prediction"),
-        ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'; linear, scaled_linear and squared"),
+        (
+            {"beta_schedule": "sigmoid"},
+            "beta_schedule 'sigmoid'; linear, scaled_linear and squared",
+        ),
         ({"timestep_spacing": "karras"}, "timestep_spacing 'karras'; leading, trailing, linspace"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas; only a beta_schedule"),
     ],

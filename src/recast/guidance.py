@@ -27,8 +27,8 @@ def cfg(pair: Denoiser, scale: float) -> Denoiser:
 def thresholded(denoise: Denoiser, schedule: Schedule, share: float, most: float) -> Denoiser:
     """Dynamic thresholding (Saharia et al. 2022, section 2.3), which keeps pixels from burning out.
 
-    In each frame the `share` quantile of |x0|, at least 1 and at most `most`, is where x0 is cut and
-    what it is divided by. The noise follows, so that both estimates still make up x_t.
+    In each frame x0 is cut at the `share` quantile of |x0|, at least 1 and at most `most`, and
+    divided by it. The noise follows, so that both estimates still make up x_t.
     """
 
     def keep(x: Tensor, t: Tensor) -> Denoised:

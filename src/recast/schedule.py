@@ -250,7 +250,7 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
     if kind == "scaled_linear":
         return torch.linspace(low**0.5, high**0.5, total, dtype=torch.float32) ** 2
     if kind == "squaredcos_cap_v2":
-        # Nichol & Dhariwal 2021, eq. 17: cumulative alphas are a squared cosine, betas at most 0.999.
+        # Nichol & Dhariwal 2021, eq. 17: a squared cosine, with betas of at most 0.999.
         t = torch.linspace(0, 1, total + 1, dtype=torch.float64)
         cumulative = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
         return (1 - cumulative[1:] / cumulative[:-1]).clamp_max(0.999).to(torch.float32)
