@@ -76,10 +76,8 @@ class Stage:
         guided = cfg(denoise, self.numbers.guidance_scale)
         if not self.scheduler.get("thresholding", False):
             return guided
-        share, most = (
-            self.scheduler[k] for k in ("dynamic_thresholding_ratio", "sample_max_value")
-        )
-        return thresholded(guided, schedule, share, most)
+        share = self.scheduler.get("dynamic_thresholding_ratio", 0.995)  # diffusers' defaults
+        return thresholded(guided, schedule, share, self.scheduler.get("sample_max_value", 1.0))
 
     def noised(self, video: Tensor, generator: torch.Generator) -> Tensor:
         """What is to be enlarged, at the stage's noise level."""
