@@ -1,8 +1,10 @@
 """A run from clip to folder: what it writes, what it refuses, what a failed one leaves behind."""
 
+import dataclasses
 import errno
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from recast import results, run, video
+from recast import clips, results, run, video
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source, to_tensor, to_video
@@ -455,9 +457,42 @@ def test_a_mask_is_cut_and_fitted_with_the_clip(
         _, result = finished(events)
         made.append(video.read(result.videos[0]).frames)
         assert result.manifest["config"]["mask"] == mask
+        shown = video.read(result.folder / results.MASK).frames
+        fitted = clips.read(job().clip, Source(), backbone).frames
+        light = [part.mean(axis=(0, 1, 3)) for part in (shown, fitted)]
+        assert light[0][:7] == pytest.approx(0.3 * light[1][:7], rel=0.3)
+        assert light[0][9:] == pytest.approx(light[1][9:], rel=0.3)
     assert made[0].shape[:3] == (size.frames, size.height, size.width)
     assert np.array_equal(made[0], made[1])
     assert np.array_equal(made[0], made[2])
+
+
+def test_a_mask_that_the_model_makes(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: Store
+) -> None:
+    """Shown as an overlay and told in a note; a motion file has its description with it."""
+    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1)
+    asked = job(method="dreammotion", config=config, mask="auto", prompt="a fat cat")
+    described = dataclasses.replace(asked.source, source_prompt="a fat dog")
+    _, result = finished(run.run(dataclasses.replace(asked, source=described), backbone, store))
+    assert (result.folder / results.MASK).is_file()
+    assert re.search(r"the mask leaves \d+% of the clip free", str(result.manifest["notes"]))
+    with pytest.raises(BadCall, match="needs --source-prompt"):
+        next(run.run(asked, backbone, store))
+
+    learning = LearnConfig(
+        clip=asked.clip,
+        config=config,
+        method="dreammotion",
+        source=described,
+        out=tmp_path / "m.safetensors",
+    )
+    _, path = finished(run.learn(learning, backbone, store))
+    again = dataclasses.replace(asked, clip=path, out=tmp_path / "from-file")
+    _, from_file = finished(run.run(again, backbone, store))
+    assert (from_file.folder / results.MASK).is_file()
+    one, other = (video.read(r.videos[0]).frames for r in (result, from_file))
+    assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(

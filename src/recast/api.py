@@ -6,7 +6,10 @@ Each runs to its end; `on_event` sees every event on the way, and raising in it 
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
-from recast import clips, models
+import numpy as np
+from numpy.typing import NDArray
+
+from recast import clips, masks, models
 from recast._job import Job, learned, memory_errors
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source
@@ -67,11 +70,14 @@ def transfer(
     seed: int = 0,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    mask: NDArray[np.bool_] | str | None = None,
     on_event: Watch | None = None,
 ) -> Video:
     """A new clip with the motion. Its `notes` say what the user should know.
 
-    By default `config` and `steps` are those the motion was learned with. Raises `RecastError`.
+    By default `config` and `steps` are those the motion was learned with. A `mask` says where the
+    result may differ from the source, for methods that take one: (F, H, W) in pixels of the fitted
+    clip, or what `recast transfer --mask` takes. Raises `RecastError`.
     """
     check_prompt(prompt)
     check_steps(steps)
@@ -84,6 +90,11 @@ def transfer(
         job.notes += backbone.check_prompt(negative_prompt)
     facts: Mapping[str, Any] = motion.metadata.get("clip", {})
     with memory_errors(job, Settings()):
+        if isinstance(mask, str):
+            masks.check(mask, made, motion.described)
+            mask = masks.made(mask, backbone, motion, prompt, Source(), seed)
+        if mask is not None:
+            motion = masks.applied(mask, made, motion)
         with job.timed("sample"):
             events = job.relay(made.transfer(backbone, motion, prompt, sampling))
             latents = _last(events, on_event)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recast import video as videos
@@ -78,69 +77,6 @@ def read(path: Path, source: Source, backbone: Backbone) -> Video:
     frames, height, width = source.size(backbone)
     clip = videos.read(path, start=source.start, frames=frames, fps=source.rate(backbone))
     return videos.fit(clip, height, width, source.fit)
-
-
-def check_mask(given: str) -> None:
-    """Raise `BadCall` or `BadClip` unless a mask is a box, or an image or clip that opens."""
-    if _box(given) is None:
-        videos.read(Path(given), frames=1)
-
-
-def read_mask(given: str, like: Video, source: Source) -> NDArray[np.bool_]:
-    """A mask (F, H, W), true where it is bright, for a fitted clip.
-
-    A box "LEFT,TOP,RIGHT,BOTTOM" in shares of the frame; an image, which serves every frame; or a
-    video, which is cut and fitted as the clip was. Raises `BadCall`, `BadClip`.
-    """
-    shape = (len(like), like.height, like.width)
-    box = _box(given)
-    if box is not None:
-        left, top, right, bottom = (
-            round(share * side) for share, side in zip(box, (*shape[:0:-1],) * 2, strict=True)
-        )
-        mask = np.zeros(shape, bool)
-        mask[:, top:bottom, left:right] = True
-    else:
-        path = Path(given)
-        clip = videos.read(path, frames=1) if _is_image(path) else _cut_like(path, like, source)
-        bright = videos.fit(clip, like.height, like.width, source.fit).frames.mean(-1) >= 128
-        mask = np.broadcast_to(bright, shape)
-    if not mask.any():
-        raise BadClip(f"the mask {given} is empty: nothing in it is bright, so nothing may change")
-    return mask
-
-
-def _box(given: str) -> tuple[float, ...] | None:
-    """The four shares of a box, or None for a path."""
-    parts = given.split(",")
-    try:
-        shares = tuple(float(part) for part in parts)
-    except ValueError:
-        return None
-    if len(shares) != 4:
-        return None
-    left, top, right, bottom = shares
-    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise BadCall(
-            f"--mask {given}: a box is LEFT,TOP,RIGHT,BOTTOM in shares of the frame, such as "
-            "0.2,0,0.8,1"
-        )
-    return shares
-
-
-def _is_image(path: Path) -> bool:
-    try:
-        videos.read(path, frames=2)
-    except BadClip:
-        return True
-    return False
-
-
-def _cut_like(path: Path, like: Video, source: Source) -> Video:
-    try:
-        return videos.read(path, start=source.start, frames=len(like), fps=like.fps)
-    except BadClip as error:
-        raise BadClip(f"the mask does not go with the clip: {error}") from error
 
 
 def suit(clip: Video, source: Source, backbone: Backbone) -> Video:

@@ -19,10 +19,10 @@ from recast.video import Video
 
 SOURCE = "source.mp4"
 VIDEO, PAIR, SHEET, MANIFEST = "video.mp4", "side_by_side.mp4", "sheet.png", "manifest.json"
-PREVIEWS = "previews"
+PREVIEWS, MASK = "previews", "mask.mp4"
 Form = Literal["gif", "png"]
 FORMS: dict[Form, str] = {"gif": "video.gif", "png": "frames"}
-_WRITTEN = {SOURCE, VIDEO, PAIR, SHEET, MANIFEST, PREVIEWS, *FORMS.values()}
+_WRITTEN = {SOURCE, VIDEO, PAIR, SHEET, MANIFEST, PREVIEWS, MASK, *FORMS.values()}
 
 
 def default_folder(clip: Path, prompt: str) -> Path:

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
-import numpy as np
 import tyro
-from numpy.typing import NDArray
 
-from recast import clips, manifest, models, results
+from recast import clips, manifest, masks, models, results
 from recast._job import Job, learned, memory_errors
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source
@@ -72,8 +70,9 @@ class RunConfig(Generic[C]):
     also: tuple[results.Form, ...] = ()
     """Forms to write the result in beside video.mp4: gif as video.gif, png as a folder frames/."""
     mask: str | None = None
-    """Where the result may differ from the clip: an image or a video, bright is free, or a box
-    LEFT,TOP,RIGHT,BOTTOM in shares of the frame. Only some methods take one."""
+    """Where the result may differ from the clip: an image or a video, bright is free; a box
+    LEFT,TOP,RIGHT,BOTTOM in shares of the frame; or auto, where the model looks for the words that
+    differ between source prompt and prompt. mask.mp4 shows it. Only some methods take one."""
     preview_every: int = 0
     """Write the estimate after every so many levels as a contact sheet into previews/; 0 does
     not."""
@@ -150,7 +149,9 @@ def run(
     check_prompt(config.prompt)
     method = models.configured(config.method, config.config)
     given = _opened(config)
-    _check_mask(config.mask, method)
+    if config.mask is not None:
+        described = config.source.source_prompt if given is None else given.described
+        masks.check(config.mask, method, described)
     folder = config.out or results.default_folder(config.clip, config.prompt)
     results.check_replaceable(folder, config.clip)
     store, job = store or Store.default(), Job()
@@ -165,7 +166,7 @@ def run(
         else:
             clip, motion = yield from _learned(job, config, backbone, method, sampling, store)
         if config.mask is not None:
-            motion = motion.masked(_mask(config.mask, motion, config.source))
+            motion = yield from _masked(job, config, backbone, motion)
         making = _Making(config, backbone, method, motion, clip, sampling, job)
         made = yield from making.all(work)
     yield Done(result=Result(folder=folder, videos=_videos(folder, made), manifest=made))
@@ -223,20 +224,17 @@ def _opened(config: RunConfig[Any]) -> Motion | None:
     return motion
 
 
-def _check_mask(mask: str | None, method: Method[Any]) -> None:
-    """Raise `BadCall` for a mask that the method would not heed, or that cannot be read."""
-    if mask is None:
-        return
-    if not method.takes_mask:
-        able = [name for name in models.methods() if models.method_module(name).Method.takes_mask]
-        raise BadCall(f"--mask: {method.name} takes no mask; methods that do: {', '.join(able)}")
-    clips.check_mask(mask)
-
-
-def _mask(mask: str, motion: Motion, source: Source) -> NDArray[np.bool_]:
-    facts = motion.metadata["clip"]
-    shape = (facts["frames"], facts["height"], facts["width"], 3)
-    return clips.read_mask(mask, Video(np.zeros(shape, np.uint8), facts["fps"]), source)
+def _masked(
+    job: Job, config: RunConfig[Any], backbone: Backbone, motion: Motion
+) -> Generator[Event, None, Motion]:
+    """The motion with the mask that was asked for."""
+    assert config.mask is not None
+    before, asked = backbone.calls, (config.prompt, config.source, config.draw.seed)
+    with job.timed("mask"):
+        mask = masks.made(config.mask, backbone, motion, *asked)
+    job.calls += backbone.calls - before
+    yield job.note(f"the mask leaves {mask.mean():.0%} of the clip free")
+    return motion.masked(mask)
 
 
 def _sampling(draw: Draw, backbone: Backbone, given: Motion | None) -> Sampling:
@@ -298,6 +296,10 @@ class _Making:
         """Make every sample in the folder `work`; returns the manifest."""
         count, first = self.config.draw.samples, self.sampling.seed
         samples, rows = [], []
+        mask = self.motion.tensors.get("mask")
+        if mask is not None:
+            clip = self.clip or self._decoded(self.motion.tensors["latents"][None])
+            masks.overlay(clip, mask.numpy()).save(work / results.MASK)
         for seed in range(first, first + count):
             folder = work if count == 1 else work / f"seed-{seed}"
             result, made = yield from self._one(folder, seed)
@@ -340,9 +342,11 @@ class _Making:
                 folder.mkdir(exist_ok=True)
                 name = f"{event.stage}-{event.index:04d}.png"
                 label = f"{event.stage} {event.index}"
-                estimate = clips.to_video(self.backbone.decode(event.latents), self._fps())
-                results.write_sheet(folder / name, None, [(label, estimate)])
+                results.write_sheet(folder / name, None, [(label, self._decoded(event.latents))])
             yield event
+
+    def _decoded(self, latents: Any) -> Video:
+        return clips.to_video(self.backbone.decode(latents), self._fps())
 
     def _fps(self) -> float:
         facts = self.motion.metadata.get("clip", {})

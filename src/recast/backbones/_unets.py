@@ -28,7 +28,7 @@ def _images(output: Tensor, frames: int) -> Tensor:
     return rearrange(output, "(b f) c h w -> b f h w c", f=frames)
 
 
-def _tokens(output: Tensor, frames: int) -> Tensor:
+def tokens(output: Tensor, frames: int) -> Tensor:
     """What attention sees of an image: its positions in a row, (B, F, H·W, 1, C)."""
     return rearrange(output, "(b f) n c -> b f n 1 c", f=frames)
 
@@ -53,7 +53,7 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
                 found[f"decoder{index}.{kind}"] = (tap,)
     keys = [name for name, _ in unet.named_modules() if _KEYS.fullmatch(name)]
     if keys:
-        found["keys"] = tuple(Tap(name, _tokens) for name in keys)
+        found["keys"] = tuple(Tap(name, tokens) for name in keys)
     if "decoder1.upsampler" in found:
         found["motion"] = found["decoder1.upsampler"]
     return found

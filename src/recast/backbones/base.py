@@ -97,6 +97,14 @@ class Backbone(ABC):
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
         """(1, C, F, H, W) of a clip. Raises `BadCall`, naming the sizes that would do."""
 
+    def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
+        """How much every position of x_t (1, C, F, h, w) attends to each word of the prompt, words
+        as blanks part them: (F, h', w', words). Raises `BadCall` for a model that cannot tell."""
+        raise BadCall(
+            f"{self.name} shows no cross-attention, so it makes no mask of its own; give one as an "
+            "image, a video or a box"
+        )
+
     def check_prompt(self, prompt: str) -> list[str]:
         """What the user should know of a prompt: words unknown to the model, and the like.
 

@@ -6,6 +6,7 @@ DDPM-type scheduler. Owns how such a model is loaded, cast, kept in memory and t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from recast.backbones import _diffusers, _unets
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall
-from recast.features import Tap
+from recast.features import Tap, record
 from recast.schedule import Schedule, from_diffusers
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ ALIASES = {
     "modelscope": "damo-vilab/text-to-video-ms-1.7b",
 }
 PIPELINES = frozenset({"TextToVideoSDPipeline"})
+_CROSS_ATTENTION = re.compile(r"up_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn2")
 
 # What the models were made for; a folder may say so itself in `recast.json`.
 _DEFAULTS = {
@@ -235,6 +237,39 @@ class UNet3D(Backbone):
         check_multiple("width", width, self._factor)
         channels = self._parts.unet.config.in_channels
         return (1, channels, frames, height // self._factor, width // self._factor)
+
+    @torch.no_grad()
+    def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
+        """The mean over heads and over the spatial layers of the last decoder block, whose maps are
+        as large as the latents."""
+        unet, frames = self._parts.unet, x.shape[2]
+        paths = [name for name, _ in unet.named_modules() if _CROSS_ATTENTION.fullmatch(name)]
+        last = paths[-1].split(".")[1] if paths else ""
+        paths = [path for path in paths if path.split(".")[1] == last]
+        if not paths:
+            return super().attention(x, t, prompt)
+        taps = [Tap(f"{path}.{side}", _unets.tokens) for path in paths for side in ("to_q", "to_k")]
+        with record(unet, taps, frames, stop=True) as seen:
+            self.denoiser(self.encode_text([prompt]))(x, t)
+        maps: list[Tensor] = []
+        for path in paths:
+            parts = {"a": unet.get_submodule(path).heads}
+            queries, keys = (
+                rearrange(seen[f"{path}.{side}"].float(), "1 f n 1 (a c) -> f a n c", **parts)
+                for side in ("to_q", "to_k")
+            )
+            maps.append((queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1))
+        tokens = rearrange(torch.stack(maps).mean(0), "f (h w) n -> f h w n", w=x.shape[-1])
+        return torch.stack([tokens[..., own].mean(-1) for own in self._places(prompt)], -1)
+
+    def _places(self, prompt: str) -> list[slice]:
+        """Which of the encoder's tokens belong to each word."""
+        places, start = [], 1  # after the token that begins every text
+        for word in prompt.split():
+            ids = self._parts.tokenizer(word, add_special_tokens=False).input_ids
+            places.append(slice(start, start + len(ids)))
+            start += len(ids)
+        return places
 
     def check_prompt(self, prompt: str) -> list[str]:
         self._check_length(prompt)

@@ -54,6 +54,11 @@ class Motion:
         # odd addresses inside a mapped file, and the same motion would make another clip.
         object.__setattr__(self, "tensors", {name: _own(t) for name, t in self.tensors.items()})
 
+    @property
+    def described(self) -> str:
+        """The source's prompt that it was learned under; empty if there was none."""
+        return str(self.metadata.get("source_prompt", ""))
+
     def save(self, path: Path | str) -> Path:
         """Write one .safetensors file, whole or not at all."""
         header = {

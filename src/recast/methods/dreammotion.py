@@ -103,7 +103,7 @@ class Method(base.Method[Config]):
         """Distil the prompt into the clip. Raises `BadCall` for prompts that do not differ."""
         motion.check_made_for(backbone, self.name)
         motion.check_holds("latents")
-        described = str(motion.metadata.get("source_prompt", ""))
+        described = motion.described
         if described.split() == prompt.split():
             raise BadCall(f"the source prompt is the prompt itself, {prompt!r}: nothing to change")
         if not described:

@@ -1,0 +1,61 @@
+"""How well `--mask auto` finds what is to change, on rendered pairs whose true mask is known.
+
+    python benchmarks/masks.py --pairs 64
+
+Intersection over union with the subject's mask (edits of the subject) or with the rest (edits of
+the background), mean and bootstrap 95 % interval. "through the latents" is the true mask brought to
+the latents' size and back: no map of that size can do much better.
+"""
+
+import argparse
+import dataclasses
+
+import numpy as np
+import torch
+from scoring import interval, pairs
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from recast import clips, masks
+from recast.backbones import unet3d
+from recast.backbones.base import Settings
+from recast.shapes import captions, world
+from recast.video import Video
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=64)
+    count = parser.parse_args().pairs
+    backbone = unet3d.load("shapes", Settings(device="cpu"))
+    print("| edit | pairs | IoU | worst | through the latents |\n|---|---|---|---|---|")
+    for edit in ("colour", "shape", "subject", "background"):
+        found, ceiling = [], []
+        for number, source, look in pairs(count):
+            wanted = np.asarray(world.truth(source).mask)
+            latents = backbone.encode(clips.to_tensor(Video(world.render(source), world.FPS)))[0]
+            changed = {
+                "colour": {"colour": look.colour},
+                "shape": {"shape": look.shape},
+                "subject": {"colour": look.colour, "shape": look.shape},
+                "background": {"ground": look.ground, "pattern": look.pattern},
+            }[edit]
+            if edit == "background":
+                wanted = ~wanted
+            prompt = captions.prompt(dataclasses.replace(source, **changed))
+            described, size = captions.prompt(source), wanted.shape[1:]
+            mask = masks.changed_region(backbone, latents, described, prompt, size, number)
+            found.append(overlap(mask, wanted))
+            small = adaptive_avg_pool2d(torch.tensor(wanted)[:, None].float(), latents.shape[-2:])
+            back = interpolate(small, size=size, mode="bilinear")[:, 0].numpy() > 0.5
+            ceiling.append(overlap(back, wanted))
+        cells = (edit, count, interval(np.array(found)), f"{min(found):.2f}")
+        print(f"| {' | '.join(map(str, cells))} | {interval(np.array(ceiling))} |", flush=True)
+
+
+def overlap(mask: np.ndarray, wanted: np.ndarray) -> float:
+    """Intersection over union of two masks."""
+    return float((mask & wanted).sum() / (mask | wanted).sum())
+
+
+if __name__ == "__main__":
+    main()

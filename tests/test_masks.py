@@ -1,0 +1,126 @@
+"""Masks from the model's attention: which words they go by, where they lie, what they refuse."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import recast
+from recast import clips, masks
+from recast.backbones import gaussian, unet3d
+from recast.backbones.base import Settings
+from recast.clips import Source
+from recast.errors import BadCall
+from recast.methods import dreammotion, sdedit
+from recast.shapes import captions, world
+from recast.store import Store
+from recast.video import Video
+
+
+@pytest.mark.parametrize(
+    ("described", "prompt", "gone", "new"),
+    [
+        ("a red circle on a black ground", "a blue circle on a black ground", [1, 2], [1, 2]),
+        ("a red circle, moving", "An orange circle moving", [1, 2], [1, 2, 3]),
+        ("a dog", "a dog in the snow", [], [4]),
+        ("a small dog runs", "a dog runs", [1, 2, 3], []),
+        ("a dog on grass", "a dog on red sand", [3], [3, 4]),
+        ("a dog", "The dog.", [], []),
+    ],
+)
+def test_the_phrases_that_differ(
+    described: str, prompt: str, gone: list[int], new: list[int]
+) -> None:
+    assert masks.changed_phrases(described, prompt) == (gone, new)
+
+
+def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
+    backbone = unet3d.tiny()
+    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = backbone.attention(x, backbone.schedule.grid(10)[3], "a fat cat")
+    assert maps.shape == (4, 8, 8, 3)
+    assert (maps > 0).all()
+    assert (maps.sum(-1) < 1).all()  # the rest goes to the other tokens
+    assert not torch.allclose(maps[..., 1], maps[..., 2])
+
+
+def test_the_model_finds_the_subject_and_the_background() -> None:
+    """Intersection over union with the true mask of a rendered scene."""
+    backbone = unet3d.load("shapes", Settings(device="cpu"))
+    scene = dataclasses.replace(
+        world.sample(7), shape="circle", colour="red", ground="gray", pattern="plain"
+    )
+    latents = backbone.encode(clips.to_tensor(Video(world.render(scene), world.FPS)))[0]
+    subject = np.asarray(world.truth(scene).mask)
+    described = captions.prompt(scene)
+    for changed, wanted in (
+        (dataclasses.replace(scene, colour="blue", shape="square"), subject),
+        (dataclasses.replace(scene, ground="brown"), ~subject),
+    ):
+        found = masks.changed_region(
+            backbone, latents, described, captions.prompt(changed), subject.shape[1:]
+        )
+        assert (found & wanted).sum() / (found | wanted).sum() > 0.6
+
+
+def test_a_mask_from_python(tmp_path: Path) -> None:
+    """By attention, as a box and as an array; and what cannot be had is told."""
+    backbone = unet3d.tiny()
+    size = backbone.defaults
+    frames = np.random.default_rng(0).integers(0, 255, (size.frames, 16, 16, 3), np.uint8)
+    config = dreammotion.Config(iterations=1, lr=5.0)
+    motion = recast.learn(
+        backbone,
+        Video(frames, size.fps),
+        method="dreammotion",
+        config=config,
+        source=Source(source_prompt="a fat dog"),
+        store=Store(tmp_path, 10**9),
+    )
+    plain = recast.transfer(backbone, motion, "a fat cat")
+    right = np.zeros((size.frames, 16, 16), bool)
+    right[:, :, 8:] = True
+    boxed = recast.transfer(backbone, motion, "a fat cat", mask="0.5,0,1,1")
+    np.testing.assert_array_equal(
+        boxed.frames, recast.transfer(backbone, motion, "a fat cat", mask=right).frames
+    )
+    found = recast.transfer(backbone, motion, "a fat cat", mask="auto")
+    assert not np.array_equal(found.frames, plain.frames)
+    assert not np.array_equal(found.frames, boxed.frames)
+    for mask, message in (
+        (
+            right[1:],
+            r"the mask is \(3, 16, 16\); it must be as .* = \(4, 16, 16\)",
+        ),
+        (right & False, "the mask is empty"),
+        ("0.5,0,0.2,1", "a box is LEFT,TOP,RIGHT,BOTTOM"),
+    ):
+        with pytest.raises(BadCall, match=message):
+            recast.transfer(backbone, motion, "a fat cat", mask=mask)
+    bare = dataclasses.replace(motion, metadata={"source_prompt": "a fat dog"})
+    with pytest.raises(BadCall, match="does not say how large its clip was"):
+        recast.transfer(backbone, bare, "a fat cat", mask=right)
+
+
+def test_auto_says_what_it_needs() -> None:
+    latents = torch.zeros(3, 4, 8, 8)
+    with pytest.raises(BadCall, match="gaussian shows no cross-attention"):
+        masks.changed_region(gaussian.tiny(), latents, "a dog", "a cat", (8, 8))
+    with pytest.raises(BadCall, match="needs words that differ"):
+        masks.changed_region(gaussian.tiny(), latents, "a dog", "the dog.", (8, 8))
+    method = dreammotion.Method(dreammotion.Config())
+    with pytest.raises(BadCall, match="needs --source-prompt"):
+        masks.check("auto", method, " ")
+    with pytest.raises(BadCall, match="sdedit takes no mask"):
+        masks.check("auto", sdedit.Method(sdedit.Config()), "a dog")
+
+
+def test_the_overlay_dims_what_may_not_change() -> None:
+    clip = Video(np.full((2, 4, 4, 3), 200, np.uint8), 8.0)
+    mask = np.zeros((2, 4, 4), bool)
+    mask[1, :2] = True
+    shown = masks.overlay(clip, mask).frames
+    assert (shown[mask] == 200).all()
+    assert (shown[~mask] == 60).all()
