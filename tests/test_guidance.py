@@ -1,12 +1,15 @@
-"""Classifier-free guidance: its formula, on made-up answers and on the exact mixture."""
+"""Classifier-free guidance and thresholding: their formulas, on made-up answers and on the exact
+mixture."""
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
+from einops import rearrange
 from torch import Tensor
 
 from recast.backbones.gaussian import tiny
-from recast.guidance import cfg
-from recast.schedule import Denoised
+from recast.guidance import cfg, thresholded
+from recast.schedule import Cosine, Denoised
 
 T = torch.tensor(0.5, dtype=torch.float64)
 
@@ -65,3 +68,19 @@ def test_calls_count_clips_through_the_network() -> None:
     assert backbone.calls == 1
     backbone.guided("a cat", "", 2)(x, T)
     assert backbone.calls == 3
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.3, 5.0])
+def test_thresholding_is_what_diffusers_does_frame_by_frame(scale: float) -> None:
+    schedule, x = Cosine(prediction="epsilon"), noise(2, 3, 4, 6, 5)
+    frames = torch.tensor([1.0, 0.1, 2.0, 1.0])[:, None, None]
+    x0 = scale * frames * noise(2, 3, 4, 6, 5, seed=1)
+    out = thresholded(lambda x, t: Denoised(x0, x), schedule, 0.95, 1.5)(x, T)
+    oracle = DPMSolverMultistepScheduler(
+        thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=1.5
+    )
+    expected = oracle._threshold_sample(rearrange(x0, "b c f h w -> (b f) c h w"))
+    torch.testing.assert_close(rearrange(out.x0, "b c f h w -> (b f) c h w"), expected)
+    assert float(out.x0.abs().max()) <= 1
+    # Both estimates make up x_t still.
+    torch.testing.assert_close(schedule.noised(out.x0, out.eps, T), x)

@@ -1,10 +1,11 @@
 """Noise levels against their definition, and against diffusers' own tables and grids."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
-from diffusers import CogVideoXDDIMScheduler, DDIMScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, DPMSolverMultistepScheduler
 
 from recast.errors import BadCall, BadModel
 from recast.schedule import Cosine, Discrete, Flow, Schedule, from_diffusers, per_sample
@@ -96,6 +97,7 @@ CONFIGS = {
     "linear": {**ZEROSCOPE, "beta_schedule": "linear", "set_alpha_to_one": True},
     "zero terminal signal": ZERO_SNR,
     "defaults": {"num_train_timesteps": 1000, "beta_schedule": "linear"},
+    "cosine": {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"},
 }
 
 
@@ -129,6 +131,26 @@ def test_the_grid_is_diffusers(spacing: str, steps: int) -> None:
     grid = from_diffusers(config).grid(steps)
     assert grid[:-1].tolist() == oracle.timesteps.tolist()
     assert float(grid[-1]) == -1
+
+
+@pytest.mark.parametrize("steps", [2, 75, 500])
+def test_a_cosine_grid_begins_where_the_config_says(steps: int) -> None:
+    config = {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "squaredcos_cap_v2",
+        "lambda_min_clipped": -5.1,
+        "timestep_spacing": "linspace",
+    }
+    oracle = DPMSolverMultistepScheduler(**config)
+    oracle.set_timesteps(steps)
+    schedule = from_diffusers(config)
+    grid = schedule.grid(steps)
+    assert float(grid[0]) == float(oracle.timesteps[0]) < 999
+    assert grid[-2:].tolist() == [0, -1]
+    alpha, sigma = schedule.alpha(grid[0]), schedule.sigma(grid[0])
+    assert -5.1 <= float((alpha / sigma).log()) < -4.8
+    whole = from_diffusers({**config, "lambda_min_clipped": -math.inf})
+    assert float(whole.grid(steps)[0]) == 999
 
 
 @pytest.mark.parametrize("offset", [0, 1])
@@ -170,7 +192,10 @@ def test_the_network_reads_whole_levels_and_no_clean_one() -> None:
     ("change", "message"),
     [
         ({"prediction_type": "sample"}, "prediction_type 'sample'; epsilon and v_prediction"),
-        ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule 'squaredcos_cap_v2'; linear and"),
+        (
+            {"beta_schedule": "sigmoid"},
+            "beta_schedule 'sigmoid'; linear, scaled_linear and squared",
+        ),
         ({"timestep_spacing": "karras"}, "timestep_spacing 'karras'; leading, trailing, linspace"),
         ({"trained_betas": [0.1, 0.2]}, "trained_betas; only a beta_schedule"),
     ],

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
-from recast.backbones import _diffusers, unet3d
+from recast.backbones import _diffusers, _unets, unet3d
 from recast.backbones.base import Defaults, Settings
 from recast.backbones.unet3d import UNet3D
 from recast.errors import BadCall
@@ -217,7 +217,7 @@ def test_zeroscopes_taps_have_its_shapes() -> None:
             attention_head_dim=64,
         )
         x, text = torch.empty(1, 4, 24, 40, 72), torch.empty(1, 77, 1024)
-    roles = unet3d._roles(unet)
+    roles = _unets.roles(unet)
     every = tuple({tap.path: tap for taps in roles.values() for tap in taps}.values())
     with torch.no_grad(), record(unet, every, 24) as seen:
         unet(x, torch.zeros((), device="meta"), encoder_hidden_states=text)

@@ -99,8 +99,10 @@ def transfer(
             events = job.relay(made.transfer(backbone, motion, prompt, sampling))
             latents = _last(events, on_event)
         with job.timed("decode"):
-            pixels = backbone.decode(latents)
-    video = clips.to_video(pixels, float(facts.get("fps", backbone.defaults.fps)))
+            events = job.relay(backbone.finish(latents, prompt, seed))
+            pixels = _last(events, on_event)
+    fps = float(facts.get("fps", backbone.defaults.fps)) * backbone.pace
+    video = clips.to_video(pixels, fps)
     return Video(video.frames, video.fps, tuple(dict.fromkeys(job.notes)))
 
 

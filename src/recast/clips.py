@@ -100,6 +100,15 @@ def suit(clip: Video, source: Source, backbone: Backbone) -> Video:
     return videos.fit(taken, height, width, source.fit)
 
 
+def held(clip: Video, times: int) -> Video:
+    """Every frame but the last held for so many, at as many times the rate: what a cascade puts
+    frames between, beside its result."""
+    if times == 1:
+        return clip
+    frames = clip.frames.repeat(times, axis=0)[: times * (len(clip) - 1) + 1]
+    return replace(clip, frames=frames, fps=clip.fps * times)
+
+
 def to_tensor(clip: Video) -> Tensor:
     """(1, 3, F, H, W) float32 in [-1, 1]."""
     frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).float() / 127.5 - 1

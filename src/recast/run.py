@@ -334,12 +334,15 @@ class _Making:
             latents = yield from job.relay(self._previewed(events, folder / results.PREVIEWS))
         calls = self.backbone.calls - before
         with job.timed("decode"):
-            result = self._decoded(latents)
+            ending = self.backbone.finish(latents, self.config.prompt, seed)
+            pixels = yield from job.relay(ending)
+            result = clips.to_video(pixels, self._fps() * self.backbone.pace)
         yield Step(stage="decode", index=1, total=1)
         with job.timed("write"):
             told, also = self.config.prompt, self.config.also
             hashes = results.write_media(folder, self._source(), result, told, also)
-        made = self._manifest(sampling, calls, hashes)
+        finishing = self.backbone.calls - before - calls
+        made = self._manifest(sampling, {"transfer": calls, "finish": finishing}, hashes)
         results.write_manifest(folder, made)
         if key:
             self.store.drop(key)
@@ -390,14 +393,20 @@ class _Making:
             yield event
 
     def _decoded(self, latents: Any) -> Video:
-        fps = self.motion.metadata.get("clip", {}).get("fps", self.backbone.defaults.fps)
-        return clips.to_video(self.backbone.decode(latents), float(fps))
+        return clips.to_video(self.backbone.decode(latents), self._fps())
+
+    def _fps(self) -> float:
+        facts = self.motion.metadata.get("clip", {})
+        return float(facts.get("fps", self.backbone.defaults.fps))
 
     def _source(self) -> tuple[str, Video] | None:
-        return None if self.clip is None else (f"source: {self.config.clip.name}", self.clip)
+        """The source beside a result: as many frames in the same time."""
+        if self.clip is None:
+            return None
+        return f"source: {self.config.clip.name}", clips.held(self.clip, self.backbone.pace)
 
     def _manifest(
-        self, sampling: Sampling, calls: int, hashes: Mapping[str, str]
+        self, sampling: Sampling, calls: Mapping[str, int], hashes: Mapping[str, str]
     ) -> dict[str, Any]:
         job, backbone = self.job, self.backbone
         return {
@@ -414,7 +423,7 @@ class _Making:
                 "device": str(backbone.device),
             },
             "hashes": {"source": manifest.file_hash(self.config.clip), **hashes},
-            "network_calls": {"learn": job.calls, "transfer": calls},
+            "network_calls": {"learn": job.calls, **calls},
             "loss_per_step": list(job.losses),
             "timings": dict(job.timings),
             "versions": manifest.versions(),

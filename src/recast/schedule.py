@@ -8,6 +8,7 @@ Time runs as the model was trained to read it: 0 … 999 for DDPM-type models, 0
 level before the first is clean: alpha = 1, sigma = 0.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, final, get_args
@@ -89,7 +90,9 @@ class Discrete(Schedule):
         spacing: Spacing = "leading",
         offset: int = 0,
         ends_clean: bool = True,
+        sampled: int | None = None,
     ) -> None:
+        """`sampled`: so many levels, from the least noisy on, are walked by grids; None is all."""
         table = alphas_cumprod.to(torch.float64)
         if prediction == "epsilon" and float(table[-1]) <= 0:
             raise BadModel(
@@ -102,6 +105,7 @@ class Discrete(Schedule):
         first = torch.ones(1, dtype=torch.float64) if ends_clean else table[:1]
         self._table = torch.cat([first, table])
         self._spacing, self._offset = spacing, offset
+        self._sampled = len(table) if sampled is None else sampled
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._cumulative(t).sqrt()
@@ -110,7 +114,7 @@ class Discrete(Schedule):
         return (1 - self._cumulative(t)).clamp_min(0).sqrt()
 
     def grid(self, steps: int) -> Tensor:
-        total = len(self._table) - 1
+        total = self._sampled
         _check_steps(steps, total)
         if self._spacing == "leading":
             ratio = total // steps
@@ -227,6 +231,9 @@ def from_diffusers(config: Mapping[str, Any]) -> Schedule:
         spacing=spacing,
         offset=config.get("steps_offset", 0),
         ends_clean=config.get("set_alpha_to_one", True),
+        # A cosine schedule's last levels hold so little signal that a noise prediction there is
+        # divided by nearly nothing; such configs say from which log(alpha/sigma) on to sample.
+        sampled=int((_log_ratio(table) >= config.get("lambda_min_clipped", -math.inf)).sum()),
     )
 
 
@@ -242,7 +249,18 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
         return torch.linspace(low, high, total, dtype=torch.float32)
     if kind == "scaled_linear":
         return torch.linspace(low**0.5, high**0.5, total, dtype=torch.float32) ** 2
-    raise BadModel(f"beta_schedule {kind!r}; linear and scaled_linear are supported")
+    if kind == "squaredcos_cap_v2":
+        # Nichol & Dhariwal 2021, eq. 17: a squared cosine, with betas of at most 0.999.
+        t = torch.linspace(0, 1, total + 1, dtype=torch.float64)
+        cumulative = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
+        return (1 - cumulative[1:] / cumulative[:-1]).clamp_max(0.999).to(torch.float32)
+    known = "linear, scaled_linear and squaredcos_cap_v2"
+    raise BadModel(f"beta_schedule {kind!r}; {known} are supported")
+
+
+def _log_ratio(table: Tensor) -> Tensor:
+    """log(alpha / sigma) of cumulative alphas."""
+    return (table / (1 - table)).log() / 2
 
 
 def _without_terminal_signal(table: Tensor) -> Tensor:

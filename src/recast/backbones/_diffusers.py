@@ -12,8 +12,9 @@ import logging
 import pickle
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from recast.backbones.base import Defaults
 from recast.errors import BadCall, BadModel
 
 INDEX = "model_index.json"
@@ -64,8 +66,11 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
             (enable_progress_bars if hub else disable_progress_bars)()
 
 
-def folder(source: str) -> Path:
-    """The local folder of a model: itself, or the hub's, downloaded or cached."""
+def folder(source: str, parts: Sequence[str] = ()) -> Path:
+    """The local folder of a model: itself, or the hub's, downloaded or cached.
+
+    A pipeline that diffusers itself does not know is downloaded by its subfolders, `parts`.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -77,7 +82,7 @@ def folder(source: str) -> Path:
 
     try:
         with quiet(bars=True):
-            return Path(DiffusionPipeline.download(source))
+            return _downloaded(source, parts) if parts else Path(DiffusionPipeline.download(source))
     except Exception as error:  # which classes the hub's client raises changes with its version
         reason = str(error).strip().split("\n")[0]
         raise BadModel(
@@ -85,6 +90,41 @@ def folder(source: str) -> Path:
             f"({type(error).__name__}: {reason[:160]}); if this machine is offline, copy the "
             "model's folder here and pass its path"
         ) from error
+
+
+def _downloaded(source: str, parts: Sequence[str]) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    left_out = ["*.fp16.*", "*.msgpack", "*.h5"]
+    try:
+        if any(name.endswith(".safetensors") for name in HfApi().list_repo_files(source)):
+            left_out.append("*.bin")
+    except Exception:  # offline, which the next call says, unless all is cached
+        pass
+    wanted = [INDEX, *(f"{part}/*" for part in parts)]
+    return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=left_out))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What a folder says of itself in `recast.json`."""
+
+    defaults: Defaults | None = None
+    words: frozenset[str] = frozenset()
+    """All that the model was trained on; empty where nobody counted them."""
+
+
+def card(path: Path) -> Card:
+    """The card at a path, empty if there is none."""
+    if not path.exists():
+        return Card()
+    content = json_of(path)
+    told = content.get("defaults")
+    try:
+        defaults = None if told is None else Defaults(**told)
+        return Card(defaults=defaults, words=frozenset(content.get("words", ())))
+    except TypeError as error:
+        raise BadModel(f"{path} does not say defaults and words as it should ({error})") from error
 
 
 def check_index(path: Path, pipelines: frozenset[str]) -> None:
@@ -215,6 +255,42 @@ def dtype(name: str, on: torch.device) -> torch.dtype:
     if name == "float16" and on.type == "cpu":
         raise BadCall("dtype float16 is too slow on the CPU; use float32 or bfloat16")
     return kinds[name]
+
+
+def check_offload(wanted: bool, device: torch.device) -> None:
+    """Raise `BadCall` where there is nothing to offload from."""
+    if wanted and device.type == "cpu":
+        raise BadCall("offload needs a cuda or mps device to offload from; this is the CPU")
+
+
+def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
+    """Bring a network to the device, unless it is there; the others give way."""
+    # By type: a network moved to "cuda" says that it is on "cuda:0".
+    if next(network.parameters()).device.type != device.type:
+        for other in networks:
+            other.to("cpu")
+        network.to(device)
+
+
+def check_vocabulary(tokenizer: Any, text_encoder: Any) -> None:
+    """Raise `BadModel` for a tokenizer that says more than the text encoder knows."""
+    known, said = text_encoder.config.vocab_size, len(tokenizer)
+    if said > known:
+        raise BadModel(
+            f"the tokenizer has {said} tokens and the text encoder knows {known}; they are of two "
+            "different models"
+        )
+
+
+def check_length(tokenizer: Any, prompt: str, most: int, name: str) -> None:
+    """Raise `BadCall` for a prompt of more tokens than the model called `name` takes."""
+    # Quietly: what the tokenizer would say of the length, the error says better.
+    count = len(tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+    if count > most:
+        raise BadCall(
+            f"the prompt has {count} tokens, and the text encoder of {name} takes {most}; "
+            f"shorten {prompt[:40]!r}…"
+        )
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -6,7 +6,7 @@ model_index.json that it loads), `load(source, settings)`, `wrap(pipeline)` and 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recast.errors import BadCall, UnknownName
+from recast.events import Done, Event
 from recast.features import Tap
 from recast.guidance import cfg
 from recast.schedule import Denoised, Denoiser, Schedule
@@ -58,6 +59,8 @@ class Backbone(ABC):
     defaults: Defaults
     device: torch.device
     calls: int = 0
+    pace: int = 1
+    """How many times the frame rate of its latents' clip a finished clip has."""
 
     @property
     @abstractmethod
@@ -76,6 +79,11 @@ class Backbone(ABC):
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to video (B, 3, F, H, W) in [-1, 1]."""
+
+    def finish(self, latents: Tensor, prompt: str, seed: int) -> Iterator[Event]:
+        """The clip that a user gets of latents (1, C, F, H, W): `decode`, and in a cascade the
+        stages after it, each with noise from the seed. Ends in `Done(video)`."""
+        yield Done(result=self.decode(latents))
 
     @abstractmethod
     def encode_text(self, prompts: list[str]) -> Tensor:

@@ -7,10 +7,9 @@ DDPM-type scheduler. Owns how such a model is loaded, cast, kept in memory and t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -19,12 +18,11 @@ from diffusers import AutoencoderKL, UNet3DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.backbones import _diffusers
+from recast.backbones import _diffusers, _unets
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
-from recast.errors import BadCall, BadModel
+from recast.errors import BadCall
 from recast.features import Tap, record
 from recast.schedule import Schedule, from_diffusers
 
@@ -40,7 +38,6 @@ ALIASES = {
 }
 PIPELINES = frozenset({"TextToVideoSDPipeline"})
 _CROSS_ATTENTION = re.compile(r"up_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn2")
-_KEYS = re.compile(r"up_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_k")
 
 # What the models were made for; a folder may say so itself in `recast.json`.
 _DEFAULTS = {
@@ -77,11 +74,11 @@ def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
     device = _diffusers.device(settings.device)
     dtype = _diffusers.dtype(settings.dtype, device)
-    _check_offload(settings, device)
+    _diffusers.check_offload(settings.offload, device)
     folder = _diffusers.folder(ALIASES.get(source, source))
     _diffusers.check_index(folder, PIPELINES)
     # All that is small comes first: whoever waits for gigabytes should not wait for an error.
-    card = _card(folder / "recast.json")
+    card = _diffusers.card(folder / "recast.json")
     scheduler = _diffusers.json_of(folder / "scheduler" / "scheduler_config.json")
     from_diffusers(scheduler)
     tokenizer = _diffusers.tokenizer(CLIPTokenizer, folder / "tokenizer")
@@ -163,8 +160,8 @@ class UNet3D(Backbone):
         device: torch.device,
         words: frozenset[str],
     ) -> None:
-        _check_offload(settings, device)
-        _check_vocabulary(parts)
+        _diffusers.check_offload(settings.offload, device)
+        _diffusers.check_vocabulary(parts.tokenizer, parts.text_encoder)
         self.name, self.defaults, self.device = name, defaults, device
         self.network: nn.Module = parts.unet
         self.schedule: Schedule = from_diffusers(parts.scheduler)
@@ -180,7 +177,7 @@ class UNet3D(Backbone):
             parts.tokenizer.model_max_length, parts.text_encoder.config.max_position_embeddings
         )
         self._factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-        self._roles = _roles(parts.unet)
+        self._roles = _unets.roles(parts.unet)
         self._fingerprint = _diffusers.fingerprint(parts.unet)
 
     @property
@@ -224,7 +221,7 @@ class UNet3D(Backbone):
         unet = self._at_work(self._parts.unet)
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_checkpointed(unet))
+                stack.enter_context(_unets.checkpointed(unet))
             out = unet(
                 x.to(self.device, unet.dtype),
                 t.to(self.device),
@@ -251,7 +248,7 @@ class UNet3D(Backbone):
         paths = [path for path in paths if path.split(".")[1] == last]
         if not paths:
             return super().attention(x, t, prompt)
-        taps = [Tap(f"{path}.{side}", _tokens) for path in paths for side in ("to_q", "to_k")]
+        taps = [Tap(f"{path}.{side}", _unets.tokens) for path in paths for side in ("to_q", "to_k")]
         with record(unet, taps, frames, stop=True) as seen:
             self.denoiser(self.encode_text([prompt]))(x, t)
         maps: list[Tensor] = []
@@ -282,61 +279,17 @@ class UNet3D(Backbone):
         return []
 
     def _check_length(self, prompt: str) -> None:
-        # Quietly: what the tokenizer would say of the length, the error says better.
-        ids = self._parts.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-        count, most = len(ids), self._longest - 2
-        if count > most:
-            raise BadCall(
-                f"the prompt has {count} tokens, and the text encoder of {self.name} takes {most}; "
-                f"shorten {prompt[:40]!r}…"
-            )
+        tokenizer = self._parts.tokenizer
+        _diffusers.check_length(tokenizer, prompt, self._longest - 2, self.name)
 
     def _slices(self, images: Tensor) -> tuple[Tensor, ...]:
         return torch.split(images, 1 if self._settings.vae_slicing else len(images))
 
     def _at_work(self, network: N) -> N:
         """The network on the device; with offloading, the others give way."""
-        # By type: a network moved to "cuda" says that it is on "cuda:0".
-        if self._settings.offload and next(network.parameters()).device.type != self.device.type:
-            for other in self._networks:
-                other.to("cpu")
-            network.to(self.device)
+        if self._settings.offload:
+            _diffusers.take_turns(network, self._networks, self.device)
         return network
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Card:
-    """What a folder says of itself in `recast.json`."""
-
-    defaults: Defaults | None = None
-    words: frozenset[str] = frozenset()
-    """All that the model was trained on; empty where nobody counted them."""
-
-
-def _card(path: Path) -> _Card:
-    if not path.exists():
-        return _Card()
-    content = _diffusers.json_of(path)
-    told = content.get("defaults")
-    try:
-        defaults = None if told is None else Defaults(**told)
-        return _Card(defaults=defaults, words=frozenset(content.get("words", ())))
-    except TypeError as error:
-        raise BadModel(f"{path} does not say defaults and words as it should ({error})") from error
-
-
-def _check_offload(settings: Settings, device: torch.device) -> None:
-    if settings.offload and device.type == "cpu":
-        raise BadCall("offload needs a cuda or mps device to offload from; this is the CPU")
-
-
-def _check_vocabulary(parts: Parts) -> None:
-    known, said = parts.text_encoder.config.vocab_size, len(parts.tokenizer)
-    if said > known:
-        raise BadModel(
-            f"the tokenizer has {said} tokens and the text encoder knows {known}; they are of two "
-            "different models"
-        )
 
 
 def _guessed(unet: UNet3DConditionModel, vae: AutoencoderKL) -> Defaults:
@@ -360,61 +313,3 @@ def _use_plain_temporal_attention(unet: UNet3DConditionModel) -> None:
         if temporal and type(processor) is AttnProcessor2_0:
             processors[name] = AttnProcessor()
     unet.set_attn_processor(processors)
-
-
-def _images(output: Tensor, frames: int) -> Tensor:
-    return rearrange(output, "(b f) c h w -> b f h w c", f=frames)
-
-
-def _tokens(output: Tensor, frames: int) -> Tensor:
-    """What attention sees of an image: its positions in a row, (B, F, H·W, 1, C)."""
-    return rearrange(output, "(b f) n c -> b f n 1 c", f=frames)
-
-
-def _roles(unet: UNet3DConditionModel) -> dict[str, tuple[Tap, ...]]:
-    """Role -> taps. Layer 1 of a decoder block is where DMT's released code taps; a spatial
-    conv is the resnet's hidden state before its residual sum. "keys" are those of the decoder's
-    self-attention within a frame, all of them (DreamMotion)."""
-    places = {
-        "upsampler": "upsamplers.0",
-        "spatial_conv": "resnets.1.conv2",
-        "temporal_conv": "temp_convs.1",
-        "spatial_attention": "attentions.1",
-        "temporal_attention": "temp_attentions.1",
-    }
-    roles: dict[str, tuple[Tap, ...]] = {"middle": (Tap("mid_block", _images),)}
-    for index, block in enumerate(unet.up_blocks):
-        there = dict(block.named_modules())
-        for kind, place in places.items():
-            if place in there:
-                tap = Tap(f"up_blocks.{index}.{place}", _images)
-                roles[f"decoder{index}.{kind}"] = (tap,)
-    keys = [name for name, _ in unet.named_modules() if _KEYS.fullmatch(name)]
-    if keys:
-        roles["keys"] = tuple(Tap(name, _tokens) for name in keys)
-    if "decoder1.upsampler" in roles:
-        roles["motion"] = roles["decoder1.upsampler"]
-    return roles
-
-
-@contextmanager
-def _checkpointed(unet: UNet3DConditionModel) -> Iterator[None]:
-    """Within the block the UNet's layers keep their inputs only and run again on the way back."""
-    layers = [
-        layer
-        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
-        for kind in ("resnets", "temp_convs", "attentions", "temp_attentions")
-        for layer in getattr(block, kind, ())
-    ]
-    layers.append(unet.transformer_in)
-    # accelerate's hooks, for one, live in the same place.
-    before = {layer: layer.__dict__.get("forward") for layer in layers}
-    try:
-        for layer in layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        yield
-    finally:
-        for layer, forward in before.items():
-            layer.__dict__.pop("forward", None)
-            if forward is not None:
-                layer.forward = forward
