@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool3d
+from torch.nn.functional import adaptive_max_pool3d
 
 from recast import losses
 from recast.backbones.base import Backbone
@@ -39,7 +39,9 @@ class Config:
     iterations: int = 200
     """Steps of plain gradient descent."""
     lr: float = 0.1
-    """Its learning rate."""
+    """Its learning rate at the first step."""
+    lr_end: float = 0.1
+    """Its learning rate at the last step; between them it changes linearly."""
     scale_by_area: bool = False
     """Multiply the score difference by 2000 / (h·w), for latents of h × w positions, as the
     released code of DDS does: 0.49 for a frame of 512×512 pixels, 31 on the shapes model."""
@@ -64,6 +66,7 @@ class Config:
             raise BadCall("keys is empty; name at least one role, such as keys")
         _check("iterations", self.iterations, self.iterations >= 1, "at least 1")
         _check("lr", self.lr, self.lr > 0, "above 0")
+        _check("lr_end", self.lr_end, self.lr_end >= 0, "at least 0")
         _check("noisiest", self.noisiest, 0 < self.noisiest <= 1, "above 0 and at most 1")
         rule = f"above 0 and at most noisiest, {self.noisiest}"
         _check("cleanest", self.cleanest, 0 < self.cleanest <= self.noisiest, rule)
@@ -124,15 +127,16 @@ class Method(base.Method[Config]):
         config, source = self.config, motion.tensors["latents"][None].to(backbone.device)
         step = _Distillation.of(config, backbone, source, described, prompt, sampling)
         step = replace(step, free=_free(motion, source))
+        rates = np.linspace(config.lr, config.lr_end, config.iterations)
         begun, x = motion.state(source)
-        reported = x
+        reported, every = x, config.preview_every
         for done in range(begun + 1, config.iterations + 1):
-            x = step(x, done)
+            x = step(x, done, float(rates[done - 1]))
             check_finite(x, f"iteration {done} of {config.iterations}")
-            due = done % config.preview_every == 0
+            due = done % every == 0
             if due:
-                passed = config.lr * config.preview_every
-                step.told["mean_gradient"] = float((x - reported).square().mean().sqrt() / passed)
+                way = float((x - reported).square().mean().sqrt())
+                step.told["mean_gradient"] = way / max(rates[done - every : done].sum(), 1e-12)
             yield Step(stage="distil", index=done, total=config.iterations, metrics=dict(step.told))
             if due:
                 yield Preview(stage="distil", index=done, latents=x)
@@ -144,12 +148,12 @@ class Method(base.Method[Config]):
 
 
 def _free(motion: base.Motion, latents: Tensor) -> Tensor | None:
-    """The mask at the latents' size: the share of each position that is free."""
+    """The mask at the latents' size: a position is free if any pixel of it is."""
     mask = motion.tensors.get("mask")
     if mask is None:
         return None
     frames, height, width = latents.shape[2:]
-    return adaptive_avg_pool3d(mask[None].to(latents), (frames, height, width))[0]
+    return adaptive_max_pool3d(mask[None].to(latents), (frames, height, width))[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,7 +171,7 @@ class _Distillation:
     grid: Tensor
     seed: int
     free: Tensor | None = None
-    """How far the score may change each position, (F, h, w) in [0, 1]; None is everywhere."""
+    """Where the score may change the clip, (F, h, w) of 0 and 1; None is everywhere."""
     told: dict[str, float] = field(default_factory=dict)
     """The terms of the last step."""
 
@@ -197,7 +201,7 @@ class _Distillation:
             seed=sampling.seed,
         )
 
-    def __call__(self, z: Tensor, index: int) -> Tensor:
+    def __call__(self, z: Tensor, index: int, lr: float) -> Tensor:
         """The next z, (1, C, F, H, W), by the step of that number; fills `told`."""
         schedule, config = self.backbone.schedule, self.config
         # Drawn anew for each step, so that a broken-off run goes on as if it had not been.
@@ -225,7 +229,7 @@ class _Distillation:
             keys = self._keys(schedule.noised(z, eps, t), t, self.plain[0])
             return pull + self._structure(keys, wanted)
 
-        ((z, _),) = descend(loss, z, [config.lr], torch.optim.SGD)
+        ((z, _),) = descend(loss, z, [lr], torch.optim.SGD)
         return z
 
     def _level(self, generator: torch.Generator) -> Tensor:
