@@ -1,5 +1,6 @@
 """The one optimisation loop: go down a loss over tensors, and say how it went."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -23,14 +24,20 @@ def descend(
     stepper = optimizer([x], lr=1.0)
     for index, lr in enumerate(lrs):
         stepper.param_groups[0]["lr"] = lr
-        with torch.enable_grad():
-            value = loss(x)
-            (x.grad,) = torch.autograd.grad(value, x)
-        reached = float(value.detach())
-        if not torch.isfinite(value):
+        x.grad, reached = gradient(loss, x)
+        if not math.isfinite(reached):
             raise NotFinite(f"the loss is {reached} after {index} inner steps")
         stepper.step()
         yield x.detach().clone(), reached
+
+
+def gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, float]:
+    """The gradient of a loss at x, and the loss; gradients are on in here only."""
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().clone().requires_grad_(True)
+        value = loss(x)
+        (slope,) = torch.autograd.grad(value, x)
+    return slope, float(value.detach())
 
 
 def minimize(

@@ -7,9 +7,10 @@ of them play which role, and how all of them run under gradient checkpointing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from recast.features import Tap
 
-_KEYS = re.compile(r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?to_k")
+_WITHIN = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"
+_ACROSS = r"up_blocks\.1\.temp_attentions\.\d+\.transformer_blocks\.\d+\.attn[12]\."
 _LAYER = re.compile(
     r"((down_blocks\.\d+|mid_block|up_blocks\.\d+)\."
     r"(resnets|temp_convs|attentions|temp_attentions)\.\d+)|transformer_in"
@@ -33,10 +35,25 @@ def tokens(output: Tensor, frames: int) -> Tensor:
     return rearrange(output, "(b f) n c -> b f n 1 c", f=frames)
 
 
+def _over_time(output: Tensor, frames: int) -> Tensor:
+    """What temporal attention sees of one clip: a row of frames at each position."""
+    return rearrange(output, "n f c -> 1 f n 1 c", f=frames)
+
+
+_PROJECTIONS = {
+    "queries": (_WITHIN + "to_q", tokens),
+    "keys": (_WITHIN + "to_k", tokens),
+    "values": (_WITHIN + "to_v", tokens),
+    "temporal_queries": (_ACROSS + "to_q", _over_time),
+    "temporal_keys": (_ACROSS + "to_k", _over_time),
+}
+
+
 def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     """Role -> taps. Layer 1 of a decoder block is where DMT's released code taps; a spatial
-    conv is the resnet's hidden state before its residual sum. "keys" are those of the decoder's
-    self-attention within a frame, all of them (DreamMotion)."""
+    conv is the resnet's hidden state before its residual sum. "queries", "keys" and "values" are
+    those of the decoder's self-attention within a frame, all of them (DreamMotion);
+    "temporal_queries" and "temporal_keys" those across frames, of decoder block 1 (MotionClone)."""
     places = {
         "upsampler": "upsamplers.0",
         "spatial_conv": "resnets.1.conv2",
@@ -51,12 +68,21 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
             if place in there:
                 tap = Tap(f"up_blocks.{index}.{place}", _images)
                 found[f"decoder{index}.{kind}"] = (tap,)
-    keys = [name for name, _ in unet.named_modules() if _KEYS.fullmatch(name)]
-    if keys:
-        found["keys"] = tuple(Tap(name, tokens) for name in keys)
+    for role, (pattern, layout) in _PROJECTIONS.items():
+        if taps := tuple(_projections(unet, pattern, layout)):
+            found[role] = taps
     if "decoder1.upsampler" in found:
         found["motion"] = found["decoder1.upsampler"]
     return found
+
+
+def _projections(
+    unet: nn.Module, pattern: str, layout: Callable[[Tensor, int], Tensor]
+) -> Iterator[Tap]:
+    for path, _ in unet.named_modules():
+        if re.fullmatch(pattern, path):
+            attention: Any = unet.get_submodule(path.rpartition(".")[0])
+            yield Tap(path, layout, attention.heads)
 
 
 @contextmanager

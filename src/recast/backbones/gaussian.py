@@ -99,9 +99,11 @@ class Gaussian(Backbone):
 
     @property
     def roles(self) -> Mapping[str, tuple[Tap, ...]]:
+        # There is no attention: who belongs to which component stands in for all of it.
+        attention = ("queries", "keys", "temporal_queries", "temporal_keys")
         return {
             "motion": (Tap("posterior_mean", _channels_last),),
-            "keys": (Tap("responsibilities", _channels_last),),
+            **dict.fromkeys(attention, (Tap("responsibilities", _channels_last),)),
         }
 
     @property

@@ -5,6 +5,7 @@ Methods name no layer and no model; they see a `Backbone` and its roles.
 """
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.errors import BadMotion
+from recast.errors import BadCall, BadMotion
 from recast.events import Event
 from recast.files import atomic
 
@@ -126,6 +127,12 @@ class Motion:
                 f"this motion was learned on {made_on} ({self.backbone}), and the backbone is "
                 f"{backbone.name} ({backbone.fingerprint}); learn it again on this one"
             )
+
+
+def check_setting(name: str, value: float, right: bool, rule: str) -> None:
+    """Raise `BadCall` unless a setting is finite and right, which `rule` says in words."""
+    if not right or not math.isfinite(value):
+        raise BadCall(f"{name} is {value}; it must be {rule}")
 
 
 def the_clip_itself(
