@@ -82,7 +82,7 @@ def _projections(
     for path, _ in unet.named_modules():
         if re.fullmatch(pattern, path):
             attention: Any = unet.get_submodule(path.rpartition(".")[0])
-            yield Tap(path, layout, attention.heads)
+            yield Tap(path, layout, heads=attention.heads)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class Gaussian(Backbone):
     @property
     def roles(self) -> Mapping[str, tuple[Tap, ...]]:
         # There is no attention: who belongs to which component stands in for all of it.
-        attention = ("queries", "keys", "temporal_queries", "temporal_keys")
+        attention = ("keys", "queries", "temporal_queries", "temporal_keys")
         return {
             "motion": (Tap("posterior_mean", _channels_last),),
             **dict.fromkeys(attention, (Tap("responsibilities", _channels_last),)),

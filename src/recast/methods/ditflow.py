@@ -4,7 +4,8 @@ Pondaven, Siarohin, Tulyakov, Torr, Pizzati: "Video Motion Transfer with Diffusi
 CVPR 2025. Queries of one frame against keys of another give each position a displacement: to the
 strongest match in the source (argmax), to the mean of the matches in the sample, so that gradients
 flow. At the first levels x_t is optimised until its displacements are the source's, where those are
-not zero. The source is seen clean, as in the authors' code. Not here: optimised position
+not zero. The source is seen clean, as in the authors' code; they compare queries and keys after the
+rotary embedding, and here it depends on the backbone's roles. Not here: optimised position
 embeddings.
 
 Made for transformers, whose attention spans all frames. In a UNet queries and keys meet within a
@@ -60,7 +61,7 @@ class Config:
     """Adam's learning rate at the last guided level; between them it changes linearly."""
     injected: tuple[str, ...] = ()
     """Roles that are the noised source's at guided levels, such as keys and values."""
-    injected_places: tuple[int, ...] = (0,)
+    injected_places: tuple[int, ...] = ()
     """At which of their places, counted from 0; empty is all."""
 
     def __post_init__(self) -> None:
@@ -74,8 +75,8 @@ class Config:
 
 PRESETS = {
     "fast": Config(guided=0.6, inner_steps=10, lr=0.04, lr_end=0.02),
-    # CogVideoX-5B's: block 20 of its 42 is guided, block 0 injected; CogVideoX-2B's is 15.
-    "paper": Config(places=(20,), injected=("keys", "values")),
+    # CogVideoX-5B's roles: block 20 of its 42 is guided, and block 0 injected; 2B guides block 15.
+    "paper": Config(queries="queries20", keys="keys20", injected=("keys0", "values0")),
 }
 _LEARNED = ("queries", "keys", "places", "temperature", "level")
 

@@ -63,7 +63,7 @@ class Config:
 
 
 PRESETS = {
-    "fast": Config(lr=0.03),
+    "fast": Config(guided=0.4, lr=0.05),
     "paper": Config(),
     "reference": Config(differences="absolute"),
 }
