@@ -19,7 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from recast.features import Tap
 
 _WITHIN = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"
-_ACROSS = r"up_blocks\.1\.temp_attentions\.\d+\.transformer_blocks\.\d+\.attn[12]\."
+_ACROSS = (
+    r"up_blocks\.1\.(temp_attentions|motion_modules)\.\d+\.transformer_blocks\.\d+\.attn[12]\."
+)
 _LAYER = re.compile(
     r"((down_blocks\.\d+|mid_block|up_blocks\.\d+)\."
     r"(resnets|temp_convs|attentions|temp_attentions)\.\d+)|transformer_in"
