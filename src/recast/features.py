@@ -16,7 +16,10 @@ class Tap(NamedTuple):
 
     path: str
     to_features: Callable[[Tensor, int], Tensor]
-    """(the module's output, number of frames) -> (B, F, H, W, C)."""
+    """(the module's output, frames of x_t) -> (B, F, H, W, C); F is less where a layer packs
+    frames."""
+    also: tuple[str, ...] = ()
+    """Modules that stand in for it in some passes, as one expert does for another."""
 
 
 class _Stop(Exception):
@@ -45,7 +48,8 @@ def record(
     handles: list[RemovableHandle] = []
     try:
         for tap in taps:
-            handles.append(network.get_submodule(tap.path).register_forward_hook(hook(tap)))
+            for path in (tap.path, *tap.also):
+                handles.append(network.get_submodule(path).register_forward_hook(hook(tap)))
         yield seen
     except _Stop:
         pass

@@ -89,6 +89,7 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
     else:
         raise UnknownName("backbone", name, found)
     loaded: Backbone = module.load(name, settings)
+    loaded.dynamic_guidance = settings.dynamic_guidance
     return loaded
 
 
@@ -101,7 +102,9 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
     module = _pipelines().get(kind)
     if module is None:
         raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
-    wrapped: Backbone = module.wrap(pipeline, settings or Settings())
+    settings = settings or Settings()
+    wrapped: Backbone = module.wrap(pipeline, settings)
+    wrapped.dynamic_guidance = settings.dynamic_guidance
     return wrapped
 
 
