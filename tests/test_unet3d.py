@@ -327,7 +327,7 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 
 def test_the_networks_are_frozen() -> None:
     backbone = made()
-    for network in backbone._networks:
+    for network in backbone._crew.networks:
         assert not network.training
         assert not any(weight.requires_grad for weight in network.parameters())
 

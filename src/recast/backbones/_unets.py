@@ -7,13 +7,9 @@ of them play which role, and how all of them run under gradient checkpointing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from recast.features import Tap
 
@@ -59,18 +55,6 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     return found
 
 
-@contextmanager
-def checkpointed(unet: nn.Module) -> Iterator[None]:
-    """Within the block the UNet's layers keep their inputs only and run again on the way back."""
-    layers = [layer for name, layer in unet.named_modules() if _LAYER.fullmatch(name)]
-    # accelerate's hooks, for one, live in the same place.
-    before = {layer: layer.__dict__.get("forward") for layer in layers}
-    try:
-        for layer in layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        yield
-    finally:
-        for layer, forward in before.items():
-            layer.__dict__.pop("forward", None)
-            if forward is not None:
-                layer.forward = forward
+def layers(unet: nn.Module) -> list[nn.Module]:
+    """Those that gradient checkpointing runs again."""
+    return [layer for name, layer in unet.named_modules() if _LAYER.fullmatch(name)]

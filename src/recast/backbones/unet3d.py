@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from diffusers import AutoencoderKL, UNet3DConditionModel
@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.backbones import _diffusers, _unets
+from recast.backbones import _diffusers, _tiny, _unets
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall
 from recast.features import Tap, record
@@ -29,7 +29,6 @@ from recast.schedule import Schedule, from_diffusers
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-N = TypeVar("N", bound=nn.Module)
 SHAPES = Path(__file__).parents[1] / "assets" / "shapes"
 ALIASES = {
     "shapes": str(SHAPES),
@@ -91,9 +90,8 @@ def load(source: str, settings: Settings) -> Backbone:
     )
     known = _DEFAULTS.get(Path(ALIASES.get(source, source)).name)
     defaults = card.defaults or known or _guessed(parts.unet, parts.vae)
-    named = Path(source).expanduser()
-    name = source if source in ALIASES or not named.is_dir() else named.resolve().name
-    return UNet3D(name.split("/")[-1], parts, defaults, settings, device, card.words)
+    name = _diffusers.given_name(source, ALIASES)
+    return UNet3D(name, parts, defaults, settings, device, card.words)
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
@@ -135,7 +133,7 @@ def tiny() -> Backbone:
             norm_num_groups=4,
             sample_size=16,
         )
-        text_encoder, tokenizer = _diffusers.tiny_clip_text(16)
+        text_encoder, tokenizer = _tiny.clip_text(16)
         # Fresh temporal layers end in zeros; without noise in them the frames would not mix.
         for parameter in unet.parameters():
             parameter.data.add_(0.02 * torch.randn_like(parameter))
@@ -160,17 +158,15 @@ class UNet3D(Backbone):
         device: torch.device,
         words: frozenset[str],
     ) -> None:
-        _diffusers.check_offload(settings.offload, device)
         _diffusers.check_vocabulary(parts.tokenizer, parts.text_encoder)
         self.name, self.defaults, self.device = name, defaults, device
         self.network: nn.Module = parts.unet
         self.schedule: Schedule = from_diffusers(parts.scheduler)
         self._parts, self._settings, self._words = parts, settings, words
-        self._networks: list[nn.Module] = [parts.unet, parts.vae, parts.text_encoder]
-        for network in self._networks:
-            network.eval().requires_grad_(False)
-            if not settings.offload:
-                network.to(device)
+        networks = [parts.unet, parts.vae, parts.text_encoder]
+        self._crew = _diffusers.Crew(networks, device, settings)
+        if settings.vae_tiling:
+            parts.vae.enable_tiling()
         if device.type == "cpu":
             _use_plain_temporal_attention(parts.unet)
         self._longest = min(
@@ -191,7 +187,7 @@ class UNet3D(Backbone):
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])  # the VAE would cut what does not fit, in silence
-        vae = self._at_work(self._parts.vae)
+        vae = self._crew.at_work(self._parts.vae)
         images = rearrange(video, "b c f h w -> (b f) c h w").to(self.device, vae.dtype)
         # The posterior's mean, not a draw: the same clip has the same latents.
         means = [vae.encode(part).latent_dist.mean for part in self._slices(images)]
@@ -200,7 +196,7 @@ class UNet3D(Backbone):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        vae = self._at_work(self._parts.vae)
+        vae = self._crew.at_work(self._parts.vae)
         images = rearrange(latents, "b c f h w -> (b f) c h w") / vae.config.scaling_factor
         images = images.to(self.device, vae.dtype)
         frames = torch.cat([vae.decode(part).sample for part in self._slices(images)]).float()
@@ -213,15 +209,15 @@ class UNet3D(Backbone):
         tokens = self._parts.tokenizer(
             prompts, padding="max_length", max_length=self._longest, return_tensors="pt"
         )
-        encoder = self._at_work(self._parts.text_encoder)
+        encoder = self._crew.at_work(self._parts.text_encoder)
         out = encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return out.to(self._parts.unet.dtype)
 
     def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        unet = self._at_work(self._parts.unet)
+        unet = self._crew.at_work(self._parts.unet)
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_unets.checkpointed(unet))
+                stack.enter_context(_diffusers.checkpointed(_unets.layers(unet)))
             out = unet(
                 x.to(self.device, unet.dtype),
                 t.to(self.device),
@@ -284,12 +280,6 @@ class UNet3D(Backbone):
 
     def _slices(self, images: Tensor) -> tuple[Tensor, ...]:
         return torch.split(images, 1 if self._settings.vae_slicing else len(images))
-
-    def _at_work(self, network: N) -> N:
-        """The network on the device; with offloading, the others give way."""
-        if self._settings.offload:
-            _diffusers.take_turns(network, self._networks, self.device)
-        return network
 
 
 def _guessed(unet: UNet3DConditionModel, vae: AutoencoderKL) -> Defaults:
