@@ -1,0 +1,467 @@
+"""What holds for every video transformer: taps, memory, masks over packed frames, loading."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    DiffusionPipeline,
+    UniPCMultistepScheduler,
+    WanPipeline,
+)
+from torch import Tensor, nn
+
+import recast
+from recast import models
+from recast.backbones import _diffusers, _transformers, cogvideox, wan
+from recast.backbones.base import Backbone, Settings
+from recast.backbones.cogvideox import CogVideoX
+from recast.backbones.wan import Wan
+from recast.clips import Source
+from recast.errors import BadCall, BadModel, UnknownName
+from recast.features import Tap, record
+from recast.methods import base, dreammotion
+from recast.store import Store
+from recast.video import Video
+
+CPU = Settings(device="cpu", dtype="float32")
+MADE: dict[str, Callable[[], CogVideoX | Wan]] = {
+    "2b": cogvideox.tiny_of,
+    "5b": lambda: cogvideox.tiny_of(rotary=True),
+    "1.5": lambda: cogvideox.tiny_of(rotary=True, pairs=True),
+    "wan": wan.tiny_of,
+    "experts": lambda: wan.tiny_of(experts=True),
+    "wide": lambda: wan.tiny_of(wide=True),
+}
+
+
+def pipeline(backbone: CogVideoX | Wan) -> DiffusionPipeline:
+    """diffusers' own, around the networks of a tiny model."""
+    parts = backbone._parts
+    shared = {
+        "tokenizer": parts.tokenizer,
+        "text_encoder": parts.text_encoder,
+        "vae": parts.vae,
+        "transformer": parts.transformer,
+    }
+    if isinstance(backbone, CogVideoX):
+        scheduler = CogVideoXDDIMScheduler(**parts.scheduler, clip_sample=False)
+        pipe = CogVideoXPipeline(scheduler=scheduler, **shared)
+    else:
+        pipe = WanPipeline(
+            scheduler=UniPCMultistepScheduler(**parts.scheduler),
+            transformer_2=backbone._parts.low,
+            boundary_ratio=backbone._parts.boundary or None,
+            **shared,
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def latents(backbone: Backbone, batch: int = 1) -> Tensor:
+    size = backbone.defaults
+    _, *shape = backbone.latent_shape(size.frames, size.height, size.width)
+    return torch.randn((batch, *shape), generator=torch.Generator().manual_seed(0))
+
+
+def clip(backbone: Backbone) -> Tensor:
+    size = backbone.defaults
+    shape = (1, 3, size.frames, size.height, size.width)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def levels(backbone: Backbone) -> list[Tensor]:
+    """A noisy and a rather clean time."""
+    grid = backbone.schedule.grid(10)
+    return [grid[0], grid[-2]]
+
+
+def run(backbone: Backbone, x: Tensor, t: Tensor, prompts: list[str]) -> Tensor:
+    return backbone.denoiser(backbone.encode_text(prompts))(x, t).x0
+
+
+def forwards(network: nn.Module) -> list[str]:
+    return [name for name, module in network.named_modules() if "forward" in module.__dict__]
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+# Roles
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("role", ["motion", "keys", "queries", "block0", "block2", "keys2"])
+def test_a_stopped_pass_sees_what_a_whole_one_sees(kind: str, role: str) -> None:
+    backbone = MADE[kind]()
+    x, (tap,) = latents(backbone), backbone.taps(role)
+    for t in levels(backbone):
+        with torch.no_grad(), record(backbone.network, [tap], x.shape[2]) as whole:
+            run(backbone, x, t, ["a cat"])
+        finished = []
+        with torch.no_grad(), record(backbone.network, [tap], x.shape[2], stop=True) as stopped:
+            run(backbone, x, t, ["a cat"])
+            finished.append(role)
+        assert not finished
+        assert torch.equal(stopped[tap.path], whole[tap.path])
+        packed = 2 if kind == "1.5" else 1
+        _, _, frames, height, width = x.shape
+        places = (1, frames // packed, height // 2, width // 2)
+        assert stopped[tap.path].shape[:4] == places
+    assert hooks(backbone.network) == 0
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_token_is_a_place(kind: str) -> None:
+    """Before any attention, a feature changes with the latents at its own place, and only there."""
+    backbone = MADE[kind]()
+    x = latents(backbone)
+    moved = x.clone()
+    moved[:, :, -1, -1, 2] += 1
+    found = []
+    (tap,) = backbone.taps("queries0")
+    for one in (x, moved):
+        with torch.no_grad(), record(backbone.network, [tap], x.shape[2], stop=True) as seen:
+            run(backbone, one, levels(backbone)[0], ["a cat"])
+        found.append(seen[tap.path])
+    changed = (found[0] - found[1]).abs().amax((0, 4)) > 1e-6
+    places = [tuple(place) for place in changed.nonzero().tolist()]
+    frames, height, _ = changed.shape
+    assert places == [(frames - 1, height - 1, 1)]
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_batch_keeps_its_clips_apart(kind: str) -> None:
+    backbone = MADE[kind]()
+    x, taps = latents(backbone, 2), backbone.taps("motion")
+
+    def seen(x: Tensor, prompts: list[str]) -> Tensor:
+        with torch.no_grad(), record(backbone.network, taps, x.shape[2], stop=True) as found:
+            run(backbone, x, levels(backbone)[0], prompts)
+        return found[taps[0].path]
+
+    both = seen(x, ["a cat", "a dog"])
+    torch.testing.assert_close(both[:1], seen(x[:1], ["a cat"]))
+    torch.testing.assert_close(both[1:], seen(x[1:], ["a dog"]))
+
+
+def test_roles_are_in_the_middle_and_one_can_choose() -> None:
+    backbone = wan.tiny()
+    assert backbone.taps("motion") == backbone.taps("middle") == backbone.taps("block1")
+    assert backbone.taps("keys") == backbone.taps("keys1")
+    assert [tap.path for tap in backbone.taps("queries2")] == ["blocks.2.attn1.norm_q"]
+    with pytest.raises(UnknownName, match=r"did you mean .*block2"):
+        backbone.taps("block3")
+
+
+def test_both_experts_answer_for_one_place() -> None:
+    """A tap is read from whichever of the two a level is given to, under one name."""
+    backbone, (high, low) = wan.tiny_of(experts=True), ("high.blocks.1", "low.blocks.1")
+    assert backbone.taps("motion") == (Tap(high, backbone._grid.features, (low,)),)
+    x, found = latents(backbone), []
+    for t in levels(backbone):
+        with torch.no_grad(), record(backbone.network, backbone.taps("motion"), 3) as seen:
+            run(backbone, x, t, ["a cat"])
+        assert list(seen) == [high]
+        found.append(seen[high])
+    alone = wan.tiny_of()  # whose transformer is the first expert
+    with torch.no_grad(), record(alone.network, alone.taps("motion"), 3) as seen:
+        run(alone, x, levels(alone)[0], ["a cat"])
+    assert torch.equal(found[0], seen["blocks.1"])
+    assert not torch.allclose(found[0], found[1])
+
+
+# Memory
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("role", ["motion", "keys"])
+def test_gradients_do_not_depend_on_checkpointing(kind: str, role: str) -> None:
+    def gradient(**settings: Any) -> Tensor:
+        wrapped = models.wrap(pipeline(MADE[kind]()), Settings(device="cpu", **settings))
+        x = latents(MADE[kind]()).requires_grad_()
+        taps = wrapped.taps(role)
+        with record(wrapped.network, taps, x.shape[2], stop=True) as seen:
+            run(wrapped, x, levels(wrapped)[0], ["a cat"])
+        (found,) = torch.autograd.grad(seen[taps[0].path].square().sum(), x)
+        assert forwards(wrapped.network) == []
+        assert hooks(wrapped.network) == 0
+        return found
+
+    expected = gradient()
+    assert float(expected.abs().max()) > 0
+    assert torch.equal(gradient(gradient_checkpointing=True), expected)
+
+
+@pytest.mark.parametrize("kind", ["2b", "wan"])
+def test_checkpointing_keeps_less(kind: str) -> None:
+    def held(checkpointing: bool) -> int:
+        settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
+        backbone = models.wrap(pipeline(MADE[kind]()), settings)
+        own = {weight.data_ptr() for weight in backbone.network.parameters()}
+        sizes = {}
+
+        def pack(saved: Tensor) -> Tensor:
+            if saved.data_ptr() not in own:
+                sizes[saved.data_ptr()] = saved.untyped_storage().nbytes()
+            return saved
+
+        x = latents(MADE[kind]())
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            assert run(backbone, x.requires_grad_(), levels(backbone)[0], ["a"]).requires_grad
+        return sum(sizes.values())
+
+    assert held(True) < held(False) / 2
+
+
+def test_an_error_inside_leaves_nothing_behind() -> None:
+    layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    before = []
+    with pytest.raises(ArithmeticError), _diffusers.checkpointed(layers):  # noqa: PT012
+        before += forwards(layers)
+        raise ArithmeticError
+    assert before == ["0", "1"]
+    assert forwards(layers) == []
+
+
+@pytest.mark.parametrize(("kind", "size"), [("2b", 320), ("wan", 320)])
+def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
+    """Tiles are 240 or 256 high; a clip within one is the same to the bit."""
+    pipe = pipeline(MADE[kind]())
+    whole = models.wrap(pipe, CPU)
+    x = torch.randn(1, *whole.latent_shape(1, size, size)[1:])
+    expected, within = whole.decode(x), whole.decode(x[..., :4, :4])
+    assert not pipe.vae.use_tiling
+    tiled = models.wrap(pipe, Settings(device="cpu", vae_tiling=True))
+    assert pipe.vae.use_tiling
+    assert torch.equal(tiled.decode(x[..., :4, :4]), within)
+    found = tiled.decode(x)
+    assert found.shape == expected.shape
+    assert not torch.equal(found, expected)
+    assert float((found - expected).norm() / expected.norm()) < 0.5
+
+
+def test_offloading_needs_something_to_offload_from() -> None:
+    for kind in ("2b", "wan"):
+        with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
+            models.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload=True))
+
+
+# Clips
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_clip_goes_in_and_comes_out(kind: str) -> None:
+    backbone, size = MADE[kind](), MADE[kind]().defaults
+    video = clip(backbone)
+    x = backbone.encode(video)
+    assert x.shape == backbone.latent_shape(size.frames, size.height, size.width)
+    assert x.dtype == torch.float32
+    assert torch.equal(x, backbone.encode(video))
+    made = backbone.decode(x)
+    assert made.shape == video.shape
+    assert float(made.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("frames", [1, 17])
+def test_every_length_that_is_taken_comes_back(kind: str, frames: int) -> None:
+    backbone, size = MADE[kind](), MADE[kind]().defaults
+    shape = backbone.latent_shape(frames, size.height, size.width)
+    video = torch.zeros(1, 3, frames, size.height, size.width)
+    assert backbone.encode(video).shape == shape
+    assert backbone.decode(torch.zeros(shape)).shape == video.shape
+    shown = backbone.shown(frames)
+    assert len(shown) == shape[2]
+    # Every frame is in what is shown, and in the order of the clip.
+    assert sorted({i for part in shown for i in range(frames)[part]}) == list(range(frames))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("2b", (50, 480, 720), "49 or 57 frames, got 50: this model takes one and then 8 at a"),
+        ("2b", (0, 480, 720), "1 or 9 frames, got 0"),
+        ("2b", (49, 488, 720), "height 488; it must be a multiple of 16, such as 480 or 496"),
+        ("1.5", (53, 64, 64), "49 or 57 frames, got 53"),
+        ("1.5", (9, 64, 96), "width 96; tiny-cogvideox takes at most 64"),
+        ("wan", (50, 480, 832), "49 or 53 frames, got 50: this model takes one and then 4 at a"),
+        ("wan", (81, 480, 840), "width 840; it must be a multiple of 16, such as 832 or 848"),
+        ("wide", (81, 720, 1280), "height 720; it must be a multiple of 32, such as 704 or 736"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told_the_nearest(
+    kind: str, size: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(BadCall, match=message):
+        MADE[kind]().latent_shape(*size)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("2b", 16), ("wan", 512)])
+def test_a_prompt_is_taken_whole_or_not_at_all(kind: str, most: int) -> None:
+    backbone = MADE[kind]()
+    longest = " ".join("a" for _ in range((most - 1) // 2))  # two tokens each: a blank and a letter
+    assert backbone.check_prompt(longest) == []
+    assert backbone.encode_text([longest, ""]).shape == (2, most, 16)
+    for call in (backbone.check_prompt, lambda text: backbone.encode_text([text])):
+        with pytest.raises(BadCall, match=f"tokens, and the text encoder of tiny-.* {most - 1};"):
+            call(longest + " a")
+
+
+# Masks
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_mask_covers_the_packs_that_it_touches(kind: str) -> None:
+    """One pixel of one frame frees the position, and the frames, that are packed with it."""
+    backbone = MADE[kind]()
+    size = backbone.defaults
+    mask = np.zeros((size.frames, size.height, size.width), bool)
+    mask[3, 0, 0] = True
+    source = latents(backbone)
+    motion = base.Motion(method="dreammotion", backbone="", tensors={}, metadata={}).masked(mask)
+    free = dreammotion._free(motion, source, backbone)
+    assert free is not None
+    assert free.shape == source.shape[2:]
+    where = 2 if kind == "1.5" else 1  # in 1.5 the first frame is there twice
+    assert free.nonzero().tolist() == [[where, 0, 0]]
+    first = np.zeros_like(mask)
+    first[0] = True
+    free = dreammotion._free(motion.masked(first), source, backbone)
+    assert free is not None
+    assert [bool(frame.all()) for frame in free] == [i < where for i in range(len(free))]
+
+
+def test_a_mask_by_attention_has_the_clips_frames(tmp_path: Path) -> None:
+    backbone = wan.tiny()
+    size, frames = backbone.defaults, clip(backbone)[0].permute(1, 2, 3, 0)
+    motion = recast.learn(
+        backbone,
+        Video(((frames + 1) * 127.5).to(torch.uint8).numpy(), size.fps),
+        method="dreammotion",
+        config=dreammotion.Config(iterations=1),
+        source=Source(source_prompt="a fat dog"),
+        store=Store(tmp_path, 10**9),
+    )
+    from recast import masks
+
+    mask = masks.made("auto", backbone, motion, "a fat cat", Source(), 0)
+    assert mask.shape == (size.frames, size.height, size.width)
+    assert 0 < mask.mean() < 1
+    assert all((mask[i] == mask[1]).all() for i in range(2, 5))
+    assert not (mask[1] == mask[5]).all()
+    made = recast.transfer(backbone, motion, "a fat cat", mask="auto")
+    assert made.frames.shape == (size.frames, size.height, size.width, 3)
+
+
+def test_a_model_of_joint_attention_shows_none() -> None:
+    backbone = cogvideox.tiny()
+    with pytest.raises(BadCall, match="tiny-cogvideox shows no cross-attention"):
+        backbone.attention(latents(backbone), levels(backbone)[0], "a cat")
+
+
+# Loading
+
+
+@pytest.fixture(scope="module", params=["2b", "1.5", "wan", "experts"])
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / str(request.param)
+    with _diffusers.quiet():
+        pipeline(MADE[request.param]()).save_pretrained(folder)
+    return folder
+
+
+def test_a_saved_pipeline_is_the_same_model(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tiny, loaded = MADE[saved.name](), models.load(str(saved), CPU)
+    assert capfd.readouterr() == ("", "")
+    assert (loaded.name, loaded.fingerprint) == (saved.name, tiny.fingerprint)
+    assert torch.equal(loaded.schedule.grid(7), tiny.schedule.grid(7))
+    x, video = latents(tiny), clip(tiny)
+    for t in levels(tiny):
+        with torch.no_grad():
+            outs = [run(backbone, x, t, ["a cat"]) for backbone in (tiny, loaded)]
+        torch.testing.assert_close(*outs, atol=1e-6, rtol=0)
+    torch.testing.assert_close(loaded.encode(video), tiny.encode(video), atol=1e-6, rtol=0)
+
+
+def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
+    loaded, tiny = (
+        models.load(str(saved), Settings(device="cpu", dtype=dtype))
+        for dtype in ("bfloat16", "float32")
+    )
+    x, t = latents(MADE[saved.name]()), levels(tiny)[0]
+    with torch.no_grad():
+        out, exact = (run(backbone, x, t, ["a cat"]) for backbone in (loaded, tiny))
+    assert out.dtype == torch.float32
+    assert 0 < float((out - exact).norm() / exact.norm()) < 0.05
+
+
+def test_a_card_says_what_a_model_was_made_for(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "model"))
+    told = {"frames": 9, "height": 32, "width": 48, "fps": 12.0, "steps": 25, "guidance_scale": 4.0}
+    (folder / "recast.json").write_text(json.dumps({"defaults": told}))
+    assert models.load(str(folder), CPU).defaults.fps == 12
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "scheduler": (
+        lambda f: edit(f / "scheduler/scheduler_config.json", prediction_type="sample"),
+        "prediction_type 'sample'",
+    ),
+    "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "no readable scheduler/"),
+    "other network": (
+        lambda f: edit(f / "transformer/config.json", _class_name="UNet2DConditionModel"),
+        "transformer holds a UNet2DConditionModel",
+    ),
+    "shapes": (
+        lambda f: edit(f / "transformer/config.json", num_layers=2),
+        "weights of another architecture than its config",
+    ),
+    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "holds no T5Tokenizer"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_folder_is_told_why(saved: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "model"))
+    spoil, message = BAD[name]
+    spoil(folder)
+    with pytest.raises(BadModel, match=message):
+        models.load(str(folder), CPU)
+
+
+def test_wrap_uses_the_pipelines_own_networks() -> None:
+    for make in MADE.values():
+        tiny = make()
+        pipe = pipeline(tiny)
+        wrapped = models.wrap(pipe, Settings(dynamic_guidance=True))
+        assert wrapped.fingerprint == tiny.fingerprint
+        assert wrapped.dynamic_guidance
+        assert pipe.transformer in list(wrapped.network.modules())
+        assert not any(weight.requires_grad for weight in pipe.vae.parameters())
+
+
+def test_aliases_lead_to_the_published_models() -> None:
+    found = models.aliases()
+    for alias, module in (("cogvideox-5b", "cogvideox"), ("wan2.2-a14b", "wan")):
+        assert found[alias] == module
+    for name in [*cogvideox.ALIASES.values(), *wan.ALIASES.values()]:
+        assert name.count("/") == 1
+
+
+def test_lengths_are_told_from_the_middle_too() -> None:
+    _transformers.check_frames(49, 8)
+    with pytest.raises(BadCall, match="41 or 49 frames, got 48"):
+        _transformers.check_frames(48, 8)
