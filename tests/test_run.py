@@ -511,7 +511,7 @@ def test_a_method_without_its_role_says_what_runs(
 ) -> None:
     """On a model without decoder attention there are no keys; a role that is none is told apart."""
     backbone = unet3d.tiny()
-    assert isinstance(backbone, unet3d.UNet3D)
+    assert isinstance(backbone, unet3d.LatentUNet)
     del backbone._roles["keys"]
     message = (
         "tiny-unet3d has no role 'keys', which dreammotion needs; "

@@ -15,7 +15,7 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
 from recast import models
-from recast.backbones import _transformers, wan
+from recast.backbones import _transformers, _wan, wan
 from recast.backbones.base import Settings
 from recast.backbones.wan import Wan
 from recast.errors import BadModel
@@ -107,7 +107,7 @@ def test_one_expert_without_the_other_is_refused() -> None:
     "prompt", ["a cat", "  a\n cat\t", "tom &amp; jerry", "&amp;lt;b&amp;gt;", ""]
 )
 def test_prompts_are_cleaned_as_diffusers_cleans_them(prompt: str) -> None:
-    assert wan._clean(prompt) == prompt_clean(prompt)
+    assert _wan.clean(prompt) == prompt_clean(prompt)
 
 
 def test_text_ends_in_zeros() -> None:

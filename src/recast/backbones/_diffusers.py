@@ -287,7 +287,7 @@ class Crew:
         self, networks: Sequence[nn.Module], device: torch.device, settings: Settings
     ) -> None:
         check_offload(settings.offload, device)
-        self.networks, self._device, self._offload = networks, device, settings.offload
+        self.networks, self.device, self._offload = networks, device, settings.offload
         for network in networks:
             network.eval().requires_grad_(False)
             if not settings.offload:
@@ -296,7 +296,7 @@ class Crew:
     def at_work(self, network: N) -> N:
         """One of the networks, on the device; with offloading, the others give way."""
         if self._offload:
-            take_turns(network, self.networks, self._device)
+            take_turns(network, self.networks, self.device)
         return network
 
 
@@ -335,6 +335,16 @@ def check_length(tokenizer: Any, prompt: str, most: int, name: str) -> None:
             f"the prompt has {count} tokens, and the text encoder of {name} takes {most}; "
             f"shorten {prompt[:40]!r}…"
         )
+
+
+def word_places(tokenizer: Any, words: Sequence[str], start: int) -> list[slice]:
+    """Which tokens of a text belong to each of its words, if the first begins at `start`."""
+    places = []
+    for word in words:
+        end = start + len(tokenizer(word, add_special_tokens=False).input_ids)
+        places.append(slice(start, end))
+        start = end
+    return places
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""Tiny random text encoders and tokenizers that know letters, for every backbone's `tiny()`."""
+"""Tiny random parts for every backbone's `tiny()`: VAEs, and text encoders that know letters."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from diffusers import AutoencoderKL
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -18,6 +19,18 @@ from transformers import (
 )
 
 _LETTERS = [chr(code) for code in range(33, 127)]
+
+
+def image_vae(channels: int) -> AutoencoderKL:
+    """Stable Diffusion's, of two pixels to a latent."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=channels,
+        norm_num_groups=4,
+        sample_size=16,
+    )
 
 
 def clip_text(width: int) -> tuple[CLIPTextModel, CLIPTokenizer]:

@@ -1,6 +1,7 @@
 """What the UNets of video models have in common: the names of their layers.
 
-Blocks of `resnets`, `temp_convs`, `attentions` and `temp_attentions`, on (B·F, C, H, W). Owns which
+Blocks of `resnets`, `temp_convs`, `attentions` and `temp_attentions` or, in AnimateDiff,
+`motion_modules`, on (B·F, C, H, W). Owns which
 of them play which role, and how all of them run under gradient checkpointing.
 """
 
@@ -16,7 +17,7 @@ from recast.features import Tap
 _KEYS = re.compile(r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?to_k")
 _LAYER = re.compile(
     r"((down_blocks\.\d+|mid_block|up_blocks\.\d+)\."
-    r"(resnets|temp_convs|attentions|temp_attentions)\.\d+)|transformer_in"
+    r"(resnets|temp_convs|attentions|temp_attentions|motion_modules)\.\d+)|transformer_in"
 )
 
 
@@ -40,6 +41,8 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
         "spatial_attention": "attentions.1",
         "temporal_attention": "temp_attentions.1",
     }
+    if "motion_modules" in {name.split(".")[-1] for name, _ in unet.named_modules()}:
+        places["temporal_attention"] = "motion_modules.1"
     found: dict[str, tuple[Tap, ...]] = {"middle": (Tap("mid_block", _images),)}
     for index, block in enumerate(unet.get_submodule("up_blocks").children()):
         there = dict(block.named_modules())

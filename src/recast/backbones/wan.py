@@ -1,8 +1,10 @@
-"""Wan 2.1 and 2.2: flow-matching transformers with cross-attention to UMT5's text.
+"""Wan 2.1 and 2.2, and smaller models of their kind: transformers for flow matching.
 
 Wan Team: "Wan: Open and Advanced Large-Scale Video Generative Models" (2025). A folder or hub id in
-diffusers' format: one WanTransformer3DModel, or two that share the noise levels (2.2's A14B), an
-AutoencoderKLWan that packs four frames, UMT5 and a flow with a shift. A clip has 4k + 1 frames.
+diffusers' format: one WanTransformer3DModel with cross-attention to its text, or two that share the
+noise levels (2.2's A14B), an AutoencoderKLWan that packs four frames, UMT5 and a flow with a shift.
+A clip has 4k + 1 frames. A folder may have Stable Diffusion's VAE, which packs none, or CLIP in
+place of Wan's own.
 
 Sampling is Euler where the folders name UniPC. TI2V-5B's time for every token is one and the same
 where no image is given, so it is passed once.
@@ -10,7 +12,6 @@ where no image is given, so it is passed once.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKL, AutoencoderKLWan, WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
-from transformers import T5Tokenizer, UMT5EncoderModel
+from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderModel
 
 from recast.backbones import _diffusers, _tiny, _transformers
+from recast.backbones._stable import ClipText, ImageVae
+from recast.backbones._wan import PackedVae, Umt5Text
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadModel
 from recast.features import Tap, record
@@ -39,7 +42,7 @@ ALIASES = {
     "wan2.2-a14b": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
 }
 PIPELINES = frozenset({"WanPipeline"})
-_TOKENS = 512
+_UMT5 = (UMT5EncoderModel, T5Tokenizer)
 
 # Wan's own configs; sizes for the shift of 3 that the folders of 2.1 name, which is that of 480p.
 _FIRST = Defaults(frames=81, height=480, width=832, fps=16.0, steps=50, guidance_scale=5.0)
@@ -64,9 +67,9 @@ class Parts:
     """The networks and tables that make up a model."""
 
     transformer: WanTransformer3DModel
-    vae: AutoencoderKLWan
-    text_encoder: UMT5EncoderModel
-    tokenizer: T5Tokenizer
+    vae: AutoencoderKLWan | AutoencoderKL
+    text_encoder: UMT5EncoderModel | CLIPTextModel
+    tokenizer: T5Tokenizer | CLIPTokenizer
     scheduler: Mapping[str, Any]
     low: WanTransformer3DModel | None = None
     """The expert for the levels below the boundary."""
@@ -85,27 +88,38 @@ def load(source: str, settings: Settings) -> Backbone:
     card = _diffusers.card(folder / "recast.json")
     scheduler = _diffusers.json_of(folder / "scheduler" / "scheduler_config.json")
     from_diffusers(scheduler)
-    index = _diffusers.json_of(folder / _diffusers.INDEX)
-    boundary = index.get("boundary_ratio")
+    boundary = _diffusers.json_of(folder / _diffusers.INDEX).get("boundary_ratio")
     _check_experts((folder / "transformer_2").is_dir(), boundary)
-    tokenizer = _diffusers.tokenizer(T5Tokenizer, folder / "tokenizer")
-
-    def expert(name: str) -> WanTransformer3DModel:
-        return _diffusers.network(WanTransformer3DModel, folder / name, dtype)
-
+    vae, text_encoder, tokenizer = _kinds(folder)
+    words = _diffusers.tokenizer(tokenizer, folder / "tokenizer")
+    experts = [
+        _diffusers.network(WanTransformer3DModel, folder / name, dtype)
+        for name in ("transformer", *(["transformer_2"] if boundary else []))
+    ]
     parts = Parts(
-        transformer=expert("transformer"),
-        # Decodes visibly worse in less (diffusers' documentation), and it is small.
-        vae=_diffusers.network(AutoencoderKLWan, folder / "vae", torch.float32),
-        text_encoder=_diffusers.text_network(UMT5EncoderModel, folder / "text_encoder", dtype),
-        tokenizer=tokenizer,
+        transformer=experts[0],
+        # In float32, as diffusers' documentation advises for Wan's; it is small.
+        vae=_diffusers.network(vae, folder / "vae", torch.float32),
+        text_encoder=_diffusers.text_network(text_encoder, folder / "text_encoder", dtype),
+        tokenizer=words,
         scheduler=scheduler,
-        low=None if boundary is None else expert("transformer_2"),
+        low=experts[1] if boundary else None,
         boundary=boundary or 0.0,
     )
     hub = ALIASES.get(source, source).rstrip("/").split("/")[-1]
     defaults = card.defaults or _DEFAULTS.get(hub, _FIRST)
-    return Wan(_diffusers.given_name(source, ALIASES), parts, defaults, settings, device)
+    name = _diffusers.given_name(source, ALIASES)
+    return Wan(name, parts, defaults, settings, device, card.words)
+
+
+def _kinds(folder: Path) -> tuple[type[Any], type[Any], type[Any]]:
+    """The classes of a folder's VAE, text encoder and tokenizer."""
+    vae = _diffusers.json_of(folder / "vae" / "config.json").get("_class_name")
+    text = _diffusers.json_of(folder / "text_encoder" / "config.json").get("model_type")
+    return (
+        AutoencoderKL if vae == "AutoencoderKL" else AutoencoderKLWan,
+        *((CLIPTextModel, CLIPTokenizer) if text == "clip_text_model" else _UMT5),
+    )
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
@@ -134,8 +148,9 @@ def tiny() -> Backbone:
     return tiny_of()
 
 
-def tiny_of(*, experts: bool = False, wide: bool = False) -> Wan:
-    """A small random 2.1, with two `experts` an A14B, with the `wide` VAE of 2.2 a TI2V-5B."""
+def tiny_of(*, experts: bool = False, wide: bool = False, stable: bool = False) -> Wan:
+    """A small random 2.1, with two `experts` an A14B, with the `wide` VAE of 2.2 a TI2V-5B, and
+    with the VAE and the text encoder of Stable Diffusion a `stable` one."""
     channels = 6 if wide else 4
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -153,6 +168,9 @@ def tiny_of(*, experts: bool = False, wide: bool = False) -> Wan:
             scale_factor_spatial=16 if wide else 8,
         )
         text_encoder, tokenizer = _tiny.umt5(16)
+        if stable:
+            vae = _tiny.image_vae(channels)
+            text_encoder, tokenizer = _tiny.clip_text(16)
     parts = Parts(
         transformer=high,
         vae=vae,
@@ -163,7 +181,9 @@ def tiny_of(*, experts: bool = False, wide: bool = False) -> Wan:
         boundary=0.875 if experts else 0.0,
     )
     defaults = Defaults(frames=9, height=32, width=48, fps=16.0, steps=2, guidance_scale=3.0)
-    if wide:
+    if stable:
+        defaults = Defaults(frames=4, height=16, width=24, fps=8.0, steps=2, guidance_scale=3.0)
+    elif wide:
         defaults = Defaults(frames=9, height=64, width=96, fps=24.0, steps=2, guidance_scale=3.0)
     settings = Settings(device="cpu", dtype="float32")
     return Wan("tiny-wan", parts, defaults, settings, torch.device("cpu"))
@@ -196,8 +216,8 @@ class Wan(Backbone):
         defaults: Defaults,
         settings: Settings,
         device: torch.device,
+        words: frozenset[str] = frozenset(),
     ) -> None:
-        _diffusers.check_vocabulary(parts.tokenizer, parts.text_encoder)
         self.name, self.defaults, self.device = name, defaults, device
         self.schedule: Schedule = from_diffusers(parts.scheduler)
         self._parts, self._settings = parts, settings
@@ -207,11 +227,20 @@ class Wan(Backbone):
             experts, prefixes = [parts.transformer, parts.low], ["high.", "low."]
             self.network = nn.ModuleDict({"high": parts.transformer, "low": parts.low})
         self._crew = _diffusers.Crew([*experts, parts.vae, parts.text_encoder], device, settings)
+        self._vae: PackedVae | ImageVae
+        if isinstance(parts.vae, AutoencoderKL):
+            self._vae = ImageVae(parts.vae, self._crew, sliced=settings.vae_slicing)
+        else:
+            self._vae = PackedVae(parts.vae, self._crew)
         if settings.vae_tiling:
             parts.vae.enable_tiling()
+        encoder, tokenizer = parts.text_encoder, parts.tokenizer
+        self._text: Umt5Text | ClipText
+        if isinstance(encoder, CLIPTextModel):
+            self._text = ClipText(encoder, tokenizer, self._crew, name, words)
+        else:
+            self._text = Umt5Text(encoder, tokenizer, self._crew, name)
         self._config = parts.transformer.config
-        self._factor = int(parts.vae.config.scale_factor_spatial)
-        self._pack = int(parts.vae.config.scale_factor_temporal)
         self._grid = _transformers.Grid()
         self._roles = _transformers.roles(
             self._config.num_layers, self._grid, "blocks", "attn1.norm_k", "attn1.norm_q", prefixes
@@ -226,37 +255,15 @@ class Wan(Backbone):
     def fingerprint(self) -> str:
         return self._fingerprint
 
-    @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])
-        vae = self._crew.at_work(self._parts.vae)
-        # The posterior's mean, not a draw: the same clip has the same latents.
-        found = vae.encode(video.to(self.device, vae.dtype)).latent_dist.mean.float()
-        mean, std = self._levels(found)
-        return (found - mean) / std
+        return self._vae.encode(video)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        vae = self._crew.at_work(self._parts.vae)
-        mean, std = self._levels(latents)
-        out = vae.decode((latents * std + mean).to(self.device, vae.dtype)).sample
-        return out.float().clamp(-1, 1)
+        return self._vae.decode(latents)
 
-    @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
-        """(B, 512, width), zero after each text's end."""
-        for prompt in prompts:
-            self.check_prompt(prompt)
-        tokens = self._parts.tokenizer(
-            [_clean(prompt) for prompt in prompts],
-            padding="max_length",
-            max_length=_TOKENS,
-            return_tensors="pt",
-        )
-        encoder = self._crew.at_work(self._parts.text_encoder)
-        mask = tokens.attention_mask.to(self.device)
-        out = encoder(tokens.input_ids.to(self.device), mask).last_hidden_state
-        return (out * mask[..., None]).to(self._parts.transformer.dtype)
+        return self._text.encode(prompts).to(self._parts.transformer.dtype)
 
     def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
         transformer = self._crew.at_work(self._expert(t))
@@ -273,16 +280,16 @@ class Wan(Backbone):
         return out.float()
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        _transformers.check_frames(frames, self._pack)
+        _transformers.check_frames(frames, self._vae.pack)
         _, *patch = self._config.patch_size
-        check_multiple("height", height, self._factor * patch[0])
-        check_multiple("width", width, self._factor * patch[1])
-        packed = (frames - 1) // self._pack + 1
+        check_multiple("height", height, self._vae.factor * patch[0])
+        check_multiple("width", width, self._vae.factor * patch[1])
+        packed = (frames - 1) // self._vae.pack + 1
         channels = self._config.in_channels
-        return (1, channels, packed, height // self._factor, width // self._factor)
+        return (1, channels, packed, height // self._vae.factor, width // self._vae.factor)
 
     def shown(self, frames: int) -> list[slice]:
-        return _transformers.packs(frames, self._pack)
+        return _transformers.packs(frames, self._vae.pack)
 
     @torch.no_grad()
     def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
@@ -294,25 +301,14 @@ class Wan(Backbone):
         keys = [Tap(f"{path}.norm_k", _as_it_is) for path in paths]
         with record(network, [*queries, *keys], x.shape[2], stop=True) as seen:
             self.denoiser(self.encode_text([prompt]))(x, t)
-        places, heads = self._places(prompt), self._config.num_attention_heads
+        places, heads = self._text.places(prompt), self._config.num_attention_heads
         total = torch.zeros((), device=self.device)
         for query, key in zip(queries, keys, strict=True):
             total = total + _shares(seen[query.path], seen[key.path], heads, places)
         return total / len(paths)
 
     def check_prompt(self, prompt: str) -> list[str]:
-        # One place is for the token that ends every text.
-        _diffusers.check_length(self._parts.tokenizer, _clean(prompt), _TOKENS - 1, self.name)
-        return []
-
-    def _places(self, prompt: str) -> list[slice]:
-        """Which of the encoder's tokens belong to each word."""
-        places, start = [], 0
-        for word in prompt.split():
-            ids = self._parts.tokenizer(_clean(word), add_special_tokens=False).input_ids
-            places.append(slice(start, start + len(ids)))
-            start += len(ids)
-        return places
+        return self._text.check(prompt)
 
     def _expert(self, t: Tensor) -> WanTransformer3DModel:
         """The transformer for a time as the network reads it."""
@@ -331,12 +327,6 @@ class Wan(Backbone):
         )
         return f, h, w
 
-    def _levels(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the VAE's channels."""
-        config = self._parts.vae.config
-        mean, std = (torch.tensor(v).to(like) for v in (config.latents_mean, config.latents_std))
-        return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
-
 
 def _check_experts(two: bool, boundary: float | None) -> None:
     if two != (boundary is not None):
@@ -344,12 +334,6 @@ def _check_experts(two: bool, boundary: float | None) -> None:
             "two transformers need a boundary_ratio, at which the second takes over, and one takes "
             f"none; transformer_2 {'is' if two else 'is not'} there, boundary_ratio is {boundary}"
         )
-
-
-def _clean(prompt: str) -> str:
-    """A prompt as Wan reads it: characters spelt as HTML become themselves, and blanks single. What
-    ftfy repairs besides (wrong encodings, curly quotes) is left as it is."""
-    return " ".join(html.unescape(html.unescape(prompt)).split())
 
 
 def _as_it_is(output: Tensor, frames: int) -> Tensor:
