@@ -78,21 +78,25 @@ def _models() -> Iterator[tuple[str, str]]:
 
 
 def _model(source: str) -> str:
-    if Path(source).is_absolute() or source.count("/") != 1:
-        folder = Path(source) if Path(source).is_dir() else None
-        if folder is None:
-            return f"{source} is not there" if "/" in source else "needs no weights; fits"
-    else:
-        folder = _cached(source)
-        if folder is None:
-            return f"{source} is not downloaded yet"
+    """Of a folder or hub id, or of several that make up one model, with " + " between them."""
+    folders = []
+    for one in source.split(" + "):
+        if Path(one).is_absolute() or one.count("/") != 1:
+            folder = Path(one) if Path(one).is_dir() else None
+            if folder is None:
+                return f"{one} is not there" if "/" in one else "needs no weights; fits"
+        else:
+            folder = _cached(one)
+            if folder is None:
+                return f"{one} is not downloaded yet"
+        folders.append(folder)
     cuda = torch.cuda.is_available()
     memory = torch.cuda.mem_get_info(0)[0] if cuda else _memory()
     # As --dtype auto loads them, whatever they are on disk.
     try:
-        parts = [count * (2 if cuda else 4) for count in counts(folder)]
+        parts = [n * (2 if cuda else 4) for folder in folders for n in counts(folder)]
     except (OSError, ValueError) as error:
-        return f"{folder} holds weights that cannot be read ({error})"
+        return f"{source} holds weights that cannot be read ({error})"
     return f"{_gib(sum(parts))} of weights; {fits(parts, memory, offload=cuda)}"
 
 
@@ -129,8 +133,12 @@ def fits(parts: Sequence[int], memory: int, *, offload: bool) -> str:
 def _cached(source: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(source, "model_index.json")
-    return Path(index).parent if isinstance(index, str) else None
+    # What is no pipeline, such as an adapter, has no index.
+    for name in ("model_index.json", "config.json"):
+        found = try_to_load_from_cache(source, name)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def _memory() -> int:

@@ -70,7 +70,7 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
 def folder(source: str, parts: Sequence[str] = ()) -> Path:
     """The local folder of a model: itself, or the hub's, downloaded or cached.
 
-    A pipeline that diffusers itself does not know is downloaded by its subfolders, `parts`.
+    What diffusers itself knows as no pipeline is downloaded by its `parts`: subfolders, or files.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -102,7 +102,7 @@ def _downloaded(source: str, parts: Sequence[str]) -> Path:
             left_out.append("*.bin")
     except Exception:  # offline, which the next call says, unless all is cached
         pass
-    wanted = [INDEX, *(f"{part}/*" for part in parts)]
+    wanted = [INDEX, *(part if "." in part else f"{part}/*" for part in parts)]
     return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=left_out))
 
 
