@@ -27,7 +27,7 @@ from recast.backbones.wan import Wan
 from recast.clips import Source
 from recast.errors import BadCall, BadModel, UnknownName
 from recast.features import Tap, record
-from recast.methods import base, dreammotion
+from recast.methods import base, dmt, dreammotion
 from recast.store import Store
 from recast.video import Video
 
@@ -162,6 +162,13 @@ def test_roles_are_in_the_middle_and_one_can_choose() -> None:
     assert [tap.path for tap in backbone.taps("queries2")] == ["blocks.2.attn1.norm_q"]
     with pytest.raises(UnknownName, match=r"did you mean .*block2"):
         backbone.taps("block3")
+
+
+def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
+    method = models.configured("dmt", dmt.Config(taps=("decoder1.upsampler",)))
+    numbered = "block0 to block2, keys0 to keys2, queries0 to queries2"
+    with pytest.raises(BadCall, match=f"it has motion, middle, keys, queries, {numbered}$"):
+        models.check_runs(method, wan.tiny())
 
 
 def test_both_experts_answer_for_one_place() -> None:
