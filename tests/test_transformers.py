@@ -19,15 +19,18 @@ from diffusers import (
 from torch import Tensor, nn
 
 import recast
-from recast import models
+from recast import masks, models
+from recast import run as runs
 from recast.backbones import _diffusers, _transformers, cogvideox, wan
 from recast.backbones.base import Backbone, Settings
 from recast.backbones.cogvideox import CogVideoX
 from recast.backbones.wan import Wan
 from recast.clips import Source
 from recast.errors import BadCall, BadModel, UnknownName
+from recast.events import Done
 from recast.features import Tap, record
 from recast.methods import base, dmt, dreammotion
+from recast.run import Draw, RunConfig
 from recast.store import Store
 from recast.video import Video
 
@@ -241,7 +244,7 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
     assert forwards(layers) == []
 
 
-@pytest.mark.parametrize(("kind", "size"), [("2b", 320), ("wan", 320)])
+@pytest.mark.parametrize(("kind", "size"), [("2b", 256), ("wan", 272)])
 def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
     """Tiles are 240 or 256 high; a clip within one is the same to the bit."""
     pipe = pipeline(MADE[kind]())
@@ -360,8 +363,6 @@ def test_a_mask_by_attention_has_the_clips_frames(tmp_path: Path) -> None:
         source=Source(source_prompt="a fat dog"),
         store=Store(tmp_path, 10**9),
     )
-    from recast import masks
-
     mask = masks.made("auto", backbone, motion, "a fat cat", Source(), 0)
     assert mask.shape == (size.frames, size.height, size.width)
     assert 0 < mask.mean() < 1
@@ -369,6 +370,33 @@ def test_a_mask_by_attention_has_the_clips_frames(tmp_path: Path) -> None:
     assert not (mask[1] == mask[5]).all()
     made = recast.transfer(backbone, motion, "a fat cat", mask="auto")
     assert made.frames.shape == (size.frames, size.height, size.width, 3)
+
+
+@pytest.mark.parametrize("kind", ["1.5", "wan"])
+def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
+    """Previews and results have the clip's frames and rate, whatever the latents have."""
+    backbone = MADE[kind]()
+    size, frames = backbone.defaults, clip(backbone)[0].permute(1, 2, 3, 0)
+    pixels = ((frames + 1) * 127.5).to(torch.uint8).numpy()
+    source = Video(pixels, size.fps).save(tmp_path / "clip.mp4")
+    config = RunConfig(
+        clip=source,
+        prompt="a fat cat",
+        method="dreammotion",
+        out=tmp_path / "out",
+        mask="auto" if kind == "wan" else "0,0,0.5,1",
+        preview_every=1,
+        config=dreammotion.Config(iterations=2, preview_every=1),
+        draw=Draw(steps=2),
+        source=Source(source_prompt="a fat dog"),
+    )
+    *_, done = runs.run(config, backbone, Store(tmp_path / "store", 10**9))
+    assert isinstance(done, Done)
+    made = recast.read(done.result.videos[0])
+    assert made.frames.shape == pixels.shape
+    assert made.fps == size.fps
+    assert len(list((tmp_path / "out" / "previews").iterdir())) == 2
+    assert len(recast.read(tmp_path / "out" / "mask.mp4")) == size.frames
 
 
 def test_a_model_of_joint_attention_shows_none() -> None:

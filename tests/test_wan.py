@@ -199,6 +199,7 @@ def test_the_published_models_at_their_full_size(kind: str) -> None:
     assert [found.shape for found in seen.values()] == [(1, *grid.shape, width)] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "frames", "size"),
     [
