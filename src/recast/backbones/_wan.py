@@ -72,7 +72,7 @@ class Umt5Text:
         encoder = self._crew.at_work(self._encoder)
         mask = tokens.attention_mask.to(self._crew.device)
         out = encoder(tokens.input_ids.to(self._crew.device), mask).last_hidden_state
-        return out * mask[..., None]
+        return out.masked_fill(mask[..., None] == 0, 0)
 
     def check(self, prompt: str) -> list[str]:
         """Raises `BadCall` for a prompt that is too long; there is nothing else to say."""
