@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Store:
 
 def pipeline() -> TextToVideoSDPipeline:
     tiny = unet3d.tiny()
-    assert isinstance(tiny, unet3d.UNet3D)
+    assert isinstance(tiny, unet3d.LatentUNet)
     parts = tiny._parts
     return TextToVideoSDPipeline(
         vae=parts.vae,

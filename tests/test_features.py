@@ -48,6 +48,29 @@ def clip() -> Tensor:
     return torch.randn(2 * FRAMES, 3, 4, 6, generator=torch.Generator().manual_seed(0))
 
 
+def test_a_module_answers_for_the_one_that_it_stands_in_for() -> None:
+    """Where only one of two modules runs in a pass, what is seen has the first one's name."""
+    network, x = Net(), clip()
+    network.other = nn.Conv2d(3, 4, 3)  # never called
+    with record(network, [Tap("other", frames_first, also=("body.0",))], FRAMES, stop=True) as seen:
+        network(x)
+    assert list(seen) == ["other"]
+    torch.testing.assert_close(seen["other"], frames_first(network.body[0](x), FRAMES))
+    assert network.finished == 0
+    assert hooks(network) == 0
+
+
+def test_a_module_is_replaced_as_the_one_that_it_stands_in_for() -> None:
+    network, x = Net(), clip()
+    network.other = nn.Conv2d(3, 4, 3)
+    tap = Tap("other", frames_first, also=("body.0",))
+    new = {"other": torch.zeros_like(frames_first(network.body[0](x), FRAMES))}
+    with override(network, [tap], new, FRAMES):
+        out = network(x)
+    torch.testing.assert_close(out, network.tail(network.body[1](0 * network.body[0](x)).tanh()))
+    assert hooks(network) == 0
+
+
 def test_features_are_the_modules_outputs() -> None:
     network, x = Net(), clip()
     with record(network, TAPS, FRAMES) as seen:

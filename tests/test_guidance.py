@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from recast.backbones.gaussian import tiny
-from recast.guidance import cfg, thresholded
+from recast.guidance import cfg, growing, thresholded
 from recast.schedule import Cosine, Denoised
 
 T = torch.tensor(0.5, dtype=torch.float64)
@@ -60,6 +60,17 @@ def test_the_estimates_stay_those_of_x() -> None:
     backbone, x = tiny(), noise(1, 3, 2, 4, 4)
     out = backbone.guided("a cat", "", 9.0)(x, T)
     torch.testing.assert_close(0.5 * out.x0 + 0.5 * out.eps, x)
+
+
+def test_guidance_may_depend_on_the_level() -> None:
+    backbone, x = tiny(), noise(1, 3, 2, 4, 4)
+    pair = backbone.denoiser(backbone.encode_text(["", "a cat"]))
+    found = cfg(pair, lambda t: 10 * float(t))(x, T)
+    expected = cfg(pair, 10 * float(T))(x, T)
+    assert torch.equal(found.x0, expected.x0)
+    backbone.dynamic_guidance = True
+    grown = cfg(pair, growing(backbone.schedule, 4.0))(x, T)
+    assert torch.equal(backbone.guided("a cat", "", 4.0)(x, T).eps, grown.eps)
 
 
 def test_calls_count_clips_through_the_network() -> None:

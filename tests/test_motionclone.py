@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recast.backbones import gaussian, unet3d
-from recast.backbones.unet3d import UNet3D
+from recast.backbones._latent_unet import LatentUNet
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
 from recast.methods.motionclone import (
@@ -36,7 +36,7 @@ def test_attention_is_a_softmax_over_frames_at_each_position() -> None:
     torch.testing.assert_close(found[0, 0, 0, 1], torch.full((2, 2), 0.5))
 
 
-def temporal_attention(backbone: UNet3D, x: Tensor, t: Tensor) -> Tensor:
+def temporal_attention(backbone: LatentUNet, x: Tensor, t: Tensor) -> Tensor:
     """The first temporal attention of block 1 as diffusers itself scores it: (H·W, heads, F, F)."""
     attention: Any = backbone.network.get_submodule(
         "up_blocks.1.temp_attentions.0.transformer_blocks.0.attn1"
@@ -60,7 +60,7 @@ def temporal_attention(backbone: UNet3D, x: Tensor, t: Tensor) -> Tensor:
 
 def test_learn_keeps_the_strongest_entries_of_the_models_own_attention() -> None:
     backbone = unet3d.tiny()
-    assert isinstance(backbone, UNet3D)
+    assert isinstance(backbone, LatentUNet)
     motion = learn(Method(SHORT), backbone)
     t = backbone.schedule.grid(100)[60]
     assert motion.metadata["times"] == [float(t)]

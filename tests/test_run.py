@@ -344,7 +344,7 @@ def test_advice_names_only_what_is_not_done_yet(
     job: Callable[..., RunConfig[Any]], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dmt.Method, "transfer", raiser(MemoryError()))
-    lean = Settings(dtype="float16", gradient_checkpointing=True, offload=True)
+    lean = Settings(dtype="float16", gradient_checkpointing=True, offload=True, vae_tiling=True)
     with pytest.raises(OutOfMemory) as caught:
         finished(run.run(job(settings=lean), gaussian.tiny(), store))
     assert "stage: sample" in str(caught.value)
@@ -511,7 +511,7 @@ def test_a_method_without_its_role_says_what_runs(
 ) -> None:
     """On a model without decoder attention there are no keys; a role that is none is told apart."""
     backbone = unet3d.tiny()
-    assert isinstance(backbone, unet3d.UNet3D)
+    assert isinstance(backbone, unet3d.LatentUNet)
     del backbone._roles["keys"]
     message = (
         "tiny-unet3d has no role 'keys', which dreammotion needs; "

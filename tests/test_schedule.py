@@ -205,9 +205,45 @@ def test_a_config_we_do_not_have_is_refused(change: dict[str, Any], message: str
         from_diffusers(ZEROSCOPE | change)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [{"use_flow_sigmas": True, "flow_shift": 5.0, "beta_schedule": "linear"}, {"shift": 5.0}],
+    ids=["UniPC", "Euler"],
+)
+def test_a_flow_is_shifted_as_its_config_says(config: dict[str, Any]) -> None:
+    flow = from_diffusers(config | {"num_train_timesteps": 500})
+    assert flow.prediction == "flow"
+    # Half of the way to noise becomes 5/6 of it.
+    torch.testing.assert_close(flow.grid(2), torch.tensor([1, 5 / 6, 0], dtype=torch.float64))
+    assert float(flow.network_time(torch.tensor(0.5))) == 250
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"shift": 1.0, "use_dynamic_shifting": True},
+            "use_dynamic_shifting; a shift that depends",
+        ),
+        ({"use_flow_sigmas": True, "prediction_type": "epsilon"}, "flows need flow_prediction"),
+    ],
+)
+def test_a_flow_we_do_not_have_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadModel, match=message):
+        from_diffusers(config)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "length"), [(from_diffusers(ZEROSCOPE), 1000), (Flow(), 1), (Cosine(), 1)]
+)
+def test_times_run_from_the_clean_level_to_its_length(schedule: Schedule, length: float) -> None:
+    assert schedule.length == length
+    assert schedule.clean < float(schedule.grid(4)[0]) <= length
+
+
 def test_a_config_of_something_else_is_refused() -> None:
     with pytest.raises(BadModel, match="names no num_train_timesteps and beta_schedule"):
-        from_diffusers({"shift": 3.0})
+        from_diffusers({"steps": 3})
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])

@@ -49,3 +49,16 @@ def test_what_cannot_be_probed_is_refused():
         ProbeConfig(levels=(200.0,))
     with pytest.raises(UnknownName, match="motion"):
         list(probe.probe(gaussian.tiny(), ProbeConfig(roles=("motoin",))))
+
+
+def test_packed_frames_share_their_features():
+    """One row for every frame of the clip, whatever latents and layers pack."""
+    features = np.arange(6.0).reshape(3, 2)
+    packed = [slice(0, 1), slice(1, 5), slice(5, 9)]
+    rows = probe.by_frame(features, packed)[:, 0].tolist()
+    assert rows == [0, 2, 2, 2, 2, 4, 4, 4, 4]
+    # The clip begins twice in the latents, and the layer takes them in pairs.
+    twice = [slice(0, 1), *packed]
+    assert probe.by_frame(features[:2], twice)[:, 0].tolist() == [0] + [2] * 8
+    same = [slice(i, i + 1) for i in range(3)]
+    np.testing.assert_array_equal(probe.by_frame(features, same), features)

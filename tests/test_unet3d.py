@@ -10,8 +10,8 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
 from recast.backbones import _diffusers, _unets, unet3d
+from recast.backbones._latent_unet import LatentUNet
 from recast.backbones.base import Defaults, Settings
-from recast.backbones.unet3d import UNet3D
 from recast.errors import BadCall
 from recast.features import Tap, record
 from recast.sampling import sample
@@ -31,16 +31,16 @@ ROLES = sorted(unet3d.tiny().roles)
 ATTENDED = {"queries", "keys", "values", "temporal_queries", "temporal_keys"}
 
 
-def made(**settings: Any) -> UNet3D:
+def made(**settings: Any) -> LatentUNet:
     """The tiny model with other settings; everyone gets networks of their own."""
     backbone = unet3d.wrap(pipeline(), Settings(**({"device": "cpu"} | settings)))
-    assert isinstance(backbone, UNet3D)
+    assert isinstance(backbone, LatentUNet)
     return backbone
 
 
 def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
     tiny = unet3d.tiny()
-    assert isinstance(tiny, UNet3D)
+    assert isinstance(tiny, LatentUNet)
     parts = tiny._parts
     with _diffusers.quiet():  # the pipeline says at every use that it is old
         pipe = TextToVideoSDPipeline(
@@ -148,7 +148,7 @@ def test_a_batch_keeps_its_clips_apart() -> None:
     torch.testing.assert_close(both[1:], seen(x[1:], ["a dog"]))
 
 
-def gradient(backbone: UNet3D, taps: tuple[Tap, ...]) -> Tensor:
+def gradient(backbone: LatentUNet, taps: tuple[Tap, ...]) -> Tensor:
     x = randn(1, 4, 3, 8, 8).requires_grad_()
     plain = backbone.denoiser(backbone.encode_text(["a cat"]))
     with record(backbone.network, taps, 3, stop=True) as seen:
@@ -170,7 +170,7 @@ def test_gradients_do_not_depend_on_checkpointing(role: str) -> None:
 def test_checkpointing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
     """What autograd holds on to between the passes, in bytes, without the weights."""
 
-    def held(backbone: UNet3D) -> int:
+    def held(backbone: LatentUNet) -> int:
         weights = {weight.data_ptr() for weight in backbone.network.parameters()}
         sizes = {}
 
@@ -319,7 +319,7 @@ def test_a_tokenizer_that_knows_no_limit_is_held_to_the_encoders() -> None:
 
 def test_unknown_words_are_told() -> None:
     tiny = made()
-    known = UNet3D(
+    known = LatentUNet(
         "s", tiny._parts, tiny.defaults, CPU, torch.device("cpu"), frozenset({"red", "disc"})
     )
     assert known.check_prompt("Red disc, red!") == []
@@ -339,7 +339,7 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 
 def test_the_networks_are_frozen() -> None:
     backbone = made()
-    for network in backbone._networks:
+    for network in backbone._crew.networks:
         assert not network.training
         assert not any(weight.requires_grad for weight in network.parameters())
 

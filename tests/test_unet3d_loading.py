@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from recast.backbones import _diffusers, unet3d
+from recast.backbones._latent_unet import LatentUNet
 from recast.backbones.base import Defaults, Settings
-from recast.backbones.unet3d import UNet3D
 from recast.errors import BadCall, BadModel, RecastError
 
 CPU = Settings(device="cpu", dtype="float32")
@@ -33,7 +33,7 @@ TEXT = "text_encoder/model"
 
 def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
     tiny = unet3d.tiny()
-    assert isinstance(tiny, UNet3D)
+    assert isinstance(tiny, LatentUNet)
     parts = tiny._parts
     with _diffusers.quiet():  # the pipeline says at every use that it is old
         pipe = TextToVideoSDPipeline(

@@ -157,6 +157,8 @@ def _advice(job: Job, settings: Settings) -> str:
         ways.append("--dtype float16, or bfloat16 on a CPU (half of float32)")
     if not settings.vae_slicing:
         ways.append("--vae-slicing (decodes one frame at a time)")
+    if not settings.vae_tiling:
+        ways.append("--vae-tiling (decodes large frames piece by piece)")
     if not settings.offload:
         ways.append("--offload (only the network at work stays on the device)")
     return f"the memory did not suffice (stage: {job.stage}); what helps: {'; '.join(ways)}"

@@ -4,10 +4,12 @@ Everything is tried rather than looked up where that is cheap: the codec writes 
 back. Nothing is downloaded.
 """
 
+import json
+import math
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,10 @@ from recast.errors import RecastError
 from recast.store import Store, sizes
 
 _GIB = 2**30
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth"}
+_PICKLES = {".bin", ".pt", ".pth"}
 _ROOMY, _TIGHT = 2.5, 1.2
-"""Memory over weights on disk from which guided steps, or with offloading single steps, fit: a rule
-of thumb, unmeasured."""
+"""Memory over weights from which guided steps fit, and, with all that saves memory, single ones: a
+rule of thumb, unmeasured, that knows nothing of a clip's size."""
 
 
 def report() -> Iterator[tuple[str, str]]:
@@ -76,32 +78,67 @@ def _models() -> Iterator[tuple[str, str]]:
 
 
 def _model(source: str) -> str:
-    if Path(source).is_absolute() or source.count("/") != 1:
-        folder = Path(source) if Path(source).is_dir() else None
-        if folder is None:
-            return f"{source} is not there" if "/" in source else "needs no weights; fits"
-    else:
-        folder = _cached(source)
-        if folder is None:
-            return f"{source} is not downloaded yet"
-    weights = sum(p.stat().st_size for p in folder.rglob("*") if p.suffix in _WEIGHTS)
-    return f"{_gib(weights)} of weights; {_fits(weights)}"
+    """Of a folder or hub id, or of several that make up one model, with " + " between them."""
+    folders = []
+    for one in source.split(" + "):
+        if Path(one).is_absolute() or one.count("/") != 1:
+            folder = Path(one) if Path(one).is_dir() else None
+            if folder is None:
+                return f"{one} is not there" if "/" in one else "needs no weights; fits"
+        else:
+            folder = _cached(one)
+            if folder is None:
+                return f"{one} is not downloaded yet"
+        folders.append(folder)
+    cuda = torch.cuda.is_available()
+    memory = torch.cuda.mem_get_info(0)[0] if cuda else _memory()
+    # As --dtype auto loads them, whatever they are on disk.
+    try:
+        parts = [n * (2 if cuda else 4) for folder in folders for n in counts(folder)]
+    except (OSError, ValueError) as error:
+        return f"{source} holds weights that cannot be read ({error})"
+    return f"{_gib(sum(parts))} of weights; {fits(parts, memory, offload=cuda)}"
 
 
-def _fits(weights: int) -> str:
-    memory = torch.cuda.mem_get_info(0)[0] if torch.cuda.is_available() else _memory()
-    if memory >= _ROOMY * weights:
+def counts(folder: Path) -> list[int]:
+    """How many numbers each network of a model's folder was trained to, by its files' headers. A
+    pickled one is not opened, and taken for float32."""
+    found: dict[Path, int] = {}
+    for path in folder.rglob("*"):
+        # A hub's folder may hold the same weights in half precision, and pickled, beside them.
+        beside = any(path.parent.glob("*.safetensors"))
+        if path.suffix == ".safetensors" and ".fp16" not in path.name:
+            found[path.parent] = found.get(path.parent, 0) + _numbers(path)
+        elif path.suffix in _PICKLES and not beside:
+            found[path.parent] = found.get(path.parent, 0) + path.stat().st_size // 4
+    return list(found.values())
+
+
+def _numbers(path: Path) -> int:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name[:2] != "__")
+
+
+def fits(parts: Sequence[int], memory: int, *, offload: bool) -> str:
+    """Whether networks of so many bytes each fit into so many; with `offload` one at a time can."""
+    if memory >= _ROOMY * sum(parts):
         return "fits"
-    if memory >= _TIGHT * weights:
-        return "fits with --offload, --vae-slicing and --gradient-checkpointing"
-    return f"more than {_gib(memory)} can hold"
+    least, ways = sum(parts), "--vae-slicing, --vae-tiling and --gradient-checkpointing"
+    if offload:
+        least, ways = max(parts, default=0), f"--offload, {ways}"
+    return f"fits with {ways}" if memory >= _TIGHT * least else f"more than {_gib(memory)} can hold"
 
 
 def _cached(source: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(source, "model_index.json")
-    return Path(index).parent if isinstance(index, str) else None
+    # What is no pipeline, such as an adapter, has no index.
+    for name in ("model_index.json", "config.json"):
+        found = try_to_load_from_cache(source, name)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def _memory() -> int:

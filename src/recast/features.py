@@ -21,10 +21,12 @@ class Tap(NamedTuple):
 
     path: str
     to_features: Callable[[Tensor, int], Tensor]
-    """(the module's output, number of frames) -> (B, F, H, W, C): a choice of its entries, in
-    another order."""
+    """(the module's output, frames of x_t) -> (B, F, H, W, C): a choice of its entries, in another
+    order; F is less where a layer packs frames."""
     heads: int = 1
     """Into how many heads attention parts the channels."""
+    also: tuple[str, ...] = ()
+    """Modules that stand in for it in some passes, as one expert does for another."""
 
 
 class _Stop(Exception):
@@ -53,7 +55,8 @@ def record(
     handles: list[RemovableHandle] = []
     try:
         for tap in taps:
-            handles.append(network.get_submodule(tap.path).register_forward_hook(hook(tap)))
+            for path in (tap.path, *tap.also):
+                handles.append(network.get_submodule(path).register_forward_hook(hook(tap)))
         yield seen
     except _Stop:
         pass
@@ -87,7 +90,8 @@ def override(
     handles: list[RemovableHandle] = []
     try:
         for tap in taps:
-            handles.append(network.get_submodule(tap.path).register_forward_hook(hook(tap)))
+            for path in (tap.path, *tap.also):
+                handles.append(network.get_submodule(path).register_forward_hook(hook(tap)))
         yield
     finally:
         for handle in handles:

@@ -1,5 +1,8 @@
 """Wrappers from denoiser to denoiser. They know neither model nor prompt."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -7,8 +10,9 @@ from torch import Tensor
 from recast.schedule import Denoised, Denoiser, Schedule, per_sample
 
 
-def cfg(pair: Denoiser, scale: float) -> Denoiser:
-    """Classifier-free guidance (Ho & Salimans 2022): a lerp on both estimates.
+def cfg(pair: Denoiser, scale: float | Callable[[Tensor], float]) -> Denoiser:
+    """Classifier-free guidance (Ho & Salimans 2022): a lerp on both estimates, by a scale or by
+    what a function of t gives.
 
     `pair` is bound to two prompts, first the negative, then the positive, and takes x_t twice in
     one batch; the wrapper takes x_t (1, C, F, H, W).
@@ -16,12 +20,28 @@ def cfg(pair: Denoiser, scale: float) -> Denoiser:
 
     def denoise(x: Tensor, t: Tensor) -> Denoised:
         out = pair(torch.cat([x, x]), t)
+        weight = scale(t) if callable(scale) else scale
         (x0_without, x0_with), (eps_without, eps_with) = out.x0.chunk(2), out.eps.chunk(2)
         return Denoised(
-            torch.lerp(x0_without, x0_with, scale), torch.lerp(eps_without, eps_with, scale)
+            torch.lerp(x0_without, x0_with, weight), torch.lerp(eps_without, eps_with, weight)
         )
 
     return denoise
+
+
+def growing(schedule: Schedule, scale: float) -> Callable[[Tensor], float]:
+    """CogVideoX's dynamic guidance: 1 in pure noise, 1 + scale near the clean end, as
+    1 + scale·(1 − cos(π·p⁵))/2 of the share p of time that has passed.
+
+    Its released code and diffusers take p from a level's number where they mean a step's, so that
+    with fewer steps than levels their scale jumps about; with as many of both they agree with this.
+    """
+
+    def weight(t: Tensor) -> float:
+        passed = 1 - float(t) / schedule.length
+        return 1 + scale * (1 - math.cos(math.pi * passed**5)) / 2
+
+    return weight
 
 
 def thresholded(denoise: Denoiser, schedule: Schedule, share: float, most: float) -> Denoiser:

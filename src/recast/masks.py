@@ -64,7 +64,11 @@ def made(
         return read(given, like, source)
     motion.check_holds("latents")
     latents = motion.tensors["latents"]
-    return changed_region(backbone, latents, motion.described, prompt, size[1:], seed)
+    found = changed_region(backbone, latents, motion.described, prompt, size[1:], seed)
+    mask = np.zeros(size, bool)
+    for region, shown in zip(found, backbone.shown(size[0]), strict=True):
+        mask[shown] = region
+    return mask
 
 
 def applied(mask: NDArray[np.bool_], method: Method[Any], motion: Motion) -> Motion:
@@ -185,7 +189,7 @@ def changed_region(
     seed: int = 0,
 ) -> NDArray[np.bool_]:
     """Where a clip's latents (C, F, h, w) show what differs between its description and the
-    prompt: (F, H, W) for `size` (H, W).
+    prompt: (F, H, W) for `size` (H, W), a region for each frame of the latents.
 
     How much more a position attends to the phrases that differ than to the others, in both texts,
     is averaged over three noise levels, smoothed over three frames, and true above half of its

@@ -5,7 +5,7 @@ no model and no method itself.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,11 +58,22 @@ def check_runs(method: Method[Any], backbone: Backbone) -> None:
         return
     able = [name for name in methods() if set(configured(name, None).roles) <= set(backbone.roles)]
     ways = (
-        f"it has {', '.join(backbone.roles)}"
+        f"it has {_listed(backbone.roles)}"
         if method.name in able
         else f"methods that run on it: {', '.join(able)}"
     )
     raise BadCall(f"{backbone.name} has no role {missing[0]!r}, which {method.name} needs; {ways}")
+
+
+def _listed(roles: Iterable[str]) -> str:
+    """Roles in a line; those that only a number tells apart as their first and last."""
+    families: dict[tuple[str, bool], list[str]] = {}
+    for role in roles:
+        bare = role.rstrip("0123456789")
+        families.setdefault((bare, bare == role), []).append(role)
+    return ", ".join(
+        f"{own[0]} to {own[-1]}" if len(own) > 1 else own[0] for own in families.values()
+    )
 
 
 def aliases() -> dict[str, str]:
@@ -89,6 +100,7 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
     else:
         raise UnknownName("backbone", name, found)
     loaded: Backbone = module.load(name, settings)
+    loaded.dynamic_guidance = settings.dynamic_guidance
     return loaded
 
 
@@ -101,7 +113,9 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
     module = _pipelines().get(kind)
     if module is None:
         raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
-    wrapped: Backbone = module.wrap(pipeline, settings or Settings())
+    settings = settings or Settings()
+    wrapped: Backbone = module.wrap(pipeline, settings)
+    wrapped.dynamic_guidance = settings.dynamic_guidance
     return wrapped
 
 

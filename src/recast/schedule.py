@@ -40,6 +40,8 @@ class Schedule(ABC):
     prediction: Prediction
     clean: float
     """The time of the clean level."""
+    length: float
+    """How far its times reach: the number of levels, or 1."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -106,6 +108,7 @@ class Discrete(Schedule):
         self._table = torch.cat([first, table])
         self._spacing, self._offset = spacing, offset
         self._sampled = len(table) if sampled is None else sampled
+        self.length = float(len(table))
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._cumulative(t).sqrt()
@@ -151,7 +154,7 @@ class Flow(Schedule):
     t' = shift·t / (1 + (shift - 1)·t). The network reads times of 0 … `scale`.
     """
 
-    clean = 0.0
+    clean, length = 0.0, 1.0
     prediction: Prediction = "flow"
 
     def __init__(self, *, shift: float = 1.0, scale: float = 1000.0) -> None:
@@ -180,7 +183,7 @@ class Cosine(Schedule):
     """The variance-preserving quarter circle in continuous time: alpha = cos(πt/2), sigma =
     sin(πt/2). No released model uses it; the order of steps is measured on it."""
 
-    clean = 0.0
+    clean, length = 0.0, 1.0
 
     def __init__(self, *, prediction: Literal["epsilon", "v_prediction"] = "v_prediction") -> None:
         self.prediction: Prediction = prediction
@@ -209,6 +212,8 @@ def from_diffusers(config: Mapping[str, Any]) -> Schedule:
 
     Raises `BadModel` for what the config asks and this house does not have.
     """
+    if config.get("use_flow_sigmas") or ("shift" in config and "beta_schedule" not in config):
+        return _flow(config)
     if "num_train_timesteps" not in config or "beta_schedule" not in config:
         raise BadModel("the scheduler's config names no num_train_timesteps and beta_schedule")
     prediction = config.get("prediction_type", "epsilon")
@@ -235,6 +240,18 @@ def from_diffusers(config: Mapping[str, Any]) -> Schedule:
         # divided by nearly nothing; such configs say from which log(alpha/sigma) on to sample.
         sampled=int((_log_ratio(table) >= config.get("lambda_min_clipped", -math.inf)).sum()),
     )
+
+
+def _flow(config: Mapping[str, Any]) -> Flow:
+    """Of diffusers' solvers told to follow flows (UniPC, DPM++), or of its Euler for flows. Their
+    own grids stop a thousandth short of where these would have the next step; these do not."""
+    if config.get("use_dynamic_shifting"):
+        raise BadModel("use_dynamic_shifting; a shift that depends on the clip's size is not known")
+    prediction = config.get("prediction_type", "flow_prediction")
+    if prediction != "flow_prediction":
+        raise BadModel(f"prediction_type {prediction!r}; flows need flow_prediction")
+    shift = config.get("flow_shift" if config.get("use_flow_sigmas") else "shift", 1.0)
+    return Flow(shift=shift, scale=float(config.get("num_train_timesteps", 1000)))
 
 
 def _betas(config: Mapping[str, Any]) -> Tensor:

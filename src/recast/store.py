@@ -182,7 +182,7 @@ def transfer_key(
     """What the result of a transfer depends on, as one hash."""
     told = {
         "transfer": [FORMAT, installed_version("recast")],
-        "backbone": _computed_on(backbone),
+        "backbone": [*_computed_on(backbone), f"dynamic guidance: {backbone.dynamic_guidance}"],
         "method": [method.name, repr(method.config)],
         "source_prompt": motion.described,
         "prompt": prompt,

@@ -1,4 +1,5 @@
-"""Loading the parts of a diffusers-format model, with errors that a person can act on.
+"""Loading the parts of a diffusers-format model, with errors that a person can act on, and keeping
+them in memory.
 
 Shared by every backbone that lives in diffusers' folder layout. Safetensors come first; pickled
 weights go through torch's weights-only loader, which runs no code.
@@ -10,11 +11,11 @@ import hashlib
 import json
 import logging
 import pickle
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,10 +28,10 @@ from huggingface_hub.utils.tqdm import (
 )
 from safetensors import SafetensorError
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
 
-from recast.backbones.base import Defaults
+from recast.backbones.base import Defaults, Settings
 from recast.errors import BadCall, BadModel
 
 INDEX = "model_index.json"
@@ -69,7 +70,7 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
 def folder(source: str, parts: Sequence[str] = ()) -> Path:
     """The local folder of a model: itself, or the hub's, downloaded or cached.
 
-    A pipeline that diffusers itself does not know is downloaded by its subfolders, `parts`.
+    What diffusers itself knows as no pipeline is downloaded by its `parts`: subfolders, or files.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -101,7 +102,7 @@ def _downloaded(source: str, parts: Sequence[str]) -> Path:
             left_out.append("*.bin")
     except Exception:  # offline, which the next call says, unless all is cached
         pass
-    wanted = [INDEX, *(f"{part}/*" for part in parts)]
+    wanted = [INDEX, *(part if "." in part else f"{part}/*" for part in parts)]
     return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=left_out))
 
 
@@ -135,6 +136,13 @@ def check_index(path: Path, pipelines: frozenset[str]) -> None:
     if made_for not in pipelines:
         wanted = ", ".join(sorted(pipelines))
         raise BadModel(f"{path} holds a {made_for}, and this backbone reads {wanted}")
+
+
+def given_name(source: str, aliases: Mapping[str, str]) -> str:
+    """What a model that was loaded is called: its alias, else the last part of its id or folder."""
+    path = Path(source).expanduser()
+    name = source if source in aliases or not path.is_dir() else path.resolve().name
+    return name.split("/")[-1]
 
 
 def json_of(path: Path) -> dict[str, Any]:
@@ -247,10 +255,10 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def dtype(name: str, on: torch.device) -> torch.dtype:
-    """The networks' precision; "auto" is float32 on the CPU and float16 elsewhere."""
+def dtype(name: str, on: torch.device, elsewhere: torch.dtype = torch.float16) -> torch.dtype:
+    """The networks' precision; "auto" is float32 on the CPU and that of the model elsewhere."""
     if name == "auto":
-        return torch.float32 if on.type == "cpu" else torch.float16
+        return torch.float32 if on.type == "cpu" else elsewhere
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if name == "float16" and on.type == "cpu":
         raise BadCall("dtype float16 is too slow on the CPU; use float32 or bfloat16")
@@ -270,6 +278,42 @@ def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.
         for other in networks:
             other.to("cpu")
         network.to(device)
+
+
+class Crew:
+    """The networks of one model: frozen; on the device, or, offloaded, taking turns on it."""
+
+    def __init__(
+        self, networks: Sequence[nn.Module], device: torch.device, settings: Settings
+    ) -> None:
+        check_offload(settings.offload, device)
+        self.networks, self.device, self._offload = networks, device, settings.offload
+        for network in networks:
+            network.eval().requires_grad_(False)
+            if not settings.offload:
+                network.to(device)
+
+    def at_work(self, network: N) -> N:
+        """One of the networks, on the device; with offloading, the others give way."""
+        if self._offload:
+            take_turns(network, self.networks, self.device)
+        return network
+
+
+@contextmanager
+def checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block these layers keep their inputs only and run again on the way back."""
+    # accelerate's hooks, for one, live in the same place.
+    before = {layer: layer.__dict__.get("forward") for layer in layers}
+    try:
+        for layer in before:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        yield
+    finally:
+        for layer, forward in before.items():
+            layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.forward = forward
 
 
 def check_vocabulary(tokenizer: Any, text_encoder: Any) -> None:
@@ -293,6 +337,16 @@ def check_length(tokenizer: Any, prompt: str, most: int, name: str) -> None:
         )
 
 
+def word_places(tokenizer: Any, words: Sequence[str], start: int) -> list[slice]:
+    """Which tokens of a text belong to each of its words, if the first begins at `start`."""
+    places = []
+    for word in words:
+        end = start + len(tokenizer(word, add_special_tokens=False).input_ids)
+        places.append(slice(start, end))
+        start = end
+    return places
+
+
 def fingerprint(network: nn.Module) -> str:
     """A short hash of names, shapes and 64 values of every weight, the same in any dtype that
     holds the values and on any device."""
@@ -303,25 +357,3 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def tiny_clip_text(width: int) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """A random CLIP text encoder and a tokenizer that knows letters, for tests."""
-    letters = [chr(code) for code in range(33, 127)]
-    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
-    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as scratch:
-        files = Path(scratch) / "vocab.json", Path(scratch) / "merges.txt"
-        files[0].write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-        files[1].write_text("#version: 0.2\n")
-        made = CLIPTokenizer(str(files[0]), str(files[1]), model_max_length=77)
-    config = CLIPTextConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        bos_token_id=len(vocabulary) - 2,
-        eos_token_id=len(vocabulary) - 1,
-    )
-    return CLIPTextModel(config), made

@@ -1,6 +1,7 @@
 """What the UNets of video models have in common: the names of their layers.
 
-Blocks of `resnets`, `temp_convs`, `attentions` and `temp_attentions`, on (B·F, C, H, W). Owns which
+Blocks of `resnets`, `temp_convs`, `attentions` and `temp_attentions` or, in AnimateDiff,
+`motion_modules`, on (B·F, C, H, W). Owns which
 of them play which role, and how all of them run under gradient checkpointing.
 """
 
@@ -8,13 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from recast.features import Tap
 
@@ -24,7 +22,7 @@ _ACROSS = (
 )
 _LAYER = re.compile(
     r"((down_blocks\.\d+|mid_block|up_blocks\.\d+)\."
-    r"(resnets|temp_convs|attentions|temp_attentions)\.\d+)|transformer_in"
+    r"(resnets|temp_convs|attentions|temp_attentions|motion_modules)\.\d+)|transformer_in"
 )
 
 
@@ -63,6 +61,8 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
         "spatial_attention": "attentions.1",
         "temporal_attention": "temp_attentions.1",
     }
+    if "motion_modules" in {name.split(".")[-1] for name, _ in unet.named_modules()}:
+        places["temporal_attention"] = "motion_modules.1"
     found: dict[str, tuple[Tap, ...]] = {"middle": (Tap("mid_block", _images),)}
     for index, block in enumerate(unet.get_submodule("up_blocks").children()):
         there = dict(block.named_modules())
@@ -87,18 +87,6 @@ def _projections(
             yield Tap(path, layout, heads=attention.heads)
 
 
-@contextmanager
-def checkpointed(unet: nn.Module) -> Iterator[None]:
-    """Within the block the UNet's layers keep their inputs only and run again on the way back."""
-    layers = [layer for name, layer in unet.named_modules() if _LAYER.fullmatch(name)]
-    # accelerate's hooks, for one, live in the same place.
-    before = {layer: layer.__dict__.get("forward") for layer in layers}
-    try:
-        for layer in layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        yield
-    finally:
-        for layer, forward in before.items():
-            layer.__dict__.pop("forward", None)
-            if forward is not None:
-                layer.forward = forward
+def layers(unet: nn.Module) -> list[nn.Module]:
+    """Those that gradient checkpointing runs again."""
+    return [layer for name, layer in unet.named_modules() if _LAYER.fullmatch(name)]

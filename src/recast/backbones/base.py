@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recast.errors import BadCall, UnknownName
 from recast.events import Done, Event
 from recast.features import Tap
-from recast.guidance import cfg
+from recast.guidance import cfg, growing
 from recast.schedule import Denoised, Denoiser, Schedule
 
 
@@ -27,15 +27,22 @@ class Settings:
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """Where the model runs; auto takes cuda, then mps, then cpu."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """The networks' own precision; auto is float32 on the CPU and float16 elsewhere. Latents and
-    noise levels are float32 always."""
+    """The networks' own precision; auto is float32 on the CPU, elsewhere bfloat16 for transformers
+    and float16 for the others. Latents and noise levels are float32 always."""
     vae_slicing: bool = True
-    """Encode and decode one frame at a time: a little slower, far less memory."""
+    """Encode and decode one frame at a time, where a model's frames are apart: a little slower, far
+    less memory."""
+    vae_tiling: bool = False
+    """Encode and decode large frames in overlapping tiles: less memory, not quite the same
+    pixels."""
     gradient_checkpointing: bool = False
     """Compute activations again on the way back: about a third slower, less than half the memory
     of guided steps."""
     offload: bool = False
     """Keep each network on the device only while it works (needs cuda or mps)."""
+    dynamic_guidance: bool = False
+    """Let guidance grow from 1 in pure noise to 1 + guidance scale at the end, as CogVideoX's
+    makers do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +68,8 @@ class Backbone(ABC):
     calls: int = 0
     pace: int = 1
     """How many times the frame rate of its latents' clip a finished clip has."""
+    dynamic_guidance: bool = False
+    """Whether guidance grows on the way from noise (`guidance.growing`)."""
 
     @property
     @abstractmethod
@@ -97,6 +106,11 @@ class Backbone(ABC):
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
         """(1, C, F, H, W) of a clip. Raises `BadCall`, naming the sizes that would do."""
 
+    def shown(self, frames: int) -> list[slice]:
+        """Which of a clip's frames each frame of its latents shows; of a causal VAE that packs
+        them, the first one and then so many at a time."""
+        return [slice(frame, frame + 1) for frame in range(frames)]
+
     def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
         """How much every position of x_t (1, C, F, h, w) attends to each word of the prompt, words
         as blanks part them: (F, h', w', words). Raises `BadCall` for a model that cannot tell."""
@@ -126,7 +140,8 @@ class Backbone(ABC):
         """The denoiser of one clip under classifier-free guidance; at scale 1 there is none."""
         if scale == 1:
             return self.denoiser(self.encode_text([prompt]))
-        return cfg(self.denoiser(self.encode_text([negative_prompt, prompt])), scale)
+        pair = self.denoiser(self.encode_text([negative_prompt, prompt]))
+        return cfg(pair, growing(self.schedule, scale) if self.dynamic_guidance else scale)
 
     def taps(self, role: str) -> tuple[Tap, ...]:
         """The places of a role. Raises `UnknownName` with the nearest roles there are."""

@@ -21,14 +21,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, final, get_args
+from typing import TYPE_CHECKING, Any, final, get_args
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
+from transformers import T5EncoderModel, T5Tokenizer
 
-from recast.backbones import _diffusers, _unets
+from recast.backbones import _diffusers, _tiny, _unets
 from recast.backbones._show1 import UNet3DConditionModel, check_config
 from recast.backbones._show1_cascade import BETWEEN, NUMBERS, Cascade, Name, Stage
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
@@ -40,7 +40,6 @@ from recast.schedule import Schedule, from_diffusers
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-N = TypeVar("N", bound=nn.Module)
 ALIASES = {"show1": "showlab/show-1-base", "show1-cascade": "showlab/show-1-base"}
 PIPELINES = frozenset({"TextToVideoIFPipeline"})
 _STAGE_PIPELINES: Mapping[Name, frozenset[str]] = {
@@ -106,9 +105,7 @@ def load(source: str, settings: Settings) -> Backbone:
         scheduler=scheduler,
         stages={stage: _stage(stage, path, dtype) for stage, path in stages.items()},
     )
-    named = Path(source).expanduser()
-    name = source if source in ALIASES or not named.is_dir() else named.resolve().name
-    return Show1(name.split("/")[-1], parts, defaults, settings, device)
+    return Show1(_diffusers.given_name(source, ALIASES), parts, defaults, settings, device)
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
@@ -141,7 +138,7 @@ def tiny() -> Backbone:
             addition_embed_type_num_heads=4,
             time_embedding_act_fn="gelu",
         )
-        text_encoder, tokenizer = _tiny_t5(16)
+        text_encoder, tokenizer = _tiny.t5(16)
         # Fresh temporal layers end in zeros; without noise in them the frames would not mix.
         for parameter in unet.parameters():
             parameter.data.add_(0.02 * torch.randn_like(parameter))
@@ -163,7 +160,6 @@ class Show1(Backbone):
         settings: Settings,
         device: torch.device,
     ) -> None:
-        _diffusers.check_offload(settings.offload, device)
         _diffusers.check_vocabulary(parts.tokenizer, parts.text_encoder)
         self.name, self.defaults, self.device = name, defaults, device
         self.network: nn.Module = parts.unet
@@ -171,11 +167,7 @@ class Show1(Backbone):
         self.pace = BETWEEN if "interpolation" in parts.stages else 1
         self._parts, self._settings = parts, settings
         stages = [stage.unet for stage in parts.stages.values()]
-        self._networks: list[nn.Module] = [parts.unet, parts.text_encoder, *stages]
-        for network in self._networks:
-            network.eval().requires_grad_(False)
-            if not settings.offload:
-                network.to(device)
+        self._crew = _diffusers.Crew([parts.unet, parts.text_encoder, *stages], device, settings)
         self._factor = 2 ** (len(list(parts.unet.get_submodule("down_blocks").children())) - 1)
         self._roles = _unets.roles(parts.unet)
         self._fingerprint = _diffusers.fingerprint(parts.unet)
@@ -217,7 +209,7 @@ class Show1(Backbone):
         tokens = self._parts.tokenizer(
             texts, padding="max_length", max_length=_TOKENS, return_tensors="pt"
         )
-        encoder = self._at_work(self._parts.text_encoder)
+        encoder = self._crew.at_work(self._parts.text_encoder)
         out = encoder(
             tokens.input_ids.to(self.device), attention_mask=tokens.attention_mask.to(self.device)
         )
@@ -250,10 +242,10 @@ class Show1(Backbone):
     def _called(
         self, network: nn.Module, x: Tensor, t: Tensor, text: Tensor, level: Tensor | None
     ) -> Tensor:
-        self._at_work(network)
+        self._crew.at_work(network)
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_unets.checkpointed(network))
+                stack.enter_context(_diffusers.checkpointed(_unets.layers(network)))
             out = network(
                 x.to(self.device, _dtype(network)),
                 t.to(self.device),
@@ -262,12 +254,6 @@ class Show1(Backbone):
                 return_dict=False,
             )[0]
         return out.float()
-
-    def _at_work(self, network: N) -> N:
-        """The network on the device; with offloading, the others give way."""
-        if self._settings.offload:
-            _diffusers.take_turns(network, self._networks, self.device)
-        return network
 
 
 class OneImage(nn.Module):
@@ -326,21 +312,3 @@ def _stage(name: Name, folder: Path, dtype: torch.dtype) -> Stage:
         scheduler=_scheduler(folder / "scheduler"),
         noising=_scheduler(folder / "image_noising_scheduler") if noisy else None,
     )
-
-
-def _tiny_t5(width: int) -> tuple[T5EncoderModel, T5Tokenizer]:
-    """A random T5 encoder and a tokenizer that knows letters."""
-    letters = [chr(code) for code in range(33, 127)]
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    vocabulary = [*special, *((letter, -4.0) for letter in letters)]
-    tokenizer = T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=width,
-        d_kv=8,
-        d_ff=2 * width,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-    )
-    return T5EncoderModel(config), tokenizer

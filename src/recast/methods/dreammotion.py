@@ -15,7 +15,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool3d
+from torch.nn.functional import adaptive_max_pool2d
 
 from recast import losses
 from recast.backbones.base import Backbone
@@ -123,7 +123,7 @@ class Method(base.Method[Config]):
             )
         config, source = self.config, motion.tensors["latents"][None].to(backbone.device)
         step = _Distillation.of(config, backbone, source, described, prompt, sampling)
-        step = replace(step, free=_free(motion, source))
+        step = replace(step, free=_free(motion, source, backbone))
         rates = np.linspace(config.lr, config.lr_end, config.iterations)
         begun, x = motion.state(source)
         reported, every = x, config.preview_every
@@ -144,13 +144,13 @@ class Method(base.Method[Config]):
         yield Done(result=x)
 
 
-def _free(motion: base.Motion, latents: Tensor) -> Tensor | None:
+def _free(motion: base.Motion, latents: Tensor, backbone: Backbone) -> Tensor | None:
     """The mask at the latents' size: a position is free if any pixel of it is."""
     mask = motion.tensors.get("mask")
     if mask is None:
         return None
-    frames, height, width = latents.shape[2:]
-    return adaptive_max_pool3d(mask[None].to(latents), (frames, height, width))[0]
+    packs = [mask[shown].any(0) for shown in backbone.shown(len(mask))]
+    return adaptive_max_pool2d(torch.stack(packs).to(latents), latents.shape[-2:])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

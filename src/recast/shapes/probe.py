@@ -86,7 +86,8 @@ class Features:
         denoise = backbone.denoiser(backbone.encode_text([""]))
         grid = backbone.schedule.grid(100)
         generator = torch.Generator().manual_seed(seed)
-        x0 = backbone.encode(_video(scene, backbone))
+        video = _video(scene, backbone)
+        x0, shown = backbone.encode(video), backbone.shown(video.shape[2])
         for number, level in enumerate(levels):
             t = grid[round((1 - level) * 100)]
             eps = torch.randn(x0.shape, generator=generator).to(x0.device)
@@ -94,11 +95,20 @@ class Features:
                 denoise(backbone.schedule.noised(x0, eps, t), t)
             for path, found in seen.items():
                 smm = spatial_marginal_mean(found.float())[0].cpu().double().numpy()
-                self._found.setdefault((path, number), []).append(smm)
+                self._found.setdefault((path, number), []).append(by_frame(smm, shown))
 
     def of(self, path: str, number: int) -> list[Array]:
         """Those of all clips at one place and one level."""
         return self._found[path, number]
+
+
+def by_frame(features: Array, shown: Sequence[slice]) -> Array:
+    """Features (f, C) for every frame of a clip, (F, C): those of the frame of the latents that
+    `shown` it. Where a layer packs frames of the latents, they share one."""
+    frames = np.empty((shown[-1].stop, features.shape[1]))
+    for index, part in enumerate(shown):
+        frames[part] = features[index * len(features) // len(shown)]
+    return frames
 
 
 def check_levels(levels: tuple[float, ...]) -> None:

@@ -1,0 +1,79 @@
+"""What video transformers have in common: tokens that lie in a grid, and packed frames.
+
+A transformer's layers see one row of tokens, (B, N, C) or (B, heads, N, C), in which those of the
+text may come first. Owns how such a row reads as features, which blocks play which role, and which
+clip lengths a VAE that packs frames takes. Which block is best for a role nobody has measured here;
+DiTFlow (Pondaven et al., CVPR 2025) guides CogVideoX near its middle, as the roles do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from einops import rearrange
+from torch import Tensor
+
+from recast.errors import BadCall
+from recast.features import Tap
+
+
+class Grid:
+    """How the tokens of the pass under way lie; the backbone sets it before each pass."""
+
+    def __init__(self) -> None:
+        self.shape = (0, 0, 0)
+        """Frames, height and width in tokens."""
+
+    def features(self, output: Tensor, frames: int) -> Tensor:
+        """A layer's output as (B, F, H, W, C), heads side by side, text left out."""
+        if output.ndim == 4:
+            output = rearrange(output, "b a n c -> b n (a c)")
+        f, h, w = self.shape
+        return rearrange(output[:, -f * h * w :], "b (f h w) c -> b f h w c", f=f, h=h, w=w)
+
+
+_ATTENTION = {"queries": "norm_q", "keys": "norm_k", "values": "to_v"}
+
+
+def roles(
+    count: int, heads: int, grid: Grid, blocks: str, experts: Sequence[str] = ("",)
+) -> dict[str, tuple[Tap, ...]]:
+    """Role -> taps, for `count` blocks in the module list `blocks`.
+
+    "block3" is what block 3 puts out; "queries3", "keys3" and "values3" are its self-attention's,
+    normalised and without positions. Those without a number are the middle block's, where a pass
+    can stop. It attends across space and time at once, so that its queries and keys are the
+    temporal ones too. `experts` are prefixes of modules that take each other's place.
+    """
+
+    def tap(path: str, heads: int = 1) -> tuple[Tap, ...]:
+        first, *others = (f"{expert}{path}" for expert in experts)
+        return (Tap(first, grid.features, heads, tuple(others)),)
+
+    found: dict[str, tuple[Tap, ...]] = {}
+    for index in range(count):
+        block = f"{blocks}.{index}"
+        found[f"block{index}"] = tap(block)
+        for role, layer in _ATTENTION.items():
+            found[f"{role}{index}"] = tap(f"{block}.attn1.{layer}", heads)
+    middle = count // 2
+    own = {role: f"{role}{middle}" for role in _ATTENTION}
+    own |= {f"temporal_{role}": f"{role}{middle}" for role in ("queries", "keys")}
+    own |= dict.fromkeys(("motion", "middle"), f"block{middle}")
+    return {**{role: found[name] for role, name in own.items()}, **found}
+
+
+def check_frames(frames: int, pack: int) -> None:
+    """Raise `BadCall` unless a clip is one frame and then whole packs; the message gives the two
+    nearest lengths."""
+    if frames < 1 or (frames - 1) % pack:
+        low = max(0, frames - 1) // pack * pack + 1
+        raise BadCall(
+            f"{low} or {low + pack} frames, got {frames}: this model takes one and then {pack} at "
+            "a time"
+        )
+
+
+def packs(frames: int, size: int) -> list[slice]:
+    """The frames that each frame of a causal VAE's latents shows: one, and then `size` each."""
+    return [slice(0, 1), *(slice(start, start + size) for start in range(1, frames, size))]

@@ -1,0 +1,144 @@
+"""AnimateDiff: Stable Diffusion 1.5 with a motion adapter between its layers.
+
+Guo et al.: "AnimateDiff: Animate Your Personalized Text-to-Image Diffusion Models without Specific
+Tuning", ICLR 2024. The alias joins two hub ids, a Stable Diffusion and a motion adapter; a folder
+or hub id holds an AnimateDiffPipeline that was saved whole, with any Stable Diffusion 1.5 in it.
+Owns where such models come from; how they run is `_latent_unet`'s. A clip has at most 32 frames,
+the length of the adapter's table of positions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from recast.backbones import _diffusers, _tiny
+from recast.backbones._latent_unet import LatentUNet, Parts
+from recast.backbones.base import Backbone, Defaults, Settings
+from recast.errors import BadModel
+from recast.schedule import from_diffusers
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
+_ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.*")
+ALIASES = {"animatediff": f"{_BASE} + {_ADAPTER}"}
+PIPELINES = frozenset({"AnimateDiffPipeline"})
+
+_DEFAULTS = Defaults(frames=16, height=512, width=512, fps=8.0, steps=25, guidance_scale=7.5)
+# The adapter was trained on these levels and not on Stable Diffusion's own; the spacing is what
+# diffusers' documentation samples it with.
+_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "timestep_spacing": "linspace",
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
+
+
+def load(source: str, settings: Settings) -> Backbone:
+    """Load from the alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
+    device = _diffusers.device(settings.device)
+    dtype = _diffusers.dtype(settings.dtype, device)
+    _diffusers.check_offload(settings.offload, device)
+    if source in ALIASES:
+        adapter = _diffusers.folder(_ADAPTER, _ADAPTER_FILES)
+        parts = joined(_diffusers.folder(_BASE), adapter, dtype)
+        return LatentUNet(source, parts, _DEFAULTS, settings, device)
+    folder = _diffusers.folder(source)
+    _diffusers.check_index(folder, PIPELINES)
+    card = _diffusers.card(folder / "recast.json")
+    scheduler = _diffusers.json_of(folder / "scheduler" / "scheduler_config.json")
+    from_diffusers(scheduler)
+    tokenizer = _diffusers.tokenizer(CLIPTokenizer, folder / "tokenizer")
+    unet = _diffusers.network(UNetMotionModel, folder / "unet", dtype)
+    parts = Parts(unet=unet, tokenizer=tokenizer, scheduler=scheduler, **_shared(folder, dtype))
+    name = _diffusers.given_name(source, ALIASES)
+    return LatentUNet(name, parts, card.defaults or _DEFAULTS, settings, device, card.words)
+
+
+def joined(base: Path, adapter: Path, dtype: torch.dtype) -> Parts:
+    """The parts of a folder with a Stable Diffusion, and of one with a motion adapter for it.
+
+    Raises `BadModel` for two that do not fit each other.
+    """
+    _diffusers.check_index(base, frozenset({"StableDiffusionPipeline"}))
+    tokenizer = _diffusers.tokenizer(CLIPTokenizer, base / "tokenizer")
+    motion = _diffusers.network(MotionAdapter, adapter, dtype)
+    image = _diffusers.network(UNet2DConditionModel, base / "unet", dtype)
+    try:
+        unet = UNetMotionModel.from_unet2d(image, motion)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadModel(f"the adapter {adapter} does not fit {base} ({reason})") from error
+    return Parts(unet=unet, tokenizer=tokenizer, scheduler=_SCHEDULER, **_shared(base, dtype))
+
+
+def _shared(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "vae": _diffusers.network(AutoencoderKL, folder / "vae", dtype),
+        "text_encoder": _diffusers.text_network(CLIPTextModel, folder / "text_encoder", dtype),
+    }
+
+
+def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
+    """Use the networks of a loaded diffusers AnimateDiffPipeline, where and as they are.
+
+    The settings' device and dtype do not apply. The networks are frozen: no gradients, no dropout.
+    """
+    parts = Parts(
+        unet=pipeline.unet,
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        scheduler=pipeline.scheduler.config,
+    )
+    name = Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name
+    return LatentUNet(name, parts, _DEFAULTS, settings, pipeline.unet.device)
+
+
+def tiny() -> Backbone:
+    """A random model of the same classes with all four levels, for tests on a CPU."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNetMotionModel.from_unet2d(*tiny_pair())
+        text_encoder, tokenizer = _tiny.clip_text(16)
+        vae = _tiny.image_vae(4)
+        # Fresh motion modules end in zeros; without noise in them the frames would not mix.
+        for parameter in unet.parameters():
+            parameter.data.add_(0.02 * torch.randn_like(parameter))
+    parts = Parts(
+        unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=_SCHEDULER
+    )
+    defaults = Defaults(frames=4, height=16, width=16, fps=8.0, steps=2, guidance_scale=3.0)
+    settings = Settings(device="cpu", dtype="float32")
+    return LatentUNet("tiny-animatediff", parts, defaults, settings, torch.device("cpu"))
+
+
+def tiny_pair() -> tuple[UNet2DConditionModel, MotionAdapter]:
+    """A small UNet for images, and a motion adapter that fits it."""
+    image = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 16, 16, 16),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    motion = MotionAdapter(
+        block_out_channels=(16, 16, 16, 16),
+        motion_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=4,
+        use_motion_mid_block=False,
+    )
+    return image, motion

@@ -1,0 +1,213 @@
+"""AnimateDiff: parity with diffusers' pipeline, roles at its full size, loading in both forms."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AnimateDiffPipeline,
+    DDIMScheduler,
+    MotionAdapter,
+    StableDiffusionPipeline,
+    UNetMotionModel,
+)
+from torch import Tensor
+
+from recast import models
+from recast.backbones import _diffusers, _unets, animatediff
+from recast.backbones._latent_unet import LatentUNet
+from recast.backbones.base import Settings
+from recast.errors import BadCall, BadModel
+from recast.features import record
+from recast.sampling import sample
+
+CPU = Settings(device="cpu", dtype="float32")
+
+
+def pipeline(**scheduler: Any) -> AnimateDiffPipeline:
+    tiny = animatediff.tiny()
+    assert isinstance(tiny, LatentUNet)
+    parts = tiny._parts
+    pipe = AnimateDiffPipeline(
+        parts.vae,
+        parts.text_encoder,
+        parts.tokenizer,
+        parts.unet,
+        None,
+        DDIMScheduler(**{**parts.scheduler, **scheduler}, clip_sample=False),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+# Leading steps: with linspace, diffusers' DDIM steps from a level to t - 1000 // steps, which is
+# not the next level it then evaluates, and ours goes to the next level.
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_sampling_is_what_diffusers_does(scale: float) -> None:
+    pipe, x = pipeline(timestep_spacing="leading"), randn(1, 4, 4, 8, 8)
+    expected = pipe(
+        prompt="a red car drives",
+        negative_prompt="bad",
+        height=16,
+        width=16,
+        num_frames=4,
+        num_inference_steps=8,
+        guidance_scale=scale,
+        latents=x.clone(),
+        output_type="latent",
+    ).frames
+    backbone = models.wrap(pipe, CPU)
+    grid = backbone.schedule.grid(8)
+    guided = backbone.guided("a red car drives", "bad", scale)
+    *_, last = sample(guided, backbone.schedule, grid, x)
+    assert float((last.x - x).abs().max()) > 0.1
+    torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=1e-5)
+    pictures = pipe.video_processor.postprocess_video(pipe.decode_latents(expected), "pt")
+    ours = backbone.decode(last.x).transpose(1, 2) / 2 + 0.5
+    torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
+
+
+def test_frames_of_one_clip_see_each_other_and_those_of_another_do_not() -> None:
+    backbone, t = animatediff.tiny(), torch.tensor(501.0)
+    x = randn(2, 4, 3, 8, 8)
+    denoise = backbone.denoiser(backbone.encode_text(["a cat", "a dog"]))
+    with torch.no_grad():
+        out = denoise(x, t).x0
+        x[1, :, 2] += 1
+        moved = denoise(x, t).x0
+    torch.testing.assert_close(moved[0], out[0])
+    assert float((moved[1, :, 0] - out[1, :, 0]).abs().max()) > 1e-4
+
+
+def test_gradients_do_not_depend_on_checkpointing() -> None:
+    def gradient(checkpointing: bool) -> Tensor:
+        settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
+        backbone, x = models.wrap(pipeline(), settings), randn(1, 4, 4, 8, 8).requires_grad_()
+        (tap,) = backbone.taps("motion")
+        with record(backbone.network, [tap], 4, stop=True) as seen:
+            backbone.denoiser(backbone.encode_text(["a cat"]))(x, torch.tensor(501.0))
+        return torch.autograd.grad(seen[tap.path].square().sum(), x)[0]
+
+    expected = gradient(False)
+    assert float(expected.abs().max()) > 0
+    assert torch.equal(gradient(True), expected)
+
+
+def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
+    backbone = animatediff.tiny()
+    maps = backbone.attention(randn(1, 4, 4, 8, 8), torch.tensor(301.0), "a fat cat")
+    assert maps.shape == (4, 8, 8, 3)
+    assert (maps > 0).all()
+    assert (maps.sum(-1) < 1).all()  # the rest goes to the other tokens
+
+
+def test_a_clip_is_as_long_as_the_adapters_positions() -> None:
+    backbone = animatediff.tiny()
+    assert backbone.latent_shape(32, 16, 16) == (1, 4, 32, 8, 8)
+    with pytest.raises(BadCall, match="33 frames; tiny-animatediff takes at most 32"):
+        backbone.latent_shape(33, 16, 16)
+
+
+def test_the_roles_at_full_size() -> None:
+    """Stable Diffusion 1.5's layout with the adapter's, without weights, 16 frames of 512×512."""
+    with torch.device("meta"):
+        unet = UNetMotionModel(cross_attention_dim=768, use_motion_mid_block=False)
+        x, text = torch.empty(1, 4, 16, 64, 64), torch.empty(16, 77, 768)
+        whole, adapter = UNetMotionModel(cross_attention_dim=768), MotionAdapter()
+    # What is left without the adapter is Stable Diffusion's UNet, which says of itself 859.52 M.
+    total, added = (sum(p.numel() for p in n.parameters()) for n in (whole, adapter))
+    assert total - added == 859_520_964
+    roles = _unets.roles(unet)
+    taps = tuple({tap.path: tap for taps in roles.values() for tap in taps}.values())
+    with torch.no_grad(), record(unet, taps, 16) as seen:
+        unet(x, torch.zeros((), device="meta"), encoder_hidden_states=text)
+    shapes = {role: tuple(seen[taps[0].path].shape) for role, taps in roles.items()}
+    assert shapes["motion"] == shapes["decoder1.upsampler"] == (1, 16, 32, 32, 1280)
+    assert shapes["middle"] == shapes["decoder0.temporal_attention"] == (1, 16, 8, 8, 1280)
+    assert shapes["decoder2.temporal_attention"] == (1, 16, 32, 32, 640)
+    assert shapes["decoder3.spatial_attention"] == (1, 16, 64, 64, 320)
+    assert shapes["keys"] == (1, 16, 16 * 16, 1, 1280)
+    assert [tap.path.split(".")[1] for tap in roles["keys"]] == [*"111222333"]
+    assert unet.up_blocks[1].motion_modules[1] is unet.get_submodule(
+        roles["decoder1.temporal_attention"][0].path
+    )
+
+
+# Loading
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    with _diffusers.quiet():
+        pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A Stable Diffusion and an adapter, each as it is published."""
+    folder, pipe = tmp_path_factory.mktemp("pair"), pipeline()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        image, motion = animatediff.tiny_pair()
+    stable = StableDiffusionPipeline(
+        pipe.vae, pipe.text_encoder, pipe.tokenizer, image, pipe.scheduler, None, None
+    )
+    with _diffusers.quiet():
+        stable.save_pretrained(folder / "base")
+        motion.save_pretrained(folder / "adapter")
+    return folder / "base", folder / "adapter"
+
+
+def test_a_saved_pipeline_is_the_same_model(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tiny, loaded = animatediff.tiny(), models.load(str(saved), CPU)
+    assert capfd.readouterr() == ("", "")
+    assert loaded.fingerprint == tiny.fingerprint
+    assert torch.equal(loaded.schedule.grid(7), tiny.schedule.grid(7))
+
+
+def test_a_base_and_an_adapter_join(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As diffusers joins them; the alias fetches the adapter by its files, and the levels are the
+    adapter's."""
+    asked = []
+
+    def folder(source: str, parts: tuple[str, ...] = ()) -> Path:
+        asked.append((source, parts))
+        return pair[0] if "stable-diffusion" in source else pair[1]
+
+    monkeypatch.setattr(_diffusers, "folder", folder)
+    loaded = models.load("animatediff", CPU)
+    assert asked == [
+        (animatediff._ADAPTER, ("config.json", "diffusion_pytorch_model.*")),
+        (animatediff._BASE, ()),
+    ]
+    base = StableDiffusionPipeline.from_pretrained(pair[0]).unet
+    joined = UNetMotionModel.from_unet2d(base, MotionAdapter.from_pretrained(pair[1]))
+    assert loaded.fingerprint == _diffusers.fingerprint(joined)
+    assert loaded.name == "animatediff"
+    assert loaded.schedule.grid(3).tolist() == [999, 500, 0, -1]
+
+
+def test_an_adapter_for_another_model_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    other = MotionAdapter(
+        block_out_channels=(16, 16), motion_layers_per_block=1, motion_norm_num_groups=4
+    )
+    other.save_pretrained(tmp_path)
+    with pytest.raises(BadModel, match=r"does not fit .* \(Incompatible Motion Adapter"):
+        animatediff.joined(pair[0], tmp_path, torch.float32)
+
+
+def test_a_bad_folder_is_told_why(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "model"))
+    shutil.rmtree(folder / "unet")
+    with pytest.raises(BadModel, match="no readable unet/config"):
+        models.load(str(folder), CPU)

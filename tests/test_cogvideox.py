@@ -1,0 +1,175 @@
+"""CogVideoX: parity with diffusers' pipeline, dynamic guidance, positions, the published sizes."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
+from torch import Tensor
+
+from recast.backbones import _transformers, cogvideox
+from recast.backbones.cogvideox import CogVideoX
+from recast.features import record
+from recast.guidance import growing
+from recast.sampling import sample
+
+KINDS: dict[str, dict[str, bool]] = {
+    "2b": {},
+    "5b": {"rotary": True},
+    "1.5": {"rotary": True, "pairs": True},
+}
+STEPS = 8  # divides 1000: see the parity test of UNet3D models
+
+
+def pipeline(backbone: CogVideoX, **scheduler: Any) -> CogVideoXPipeline:
+    parts = backbone._parts
+    pipe = CogVideoXPipeline(
+        parts.tokenizer,
+        parts.text_encoder,
+        parts.vae,
+        parts.transformer,
+        CogVideoXDDIMScheduler(**{**parts.scheduler, **scheduler}, clip_sample=False),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def both(
+    backbone: CogVideoX, scale: float, size: tuple[int, int, int] = (9, 32, 48), **options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The noise, diffusers' latents of it, and ours."""
+    x = torch.randn(backbone.latent_shape(*size), generator=torch.Generator().manual_seed(0))
+    expected = pipeline(backbone)(
+        prompt="a red car",
+        negative_prompt="bad",
+        num_frames=size[0],
+        height=size[1],
+        width=size[2],
+        num_inference_steps=STEPS,
+        guidance_scale=scale,
+        latents=x.transpose(1, 2).clone(),
+        max_sequence_length=16,
+        output_type="latent",
+        **options,
+    ).frames.transpose(1, 2)
+    grid = backbone.schedule.grid(STEPS)
+    *_, last = sample(backbone.guided("a red car", "bad", scale), backbone.schedule, grid, x)
+    return x, expected, last.x
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [1.0, 6.0])
+def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
+    backbone = cogvideox.tiny_of(**KINDS[kind])
+    x, expected, found = both(backbone, scale)
+    assert float((found - x).abs().max()) > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    # To pictures: diffusers' are in [0, 1], frames first, and 1.5's first latents are not shown.
+    pipe = pipeline(backbone)
+    kept = expected[:, :, 1:] if kind == "1.5" else expected
+    frames = pipe.decode_latents(kept.transpose(1, 2))
+    pictures = pipe.video_processor.postprocess_video(frames, "pt")
+    ours = backbone.decode(found).transpose(1, 2) / 2 + 0.5
+    torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_sizes_are_placed_as_diffusers_places_them(kind: str) -> None:
+    # Higher than wide, where the sample of the config is square.
+    x, expected, found = both(cogvideox.tiny_of(**KINDS[kind]), 3.0, (17, 64, 16))
+    assert x.shape[2:] == found.shape[2:]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("grid", [(30, 45), (48, 85), (45, 30), (17, 90), (1, 2)])
+def test_the_box_in_the_middle_is_diffusers(grid: tuple[int, int]) -> None:
+    assert cogvideox._middle(grid, (30, 45)) == get_resize_crop_region_for_grid(grid, 45, 30)
+
+
+def test_dynamic_guidance_is_what_diffusers_does_with_as_many_steps_as_levels() -> None:
+    """With fewer, diffusers' formula takes numbers of levels for numbers of steps."""
+    backbone = cogvideox.tiny_of(levels=STEPS)
+    backbone.dynamic_guidance = True
+    _, expected, found = both(backbone, 6.0, use_dynamic_cfg=True)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    backbone.dynamic_guidance = False
+    assert float((both(backbone, 6.0)[2] - found).abs().max()) > 0.01
+
+
+def test_dynamic_guidance_grows_from_none_to_all_of_it() -> None:
+    schedule = cogvideox.tiny().schedule
+    weight = growing(schedule, 6.0)
+    weights = [weight(t) for t in schedule.grid(50)]
+    assert weights == sorted(weights)
+    assert weights[0] == pytest.approx(1, abs=1e-6)
+    assert weights[-1] == pytest.approx(7, abs=1e-2)
+    half = 1 + 6 * (1 - math.cos(math.pi / 32)) / 2
+    assert weight(torch.tensor(500.0)) == pytest.approx(half)
+
+
+def test_the_clip_begins_twice_where_frames_are_read_in_pairs() -> None:
+    backbone = cogvideox.tiny_of(**KINDS["1.5"])
+    vae, video = backbone._parts.vae, torch.rand(1, 3, 9, 32, 48) * 2 - 1
+    x, mean = backbone.encode(video), vae.encode(video).latent_dist.mean
+    torch.testing.assert_close(x[:, :, 1:], mean * vae.config.scaling_factor)
+    assert torch.equal(x[:, :, 0], x[:, :, 1])
+    assert backbone.shown(9) == [slice(0, 1), slice(0, 1), slice(1, 5), slice(5, 9)]
+
+
+# The published transformers' configs, as diffusers' conversion script and its pull request 9877
+# write them, and for 1.5's table of positions huggingface/finetrainers, issue 121.
+FULL: dict[str, tuple[dict[str, Any], tuple[int, int, int], int]] = {
+    "2b": ({"num_layers": 30, "num_attention_heads": 30}, (13, 60, 90), 1_693_783_872),
+    "5b": (
+        {
+            "num_layers": 42,
+            "num_attention_heads": 48,
+            "use_rotary_positional_embeddings": True,
+        },
+        (13, 60, 90),
+        5_570_283_072,
+    ),
+    "1.5": (
+        {
+            "num_layers": 42,
+            "num_attention_heads": 48,
+            "use_rotary_positional_embeddings": True,
+            "patch_size_t": 2,
+            "patch_bias": False,
+            "sample_frames": 81,
+            "sample_height": 300,
+            "sample_width": 300,
+        },
+        (22, 96, 170),
+        5_570_676_352,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FULL)
+def test_the_published_models_at_their_full_size(kind: str) -> None:
+    """Without weights: how many there are (their makers say 2B and 5B), and where the roles lie."""
+    config, latents, count = FULL[kind]
+    with torch.device("meta"):
+        network = CogVideoXTransformer3DModel(**config)
+        x, text = torch.empty(1, latents[0], 16, *latents[1:]), torch.empty(1, 226, 4096)
+    assert sum(weight.numel() for weight in network.parameters()) == count
+    grid = _transformers.Grid()
+    packed = config.get("patch_size_t", 1)
+    grid.shape = (latents[0] // packed, latents[1] // 2, latents[2] // 2)
+    roles = _transformers.roles(config["num_layers"], 30, grid, "transformer_blocks")
+    middle = config["num_layers"] // 2
+    assert roles["motion"][0].path == f"transformer_blocks.{middle}"
+    width = 64 * config["num_attention_heads"]
+    positions = None
+    if "use_rotary_positional_embeddings" in config:
+        sides = (config.get("sample_height", 60) // 2, config.get("sample_width", 90) // 2)
+        tables = cogvideox._rotary(64, grid.shape, sides, packed == 2)
+        assert tables[0].shape == (math.prod(grid.shape), 64)
+        positions = tuple(table.to("meta") for table in tables)
+    taps = [roles[name][0] for name in ("motion", "keys", "queries")]
+    with torch.no_grad(), record(network, taps, latents[0], stop=True) as seen:
+        network(x, text, torch.zeros(1, device="meta"), image_rotary_emb=positions)
+    assert [found.shape for found in seen.values()] == [(1, *grid.shape, width)] * 3

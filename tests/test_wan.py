@@ -1,0 +1,236 @@
+"""Wan: parity with diffusers' pipeline, both experts, prompts, attention, the published sizes."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from torch import Tensor
+
+from recast import models
+from recast.backbones import _transformers, _wan, wan
+from recast.backbones.base import Settings
+from recast.backbones.wan import Wan
+from recast.errors import BadModel
+from recast.features import record
+from recast.sampling import sample
+
+KINDS: dict[str, dict[str, bool]] = {"2.1": {}, "A14B": {"experts": True}, "5B": {"wide": True}}
+
+
+class Euler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers is untyped
+    """Steps evenly apart before the shift, as UniPC's and ours are."""
+
+    def set_timesteps(self, count: int, device: Any = None) -> None:
+        even = torch.linspace(1, 0, count + 1)[:-1]
+        super().set_timesteps(sigmas=even.tolist(), device=device)
+
+
+def pipeline(backbone: Wan, **options: Any) -> WanPipeline:
+    parts = backbone._parts
+    pipe = WanPipeline(
+        parts.tokenizer,
+        parts.text_encoder,
+        parts.vae,
+        Euler(shift=3.0),
+        parts.transformer,
+        parts.low,
+        **{"boundary_ratio": parts.boundary or None} | options,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def noise(backbone: Wan) -> Tensor:
+    size = backbone.defaults
+    shape = backbone.latent_shape(size.frames, size.height, size.width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
+    backbone, prompt = wan.tiny_of(**KINDS[kind]), "a  red &amp;amp; blue\ncar"
+    pipe, x, size = pipeline(backbone, expand_timesteps=kind == "5B"), noise(backbone), "latent"
+    options = {
+        "prompt": prompt,
+        "negative_prompt": "bad",
+        "num_frames": backbone.defaults.frames,
+        "height": backbone.defaults.height,
+        "width": backbone.defaults.width,
+        "num_inference_steps": 8,
+        "guidance_scale": scale,
+    }
+    expected = pipe(**options, latents=x.clone(), output_type=size).frames
+    grid = backbone.schedule.grid(8)
+    *_, last = sample(backbone.guided(prompt, "bad", scale), backbone.schedule, grid, x)
+    assert float((last.x - x).abs().max()) > 0.1
+    torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=0)
+    # To pictures: diffusers' are in [0, 1], frames first.
+    pictures = pipe(**options, latents=x.clone(), output_type="pt").frames
+    ours = backbone.decode(last.x).transpose(1, 2) / 2 + 0.5
+    torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
+
+
+def test_encoding_undoes_what_decoding_does_to_latents() -> None:
+    """The mean of the VAE's posterior, less its channels' mean, in their deviations."""
+    backbone = wan.tiny()
+    vae, video = backbone._parts.vae, torch.rand(1, 3, 9, 32, 48) * 2 - 1
+    mean = vae.encode(video).latent_dist.mean
+    for channel in range(4):
+        expected = (mean[:, channel] - 0.1 * channel) / (1 + 0.1 * channel)
+        torch.testing.assert_close(backbone.encode(video)[:, channel], expected)
+
+
+@pytest.mark.parametrize(("low", "at"), [(False, 0.875), (True, 0.874)])
+def test_the_boundary_belongs_to_the_expert_for_noise(low: bool, at: float) -> None:
+    backbone = wan.tiny_of(experts=True)
+    parts, t = backbone._parts, backbone.schedule.network_time(torch.tensor(at))
+    assert backbone._expert(t) is (parts.low if low else parts.transformer)
+
+
+def test_one_expert_without_the_other_is_refused() -> None:
+    two, one = wan.tiny_of(experts=True), wan.tiny_of()
+    for pipe in (pipeline(two, boundary_ratio=None), pipeline(one, boundary_ratio=0.875)):
+        with pytest.raises(BadModel, match="two transformers need a boundary_ratio"):
+            models.wrap(pipe, Settings(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a cat", "  a\n cat\t", "tom &amp; jerry", "&amp;lt;b&amp;gt;", ""]
+)
+def test_prompts_are_cleaned_as_diffusers_cleans_them(prompt: str) -> None:
+    assert _wan.clean(prompt) == prompt_clean(prompt)
+
+
+def test_text_ends_in_zeros() -> None:
+    text = wan.tiny().encode_text(["ab", ""])
+    assert text.shape == (2, 512, 16)
+    # "▁", "a", "b" and the end; the empty prompt is its end alone.
+    assert [int((row.abs().sum(-1) > 0).sum()) for row in text] == [4, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_is_the_networks_own(kind: str) -> None:
+    """Against the mean of attn2's own softmax, block by block, from what reaches each block."""
+    backbone = wan.tiny_of(**KINDS[kind])
+    x, t, prompt = noise(backbone), torch.tensor(0.3), "a fat cat"
+    network = backbone._expert(backbone.schedule.network_time(t))
+    attn, inputs = network.blocks[1].attn2, []
+    handle = attn.register_forward_pre_hook(lambda module, args: inputs.append(args[:2]))
+    with torch.no_grad():
+        backbone.denoiser(backbone.encode_text([prompt]))(x, t)
+        handle.remove()
+        ((hidden, text),) = inputs
+        query = attn.norm_q(attn.to_q(hidden)).unflatten(2, (2, 12))
+        key = attn.norm_k(attn.to_k(text)).unflatten(2, (2, 12))
+        maps = torch.einsum("bnac,bmac->banm", query, key).div(12**0.5).softmax(-1).mean(1)[0]
+    # "▁a", "▁fat" and "▁cat", every letter a token.
+    words = [maps[:, 0:2].mean(-1), maps[:, 2:6].mean(-1), maps[:, 6:10].mean(-1)]
+    frames, height, width = x.shape[2], x.shape[3] // 2, x.shape[4] // 2
+    expected = torch.stack(words, -1).reshape(frames, height, width, 3)
+    torch.testing.assert_close(backbone.attention(x, t, prompt), expected)
+
+
+@pytest.mark.parametrize("steps", [4, 30, 50])
+def test_the_levels_are_nearly_unipcs(steps: int) -> None:
+    """Its even steps end at 1/1000 where ours end at 0, so that no level is further off than that
+    becomes by the shift."""
+    oracle = UniPCMultistepScheduler(**wan._SCHEDULER)
+    oracle.set_timesteps(steps)
+    grid = wan.tiny().schedule.grid(steps)
+    assert float((grid - oracle.sigmas.double()).abs().max()) < 3e-3
+
+
+# The published transformers' sizes, from Wan's own configs. The counts are those of the published
+# files: 57,153,966,336 bytes in float32 for the 14B and for each expert, 19,999,150,848 for the 5B;
+# the 1.3B's file of 5,676,070,424 bytes has a header.
+FULL: dict[str, tuple[dict[str, Any], tuple[int, int, int], int]] = {
+    "1.3B": (
+        {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+        (21, 60, 104),
+        1_418_996_800,
+    ),
+    "14B": (
+        {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+        (21, 60, 104),
+        57_153_966_336 // 4,
+    ),
+    "5B": (
+        {
+            "num_attention_heads": 24,
+            "ffn_dim": 14336,
+            "num_layers": 30,
+            "in_channels": 48,
+            "out_channels": 48,
+        },
+        (31, 44, 80),
+        19_999_150_848 // 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FULL)
+def test_the_published_models_at_their_full_size(kind: str) -> None:
+    config, latents, count = FULL[kind]
+    with torch.device("meta"):
+        network = WanTransformer3DModel(text_dim=4096, **config)
+        x = torch.empty(1, config.get("in_channels", 16), *latents)
+        text = torch.empty(1, 512, 4096)
+    assert sum(weight.numel() for weight in network.parameters()) == count
+    if kind == "1.3B":
+        assert 0 < 5_676_070_424 - 4 * count < 100_000
+    grid = _transformers.Grid()
+    grid.shape = (latents[0], latents[1] // 2, latents[2] // 2)
+    layers = config["num_layers"]
+    roles = _transformers.roles(layers, 12, grid, "blocks")
+    assert roles["motion"][0].path == f"blocks.{layers // 2}"
+    taps = [roles[name][0] for name in ("motion", "keys", "queries")]
+    with torch.no_grad(), record(network, taps, latents[0], stop=True) as seen:
+        network(x, torch.zeros(1, device="meta"), text)
+    width = 128 * config["num_attention_heads"]
+    assert [found.shape for found in seen.values()] == [(1, *grid.shape, width)] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "frames", "size"),
+    [
+        ({}, 81, (480, 832)),
+        (
+            {
+                "base_dim": 160,
+                "decoder_base_dim": 256,
+                "z_dim": 48,
+                "latents_mean": [0.0] * 48,
+                "latents_std": [1.0] * 48,
+                "is_residual": True,
+                "patch_size": 2,
+                "in_channels": 12,
+                "out_channels": 12,
+                "scale_factor_spatial": 16,
+            },
+            121,
+            (704, 1280),
+        ),
+    ],
+    ids=["2.1", "2.2"],
+)
+def test_the_published_vaes_pack_as_we_count(
+    config: dict[str, Any], frames: int, size: tuple[int, int]
+) -> None:
+    """The default clip through the VAE at its full size, without its weights."""
+    with torch.device("meta"):
+        vae, video = AutoencoderKLWan(**config), torch.empty(1, 3, frames, *size)
+    with torch.no_grad():
+        found = vae.encode(video).latent_dist.mean.shape
+    factor = vae.config.scale_factor_spatial
+    expected = (1, vae.config.z_dim, (frames - 1) // 4 + 1, size[0] // factor, size[1] // factor)
+    assert tuple(found) == expected
