@@ -53,12 +53,13 @@ def configured(method: str, config: Any) -> Method[Any]:
 def check_runs(method: Method[Any], backbone: Backbone) -> None:
     """Raise `BadCall` unless the backbone has every role that the method, as configured, needs; the
     message names the methods that run on it, if the fault is not in the settings alone."""
-    missing = [role for role in method.roles if role not in backbone.roles]
+    known = {*backbone.roles, *backbone.transformers}
+    missing = [role for role in method.roles if role not in known]
     if not missing:
         return
-    able = [name for name in methods() if set(configured(name, None).roles) <= set(backbone.roles)]
+    able = [name for name in methods() if set(configured(name, None).roles) <= known]
     ways = (
-        f"it has {', '.join(backbone.roles)}"
+        f"it has {', '.join([*backbone.roles, *backbone.transformers])}"
         if method.name in able
         else f"methods that run on it: {', '.join(able)}"
     )

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from recast.adapters import Transformer
 from recast.backbones import _diffusers, _unets
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall
@@ -178,11 +179,16 @@ class UNet3D(Backbone):
         )
         self._factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
         self._roles = _unets.roles(parts.unet)
+        self._transformers = _unets.transformers(parts.unet)
         self._fingerprint = _diffusers.fingerprint(parts.unet)
 
     @property
     def roles(self) -> Mapping[str, tuple[Tap, ...]]:
         return self._roles
+
+    @property
+    def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
+        return self._transformers
 
     @property
     def fingerprint(self) -> str:

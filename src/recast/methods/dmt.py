@@ -8,7 +8,6 @@ moves x_t until its features change over time as the clip's did.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -71,19 +70,14 @@ class Config:
     def __post_init__(self) -> None:
         if not self.taps:
             raise BadCall("taps is empty; name at least one role, such as motion")
-        _check("cells", self.cells, self.cells >= 1, "at least 1")
-        _check("guided", self.guided, 0 <= self.guided <= 1, "between 0 and 1")
-        _check("inner_steps", self.inner_steps, self.inner_steps >= 1, "at least 1")
-        _check("lr", self.lr, self.lr > 0, "above 0")
-        _check("lr_end", self.lr_end, self.lr_end >= 0, "at least 0")
-        _check("low_pass_factor", self.low_pass_factor, self.low_pass_factor >= 1, "at least 1")
-        _check("noise_share", self.noise_share, 0 <= self.noise_share <= 1, "between 0 and 1")
-        _check("inversion_steps", self.inversion_steps, self.inversion_steps >= 1, "at least 1")
-
-
-def _check(name: str, value: float, right: bool, rule: str) -> None:
-    if not right or not math.isfinite(value):
-        raise BadCall(f"{name} is {value}; it must be {rule}")
+        base.check("cells", self.cells, self.cells >= 1, "at least 1")
+        base.check("guided", self.guided, 0 <= self.guided <= 1, "between 0 and 1")
+        base.check("inner_steps", self.inner_steps, self.inner_steps >= 1, "at least 1")
+        base.check("lr", self.lr, self.lr > 0, "above 0")
+        base.check("lr_end", self.lr_end, self.lr_end >= 0, "at least 0")
+        base.check("low_pass_factor", self.low_pass_factor, self.low_pass_factor >= 1, "at least 1")
+        base.check("noise_share", self.noise_share, 0 <= self.noise_share <= 1, "between 0 and 1")
+        base.check("inversion_steps", self.inversion_steps, self.inversion_steps >= 1, "at least 1")
 
 
 PRESETS = {

@@ -8,12 +8,10 @@ are the similarities among the source's own positions and frames, read from self
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
@@ -25,7 +23,7 @@ from recast.events import Done, Event, Note, Preview, Step
 from recast.features import Tap, record
 from recast.methods import base
 from recast.optimize import descend
-from recast.sampling import check_finite, randn
+from recast.sampling import check_finite, generator_of, randn
 from recast.schedule import Denoiser
 
 _LEVELS = 100
@@ -62,20 +60,15 @@ class Config:
     def __post_init__(self) -> None:
         if not self.keys:
             raise BadCall("keys is empty; name at least one role, such as keys")
-        _check("iterations", self.iterations, self.iterations >= 1, "at least 1")
-        _check("lr", self.lr, self.lr > 0, "above 0")
-        _check("noisiest", self.noisiest, 0 < self.noisiest <= 1, "above 0 and at most 1")
+        base.check("iterations", self.iterations, self.iterations >= 1, "at least 1")
+        base.check("lr", self.lr, self.lr > 0, "above 0")
+        base.check("noisiest", self.noisiest, 0 < self.noisiest <= 1, "above 0 and at most 1")
         rule = f"above 0 and at most noisiest, {self.noisiest}"
-        _check("cleanest", self.cleanest, 0 < self.cleanest <= self.noisiest, rule)
-        _check("spatial", self.spatial, self.spatial >= 0, "at least 0")
-        _check("temporal", self.temporal, self.temporal >= 0, "at least 0")
-        _check("preview_every", self.preview_every, self.preview_every >= 1, "at least 1")
-        _check("stop_below", self.stop_below, self.stop_below >= 0, "at least 0")
-
-
-def _check(name: str, value: float, right: bool, rule: str) -> None:
-    if not right or not math.isfinite(value):
-        raise BadCall(f"{name} is {value}; it must be {rule}")
+        base.check("cleanest", self.cleanest, 0 < self.cleanest <= self.noisiest, rule)
+        base.check("spatial", self.spatial, self.spatial >= 0, "at least 0")
+        base.check("temporal", self.temporal, self.temporal >= 0, "at least 0")
+        base.check("preview_every", self.preview_every, self.preview_every >= 1, "at least 1")
+        base.check("stop_below", self.stop_below, self.stop_below >= 0, "at least 0")
 
 
 PRESETS = {
@@ -200,9 +193,7 @@ class _Distillation:
     def __call__(self, z: Tensor, index: int) -> Tensor:
         """The next z, (1, C, F, H, W), by the step of that number; fills `told`."""
         schedule, config = self.backbone.schedule, self.config
-        # Drawn anew for each step, so that a broken-off run goes on as if it had not been.
-        drawn = np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(drawn[0] >> np.uint64(1)))
+        generator = generator_of(self.seed, index)
         t = self._level(generator)
         eps = randn(tuple(z.shape), generator, z.device)
         noised = schedule.noised(self.source, eps, t)
