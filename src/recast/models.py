@@ -66,6 +66,16 @@ def check_runs(method: Method[Any], backbone: Backbone) -> None:
     raise BadCall(f"{backbone.name} has no role {missing[0]!r}, which {method.name} needs; {ways}")
 
 
+def check_clips(method: Method[Any], count: int) -> None:
+    """Raise `BadCall` for several clips where the method learns from one."""
+    if count > 1 and not method.takes_clips:
+        able = [name for name in methods() if configured(name, None).takes_clips]
+        raise BadCall(
+            f"{count} clips, and {method.name} learns from one; methods that take several: "
+            f"{', '.join(able)}"
+        )
+
+
 def aliases() -> dict[str, str]:
     """Every short name of a model, and the name of the backbone file that loads it."""
     return {alias: name for name in registry.names("backbones") for alias in _module(name).ALIASES}
