@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recast.errors import BadCall, NotFinite
-from recast.optimize import Group, adamw, descend, minimize, packed, restore, train
+from recast.optimize import Group, adamw, adamw_class, descend, minimize, packed, restore, train
 
 
 def bowl(x: Tensor) -> Tensor:
@@ -197,4 +197,4 @@ def test_8_bit_moments_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(BadCall, match=r"needs bitsandbytes.*pip install 'recast\[eight-bit\]'"):
-        adamw([to(3, parameter(1.0))], 0.01, eight_bit=True)
+        adamw_class(True)

@@ -60,18 +60,24 @@ class Group(NamedTuple):
     loss: Callable[[int], AbstractContextManager[Tensor | None]]
 
 
-def adamw(groups: Sequence[Group], weight_decay: float, *, eight_bit: bool = False) -> Optimizer:
-    """AdamW (Loshchilov & Hutter 2019) with betas 0.9 and 0.999 and ε = 1e-8.
+def adamw_class(eight_bit: bool) -> Callable[..., Optimizer]:
+    """AdamW (Loshchilov & Hutter 2019), or one whose moments take a quarter of the memory, by
+    bitsandbytes. Raises `BadCall` where that is not installed."""
+    if not eight_bit:
+        return torch.optim.AdamW
+    with missing_extra("eight-bit"):
+        from bitsandbytes.optim import AdamW8bit
 
-    With `eight_bit` its moments take a quarter of the memory, by bitsandbytes. Raises `BadCall`
-    where that is not installed.
-    """
-    kind: Callable[..., Optimizer] = torch.optim.AdamW
-    if eight_bit:
-        with missing_extra("eight-bit"):
-            from bitsandbytes.optim import AdamW8bit
+    kind: Callable[..., Optimizer] = AdamW8bit
+    return kind
 
-        kind = AdamW8bit
+
+def adamw(
+    groups: Sequence[Group],
+    weight_decay: float,
+    kind: Callable[..., Optimizer] = torch.optim.AdamW,
+) -> Optimizer:
+    """An optimizer of all groups with betas 0.9 and 0.999 and ε = 1e-8, which are its defaults."""
     rates = [{"params": list(group.parameters), "lr": group.lr} for group in groups]
     return kind(rates, weight_decay=weight_decay)
 

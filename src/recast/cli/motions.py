@@ -92,9 +92,7 @@ def _curve(losses: list[float]) -> str:
     """The losses as bars between their least and greatest mean, and the first and last mean."""
     count = min(_WIDTH, len(losses))
     edges = [index * len(losses) // count for index in range(count + 1)]
-    means = [
-        sum(losses[start:end]) / (end - start) for start, end in pairwise(edges)
-    ]
+    means = [sum(losses[start:end]) / (end - start) for start, end in pairwise(edges)]
     low, span = min(means), (max(means) - min(means)) or 1.0
     bars = "".join(_BARS[int((mean - low) / span * (len(_BARS) - 1) + 0.5)] for mean in means)
     return f"{bars}  {means[0]:.4g} to {means[-1]:.4g} in {len(losses)} iterations"

@@ -21,7 +21,7 @@ from recast.events import Checkpoint, Done, Event, Note, Preview, Step
 from recast.inversion import invert
 from recast.methods import base
 from recast.methods._training import Lessons, Training
-from recast.optimize import adamw, packed, restore, train
+from recast.optimize import adamw, adamw_class, packed, restore, train
 from recast.sampling import sample
 from recast.schedule import Denoised
 
@@ -88,7 +88,8 @@ class Method(base.Method[T], Generic[T]):
     ) -> Iterator[Event]:
         if video.shape[2] < 2:
             raise BadClip("1 frame shows no motion; take a clip of at least 2, such as --frames 8")
-        config, spatial, latents = self.config, self.spatial(), backbone.encode(video)
+        config, spatial, kind = self.config, self.spatial(), adamw_class(self.config.eight_bit)
+        latents = backbone.encode(video)
         if begun is None:
             if spatial and "spatial_attention" not in backbone.transformers:
                 yield Note(
@@ -98,7 +99,7 @@ class Method(base.Method[T], Generic[T]):
             begun = self._told(backbone, {"noise": noise[0]}, prompt, sampling)
         lessons, seen = self._lessons(backbone, latents, prompt, begun), _losses(begun)
         groups = lessons.groups(spatial[1] if spatial else config.lr)
-        optimizer = adamw(groups, config.weight_decay, eight_bit=config.eight_bit)
+        optimizer = adamw(groups, config.weight_decay, kind)
         restore(optimizer, _part(begun, _OPTIMIZER))
         for index, loss in train(
             groups, optimizer, config.iterations, done=len(seen), clip=config.clip_gradient
