@@ -302,7 +302,7 @@ def test_what_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["bench", str(suite), "--ray"]) == 2
-    assert "pip install 'recast[ray]'" in capsys.readouterr().err
+    assert "pip install '.[ray]' brings it" in capsys.readouterr().err
 
 
 def test_features_rebuild_the_clip_they_came_from(

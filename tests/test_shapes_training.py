@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 from torch import nn
 
@@ -13,7 +14,8 @@ from recast.backbones import unet3d
 from recast.backbones.base import Settings
 from recast.errors import BadModel
 from recast.events import Done, Step
-from recast.shapes import networks, training
+from recast.schedule import Flow, from_diffusers
+from recast.shapes import networks, noising, training
 from recast.shapes.fitting import Stage, fit
 
 
@@ -152,3 +154,57 @@ def test_another_design_trains_too(tmp_path):
     assert backbone.latent_shape(16, 64, 64) == (1, 4, 16, 32, 32)
     assert backbone.latent_shape(16, 16, 16) == (1, 4, 16, 8, 8)
     assert backbone.schedule.prediction == "epsilon"
+
+
+def test_lessons_are_those_of_the_schedules_that_sample():
+    """x_t and its target, put through the library's schedule, give x0 and the noise back."""
+    x0 = torch.randn(6, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    design = networks.Design(high_noise=2.0, shift=3.0)
+    for lesson, schedule in (
+        (noising.diffusion, from_diffusers(networks.scheduler(design).config)),
+        (noising.flow, Flow(shift=design.shift)),
+    ):
+        x, target, time = lesson(design, x0, np.random.default_rng(1))
+        own = time if lesson is noising.diffusion else time / 1000
+        torch.testing.assert_close(schedule.network_time(own).to(time), time)
+        told = schedule.denoised(target, x, own.double())
+        torch.testing.assert_close(told.x0, x0, atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            schedule.noised(x0, told.eps, own.double()), x, atol=2e-5, rtol=0
+        )
+        assert len(set(time.tolist())) == 6
+
+
+def test_a_shift_moves_times_to_high_noise():
+    rng = np.random.default_rng(0)
+    x0 = torch.zeros(4000, 1, 1, 1, 1)
+    times = [noising.flow(networks.Design(shift=s), x0, rng).time / 1000 for s in (1.0, 3.0)]
+    assert float(times[0].median()) == pytest.approx(0.5, abs=0.03)
+    assert float(times[1].median()) == pytest.approx(0.75, abs=0.03)  # 3u / (1 + 2u) at u = 1/2
+
+
+@pytest.mark.slow
+def test_a_transformer_is_trained_beside_the_same_autoencoder_and_clip(tmp_path):
+    zeros = {"autoencoder_steps": 0, "clip_steps": 0}
+    config = training.TrainConfig(
+        out=tmp_path,
+        network="transformer",
+        start=unet3d.SHAPES,
+        start_parts=("autoencoder", "clip"),
+        **ONE_STEP | zeros,
+    )
+    *_, last = training.train(config)
+    folder = last.result
+    for part in ("vae", "text_encoder"):
+        name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        before, after = (
+            load_file(f / part / f"{name}.safetensors") for f in (unet3d.SHAPES, folder)
+        )
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "WanPipeline"
+    made = WanTransformer3DModel.from_pretrained(folder / "transformer")
+    x = torch.randn(1, 8, 5, 8, 8)
+    out = made(x, torch.tensor([500.0]), torch.randn(1, 7, networks.TEXT_WIDTH), return_dict=False)
+    assert out[0].shape == x.shape
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 15e6

@@ -66,5 +66,6 @@ def missing_extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise BadCall(
-            f"this needs {error.name}, which is not installed: pip install 'recast[{name}]'"
+            f"this needs {error.name}, which is not installed; in Recast's own folder, "
+            f"pip install '.[{name}]' brings it"
         ) from error

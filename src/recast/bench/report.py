@@ -27,7 +27,10 @@ WALL = 24
 """Pairs whose clips are shown."""
 WALL_BYTES = 40_000_000
 """Clips beyond this many bytes are left to the folder."""
-_BY_GROUP = ("text_similarity", "motion_fidelity", "true_look", "true_motion", "true_distance")
+_BY_GROUP = (
+    *("text_similarity", "motion_fidelity"),
+    *("true_look", "true_motion", "true_distance", "true_structure"),
+)
 _COLUMNS = 12
 _COSTS = {
     "learn_seconds": "seconds to learn",

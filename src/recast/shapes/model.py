@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers import AutoencoderKL, UNet3DConditionModel, WanTransformer3DModel
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
@@ -23,22 +23,26 @@ class Model:
     autoencoder: AutoencoderKL
     clip: CLIPModel
     tokenizer: CLIPTokenizer
-    unet: UNet3DConditionModel
+    denoiser: UNet3DConditionModel | WanTransformer3DModel
 
-    def save(self, folder: Path, unet: nn.Module | None = None) -> Path:
+    def save(self, folder: Path, denoiser: nn.Module | None = None) -> Path:
         """Write a folder in diffusers' format, weights in fp16, with the whole CLIP beside it.
 
-        `unet` is another state of the UNet, to be written instead.
+        `denoiser` is another state of it, to be written instead.
         """
+        is_unet = isinstance(self.denoiser, UNet3DConditionModel)
+        make = networks.scheduler if is_unet else networks.flow_scheduler
+        scheduler: Any = make(self.design)
         with atomic_folder(folder) as temporary:
             _half(self.autoencoder).save_pretrained(temporary / "vae")
             _half(self.clip).save_pretrained(temporary / "clip")
             networks.clip_processor(self.tokenizer).save_pretrained(temporary / "clip")
             _half(text_encoder(self.clip)).save_pretrained(temporary / "text_encoder")
-            _half(unet or self.unet).save_pretrained(temporary / "unet")
+            part = "unet" if is_unet else "transformer"
+            _half(denoiser or self.denoiser).save_pretrained(temporary / part)
             self.tokenizer.save_pretrained(temporary / "tokenizer")
-            networks.scheduler(self.design).save_pretrained(temporary / "scheduler")
-            _describe(temporary, self.design)
+            scheduler.save_pretrained(temporary / "scheduler")
+            _describe(temporary, self.design, part, self.denoiser, scheduler)
         return folder
 
 
@@ -46,14 +50,16 @@ def _half(network: nn.Module) -> Any:
     return copy.deepcopy(network).cpu().half()
 
 
-def _describe(folder: Path, design: Design) -> None:
+def _describe(
+    folder: Path, design: Design, part: str, denoiser: nn.Module, scheduler: object
+) -> None:
     """What diffusers reads first, and what the model says of itself."""
     index = {
-        "_class_name": "TextToVideoSDPipeline",
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "_class_name": "TextToVideoSDPipeline" if part == "unet" else "WanPipeline",
+        "scheduler": ["diffusers", type(scheduler).__name__],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet3DConditionModel"],
+        part: ["diffusers", type(denoiser).__name__],
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))

@@ -1,8 +1,9 @@
-"""The sizes of the shipped model's three networks, its tokenizer and its noise schedule.
+"""The sizes of the shipped models' networks, their tokenizer and their noise schedules.
 
-All are classes of diffusers and transformers, so that the shipped model takes the same road as
-ZeroScope. The UNet has all four levels of ZeroScope's layout; the autoencoder that ships divides
-by eight, so that a 64x64 clip is 8x8 latents, and the UNet's deepest level sees a whole frame.
+All are classes of diffusers and transformers, so that the shipped models take the same road as
+ZeroScope and Wan. The UNet has all four levels of ZeroScope's layout; the autoencoder that ships
+divides by eight, so that a 64x64 clip is 8x8 latents, and the UNet's deepest level sees a whole
+frame. The transformer has Wan's blocks, each over all patches of all frames.
 """
 
 import json
@@ -10,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet3DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet3DConditionModel,
+    WanTransformer3DModel,
+)
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -45,6 +52,13 @@ class Design:
     latent_channels: int = 8
     unet: tuple[int, ...] = (48, 64, 96, 112)
     """Channels of its four levels."""
+    heads: int = 6
+    """The transformer's, of 32 channels each."""
+    blocks: int = 8
+    """The transformer's."""
+    shift: float = 3.0
+    """Of the transformer's times, in training and in sampling, to high noise (Esser et al. 2024,
+    eq. 23)."""
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
     zero_snr: bool = True
     """No signal is left at the last level: on so small a grid the model would read each frame's
@@ -125,6 +139,29 @@ def unet(design: Design) -> UNet3DConditionModel:
         attention_head_dim=16,
         norm_num_groups=16,
     )
+
+
+def transformer(design: Design) -> WanTransformer3DModel:
+    """Wan's blocks on patches of 2×2 latents; 5.1 million parameters as it ships."""
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=design.heads,
+        attention_head_dim=32,
+        in_channels=design.latent_channels,
+        out_channels=design.latent_channels,
+        text_dim=TEXT_WIDTH,
+        freq_dim=64,
+        ffn_dim=4 * 32 * design.heads,
+        num_layers=design.blocks,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=64,
+    )
+
+
+def flow_scheduler(design: Design) -> FlowMatchEulerDiscreteScheduler:
+    """Straight paths from clips to noise, as Wan's."""
+    return FlowMatchEulerDiscreteScheduler(shift=design.shift)
 
 
 def scheduler(design: Design) -> DDIMScheduler:

@@ -1,7 +1,8 @@
-"""`recast shapes train`: makes the shipped model from nothing, in four resumable stages.
+"""`recast shapes train`: makes a shipped model from nothing, in four resumable stages.
 
-autoencoder (dense images) -> clip (frames and captions) -> latents (encoded once) -> unet (single
-frames, then short clips, then whole clips). The result is a folder in diffusers' format.
+autoencoder (dense images) -> clip (frames and captions) -> latents (encoded once) -> the denoiser,
+a unet or a transformer (single frames, then short clips, then whole clips). The result is a folder
+in diffusers' format.
 """
 
 import math
@@ -25,15 +26,21 @@ from transformers import CLIPModel, CLIPTokenizer
 from recast.errors import BadModel
 from recast.events import Done, Event, Step
 from recast.files import atomic, locked
-from recast.shapes import captions, networks, world
+from recast.shapes import captions, networks, noising, world
 from recast.shapes.fitting import Loss, Stage, fit
 from recast.shapes.model import Model, text_encoder
 from recast.shapes.networks import Design
 
-Part = Literal["autoencoder", "clip", "unet"]
+Network = Literal["unet", "transformer"]
+Part = Literal["autoencoder", "clip"] | Network
 _SHORT = (4, 40)  # frames of a short clip, clips to a batch
 _PART = 500  # clips to a file of latents
-_FOLDERS: dict[Part, str] = {"autoencoder": "vae", "clip": "clip", "unet": "unet"}
+_FOLDERS: dict[Part, str] = {
+    "autoencoder": "vae",
+    "clip": "clip",
+    "unet": "unet",
+    "transformer": "transformer",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,30 +49,33 @@ class TrainConfig:
 
     out: Path
     """Folder of checkpoints, logs and, at the end, the model in `model/`."""
+    network: Network = "unet"
+    """What denoises: a UNet of ZeroScope's kind, or a transformer of Wan's."""
     seed: int = 0
     """Seed of data, initial weights and noise."""
     images: int = 8_000
     """Dense images that the autoencoder sees, turned and mirrored."""
     clips: int = 8_000
-    """Clips that the UNet sees, each forward and backward."""
+    """Clips that the denoiser sees, each forward and backward."""
     autoencoder_steps: int = 1_800
     """Autoencoder steps of 32 images."""
     clip_steps: int = 950
     """CLIP steps of 128 frames with their captions."""
     image_steps: int = 200
-    """UNet steps on single frames (160 to a batch)."""
+    """Steps of the denoiser on single frames (160 to a batch)."""
     short_steps: int = 900
-    """UNet steps on four-frame clips (40 to a batch)."""
+    """Its steps on four-frame clips (40 to a batch)."""
     steps: int = 2_300
-    """UNet steps on whole clips (10 to a batch)."""
+    """Its steps on whole clips (10 to a batch)."""
     joint: float = 0.0
     """Share of these steps that take short clips instead, for the variety of their captions."""
     device: str = "cpu"
     """Where to train: cpu, cuda or mps. Data are made and kept on the CPU."""
     start: Path | None = None
     """Model folder to go on from, such as that of an earlier run; without it all begins anew."""
-    start_parts: tuple[Part, ...] = ("autoencoder", "clip", "unet")
-    """What is taken from `--start`; with 0 steps of its own it stays as it is."""
+    start_parts: tuple[Part, ...] = ("autoencoder", "clip", "unet", "transformer")
+    """What is taken from `--start` of what is trained; with 0 steps of its own it stays as it
+    is."""
     snapshot_every: int = 0
     """Keep a whole model in `snapshots/` every so many of the last stage's steps, to score; 0 keeps
     none."""
@@ -93,12 +103,15 @@ def _train(config: TrainConfig, design: Design) -> Iterator[Event]:
     if not (_taken(config, "autoencoder") and config.autoencoder_steps == 0):
         scale = 1 / latents[:1000].astype(np.float32).std()
         autoencoder.register_to_config(scaling_factor=float(scale))
-    unet = _begun(config, "unet", networks.unet(design))
-    # Sixteen frames are a tiny sequence: the plain product is faster than the fused kernel.
-    unet.set_attn_processor(AttnProcessor())
-    model = Model(design, autoencoder, clip, tokenizer, unet)
+    if config.network == "unet":
+        denoiser = _begun(config, "unet", networks.unet(design))
+        # Sixteen frames are a tiny sequence: the plain product is faster than the fused kernel.
+        denoiser.set_attn_processor(AttnProcessor())
+    else:
+        denoiser = _begun(config, "transformer", networks.transformer(design))
+    model = Model(design, autoencoder, clip, tokenizer, denoiser)
     scaled = torch.from_numpy(latents * np.float16(autoencoder.config.scaling_factor))
-    for stage in _unet_stages(config, model, scaled):
+    for stage in _denoiser_stages(config, model, scaled):
         yield from _stage(stage, config)
     yield Done(result=model.save(config.out / "model"))
 
@@ -200,10 +213,10 @@ def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) 
     )
 
 
-def _unet_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[Stage]:
+def _denoiser_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[Stage]:
     design, tokenizer, text = made.design, made.tokenizer, text_encoder(made.clip)
     text = text.to(config.device)
-    noise = networks.scheduler(design).alphas_cumprod
+    noised = noising.diffusion if config.network == "unet" else noising.flow
     scenes = [world.sample(seed) for seed in range(len(latents))]
 
     def losses(frames: int, batch: int, joint: float = 0.0) -> Loss:
@@ -220,18 +233,10 @@ def _unet_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[
             tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
             with torch.no_grad():
                 condition = text(tokens.input_ids.to(config.device)).last_hidden_state
-            t = torch.from_numpy(1000 * rng.random(batch) ** (1 / design.high_noise)).long()
-            alpha = noise[t].sqrt().view(-1, 1, 1, 1, 1)
-            sigma = (1 - noise[t]).sqrt().view(-1, 1, 1, 1, 1)
-            eps = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
-            if design.offset_noise:
-                offset = rng.standard_normal((*x0.shape[:3], 1, 1), dtype=np.float32)
-                eps = eps + design.offset_noise * torch.from_numpy(offset)
-            x, v = alpha * x0 + sigma * eps, alpha * eps - sigma * x0
-            target = v if design.prediction == "v_prediction" else eps
+            x, target, t = (part.to(config.device) for part in noised(design, x0, rng))
             with torch.autocast(config.device, torch.bfloat16):
-                guess = model(x.to(config.device), t.to(config.device), condition).sample
-            return F.mse_loss(guess.float(), target.to(config.device))
+                guess = model(x, t, condition, return_dict=False)[0]
+            return F.mse_loss(guess.float(), target)
 
         return loss
 
@@ -246,13 +251,13 @@ def _unet_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[
     ]
     for frames, batch, steps, cooldown in plan:
         loss = losses(frames, batch, config.joint if frames == world.FRAMES else 0.0)
-        name = f"unet{frames}"
+        name = f"{config.network}{frames}"
         yield Stage(
             name=name,
-            model=made.unet,
+            model=made.denoiser,
             loss=loss,
             steps=steps,
-            lr=1e-3,
+            lr=1e-3 if config.network == "unet" else 6e-4,
             warmup=max(1, min(100, steps // 5)),
             cooldown=cooldown,
             checkpoint_every=math.gcd(200, config.snapshot_every),
