@@ -308,7 +308,10 @@ def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
         (["transfer", "CLIP", "x", "--frames", "0"], "--frames is at least 1, got 0"),
         (["transfer", "CLIP", "x", "--samples", "0"], "--samples is at least 1, got 0"),
         (["transfer", "CLIP", "x", "--lr", "-1"], "lr is -1.0; it must be above 0"),
-        (["transfer", "CLIP", "x", "--taps", "nose", *QUICK], "gaussian has no role 'nose', which dmt needs"),
+        (
+            ["transfer", "CLIP", "x", "--taps", "nose", *QUICK],
+            "gaussian has no role 'nose', which dmt needs",
+        ),
         (["transfer", "none.safetensors", "x"], "there is no motion file none.safetensors"),
         (["transfer", "PICKLE", "x"], "is damaged or no safetensors file"),
         (["inspect", "PICKLE"], "is damaged or no safetensors file"),
