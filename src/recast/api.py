@@ -1,4 +1,4 @@
-"""Recast in four calls from Python: load or wrap a model, learn a motion, transfer it.
+"""Recast from Python: load or wrap a model, learn a motion, transfer it, mix it with others.
 
 Each runs to its end; `on_event` sees every event on the way, and raising in it stops the work.
 """
