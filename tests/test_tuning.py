@@ -382,3 +382,18 @@ def test_settings_that_make_no_sense_are_refused(
 def test_the_settings_of_training_stand_in_one_place() -> None:
     for name in NAMES:
         assert isinstance(models.preset(name), Training)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_in_half_precision_trains_tensors_in_full(name: str) -> None:
+    kept = unet3d.tiny()
+    assert isinstance(kept, unet3d.UNet3D)
+    kept._parts.unet.to(torch.bfloat16)
+    method = made(name, checkpoint_every=1)
+    events = list(method.learn(kept, clip(kept), "a dog", SAMPLING))
+    state = next(event.state for event in events if isinstance(event, Checkpoint))
+    trained = [t for n, t in state.tensors.items() if n.startswith("adapter/")]
+    assert all(tensor.dtype == torch.float32 for tensor in trained)
+    assert any(float(tensor.abs().max()) > 0 for tensor in trained)
+    latents = result(method.transfer(kept, result(iter(events)), "a cat", SAMPLING))
+    assert torch.isfinite(latents).all()
