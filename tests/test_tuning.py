@@ -21,6 +21,7 @@ from recast.sampling import sample
 
 SAMPLING = base.Sampling(steps=2, guidance_scale=3.0, seed=5)
 NAMES = ["motion_inversion", "motiondirector", "tune_a_video", "vmc"]
+KINDS = ["motion_inversion", "motiondirector", "vmc"]  # one for each kind of adapter
 # Rates at which few steps of the tiny network show.
 RATES = {"motion_inversion": 0.1, "motiondirector": 0.02, "tune_a_video": 0.01, "vmc": 0.01}
 
@@ -82,7 +83,7 @@ def fixed_loss(method: Any, backbone: Backbone, tensors: dict[str, Tensor]) -> f
         temporal=method.adapter(backbone, tensors, learning=True),
     )
     total = 0.0
-    for index in range(1000, 1006):
+    for index in range(1000, 1004):
         with torch.no_grad(), lessons._of_clip(index) as loss:
             total += float(loss)
     return total
@@ -91,18 +92,18 @@ def fixed_loss(method: Any, backbone: Backbone, tensors: dict[str, Tensor]) -> f
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls_on_draws_that_it_did_not_see(name: str) -> None:
     backbone = tiny()
-    method, trained = made(name), adapted(motion_of(name, iterations=8))
+    method, trained = made(name), adapted(motion_of(name, iterations=5))
     nothing = {key: 0 * tensor for key, tensor in trained.items()}
     before, after = (fixed_loss(method, backbone, t) for t in (nothing, trained))
-    assert after < 0.995 * before
+    assert after < 0.998 * before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_checkpoint_goes_on_as_if_there_had_been_no_break(name: str) -> None:
-    backbone, method = tiny(), made(name, iterations=5, checkpoint_every=2)
+    backbone, method = tiny(), made(name, iterations=4, checkpoint_every=2)
     events = list(method.learn(backbone, clip(backbone), "a dog", SAMPLING))
     checkpoints = [event for event in events if isinstance(event, Checkpoint)]
-    assert [event.index for event in checkpoints] == [2, 4]
+    assert [event.index for event in checkpoints] == [2]
     rest = list(method.learn_on(checkpoints[0].state, backbone, clip(backbone), "a dog", SAMPLING))
     curves = [
         [e.metrics for e in es if isinstance(e, Step) and e.stage == "train"]
@@ -113,7 +114,7 @@ def test_a_checkpoint_goes_on_as_if_there_had_been_no_break(name: str) -> None:
     assert result(iter(rest)).metadata == result(iter(events)).metadata
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_checkpointing_of_gradients_changes_nothing(name: str) -> None:
     """The layers run again on the way back, so the adapter has to be there still."""
     kept = tiny()
@@ -126,12 +127,12 @@ def test_checkpointing_of_gradients_changes_nothing(name: str) -> None:
         kept.device,
         frozenset(),
     )
-    one, other = motion_of(name, iterations=3), learned(made(name, iterations=3), lean)
+    one, other = motion_of(name), learned(made(name), lean)
     assert one.metadata["losses"] == other.metadata["losses"]
     assert same(one, other)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_closing_learning_leaves_the_model_as_it_was(name: str) -> None:
     backbone = tiny()
     modules = dict(backbone.network.named_modules())
@@ -144,10 +145,10 @@ def test_closing_learning_leaves_the_model_as_it_was(name: str) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_without_strength_it_is_the_untouched_model(name: str) -> None:
     backbone = tiny()
-    motion = motion_of(name, iterations=3)
+    motion = motion_of(name)
     noise = motion.tensors["noise"][None]
     x = initial("blended", noise, torch.Generator().manual_seed(SAMPLING.seed))
     grid = backbone.schedule.grid(2)
@@ -165,11 +166,11 @@ def test_without_strength_it_is_the_untouched_model(name: str) -> None:
     assert 0 < moved[0] < moved[1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_what_is_learned_depends_on_the_training_seed_alone(name: str) -> None:
     """Not on that of the result, which the store's key does not know."""
     backbone = tiny()
-    one = learned(made(name), backbone, seed=1)
+    one = motion_of(name)
     assert same(learned(made(name), backbone, seed=2), one)
     assert not same(motion_of(name, training_seed=1), one)
     settings = dict(made(name).learned_settings())
@@ -177,7 +178,7 @@ def test_what_is_learned_depends_on_the_training_seed_alone(name: str) -> None:
     assert not {"strength", "initial_noise", "gamma", "difference"} & settings.keys()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_two_motions_mixed(name: str) -> None:
     backbone, method = tiny(), made(name)
     other = learned(method, backbone, clip(backbone, seed=1))
@@ -264,7 +265,7 @@ def test_the_spatial_lora_learns_beside_and_is_dropped() -> None:
     backbone = tiny()
     for name, objective in (("motion_inversion", "hybrid"), ("motiondirector", "hybrid")):
         events = list(
-            made(name, objective=objective, iterations=8, checkpoint_every=7).learn(
+            made(name, objective=objective, iterations=3, checkpoint_every=2).learn(
                 backbone, clip(backbone), "a dog", SAMPLING
             )
         )
@@ -275,7 +276,7 @@ def test_the_spatial_lora_learns_beside_and_is_dropped() -> None:
         assert any(float(t.abs().max()) > 0 for n, t in spatial.items() if "lora_B" in n)
         motion = result(iter(events))
         assert all("temp" in n or "transformer_in" in n for n in adapted(motion))
-        alone = motion_of(name, objective="debiased", iterations=8)
+        alone = motion_of(name, objective="debiased", iterations=3)
         assert alone.tensors.keys() == motion.tensors.keys()
         assert alone.metadata["losses"][0] == motion.metadata["losses"][0]
         assert not same(alone, motion)
@@ -384,9 +385,9 @@ def test_the_settings_of_training_stand_in_one_place() -> None:
         assert isinstance(models.preset(name), Training)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_network_in_half_precision_trains_tensors_in_full(name: str) -> None:
-    kept = unet3d.tiny()
+    kept = unet3d.tiny()  # its own: it is changed
     assert isinstance(kept, unet3d.UNet3D)
     kept._parts.unet.to(torch.bfloat16)
     method = made(name, checkpoint_every=1)

@@ -281,8 +281,8 @@ def _peft_layers(network: nn.Module, paths: list[str], rank: int) -> dict[str, n
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=paths, lora_dropout=0.0)
     bases = {path: network.get_submodule(path) for path in paths}
     try:
-        with torch.random.fork_rng(devices=[]):  # peft draws what is then replaced
-            inject_adapter_in_model(config, network, _PEFT)
+        # Without storage, as its matrices are then replaced.
+        inject_adapter_in_model(config, network, _PEFT, low_cpu_mem_usage=True)
         return {path: network.get_submodule(path).eval() for path in paths}
     finally:
         for path, base in bases.items():
