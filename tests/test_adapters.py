@@ -22,7 +22,7 @@ from recast.backbones import _unets, show1, unet3d
 from recast.backbones.base import Backbone
 from recast.errors import BadMotion, UnknownName
 
-ROLE = "temporal_attention"
+ROLE = "temporal_transformers"
 T = torch.tensor(501.0)
 KINDS = ["embeddings", "lora", "shifts"]
 
@@ -349,12 +349,12 @@ def test_zeroscopes_places() -> None:
     assert all(isinstance(layer, nn.Linear) for layer in own)
     # A key that takes words has as many inputs as they have channels, 1024.
     assert not [layer for layer in own if layer.in_features == 1024]
-    every = [place.path for place in found["every_temporal_attention"]]
+    every = [place.path for place in found["all_temporal_transformers"]]
     assert len(every) == 17
     assert {"transformer_in", "mid_block.temp_attentions.0"} <= set(every)
-    assert len(found["spatial_attention"]) == 16
+    assert len(found["spatial_transformers"]) == 16
 
 
 def test_an_unknown_role_is_told_with_those_there_are() -> None:
-    with pytest.raises(UnknownName, match="did you mean temporal_attention"):
-        unet3d.tiny().places("temporal_atention")
+    with pytest.raises(UnknownName, match="did you mean temporal_transformers"):
+        unet3d.tiny().places("temporal_transformer")

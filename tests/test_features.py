@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recast.features import Tap, record
+from recast.errors import BadCall
+from recast.features import Tap, override, record, unrolled
 
 
 def frames_first(output: Tensor, frames: int) -> Tensor:
@@ -116,3 +117,104 @@ def test_the_last_pass_counts() -> None:
         network(x)
         network(2 * x)
     torch.testing.assert_close(seen["pair"], frames_first(network.body(2 * x).tanh(), FRAMES))
+
+
+# Replacing
+
+
+def part_of(output: Tensor, frames: int) -> Tensor:
+    """All but the first channel, as a layer of image and text tokens shows its image tokens."""
+    return frames_first(output[:, 1:], frames)
+
+
+def test_the_network_goes_on_with_what_replaces_a_taps_output() -> None:
+    network, x = Net(), clip()
+    with record(network, TAPS, FRAMES) as other:
+        network(clip().flip(0))
+    with override(network, TAPS[:1], other, FRAMES):
+        replaced = network(x)
+    torch.testing.assert_close(replaced, network(clip().flip(0)))
+    assert not torch.equal(replaced, network(x))
+    with override(network, TAPS[1:], other, FRAMES):  # a module that answers with a tuple
+        torch.testing.assert_close(network(x), replaced)
+    assert hooks(network) == 0
+
+
+def test_what_is_no_feature_stays() -> None:
+    network, x = Net(), clip()
+    tap = Tap("body.0", part_of)
+    with record(network, [tap], FRAMES) as seen:
+        network(x)
+    with override(network, [tap], {"body.0": 0 * seen["body.0"]}, FRAMES):
+        out = network(x)
+    own = network.body[0](x)
+    own = torch.cat([own[:, :1], 0 * own[:, 1:]], 1)
+    torch.testing.assert_close(out, network.tail(network.body[1](own).tanh()))
+
+
+def test_features_of_one_clip_serve_a_batch() -> None:
+    network, x = Net(), clip()
+    with record(network, TAPS[:1], FRAMES) as one:
+        network(x[:FRAMES])
+    with override(network, TAPS[:1], one, FRAMES):
+        first, second = network(x).chunk(2)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, network(x[:FRAMES]))
+
+
+def test_gradients_pass_beside_and_through_replaced_features() -> None:
+    network = Net()
+    x, new = clip().requires_grad_(), torch.zeros(1, FRAMES, 4, 6, 3, requires_grad=True)
+    with override(network, [Tap("body.0", part_of)], {"body.0": new}, FRAMES):
+        loss = network(x).square().sum()
+    through, beside = torch.autograd.grad(loss, [new, x])
+    assert bool(through.any())
+    assert bool(beside.any())  # by the channel that was left
+
+
+def test_a_replacement_of_another_size_is_no_replacement() -> None:
+    network = Net()
+    wrong = {"body.0": torch.zeros(1, FRAMES, 4, 5, 4)}
+    with (
+        pytest.raises(RuntimeError, match="expanded size"),
+        override(network, TAPS[:1], wrong, FRAMES),
+    ):
+        network(clip())
+    assert hooks(network) == 0
+
+
+def test_an_exception_inside_stops_replacing() -> None:
+    network, hooked = Net(), []
+
+    def fail() -> None:
+        hooked.append(hooks(network))
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"), override(network, TAPS, {}, FRAMES):
+        fail()
+    with (
+        pytest.raises(AttributeError, match="9"),
+        override(network, (*TAPS, Tap("body.9", frames_first)), {}, FRAMES),
+    ):
+        pass
+    assert hooked == [len(TAPS)]
+    assert hooks(network) == 0
+
+
+@pytest.mark.parametrize(
+    ("positions", "grid"), [(40 * 72, (40, 72)), (10 * 18, (10, 18)), (5 * 9, (5, 9))]
+)
+def test_a_row_of_positions_is_a_grid_of_the_latents_or_of_their_halves(
+    positions: int, grid: tuple[int, int]
+) -> None:
+    row = torch.arange(positions).float().reshape(1, 1, positions, 1, 1)
+    found = unrolled(row, 40, 72)
+    assert found.shape == (1, 1, *grid, 1)
+    assert torch.equal(found.flatten(), row.flatten())  # by rows
+    assert unrolled(found, 40, 72) is found
+
+
+def test_halves_are_rounded_up_as_strided_layers_round_them() -> None:
+    assert unrolled(torch.zeros(1, 2, 3 * 4, 1, 5), 5, 7).shape == (1, 2, 3, 4, 5)
+    with pytest.raises(BadCall, match="13 positions are no grid of 5x7 latents, nor of its halves"):
+        unrolled(torch.zeros(1, 2, 13, 1, 5), 5, 7)

@@ -120,8 +120,13 @@ def test_taps_have_show1s_shapes() -> None:
     assert shapes["middle"] == (1, 8, 5, 8, 1280)
     assert shapes["decoder2.temporal_attention"] == (1, 8, 20, 32, 640)
     assert shapes["decoder3.temporal_conv"] == (1, 8, 40, 64, 320)
-    assert shapes["keys"] == (1, 8, 5 * 8, 1, 1280)
-    assert [tap.path.split(".")[1] for tap in roles["keys"]] == [*"000011112222"]
+    for role in ("queries", "keys", "values"):
+        assert shapes[role] == (1, 8, 5 * 8, 1, 1280)
+        assert [tap.path.split(".")[1] for tap in roles[role]] == [*"000011112222"]
+        assert [tap.heads for tap in roles[role]] == 4 * [20] + 4 * [15] + 4 * [10]
+    for role in ("temporal_queries", "temporal_keys"):
+        assert shapes[role] == (1, 8, 10 * 16, 1, 960)
+        assert [tap.path.split(".")[1] for tap in roles[role]] == 8 * ["1"]
     assert "decoder3.spatial_attention" not in roles
 
 

@@ -223,7 +223,7 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
 
 def test_motion_inversion_takes_the_coarsest_places() -> None:
     backbone = tiny()
-    there = backbone.places("temporal_attention")
+    there = backbone.places("temporal_transformers")
     some = adapted(motion_of("motion_inversion", places=3))
     assert {name for name in some if name.startswith("query_key.")} == {
         f"query_key.{place.path}" for place in there[:3]

@@ -28,6 +28,7 @@ ZERO_SNR = {
     "rescale_betas_zero_snr": True,
 }
 ROLES = sorted(unet3d.tiny().roles)
+ATTENDED = {"queries", "keys", "values", "temporal_queries", "temporal_keys"}
 
 
 def made(**settings: Any) -> UNet3D:
@@ -126,7 +127,7 @@ def test_a_stopped_pass_sees_what_a_whole_one_sees(role: str) -> None:
         assert torch.equal(stopped[tap.path], whole[tap.path])
         batch, frames, height, width, channels = stopped[tap.path].shape
         assert (batch, frames) == (1, 3)
-        if role == "keys":  # positions in a row
+        if role in ATTENDED:  # positions in a row
             linear = backbone.network.get_submodule(tap.path)
             assert (width, channels) == (1, linear.out_features)
         else:
@@ -235,11 +236,22 @@ def test_zeroscopes_taps_have_its_shapes() -> None:
         "decoder1.upsampler": (1, 24, 20, 36, 1280),
         "decoder2.upsampler": (1, 24, 40, 72, 640),
         "motion": (1, 24, 20, 36, 1280),
-        "keys": (1, 24, 10 * 18, 1, 1280),
     }
+    expected |= dict.fromkeys(ATTENDED, (1, 24, 10 * 18, 1, 1280))
     assert shapes == expected
     assert roles["motion"][0].path == "up_blocks.1.upsamplers.0"
-    assert [tap.path.split(".")[1] for tap in roles["keys"]] == [*"111222333"]
+    for role, end in (("queries", "attn1.to_q"), ("keys", "attn1.to_k"), ("values", "attn1.to_v")):
+        assert [tap.path.split(".")[1] for tap in roles[role]] == [*"111222333"]
+        assert [tap.path.split(".")[2] for tap in roles[role]] == 9 * ["attentions"]
+        assert all(tap.path.endswith(end) for tap in roles[role])
+        assert [tap.heads for tap in roles[role]] == [20, 20, 20, 10, 10, 10, 5, 5, 5]
+    # Three temporal transformers, each of which attends over the frames twice.
+    for role, end in (("temporal_queries", "to_q"), ("temporal_keys", "to_k")):
+        assert [".".join(tap.path.split(".")[1:4:2]) for tap in roles[role]] == [
+            f"1.{layer}" for layer in "001122"
+        ]
+        assert all(tap.path.endswith(end) and "temp_att" in tap.path for tap in roles[role])
+        assert [tap.heads for tap in roles[role]] == 6 * [20]
     conv = unet.get_submodule(roles["decoder1.spatial_conv"][0].path)
     assert conv is unet.up_blocks[1].resnets[1].conv2
     assert conv.out_channels == 1280

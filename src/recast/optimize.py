@@ -1,5 +1,6 @@
 """The one place that optimises: descent of a loss over a tensor, and training of adapters."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -29,14 +30,20 @@ def descend(
     stepper = optimizer([x], lr=1.0)
     for index, lr in enumerate(lrs):
         stepper.param_groups[0]["lr"] = lr
-        with torch.enable_grad():
-            value = loss(x)
-            (x.grad,) = torch.autograd.grad(value, x)
-        reached = float(value.detach())
-        if not torch.isfinite(value):
+        x.grad, reached = gradient(loss, x)
+        if not math.isfinite(reached):
             raise NotFinite(f"the loss is {reached} after {index} inner steps")
         stepper.step()
         yield x.detach().clone(), reached
+
+
+def gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, float]:
+    """The gradient of a loss at x, and the loss; gradients are on in here only."""
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().clone().requires_grad_(True)
+        value = loss(x)
+        (slope,) = torch.autograd.grad(value, x)
+    return slope, float(value.detach())
 
 
 def minimize(
@@ -66,9 +73,9 @@ def adamw_class(eight_bit: bool) -> Callable[..., Optimizer]:
     if not eight_bit:
         return torch.optim.AdamW
     with missing_extra("eight-bit"):
-        from bitsandbytes.optim import AdamW8bit
+        import bitsandbytes
 
-    kind: Callable[..., Optimizer] = AdamW8bit
+    kind: Callable[..., Optimizer] = bitsandbytes.optim.AdamW8bit
     return kind
 
 

@@ -73,8 +73,8 @@ class Backbone(ABC):
     @property
     def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
         """The roles that adapters may ask for, and their transformers in `network`:
-        "temporal_attention", those on the way down and up, the coarsest first;
-        "every_temporal_attention"; "spatial_attention"."""
+        "temporal_transformers", those on the way down and up, the coarsest first;
+        "all_temporal_transformers"; "spatial_transformers"."""
         return {}
 
     @property

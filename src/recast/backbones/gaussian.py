@@ -124,16 +124,18 @@ class Gaussian(Backbone):
 
     @property
     def roles(self) -> Mapping[str, tuple[Tap, ...]]:
+        # There is no attention: who belongs to which component stands in for all of it.
+        attention = ("keys", "queries", "temporal_queries", "temporal_keys")
         return {
             "motion": (Tap("posterior_mean", _channels_last),),
-            "keys": (Tap("responsibilities", _channels_last),),
+            **dict.fromkeys(attention, (Tap("responsibilities", _channels_last),)),
         }
 
     @property
     def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
         names = (f"across_frames.{name}" for name in ("to_q", "to_k", "to_v", "to_out"))
         places = (Transformer("across_frames", (Attention(*names),)),)
-        return {"temporal_attention": places, "every_temporal_attention": places}
+        return {"temporal_transformers": places, "all_temporal_transformers": places}
 
     @property
     def fingerprint(self) -> str:

@@ -76,12 +76,14 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "checkpoint_every", "inversion_steps", "low_pass_factor"):
-            base.check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            base.check_setting(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("weight_decay", "clip_gradient", "offset_noise", "training_seed"):
-            base.check(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
-        base.check("lr", self.lr, self.lr > 0, "above 0")
-        base.check("noise_share", self.noise_share, 0 <= self.noise_share <= 1, "between 0 and 1")
-        base.check("strength", self.strength, True, "a number")
+            base.check_setting(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
+        base.check_setting("lr", self.lr, self.lr > 0, "above 0")
+        base.check_setting(
+            "noise_share", self.noise_share, 0 <= self.noise_share <= 1, "between 0 and 1"
+        )
+        base.check_setting("strength", self.strength, True, "a number")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

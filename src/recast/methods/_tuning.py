@@ -6,7 +6,7 @@ Knows no layer: a method says which adapter it trains, and with which numbers.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -17,12 +17,11 @@ from recast import noise
 from recast.adapters import Adapter, LoRA, weighted
 from recast.backbones.base import Backbone
 from recast.errors import BadClip, BadMotion
-from recast.events import Checkpoint, Done, Event, Note, Preview, Step
-from recast.inversion import invert
+from recast.events import Checkpoint, Done, Event, Note, Step
+from recast.guided import inverted, sampled, settings, taught
 from recast.methods import base
 from recast.methods._training import Lessons, Training
 from recast.optimize import adamw, adamw_class, packed, restore, train
-from recast.sampling import sample
 from recast.schedule import Denoised
 
 _ADAPTER, _SPATIAL, _OPTIMIZER = "adapter/", "spatial/", "optimizer/"
@@ -58,8 +57,8 @@ class Method(base.Method[T], Generic[T]):
         return None
 
     def learned_settings(self) -> Mapping[str, Any]:
-        named = (f.name for f in fields(self.config) if f.name not in self.of_transfer)
-        return {name: getattr(self.config, name) for name in named}
+        names = [f.name for f in fields(self.config) if f.name not in self.of_transfer]
+        return settings(self.config, names)
 
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
@@ -91,12 +90,14 @@ class Method(base.Method[T], Generic[T]):
         config, spatial, kind = self.config, self.spatial(), adamw_class(self.config.eight_bit)
         latents = backbone.encode(video)
         if begun is None:
-            if spatial and "spatial_attention" not in backbone.transformers:
+            if spatial and "spatial_transformers" not in backbone.transformers:
                 yield Note(
                     text=f"{backbone.name} has no spatial attention, so no LoRA takes up the look"
                 )
-            noise = yield from self._inverted(backbone, latents[:1], sampling)
-            begun = self._told(backbone, {"noise": noise[0]}, prompt, sampling)
+            grid, steps = backbone.schedule.grid(sampling.steps), config.inversion_steps
+            trace = yield from inverted(backbone, video[:1], "", grid, guided=0, steps=steps)
+            found, times = {"noise": trace.noise}, [self._noisiest(backbone, sampling)]
+            begun = taught(self, backbone, found, prompt, sampling, times)
         lessons, seen = self._lessons(backbone, latents, prompt, begun), _losses(begun)
         groups = lessons.groups(spatial[1] if spatial else config.lr)
         optimizer = adamw(groups, config.weight_decay, kind)
@@ -141,44 +142,11 @@ class Method(base.Method[T], Generic[T]):
         )
 
     def _fresh_spatial(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
-        asked, places = self.spatial(), backbone.transformers.get("spatial_attention", ())
+        asked, places = self.spatial(), backbone.transformers.get("spatial_transformers", ())
         if asked is None:
             return {}
         paths = [path for place in places for path in place.linears(backbone.network)]
         return LoRA.fresh(backbone.network, paths, asked[0], backbone.component, generator)
-
-    def _inverted(
-        self, backbone: Backbone, x0: Tensor, sampling: base.Sampling
-    ) -> Generator[Event, None, Tensor]:
-        """The noise of a clip (1, C, F, h, w) on the untouched model without a prompt."""
-        sampled = backbone.schedule.grid(sampling.steps)
-        grid = backbone.schedule.refine(sampled, self.config.inversion_steps)
-        plain = backbone.denoiser(backbone.encode_text([""]))
-        x = x0
-        for level in invert(plain, backbone.schedule, grid, x0):
-            x = level.x
-            yield Step(stage="invert", index=level.index + 1, total=len(grid) - 1)
-        return x
-
-    def _told(
-        self,
-        backbone: Backbone,
-        tensors: Mapping[str, Tensor],
-        prompt: str,
-        sampling: base.Sampling,
-    ) -> base.Motion:
-        return base.Motion(
-            method=self.name,
-            backbone=backbone.fingerprint,
-            tensors=tensors,
-            metadata={
-                "backbone_name": backbone.name,
-                "source_prompt": prompt,
-                "steps": sampling.steps,
-                "noise_level": self._noisiest(backbone, sampling),
-                "settings": dict(self.learned_settings()),
-            },
-        )
 
     def _noisiest(self, backbone: Backbone, sampling: base.Sampling) -> float:
         return float(backbone.schedule.grid(sampling.steps)[0])
@@ -201,12 +169,8 @@ class Method(base.Method[T], Generic[T]):
             with adapter.applied():
                 return guided(x, t)
 
-        grid = backbone.schedule.grid(sampling.steps)
-        for level in sample(denoise, backbone.schedule, grid, x):
-            yield Step(stage="sample", index=level.index + 1, total=sampling.steps)
-            yield Preview(stage="sample", index=level.index + 1, latents=level.x0)
-            x = level.x
-        yield Done(result=x)
+        latents = yield from sampled(backbone, denoise, x, sampling)
+        yield Done(result=latents)
 
     def _start(
         self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling
@@ -216,7 +180,8 @@ class Method(base.Method[T], Generic[T]):
         config, generator = self.config, torch.Generator().manual_seed(sampling.seed)
         own = motion.tensors["noise"][None].to(backbone.device)
         frames, had = int(motion.metadata.get("frames", own.shape[2])), own.shape[2]
-        level, had_level = self._noisiest(backbone, sampling), motion.metadata.get("noise_level")
+        level = self._noisiest(backbone, sampling)
+        had_level = next(iter(motion.metadata.get("times", ())), None)
         note = ""
         if config.initial_noise != "random" and (frames, level) != (had, had_level):
             raise BadMotion(

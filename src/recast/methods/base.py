@@ -133,6 +133,12 @@ class Motion:
             )
 
 
+def check_setting(name: str, value: float, right: bool, rule: str) -> None:
+    """Raise `BadCall` unless a setting is finite and right, which `rule` says in words."""
+    if not right or not math.isfinite(value):
+        raise BadCall(f"{name} is {value}; it must be {rule}")
+
+
 def the_clip_itself(
     method: str, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
 ) -> Motion:
@@ -148,12 +154,6 @@ def the_clip_itself(
             "steps": sampling.steps,
         },
     )
-
-
-def check(name: str, value: float, right: bool, rule: str) -> None:
-    """Raise `BadCall` unless a setting's value is right, and finite."""
-    if not right or not math.isfinite(value):
-        raise BadCall(f"{name} is {value}; it must be {rule}")
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -15,16 +15,13 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from recast import losses, noise
+from recast import guided, losses, noise
 from recast.backbones.base import Backbone
-from recast.errors import BadCall, BadMotion, NotFinite
-from recast.events import Done, Event, Preview, Step
-from recast.features import Tap, record
-from recast.inversion import invert
+from recast.errors import BadCall
+from recast.events import Done, Event
 from recast.methods import base
+from recast.methods.base import check_setting
 from recast.optimize import minimize
-from recast.sampling import sample
-from recast.schedule import Denoised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,14 +67,20 @@ class Config:
     def __post_init__(self) -> None:
         if not self.taps:
             raise BadCall("taps is empty; name at least one role, such as motion")
-        base.check("cells", self.cells, self.cells >= 1, "at least 1")
-        base.check("guided", self.guided, 0 <= self.guided <= 1, "between 0 and 1")
-        base.check("inner_steps", self.inner_steps, self.inner_steps >= 1, "at least 1")
-        base.check("lr", self.lr, self.lr > 0, "above 0")
-        base.check("lr_end", self.lr_end, self.lr_end >= 0, "at least 0")
-        base.check("low_pass_factor", self.low_pass_factor, self.low_pass_factor >= 1, "at least 1")
-        base.check("noise_share", self.noise_share, 0 <= self.noise_share <= 1, "between 0 and 1")
-        base.check("inversion_steps", self.inversion_steps, self.inversion_steps >= 1, "at least 1")
+        check_setting("cells", self.cells, self.cells >= 1, "at least 1")
+        check_setting("guided", self.guided, 0 <= self.guided <= 1, "between 0 and 1")
+        check_setting("inner_steps", self.inner_steps, self.inner_steps >= 1, "at least 1")
+        check_setting("lr", self.lr, self.lr > 0, "above 0")
+        check_setting("lr_end", self.lr_end, self.lr_end >= 0, "at least 0")
+        check_setting(
+            "low_pass_factor", self.low_pass_factor, self.low_pass_factor >= 1, "at least 1"
+        )
+        check_setting(
+            "noise_share", self.noise_share, 0 <= self.noise_share <= 1, "between 0 and 1"
+        )
+        check_setting(
+            "inversion_steps", self.inversion_steps, self.inversion_steps >= 1, "at least 1"
+        )
 
 
 PRESETS = {
@@ -128,52 +131,31 @@ class Method(base.Method[Config]):
         return self.config.taps
 
     def learned_settings(self) -> Mapping[str, Any]:
-        return {name: _plain(getattr(self.config, name)) for name in _LEARNED}
+        return guided.settings(self.config, _LEARNED)
 
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
     ) -> Iterator[Event]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise" and, for each tap,
         its features at the guided levels, (L, F, C·cells²) or (L, F, H, W, C)."""
-        taps = self._taps(backbone)
-        sampled = backbone.schedule.grid(sampling.steps)
-        wanted = {float(t) for t in sampled[: self._guided(sampling)]}
-        found: dict[str, list[Tensor]] = {tap.path: [] for tap in taps}
-        described = self.config.prompt_prefix + prompt if prompt else ""
-        plain = backbone.denoiser(backbone.encode_text([described]))
-
-        def keep(seen: Mapping[str, Tensor]) -> None:
-            for path, features in seen.items():
-                found[path].append(self._feature(features)[0].cpu())
-
-        def denoise(x: Tensor, t: Tensor) -> Denoised:
-            if float(t) not in wanted:
-                return plain(x, t)
-            with record(backbone.network, taps, x.shape[2]) as seen:
-                out = plain(x, t)
-            keep(seen)
-            return out
-
-        x = backbone.encode(video)
-        grid = backbone.schedule.refine(sampled, self.config.inversion_steps)
-        for level in invert(denoise, backbone.schedule, grid, x):
-            x = level.x
-            yield Step(stage="invert", index=level.index + 1, total=len(grid) - 1)
-        if wanted:  # the noisiest level, which the inversion itself does not evaluate
-            with torch.no_grad(), record(backbone.network, taps, x.shape[2], stop=True) as seen:
-                plain(x, grid[0])
-            keep(seen)
-        # Recorded on the way up; kept in the order in which sampling comes down.
-        tensors = {path: torch.stack(f[::-1]) for path, f in found.items() if f}
-        yield Done(
-            result=self._motion(backbone, {"noise": x[0].cpu(), **tensors}, prompt, sampling)
+        trace = yield from guided.inverted(
+            backbone,
+            video,
+            self.config.prompt_prefix + prompt if prompt else "",
+            backbone.schedule.grid(sampling.steps),
+            guided=self._guided(sampling),
+            steps=self.config.inversion_steps,
+            taps=guided.places(backbone, self.config.taps),
+            keep=self._feature,
         )
+        tensors, times = {"noise": trace.noise, **trace.features}, self._times(backbone, sampling)
+        yield Done(result=guided.taught(self, backbone, tensors, prompt, sampling, times))
 
     def transfer(
         self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
     ) -> Iterator[Event]:
         """Sample with guidance by the motion's features."""
-        config, schedule = self.config, backbone.schedule
+        config = self.config
         self._check(backbone, motion, sampling)
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
@@ -188,99 +170,55 @@ class Method(base.Method[Config]):
         prompt = config.prompt_prefix + prompt
         negative = sampling.negative_prompt or config.negative_prompt
         history: dict[int, list[float]] = {}
-        levels = sample(
+        change = self._change(backbone, motion, prompt, self._guided(sampling))
+        latents = yield from guided.sampled(
+            backbone,
             backbone.guided(prompt, negative, sampling.guidance_scale),
-            schedule,
-            schedule.grid(sampling.steps),
             x,
-            edit=self._edit(backbone, motion, prompt, sampling, history),
+            sampling,
+            edit=guided.early(self._guided(sampling), sampling.steps, change, history),
+            history=history,
             restart=config.restart,
             generator=generator,
         )
-        for level in levels:
-            inner = history.get(level.index)
-            metrics = {"loss": inner[-1], "loss_before": inner[0]} if inner else {}
-            yield Step(stage="sample", index=level.index + 1, total=sampling.steps, metrics=metrics)
-            yield Preview(stage="sample", index=level.index + 1, latents=level.x0)
-            x = level.x
-        yield Done(result=x)
+        yield Done(result=latents)
 
-    def _edit(
-        self,
-        backbone: Backbone,
-        motion: base.Motion,
-        prompt: str,
-        sampling: base.Sampling,
-        history: dict[int, list[float]],
-    ) -> Callable[[Tensor, Tensor, int], Tensor]:
-        """The inner optimisation, as an edit of x_t; fills `history` with the losses of each level.
+    def _change(
+        self, backbone: Backbone, motion: base.Motion, prompt: str, count: int
+    ) -> guided.Change:
+        """The inner optimisation of one of `count` guided levels.
 
         The features of x_t are taken under the target prompt, without classifier-free guidance.
         """
-        taps, guided = self._taps(backbone), self._guided(sampling)
+        config, taps = self.config, guided.places(backbone, self.config.taps)
         plain = backbone.denoiser(backbone.encode_text([prompt]))
-        distance, inner_steps = _LOSSES[self.config.loss], self.config.inner_steps
+        distance = _LOSSES[config.loss]
 
-        def edit(x: Tensor, t: Tensor, index: int) -> Tensor:
-            if index >= guided:
-                return x
+        def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
             # One level's at a time: those of every position and level would fill the device.
             target = {tap.path: motion.tensors[tap.path][index].to(x.device) for tap in taps}
 
             def loss(x: Tensor) -> Tensor:
-                with record(backbone.network, taps, x.shape[2], stop=True) as seen:
-                    plain(x, t)
+                seen = guided.look(backbone, plain, taps, x, t)
                 terms = [
                     distance(_flat(self._feature(seen[path])), _flat(wanted[None]))
                     for path, wanted in target.items()
                 ]
                 return torch.stack(terms).mean()
 
-            try:
-                x, history[index] = minimize(loss, x, [self._lr(index, guided)] * inner_steps)
-            except NotFinite as error:
-                where = f"level {index + 1} of {sampling.steps} (t = {float(t):g})"
-                raise NotFinite(f"{error} at {where}; try dtype float32 or a lower lr") from error
-            return x
+            lr = guided.between(config.lr, config.lr_end, index, count)
+            return minimize(loss, x, [lr] * config.inner_steps)
 
-        return edit
-
-    def _lr(self, index: int, guided: int) -> float:
-        share = index / max(1, guided - 1)
-        return self.config.lr + share * (self.config.lr_end - self.config.lr)
+        return change
 
     def _guided(self, sampling: base.Sampling) -> int:
         return round(self.config.guided * sampling.steps)
-
-    def _taps(self, backbone: Backbone) -> tuple[Tap, ...]:
-        # Two roles may be one place, which counts once.
-        return tuple(dict.fromkeys(tap for role in self.config.taps for tap in backbone.taps(role)))
 
     def _feature(self, features: Tensor) -> Tensor:
         features = features.float()
         if self.config.feature == "full":
             return features
         return losses.spatial_marginal_mean(features, self.config.cells)
-
-    def _motion(
-        self,
-        backbone: Backbone,
-        tensors: Mapping[str, Tensor],
-        prompt: str,
-        sampling: base.Sampling,
-    ) -> base.Motion:
-        return base.Motion(
-            method=self.name,
-            backbone=backbone.fingerprint,
-            tensors=tensors,
-            metadata={
-                "backbone_name": backbone.name,
-                "source_prompt": prompt,
-                "steps": sampling.steps,
-                "times": self._times(backbone, sampling),
-                "settings": dict(self.learned_settings()),
-            },
-        )
 
     def _times(self, backbone: Backbone, sampling: base.Sampling) -> list[float]:
         """The noisiest level and the guided ones: those at which a motion was taken."""
@@ -293,31 +231,14 @@ class Method(base.Method[Config]):
         One with more taps than are asked for will do, and so will any prefix of its own prompt.
         """
         motion.check_made_for(backbone, self.name)
-        learned = {"steps": motion.metadata.get("steps"), **motion.metadata.get("settings", {})}
         asked = {"steps": sampling.steps, **self.learned_settings()}
         del asked["prompt_prefix"]
-        for name, value in asked.items():
-            had = learned.get(name)
-            enough = name == "taps" and set(value) <= set(had or ())
-            if had != value and not enough:
-                raise BadMotion(
-                    f"this motion was learned with {name} {had}, and {value} is asked for; use "
-                    f"{had}, or learn it again"
-                )
-        if motion.metadata.get("times") != self._times(backbone, sampling):
-            raise BadMotion(
-                f"this motion was learned at other noise levels than {backbone.name} now samples "
-                "at; its scheduler has changed, so learn it again"
-            )
-        paths = [tap.path for tap in self._taps(backbone) if self._guided(sampling)]
-        motion.check_holds("noise", *paths)
+        guided.check_settings(motion, asked)
+        guided.check_times(motion, backbone, self._times(backbone, sampling))
+        taps = guided.places(backbone, self.config.taps) if self._guided(sampling) else ()
+        motion.check_holds("noise", *(tap.path for tap in taps))
 
 
 def _flat(features: Tensor) -> Tensor:
     """(B, F, H, W, C) as (B, F, H·W·C), so that one loss serves both kinds of feature."""
     return features.flatten(2)
-
-
-def _plain(value: Any) -> Any:
-    """A setting as JSON gives it back."""
-    return list(value) if isinstance(value, tuple) else value

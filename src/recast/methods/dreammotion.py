@@ -21,8 +21,10 @@ from recast import losses
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
 from recast.events import Done, Event, Note, Preview, Step
-from recast.features import Tap, record
+from recast.features import Tap
+from recast.guided import look, places
 from recast.methods import base
+from recast.methods.base import check_setting
 from recast.optimize import descend
 from recast.sampling import check_finite, generator_of, randn
 from recast.schedule import Denoiser
@@ -63,16 +65,16 @@ class Config:
     def __post_init__(self) -> None:
         if not self.keys:
             raise BadCall("keys is empty; name at least one role, such as keys")
-        base.check("iterations", self.iterations, self.iterations >= 1, "at least 1")
-        base.check("lr", self.lr, self.lr > 0, "above 0")
-        base.check("lr_end", self.lr_end, self.lr_end >= 0, "at least 0")
-        base.check("noisiest", self.noisiest, 0 < self.noisiest <= 1, "above 0 and at most 1")
+        check_setting("iterations", self.iterations, self.iterations >= 1, "at least 1")
+        check_setting("lr", self.lr, self.lr > 0, "above 0")
+        check_setting("lr_end", self.lr_end, self.lr_end >= 0, "at least 0")
+        check_setting("noisiest", self.noisiest, 0 < self.noisiest <= 1, "above 0 and at most 1")
         rule = f"above 0 and at most noisiest, {self.noisiest}"
-        base.check("cleanest", self.cleanest, 0 < self.cleanest <= self.noisiest, rule)
-        base.check("spatial", self.spatial, self.spatial >= 0, "at least 0")
-        base.check("temporal", self.temporal, self.temporal >= 0, "at least 0")
-        base.check("preview_every", self.preview_every, self.preview_every >= 1, "at least 1")
-        base.check("stop_below", self.stop_below, self.stop_below >= 0, "at least 0")
+        check_setting("cleanest", self.cleanest, 0 < self.cleanest <= self.noisiest, rule)
+        check_setting("spatial", self.spatial, self.spatial >= 0, "at least 0")
+        check_setting("temporal", self.temporal, self.temporal >= 0, "at least 0")
+        check_setting("preview_every", self.preview_every, self.preview_every >= 1, "at least 1")
+        check_setting("stop_below", self.stop_below, self.stop_below >= 0, "at least 0")
 
 
 PRESETS = {
@@ -188,8 +190,7 @@ class _Distillation:
             config=config,
             backbone=backbone,
             source=source,
-            # Two roles may be one place, which counts once.
-            taps=tuple(dict.fromkeys(t for role in config.keys for t in backbone.taps(role))),
+            taps=places(backbone, config.keys),
             guided=(to_prompt, to_source),
             plain=(plain[0], plain[1]),
             grid=backbone.schedule.grid(_LEVELS),
@@ -231,11 +232,7 @@ class _Distillation:
         return self.grid[round((1 - share) * _LEVELS)]
 
     def _keys(self, x: Tensor, t: Tensor, plain: Denoiser) -> Mapping[str, Tensor]:
-        with (
-            torch.set_grad_enabled(x.requires_grad),
-            record(self.backbone.network, self.taps, x.shape[2], stop=True) as seen,
-        ):
-            plain(x, t)
+        seen = look(self.backbone, plain, self.taps, x, t)
         return {path: found.float() for path, found in seen.items()}
 
     def _structure(self, keys: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:

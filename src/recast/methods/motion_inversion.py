@@ -20,7 +20,7 @@ from recast.errors import BadCall
 from recast.methods import _tuning, base
 from recast.methods._training import Training
 
-_ROLE = "temporal_attention"
+_ROLE = "temporal_transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +45,10 @@ class Config(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
-        base.check("places", self.places, self.places >= 0, "at least 0")
-        base.check("gamma", self.gamma, self.gamma >= 0, "at least 0")
-        base.check("rank", self.rank, self.rank >= 1, "at least 1")
-        base.check("spatial_lr", self.spatial_lr, self.spatial_lr > 0, "above 0")
+        base.check_setting("places", self.places, self.places >= 0, "at least 0")
+        base.check_setting("gamma", self.gamma, self.gamma >= 0, "at least 0")
+        base.check_setting("rank", self.rank, self.rank >= 1, "at least 1")
+        base.check_setting("spatial_lr", self.spatial_lr, self.spatial_lr > 0, "above 0")
 
 
 PRESETS = {

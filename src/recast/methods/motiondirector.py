@@ -19,7 +19,7 @@ from recast.backbones.base import Backbone
 from recast.methods import _tuning, base
 from recast.methods._training import Objective, Training
 
-_ROLE = "every_temporal_attention"
+_ROLE = "all_temporal_transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class Config(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
-        base.check("rank", self.rank, self.rank >= 1, "at least 1")
+        base.check_setting("rank", self.rank, self.rank >= 1, "at least 1")
 
 
 PRESETS = {

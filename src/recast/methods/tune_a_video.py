@@ -20,7 +20,7 @@ from recast.backbones.base import Backbone
 from recast.methods import _tuning
 from recast.methods._training import Training, WithoutLoRA
 
-_ROLE, _QUERIES = "every_temporal_attention", "spatial_attention"
+_ROLE, _QUERIES = "all_temporal_transformers", "spatial_transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

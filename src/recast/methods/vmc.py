@@ -20,7 +20,7 @@ from recast.backbones.base import Backbone
 from recast.methods import _tuning
 from recast.methods._training import Training, WithoutLoRA
 
-_ROLE = "every_temporal_attention"
+_ROLE = "all_temporal_transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

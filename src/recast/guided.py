@@ -1,0 +1,265 @@
+"""Guidance by features: what methods share that read a source and steer a sample by what they saw.
+
+Owns the inversion that records on its way, the change of x_t at the first levels, the injection of
+features, the sampling loop told as events, and whether a motion was learned as it is now asked
+for. Knows no method and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recast.backbones.base import Backbone
+from recast.errors import BadCall, BadMotion, NotFinite
+from recast.events import Event, Preview, Step
+from recast.features import Tap, override, record
+from recast.inversion import invert
+from recast.methods import base
+from recast.sampling import Edit, randn, sample
+from recast.schedule import Denoised, Denoiser, Schedule
+
+# (x_t, t, index of the level) -> x_t, changed, and the losses on the way there
+Change = Callable[[Tensor, Tensor, int], tuple[Tensor, list[float]]]
+_LEVELS = 100
+"""Noise levels that are named by their share are so many."""
+
+
+class Trace(NamedTuple):
+    """What an inversion left: x_T, and the guided levels in the order in which sampling comes down,
+    noisiest first."""
+
+    noise: Tensor
+    """(C, F, H, W)."""
+    latents: Tensor
+    """x_t, (L, C, F, H, W)."""
+    features: dict[str, Tensor]
+    """Tap path -> (L, …)."""
+
+
+def places(backbone: Backbone, roles: Sequence[str], chosen: Sequence[int] = ()) -> tuple[Tap, ...]:
+    """The places of some roles; two roles may be one place, which counts once.
+
+    `chosen` are numbers of places within each role, counted from 0; empty is all. Raises `BadCall`
+    for one that is not there.
+    """
+    found: dict[Tap, None] = {}
+    for role in roles:
+        taps = backbone.taps(role)
+        for number in chosen:
+            if not 0 <= number < len(taps):
+                raise BadCall(
+                    f"place {number} of role {role}; {backbone.name} has 0 to {len(taps) - 1}"
+                )
+        found |= dict.fromkeys(taps[number] for number in chosen or range(len(taps)))
+    return tuple(found)
+
+
+def pairs(
+    backbone: Backbone, queries: str, keys: str, chosen: Sequence[int] = ()
+) -> list[tuple[Tap, Tap]]:
+    """The places of two roles that attention compares, side by side. Raises `BadCall` for roles
+    with other numbers of them."""
+    sides = [places(backbone, [role], chosen) for role in (queries, keys)]
+    if len(sides[0]) != len(sides[1]):
+        told = f"{queries} has {len(sides[0])} places and {keys} {len(sides[1])}"
+        raise BadCall(f"{told}; name two roles of the same attention")
+    return list(zip(*sides, strict=True))
+
+
+def look(
+    backbone: Backbone, denoise: Denoiser, taps: Sequence[Tap], x: Tensor, t: Tensor
+) -> dict[str, Tensor]:
+    """Tap path -> features (B, F, H, W, C) at x_t, by a pass that ends at the last of them.
+
+    Gradients flow if x asks for them.
+    """
+    once = tuple(dict.fromkeys(taps))
+    with (
+        torch.set_grad_enabled(x.requires_grad),
+        record(backbone.network, once, x.shape[2], stop=True) as seen,
+    ):
+        denoise(x, t)
+    return seen
+
+
+def level(schedule: Schedule, share: float) -> Tensor:
+    """The time of a noise level by its share of the schedule: 0 is clean, 1 the noisiest."""
+    return schedule.grid(_LEVELS)[round((1 - share) * _LEVELS)]
+
+
+def noised(backbone: Backbone, x0: Tensor, t: Tensor) -> Tensor:
+    """The source x0 at a level, with a noise that is always the same: a motion has no seed."""
+    noise = randn(tuple(x0.shape), torch.Generator().manual_seed(0), x0.device)
+    return backbone.schedule.noised(x0, noise, t)
+
+
+def inverted(
+    backbone: Backbone,
+    video: Tensor,
+    prompt: str,
+    grid: Tensor,
+    *,
+    guided: int,
+    steps: int,
+    taps: Sequence[Tap] = (),
+    keep: Callable[[Tensor], Tensor] = lambda features: features,
+) -> Generator[Event, None, Trace]:
+    """DDIM inversion at guidance scale 1 in about `steps` steps, which records at the first
+    `guided` levels of the sampling grid: what `keep` makes of features (1, F, H, W, C)."""
+    wanted = {float(t) for t in grid[:guided]}
+    found: dict[str, list[Tensor]] = {tap.path: [] for tap in taps}
+    passed: list[Tensor] = []
+    plain = backbone.denoiser(backbone.encode_text([prompt]))
+
+    def store(seen: Mapping[str, Tensor]) -> None:
+        for path, features in seen.items():
+            found[path].append(keep(features)[0].cpu())
+
+    def denoise(x: Tensor, t: Tensor) -> Denoised:
+        if float(t) not in wanted:
+            return plain(x, t)
+        passed.append(x[0].cpu())
+        with record(backbone.network, taps, x.shape[2]) as seen:
+            out = plain(x, t)
+        store(seen)
+        return out
+
+    x = backbone.encode(video)
+    whole = backbone.schedule.refine(grid, steps)
+    for reached in invert(denoise, backbone.schedule, whole, x):
+        x = reached.x
+        yield Step(stage="invert", index=reached.index + 1, total=len(whole) - 1)
+    if wanted:  # the noisiest level, which the inversion itself does not evaluate
+        passed.append(x[0].cpu())
+        if taps:
+            store(look(backbone, plain, taps, x, whole[0]))
+    # Recorded on the way up; kept in the order in which sampling comes down.
+    return Trace(
+        noise=x[0].cpu(),
+        latents=torch.stack(passed[::-1]) if passed else x[:0].cpu(),
+        features={path: torch.stack(f[::-1]) for path, f in found.items() if f},
+    )
+
+
+def early(count: int, steps: int, change: Change, history: dict[int, list[float]]) -> Edit:
+    """`change` as an edit of the first `count` levels; fills `history` with each level's losses."""
+
+    def edit(x: Tensor, t: Tensor, index: int) -> Tensor:
+        if index >= count:
+            return x
+        try:
+            x, history[index] = change(x, t, index)
+        except NotFinite as error:
+            where = f"level {index + 1} of {steps} (t = {float(t):g})"
+            raise NotFinite(f"{error} at {where}; try dtype float32 or a lower lr") from error
+        return x
+
+    return edit
+
+
+def between(first: float, last: float, index: int, count: int) -> float:
+    """A rate that changes linearly from the first to the last of `count` levels."""
+    return first + index / max(1, count - 1) * (last - first)
+
+
+def injecting(
+    backbone: Backbone,
+    denoise: Denoiser,
+    taps: Sequence[Tap],
+    features: Callable[[Tensor], Mapping[str, Tensor] | None],
+) -> Denoiser:
+    """`denoise`, in whose passes the taps' outputs are replaced by the features of that time, or
+    none are."""
+
+    def injected(x: Tensor, t: Tensor) -> Denoised:
+        found = features(t)
+        if found is None:
+            return denoise(x, t)
+        with override(backbone.network, taps, found, x.shape[2]):
+            return denoise(x, t)
+
+    return injected
+
+
+def sampled(
+    backbone: Backbone,
+    denoise: Denoiser,
+    x: Tensor,
+    sampling: base.Sampling,
+    *,
+    edit: Edit | None = None,
+    history: Mapping[int, Sequence[float]] | None = None,
+    restart: bool = False,
+    generator: torch.Generator | None = None,
+) -> Generator[Event, None, Tensor]:
+    """The sampling loop from x_T, told as events with the first and last loss of each level in
+    `history`; returns the latents."""
+    schedule = backbone.schedule
+    grid = schedule.grid(sampling.steps)
+    levels = sample(denoise, schedule, grid, x, edit=edit, restart=restart, generator=generator)
+    for reached in levels:
+        inner = (history or {}).get(reached.index)
+        metrics = {"loss": inner[-1], "loss_before": inner[0]} if inner else {}
+        step = reached.index + 1
+        yield Step(stage="sample", index=step, total=sampling.steps, metrics=metrics)
+        yield Preview(stage="sample", index=step, latents=reached.x0)
+        x = reached.x
+    return x
+
+
+def taught(
+    method: base.Method[Any],
+    backbone: Backbone,
+    tensors: Mapping[str, Tensor],
+    prompt: str,
+    sampling: base.Sampling,
+    times: Sequence[float],
+) -> base.Motion:
+    """A motion that knows the settings and the noise levels it was learned with."""
+    return base.Motion(
+        method=method.name,
+        backbone=backbone.fingerprint,
+        tensors=tensors,
+        metadata={
+            "backbone_name": backbone.name,
+            "source_prompt": prompt,
+            "steps": sampling.steps,
+            "times": list(times),
+            "settings": dict(method.learned_settings()),
+        },
+    )
+
+
+def check_settings(motion: base.Motion, asked: Mapping[str, Any]) -> None:
+    """Raise `BadMotion` unless a motion was learned with these settings, and "steps" if asked.
+
+    Of "taps", one with more will do.
+    """
+    learned = {"steps": motion.metadata.get("steps"), **motion.metadata.get("settings", {})}
+    for name, value in asked.items():
+        had = learned.get(name)
+        enough = name == "taps" and set(value) <= set(had or ())
+        if had != value and not enough:
+            raise BadMotion(
+                f"this motion was learned with {name} {had}, and {value} is asked for; use "
+                f"{had}, or learn it again"
+            )
+
+
+def check_times(motion: base.Motion, backbone: Backbone, times: Sequence[float]) -> None:
+    """Raise `BadMotion` unless a motion was learned at these noise levels."""
+    if motion.metadata.get("times") != list(times):
+        raise BadMotion(
+            f"this motion was learned at other noise levels than {backbone.name} now samples "
+            "at; its scheduler has changed, so learn it again"
+        )
+
+
+def settings(config: Any, names: Collection[str]) -> dict[str, Any]:
+    """Some of a config's settings as JSON gives them back."""
+    found = {name: getattr(config, name) for name in names}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}

@@ -1,0 +1,185 @@
+"""FlowMotion: its two losses, its velocity, what a guided level costs, what is refused."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from recast.backbones import gaussian, unet3d
+from recast.backbones.base import Backbone
+from recast.errors import BadCall, BadMotion
+from recast.events import Step
+from recast.methods import unguided
+from recast.methods.flowmotion import PRESETS, Config, Method, _Steered, along, pair_changes
+from recast.optimize import minimize
+from recast.sampling import ddim
+from recast.schedule import Denoised
+
+from .jobs import SAMPLING, clip, learn, transfer
+
+HELD = Config(across=1)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_changes_are_compared_among_all_pairs_of_frames(absolute: bool) -> None:
+    x0, target = randn(1, 2, 5, 3, 4), randn(1, 2, 5, 3, 4, seed=1)
+    terms = []
+    for i in range(5):
+        for j in range(5):
+            a, b = (clip[:, :, i] - clip[:, :, j] for clip in (x0, target))
+            terms.append(mse_loss(a.abs(), b.abs()) if absolute else mse_loss(a, b))
+    torch.testing.assert_close(pair_changes(x0, target, absolute), torch.stack(terms).mean())
+
+
+def test_absolute_changes_do_not_know_the_way() -> None:
+    forth = torch.arange(4.0).reshape(1, 1, 4, 1, 1)
+    assert float(pair_changes(-forth, forth, absolute=True)) == 0
+    assert float(pair_changes(-forth, forth)) > 1
+
+
+def test_the_velocitys_part_across_the_mean_is_scaled() -> None:
+    mean = torch.tensor([2.0, 0.0])
+    found = along(torch.tensor([3.0, 5.0]), mean, 0.1)
+    torch.testing.assert_close(found, torch.tensor([3.0, 0.5]))
+    assert torch.equal(along(torch.tensor([3.0, 5.0]), mean, 1.0), torch.tensor([3.0, 5.0]))
+
+
+@pytest.mark.parametrize("tiny", [gaussian.tiny, unet3d.tiny])
+def test_a_level_is_moved_with_its_velocity_held(tiny: Any) -> None:
+    """On flows x̂_0 = x − σ·u; elsewhere the same holds of x_t / (α + σ)."""
+    backbone: Backbone = tiny()
+    schedule, config = backbone.schedule, dataclasses.replace(HELD, lr=0.05)
+    x, t = randn(*backbone.latent_shape(4, 16, 16)), backbone.schedule.grid(10)[3]
+    denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
+    target = backbone.encode(clip(backbone))[:, :, :4]
+    with torch.no_grad():
+        plain = denoise(x, t)
+        out, losses = _Steered(config, backbone, denoise)(x, t, target)
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    # The estimates that come out make up an x_t, and have the velocity that went in.
+    torch.testing.assert_close(out.eps - out.x0, plain.eps - plain.x0, atol=1e-4, rtol=1e-4)
+    velocity = plain.eps - plain.x0
+
+    def loss(x: Tensor) -> Tensor:
+        x0 = (x / (alpha + sigma)) - sigma / (alpha + sigma) * velocity
+        return 20 * mse_loss(x0, target) + 5 * pair_changes(x0, target)
+
+    torch.testing.assert_close(
+        (x - sigma * velocity) / (alpha + sigma), plain.x0, atol=1e-4, rtol=1e-4
+    )
+    moved, expected = minimize(loss, x, [0.05] * 3)
+    torch.testing.assert_close(alpha * out.x0 + sigma * out.eps, moved, atol=1e-4, rtol=1e-4)
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert losses[-1] < losses[0]
+    assert float((moved - x).abs().max()) > 0.1
+
+
+def test_at_a_level_without_signal_it_still_moves() -> None:
+    """A flow's first level: alpha is 0, and the clean estimate follows x_t one to one."""
+    backbone = gaussian.tiny()
+    x, t = randn(1, 3, 4, 16, 16), backbone.schedule.grid(10)[0]
+    assert float(backbone.schedule.alpha(t)) == 0
+    denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
+    out, _ = _Steered(HELD, backbone, denoise)(x, t, torch.zeros_like(x))
+    moved = ddim(backbone.schedule, out, t) - x
+    assert float(moved.abs().max()) == pytest.approx(3 * 0.003, rel=0.05)
+
+
+def test_velocities_are_held_to_their_mean_so_far() -> None:
+    backbone = gaussian.tiny()
+    shape = (1, 3, 2, 4, 4)
+    told = [randn(*shape, seed=n) for n in range(3)]
+    turn = iter(told)
+
+    def denoise(x: Tensor, t: Tensor) -> Denoised:
+        return Denoised(torch.zeros_like(x), next(turn))
+
+    steered = _Steered(Config(lr=1e-9, across=0.1), backbone, denoise)
+    t, zeros = backbone.schedule.grid(10)[3], torch.zeros(shape)
+    outs = [steered(zeros, t, zeros)[0] for _ in range(3)]
+    first, second, third = (out.eps - out.x0 for out in outs)
+    torch.testing.assert_close(first, told[0])
+    torch.testing.assert_close(second, along(told[1], told[0], 0.1))
+    mean = (first + second) / 2
+    torch.testing.assert_close(third, along(told[2], mean, 0.1))
+    across = third - (third * mean).sum() / mean.square().sum() * mean
+    whole = told[2] - (told[2] * mean).sum() / mean.square().sum() * mean
+    torch.testing.assert_close(across, 0.1 * whole)
+
+
+def test_a_guided_level_costs_one_pass_more_and_no_way_back() -> None:
+    backbone, method = unet3d.tiny(), Method(dataclasses.replace(HELD, guided=0.5, inner_steps=9))
+    motion = learn(method, backbone)
+    assert backbone.calls == 0
+    modes = []
+    layer = backbone.network.get_submodule("conv_in")
+    handle = layer.register_forward_hook(lambda *_: modes.append(torch.is_grad_enabled()))
+    events = list(method.transfer(backbone, motion, "a cat", SAMPLING))
+    handle.remove()
+    assert backbone.calls == 2 * 4 + 2
+    assert modes == 6 * [False]
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [bool(step.metrics) for step in steps] == [True, True, False, False]
+    for step in steps[:2]:
+        assert step.metrics["loss"] < step.metrics["loss_before"]
+
+
+def test_without_guidance_it_is_plain_sampling() -> None:
+    backbone = unet3d.tiny()
+    method, plain = Method(dataclasses.replace(HELD, guided=0)), unguided.Method(unguided.Config())
+    expected = transfer(plain, backbone, learn(plain, backbone))
+    assert torch.equal(transfer(method, backbone, learn(method, backbone)), expected)
+
+
+def test_each_preset_makes_another_clip() -> None:
+    backbone = unet3d.tiny()
+    made = [
+        transfer(Method(config), backbone, learn(Method(config), backbone))
+        for config in (
+            dataclasses.replace(config, guided=0.5, lr=0.3) for config in PRESETS.values()
+        )
+    ]
+    assert not torch.equal(made[1], made[2])
+
+
+def test_a_motion_without_latents_is_refused() -> None:
+    backbone, method = gaussian.tiny(), Method(HELD)
+    motion = dataclasses.replace(learn(method, backbone), tensors={})
+    with pytest.raises(BadMotion, match="has no latents"):
+        transfer(method, backbone, motion)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guided": 1.1}, "guided is 1.1; it must be between 0 and 1"),
+        ({"inner_steps": 0}, "inner_steps is 0; it must be at least 1"),
+        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
+        ({"estimate": -1.0}, "estimate is -1.0; it must be at least 0"),
+        ({"change": float("nan")}, "change is nan"),
+        ({"across": -0.1}, "across is -0.1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadCall, match=message):
+        dataclasses.replace(PRESETS["fast"], **changes)
+
+
+def test_the_paper_preset_has_the_papers_numbers() -> None:
+    assert PRESETS["paper"] == Config(
+        guided=10 / 50,
+        inner_steps=3,
+        lr=0.003,
+        estimate=20,
+        change=5,
+        differences="signed",
+        across=0.1,
+    )
+    assert dataclasses.replace(PRESETS["reference"], differences="signed") == PRESETS["paper"]

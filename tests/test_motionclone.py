@@ -1,0 +1,188 @@
+"""MotionClone: attention over frames, its strongest entries, the score, what is refused."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recast.backbones import gaussian, unet3d
+from recast.backbones.unet3d import UNet3D
+from recast.errors import BadCall, BadMotion, UnknownName
+from recast.events import Step
+from recast.methods.motionclone import (
+    PRESETS,
+    Config,
+    Method,
+    attention_over_frames,
+    ramped,
+)
+from recast.sampling import ddim, randn
+
+from .jobs import SAMPLING, clip, learn, result, transfer
+
+SHORT = Config(weight=50.0, guided=0.5, ramp=0)
+
+
+def test_attention_is_a_softmax_over_frames_at_each_position() -> None:
+    """One position, two frames, two heads of one channel each."""
+    queries = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).reshape(1, 2, 1, 1, 2)
+    keys = torch.tensor([[math.log(3), 1.0], [0.0, 1.0]]).reshape(1, 2, 1, 1, 2)
+    found = attention_over_frames(queries, keys, heads=2)
+    assert found.shape == (1, 1, 1, 2, 2, 2)
+    torch.testing.assert_close(found[0, 0, 0, 0], torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
+    torch.testing.assert_close(found[0, 0, 0, 1], torch.full((2, 2), 0.5))
+
+
+def temporal_attention(backbone: UNet3D, x: Tensor, t: Tensor) -> Tensor:
+    """The first temporal attention of block 1 as diffusers itself scores it: (H·W, heads, F, F)."""
+    attention: Any = backbone.network.get_submodule(
+        "up_blocks.1.temp_attentions.0.transformer_blocks.0.attn1"
+    )
+    taken: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
+        taken.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = attention.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            backbone.denoiser(backbone.encode_text(["a square"]))(x, t)
+    finally:
+        handle.remove()
+    q, k = (
+        attention.head_to_batch_dim(side(taken[0])) for side in (attention.to_q, attention.to_k)
+    )
+    return attention.get_attention_scores(q, k).unflatten(0, (-1, attention.heads))
+
+
+def test_learn_keeps_the_strongest_entries_of_the_models_own_attention() -> None:
+    backbone = unet3d.tiny()
+    assert isinstance(backbone, UNet3D)
+    motion = learn(Method(SHORT), backbone)
+    t = backbone.schedule.grid(100)[60]
+    assert motion.metadata["times"] == [float(t)]
+    eps = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(0), torch.device("cpu"))
+    x = backbone.schedule.noised(backbone.encode(clip(backbone)), eps, t)
+    values, frames = temporal_attention(backbone, x, t).max(-1)
+    torch.testing.assert_close(motion.tensors["0/values"].flatten(), values.flatten())
+    assert torch.equal(motion.tensors["0/frames"].flatten(), frames.flatten().to(torch.int16))
+    assert len(motion.tensors) == 2 * len(backbone.taps("temporal_keys")) + 1
+
+
+def test_learning_takes_one_pass_and_serves_any_number_of_steps() -> None:
+    backbone, method = unet3d.tiny(), Method(SHORT)
+    motion = learn(method, backbone)
+    assert backbone.calls == 1
+    more = dataclasses.replace(SAMPLING, steps=6)
+    assert torch.isfinite(transfer(method, backbone, motion, more)).all()
+    assert backbone.calls == 1 + 2 * 6 + 3  # with guidance, and one pass back a guided level
+
+
+def test_the_score_bends_the_noise_of_the_step_and_nothing_else() -> None:
+    """The first step of the sample is the unguided one less λ·σ_s·σ_t times the gradient."""
+    backbone = unet3d.tiny()
+    ways = {}
+    for weight in (0.0, 50.0, 100.0):
+        method = Method(dataclasses.replace(SHORT, weight=weight, guided=0.25))
+        ways[weight] = transfer(method, backbone, learn(method, backbone))
+    assert not torch.equal(ways[0.0], ways[50.0])
+    method = Method(dataclasses.replace(SHORT, weight=50.0, guided=0.25))
+    motion, schedule = learn(method, backbone), backbone.schedule
+    x = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(SAMPLING.seed), torch.device("cpu"))
+    t, s = schedule.grid(4)[:2]
+    loss = method._loss(backbone, motion, "a cat")
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(leaf, t), leaf)
+    assert bool(slope.any())
+    with torch.no_grad():
+        out = backbone.guided("a cat", "", 3.0)(x, t)
+    moved = ddim(schedule, out, s) - 50 * float(schedule.sigma(s) * schedule.sigma(t)) * slope
+    for t, s in zip(schedule.grid(4)[1:-1], schedule.grid(4)[2:], strict=True):
+        with torch.no_grad():
+            moved = ddim(schedule, backbone.guided("a cat", "", 3.0)(moved, t), s)
+    torch.testing.assert_close(ways[50.0], moved, atol=1e-4, rtol=1e-4)
+
+
+def test_the_source_itself_has_no_loss_at_its_level() -> None:
+    backbone, method = unet3d.tiny(), Method(SHORT)
+    motion = learn(method, backbone, "a cat")
+    t = backbone.schedule.grid(100)[60]
+    eps = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(0), torch.device("cpu"))
+    x = backbone.schedule.noised(backbone.encode(clip(backbone)), eps, t)
+    loss = method._loss(backbone, motion, "a cat")
+    with torch.no_grad():
+        assert float(loss(x, t)) == pytest.approx(0, abs=1e-10)
+        assert float(loss(x.flip(2), t)) > 1e-6
+
+
+def test_the_weight_rises_and_falls() -> None:
+    assert [ramped(n, 6, 2) for n in range(6)] == [0.5, 1, 1, 1, 1, 0.5]
+    assert [ramped(n, 3, 0) for n in range(3)] == [1, 1, 1]
+
+
+def test_guided_levels_tell_their_loss() -> None:
+    backbone, method = gaussian.tiny(), Method(SHORT)
+    events = method.transfer(backbone, learn(method, backbone), "a cat", SAMPLING)
+    steps = [event for event in events if isinstance(event, Step)]
+    assert [step.metrics.keys() for step in steps] == 2 * [{"loss", "loss_before"}] + 2 * [set()]
+
+
+def test_the_reference_follows_the_prompt_more() -> None:
+    """Its guidance scale w does what w + 1 does."""
+    backbone = unet3d.tiny()
+    # The tiny model's tokenizer knows letters only, and its text encoder takes few.
+    reference = dataclasses.replace(PRESETS["reference"], negative_prompt="ugly")
+    plain = dataclasses.replace(reference, more_guidance=0)
+    motion = learn(Method(plain), backbone)
+    with_one = transfer(Method(reference), backbone, motion)
+    four = dataclasses.replace(SAMPLING, guidance_scale=4.0)
+    assert torch.equal(with_one, transfer(Method(plain), backbone, motion, four))
+    assert not torch.equal(with_one, transfer(Method(plain), backbone, motion))
+
+
+def test_other_motions_are_refused() -> None:
+    backbone, method = gaussian.tiny(), Method(SHORT)
+    motion = learn(method, backbone)
+    with pytest.raises(BadMotion, match="learned with top 1, and 2 is asked for"):
+        transfer(Method(dataclasses.replace(SHORT, top=2)), backbone, motion)
+    for name in ("size", "0/values", "0/frames"):
+        rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}
+        with pytest.raises(BadMotion, match=f"has no {name}"):
+            transfer(method, backbone, dataclasses.replace(motion, tensors=rest))
+
+
+def test_roles_and_rows_that_are_not_there_are_refused() -> None:
+    with pytest.raises(BadCall, match="top is 9, and a row of attention has 8 frames"):
+        learn(Method(dataclasses.replace(SHORT, top=9)), gaussian.tiny())
+    with pytest.raises(UnknownName, match="'temporal_query'; did you mean temporal_queries"):
+        learn(Method(dataclasses.replace(SHORT, queries="temporal_query")), gaussian.tiny())
+    told = "motion has 1 places and temporal_keys 4; name two roles of the same attention"
+    with pytest.raises(BadCall, match=told):
+        learn(Method(dataclasses.replace(SHORT, queries="motion")), unet3d.tiny())
+
+
+def test_a_broken_network_is_told_by_its_level() -> None:
+    backbone, method = unet3d.tiny(), Method(SHORT)
+    motion = learn(method, backbone)
+    backbone.network.get_parameter("conv_in.bias").data.fill_(float("nan"))
+    with pytest.raises(Exception, match=r"not finite at level 1 of 4 \(t = 751\)"):
+        result(method.transfer(backbone, motion, "a cat", SAMPLING))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"level": 1.5}, "level is 1.5; it must be between 0 and 1"),
+        ({"top": 0}, "top is 0; it must be at least 1"),
+        ({"weight": -1.0}, "weight is -1.0; it must be at least 0"),
+        ({"guided": -0.1}, "guided is -0.1"),
+        ({"ramp": -1}, "ramp is -1"),
+        ({"more_guidance": float("inf")}, "more_guidance is inf"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadCall, match=message):
+        dataclasses.replace(PRESETS["fast"], **changes)

@@ -1,0 +1,123 @@
+"""Query injection: what is kept, what the network sees of it, what it costs, what is refused."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recast import noise
+from recast.backbones import gaussian, unet3d
+from recast.errors import BadCall, BadMotion, UnknownName
+from recast.features import override, record
+from recast.inversion import invert
+from recast.methods import unguided
+from recast.methods.query_injection import PRESETS, Config, Method
+from recast.sampling import ddim
+
+from .jobs import SAMPLING, clip, hooks, learn, transfer
+
+SHORT = Config(injected=0.5, initial_noise="low_frequency")
+
+
+def test_learn_keeps_the_inverted_latents_of_the_injected_levels() -> None:
+    backbone, method = unet3d.tiny(), Method(dataclasses.replace(SHORT, inversion_steps=8))
+    motion = learn(method, backbone)
+    assert backbone.calls == 8  # none for queries, which are read anew for every transfer
+    plain = backbone.denoiser(backbone.encode_text(["a square"]))
+    schedule = backbone.schedule
+    fine = schedule.refine(schedule.grid(4), 8)
+    at = {float(s.s): s.x for s in invert(plain, schedule, fine, backbone.encode(clip(backbone)))}
+    for index, t in enumerate(schedule.grid(4)[:2]):
+        assert torch.equal(motion.tensors["latents"][index], at[float(t)][0])
+    assert len(motion.tensors["latents"]) == 2
+    assert torch.equal(motion.tensors["noise"], at[float(schedule.grid(4)[0])][0])
+
+
+def test_the_first_levels_see_the_sources_queries_and_the_others_their_own() -> None:
+    """The sampling loop by hand, in which every query of the decoder is replaced."""
+    backbone, method = unet3d.tiny(), Method(SHORT)
+    motion = learn(method, backbone)
+    schedule, taps = backbone.schedule, backbone.taps("queries")
+    source = backbone.denoiser(backbone.encode_text(["a square"]))
+    denoise = backbone.guided("a cat", "", SAMPLING.guidance_scale)
+    generator = torch.Generator().manual_seed(SAMPLING.seed)
+    x = noise.initial("low_frequency", motion.tensors["noise"][None], generator)
+    for index, (t, s) in enumerate(zip(schedule.grid(4), schedule.grid(4)[1:], strict=False)):
+        with torch.no_grad():
+            if index < 2:
+                with record(backbone.network, taps, 4) as seen:
+                    source(motion.tensors["latents"][index][None], t)
+                with override(backbone.network, taps, seen, 4):
+                    out = denoise(x, t)
+            else:
+                out = denoise(x, t)
+        x = ddim(schedule, out, s)
+    assert torch.equal(transfer(method, backbone, motion), x)
+    assert hooks(backbone) == 0
+
+
+def test_it_costs_one_pass_more_at_each_injected_level() -> None:
+    backbone, method = unet3d.tiny(), Method(SHORT)
+    motion = learn(method, backbone)
+    before = backbone.calls
+    transfer(method, backbone, motion)
+    assert backbone.calls - before == 2 * 4 + 2
+
+
+def test_with_none_injected_it_is_plain_sampling() -> None:
+    backbone = unet3d.tiny()
+    method = Method(dataclasses.replace(SHORT, injected=0, initial_noise="random"))
+    plain = unguided.Method(unguided.Config())
+    expected = transfer(plain, backbone, learn(plain, backbone))
+    assert torch.equal(transfer(method, backbone, learn(method, backbone)), expected)
+
+
+def test_places_are_a_choice_of_the_layers() -> None:
+    backbone = unet3d.tiny()
+    motion = learn(Method(SHORT), backbone)
+
+    def made(*places: int) -> Tensor:
+        return transfer(Method(dataclasses.replace(SHORT, places=places)), backbone, motion)
+
+    assert torch.equal(made(), made(*range(6)))
+    assert not torch.equal(made(), made(0))
+    with pytest.raises(BadCall, match="place 6 of role queries; tiny-unet3d has 0 to 5"):
+        made(6)
+
+
+def test_a_closed_job_leaves_no_hooks() -> None:
+    backbone, method = unet3d.tiny(), Method(SHORT)
+    events = method.transfer(backbone, learn(method, backbone), "a cat", SAMPLING)
+    next(events)
+    events.close()  # type: ignore[attr-defined]  # every Iterator of events is a generator
+    assert hooks(backbone) == 0
+
+
+def test_other_motions_are_refused() -> None:
+    backbone, method = gaussian.tiny(), Method(SHORT)
+    motion = learn(method, backbone)
+    with pytest.raises(BadMotion, match=r"learned with injected 0\.5, and 0\.25 is asked for"):
+        transfer(Method(dataclasses.replace(SHORT, injected=0.25)), backbone, motion)
+    with pytest.raises(BadMotion, match="learned with steps 4, and 8 is asked for"):
+        transfer(method, backbone, motion, dataclasses.replace(SAMPLING, steps=8))
+    with pytest.raises(UnknownName, match="'query'"):
+        transfer(Method(dataclasses.replace(SHORT, queries=("query",))), backbone, motion)
+    for name in ("noise", "latents"):
+        rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}
+        with pytest.raises(BadMotion, match=f"has no {name}"):
+            transfer(method, backbone, dataclasses.replace(motion, tensors=rest))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"queries": ()}, "queries is empty"),
+        ({"injected": 1.5}, "injected is 1.5; it must be between 0 and 1"),
+        ({"inversion_steps": 0}, "inversion_steps is 0; it must be at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadCall, match=message):
+        dataclasses.replace(PRESETS["fast"], **changes)
