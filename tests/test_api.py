@@ -1,4 +1,4 @@
-"""The four calls from Python, and what `import recast` does not load."""
+"""The calls from Python, and what `import recast` does not load."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from recast.backbones import gaussian, unet3d
 from recast.clips import Source
 from recast.errors import BadCall, BadClip, BadModel, BadMotion, UnknownName
 from recast.events import Event, Step
-from recast.methods import dmt
+from recast.methods import dmt, vmc
 from recast.store import Store
 from recast.video import Video
 
@@ -179,3 +179,21 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
     index.write_text("{")
     with pytest.raises(BadModel, match="it is damaged"):
         recast.load(str(tmp_path))
+
+
+def test_a_motion_of_two_clips_for_more_frames(clip: Video, store: Store) -> None:
+    backbone = unet3d.tiny()
+    config = vmc.Config(iterations=2, inversion_steps=1, initial_noise="random")
+    other = Video(clip.frames[::-1].copy(), clip.fps)
+    motion = recast.learn(backbone, [clip, other], method="vmc", config=config, store=store)
+    video = recast.transfer(backbone, motion, "a red circle", frames=6)
+    assert video.frames.shape == (6, 16, 16, 3)
+    assert video.notes == ("the motion was learned on 4 frames and is used for 6",)
+    half = recast.mix([motion, motion], [0.25, 0.25])
+    name = next(name for name in motion.tensors if name.endswith(".diff"))
+    torch.testing.assert_close(half.tensors[name], motion.tensors[name] / 2)
+    with pytest.raises(BadCall, match="2 clips, and dmt learns from one"):
+        recast.learn(backbone, [clip, other], store=store)
+    plain = recast.learn(backbone, clip, method="unguided", store=store)
+    with pytest.raises(BadCall, match="unguided makes no others of it"):
+        recast.transfer(backbone, plain, "a red circle", frames=6)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from recast import cli, recipes, registry, video
 from recast.backbones import gaussian
@@ -224,6 +226,58 @@ def test_every_setting_of_a_method_is_a_flag_with_help(call: Call, method: str) 
     assert "Adam's learning rate at the first guided level." in words or method != "dmt"
 
 
+TUNED = ("--method", "motion_inversion", "--backbone", "gaussian", "--steps", "3")
+FEW = ("--iterations", "5", "--inversion-steps", "1")
+
+
+def test_a_motion_is_trained_told_mixed_and_used(call: Call, ball: Path) -> None:
+    other = Video(world.render(world.sample(4)), world.FPS).save(Path("other.mp4"))
+    for clips, name in (((ball, other), "swim"), ((other,), "hop")):
+        line = ("learn", *clips, *TUNED, *FEW, "--out", f"{name}.safetensors")
+        code, out, err = call(*line)
+        assert (code, out) == (0, f"{name}.safetensors\n")
+        assert re.search(r"train 5/5, .* loss 0\.\d+", err)
+    code, out, _ = call("inspect", "swim.safetensors")
+    assert code == 0
+    told = dict(line.split("  ", 1) for line in out.splitlines())
+    told = {name: text.strip() for name, text in told.items()}
+    assert told["method"] == "motion_inversion"
+    assert told["backbone"].startswith("gaussian (")
+    assert told["clip"] == "ball.mp4, other.mp4, 8 frames of 16x16 at 8 fps"
+    assert told["objective"] == "mse"
+    assert re.fullmatch(r"[▁-█]{5}  [\d.]+ to [\d.]+ in 5 iterations", told["loss"])
+    # m^QK, m^V and the noise: 8·3 + 256·8·3 + 3·8·256.
+    assert told["holds"] == "12,312 numbers in 3 tensors"
+    size = Path("swim.safetensors").stat().st_size
+    assert told["file"] == f"{size / 1e6:.2f} MB"
+    assert json.loads(call("inspect", "swim.safetensors", "--json")[1])["settings"]["lr"] == 0.05
+
+    line = ("mix", "swim.safetensors", "hop.safetensors", "--weights", "0.3", "0.7")
+    assert call(*line, "--out", "both.safetensors")[:2] == (0, "both.safetensors\n")
+    shown = call("inspect", "both.safetensors")[1]
+    assert "mixed of       0.3 x ball.mp4, other.mp4\n" in re.sub(" {2,}", "       ", shown)
+    made = []
+    for strength in ("1", "0"):
+        line = ("transfer", "both.safetensors", "a star", "--backbone", "gaussian", "--out", "r")
+        code, out, _ = call(*line, "--strength", strength, "--json")
+        assert code == 0
+        assert json.loads(out)["config"]["config"]["strength"] == float(strength)
+        made.append(video.read("r/video.mp4").frames)
+    assert (made[0] != made[1]).any()
+
+
+def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
+    assert call("learn", ball, *TUNED, *FEW, "--out", "m.safetensors")[0] == 0
+    line = ("transfer", "m.safetensors", "a star", "--backbone", "gaussian", "--out", "r")
+    code, _, err = call(*line, "--frames", "12")
+    assert code == 2
+    assert "12 at 1.0 are asked for; take as many, or --initial-noise random" in err
+    code, _, err = call(*line, "--frames", "12", "--initial-noise", "random")
+    assert code == 0
+    assert "note: the motion was learned on 8 frames and is used for 12" in err
+    assert len(video.read("r/video.mp4")) == 12
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
@@ -256,9 +310,19 @@ def test_every_setting_of_a_method_is_a_flag_with_help(call: Call, method: str) 
         (["transfer", "CLIP", "x", "--lr", "-1"], "lr is -1.0; it must be above 0"),
         (
             ["transfer", "CLIP", "x", "--taps", "nose", *QUICK],
-            "gaussian has no role 'nose', which",
+            "gaussian has no role 'nose', which dmt needs",
         ),
         (["transfer", "none.safetensors", "x"], "there is no motion file none.safetensors"),
+        (["transfer", "PICKLE", "x"], "is damaged or no safetensors file"),
+        (["inspect", "PICKLE"], "is damaged or no safetensors file"),
+        (["inspect", "FOREIGN"], "is no motion file of Recast"),
+        (["inspect"], "MOTION missing; see recast inspect --help"),
+        (["mix", "FOREIGN"], "a mix takes at least 2 motion files"),
+        (["mix", "FOREIGN", "FOREIGN", "--out", "m"], "a motion file ends in .safetensors"),
+        (["mix", "FOREIGN", "FOREIGN"], "is no motion file of Recast"),
+        (["learn", "CLIP", "CLIP", *QUICK], "2 clips, and dmt learns from one; methods that"),
+        (["learn", "CLIP", *TUNED, "--frames", "1"], "take a clip of at least 2, such as --frames"),
+        (["learn", "CLIP", *TUNED, "--places", "2"], "places is 2, and gaussian has 1 temporal"),
         (["learn", "CLIP", "--out", "m.mp4"], "a motion file ends in .safetensors"),
         (["shapes", "render", "--caption", "a pink cow"], "cannot draw 'pink'; it knows circle"),
         (["shapes", "render", "--seed", "-3"], "--seed is a whole number from 0 on, got -3"),
@@ -269,7 +333,10 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(
 ) -> None:
     (tmp_path / "notes.mp4").write_text("no video at all")
     (tmp_path / "half.mp4").write_bytes(ball.read_bytes()[: ball.stat().st_size // 2])
+    (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps({"motion": [1, 2]}))
+    save_file({"weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
     stands = {"CLIP": str(ball), "TEXT": "notes.mp4", "HALF": "half.mp4"}
+    stands |= {"PICKLE": "pickle.safetensors", "FOREIGN": "lora.safetensors"}
     before = sorted(tmp_path.rglob("*"))
     code, out, err = call(*(stands.get(word, word) for word in line))
     (last,) = [row for row in err.splitlines() if row.startswith("recast: ")]

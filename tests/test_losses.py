@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from recast.losses import (
+    debiased,
     pairwise_cosine,
     pairwise_difference,
+    residual_cosine,
+    residual_cosine_over_time,
     spatial_marginal_mean,
     spatial_self_similarity,
     squared_error,
@@ -133,3 +136,53 @@ def test_temporal_self_similarity_compares_frames_and_no_places() -> None:
     torch.testing.assert_close(temporal_self_similarity(keys, target), (a - b).square().mean())
     assert float(temporal_self_similarity(keys, keys.flip(2))) == pytest.approx(0, abs=1e-12)
     assert float(temporal_self_similarity(keys, keys.flip(1))) > 1e-3
+
+
+# --- of noisy latents -----------------------------------------------------------------------------
+
+SAID, WANTED = noise(2, 3, 4, 5, 6), noise(2, 3, 4, 5, 6, seed=1)
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum() / (a.norm() * b.norm())
+
+
+def test_vmcs_residuals_are_vectors_of_a_whole_frame() -> None:
+    terms = [
+        1 - cosine(SAID[b, :, n + 1] - SAID[b, :, n], WANTED[b, :, n + 1] - WANTED[b, :, n])
+        for b in range(2)
+        for n in range(3)
+    ]
+    torch.testing.assert_close(residual_cosine(SAID, WANTED), torch.stack(terms).mean())
+
+
+def test_vmcs_released_residuals_are_absolute_and_over_time() -> None:
+    terms = [
+        1 - cosine(SAID[b, c, :, y, x].diff().abs(), WANTED[b, c, :, y, x].diff().abs())
+        for b in range(2)
+        for c in range(3)
+        for y in range(5)
+        for x in range(6)
+    ]
+    got = residual_cosine_over_time(SAID, WANTED)
+    torch.testing.assert_close(got, torch.stack(terms).mean())
+
+
+def test_only_vmcs_paper_form_knows_the_direction() -> None:
+    """A clip that takes every step the other way."""
+    walked = WANTED[:, :, :1] - (WANTED - WANTED[:, :, :1])
+    assert float(residual_cosine(walked, WANTED)) == pytest.approx(2)
+    assert float(residual_cosine_over_time(walked, WANTED)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_debiased_loss_is_its_two_terms() -> None:
+    """Eq. 3 to 5 of Motion Inversion, as MotionDirector has them, term by term."""
+    beta, anchor = 0.7, 2
+
+    def phi(eps: Tensor) -> Tensor:
+        return torch.stack(
+            [(beta**2 + 1) ** 0.5 * eps[:, :, i] - beta * eps[:, :, anchor] for i in range(4)], 2
+        )
+
+    expected = ((SAID - WANTED) ** 2).mean() + ((phi(SAID) - phi(WANTED)) ** 2).mean()
+    torch.testing.assert_close(debiased(SAID, WANTED, anchor, beta), expected)

@@ -1,11 +1,15 @@
-"""The one optimisation loop, against Adam's own formula."""
+"""The optimisation loops, against the formulas of Adam and AdamW."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from recast.errors import NotFinite
-from recast.optimize import descend, minimize
+from recast.errors import BadCall, NotFinite
+from recast.optimize import Group, adamw, adamw_class, descend, minimize, packed, restore, train
 
 
 def bowl(x: Tensor) -> Tensor:
@@ -78,3 +82,118 @@ def test_plain_gradient_descent_is_told_on_the_way() -> None:
     assert values == pytest.approx([9, (0.6 - 3) ** 2])
     assert float(seen[-1][0]) == pytest.approx(0.6 + 0.2 * 2 * 2.4)
     assert not seen[-1][0].requires_grad
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def parameter(*values: float) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+
+def to(target: float, *parameters: nn.Parameter, lr: float = 0.1) -> Group:
+    """Squared distance to a target that moves with the iteration."""
+
+    @contextmanager
+    def loss(index: int) -> Iterator[Tensor]:
+        yield torch.stack([(p - target - index).square().sum() for p in parameters]).sum()
+
+    return Group(parameters, lr, loss)
+
+
+def test_every_step_is_adamws() -> None:
+    """Loshchilov & Hutter 2019, algorithm 2."""
+    x, m, v, losses = 0.5, 0.0, 0.0, []
+    for step in (1, 2, 3):
+        losses.append((x - 3 - step) ** 2)
+        gradient = 2 * (x - 3 - step)
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        x -= 0.1 * 0.01 * x
+        x -= 0.1 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)) ** 0.5 + 1e-8)
+    weight = parameter(0.5)
+    groups = [to(3, weight)]
+    seen = list(train(groups, adamw(groups, 0.01), 3))
+    assert weight.item() == pytest.approx(x, rel=1e-9)
+    assert [index for index, _ in seen] == [1, 2, 3]
+    assert [loss for _, loss in seen] == pytest.approx(losses)
+
+
+def test_training_goes_on_exactly_where_it_was() -> None:
+    whole, half, rest = (parameter(0.5, -2.0) for _ in range(3))
+    groups = [[to(3, weight)] for weight in (whole, half, rest)]
+    expected = list(train(groups[0], adamw(groups[0], 0.01), 6))
+    first = adamw(groups[1], 0.01)
+    begun = list(train(groups[1], first, 4))
+    rest.data.copy_(half.data)
+    second = adamw(groups[2], 0.01)
+    restore(second, packed(first))
+    assert begun + list(train(groups[2], second, 6, done=4)) == expected
+    assert torch.equal(rest, whole)
+
+
+def test_every_group_follows_its_own_loss_at_its_own_rate() -> None:
+    """Although the second's loss depends on the first's parameters, and the other way round."""
+    one, two = parameter(0.0), parameter(0.0)
+
+    @contextmanager
+    def pulls_down(index: int) -> Iterator[Tensor | None]:
+        yield (one + two).sum() if index != 2 else None
+
+    groups = [to(5, one, two)._replace(parameters=[one]), Group([two], 0.01, pulls_down)]
+    moves = []
+    for _ in train(groups, adamw(groups, 0), 3):
+        moves.append((one.item(), two.item()))
+    assert [move[0] for move in moves] == pytest.approx([0.1, 0.2, 0.3], rel=0.05)
+    assert moves[0][1] == moves[1][1] == pytest.approx(-0.01)
+    assert moves[2][1] < moves[1][1]
+
+
+def test_what_a_loss_was_computed_with_stays_until_its_gradient_is_known() -> None:
+    weight, told = parameter(1.0), []
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:
+            told.append("gradient")
+            return gradient * 2
+
+    @contextmanager
+    def loss(index: int) -> Iterator[Tensor]:
+        yield Watched.apply(weight).sum()
+        told.append("taken away")
+
+    groups = [Group([weight], 0.1, loss)]
+    list(train(groups, adamw(groups, 0), 1))
+    assert told == ["gradient", "taken away"]
+
+
+def test_a_gradient_is_cut_to_the_norm_that_is_allowed() -> None:
+    """AdamW's moments tell: its first is a tenth of the first gradient."""
+    weight = parameter(0.0, 0.0)
+    groups = [to(30, weight)]
+    optimizer = adamw(groups, 0)
+    list(train(groups, optimizer, 1, clip=2.0))
+    moment = packed(optimizer)["0.exp_avg"]
+    assert float(moment.norm()) == pytest.approx(0.2, rel=1e-4)
+
+
+def test_training_that_breaks_says_at_which_iteration() -> None:
+    weight = parameter(1.0)
+
+    @contextmanager
+    def loss(index: int) -> Iterator[Tensor]:
+        yield (weight * (float("nan") if index == 3 else 1.0)).sum()
+
+    groups = [Group([weight], 0.1, loss)]
+    with pytest.raises(NotFinite, match=r"the loss is nan .* at iteration 3; try dtype float32"):
+        list(train(groups, adamw(groups, 0), 5))
+
+
+def test_8_bit_moments_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(BadCall, match=r"needs bitsandbytes, .* pip install '\.\[eight-bit\]'"):
+        adamw_class(True)

@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from recast import clips, results, run, video
+from recast import _job, clips, results, run, video
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source, to_tensor, to_video
 from recast.errors import BadCall, BadClip, BadMotion, NoSpace, NotFinite, OutOfMemory, RunFailed
 from recast.events import Done, Event, Note, Preview, Step
-from recast.methods import dmt, dreammotion, unguided
+from recast.methods import dmt, dreammotion, motion_inversion, unguided
 from recast.methods.base import Motion
 from recast.run import Draw, LearnConfig, Result, RunConfig
 from recast.shapes import world
@@ -239,7 +239,8 @@ def test_a_motion_file_is_refused_where_it_does_not_fit(
     config = LearnConfig(clip=clip, out=file, config=FAST, steps=4)
     finished(run.learn(config, gaussian.tiny(), store))
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"source": Source(frames=4)}, BadCall, "--frames: a motion file has its frames"),
+        ({"source": Source(frames=4)}, BadCall, "--frames: .* dmt makes no others of it"),
+        ({"source": Source(height=8)}, BadCall, "--height: a motion file has its frames"),
         ({"method": "unguided", "config": unguided.Config()}, BadCall, "was learned by dmt"),
         ({"draw": Draw(steps=9)}, BadMotion, "steps 4, and 9 is asked"),
         ({"clip": clip.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
@@ -495,7 +496,7 @@ def test_what_a_long_transfer_reached_is_kept_as_it_goes(
     job: Callable[..., RunConfig[Any]], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a run that is killed outright loses a minute at most."""
-    monkeypatch.setattr(run, "_KEPT_EVERY", 0.0)
+    monkeypatch.setattr(_job, "_KEPT_EVERY", 0.0)
     config = dreammotion.Config(iterations=6, preview_every=2)
     asked = job(method="dreammotion", config=config, prompt="a cat")
     kept: dict[int, list[int]] = {}
@@ -579,3 +580,95 @@ def test_masks_that_do_not_go_with_the_clip_are_refused(
         with pytest.raises(BadClip, match=message):
             list(events)
     assert untouched(tmp_path / "out")
+
+
+# --- methods that train ---------------------------------------------------------------------------
+
+TRAINED = motion_inversion.Config(iterations=6, checkpoint_every=2, inversion_steps=1, places=1)
+
+
+@pytest.fixture
+def lesson(clip: Path, tmp_path: Path) -> Callable[..., LearnConfig[Any]]:
+    def make(**changes: Any) -> LearnConfig[Any]:
+        plain: dict[str, Any] = {
+            "clip": clip,
+            "method": "motion_inversion",
+            "out": tmp_path / "swim.safetensors",
+            "config": TRAINED,
+            "steps": 4,
+        }
+        return LearnConfig(**plain | changes)
+
+    return make
+
+
+def trained(events: list[Event]) -> list[float]:
+    return [e.metrics["loss"] for e in events if isinstance(e, Step) and e.stage == "train"]
+
+
+def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
+    lesson: Callable[..., LearnConfig[Any]], tmp_path: Path, store: Store
+) -> None:
+    backbone = unet3d.tiny()
+    events, path = finished(run.learn(lesson(), backbone, Store(tmp_path / "other", 10**9)))
+    whole, curve = Motion.load(path), trained(events)
+    assert whole.metadata["losses"] == curve
+    assert len(curve) == 6
+
+    broken = run.learn(lesson(out=tmp_path / "again.safetensors"), backbone, store)
+    for event in broken:
+        if isinstance(event, Step) and event.stage == "train" and event.index == 5:
+            break
+    broken.close()
+    assert not (tmp_path / "again.safetensors").exists()
+    assert len(store.entries()) == 1  # how far it was
+
+    events, path = finished(run.learn(lesson(out=tmp_path / "again.safetensors"), backbone, store))
+    assert trained(events) == curve[4:]
+    assert not [e for e in events if isinstance(e, Step) and e.stage == "invert"]
+    assert [e.text for e in events if isinstance(e, Note)].count(
+        "goes on with learning that was broken off"
+    ) == 1
+    again = Motion.load(path)
+    assert again.metadata["losses"] == curve
+    assert again.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(again.tensors[name], t) for name, t in whole.tensors.items())
+    assert len(store.entries()) == 1  # the motion; how far it was is forgotten
+
+
+def test_several_clips_of_one_motion(
+    lesson: Callable[..., LearnConfig[Any]], clip: Path, tmp_path: Path, store: Store
+) -> None:
+    other = Video(world.render(world.sample(4)), world.FPS).save(tmp_path / "other.mp4")
+    backbone = unet3d.tiny()
+    _, path = finished(run.learn(lesson(more=(other,)), backbone, store))
+    motion = Motion.load(path)
+    assert motion.metadata["clip"]["name"] == "ball.mp4, other.mp4"
+    alone = Motion.load(finished(run.learn(lesson(), backbone, store))[1])
+    # The noise is the first clip's; what is learned is of both.
+    assert torch.equal(motion.tensors["noise"], alone.tensors["noise"])
+    assert motion.metadata["losses"] != alone.metadata["losses"]
+    with pytest.raises(BadCall, match=r"2 clips, and dmt .*: motion_inversion, motiondirector, "):
+        finished(run.learn(lesson(more=(other,), method="dmt", config=FAST), backbone, store))
+    with pytest.raises(BadClip, match="does not exist"):
+        finished(run.learn(lesson(more=(tmp_path / "none.mp4",)), backbone, store))
+
+
+def test_a_motion_is_stretched_to_other_numbers_of_frames(
+    job: Callable[..., RunConfig[Any]], lesson: Callable[..., LearnConfig[Any]], store: Store
+) -> None:
+    backbone = unet3d.tiny()
+    _, path = finished(run.learn(lesson(), backbone, store))
+    asked = {"clip": path, "method": "motion_inversion", "draw": Draw(), "source": Source(frames=6)}
+    with pytest.raises(BadMotion, match=r"noise has 4 frames .* 6 at .* or --initial-noise random"):
+        finished(run.run(job(**asked, config=TRAINED), backbone, store))
+    free = dataclasses.replace(TRAINED, initial_noise="random")
+    _, result = finished(run.run(job(**asked, config=free), backbone, store))
+    assert len(video.read(result.videos[0])) == 6
+    note = "the motion was learned on 4 frames and is used for 6"
+    assert note in result.manifest["notes"]
+
+
+def test_one_frame_is_no_motion(lesson: Callable[..., LearnConfig[Any]], store: Store) -> None:
+    with pytest.raises(BadClip, match="1 frame shows no motion; take a clip of at least 2"):
+        finished(run.learn(lesson(source=Source(frames=1)), unet3d.tiny(), store))

@@ -59,6 +59,15 @@ def test_the_raw_output_gives_back_clip_and_noise(schedule: Schedule, times: lis
 
 
 @pytest.mark.parametrize(("schedule", "times"), SCHEDULES)
+def test_what_the_network_should_say(schedule: Schedule, times: list[float]) -> None:
+    x0, eps = noise(1, 4, 3, 5, 5), noise(1, 4, 3, 5, 5, seed=1)
+    for time in times:
+        t = torch.tensor(time, dtype=torch.float64)
+        expected = raw_output(schedule, x0, eps, t)
+        torch.testing.assert_close(schedule.output(x0, eps, t), expected, check_dtype=False)
+
+
+@pytest.mark.parametrize(("schedule", "times"), SCHEDULES)
 def test_levels_run_from_clean_to_noise(schedule: Schedule, times: list[float]) -> None:
     grid = schedule.grid(10)
     assert float(grid[-1]) == schedule.clean

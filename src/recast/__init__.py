@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recast.api import learn, load, presets, transfer, wrap
+    from recast.api import learn, load, mix, presets, transfer, wrap
     from recast.backbones.base import Backbone, Settings
     from recast.clips import Source
     from recast.errors import RecastError
@@ -32,6 +32,7 @@ __all__ = [
     "Video",
     "learn",
     "load",
+    "mix",
     "presets",
     "read",
     "transfer",
@@ -48,6 +49,7 @@ _HOMES = {
     "Video": "video",
     "learn": "api",
     "load": "api",
+    "mix": "api",
     "presets": "api",
     "read": "video",
     "transfer": "api",

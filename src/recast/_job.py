@@ -3,20 +3,25 @@ of a job (notes, timings, losses) that ends up in the manifest.
 """
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from recast import clips, models
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadMotion, OutOfMemory, RecastError
-from recast.events import Done, Event, Note, Step
+from recast.events import Checkpoint, Done, Event, Note, Step
 from recast.methods.base import Method, Motion, Sampling
 from recast.store import Store, motion_key
 from recast.video import Video
+
+E = TypeVar("E")
+_KEPT_EVERY = 60.0
+"""Seconds between two states that a long job keeps of itself."""
 
 
 @dataclass(slots=True)
@@ -76,15 +81,18 @@ def learned(
     job: Job,
     backbone: Backbone,
     method: Method[Any],
-    clip: Video,
+    fitted: Sequence[Video],
     prompt: str,
     sampling: Sampling,
     store: Store,
 ) -> Generator[Event, None, Motion]:
-    """The motion of a fitted clip: from the store, else learned and kept there."""
+    """The motion of a fitted clip, or of several: from the store, else learned and kept there.
+    Learning that was broken off goes on."""
     models.check_runs(method, backbone)
-    job.size = (len(clip), clip.height, clip.width)
-    key = motion_key(clip.frames, backbone, method, prompt, sampling.steps)
+    first, *others = fitted
+    job.size = (len(first), first.height, first.width)
+    frames = np.stack([clip.frames for clip in fitted]) if others else first.frames
+    key = motion_key(frames, backbone, method, prompt, sampling.steps)
     with job.timed("learn"):
         motion, trouble = _stored(store, key)
         if trouble:
@@ -93,15 +101,45 @@ def learned(
             job.origin = "store"
             return motion
         before, began = backbone.calls, time.monotonic()
-        events = method.learn(backbone, clips.to_tensor(clip), prompt, sampling)
-        motion = yield from job.relay(events)
+        video = torch.cat([clips.to_tensor(clip) for clip in fitted])
+        begun, _ = _stored(store, f"{key}-begun")
+        if begun is None:
+            events = method.learn(backbone, video, prompt, sampling)
+        else:
+            yield job.note("goes on with learning that was broken off")
+            events = method.learn_on(begun, backbone, video, prompt, sampling)
+
+        def keep(reached: Checkpoint) -> None:
+            _keep(store, f"{key}-begun", reached.state)
+
+        motion = yield from job.relay(kept(events, Checkpoint, keep))
         job.calls, job.origin = backbone.calls - before, "clip"
         cost = {"network_calls": job.calls, "seconds": round(time.monotonic() - began, 3)}
         motion = replace(motion, metadata={**motion.metadata, "cost": cost})
         trouble = _keep(store, key, motion)
+        store.drop(f"{key}-begun")
         if trouble:
             yield job.note(trouble)
         return motion
+
+
+def kept(events: Iterator[Event], kind: type[E], keep: Callable[[E], None]) -> Iterator[Event]:
+    """The same events; the newest of a kind is kept once a minute, and when the job breaks off."""
+    newest: E | None = None
+    last = time.monotonic()
+    try:
+        for event in events:
+            if isinstance(event, kind):
+                newest = event
+            if isinstance(event, Done):
+                newest = None
+            yield event
+            if newest is not None and time.monotonic() - last > _KEPT_EVERY:
+                keep(newest)
+                newest, last = None, time.monotonic()
+    finally:
+        if newest is not None:
+            keep(newest)
 
 
 def _stored(store: Store, key: str) -> tuple[Motion | None, str]:

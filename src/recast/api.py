@@ -1,9 +1,10 @@
-"""Recast in four calls from Python: load or wrap a model, learn a motion, transfer it.
+"""Recast from Python: load or wrap a model, learn a motion, transfer it, mix it with others.
 
 Each runs to its end; `on_event` sees every event on the way, and raising in it stops the work.
 """
 
-from collections.abc import Callable, Generator, Mapping
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,11 +18,11 @@ from recast.errors import BadCall
 from recast.events import Event
 from recast.methods.base import Motion, Sampling
 from recast.models import load, presets, wrap
-from recast.run import check_prompt, check_steps, told
+from recast.run import check_prompt, check_steps, stretched, told
 from recast.store import Store
 from recast.video import Video
 
-__all__ = ["learn", "load", "presets", "transfer", "wrap"]
+__all__ = ["learn", "load", "mix", "presets", "transfer", "wrap"]
 
 T = TypeVar("T")
 Watch = Callable[[Event], object]
@@ -29,7 +30,7 @@ Watch = Callable[[Event], object]
 
 def learn(
     backbone: Backbone,
-    clip: Video,
+    clip: Video | Sequence[Video],
     *,
     method: str = "dmt",
     config: Any = None,
@@ -38,7 +39,7 @@ def learn(
     store: Store | None = None,
     on_event: Watch | None = None,
 ) -> Motion:
-    """The motion of a clip, from the store if it was learned before.
+    """The motion of a clip, or of several that share it, from the store if it was learned before.
 
     The clip is cut and fitted as `source` says, by default to what the model was made for.
     `config` is the method's own, by default its first preset; `steps` are the sampling steps that
@@ -47,7 +48,9 @@ def learn(
     check_steps(steps)
     source, config = source or Source(), models.preset(method) if config is None else config
     made = models.configured(method, config)
-    fitted = clips.suit(clip, source, backbone)
+    given = [clip] if isinstance(clip, Video) else list(clip)
+    models.check_clips(made, len(given))
+    fitted = [clips.suit(one, source, backbone) for one in given]
     sampling = _sampling(backbone, steps, None, "", 0)
     job = Job()
     if source.source_prompt:
@@ -57,7 +60,7 @@ def learn(
             job, backbone, made, fitted, source.source_prompt, sampling, store or Store.default()
         )
         motion = _last(events, on_event)
-    return told(motion, fitted, "clip in memory", config)
+    return told(motion, fitted[0], "clip in memory", config)
 
 
 def transfer(
@@ -71,18 +74,22 @@ def transfer(
     steps: int | None = None,
     guidance_scale: float | None = None,
     mask: NDArray[np.bool_] | str | None = None,
+    frames: int | None = None,
     on_event: Watch | None = None,
 ) -> Video:
     """A new clip with the motion. Its `notes` say what the user should know.
 
     By default `config` and `steps` are those the motion was learned with. A `mask` says where the
     result may differ from the source, for methods that take one: (F, H, W) in pixels of the fitted
-    clip, or what `recast transfer --mask` takes. Raises `RecastError`.
+    clip, or what `recast transfer --mask` takes. Other `frames` than the motion's own are for
+    methods that can stretch it. Raises `RecastError`.
     """
     check_prompt(prompt)
     check_steps(steps)
     motion.check_made_for(backbone, motion.method)
     made = models.configured(motion.method, config_of(motion) if config is None else config)
+    if frames is not None:
+        motion = stretched(motion, made, frames)
     own = int(motion.metadata.get("steps", backbone.defaults.steps))
     sampling = _sampling(backbone, steps or own, guidance_scale, negative_prompt, seed)
     job = Job(notes=backbone.check_prompt(prompt))
@@ -104,6 +111,18 @@ def transfer(
     fps = float(facts.get("fps", backbone.defaults.fps)) * backbone.pace
     video = clips.to_video(pixels, fps)
     return Video(video.frames, video.fps, tuple(dict.fromkeys(job.notes)))
+
+
+def mix(motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
+    """The weighted sum of motions of one method on the same weights. Raises `BadCall`."""
+    if not motions or len(motions) != len(weights):
+        raise BadCall(
+            f"{len(motions)} motions and {len(weights)} weights; give each motion one weight"
+        )
+    if not all(math.isfinite(weight) for weight in weights) or not any(weights):
+        raise BadCall(f"weights {list(weights)}; they must be numbers, and not all be 0")
+    method = models.configured(motions[0].method, config_of(motions[0]))
+    return method.mixed(motions, weights)
 
 
 def config_of(motion: Motion) -> Any:

@@ -28,6 +28,14 @@ class Preview:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """How far a job is that can go on from there: `state` is what it would need."""
+
+    index: int
+    state: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Note:
     """Something the user should know: what was fitted, cut, ignored or recovered."""
 
@@ -41,4 +49,4 @@ class Done:
     result: Any
 
 
-Event = Step | Preview | Note | Done
+Event = Step | Preview | Checkpoint | Note | Done

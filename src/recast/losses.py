@@ -1,8 +1,9 @@
-"""Pure losses between features (B, F, H, W, C), or between their spatial means (B, F, C)."""
+"""Pure losses between features (B, F, H, W, C), between their spatial means (B, F, C), or between
+what a network says and should say of noisy latents (B, C, F, H, W)."""
 
 from einops import rearrange, reduce
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity, normalize
+from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity, mse_loss, normalize
 
 
 def spatial_marginal_mean(features: Tensor, cells: int = 1) -> Tensor:
@@ -60,3 +61,25 @@ def temporal_self_similarity(keys: Tensor, target: Tensor) -> Tensor:
 def squared_error(features: Tensor, target: Tensor) -> Tensor:
     """Σ ‖f − f̃‖² over everything: DMT's feature inversion, and the ablations of its fig. 7."""
     return (features - target).square().sum()
+
+
+def residual_cosine(predicted: Tensor, target: Tensor) -> Tensor:
+    """The mean over n of 1 − cos(δ̂_n, δ_n), where δ_n is the difference of latents n + 1 and n as
+    one vector: VMC's residual vectors (Jeong et al. 2024; Motion Inversion, eq. 2)."""
+    a, b = (rearrange(x.diff(dim=2), "b c f h w -> b f (c h w)") for x in (predicted, target))
+    return 1 - cosine_similarity(a, b, dim=-1).mean()
+
+
+def residual_cosine_over_time(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 − mean cos(|δ̂|, |δ|), the cosine over time at every position and channel: what VMC's
+    released code minimises. It loses the direction of change."""
+    a, b = (x.diff(dim=2).abs() for x in (predicted, target))
+    return 1 - cosine_similarity(a, b, dim=2).mean()
+
+
+def debiased(predicted: Tensor, target: Tensor, anchor: int, beta: float = 1.0) -> Tensor:
+    """The mean squared difference, and that of φ(ε_i) = √(β² + 1)·ε_i − β·ε_anchor, which takes out
+    what frames share (Zhao et al. 2024; Motion Inversion, eq. 3 to 5)."""
+    rest = predicted - target  # φ is linear
+    phi = (beta**2 + 1) ** 0.5 * rest - beta * rest[:, :, anchor : anchor + 1]
+    return mse_loss(predicted, target) + phi.square().mean()

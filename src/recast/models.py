@@ -53,16 +53,27 @@ def configured(method: str, config: Any) -> Method[Any]:
 def check_runs(method: Method[Any], backbone: Backbone) -> None:
     """Raise `BadCall` unless the backbone has every role that the method, as configured, needs; the
     message names the methods that run on it, if the fault is not in the settings alone."""
-    missing = [role for role in method.roles if role not in backbone.roles]
+    known = {*backbone.roles, *backbone.transformers}
+    missing = [role for role in method.roles if role not in known]
     if not missing:
         return
-    able = [name for name in methods() if set(configured(name, None).roles) <= set(backbone.roles)]
+    able = [name for name in methods() if set(configured(name, None).roles) <= known]
     ways = (
-        f"it has {_listed(backbone.roles)}"
+        f"it has {_listed([*backbone.roles, *backbone.transformers])}"
         if method.name in able
         else f"methods that run on it: {', '.join(able)}"
     )
     raise BadCall(f"{backbone.name} has no role {missing[0]!r}, which {method.name} needs; {ways}")
+
+
+def check_clips(method: Method[Any], count: int) -> None:
+    """Raise `BadCall` for several clips where the method learns from one."""
+    if count > 1 and not method.takes_clips:
+        able = [name for name in methods() if configured(name, None).takes_clips]
+        raise BadCall(
+            f"{count} clips, and {method.name} learns from one; methods that take several: "
+            f"{', '.join(able)}"
+        )
 
 
 def _listed(roles: Iterable[str]) -> str:

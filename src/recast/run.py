@@ -7,9 +7,9 @@ nothing is written unless all of it is. Knows no method and no model.
 
 import contextlib
 import dataclasses
-import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from recast import clips, manifest, masks, models, results
-from recast._job import Job, learned, memory_errors
+from recast._job import Job, kept, learned, memory_errors
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source
 from recast.errors import BadCall, BadMotion, RecastError
@@ -27,8 +27,6 @@ from recast.store import Store, transfer_key
 from recast.video import Video
 
 C = TypeVar("C")
-_KEPT_EVERY = 60.0
-"""Seconds between two states that a long transfer keeps of itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +99,8 @@ class LearnConfig(Generic[C]):
 
     clip: Annotated[Path, tyro.conf.arg(metavar="CLIP")]
     """The source: a video, a GIF or a folder of images."""
+    more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CLIP...")] = ()
+    """More clips of the same motion, for methods that train on several."""
     out: Path | None = None
     """The motion file to write, ending in .safetensors; without it motion.safetensors here. One
     that is there is replaced."""
@@ -169,7 +169,9 @@ def run(
         if given is not None:
             clip, motion = None, given
         else:
-            clip, motion = yield from _learned(job, config, backbone, method, sampling, store)
+            clip, motion = yield from _learned(
+                job, config, (config.clip,), backbone, method, sampling, store
+            )
         if config.mask is not None:
             motion = yield from _masked(job, config, backbone, motion)
         making = _Making(config, backbone, method, motion, clip, sampling, job, store)
@@ -185,16 +187,31 @@ def learn(
     if out.suffix != clips.MOTION:
         raise BadCall(f"--out {out}: the name of a motion file ends in {clips.MOTION}")
     method = models.configured(config.method, config.config)
-    clips.check(config.clip, config.source)
+    paths = (config.clip, *config.more)
+    models.check_clips(method, len(paths))
+    for path in paths:
+        clips.check(path, config.source)
     store, job = store or Store.default(), Job()
     with memory_errors(job, config.settings):
         if backbone is None:
             backbone = yield from job.load(config.backbone, config.settings)
         yield from _prompt_notes(job, backbone, (config.source.source_prompt,))
         sampling = _sampling(Draw(steps=config.steps), backbone, None)
-        _, motion = yield from _learned(job, config, backbone, method, sampling, store)
+        _, motion = yield from _learned(job, config, paths, backbone, method, sampling, store)
         motion.save(out)
     yield Done(result=out)
+
+
+def stretched(motion: Motion, method: Method[Any], frames: int) -> Motion:
+    """The motion, to be used for so many frames. Raises `BadCall` where the method cannot."""
+    if not method.stretches:
+        raise BadCall(
+            f"--frames: a motion file has its frames already, and {method.name} makes "
+            "no others of it; leave this out"
+        )
+    if frames < 1:
+        raise BadCall(f"--frames is at least 1, got {frames}")
+    return motion.stretched(frames)
 
 
 def told(motion: Motion, clip: Video, name: str, config: Any) -> Motion:
@@ -223,7 +240,11 @@ def _opened(config: RunConfig[Any]) -> Motion | None:
             f"{config.clip} was learned by {motion.method}, and --method is {config.method}; "
             f"choose {motion.method}"
         )
-    changed = config.source.changed()
+    frames = config.source.frames
+    if frames is not None:
+        method = models.configured(config.method, config.config)
+        motion = stretched(motion, method, frames)
+    changed = dataclasses.replace(config.source, frames=None).changed()
     if changed:
         raise BadCall(f"{', '.join(changed)}: a motion file has its frames already; leave this out")
     return motion
@@ -264,19 +285,21 @@ def _prompt_notes(job: Job, backbone: Backbone, prompts: tuple[str, ...]) -> Ite
 def _learned(
     job: Job,
     config: RunConfig[Any] | LearnConfig[Any],
+    paths: Sequence[Path],
     backbone: Backbone,
     method: Method[Any],
     sampling: Sampling,
     store: Store,
 ) -> Generator[Event, None, tuple[Video, Motion]]:
-    """The fitted clip and its motion."""
+    """The first clip, fitted, and the motion of all."""
     with job.timed("read"):
-        clip = clips.read(config.clip, config.source, backbone)
-    for text in clip.notes:
+        fitted = [clips.read(path, config.source, backbone) for path in paths]
+    for text in dict.fromkeys(text for clip in fitted for text in clip.notes):
         yield job.note(text)
     prompt = config.source.source_prompt
-    motion = yield from learned(job, backbone, method, clip, prompt, sampling, store)
-    return clip, told(motion, clip, config.clip.name, config.config)
+    motion = yield from learned(job, backbone, method, fitted, prompt, sampling, store)
+    names = ", ".join(path.name for path in paths)
+    return fitted[0], told(motion, fitted[0], names, config.config)
 
 
 def _videos(folder: Path, made: Mapping[str, Any]) -> tuple[Path, ...]:
@@ -330,7 +353,7 @@ class _Making:
         with job.timed("sample"):
             events = self.method.transfer(self.backbone, motion, self.config.prompt, sampling)
             if key:
-                events = self._kept(events, key)
+                events = kept(events, Preview, partial(self._keep, key))
             latents = yield from job.relay(self._previewed(events, folder / results.PREVIEWS))
         calls = self.backbone.calls - before
         with job.timed("decode"):
@@ -357,24 +380,6 @@ class _Making:
                 yield self.job.note(f"goes on from step {index} of a run that was broken off")
                 return self.motion.reached(latents, index)
         return self.motion
-
-    def _kept(self, events: Iterator[Event], key: str) -> Iterator[Event]:
-        """The same events; what they reach is kept once a minute, and when the run breaks off."""
-        newest: Preview | None = None
-        kept = time.monotonic()
-        try:
-            for event in events:
-                if isinstance(event, Preview):
-                    newest = event
-                if isinstance(event, Done):
-                    newest = None
-                yield event
-                if newest is not None and time.monotonic() - kept > _KEPT_EVERY:
-                    self._keep(key, newest)
-                    newest, kept = None, time.monotonic()
-        finally:
-            if newest is not None:
-                self._keep(key, newest)
 
     def _keep(self, key: str, preview: Preview) -> None:
         bare = dataclasses.replace(self.motion, tensors={}, metadata={})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,13 @@ def renoise(schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, noise: Tensor) 
 def randn(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
     """Standard normal noise, drawn on the CPU in float32 so that a seed means the same anywhere."""
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
+
+
+def generator_of(seed: int, index: int) -> torch.Generator:
+    """The generator of one iteration, whatever came before it: a job that was broken off goes on as
+    if it had not been."""
+    drawn = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(drawn[0] >> np.uint64(1)))
 
 
 def sample(

@@ -73,6 +73,14 @@ class Schedule(ABC):
             return Denoised(alpha * x - sigma * out, sigma * x + alpha * out)
         return Denoised(x - sigma * out, x + alpha * out)
 
+    def output(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """The raw output that says x0 and eps at times t: what the network was trained to give."""
+        if self.prediction == "epsilon":
+            return eps
+        if self.prediction == "v_prediction":
+            return per_sample(self.alpha(t), x0) * eps - per_sample(self.sigma(t), x0) * x0
+        return eps - x0
+
     def noised(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t of a clean x0 and its noise."""
         return per_sample(self.alpha(t), x0) * x0 + per_sample(self.sigma(t), x0) * eps

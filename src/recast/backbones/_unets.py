@@ -14,6 +14,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
+from recast.adapters import Attention, Transformer
 from recast.features import Tap
 
 _WITHIN = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"
@@ -23,6 +24,11 @@ _ACROSS = (
 _LAYER = re.compile(
     r"((down_blocks\.\d+|mid_block|up_blocks\.\d+)\."
     r"(resnets|temp_convs|attentions|temp_attentions|motion_modules)\.\d+)|transformer_in"
+)
+
+_TRANSFORMER = re.compile(
+    r"(?P<way>down_blocks|mid_block|up_blocks)(\.(?P<block>\d+))?\."
+    r"(?P<kind>attentions|temp_attentions|motion_modules)\.\d+|transformer_in"
 )
 
 
@@ -76,6 +82,40 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     if "decoder1.upsampler" in found:
         found["motion"] = found["decoder1.upsampler"]
     return found
+
+
+def transformers(unet: nn.Module) -> dict[str, tuple[Transformer, ...]]:
+    """Role -> transformers. In a temporal one of these UNets both attn1 and attn2 are
+    self-attention over the frames. "temporal_transformers" are ZeroScope's fifteen, the five of
+    1280 channels first; with the middle and `transformer_in` they are all. A spatial one attends
+    within a frame, and to the words."""
+    found = [match for name, _ in unet.named_modules() if (match := _TRANSFORMER.fullmatch(name))]
+    ups = len(list(unet.get_submodule("up_blocks").children()))
+
+    def coarseness(match: re.Match[str]) -> int:
+        block = int(match["block"])
+        return block - ups + 1 if match["way"] == "down_blocks" else -block
+
+    temporal = [match for match in found if match["kind"] != "attentions"]
+    chosen = sorted((match for match in temporal if match["block"]), key=coarseness, reverse=True)
+    spatial = [match for match in found if match["kind"] == "attentions"]
+    told = {
+        "temporal_transformers": chosen,
+        "all_temporal_transformers": temporal,
+        "spatial_transformers": spatial,
+    }
+    return {
+        role: tuple(_transformer(unet, match[0]) for match in matches)
+        for role, matches in told.items()
+        if matches
+    }
+
+
+def _transformer(unet: nn.Module, path: str) -> Transformer:
+    inside = unet.get_submodule(path).named_modules(prefix=path)
+    stems = [name.removesuffix("to_q") for name, _ in inside if name.endswith(".to_q")]
+    attentions = (Attention(f"{s}to_q", f"{s}to_k", f"{s}to_v", f"{s}to_out.0") for s in stems)
+    return Transformer(path, tuple(attentions))
 
 
 def _projections(

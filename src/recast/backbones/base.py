@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from recast.adapters import Transformer
 from recast.errors import BadCall, UnknownName
 from recast.events import Done, Event
 from recast.features import Tap
@@ -66,6 +67,8 @@ class Backbone(ABC):
     defaults: Defaults
     device: torch.device
     calls: int = 0
+    component: str = "unet"
+    """What diffusers' pipelines call `network`, and with them the keys of a LoRA."""
     pace: int = 1
     """How many times the frame rate of its latents' clip a finished clip has."""
     dynamic_guidance: bool = False
@@ -75,6 +78,13 @@ class Backbone(ABC):
     @abstractmethod
     def roles(self) -> Mapping[str, tuple[Tap, ...]]:
         """Every role that a method may ask for, and its places in `network`."""
+
+    @property
+    def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
+        """The roles that adapters may ask for, and their transformers in `network`:
+        "temporal_transformers", those on the way down and up, the coarsest first;
+        "all_temporal_transformers"; "spatial_transformers"."""
+        return {}
 
     @property
     @abstractmethod
@@ -148,6 +158,12 @@ class Backbone(ABC):
         if role not in self.roles:
             raise UnknownName(f"role for {self.name}", role, self.roles)
         return self.roles[role]
+
+    def places(self, role: str) -> tuple[Transformer, ...]:
+        """The transformers of a role. Raises `UnknownName` with the nearest roles there are."""
+        if role not in self.transformers:
+            raise UnknownName(f"role for {self.name}", role, self.transformers)
+        return self.transformers[role]
 
 
 def check_multiple(what: str, value: int, of: int) -> None:

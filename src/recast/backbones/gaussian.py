@@ -13,6 +13,7 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
+from recast.adapters import Attention, Transformer
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall, BadModel
 from recast.features import Tap
@@ -52,6 +53,28 @@ class _PosteriorMean(nn.Module):
         return (sigma**2 * centre + alpha * self.variance * x) / total
 
 
+class _AcrossFrames(nn.Module):
+    """Attention of every position over its own frames, (B, C, F, H, W) to the same: always zero, as
+    the projections are the identity, and a value is what its projection changed. So the mixture is
+    exact until an adapter changes a projection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.to_q, self.to_k, self.to_v, self.to_out = (
+            nn.Linear(channels, channels, bias=False) for _ in range(4)
+        )
+        for layer in (self.to_q, self.to_k, self.to_v, self.to_out):
+            nn.init.eye_(layer.weight)
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = {"b": x.shape[0], "h": x.shape[3]}
+        tokens = rearrange(x, "b c f h w -> (b h w) f c")
+        scores = self.to_q(tokens) @ self.to_k(tokens).mT / x.shape[1] ** 0.5
+        out = self.to_out(scores.softmax(-1) @ (self.to_v(tokens) - tokens))
+        return rearrange(out, "(b h w) f c -> b c f h w", **sizes)
+
+
 class _Network(nn.Module):
     """The mixture's exact prediction. No division by alpha or by sigma: both may be zero."""
 
@@ -59,9 +82,11 @@ class _Network(nn.Module):
         super().__init__()
         self.responsibilities = _Responsibilities(means, std)
         self.posterior_mean = _PosteriorMean(std)
+        self.across_frames = _AcrossFrames(means.shape[1])
         self.variance, self.prediction = std**2, prediction
 
     def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor) -> Tensor:
+        x = x + self.across_frames(x)
         share = self.responsibilities(x, alpha, sigma, log_weights)
         centre = einsum(share, self.responsibilities.means, "b k f h w, k c -> b c f h w")
         x0 = self.posterior_mean(x, centre, alpha, sigma)
@@ -105,6 +130,12 @@ class Gaussian(Backbone):
             "motion": (Tap("posterior_mean", _channels_last),),
             **dict.fromkeys(attention, (Tap("responsibilities", _channels_last),)),
         }
+
+    @property
+    def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
+        names = (f"across_frames.{name}" for name in ("to_q", "to_k", "to_v", "to_out"))
+        places = (Transformer("across_frames", (Attention(*names),)),)
+        return {"temporal_transformers": places, "all_temporal_transformers": places}
 
     @property
     def fingerprint(self) -> str:

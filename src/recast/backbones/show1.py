@@ -28,6 +28,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
+from recast.adapters import Transformer
 from recast.backbones import _diffusers, _tiny, _unets
 from recast.backbones._show1 import UNet3DConditionModel, check_config
 from recast.backbones._show1_cascade import BETWEEN, NUMBERS, Cascade, Name, Stage
@@ -170,11 +171,16 @@ class Show1(Backbone):
         self._crew = _diffusers.Crew([parts.unet, parts.text_encoder, *stages], device, settings)
         self._factor = 2 ** (len(list(parts.unet.get_submodule("down_blocks").children())) - 1)
         self._roles = _unets.roles(parts.unet)
+        self._transformers = _unets.transformers(parts.unet)
         self._fingerprint = _diffusers.fingerprint(parts.unet)
 
     @property
     def roles(self) -> Mapping[str, tuple[Tap, ...]]:
         return self._roles
+
+    @property
+    def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
+        return self._transformers
 
     @property
     def fingerprint(self) -> str:

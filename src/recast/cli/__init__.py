@@ -16,6 +16,8 @@ INTERRUPTED = 130
 _COMMANDS = {
     "transfer": ("making.transfer", "make a new clip with the motion of another"),
     "learn": ("making.learn", "learn the motion of a clip into a file, for many transfers"),
+    "mix": ("motions.mix", "add or interpolate motions that were learned"),
+    "inspect": ("motions.inspect", "say what a motion file holds"),
     "evaluate": ("judging.evaluate", "judge a result against its source by every metric"),
     "bench": ("benching.bench", "run a suite of clips, prompts and methods, and report"),
     "demo": ("making.demo", "render a clip of the shapes world and transfer its motion"),

@@ -7,7 +7,7 @@ Methods name no layer and no model; they see a `Backbone` and its roles.
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -110,6 +110,10 @@ class Motion:
             return 0, fresh
         return int(self.metadata["reached"]), self.tensors["reached"].to(fresh)
 
+    def stretched(self, frames: int) -> "Motion":
+        """To be used for clips of so many frames. For methods that `stretches`."""
+        return replace(self, metadata={**self.metadata, "frames": frames})
+
     def check_holds(self, *names: str) -> None:
         """Raise `BadMotion` unless it has these tensors."""
         for name in names:
@@ -164,6 +168,10 @@ class Method(ABC, Generic[C]):
     """Whether `transfer` heeds the motion's "mask"."""
     resumes: ClassVar[bool] = False
     """Whether `transfer` goes on from `Motion.reached` what its previews showed."""
+    takes_clips: ClassVar[bool] = False
+    """Whether `learn` takes several clips of one motion, (N, 3, F, H, W)."""
+    stretches: ClassVar[bool] = False
+    """Whether `transfer` heeds `Motion.stretched`."""
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -179,6 +187,22 @@ class Method(ABC, Generic[C]):
     ) -> Iterator[Event]:
         """Learn from video (1, 3, F, H, W) in [-1, 1], described by `prompt`. Ends in
         `Done(Motion)`."""
+
+    def learn_on(
+        self,
+        begun: Motion,
+        backbone: Backbone,
+        video: Tensor,
+        prompt: str,
+        sampling: Sampling,
+    ) -> Iterator[Event]:
+        """Learn from what a `Checkpoint` of the same `learn` held; without those, anew."""
+        return self.learn(backbone, video, prompt, sampling)
+
+    def mixed(self, motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
+        """The weighted sum of motions that were learned by this method on the same weights. Raises
+        `BadCall` for a method whose motions have no sum."""
+        raise BadCall(f"motions of {self.name} have no sum; those of the methods that train have")
 
     @abstractmethod
     def transfer(

@@ -26,7 +26,7 @@ from recast.guided import look, places
 from recast.methods import base
 from recast.methods.base import check_setting
 from recast.optimize import descend
-from recast.sampling import check_finite, randn
+from recast.sampling import check_finite, generator_of, randn
 from recast.schedule import Denoiser
 
 _LEVELS = 100
@@ -200,9 +200,7 @@ class _Distillation:
     def __call__(self, z: Tensor, index: int, lr: float) -> Tensor:
         """The next z, (1, C, F, H, W), by the step of that number; fills `told`."""
         schedule, config = self.backbone.schedule, self.config
-        # Drawn anew for each step, so that a broken-off run goes on as if it had not been.
-        drawn = np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(drawn[0] >> np.uint64(1)))
+        generator = generator_of(self.seed, index)
         t = self._level(generator)
         eps = randn(tuple(z.shape), generator, z.device)
         noised = schedule.noised(self.source, eps, t)

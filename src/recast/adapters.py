@@ -1,0 +1,380 @@
+"""What a frozen network can be given and rid of again: motion embeddings, LoRA, shifted weights.
+
+An adapter is a set of trainable tensors, named as a motion file names them, and a context manager
+within which the network uses them. Which layers are meant is told by the backbone's transformers.
+Knows no method and no training.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, linear
+from torch.utils.hooks import RemovableHandle
+
+from recast.errors import BadMotion
+
+_PEFT = "motion"
+"""What the adapter is called inside peft's layers."""
+_A, _B, _SHIFT = ".lora_A.weight", ".lora_B.weight", ".diff"
+
+
+class Attention(NamedTuple):
+    """One attention of a network: the paths of its linear projections."""
+
+    query: str
+    key: str
+    value: str
+    out: str
+
+
+class Transformer(NamedTuple):
+    """A module of a network and the attentions in it. Those of a temporal one are over frames, and
+    their projections take (B·h·w, F, C)."""
+
+    path: str
+    attentions: tuple[Attention, ...]
+
+    def linears(self, network: nn.Module) -> list[str]:
+        """The paths of all its linear layers."""
+        inside = network.get_submodule(self.path).named_modules(prefix=self.path)
+        return [path for path, module in inside if isinstance(module, nn.Linear)]
+
+
+class Adapter(ABC):
+    """Trainable tensors, in float32 on the network's device, and how the network uses them."""
+
+    def __init__(self, network: nn.Module, tensors: Mapping[str, Tensor], device: Any) -> None:
+        self.network = network
+        self.tensors = {
+            name: nn.Parameter(tensor.detach().to(device, torch.float32, copy=True))
+            for name, tensor in tensors.items()
+        }
+
+    @abstractmethod
+    def applied(self) -> AbstractContextManager[None]:
+        """Within the block the network uses the tensors. It is as it was afterwards, also after an
+        error. A gradient through a checkpointed network has to be taken within it too."""
+
+    def _linear(self, name: str, path: str) -> nn.Linear:
+        """The layer that a tensor of that name belongs to. Raises `BadMotion`."""
+        try:
+            layer = self.network.get_submodule(path)
+        except AttributeError:
+            layer = None
+        if not isinstance(layer, nn.Linear):
+            raise BadMotion(
+                f"the motion's {name} is for a linear layer {path}, which this model does not "
+                "have; the file is damaged or of another model"
+            )
+        return layer
+
+
+@final
+class MotionEmbeddings(Adapter):
+    """m^QK and m^V of Motion Inversion (Wang et al. 2024, eq. 1), added to what the projections of
+    temporal self-attention take.
+
+    "query_key.<transformer>" is (1, F, C), shared by the transformer's attentions, as released;
+    "value.<projection>" is (h·w, F, C). `gamma` scales m^V, and `difference` puts m_i − m_(i−1) in
+    its place, which leaves static appearance out. Clips of other lengths stretch both linearly.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tensors: Mapping[str, Tensor],
+        device: Any,
+        transformers: Sequence[Transformer],
+        *,
+        gamma: float = 1.0,
+        difference: bool = False,
+    ) -> None:
+        super().__init__(network, tensors, device)
+        self._gamma, self._difference = gamma, difference
+        self._places: list[tuple[str, str]] = []
+        """Projections and the tensors that they take."""
+        for path, attentions in transformers:
+            for attention in attentions:
+                self._places += [
+                    (projection, f"query_key.{path}")
+                    for projection in (attention.query, attention.key)
+                ]
+                self._places.append((attention.value, f"value.{attention.value}"))
+        self._places = [place for place in self._places if place[1] in tensors]
+        for name in set(tensors) - {name for _, name in self._places}:
+            raise BadMotion(f"the motion's {name} belongs to no temporal attention of this model")
+        for path, name in self._places:
+            self._check(name, tensors[name], self._linear(name, path).in_features)
+
+    @staticmethod
+    def zeros(
+        transformers: Sequence[Transformer], shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Tensor]:
+        """Tensors that change nothing yet, for projections that take these shapes (h·w, F, C)."""
+        tensors = {}
+        for path, attentions in transformers:
+            tensors[f"query_key.{path}"] = torch.zeros(1, *shapes[attentions[0].query][1:])
+            for attention in attentions:
+                tensors[f"value.{attention.value}"] = torch.zeros(shapes[attention.value])
+        return tensors
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        handles: list[RemovableHandle] = []
+        try:
+            for path, name in self._places:
+                added = self._value if name.startswith("value.") else _stretched
+                hook = _adding(self.tensors[name], added)
+                handles.append(self.network.get_submodule(path).register_forward_pre_hook(hook))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _value(self, embedding: Tensor, frames: int) -> Tensor:
+        """γ·m^V, or γ times its difference in time; the first frame keeps its own."""
+        embedding = _stretched(embedding, frames)
+        if self._difference:
+            steps = embedding[:, 1:] - embedding[:, :-1]
+            embedding = torch.cat([embedding[:, :1], steps], 1)
+        return self._gamma * embedding
+
+    @staticmethod
+    def _check(name: str, tensor: Tensor, width: int) -> None:
+        shaped = tensor.ndim == 3 and tensor.shape[2] == width and tensor.shape[1] > 0
+        if not shaped or (name.startswith("query_key.") and len(tensor) != 1):
+            raise BadMotion(
+                f"the motion's {name} is {tuple(tensor.shape)}; this model takes {width} channels"
+            )
+
+
+def _adding(
+    embedding: Tensor, fitted: Callable[[Tensor, int], Tensor]
+) -> Callable[[nn.Module, Any], Any]:
+    def add(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = args[0]
+        added = fitted(embedding, x.shape[1]).to(x)
+        if len(added) > 1:
+            if len(x) % len(added):
+                raise BadMotion(
+                    f"the motion was learned at {len(added)} positions of a layer that now has "
+                    f"{len(x)}; make clips of the size that it was learned at"
+                )
+            added = added.repeat(len(x) // len(added), 1, 1)  # the clips of a batch
+        return (x + added, *args[1:])
+
+    return add
+
+
+def _stretched(embedding: Tensor, frames: int) -> Tensor:
+    if embedding.shape[1] == frames:
+        return embedding
+    return interpolate(embedding.mT, frames, mode="linear", align_corners=False).mT
+
+
+@contextmanager
+def input_shapes(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Within the block a forward pass fills the dict: path of a layer -> shape of what it takes."""
+    seen: dict[str, tuple[int, ...]] = {}
+    handles: list[RemovableHandle] = []
+
+    def look(path: str) -> Callable[[nn.Module, Any], None]:
+        def keep(module: nn.Module, args: Any) -> None:
+            seen[path] = tuple(args[0].shape)
+
+        return keep
+
+    try:
+        for path in paths:
+            handles.append(network.get_submodule(path).register_forward_pre_hook(look(path)))
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@final
+class LoRA(Adapter):
+    """Low-rank additions to linear layers (Hu et al. 2022), in peft's layers.
+
+    "<component>.<layer>.lora_A.weight" is (rank, in), "….lora_B.weight" is (out, rank): the keys of
+    diffusers, and without the component peft's. α equals the rank, so that W becomes W + B·A.
+    """
+
+    def __init__(
+        self, network: nn.Module, tensors: Mapping[str, Tensor], device: Any, component: str
+    ) -> None:
+        super().__init__(network, tensors, device)
+        self._layers: dict[str, nn.Module] = {}
+        paths = self._paths(component)
+        if paths:
+            self._layers = _peft_layers(network, paths, self._rank())
+        for path, layer in self._layers.items():
+            stem = f"{component}.{path}"
+            for matrix, suffix in (("lora_A", _A), ("lora_B", _B)):
+                getattr(layer, matrix)[_PEFT].weight = self.tensors[stem + suffix]
+
+    @staticmethod
+    def fresh(
+        network: nn.Module,
+        paths: Iterable[str],
+        rank: int,
+        component: str,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Tensors that change nothing yet: B is zero, A uniform within 1/√in, as peft draws it."""
+        tensors = {}
+        for path in paths:
+            layer = network.get_submodule(path)
+            assert isinstance(layer, nn.Linear)
+            drawn = torch.rand(rank, layer.in_features, generator=generator)
+            tensors[f"{component}.{path}{_A}"] = (2 * drawn - 1) / layer.in_features**0.5
+            tensors[f"{component}.{path}{_B}"] = torch.zeros(layer.out_features, rank)
+        return tensors
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        bases: dict[str, nn.Module] = {}
+        try:
+            for path, layer in self._layers.items():
+                bases[path] = self.network.get_submodule(path)
+                _put(self.network, path, layer)
+            yield
+        finally:
+            for path, base in bases.items():
+                _put(self.network, path, base)
+
+    def _paths(self, component: str) -> list[str]:
+        """The adapted layers. Raises `BadMotion` for names or shapes that are not LoRA's."""
+        paths = []
+        for name, tensor in self.tensors.items():
+            path = name.removeprefix(f"{component}.").removesuffix(_A).removesuffix(_B)
+            layer = self._linear(name, path)
+            rank = self._rank()
+            wanted = {_A: (rank, layer.in_features), _B: (layer.out_features, rank)}
+            stem = f"{component}.{path}"
+            pair = {stem + suffix for suffix in wanted} <= self.tensors.keys()
+            shape = next((wanted[s] for s in wanted if name == stem + s), None)
+            if shape is None or not pair or tuple(tensor.shape) != shape:
+                raise BadMotion(
+                    f"the motion's {name}, {tuple(tensor.shape)}, is no half of a LoRA of rank "
+                    f"{rank} for a layer from {layer.in_features} to {layer.out_features}"
+                )
+            if name.endswith(_A):
+                paths.append(path)
+        return paths
+
+    def _rank(self) -> int:
+        return next((len(t) for name, t in self.tensors.items() if name.endswith(_A)), 0)
+
+
+def _peft_layers(network: nn.Module, paths: list[str], rank: int) -> dict[str, nn.Module]:
+    """peft's layer for each of these, made around the network's own, which stay in place."""
+    from peft import LoraConfig, inject_adapter_in_model  # takes a second to load
+
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=paths, lora_dropout=0.0)
+    bases = {path: network.get_submodule(path) for path in paths}
+    try:
+        # Without storage, as its matrices are then replaced.
+        inject_adapter_in_model(config, network, _PEFT, low_cpu_mem_usage=True)
+        layers = {path: network.get_submodule(path).eval() for path in paths}
+        for layer in layers.values():
+            layer.register_forward_pre_hook(_by_position, with_kwargs=True)
+        return layers
+    finally:
+        for path, base in bases.items():
+            _put(network, path, base)
+        network.__dict__.pop("peft_config", None)
+
+
+def _by_position(module: nn.Module, args: Any, named: Any) -> Any:
+    """What is given by name as if it were not: diffusers calls `proj_in(input=…)` in AnimateDiff's
+    transformers, and in peft's layers that argument has another name."""
+    return (*args, *named.values()), {}
+
+
+def _put(network: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(network.get_submodule(parent), name, module)
+
+
+@final
+class Shifts(Adapter):
+    """Differences that are added to the weights of linear layers: tuning in full, yet removable.
+
+    "<component>.<layer>.diff" is (out, in). AdamW's weight decay then draws the differences to
+    zero, not the weights.
+    """
+
+    def __init__(
+        self, network: nn.Module, tensors: Mapping[str, Tensor], device: Any, component: str
+    ) -> None:
+        super().__init__(network, tensors, device)
+        self._places: list[tuple[str, str]] = []
+        for name, tensor in tensors.items():
+            path = name.removeprefix(f"{component}.").removesuffix(_SHIFT)
+            layer = self._linear(name, path)
+            named = name == f"{component}.{path}{_SHIFT}"
+            if not named or tensor.shape != layer.weight.shape:
+                raise BadMotion(
+                    f"the motion's {name}, {tuple(tensor.shape)}, is no difference of weights "
+                    f"{tuple(layer.weight.shape)}"
+                )
+            self._places.append((path, name))
+
+    @staticmethod
+    def zeros(network: nn.Module, paths: Iterable[str], component: str) -> dict[str, Tensor]:
+        """Tensors that change nothing yet."""
+        return {
+            f"{component}.{path}{_SHIFT}": torch.zeros(
+                network.get_parameter(f"{path}.weight").shape
+            )
+            for path in paths
+        }
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        handles: list[RemovableHandle] = []
+
+        def hook(shift: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+            return lambda module, args, output: output + linear(args[0], shift.to(args[0]))
+
+        try:
+            for path, name in self._places:
+                layer = self.network.get_submodule(path)
+                handles.append(layer.register_forward_hook(hook(self.tensors[name])))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def weighted(sets: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The tensors whose effect is the weighted sum of the effects of several sets of one kind.
+
+    What a set lacks counts as zero. LoRAs add up by joining their ranks. Raises `BadMotion` for
+    tensors of different shapes, which have no sum.
+    """
+    names = dict.fromkeys(name for tensors in sets for name in tensors)
+    found: dict[str, Tensor] = {}
+    for name in names:
+        there = [(t[name].float(), w) for t, w in zip(sets, weights, strict=True) if name in t]
+        if name.endswith(_A):
+            found[name] = torch.cat([tensor for tensor, _ in there])
+        elif name.endswith(_B):
+            found[name] = torch.cat([weight * tensor for tensor, weight in there], 1)
+        else:
+            shapes = sorted({tuple(tensor.shape) for tensor, _ in there})
+            if len(shapes) > 1:
+                raise BadMotion(
+                    f"the motions do not add up: {name} is {' and '.join(map(str, shapes))}; learn "
+                    "them at one size and number of frames"
+                )
+            found[name] = torch.stack([weight * tensor for tensor, weight in there]).sum(0)
+    return found

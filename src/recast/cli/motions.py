@@ -1,0 +1,98 @@
+"""`recast mix` and `inspect`: motion files among themselves."""
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from recast import api, clips
+from recast.cli import flags
+from recast.cli.console import say
+from recast.errors import BadCall
+from recast.methods.base import Motion
+
+_MISSING: Any = tyro.MISSING
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 40
+"""Bars of a loss curve, each the mean of as many losses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mix:
+    motions: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MOTION...")]
+    """Motion files of one method on one model."""
+    weights: tuple[float, ...] = ()
+    """One for each: 1 1 adds two motions, 0.3 0.7 interpolates; without it each counts the same
+    share."""
+    out: Path = Path(f"mix{clips.MOTION}")
+    """The motion file to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inspect:
+    motion: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MOTION")]
+    """A motion file."""
+    json: bool = False
+    """Print all its metadata as JSON."""
+
+
+def mix(argv: list[str], command: str, about: str) -> None:
+    """Write the weighted sum of motions."""
+    asked: _Mix = flags.parse(_Mix, _Mix(motions=()), argv, command, about)
+    if len(asked.motions) < 2:
+        raise BadCall("a mix takes at least 2 motion files")
+    if asked.out.suffix != clips.MOTION:
+        raise BadCall(f"--out {asked.out}: the name of a motion file ends in {clips.MOTION}")
+    weights = asked.weights or (1 / len(asked.motions),) * len(asked.motions)
+    motions = [Motion.load(path) for path in asked.motions]
+    say(str(api.mix(motions, weights).save(asked.out)))
+
+
+def inspect(argv: list[str], command: str, about: str) -> None:
+    """Print what a motion file holds."""
+    asked: _Inspect = flags.parse(_Inspect, _Inspect(motion=_MISSING), argv, command, about)
+    motion = Motion.load(asked.motion)
+    if asked.json:
+        say(json.dumps({"method": motion.method, "backbone": motion.backbone, **motion.metadata}))
+        return
+    rows = _told(motion, asked.motion.stat().st_size)
+    width = max(len(name) for name, _ in rows)
+    say("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
+
+
+def _told(motion: Motion, size: int) -> list[tuple[str, str]]:
+    known, clip = motion.metadata, motion.metadata.get("clip", {})
+    rows = [
+        ("method", motion.method),
+        ("backbone", f"{known.get('backbone_name', 'unknown')} ({motion.backbone})"),
+    ]
+    if clip:
+        size_of = f"{clip['frames']} frames of {clip['width']}x{clip['height']}"
+        rows.append(("clip", f"{clip['name']}, {size_of} at {clip['fps']:g} fps"))
+    if motion.described:
+        rows.append(("source prompt", motion.described))
+    if "steps" in known:
+        rows.append(("steps", str(known["steps"])))
+    settings = known.get("settings", {})
+    rows += [(name.replace("_", " "), str(value)) for name, value in settings.items()]
+    for part in known.get("mixed", []):
+        rows.append(("mixed of", f"{part['weight']:g} x {part['clip']}"))
+    if known.get("losses"):
+        rows.append(("loss", _curve(known["losses"])))
+    held = sum(tensor.numel() for tensor in motion.tensors.values())
+    rows.append(("holds", f"{held:,} numbers in {len(motion.tensors)} tensors"))
+    rows.append(("file", f"{size / 1e6:.2f} MB"))
+    return rows
+
+
+def _curve(losses: list[float]) -> str:
+    """The losses as bars between their least and greatest mean, and the first and last mean."""
+    count = min(_WIDTH, len(losses))
+    edges = [index * len(losses) // count for index in range(count + 1)]
+    means = [sum(losses[start:end]) / (end - start) for start, end in pairwise(edges)]
+    low, span = min(means), (max(means) - min(means)) or 1.0
+    bars = "".join(_BARS[int((mean - low) / span * (len(_BARS) - 1) + 0.5)] for mean in means)
+    return f"{bars}  {means[0]:.4g} to {means[-1]:.4g} in {len(losses)} iterations"

@@ -1,0 +1,260 @@
+"""What the methods that train share: learning an adapter from clips, and sampling with it.
+
+Knows no layer: a method says which adapter it trains, and with which numbers.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from recast import noise
+from recast.adapters import Adapter, LoRA, weighted
+from recast.backbones.base import Backbone
+from recast.errors import BadClip, BadMotion
+from recast.events import Checkpoint, Done, Event, Note, Step
+from recast.guided import inverted, sampled, settings, taught
+from recast.methods import base
+from recast.methods._training import Lessons, Training
+from recast.optimize import adamw, adamw_class, packed, restore, train
+from recast.schedule import Denoised
+
+_ADAPTER, _SPATIAL, _OPTIMIZER = "adapter/", "spatial/", "optimizer/"
+"""How the names of a checkpoint's tensors begin."""
+
+T = TypeVar("T", bound=Training)
+
+
+class Method(base.Method[T], Generic[T]):
+    """Trains an adapter on the noised clip, and samples with it."""
+
+    takes_clips = True
+    stretches = True
+    of_transfer: ClassVar[frozenset[str]] = frozenset(
+        {"initial_noise", "noise_share", "low_pass_factor", "strength", "checkpoint_every"}
+    )
+    """Settings that do not change what is learned."""
+
+    @abstractmethod
+    def fresh(
+        self, backbone: Backbone, look: Callable[[], object], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The tensors to begin with, which change nothing yet; `look` runs the network once on the
+        clip. Raises `BadCall` for a model that has no place for them."""
+
+    @abstractmethod
+    def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:
+        """How the network uses the tensors. Raises `BadMotion` for tensors of something else."""
+
+    def spatial(self) -> tuple[int, float] | None:
+        """Rank and learning rate of the spatial LoRA, which takes up the appearance and is
+        dropped; None is none."""
+        return None
+
+    def learned_settings(self) -> Mapping[str, Any]:
+        names = [f.name for f in fields(self.config) if f.name not in self.of_transfer]
+        return settings(self.config, names)
+
+    def learn(
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+    ) -> Iterator[Event]:
+        """Invert the first clip for its noise, "noise" (C, F, h, w), and train on all of them,
+        (N, 3, F, H, W). What is learned is kept in float16, the losses in the metadata."""
+        return self._learn(None, backbone, video, prompt, sampling)
+
+    def learn_on(
+        self,
+        begun: base.Motion,
+        backbone: Backbone,
+        video: Tensor,
+        prompt: str,
+        sampling: base.Sampling,
+    ) -> Iterator[Event]:
+        return self._learn(begun, backbone, video, prompt, sampling)
+
+    def _learn(
+        self,
+        begun: base.Motion | None,
+        backbone: Backbone,
+        video: Tensor,
+        prompt: str,
+        sampling: base.Sampling,
+    ) -> Iterator[Event]:
+        if video.shape[2] < 2:
+            raise BadClip("1 frame shows no motion; take a clip of at least 2, such as --frames 8")
+        config, spatial, kind = self.config, self.spatial(), adamw_class(self.config.eight_bit)
+        latents = backbone.encode(video)
+        if begun is None:
+            if spatial and "spatial_transformers" not in backbone.transformers:
+                yield Note(
+                    text=f"{backbone.name} has no spatial attention, so no LoRA takes up the look"
+                )
+            grid, steps = backbone.schedule.grid(sampling.steps), config.inversion_steps
+            trace = yield from inverted(backbone, video[:1], "", grid, guided=0, steps=steps)
+            found, times = {"noise": trace.noise}, [self._noisiest(backbone, sampling)]
+            begun = taught(self, backbone, found, prompt, sampling, times)
+        lessons, seen = self._lessons(backbone, latents, prompt, begun), _losses(begun)
+        groups = lessons.groups(spatial[1] if spatial else config.lr)
+        optimizer = adamw(groups, config.weight_decay, kind)
+        restore(optimizer, _part(begun, _OPTIMIZER))
+        for index, loss in train(
+            groups, optimizer, config.iterations, done=len(seen), clip=config.clip_gradient
+        ):
+            seen.append(loss)
+            yield Step(stage="train", index=index, total=config.iterations, metrics={"loss": loss})
+            if index % config.checkpoint_every == 0 and index < config.iterations:
+                state = _named(_ADAPTER, lessons.temporal.tensors)
+                if lessons.spatial is not None:
+                    state |= _named(_SPATIAL, lessons.spatial.tensors)
+                state |= _named(_OPTIMIZER, packed(optimizer))
+                yield Checkpoint(index=index, state=_kept(begun, state, seen))
+        learned = {name: tensor.half() for name, tensor in lessons.temporal.tensors.items()}
+        yield Done(result=_kept(begun, learned, seen))
+
+    def _lessons(
+        self, backbone: Backbone, latents: Tensor, prompt: str, begun: base.Motion
+    ) -> Lessons:
+        """With new adapters, or those of a checkpoint."""
+        plain = backbone.denoiser(backbone.encode_text([prompt]))
+        generator = torch.Generator().manual_seed(self.config.training_seed)
+        tensors, spatial = _part(begun, _ADAPTER), _part(begun, _SPATIAL)
+        if not tensors:
+
+            def look() -> None:
+                with torch.no_grad():
+                    plain(latents[:1], backbone.schedule.grid(1)[0])
+
+            tensors = self.fresh(backbone, look, generator)
+            spatial = self._fresh_spatial(backbone, generator)
+        kind = (backbone.network, spatial, backbone.device, backbone.component)
+        return Lessons(
+            config=self.config,
+            backbone=backbone,
+            latents=latents,
+            plain=plain,
+            temporal=self.adapter(backbone, tensors, learning=True),
+            spatial=LoRA(*kind) if spatial else None,
+        )
+
+    def _fresh_spatial(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
+        asked, places = self.spatial(), backbone.transformers.get("spatial_transformers", ())
+        if asked is None:
+            return {}
+        paths = [path for place in places for path in place.linears(backbone.network)]
+        return LoRA.fresh(backbone.network, paths, asked[0], backbone.component, generator)
+
+    def _noisiest(self, backbone: Backbone, sampling: base.Sampling) -> float:
+        return float(backbone.schedule.grid(sampling.steps)[0])
+
+    def transfer(
+        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+    ) -> Iterator[Event]:
+        """Sample with the adapter in place, at its `strength`."""
+        motion.check_made_for(backbone, self.name)
+        learned = _learned(motion)
+        if self.config.strength != 1:
+            learned = weighted([learned], [self.config.strength])
+        adapter = self.adapter(backbone, learned, learning=False)
+        x, note = self._start(backbone, motion, sampling)
+        if note:
+            yield Note(text=note)
+        guided = backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale)
+
+        def denoise(x: Tensor, t: Tensor) -> Denoised:
+            with adapter.applied():
+                return guided(x, t)
+
+        latents = yield from sampled(backbone, denoise, x, sampling)
+        yield Done(result=latents)
+
+    def _start(
+        self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling
+    ) -> tuple[Tensor, str]:
+        """The noise to start from, and what the user should know of it. Raises `BadMotion` where
+        the clip's own noise is of another length or level than what is to be made."""
+        config, generator = self.config, torch.Generator().manual_seed(sampling.seed)
+        own = motion.tensors["noise"][None].to(backbone.device)
+        frames, had = int(motion.metadata.get("frames", own.shape[2])), own.shape[2]
+        level = self._noisiest(backbone, sampling)
+        had_level = next(iter(motion.metadata.get("times", ())), None)
+        note = ""
+        if config.initial_noise != "random" and (frames, level) != (had, had_level):
+            raise BadMotion(
+                f"the clip's own noise has {had} frames at level {had_level}, and {frames} at "
+                f"{level} are asked for; take as many, or --initial-noise random"
+            )
+        if frames != had:
+            own = own.new_zeros(*own.shape[:2], frames, *own.shape[3:])
+            note = f"the motion was learned on {had} frames and is used for {frames}"
+        x = noise.initial(
+            config.initial_noise,
+            own,
+            generator,
+            factor=config.low_pass_factor,
+            share=config.noise_share,
+        )
+        return x, note
+
+    def mixed(self, motions: Sequence[base.Motion], weights: Sequence[float]) -> base.Motion:
+        first = motions[0]
+        for other in motions:
+            if (other.method, other.backbone) != (self.name, first.backbone):
+                one, two = (f"{m.method} on {m.backbone}" for m in (first, other))
+                raise BadMotion(f"a motion by {one} and one by {two} have no sum")
+        learned = [_learned(motion) for motion in motions]
+        noises = [motion.tensors["noise"] for motion in motions]
+        if len({noise.shape for noise in noises}) > 1:
+            sizes = " and ".join(str(tuple(noise.shape)) for noise in noises)
+            raise BadMotion(f"motions of latents {sizes} have no sum; learn them at one size")
+        total = {name: tensor.half() for name, tensor in weighted(learned, weights).items()}
+        # Divided so that its variance stays that of noise.
+        norm = sum(weight**2 for weight in weights) ** 0.5
+        parts = [weight / norm * x for weight, x in zip(weights, noises, strict=True)]
+        total["noise"] = torch.stack(parts).sum(0)
+        told = [
+            {"clip": m.metadata.get("clip", {}).get("name", ""), "weight": weight}
+            for m, weight in zip(motions, weights, strict=True)
+        ]
+        kept = {name: v for name, v in first.metadata.items() if name not in ("losses", "cost")}
+        return base.Motion(
+            method=self.name,
+            backbone=first.backbone,
+            tensors=total,
+            metadata={**kept, "mixed": told},
+        )
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _part(begun: base.Motion, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose names begin so, without that."""
+    return {n.removeprefix(prefix): t for n, t in begun.tensors.items() if n.startswith(prefix)}
+
+
+def _losses(begun: base.Motion) -> list[float]:
+    return list(begun.metadata.get("losses", []))
+
+
+def _kept(begun: base.Motion, tensors: Mapping[str, Tensor], losses: list[float]) -> base.Motion:
+    """The clip's noise with what was learned so far."""
+    return replace(
+        begun,
+        tensors={"noise": begun.tensors["noise"], **tensors},
+        metadata={**begun.metadata, "losses": list(losses)},
+    )
+
+
+def _learned(motion: base.Motion) -> dict[str, Tensor]:
+    """All that is not noise. Raises `BadMotion` if there is none of either."""
+    motion.check_holds("noise")
+    found = {name: tensor for name, tensor in motion.tensors.items() if name != "noise"}
+    if not found:
+        raise BadMotion("this motion holds nothing that was learned; learn it again")
+    return found

@@ -1,0 +1,360 @@
+"""What is added to a network acts as its formula says, and is gone afterwards."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet3DConditionModel
+from diffusers.loaders.peft import PeftAdapterMixin
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from recast.adapters import (
+    Adapter,
+    LoRA,
+    MotionEmbeddings,
+    Shifts,
+    input_shapes,
+    weighted,
+)
+from recast.backbones import _unets, show1, unet3d
+from recast.backbones.base import Backbone
+from recast.errors import BadMotion, UnknownName
+
+ROLE = "temporal_transformers"
+T = torch.tensor(501.0)
+KINDS = ["embeddings", "lora", "shifts"]
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def out(backbone: Backbone, x: Tensor) -> Tensor:
+    return backbone.denoiser(backbone.encode_text(["a cat"] * len(x)))(x, T).eps
+
+
+def paths(backbone: Backbone) -> list[str]:
+    places = backbone.places(ROLE)
+    return [path for place in places for attention in place.attentions for path in attention]
+
+
+def shapes_of(backbone: Backbone, frames: int = 3) -> dict[str, tuple[int, ...]]:
+    with torch.no_grad(), input_shapes(backbone.network, paths(backbone)) as shapes:
+        out(backbone, randn(*backbone.latent_shape(frames, 16, 16)))
+    return shapes
+
+
+def fresh(kind: str, backbone: Backbone) -> dict[str, Tensor]:
+    network = backbone.network
+    if kind == "embeddings":
+        return MotionEmbeddings.zeros(backbone.places(ROLE), shapes_of(backbone))
+    if kind == "lora":
+        return LoRA.fresh(network, paths(backbone), 2, "unet", torch.Generator().manual_seed(0))
+    return Shifts.zeros(network, paths(backbone), "unet")
+
+
+def made(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options: Any) -> Adapter:
+    if kind == "embeddings":
+        places = backbone.places(ROLE)
+        return MotionEmbeddings(backbone.network, tensors, "cpu", places, **options)
+    return {"lora": LoRA, "shifts": Shifts}[kind](backbone.network, tensors, "cpu", "unet")
+
+
+def filled(tensors: Mapping[str, Tensor], size: float = 0.3) -> dict[str, Tensor]:
+    """Something that shows in every tensor."""
+    return {
+        name: tensor + size * randn(*tensor.shape, seed=seed)
+        for seed, (name, tensor) in enumerate(tensors.items())
+    }
+
+
+def bare(network: nn.Module) -> bool:
+    """Nothing hangs on the network, and its layers are torch's own."""
+    hooks = [m for m in network.modules() if m._forward_hooks or m._forward_pre_hooks]
+    foreign = [m for m in network.modules() if type(m).__module__.startswith("peft")]
+    return not hooks and not foreign and not hasattr(network, "peft_config")
+
+
+@pytest.mark.parametrize("tiny", [unet3d.tiny, show1.tiny], ids=["unet3d", "show1"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_the_start_the_model_is_untouched_bit_for_bit(
+    kind: str, tiny: Callable[[], Backbone]
+) -> None:
+    backbone = tiny()
+    x = randn(*backbone.latent_shape(3, 16, 16))
+    with torch.no_grad():
+        plain = out(backbone, x)
+        adapter = made(kind, backbone, fresh(kind, backbone))
+        with adapter.applied():
+            assert torch.equal(out(backbone, x), plain)
+        with made(kind, backbone, filled(adapter.tensors)).applied():
+            assert float((out(backbone, x) - plain).abs().max()) > 1e-3
+        assert torch.equal(out(backbone, x), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_inside_leaves_nothing_behind(kind: str) -> None:
+    backbone = unet3d.tiny()
+    before = {name: weight.clone() for name, weight in backbone.network.state_dict().items()}
+    adapter = made(kind, backbone, filled(fresh(kind, backbone)))
+    assert bare(backbone.network)
+    seen = []
+
+    def breaks() -> None:
+        seen.append(bare(backbone.network))
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError), adapter.applied():
+        breaks()
+    assert seen == [False]
+    assert bare(backbone.network)
+    after = backbone.network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+def test_an_error_while_looking_leaves_nothing_behind() -> None:
+    backbone = unet3d.tiny()
+    with pytest.raises(ArithmeticError), input_shapes(backbone.network, paths(backbone)):
+        raise ArithmeticError
+    assert bare(backbone.network)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_its_own_tensors_get_a_gradient(kind: str) -> None:
+    backbone = unet3d.tiny()
+    adapter = made(kind, backbone, filled(fresh(kind, backbone)))
+    with adapter.applied():
+        loss = out(backbone, randn(1, 4, 3, 8, 8)).square().mean()
+        gradients = torch.autograd.grad(loss, list(adapter.tensors.values()))
+    assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
+    assert all(weight.grad is None for weight in backbone.network.parameters())
+    assert not any(weight.requires_grad for weight in backbone.network.parameters())
+
+
+def attended(
+    x: Tensor, query_key: Tensor, value: Tensor, weights: Mapping[str, Tensor], heads: int
+) -> Tensor:
+    """Eq. 1 as it is written, head by head, x (N, F, C)."""
+    q = (x + query_key) @ weights["q"].T
+    k = (x + query_key) @ weights["k"].T
+    v = (x + value) @ weights["v"].T
+    wide = q.shape[-1] // heads
+    rows = []
+    for head in range(heads):
+        part = slice(head * wide, (head + 1) * wide)
+        scores = q[..., part] @ k[..., part].transpose(1, 2) / wide**0.5
+        rows.append(torch.softmax(scores, -1) @ v[..., part])
+    return torch.cat(rows, -1) @ weights["out"].T + weights["bias"]
+
+
+@pytest.mark.parametrize("difference", [False, True])
+def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
+    """The values' difference in time and γ too; a batch has its clips one after the other."""
+    backbone, gamma = unet3d.tiny(), 0.7
+    place = backbone.places(ROLE)[0]
+    attention = place.attentions[1]
+    parent = attention.query.rpartition(".")[0]
+    layer: Any = backbone.network.get_submodule(parent)
+    positions, frames = shapes_of(backbone)[attention.value][:2]
+    tensors = filled(fresh("embeddings", backbone))
+    query_key = tensors[f"query_key.{place.path}"]
+    value = tensors[f"value.{attention.value}"]
+    assert query_key.shape == (1, frames, layer.to_q.in_features)
+    assert value.shape == (positions, frames, layer.to_v.in_features)
+    if difference:
+        value = torch.stack(
+            [value[:, 0], *(value[:, i] - value[:, i - 1] for i in range(1, frames))], 1
+        )
+    x = randn(2 * positions, frames, layer.to_q.in_features, seed=9)
+    weights = {
+        "q": layer.to_q.weight,
+        "k": layer.to_k.weight,
+        "v": layer.to_v.weight,
+        "out": layer.to_out[0].weight,
+        "bias": layer.to_out[0].bias,
+    }
+    expected = attended(x, query_key, gamma * torch.cat([value, value]), weights, layer.heads)
+    adapter = made("embeddings", backbone, tensors, gamma=gamma, difference=difference)
+    with torch.no_grad(), adapter.applied():
+        torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_embeddings_stretch_linearly_in_time() -> None:
+    """From 2 frames to 4: centres at ¼ and ¾ of the way, held at the ends."""
+    backbone = unet3d.tiny()
+    place = backbone.places(ROLE)[0]
+    name, query = f"query_key.{place.path}", place.attentions[0].query
+    width = backbone.network.get_submodule(query).in_features
+    ramp = torch.tensor([0.0, 1.0])[None, :, None].expand(1, 2, width)
+    seen: list[Tensor] = []
+    layer: Any = backbone.network.get_submodule(query)
+    with made("embeddings", backbone, {name: ramp}).applied():
+        handle = layer.register_forward_hook(lambda m, args, output: seen.append(args[0]))
+        layer(torch.zeros(5, 4, width))
+        handle.remove()
+    assert seen[0].shape == (5, 4, width)
+    torch.testing.assert_close(seen[0][2, :, 0], torch.tensor([0.0, 0.25, 0.75, 1.0]))
+
+
+def test_lora_adds_b_times_a() -> None:
+    backbone = unet3d.tiny()
+    path = paths(backbone)[0]
+    layer: Any = backbone.network.get_submodule(path)
+    a, b, x = randn(2, layer.in_features), randn(layer.out_features, 2, seed=1), randn(5, 16)
+    tensors = {f"unet.{path}.lora_A.weight": a, f"unet.{path}.lora_B.weight": b}
+    with torch.no_grad(), made("lora", backbone, tensors).applied():
+        adapted = backbone.network.get_submodule(path)(x)
+    torch.testing.assert_close(adapted, layer(x) + x @ (b @ a).T)
+
+
+def test_shifts_add_to_the_weight() -> None:
+    backbone = unet3d.tiny()
+    path = paths(backbone)[0]
+    layer: Any = backbone.network.get_submodule(path)
+    shift, x = randn(layer.out_features, layer.in_features), randn(5, 16)
+    with torch.no_grad(), made("shifts", backbone, {f"unet.{path}.diff": shift}).applied():
+        torch.testing.assert_close(layer(x), x @ (layer.weight + shift).T)
+
+
+def test_peft_loads_the_lora() -> None:
+    """Under its own keys, and draws the same; the base's name in front is diffusers'."""
+    backbone, other = unet3d.tiny(), unet3d.tiny()
+    tensors, x = filled(fresh("lora", backbone)), randn(1, 4, 3, 8, 8)
+    with torch.no_grad(), made("lora", backbone, tensors).applied():
+        expected = out(backbone, x)
+    config = LoraConfig(r=2, lora_alpha=2, target_modules=paths(other))
+    network = inject_adapter_in_model(config, other.network, "there")
+    found = set_peft_model_state_dict(
+        network, {name.removeprefix("unet."): t for name, t in tensors.items()}, "there"
+    )
+    assert found.unexpected_keys == []
+    with torch.no_grad():
+        torch.testing.assert_close(out(other, x), expected)
+
+
+def test_diffusers_loads_the_lora() -> None:
+    class Loading(UNet3DConditionModel, PeftAdapterMixin):  # type: ignore[misc]
+        """diffusers' own class for this model cannot load adapters, its mixin can."""
+
+    backbone, other = unet3d.tiny(), unet3d.tiny()
+    tensors, x = filled(fresh("lora", backbone)), randn(1, 4, 3, 8, 8)
+    with torch.no_grad(), made("lora", backbone, tensors).applied():
+        expected = out(backbone, x)
+    network = Loading.from_config(other.network.config)
+    network.load_state_dict(other.network.state_dict())
+    network.load_lora_adapter(dict(tensors), prefix="unet", adapter_name="there")
+    text = other.encode_text(["a cat"])
+    with torch.no_grad():
+        made_there = network.eval()(x, T, encoder_hidden_states=text).sample
+    torch.testing.assert_close(made_there, expected)
+
+
+# --- several at once ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weighted_sum_of_sets_is_that_of_their_effects(kind: str) -> None:
+    """On what the first layer of temporal attention gives, which is linear in all three."""
+    backbone = unet3d.tiny()
+    path = paths(backbone)[0]
+    layer: Any = backbone.network.get_submodule(path)
+    start, x = fresh(kind, backbone), randn(4, 3, 16)
+    sets = [filled(start), {name: -2 * t + 0.1 for name, t in filled(start, 0.2).items()}]
+
+    def effect(tensors: Mapping[str, Tensor]) -> Tensor:
+        with torch.no_grad(), made(kind, backbone, tensors).applied():
+            return backbone.network.get_submodule(path)(x)
+
+    plain = layer(x).detach()
+    parts = [effect(tensors) - plain for tensors in sets]
+    total = effect(weighted(sets, [0.3, 1.5])) - plain
+    torch.testing.assert_close(total, 0.3 * parts[0] + 1.5 * parts[1], atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_set_lacks_counts_as_zero() -> None:
+    one, two = {"a": torch.ones(2)}, {"b": torch.ones(3)}
+    found = weighted([one, two], [2.0, 0.5])
+    assert torch.equal(found["a"], torch.full((2,), 2.0))
+    assert torch.equal(found["b"], torch.full((3,), 0.5))
+
+
+def test_sets_of_other_shapes_have_no_sum() -> None:
+    with pytest.raises(BadMotion, match=r"a is \(2,\) and \(3,\); learn them at one size"):
+        weighted([{"a": torch.ones(2)}, {"a": torch.ones(3)}], [1, 1])
+
+
+# --- what does not fit ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors", "message"),
+    [
+        ("embeddings", {"query_key.nowhere": torch.zeros(1, 3, 16)}, "belongs to no temporal"),
+        ("embeddings", {"FIRST": torch.zeros(1, 3, 5)}, "this model takes 16 channels"),
+        ("embeddings", {"FIRST": torch.zeros(2, 3, 16)}, "this model takes 16 channels"),
+        ("lora", {"unet.nowhere.lora_A.weight": torch.zeros(2, 16)}, "a linear layer nowhere"),
+        ("lora", {"LINEAR.lora_A.weight": torch.zeros(2, 16)}, "no half of a LoRA of rank 2"),
+        ("lora", {"LINEAR.lora_B.weight": torch.zeros(16, 2)}, "no half of a LoRA of rank 0"),
+        ("shifts", {"LINEAR.diff": torch.zeros(3, 3)}, r"no difference of weights \(16, 16\)"),
+        ("shifts", {"LINEAR": torch.zeros(16, 16)}, "no difference of weights"),
+    ],
+)
+def test_tensors_of_something_else_are_refused(
+    kind: str, tensors: dict[str, Tensor], message: str
+) -> None:
+    backbone = unet3d.tiny()
+    place = backbone.places(ROLE)[0]
+    stands = {"FIRST": f"query_key.{place.path}", "LINEAR": f"unet.{place.attentions[0].query}"}
+    named = {
+        next((name.replace(k, v) for k, v in stands.items() if k in name), name): tensor
+        for name, tensor in tensors.items()
+    }
+    with pytest.raises(BadMotion, match=message):
+        made(kind, backbone, named)
+    assert bare(backbone.network)
+
+
+def test_embeddings_of_another_size_are_refused() -> None:
+    backbone = unet3d.tiny()
+    adapter = made("embeddings", backbone, filled(fresh("embeddings", backbone)))
+    message = r"learned at \d+ positions .* make clips of the size"
+    with pytest.raises(BadMotion, match=message), torch.no_grad(), adapter.applied():
+        out(backbone, randn(*backbone.latent_shape(3, 16, 24)))
+    assert bare(backbone.network)
+
+
+# --- where they go --------------------------------------------------------------------------------
+
+
+def test_zeroscopes_places() -> None:
+    """Fifteen temporal transformers, the five of 1280 channels first; each attends twice, to the
+    frames both times."""
+    with torch.device("meta"):
+        unet = UNet3DConditionModel(
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            cross_attention_dim=1024,
+            attention_head_dim=64,
+        )
+    found = _unets.transformers(unet)
+    temporal = found[ROLE]
+    widths = [unet.get_submodule(place.attentions[0].query).in_features for place in temporal]
+    assert widths == [1280] * 5 + [640] * 5 + [320] * 5
+    assert all(len(place.attentions) == 2 for place in temporal)
+    both = [layer for place in temporal for attention in place.attentions for layer in attention]
+    own = [unet.get_submodule(path) for path in both]
+    assert all(isinstance(layer, nn.Linear) for layer in own)
+    # A key that takes words has as many inputs as they have channels, 1024.
+    assert not [layer for layer in own if layer.in_features == 1024]
+    every = [place.path for place in found["all_temporal_transformers"]]
+    assert len(every) == 17
+    assert {"transformer_in", "mid_block.temp_attentions.0"} <= set(every)
+    assert len(found["spatial_transformers"]) == 16
+
+
+def test_an_unknown_role_is_told_with_those_there_are() -> None:
+    with pytest.raises(UnknownName, match="did you mean temporal_transformers"):
+        unet3d.tiny().places("temporal_transformer")
