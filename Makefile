@@ -14,12 +14,14 @@
 #                   gigabytes of CUDA: without an NVIDIA GPU, give the CPU index that PyTorch's
 #                   "Get Started" page shows. Not needed where pip is set up to find a CPU build.
 #   DEMO_ARGS       passed on to `recast demo`
+#   WORKERS         how many tests run at once (2); each computes with one thread
 #   PYTEST_ARGS     passed on to pytest, as in `make pytest PYTEST_ARGS="-k video"`
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,7 +32,7 @@ INSTALL := $(BIN)/python -m pip install --no-input --disable-pip-version-check -
 # .venv is half-made; with another place in it the clone was moved, which breaks a virtual
 # environment; and a Python that cannot find its packages was removed or upgraded. Such a .venv is
 # made anew. One that is sound but older than its inputs is only updated.
-PACKAGES := pip torch diffusers recast pytest
+PACKAGES := pip torch diffusers recast pytest xdist
 PROBE := from importlib.util import find_spec; import sys; sys.exit(not all(map(find_spec, sys.argv[1:])))
 PLACE := $(shell $(BIN)/python -c '$(PROBE)' $(PACKAGES) 2>/dev/null && cat $(STAMP) 2>/dev/null)
 ifneq ($(PLACE),$(CURDIR))
@@ -69,7 +71,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 pytest: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
