@@ -1,7 +1,7 @@
 """DreamMotion's step against its formula, and what its terms hold."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -92,6 +92,13 @@ def test_the_mean_gradient_is_the_way_gone_since_the_last_report() -> None:
     assert told == pytest.approx(float((second - first).square().mean().sqrt()) / (0.4 + 0.2))
 
 
+def test_adams_first_step_is_the_rate_everywhere() -> None:
+    backbone = unet3d.tiny()
+    config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01)
+    moved = edited(backbone, config)[-1].result - backbone.encode(clip(backbone))
+    torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01), rtol=1e-2, atol=1e-6)
+
+
 def test_it_stops_where_the_gradient_has_died() -> None:
     backbone = gaussian.tiny()
     config = Config(iterations=100, preview_every=5)
@@ -112,13 +119,17 @@ def test_it_stops_where_the_gradient_has_died() -> None:
     assert torch.equal(done.result, last.latents)
 
 
-def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been() -> None:
-    backbone, method = unet3d.tiny(), Method(Config(iterations=4, preview_every=2))
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been(
+    optimizer: Literal["sgd", "adam"],
+) -> None:
+    config = Config(iterations=4, preview_every=2, optimizer=optimizer)
+    backbone, method = unet3d.tiny(), Method(config)
     *_, learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
     assert isinstance(learned, Done)
     whole = list(method.transfer(backbone, learned.result, "a cat", SAMPLING))
     half = next(event for event in whole if isinstance(event, Preview))
-    begun = learned.result.reached(half.latents, half.index)
+    begun = learned.result.reached(half.latents, half.index, half.memory)
     rest = list(method.transfer(backbone, begun, "a cat", SAMPLING))
     assert [event.index for event in rest if isinstance(event, Step)] == [3, 4]
     assert torch.equal(rest[-1].result, whole[-1].result)

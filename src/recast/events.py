@@ -25,6 +25,8 @@ class Preview:
     stage: str
     index: int
     latents: Any
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    """Tensors that a broken-off transfer needs beside them, where it can go on from here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

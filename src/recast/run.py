@@ -376,15 +376,15 @@ class _Making:
         with contextlib.suppress(OSError, BadMotion):
             broken_off = self.store.get(key)
             if broken_off is not None:
-                index, latents = broken_off.state(torch.zeros(()))
+                index, latents, memory = broken_off.state(torch.zeros(()))
                 yield self.job.note(f"goes on from step {index} of a run that was broken off")
-                return self.motion.reached(latents, index)
+                return self.motion.reached(latents, index, memory)
         return self.motion
 
     def _keep(self, key: str, preview: Preview) -> None:
         bare = dataclasses.replace(self.motion, tensors={}, metadata={})
         with contextlib.suppress(OSError, RecastError):  # the run itself needs no store
-            self.store.put(key, bare.reached(preview.latents, preview.index))
+            self.store.put(key, bare.reached(preview.latents, preview.index, preview.memory))
 
     def _previewed(self, events: Iterator[Event], folder: Path) -> Iterator[Event]:
         """The same events; every so often the estimate is written on the way."""

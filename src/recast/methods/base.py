@@ -25,6 +25,7 @@ from recast.events import Event
 from recast.files import atomic
 
 FORMAT = "recast-motion-1"
+_MEMORY = "memory."
 C = TypeVar("C")
 
 
@@ -98,17 +99,26 @@ class Motion:
         tensors = {**self.tensors, "mask": torch.tensor(mask)}
         return replace(self, tensors=tensors)
 
-    def reached(self, latents: Tensor, index: int) -> "Motion":
+    def reached(
+        self, latents: Tensor, index: int, memory: Mapping[str, Tensor] | None = None
+    ) -> "Motion":
         """With what a transfer that was broken off had reached: latents (1, C, F, h, w) after
-        `index` steps. For methods that `resumes`."""
-        tensors = {**self.tensors, "reached": latents}
+        `index` steps, and what its last preview remembered. For methods that `resumes`."""
+        remembered = {_MEMORY + name: tensor for name, tensor in (memory or {}).items()}
+        tensors = {**self.tensors, "reached": latents, **remembered}
         return replace(self, tensors=tensors, metadata={**self.metadata, "reached": index})
 
-    def state(self, fresh: Tensor) -> tuple[int, Tensor]:
-        """How many steps of a transfer are done and what they reached; 0 and `fresh` at first."""
+    def state(self, fresh: Tensor) -> tuple[int, Tensor, dict[str, Tensor]]:
+        """How many steps of a transfer are done, what they reached, and what was remembered; 0,
+        `fresh` and nothing at first."""
         if "reached" not in self.tensors:
-            return 0, fresh
-        return int(self.metadata["reached"]), self.tensors["reached"].to(fresh)
+            return 0, fresh, {}
+        memory = {
+            name.removeprefix(_MEMORY): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(_MEMORY)
+        }
+        return int(self.metadata["reached"]), self.tensors["reached"].to(fresh), memory
 
     def stretched(self, frames: int) -> "Motion":
         """To be used for clips of so many frames. For methods that `stretches`."""

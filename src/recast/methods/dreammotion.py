@@ -8,14 +8,16 @@ are the similarities among the source's own positions and frames, read from self
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
+from torch.optim import SGD, Adam, Optimizer
 
 from recast import losses
 from recast.backbones.base import Backbone
@@ -25,7 +27,7 @@ from recast.features import Tap
 from recast.guided import look, places
 from recast.methods import base
 from recast.methods.base import check_setting
-from recast.optimize import descend
+from recast.optimize import Group, packed, restore, train
 from recast.sampling import check_finite, generator_of, randn
 from recast.schedule import Denoiser
 
@@ -38,7 +40,10 @@ class Config:
     """DreamMotion's settings. What its paper ablates is a setting here."""
 
     iterations: int = 200
-    """Steps of plain gradient descent."""
+    """Steps of the optimiser."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd: plain gradient descent, as DDS. adam: Adam, whose steps are about `lr` in every element
+    whatever the gradient's size."""
     lr: float = 0.1
     """Its learning rate at the first step."""
     lr_end: float = 0.1
@@ -125,10 +130,19 @@ class Method(base.Method[Config]):
         step = _Distillation.of(config, backbone, source, described, prompt, sampling)
         step = replace(step, free=_free(motion, source, backbone))
         rates = np.linspace(config.lr, config.lr_end, config.iterations)
-        begun, x = motion.state(source)
+        begun, x, memory = motion.state(source)
+        z = nn.Parameter(x.clone())
+        optimizer = _OPTIMIZERS[config.optimizer]([z], lr=config.lr)
+        restore(optimizer, memory)
+
+        def loss(index: int) -> AbstractContextManager[Tensor]:
+            optimizer.param_groups[0]["lr"] = float(rates[index - 1])
+            return nullcontext(step(z, index))
+
+        descent = train([Group([z], config.lr, loss)], optimizer, config.iterations, done=begun)
         reported, every = x, config.preview_every
-        for done in range(begun + 1, config.iterations + 1):
-            x = step(x, done, float(rates[done - 1]))
+        for done, _ in descent:
+            x = z.detach().clone()
             check_finite(x, f"iteration {done} of {config.iterations}")
             due = done % every == 0
             if due:
@@ -136,12 +150,15 @@ class Method(base.Method[Config]):
                 step.told["mean_gradient"] = way / max(rates[done - every : done].sum(), 1e-12)
             yield Step(stage="distil", index=done, total=config.iterations, metrics=dict(step.told))
             if due:
-                yield Preview(stage="distil", index=done, latents=x)
+                yield Preview(stage="distil", index=done, latents=x, memory=packed(optimizer))
                 reported = x
                 if step.told["mean_gradient"] < config.stop_below:
                     yield Note(text=f"stopped after {done} iterations: the gradient has died")
                     break
         yield Done(result=x)
+
+
+_OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam}
 
 
 def _free(motion: base.Motion, latents: Tensor, backbone: Backbone) -> Tensor | None:
@@ -197,8 +214,8 @@ class _Distillation:
             seed=sampling.seed,
         )
 
-    def __call__(self, z: Tensor, index: int, lr: float) -> Tensor:
-        """The next z, (1, C, F, H, W), by the step of that number; fills `told`."""
+    def __call__(self, z: Tensor, index: int) -> Tensor:
+        """What the step of that number goes down, at z (1, C, F, H, W); fills `told`."""
         schedule, config = self.backbone.schedule, self.config
         generator = generator_of(self.seed, index)
         t = self._level(generator)
@@ -213,18 +230,12 @@ class _Distillation:
             score = score * self.free
         if config.scale_by_area:
             score = score * (2000 / (z.shape[-2] * z.shape[-1]))
-        held = config.spatial > 0 or config.temporal > 0
-        wanted = self._keys(noised, t, self.plain[1]) if held else {}
-
-        def loss(z: Tensor) -> Tensor:
-            pull = (score * z).sum()  # its gradient is the score difference (V-DDS)
-            if not held:
-                return pull
-            keys = self._keys(schedule.noised(z, eps, t), t, self.plain[0])
-            return pull + self._structure(keys, wanted)
-
-        ((z, _),) = descend(loss, z, [lr], torch.optim.SGD)
-        return z
+        pull = (score * z).sum()  # its gradient is the score difference (V-DDS)
+        if config.spatial == config.temporal == 0:
+            return pull
+        wanted = self._keys(noised, t, self.plain[1])
+        keys = self._keys(schedule.noised(z, eps, t), t, self.plain[0])
+        return pull + self._structure(keys, wanted)
 
     def _level(self, generator: torch.Generator) -> Tensor:
         draw = float(torch.rand((), generator=generator))
