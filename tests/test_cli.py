@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from recast import cli, recipes, registry, video
 from recast.backbones import gaussian
 from recast.cli import console, flags
+from recast.config import RunConfig
 from recast.events import Done, Event, Note, Step
 from recast.methods import dmt
 from recast.methods.base import Motion
-from recast.run import RunConfig
 from recast.shapes import training, world
 from recast.store import Store
 from recast.video import Video

@@ -18,11 +18,12 @@ from recast import _job, clips, results, run, video
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source, to_tensor, to_video
+from recast.config import Draw, LearnConfig, RunConfig
 from recast.errors import BadCall, BadClip, BadMotion, NoSpace, NotFinite, OutOfMemory, RunFailed
 from recast.events import Done, Event, Note, Preview, Step
 from recast.methods import dmt, dreammotion, motion_inversion, unguided
 from recast.methods.base import Motion
-from recast.run import Draw, LearnConfig, Result, RunConfig
+from recast.run import Result
 from recast.shapes import world
 from recast.sheet import save_png
 from recast.store import Store

@@ -15,9 +15,9 @@ from recast.backbones import _show1_cascade, show1
 from recast.backbones._show1_cascade import NUMBERS, Numbers
 from recast.backbones.show1 import Show1
 from recast.clips import Source, held
+from recast.config import Draw, RunConfig
 from recast.events import Done, Event, Preview, Step
 from recast.methods import unguided
-from recast.run import Draw, RunConfig
 from recast.store import Store
 from recast.video import Video
 

@@ -14,11 +14,11 @@ from recast import run as runs
 from recast.backbones import _diffusers, _transformers, cogvideox, wan
 from recast.backbones.base import Settings
 from recast.clips import Source
+from recast.config import Draw, RunConfig
 from recast.errors import BadCall, UnknownName
 from recast.events import Done
 from recast.features import Tap, record
 from recast.methods import base, dmt, dreammotion
-from recast.run import Draw, RunConfig
 from recast.store import Store
 from recast.video import Video
 

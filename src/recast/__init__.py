@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from recast.api import learn, load, mix, presets, transfer, wrap
     from recast.backbones.base import Backbone, Settings
     from recast.clips import Source
+    from recast.config import RunConfig
     from recast.errors import RecastError
     from recast.methods.base import Motion
-    from recast.run import RunConfig
     from recast.video import Video, read
 
     __version__: str
@@ -43,7 +43,7 @@ _HOMES = {
     "Backbone": "backbones.base",
     "Motion": "methods.base",
     "RecastError": "errors",
-    "RunConfig": "run",
+    "RunConfig": "config",
     "Settings": "backbones.base",
     "Source": "clips",
     "Video": "video",

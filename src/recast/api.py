@@ -14,11 +14,12 @@ from recast import clips, masks, models
 from recast._job import Job, learned, memory_errors
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source
+from recast.config import check_prompt, check_steps
 from recast.errors import BadCall
 from recast.events import Event
 from recast.methods.base import Motion, Sampling
 from recast.models import load, presets, wrap
-from recast.run import check_prompt, check_steps, stretched, told
+from recast.run import stretched, told
 from recast.store import Store
 from recast.video import Video
 

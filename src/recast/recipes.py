@@ -5,7 +5,7 @@ from typing import Any
 
 from recast import models, results
 from recast.clips import Source
-from recast.run import RunConfig
+from recast.config import RunConfig
 
 DEMO = Path("out") / "demo"
 SEED = 9_000_014

@@ -11,8 +11,9 @@ import tyro
 from recast import api, clips, manifest, models, recipes, results, run
 from recast.cli import flags
 from recast.cli.console import complain, say, watch
+from recast.config import LearnConfig, RunConfig
 from recast.methods.base import Motion
-from recast.run import LearnConfig, Result, RunConfig
+from recast.run import Result
 from recast.shapes import world
 from recast.video import Video
 

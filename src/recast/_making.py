@@ -1,0 +1,152 @@
+"""From a motion to a folder of results: every seed is drawn, decoded and written.
+
+Owns previews, what a broken-off transfer leaves for the next run, and the manifest of a result.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recast import clips, manifest, masks, results
+from recast._job import Job, kept
+from recast.backbones.base import Backbone
+from recast.config import RunConfig
+from recast.errors import BadMotion, RecastError
+from recast.events import Event, Preview, Step
+from recast.methods.base import Method, Motion, Sampling
+from recast.store import Store, transfer_key
+from recast.video import Video
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """All that is known when sampling begins; `all` draws, decodes and writes every seed."""
+
+    config: RunConfig[Any]
+    backbone: Backbone
+    method: Method[Any]
+    motion: Motion
+    clip: Video | None
+    sampling: Sampling
+    job: Job
+    store: Store
+
+    def all(self, work: Path) -> Generator[Event, None, dict[str, Any]]:
+        """Make every sample in the folder `work`; returns the manifest."""
+        count, first = self.config.draw.samples, self.sampling.seed
+        samples, rows = [], []
+        mask = self.motion.tensors.get("mask")
+        if mask is not None:
+            clip = self.clip or self._decoded(self.motion.tensors["latents"][None])
+            masks.overlay(clip, mask.numpy()).save(work / results.MASK)
+        for seed in range(first, first + count):
+            folder = work if count == 1 else work / f"seed-{seed}"
+            result, made = yield from self._one(folder, seed)
+            samples.append(made)
+            rows.append((f"{self.config.prompt} (seed {seed})", result))
+        if count == 1:
+            return samples[0]
+        whole = {"format": manifest.FORMAT, "samples": samples}
+        results.write_sheet(work / results.SHEET, self._source(), rows)
+        results.write_manifest(work, whole)
+        return whole
+
+    def _one(self, folder: Path, seed: int) -> Generator[Event, None, tuple[Video, dict[str, Any]]]:
+        job, before = self.job, self.backbone.calls
+        folder.mkdir(exist_ok=True)
+        job.losses.clear()
+        sampling = dataclasses.replace(self.sampling, seed=seed)
+        motion, key = self.motion, ""
+        if self.method.resumes:
+            key = transfer_key(motion, self.backbone, self.method, self.config.prompt, sampling)
+            motion = yield from self._taken_up(key)
+        with job.timed("sample"):
+            events = self.method.transfer(self.backbone, motion, self.config.prompt, sampling)
+            if key:
+                events = kept(events, Preview, partial(self._keep, key))
+            latents = yield from job.relay(self._previewed(events, folder / results.PREVIEWS))
+        calls = self.backbone.calls - before
+        with job.timed("decode"):
+            ending = self.backbone.finish(latents, self.config.prompt, seed)
+            pixels = yield from job.relay(ending)
+            result = clips.to_video(pixels, self._fps() * self.backbone.pace)
+        yield Step(stage="decode", index=1, total=1)
+        with job.timed("write"):
+            told, also = self.config.prompt, self.config.also
+            hashes = results.write_media(folder, self._source(), result, told, also)
+        finishing = self.backbone.calls - before - calls
+        made = self._manifest(sampling, {"transfer": calls, "finish": finishing}, hashes)
+        results.write_manifest(folder, made)
+        if key:
+            self.store.drop(key)
+        return result, made
+
+    def _taken_up(self, key: str) -> Generator[Event, None, Motion]:
+        """The motion, with what a run of the same that was broken off had reached."""
+        with contextlib.suppress(OSError, BadMotion):
+            broken_off = self.store.get(key)
+            if broken_off is not None:
+                index, latents, memory = broken_off.state(torch.zeros(()))
+                yield self.job.note(f"goes on from step {index} of a run that was broken off")
+                return self.motion.reached(latents, index, memory)
+        return self.motion
+
+    def _keep(self, key: str, preview: Preview) -> None:
+        bare = dataclasses.replace(self.motion, tensors={}, metadata={})
+        with contextlib.suppress(OSError, RecastError):  # the run itself needs no store
+            self.store.put(key, bare.reached(preview.latents, preview.index, preview.memory))
+
+    def _previewed(self, events: Iterator[Event], folder: Path) -> Iterator[Event]:
+        """The same events; every so often the estimate is written on the way."""
+        every = self.config.preview_every
+        for event in events:
+            if isinstance(event, Preview) and every and event.index % every == 0:
+                folder.mkdir(exist_ok=True)
+                name = f"{event.stage}-{event.index:04d}.png"
+                label = f"{event.stage} {event.index}"
+                results.write_sheet(folder / name, None, [(label, self._decoded(event.latents))])
+            yield event
+
+    def _decoded(self, latents: Any) -> Video:
+        return clips.to_video(self.backbone.decode(latents), self._fps())
+
+    def _fps(self) -> float:
+        facts = self.motion.metadata.get("clip", {})
+        return float(facts.get("fps", self.backbone.defaults.fps))
+
+    def _source(self) -> tuple[str, Video] | None:
+        """The source beside a result: as many frames in the same time."""
+        if self.clip is None:
+            return None
+        return f"source: {self.config.clip.name}", clips.held(self.clip, self.backbone.pace)
+
+    def _manifest(
+        self, sampling: Sampling, calls: Mapping[str, int], hashes: Mapping[str, str]
+    ) -> dict[str, Any]:
+        job, backbone = self.job, self.backbone
+        return {
+            "format": manifest.FORMAT,
+            "prompt": self.config.prompt,
+            "seed": sampling.seed,
+            "sampling": manifest.plain(sampling),
+            "config": manifest.plain(self.config),
+            "clip": self.motion.metadata.get("clip", {}),
+            "motion": {"method": self.motion.method, "from": job.origin},
+            "backbone": {
+                "name": backbone.name,
+                "fingerprint": backbone.fingerprint,
+                "device": str(backbone.device),
+            },
+            "hashes": {"source": manifest.file_hash(self.config.clip), **hashes},
+            "network_calls": {"learn": job.calls, **calls},
+            "loss_per_step": list(job.losses),
+            "timings": dict(job.timings),
+            "versions": manifest.versions(),
+            "notes": list(dict.fromkeys(job.notes)),
+        }
