@@ -33,8 +33,8 @@ def growing(schedule: Schedule, scale: float) -> Callable[[Tensor], float]:
     """CogVideoX's dynamic guidance: 1 in pure noise, 1 + scale near the clean end, as
     1 + scale·(1 − cos(π·p⁵))/2 of the share p of time that has passed.
 
-    Its released code and diffusers take p from a level's number where they mean a step's, so that
-    with fewer steps than levels their scale jumps about; with as many of both they agree with this.
+    diffusers takes p from a level's number where it means a step's, so that with fewer steps than
+    levels its scale jumps about; with as many of both it agrees with this.
     """
 
     def weight(t: Tensor) -> float:
