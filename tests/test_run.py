@@ -513,8 +513,7 @@ def test_a_method_without_its_role_says_what_runs(
 ) -> None:
     """On a model without decoder attention there are no keys; a role that is none is told apart."""
     backbone = unet3d.tiny()
-    assert isinstance(backbone, unet3d.LatentUNet)
-    del backbone._roles["keys"]
+    backbone.roles = {role: taps for role, taps in backbone.roles.items() if role != "keys"}
     message = (
         "tiny-unet3d has no role 'keys', which dreammotion needs; "
         "methods that run on it: (?!.*(ditflow|dreammotion)).*dmt,.* unguided"

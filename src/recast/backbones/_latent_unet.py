@@ -19,7 +19,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.adapters import Transformer
 from recast.backbones import _diffusers, _unets
 from recast.backbones._stable import ClipText, ImageVae
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
@@ -66,21 +65,9 @@ class LatentUNet(Backbone):
             parts.vae.enable_tiling()
         if device.type == "cpu":
             _use_plain_temporal_attention(parts.unet)
-        self._roles = _unets.roles(parts.unet)
-        self._transformers = _unets.transformers(parts.unet)
-        self._fingerprint = _diffusers.fingerprint(parts.unet)
-
-    @property
-    def roles(self) -> Mapping[str, tuple[Tap, ...]]:
-        return self._roles
-
-    @property
-    def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
-        return self._transformers
-
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
+        self.roles = _unets.roles(parts.unet)
+        self.transformers = _unets.transformers(parts.unet)
+        self.fingerprint = _diffusers.fingerprint(parts.unet)
 
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])  # the VAE would cut what does not fit, in silence

@@ -8,6 +8,7 @@ model_index.json that it loads), `load(source, settings)`, `wrap(pipeline)` and 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -66,30 +67,21 @@ class Backbone(ABC):
     schedule: Schedule
     defaults: Defaults
     device: torch.device
+    roles: Mapping[str, tuple[Tap, ...]]
+    """Every role that a method may ask for, and its places in `network`."""
+    fingerprint: str
+    """A short hash of the weights: motions are bound to it."""
     calls: int = 0
+    transformers: Mapping[str, tuple[Transformer, ...]] = MappingProxyType({})
+    """The roles that adapters may ask for, and their transformers in `network`:
+    "temporal_transformers", those on the way down and up, the coarsest first;
+    "all_temporal_transformers"; "spatial_transformers"."""
     component: str = "unet"
     """What diffusers' pipelines call `network`, and with them the keys of a LoRA."""
     pace: int = 1
     """How many times the frame rate of its latents' clip a finished clip has."""
     dynamic_guidance: bool = False
     """Whether guidance grows on the way from noise (`guidance.growing`)."""
-
-    @property
-    @abstractmethod
-    def roles(self) -> Mapping[str, tuple[Tap, ...]]:
-        """Every role that a method may ask for, and its places in `network`."""
-
-    @property
-    def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
-        """The roles that adapters may ask for, and their transformers in `network`:
-        "temporal_transformers", those on the way down and up, the coarsest first;
-        "all_temporal_transformers"; "spatial_transformers"."""
-        return {}
-
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A short hash of the weights: motions are bound to it."""
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:

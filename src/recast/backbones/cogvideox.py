@@ -28,7 +28,6 @@ from transformers import T5EncoderModel, T5Tokenizer
 from recast.backbones import _diffusers, _tiny, _transformers
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall
-from recast.features import Tap
 from recast.schedule import Schedule, from_diffusers
 
 if TYPE_CHECKING:
@@ -158,6 +157,8 @@ def tiny_of(*, rotary: bool = False, pairs: bool = False, levels: int = 1000) ->
 class CogVideoX(Backbone):
     """See the module. Construct it with `load`, `wrap` or `tiny`."""
 
+    component = "transformer"
+
     def __init__(
         self,
         name: str,
@@ -180,21 +181,13 @@ class CogVideoX(Backbone):
         self._factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
         self._pack = int(parts.vae.config.temporal_compression_ratio)
         self._grid = _transformers.Grid()
-        self._roles = _transformers.roles(
+        self.roles = _transformers.roles(
             self._config.num_layers,
             self._config.num_attention_heads,
             self._grid,
             "transformer_blocks",
         )
-        self._fingerprint = _diffusers.fingerprint(parts.transformer)
-
-    @property
-    def roles(self) -> Mapping[str, tuple[Tap, ...]]:
-        return self._roles
-
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
+        self.fingerprint = _diffusers.fingerprint(parts.transformer)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:

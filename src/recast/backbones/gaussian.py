@@ -6,7 +6,6 @@ latents, and a prompt chooses the weights of the components. Imports no network 
 """
 
 import hashlib
-from collections.abc import Mapping
 from typing import Literal, final
 
 import torch
@@ -96,12 +95,33 @@ class _Network(nn.Module):
         return alpha * eps - sigma * x0 if self.prediction == "v_prediction" else eps - x0
 
 
+def _channels_last(output: Tensor, frames: int) -> Tensor:
+    return rearrange(output, "b c f h w -> b f h w c")
+
+
+# There is no attention: who belongs to which component stands in for all of it.
+_ROLES = {
+    "motion": (Tap("posterior_mean", _channels_last),),
+    **dict.fromkeys(
+        ("keys", "queries", "temporal_queries", "temporal_keys"),
+        (Tap("responsibilities", _channels_last),),
+    ),
+}
+_PROJECTIONS = Attention(*(f"across_frames.{name}" for name in ("to_q", "to_k", "to_v", "to_out")))
+_TRANSFORMERS = dict.fromkeys(
+    ("temporal_transformers", "all_temporal_transformers"),
+    (Transformer("across_frames", (_PROJECTIONS,)),),
+)
+
+
 @final
 class Gaussian(Backbone):
     """The mixture of N(means[k], std²·I) at every position, means (K, 3), over any schedule."""
 
     name = "gaussian"
     defaults = Defaults(frames=8, height=16, width=16, fps=8.0, steps=20, guidance_scale=3.0)
+    roles = _ROLES
+    transformers = _TRANSFORMERS
 
     def __init__(
         self, means: Tensor, std: float, schedule: Schedule, device: torch.device | str = "cpu"
@@ -117,29 +137,10 @@ class Gaussian(Backbone):
         # The network's unit of time in the schedule's: 1000 for flows, 1 for the others.
         self._unit = float(schedule.network_time(torch.ones((), dtype=torch.float64)))
         self._components = len(means)
-        self._hash = hashlib.sha256(
+        self.fingerprint = hashlib.sha256(
             means.to(torch.float32).cpu().numpy().tobytes()
             + repr((float(std), type(schedule).__name__, schedule.prediction)).encode()
         ).hexdigest()[:16]
-
-    @property
-    def roles(self) -> Mapping[str, tuple[Tap, ...]]:
-        # There is no attention: who belongs to which component stands in for all of it.
-        attention = ("keys", "queries", "temporal_queries", "temporal_keys")
-        return {
-            "motion": (Tap("posterior_mean", _channels_last),),
-            **dict.fromkeys(attention, (Tap("responsibilities", _channels_last),)),
-        }
-
-    @property
-    def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
-        names = (f"across_frames.{name}" for name in ("to_q", "to_k", "to_v", "to_out"))
-        places = (Transformer("across_frames", (Attention(*names),)),)
-        return {"temporal_transformers": places, "all_temporal_transformers": places}
-
-    @property
-    def fingerprint(self) -> str:
-        return self._hash
 
     def encode(self, video: Tensor) -> Tensor:
         return video.to(device=self.device, dtype=torch.float32)
@@ -169,10 +170,6 @@ class Gaussian(Backbone):
         seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:7], "big")
         logits = torch.randn(self._components, generator=torch.Generator().manual_seed(seed))
         return torch.log_softmax(2 * logits * (prompt != ""), 0)
-
-
-def _channels_last(output: Tensor, frames: int) -> Tensor:
-    return rearrange(output, "b c f h w -> b f h w c")
 
 
 def load(source: str, settings: Settings) -> Backbone:

@@ -28,14 +28,12 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
-from recast.adapters import Transformer
 from recast.backbones import _diffusers, _tiny, _unets
 from recast.backbones._show1 import UNet3DConditionModel, check_config
 from recast.backbones._show1_cascade import BETWEEN, NUMBERS, Cascade, Name, Stage
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall, BadModel
 from recast.events import Done, Event
-from recast.features import Tap
 from recast.schedule import Schedule, from_diffusers
 
 if TYPE_CHECKING:
@@ -170,21 +168,9 @@ class Show1(Backbone):
         stages = [stage.unet for stage in parts.stages.values()]
         self._crew = _diffusers.Crew([parts.unet, parts.text_encoder, *stages], device, settings)
         self._factor = 2 ** (len(list(parts.unet.get_submodule("down_blocks").children())) - 1)
-        self._roles = _unets.roles(parts.unet)
-        self._transformers = _unets.transformers(parts.unet)
-        self._fingerprint = _diffusers.fingerprint(parts.unet)
-
-    @property
-    def roles(self) -> Mapping[str, tuple[Tap, ...]]:
-        return self._roles
-
-    @property
-    def transformers(self) -> Mapping[str, tuple[Transformer, ...]]:
-        return self._transformers
-
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
+        self.roles = _unets.roles(parts.unet)
+        self.transformers = _unets.transformers(parts.unet)
+        self.fingerprint = _diffusers.fingerprint(parts.unet)
 
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])

@@ -209,6 +209,8 @@ class Wan(Backbone):
     Of a model with two experts `network` holds both, as "high" and "low".
     """
 
+    component = "transformer"
+
     def __init__(
         self,
         name: str,
@@ -242,22 +244,14 @@ class Wan(Backbone):
             self._text = Umt5Text(encoder, tokenizer, self._crew, name)
         self._config = parts.transformer.config
         self._grid = _transformers.Grid()
-        self._roles = _transformers.roles(
+        self.roles = _transformers.roles(
             self._config.num_layers,
             self._config.num_attention_heads,
             self._grid,
             "blocks",
             prefixes,
         )
-        self._fingerprint = _diffusers.fingerprint(self.network)
-
-    @property
-    def roles(self) -> Mapping[str, tuple[Tap, ...]]:
-        return self._roles
-
-    @property
-    def fingerprint(self) -> str:
-        return self._fingerprint
+        self.fingerprint = _diffusers.fingerprint(self.network)
 
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])
