@@ -83,9 +83,9 @@ class Config:
 
 
 PRESETS = {
-    # Tuned on the shapes model (docs/results/dreammotion.md): its terms are small, and from weights
-    # of about 3000 on plain gradient descent overshoots.
-    "fast": Config(iterations=60, spatial=300.0, temporal=300.0),
+    # From a first look on the shapes model (docs/results/dreammotion.md), not a measurement: at
+    # weights of 300 plain gradient descent already overshot in one frame.
+    "fast": Config(iterations=60),
     # 200 steps of SGD at DDS's scale. The paper's text gives no weights for its two terms.
     "paper": Config(scale_by_area=True),
 }
