@@ -91,6 +91,7 @@ def learned(
     models.check_runs(method, backbone)
     first, *others = fitted
     job.size = (len(first), first.height, first.width)
+    models.check_windows(method, backbone, job.size)
     frames = np.stack([clip.frames for clip in fitted]) if others else first.frames
     key = motion_key(frames, backbone, method, prompt, sampling.steps)
     with job.timed("learn"):

@@ -91,6 +91,7 @@ def transfer(
     made = models.configured(motion.method, config_of(motion) if config is None else config)
     if frames is not None:
         motion = stretched(motion, made, frames)
+    models.check_windows(made, backbone, motion.size)
     own = int(motion.metadata.get("steps", backbone.defaults.steps))
     sampling = _sampling(backbone, steps or own, guidance_scale, negative_prompt, seed)
     job = Job(notes=backbone.check_prompt(prompt))

@@ -8,6 +8,7 @@ for. Knows no method and no model.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from recast.inversion import invert
 from recast.methods import base
 from recast.sampling import Edit, randn, sample
 from recast.schedule import Denoised, Denoiser, Schedule
+from recast.windows import blend
 
 # (x_t, t, index of the level) -> x_t, changed, and the losses on the way there
 Change = Callable[[Tensor, Tensor, int], tuple[Tensor, list[float]]]
@@ -37,7 +39,7 @@ class Trace(NamedTuple):
     latents: Tensor
     """x_t, (L, C, F, H, W)."""
     features: dict[str, Tensor]
-    """Tap path -> (L, …)."""
+    """Tap path -> (L, F, …), the frames of one window after those of another."""
 
 
 def places(backbone: Backbone, roles: Sequence[str], chosen: Sequence[int] = ()) -> tuple[Tap, ...]:
@@ -86,6 +88,19 @@ def look(
     return seen
 
 
+def _seen(
+    backbone: Backbone, denoise: Denoiser, taps: Sequence[Tap], x: Tensor, t: Tensor
+) -> tuple[Denoised, list[dict[str, Tensor]]]:
+    """Both estimates at x_t, and the features of every window."""
+    windows, parts, features = backbone.windows(x.shape[2]), [], []
+    for window in windows:
+        part = x[:, :, window]
+        with record(backbone.network, taps, part.shape[2]) as seen:
+            parts.append(denoise(part, t))
+        features.append(seen)
+    return Denoised(*(blend(one, windows) for one in zip(*parts, strict=True))), features
+
+
 def level(schedule: Schedule, share: float) -> Tensor:
     """The time of a noise level by its share of the schedule: 0 is clean, 1 the noisiest."""
     return schedule.grid(_LEVELS)[round((1 - share) * _LEVELS)]
@@ -115,16 +130,15 @@ def inverted(
     passed: list[Tensor] = []
     plain = backbone.denoiser(backbone.encode_text([prompt]))
 
-    def store(seen: Mapping[str, Tensor]) -> None:
-        for path, features in seen.items():
-            found[path].append(keep(features)[0].cpu())
+    def store(seen: Sequence[Mapping[str, Tensor]]) -> None:
+        for path, levels in found.items():
+            levels.append(torch.cat([keep(window[path])[0].cpu() for window in seen]))
 
     def denoise(x: Tensor, t: Tensor) -> Denoised:
         if float(t) not in wanted:
             return plain(x, t)
         passed.append(x[0].cpu())
-        with record(backbone.network, taps, x.shape[2]) as seen:
-            out = plain(x, t)
+        out, seen = _seen(backbone, plain, taps, x, t)
         store(seen)
         return out
 
@@ -136,13 +150,48 @@ def inverted(
     if wanted:  # the noisiest level, which the inversion itself does not evaluate
         passed.append(x[0].cpu())
         if taps:
-            store(look(backbone, plain, taps, x, whole[0]))
+            windows = backbone.windows(x.shape[2])
+            store([look(backbone, plain, taps, x[:, :, one], whole[0]) for one in windows])
     # Recorded on the way up; kept in the order in which sampling comes down.
     return Trace(
         noise=x[0].cpu(),
         latents=torch.stack(passed[::-1]) if passed else x[:0].cpu(),
         features={path: torch.stack(f[::-1]) for path, f in found.items() if f},
     )
+
+
+def windowed(
+    backbone: Backbone,
+    motion: base.Motion,
+    taps: Collection[Tap],
+    change_of: Callable[[base.Motion], Change],
+) -> Change:
+    """Every window of x_t changed by its own part of the motion, and blended; the losses are means.
+
+    Of the motion's features, (L, F, …), a part has those of its window. Raises `BadMotion` for one
+    that was learned in other windows.
+    """
+    learned, now = motion.metadata.get("window"), backbone.window
+    if learned != now:
+        told = [f"{n} frames of latents" if n else "all frames" for n in (learned, now)]
+        raise BadMotion(
+            f"this motion was learned with {told[0]} at once, and {told[1]} are asked for; use the "
+            "same --window, or learn it again"
+        )
+    windows = backbone.windows(motion.tensors["noise"].shape[1])
+    cut = {tap.path: motion.tensors[tap.path].chunk(len(windows), 1) for tap in taps}
+    parts = (
+        replace(motion, tensors={**motion.tensors, **{path: own[n] for path, own in cut.items()}})
+        for n in range(len(windows))
+    )
+    changes = [change_of(part) for part in parts]
+
+    def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
+        made = [one(x[:, :, own], t, index) for one, own in zip(changes, windows, strict=True)]
+        losses = zip(*(own for _, own in made), strict=True)
+        return blend([part for part, _ in made], windows), [sum(at) / len(at) for at in losses]
+
+    return change
 
 
 def early(count: int, steps: int, change: Change, history: dict[int, list[float]]) -> Edit:
@@ -229,6 +278,7 @@ def taught(
             "source_prompt": prompt,
             "steps": sampling.steps,
             "times": list(times),
+            "window": backbone.window,
             "settings": dict(method.learned_settings()),
         },
     )

@@ -76,6 +76,21 @@ def check_clips(method: Method[Any], count: int) -> None:
         )
 
 
+def check_windows(
+    method: Method[Any], backbone: Backbone, size: tuple[int, int, int] | None
+) -> None:
+    """Raise `BadCall` for a clip of these frames, height and width that the model would see in
+    windows, and a method that needs it whole."""
+    if size is None or method.takes_windows:
+        return
+    if len(backbone.windows(backbone.latent_shape(*size)[2])) > 1:
+        able = [name for name in methods() if configured(name, None).takes_windows]
+        raise BadCall(
+            f"{size[0]} frames are more than --window, and {method.name} needs a clip whole; "
+            f"methods that work in windows: {', '.join(able)}"
+        )
+
+
 def _listed(roles: Iterable[str]) -> str:
     """Roles in a line; those that only a number tells apart as their first and last."""
     families: dict[tuple[str, bool], list[str]] = {}
@@ -110,9 +125,7 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
         module = _for_index(_hub_index(name), name)
     else:
         raise UnknownName("backbone", name, found)
-    loaded: Backbone = module.load(name, settings)
-    loaded.dynamic_guidance = settings.dynamic_guidance
-    return loaded
+    return _set(module.load(name, settings), settings)
 
 
 def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
@@ -125,9 +138,15 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
     if module is None:
         raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
     settings = settings or Settings()
-    wrapped: Backbone = module.wrap(pipeline, settings)
-    wrapped.dynamic_guidance = settings.dynamic_guidance
-    return wrapped
+    return _set(module.wrap(pipeline, settings), settings)
+
+
+def _set(backbone: Backbone, settings: Settings) -> Backbone:
+    """With the settings that mean the same to every model."""
+    backbone.dynamic_guidance = settings.dynamic_guidance
+    if settings.window is not None:
+        backbone.see_at_once(settings.window)
+    return backbone
 
 
 def _module(name: str) -> ModuleType:

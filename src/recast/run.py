@@ -56,6 +56,7 @@ def run(
         yield from _prompt_notes(job, backbone, prompts)
         sampling = _sampling(config.draw, backbone, given)
         if given is not None:
+            models.check_windows(method, backbone, given.size)
             clip, motion = None, given
         else:
             clip, motion = yield from _learned(

@@ -170,6 +170,7 @@ def motion_key(
         "settings": dict(method.learned_settings()),
         "prompt": prompt,
         "steps": steps,
+        "window": backbone.window,
     }
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(frames).data)

@@ -101,8 +101,9 @@ class LatentUNet(Backbone):
         config, factor = self._parts.unet.config, self._vae.factor
         # AnimateDiff's table of positions in time is so long.
         most = config.get("motion_max_seq_length", frames)
-        if frames > most:
-            raise BadCall(f"{frames} frames; {self.name} takes at most {most}")
+        if frames > most and not self.window:
+            told = f"{frames} frames; {self.name} takes at most {most} at once"
+            raise BadCall(f"{told}; longer clips need --window {most}, or less")
         check_multiple("height", height, factor)
         check_multiple("width", width, factor)
         return (1, config.in_channels, frames, height // factor, width // factor)

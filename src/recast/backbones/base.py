@@ -20,6 +20,7 @@ from recast.events import Done, Event
 from recast.features import Tap
 from recast.guidance import cfg, growing
 from recast.schedule import Denoised, Denoiser, Schedule
+from recast.windows import blend, spans
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,10 @@ class Settings:
     dynamic_guidance: bool = False
     """Let guidance grow from 1 in pure noise to 1 + guidance scale at the end, as CogVideoX's
     makers do."""
+    window: int | None = None
+    """Frames that the network sees at once: a longer clip goes through it in windows of so many
+    that overlap by half, and are blended after every step. Without it the network sees the whole
+    clip. Some methods only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +87,10 @@ class Backbone(ABC):
     """How many times the frame rate of its latents' clip a finished clip has."""
     dynamic_guidance: bool = False
     """Whether guidance grows on the way from noise (`guidance.growing`)."""
+    window: int | None = None
+    """Frames of latents that the network sees at once; None is all there are."""
+    grain: int = 1
+    """Frames of latents that the network reads as one."""
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
@@ -131,12 +140,27 @@ class Backbone(ABC):
     def denoiser(self, text: Tensor) -> Denoiser:
         """Bind encoded prompts (B, …): the result takes x_t (B, C, F, H, W) and t, a scalar."""
 
-        def denoise(x: Tensor, t: Tensor) -> Denoised:
+        def once(x: Tensor, t: Tensor) -> Denoised:
             self.calls += len(x)
             output = self.predict(x, self.schedule.network_time(t), text)
             return self.schedule.denoised(output, x, t)
 
+        def denoise(x: Tensor, t: Tensor) -> Denoised:
+            windows = self.windows(x.shape[2])
+            parts = [once(x[:, :, window], t) for window in windows]
+            return Denoised(*(blend(estimates, windows) for estimates in zip(*parts, strict=True)))
+
         return denoise
+
+    def windows(self, frames: int) -> tuple[slice, ...]:
+        """Those in which latents of so many frames go through the network."""
+        return spans(frames, self.window or frames, self.grain)
+
+    def see_at_once(self, frames: int) -> None:
+        """Use windows of so many frames of a clip. Raises `BadCall` if the model takes no clip of
+        so many."""
+        own = self.defaults
+        self.window = self.latent_shape(frames, own.height, own.width)[2]
 
     def guided(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
         """The denoiser of one clip under classifier-free guidance; at scale 1 there is none."""

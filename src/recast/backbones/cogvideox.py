@@ -181,6 +181,7 @@ class CogVideoX(Backbone):
         self._factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
         self._pack = int(parts.vae.config.temporal_compression_ratio)
         self._grid = _transformers.Grid()
+        self.grain = 2 if self._pairs else 1
         self.roles = _transformers.roles(
             self._config.num_layers,
             self._config.num_attention_heads,

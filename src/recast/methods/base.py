@@ -61,6 +61,14 @@ class Motion:
         """The source's prompt that it was learned under; empty if there was none."""
         return str(self.metadata.get("source_prompt", ""))
 
+    @property
+    def size(self) -> tuple[int, int, int] | None:
+        """Frames, height and width of the clips it makes, where its clip is known."""
+        clip = self.metadata.get("clip")
+        if clip is None:
+            return None
+        return (self.metadata.get("frames", clip["frames"]), clip["height"], clip["width"])
+
     def save(self, path: Path | str) -> Path:
         """Write one .safetensors file, whole or not at all."""
         header = {
@@ -180,6 +188,8 @@ class Method(ABC, Generic[C]):
     """Whether `transfer` goes on from `Motion.reached` what its previews showed."""
     takes_clips: ClassVar[bool] = False
     """Whether `learn` takes several clips of one motion, (N, 3, F, H, W)."""
+    takes_windows: ClassVar[bool] = False
+    """Whether it works on clips that the model sees in windows."""
     stretches: ClassVar[bool] = False
     """Whether `transfer` heeds `Motion.stretched`."""
 

@@ -125,6 +125,7 @@ class Method(base.Method[Config]):
     """Learn once per clip, transfer for many prompts."""
 
     name = "dmt"
+    takes_windows = True
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -170,7 +171,13 @@ class Method(base.Method[Config]):
         prompt = config.prompt_prefix + prompt
         negative = sampling.negative_prompt or config.negative_prompt
         history: dict[int, list[float]] = {}
-        change = self._change(backbone, motion, prompt, self._guided(sampling))
+        count, taps = self._guided(sampling), guided.places(backbone, self.config.taps)
+        change = guided.windowed(
+            backbone,
+            motion,
+            taps if count else (),
+            lambda part: self._change(backbone, part, prompt, count),
+        )
         latents = yield from guided.sampled(
             backbone,
             backbone.guided(prompt, negative, sampling.guidance_scale),

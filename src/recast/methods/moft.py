@@ -102,6 +102,7 @@ class Method(base.Method[Config]):
     """Learn once per clip, transfer for many prompts."""
 
     name = "moft"
+    takes_windows = True
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -142,7 +143,13 @@ class Method(base.Method[Config]):
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
         history: dict[int, list[float]] = {}
-        change = self._change(backbone, motion, prompt, self._guided(sampling))
+        count, taps = self._guided(sampling), guided.places(backbone, self.config.taps)
+        change = guided.windowed(
+            backbone,
+            motion,
+            taps if count else (),
+            lambda part: self._change(backbone, part, prompt, count),
+        )
         latents = yield from guided.sampled(
             backbone,
             backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),

@@ -47,6 +47,7 @@ class Method(base.Method[Config]):
     """Learns nothing but the clip's latents."""
 
     name = "sdedit"
+    takes_windows = True
 
     def learned_settings(self) -> Mapping[str, Any]:
         return {}

@@ -31,6 +31,7 @@ class Method(base.Method[Config]):
     """Takes nothing from the clip but its length and size."""
 
     name = "unguided"
+    takes_windows = True
 
     def learned_settings(self) -> Mapping[str, Any]:
         return {}
