@@ -65,6 +65,7 @@ class Backbone(ABC):
     name: str
     network: nn.Module
     schedule: Schedule
+    """Its noise levels; those of clips of one size are `schedule.sized(latents.shape)`."""
     defaults: Defaults
     device: torch.device
     roles: Mapping[str, tuple[Tap, ...]]
