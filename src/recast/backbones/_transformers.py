@@ -8,13 +8,14 @@ DiTFlow (Pondaven et al., CVPR 2025) guides CogVideoX near its middle, as the ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from recast.errors import BadCall
-from recast.features import Tap
+from recast.features import Tap, record
 
 
 class Grid:
@@ -61,6 +62,52 @@ def roles(
     own |= {f"temporal_{role}": f"{role}{middle}" for role in ("queries", "keys")}
     own |= dict.fromkeys(("motion", "middle"), f"block{middle}")
     return {**{role: found[name] for role, name in own.items()}, **found}
+
+
+@torch.no_grad()
+def attention(
+    network: nn.Module,
+    blocks: str,
+    grid: Grid,
+    look: Callable[[], object],
+    *,
+    heads: int,
+    places: Sequence[slice],
+    tokens: int | None = None,
+) -> Tensor:
+    """What each position attends to each word of the text, (F, H, W, words), in a pass of one clip
+    that `look` makes: the mean over heads and over the middle third of `blocks`. Unmeasured.
+
+    `places` are the tokens of each word, `tokens` how many count at all; None is every one.
+    """
+    count = len(network.get_submodule(blocks))  # type: ignore[arg-type]  # a module list
+    paths = [f"{blocks}.{i}.attn2" for i in range(count // 3, count - count // 3)]
+    queries = [Tap(f"{path}.norm_q", grid.features) for path in paths]
+    keys = [Tap(f"{path}.norm_k", _as_it_is) for path in paths]
+    with record(network, [*queries, *keys], 0, stop=True) as seen:
+        look()
+    maps = [
+        _shares(seen[query.path], seen[key.path][:, :tokens], heads, places)
+        for query, key in zip(queries, keys, strict=True)
+    ]
+    return torch.stack(maps).mean(0)
+
+
+def _as_it_is(output: Tensor, frames: int) -> Tensor:
+    return output
+
+
+def _shares(queries: Tensor, keys: Tensor, heads: int, places: Sequence[slice]) -> Tensor:
+    """What each position, (1, F, H, W, C), attends to the tokens of each word, (F, H, W, words),
+    keys being (1, N, C); frame by frame, as the maps of all would not fit."""
+    key = rearrange(keys[0].float(), "n (a c) -> a n c", a=heads)
+    frames = []
+    for frame in queries[0]:
+        query = rearrange(frame.float(), "h w (a c) -> a (h w) c", a=heads)
+        shares = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(0)
+        words = torch.stack([shares[:, own].mean(-1) for own in places], -1)
+        frames.append(rearrange(words, "(h w) n -> h w n", h=frame.shape[0]))
+    return torch.stack(frames)
 
 
 def check_frames(frames: int, pack: int) -> None:
