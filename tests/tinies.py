@@ -7,18 +7,22 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
     DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    LTXPipeline,
     UniPCMultistepScheduler,
     WanPipeline,
 )
 from torch import Tensor
 
-from recast.backbones import cogvideox, wan
+from recast.backbones import cogvideox, ltx, wan
 from recast.backbones.base import Backbone, Settings
 from recast.backbones.cogvideox import CogVideoX
+from recast.backbones.ltx import LTX
 from recast.backbones.wan import Wan
 
 CPU = Settings(device="cpu", dtype="float32")
-MADE: dict[str, Callable[[], CogVideoX | Wan]] = {
+Made = CogVideoX | LTX | Wan
+MADE: dict[str, Callable[[], Made]] = {
     "2b": cogvideox.tiny_of,
     "5b": lambda: cogvideox.tiny_of(rotary=True),
     "1.5": lambda: cogvideox.tiny_of(rotary=True, pairs=True),
@@ -26,11 +30,13 @@ MADE: dict[str, Callable[[], CogVideoX | Wan]] = {
     "experts": lambda: wan.tiny_of(experts=True),
     "wide": lambda: wan.tiny_of(wide=True),
     "stable": lambda: wan.tiny_of(stable=True),
+    "ltx": ltx.tiny_of,
+    "ltx-0.9.1": lambda: ltx.tiny_of(conditioned=True),
 }
 PIPED = [kind for kind in MADE if kind != "stable"]  # diffusers has no such pipeline
 
 
-def pipeline(backbone: CogVideoX | Wan) -> DiffusionPipeline:
+def pipeline(backbone: Made) -> DiffusionPipeline:
     """diffusers' own, around the networks of a tiny model."""
     parts = backbone._parts
     shared = {
@@ -42,6 +48,9 @@ def pipeline(backbone: CogVideoX | Wan) -> DiffusionPipeline:
     if isinstance(backbone, CogVideoX):
         scheduler = CogVideoXDDIMScheduler(**parts.scheduler, clip_sample=False)
         pipe = CogVideoXPipeline(scheduler=scheduler, **shared)
+    elif isinstance(backbone, LTX):
+        scheduler = FlowMatchEulerDiscreteScheduler(**parts.scheduler)
+        pipe = LTXPipeline(scheduler=scheduler, **shared)
     else:
         pipe = WanPipeline(
             scheduler=UniPCMultistepScheduler(**parts.scheduler),
@@ -59,6 +68,11 @@ def latents(backbone: Backbone, batch: int = 1) -> Tensor:
     return torch.randn((batch, *shape), generator=torch.Generator().manual_seed(0))
 
 
+def patch(kind: str) -> int:
+    """How many latents a token is wide."""
+    return 1 if kind.startswith("ltx") else 2
+
+
 def clip(backbone: Backbone) -> Tensor:
     size = backbone.defaults
     shape = (1, 3, size.frames, size.height, size.width)
@@ -67,7 +81,7 @@ def clip(backbone: Backbone) -> Tensor:
 
 def levels(backbone: Backbone) -> list[Tensor]:
     """A noisy and a rather clean time."""
-    grid = backbone.schedule.grid(10)
+    grid = backbone.schedule.sized(latents(backbone).shape).grid(10)
     return [grid[0], grid[-2]]
 
 
