@@ -149,7 +149,7 @@ def test_the_published_model_at_its_full_size() -> None:
     assert 4 * count == pytest.approx(4.94e9 + 2.75e9, rel=2e-3)
     grid = _transformers.Grid()
     grid.shape = (21, 16, 22)
-    roles = _transformers.roles(28, 32, grid, "transformer_blocks")
+    roles = _transformers.roles({"transformer_blocks": 28}, 32, grid)
     taps = [roles[name][0] for name in ("motion", "keys", "queries")]
     options: dict[str, Any] = {"num_frames": 21, "height": 16, "width": 22}
     with torch.no_grad(), record(network, taps, 21, stop=True) as seen:

@@ -195,10 +195,9 @@ class LTX(Backbone):
         self._pack = int(parts.vae.temporal_compression_ratio)
         self._grid = _transformers.Grid()
         self.roles = _transformers.roles(
-            self._config.num_layers,
+            {"transformer_blocks": self._config.num_layers},
             self._config.num_attention_heads,
             self._grid,
-            "transformer_blocks",
         )
         self.fingerprint = _diffusers.fingerprint(parts.transformer)
 

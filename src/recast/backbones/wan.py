@@ -244,11 +244,10 @@ class Wan(Backbone):
         self._config = parts.transformer.config
         self._grid = _transformers.Grid()
         self.roles = _transformers.roles(
-            self._config.num_layers,
+            {"blocks": self._config.num_layers},
             self._config.num_attention_heads,
             self._grid,
-            "blocks",
-            prefixes,
+            experts=prefixes,
         )
         self.fingerprint = _diffusers.fingerprint(self.network)
 
