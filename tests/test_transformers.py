@@ -147,7 +147,7 @@ def test_gradients_do_not_depend_on_checkpointing(kind: str, role: str) -> None:
     assert torch.equal(gradient(gradient_checkpointing=True), expected)
 
 
-@pytest.mark.parametrize("kind", ["2b", "wan", "ltx"])
+@pytest.mark.parametrize("kind", ["2b", "wan", "ltx", "hunyuan"])
 def test_checkpointing_keeps_less(kind: str) -> None:
     def held(checkpointing: bool) -> int:
         settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
@@ -178,7 +178,9 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
     assert forwards(layers) == []
 
 
-@pytest.mark.parametrize(("kind", "size"), [("2b", 256), ("wan", 272), ("ltx", 544)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("2b", 256), ("wan", 272), ("ltx", 544), ("hunyuan", 272)]
+)
 def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
     """Tiles are 240, 256 or 512 high; a clip within one is the same to the bit."""
     pipe = pipeline(MADE[kind]())
@@ -196,7 +198,7 @@ def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
 
 
 def test_offloading_needs_something_to_offload_from() -> None:
-    for kind in ("2b", "wan", "ltx"):
+    for kind in ("2b", "wan", "ltx", "hunyuan"):
         with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
             models.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload=True))
 
@@ -242,6 +244,8 @@ def test_every_length_that_is_taken_comes_back(kind: str, frames: int) -> None:
         ("wan", (50, 480, 832), "49 or 53 frames, got 50: this model takes one and then 4 at a"),
         ("wan", (81, 480, 840), "width 840; it must be a multiple of 16, such as 832 or 848"),
         ("wide", (81, 720, 1280), "height 720; it must be a multiple of 32, such as 704 or 736"),
+        ("hunyuan", (128, 720, 1280), "125 or 129 frames, got 128: this model takes one and then"),
+        ("hunyuan", (129, 720, 1288), "width 1288; it must be a multiple of 16, such as 1280 or"),
         ("ltx", (160, 512, 704), "153 or 161 frames, got 160: this model takes one and then 8 at"),
         ("ltx", (161, 480, 720), "width 720; it must be a multiple of 32, such as 704 or 736"),
     ],

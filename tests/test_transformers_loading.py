@@ -11,14 +11,14 @@ import torch
 from diffusers import UniPCMultistepScheduler
 
 from recast import models
-from recast.backbones import _diffusers, cogvideox, ltx, wan
+from recast.backbones import _diffusers, cogvideox, hunyuan, ltx, wan
 from recast.backbones.base import Settings
 from recast.errors import BadModel
 
 from .tinies import CPU, MADE, PIPED, Made, clip, latents, levels, pipeline, run
 
 
-@pytest.fixture(scope="module", params=["2b", "1.5", "wan", "experts", "stable", "ltx"])
+@pytest.fixture(scope="module", params=["2b", "1.5", "wan", "experts", "stable", "ltx", "hunyuan"])
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / str(request.param)
     backbone = MADE[request.param]()
@@ -89,7 +89,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: edit(f / "transformer/config.json", num_layers=2),
         "weights of another architecture than its config",
     ),
-    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "holds no (T5|CLIP)Tokenizer"),
+    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "holds no (T5|CLIP|)Tokenizer"),
 }
 
 
@@ -115,7 +115,12 @@ def test_wrap_uses_the_pipelines_own_networks() -> None:
 
 def test_aliases_lead_to_the_published_models() -> None:
     found = models.aliases()
-    for alias, module in (("cogvideox-5b", "cogvideox"), ("wan2.2-a14b", "wan"), ("ltx", "ltx")):
-        assert found[alias] == module
-    for name in [*cogvideox.ALIASES.values(), *wan.ALIASES.values(), *ltx.ALIASES.values()]:
-        assert name.count("/") == 1
+    expected = {
+        "cogvideox-5b": "cogvideox",
+        "wan2.2-a14b": "wan",
+        "ltx": "ltx",
+        "hunyuan": "hunyuan",
+    }
+    assert {alias: found[alias] for alias in expected} == expected
+    for module in (cogvideox, hunyuan, ltx, wan):
+        assert all(name.count("/") == 1 for name in module.ALIASES.values())

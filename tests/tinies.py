@@ -8,20 +8,22 @@ from diffusers import (
     CogVideoXPipeline,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
     LTXPipeline,
     UniPCMultistepScheduler,
     WanPipeline,
 )
 from torch import Tensor
 
-from recast.backbones import cogvideox, ltx, wan
+from recast.backbones import cogvideox, hunyuan, ltx, wan
 from recast.backbones.base import Backbone, Settings
 from recast.backbones.cogvideox import CogVideoX
+from recast.backbones.hunyuan import Hunyuan
 from recast.backbones.ltx import LTX
 from recast.backbones.wan import Wan
 
 CPU = Settings(device="cpu", dtype="float32")
-Made = CogVideoX | LTX | Wan
+Made = CogVideoX | Hunyuan | LTX | Wan
 MADE: dict[str, Callable[[], Made]] = {
     "2b": cogvideox.tiny_of,
     "5b": lambda: cogvideox.tiny_of(rotary=True),
@@ -32,6 +34,7 @@ MADE: dict[str, Callable[[], Made]] = {
     "stable": lambda: wan.tiny_of(stable=True),
     "ltx": ltx.tiny_of,
     "ltx-0.9.1": lambda: ltx.tiny_of(conditioned=True),
+    "hunyuan": hunyuan.tiny_of,
 }
 PIPED = [kind for kind in MADE if kind != "stable"]  # diffusers has no such pipeline
 
@@ -51,6 +54,13 @@ def pipeline(backbone: Made) -> DiffusionPipeline:
     elif isinstance(backbone, LTX):
         scheduler = FlowMatchEulerDiscreteScheduler(**parts.scheduler)
         pipe = LTXPipeline(scheduler=scheduler, **shared)
+    elif isinstance(backbone, Hunyuan):
+        pipe = HunyuanVideoPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(**parts.scheduler),
+            text_encoder_2=backbone._parts.text_encoder_2,
+            tokenizer_2=backbone._parts.tokenizer_2,
+            **shared,
+        )
     else:
         pipe = WanPipeline(
             scheduler=UniPCMultistepScheduler(**parts.scheduler),
