@@ -207,13 +207,13 @@ class LTX(Backbone):
         vae = self._crew.at_work(self._parts.vae)
         # The posterior's mean, not a draw: the same clip has the same latents.
         found = vae.encode(video.to(self.device, vae.dtype)).latent_dist.mean.float()
-        mean, deviation = self._levels()
+        mean, deviation = self._levels(found)
         return (found - mean) / deviation
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         vae = self._crew.at_work(self._parts.vae)
-        mean, deviation = self._levels()
+        mean, deviation = self._levels(latents)
         z, at = latents * deviation + mean, None
         if vae.config.timestep_conditioning:
             generator = torch.Generator().manual_seed(0)
@@ -288,12 +288,11 @@ class LTX(Backbone):
         _diffusers.check_length(self._parts.tokenizer, prompt, _TOKENS - 1, self.name)
         return []
 
-    def _levels(self) -> tuple[Tensor, Tensor]:
+    def _levels(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the latents' channels."""
         vae = self._parts.vae
         mean, std = (
-            rearrange(v.float().to(self.device), "c -> c 1 1 1")
-            for v in (vae.latents_mean, vae.latents_std)
+            rearrange(v.to(like), "c -> c 1 1 1") for v in (vae.latents_mean, vae.latents_std)
         )
         return mean, std / vae.config.scaling_factor
 
