@@ -159,7 +159,7 @@ def test_the_published_models_at_their_full_size(kind: str) -> None:
     grid = _transformers.Grid()
     packed = config.get("patch_size_t", 1)
     grid.shape = (latents[0] // packed, latents[1] // 2, latents[2] // 2)
-    roles = _transformers.roles(config["num_layers"], 30, grid, "transformer_blocks")
+    roles = _transformers.roles({"transformer_blocks": config["num_layers"]}, 30, grid)
     middle = config["num_layers"] // 2
     assert roles["motion"][0].path == f"transformer_blocks.{middle}"
     width = 64 * config["num_attention_heads"]

@@ -59,7 +59,7 @@ def test_an_inversion_leaves_the_latents_it_went_through() -> None:
     """Without taps it records x_t alone, and takes no pass more than its steps."""
     backbone, grid = unet3d.tiny(), unet3d.tiny().schedule.grid(4)
     video = clip(backbone)
-    job = guided.inverted(backbone, video, "a square", grid, guided=3, steps=8)
+    job = guided.inverted(backbone, video, "a square", 4, guided=3, steps=8)
     total = []
     while True:
         try:

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 
 from recast.errors import BadCall, BadModel
 from recast.schedule import Cosine, Discrete, Flow, Schedule, from_diffusers, per_sample
@@ -231,8 +237,8 @@ def test_a_flow_is_shifted_as_its_config_says(config: dict[str, Any]) -> None:
     ("config", "message"),
     [
         (
-            {"shift": 1.0, "use_dynamic_shifting": True},
-            "use_dynamic_shifting; a shift that depends",
+            {"shift": 1.0, "use_dynamic_shifting": True, "time_shift_type": "linear"},
+            "time_shift_type 'linear'; a shift that grows is exponential",
         ),
         ({"use_flow_sigmas": True, "prediction_type": "epsilon"}, "flows need flow_prediction"),
     ],
@@ -240,6 +246,46 @@ def test_a_flow_is_shifted_as_its_config_says(config: dict[str, Any]) -> None:
 def test_a_flow_we_do_not_have_is_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(BadModel, match=message):
         from_diffusers(config)
+
+
+# LTX-Video's: between these sizes, below and above them.
+GROWING = {
+    "shift": 1.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.95,
+    "max_shift": 2.05,
+    "base_image_seq_len": 1024,
+    "max_image_seq_len": 4096,
+}
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3, 2, 3), (7, 16, 22), (1, 128, 21, 16, 22)])
+@pytest.mark.parametrize("last", [None, 0.1])
+@pytest.mark.parametrize("steps", [2, 8, 50])
+def test_a_shift_that_grows_with_the_clip_is_diffusers(
+    shape: tuple[int, ...], last: float | None, steps: int
+) -> None:
+    oracle = FlowMatchEulerDiscreteScheduler(**GROWING, shift_terminal=last)
+    mu = calculate_shift(math.prod(shape[-3:]), 1024, 4096, 0.95, 2.05)
+    oracle.set_timesteps(sigmas=torch.linspace(1, 0, steps + 1)[:-1].tolist(), mu=mu)
+    schedule = from_diffusers(GROWING | {"shift_terminal": last}).sized(shape)
+    torch.testing.assert_close(schedule.grid(steps).float(), oracle.sigmas, atol=3e-6, rtol=0)
+    refined = schedule.refine(schedule.grid(steps), 100)
+    assert bool((refined[1:] < refined[:-1]).all())
+    assert schedule.grid(1).tolist() == [1, 0]
+
+
+def test_levels_that_depend_on_the_size_are_not_had_without_it() -> None:
+    schedule = from_diffusers(GROWING)
+    with pytest.raises(BadCall, match=r"depend on the clip's size; take those of schedule.sized"):
+        schedule.grid(4)
+    sizes = [(1, 4, frames, 8, 8) for frames in (3, 5)]
+    small, large = (schedule.sized(shape) for shape in sizes)
+    assert float(small.grid(4)[1]) < float(large.grid(4)[1])
+    t = torch.tensor(0.3)
+    assert schedule.alpha(t) == small.alpha(t) == large.alpha(t)
+    for fixed in (Flow(shift=3.0), Cosine(), from_diffusers(ZEROSCOPE)):
+        assert fixed.sized(sizes[0]) is fixed
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from recast.methods import base, dmt, dreammotion
 from recast.store import Store
 from recast.video import Video
 
-from .tinies import CPU, MADE, PIPED, clip, latents, levels, pipeline, run
+from .tinies import CPU, MADE, PIPED, clip, latents, levels, patch, pipeline, run
 
 
 def forwards(network: nn.Module) -> list[str]:
@@ -52,7 +52,7 @@ def test_a_stopped_pass_sees_what_a_whole_one_sees(kind: str, role: str) -> None
         assert torch.equal(stopped[tap.path], whole[tap.path])
         packed = 2 if kind == "1.5" else 1
         _, _, frames, height, width = x.shape
-        places = (1, frames // packed, height // 2, width // 2)
+        places = (1, frames // packed, height // patch(kind), width // patch(kind))
         assert stopped[tap.path].shape[:4] == places
     assert hooks(backbone.network) == 0
 
@@ -73,7 +73,7 @@ def test_a_token_is_a_place(kind: str) -> None:
     changed = (found[0] - found[1]).abs().amax((0, 4)) > 1e-6
     places = [tuple(place) for place in changed.nonzero().tolist()]
     frames, height, _ = changed.shape
-    assert places == [(frames - 1, height - 1, 1)]
+    assert places == [(frames - 1, height - 1, 2 // patch(kind))]
 
 
 @pytest.mark.parametrize("kind", MADE)
@@ -147,7 +147,7 @@ def test_gradients_do_not_depend_on_checkpointing(kind: str, role: str) -> None:
     assert torch.equal(gradient(gradient_checkpointing=True), expected)
 
 
-@pytest.mark.parametrize("kind", ["2b", "wan"])
+@pytest.mark.parametrize("kind", ["2b", "wan", "ltx", "hunyuan"])
 def test_checkpointing_keeps_less(kind: str) -> None:
     def held(checkpointing: bool) -> int:
         settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
@@ -178,9 +178,11 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
     assert forwards(layers) == []
 
 
-@pytest.mark.parametrize(("kind", "size"), [("2b", 256), ("wan", 272)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("2b", 256), ("wan", 272), ("ltx", 544), ("hunyuan", 272)]
+)
 def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
-    """Tiles are 240 or 256 high; a clip within one is the same to the bit."""
+    """Tiles are 240, 256 or 512 high; a clip within one is the same to the bit."""
     pipe = pipeline(MADE[kind]())
     whole = models.wrap(pipe, CPU)
     x = torch.randn(1, *whole.latent_shape(1, size, size)[1:])
@@ -196,7 +198,7 @@ def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
 
 
 def test_offloading_needs_something_to_offload_from() -> None:
-    for kind in ("2b", "wan"):
+    for kind in ("2b", "wan", "ltx", "hunyuan"):
         with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
             models.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload=True))
 
@@ -242,6 +244,10 @@ def test_every_length_that_is_taken_comes_back(kind: str, frames: int) -> None:
         ("wan", (50, 480, 832), "49 or 53 frames, got 50: this model takes one and then 4 at a"),
         ("wan", (81, 480, 840), "width 840; it must be a multiple of 16, such as 832 or 848"),
         ("wide", (81, 720, 1280), "height 720; it must be a multiple of 32, such as 704 or 736"),
+        ("hunyuan", (128, 720, 1280), "125 or 129 frames, got 128: this model takes one and then"),
+        ("hunyuan", (129, 720, 1288), "width 1288; it must be a multiple of 16, such as 1280 or"),
+        ("ltx", (160, 512, 704), "153 or 161 frames, got 160: this model takes one and then 8 at"),
+        ("ltx", (161, 480, 720), "width 720; it must be a multiple of 32, such as 704 or 736"),
     ],
 )
 def test_sizes_that_do_not_fit_are_told_the_nearest(
@@ -251,7 +257,7 @@ def test_sizes_that_do_not_fit_are_told_the_nearest(
         MADE[kind]().latent_shape(*size)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("2b", 16), ("wan", 512)])
+@pytest.mark.parametrize(("kind", "most"), [("2b", 16), ("wan", 512), ("ltx", 128)])
 def test_a_prompt_is_taken_whole_or_not_at_all(kind: str, most: int) -> None:
     backbone = MADE[kind]()
     longest = " ".join("a" for _ in range((most - 1) // 2))  # two tokens each: a blank and a letter
@@ -306,7 +312,7 @@ def test_a_mask_by_attention_has_the_clips_frames(tmp_path: Path) -> None:
     assert made.frames.shape == (size.frames, size.height, size.width, 3)
 
 
-@pytest.mark.parametrize("kind", ["1.5", "wan"])
+@pytest.mark.parametrize("kind", ["1.5", "wan", "ltx"])
 def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
     """Previews and results have the clip's frames and rate, whatever the latents have."""
     backbone = MADE[kind]()
@@ -318,7 +324,7 @@ def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
         prompt="a fat cat",
         method="dreammotion",
         out=tmp_path / "out",
-        mask="auto" if kind == "wan" else "0,0,0.5,1",
+        mask="0,0,0.5,1" if kind == "1.5" else "auto",
         preview_every=1,
         config=dreammotion.Config(iterations=2, preview_every=1),
         draw=Draw(steps=2),

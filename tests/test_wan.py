@@ -190,7 +190,7 @@ def test_the_published_models_at_their_full_size(kind: str) -> None:
     grid = _transformers.Grid()
     grid.shape = (latents[0], latents[1] // 2, latents[2] // 2)
     layers = config["num_layers"]
-    roles = _transformers.roles(layers, 12, grid, "blocks")
+    roles = _transformers.roles({"blocks": layers}, 12, grid)
     assert roles["motion"][0].path == f"blocks.{layers // 2}"
     taps = [roles[name][0] for name in ("motion", "keys", "queries")]
     with torch.no_grad(), record(network, taps, latents[0], stop=True) as seen:

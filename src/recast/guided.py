@@ -116,7 +116,7 @@ def inverted(
     backbone: Backbone,
     video: Tensor,
     prompt: str,
-    grid: Tensor,
+    levels: int,
     *,
     guided: int,
     steps: int,
@@ -124,7 +124,9 @@ def inverted(
     keep: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> Generator[Event, None, Trace]:
     """DDIM inversion at guidance scale 1 in about `steps` steps, which records at the first
-    `guided` levels of the sampling grid: what `keep` makes of features (1, F, H, W, C)."""
+    `guided` of the sampling grid's `levels`: what `keep` makes of features (1, F, H, W, C)."""
+    x = backbone.encode(video)
+    grid = backbone.schedule.sized(x.shape).grid(levels)
     wanted = {float(t) for t in grid[:guided]}
     found: dict[str, list[Tensor]] = {tap.path: [] for tap in taps}
     passed: list[Tensor] = []
@@ -142,7 +144,6 @@ def inverted(
         store(seen)
         return out
 
-    x = backbone.encode(video)
     whole = backbone.schedule.refine(grid, steps)
     for reached in invert(denoise, backbone.schedule, whole, x):
         x = reached.x
@@ -247,7 +248,7 @@ def sampled(
 ) -> Generator[Event, None, Tensor]:
     """The sampling loop from x_T, told as events with the first and last loss of each level in
     `history`; returns the latents."""
-    schedule = backbone.schedule
+    schedule = backbone.schedule.sized(x.shape)
     grid = schedule.grid(sampling.steps)
     levels = sample(denoise, schedule, grid, x, edit=edit, restart=restart, generator=generator)
     for reached in levels:

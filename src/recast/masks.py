@@ -202,7 +202,8 @@ def changed_region(
             f"prompt {prompt!r}"
         )
     generator = torch.Generator().manual_seed(seed)
-    grid, x = backbone.schedule.grid(_GRID), latents[None].to(backbone.device)
+    x = latents[None].to(backbone.device)
+    grid = backbone.schedule.sized(x.shape).grid(_GRID)
     total = torch.zeros((), device=x.device)
     for level in _LEVELS:
         t = grid[round((1 - level) * _GRID)]

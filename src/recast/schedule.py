@@ -10,7 +10,7 @@ level before the first is clean: alpha = 1, sigma = 0.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, final, get_args
 
 import numpy as np
@@ -50,6 +50,10 @@ class Schedule(ABC):
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
         """The share of noise at times t (any shape), float64."""
+
+    def sized(self, shape: Sequence[int]) -> "Schedule":
+        """The schedule for latents of shape (…, F, H, W): itself, unless its grids depend on it."""
+        return self
 
     @abstractmethod
     def grid(self, steps: int) -> Tensor:
@@ -159,14 +163,22 @@ class Flow(Schedule):
     """Straight lines between clip and noise: alpha = 1 - t, sigma = t.
 
     `shift` moves the grid toward noise, as models for large clips want it:
-    t' = shift·t / (1 + (shift - 1)·t). The network reads times of 0 … `scale`.
+    t' = shift·t / (1 + (shift - 1)·t). The network reads times of 0 … `scale`. A shift may grow
+    with the number of places in the latents; such a schedule has grids once it is `sized`.
     """
 
     clean, length = 0.0, 1.0
     prediction: Prediction = "flow"
 
-    def __init__(self, *, shift: float = 1.0, scale: float = 1000.0) -> None:
-        self._shift, self._scale = shift, scale
+    def __init__(
+        self,
+        *,
+        shift: float | Callable[[int], float] = 1.0,
+        scale: float = 1000.0,
+        last: float | None = None,
+    ) -> None:
+        """`last`: grids are stretched so that this is their last noisy time; None is none."""
+        self._shift, self._scale, self._last = shift, scale, last
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t.to(torch.float64)
@@ -174,10 +186,23 @@ class Flow(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return t.to(torch.float64)
 
+    def sized(self, shape: Sequence[int]) -> "Flow":
+        if not callable(self._shift):
+            return self
+        return Flow(shift=self._shift(math.prod(shape[-3:])), scale=self._scale, last=self._last)
+
     def grid(self, steps: int) -> Tensor:
         _check_steps(steps, 10_000)
+        if callable(self._shift):
+            raise BadCall(
+                "the noise levels of this model depend on the clip's size; take those of "
+                "schedule.sized(latents.shape)"
+            )
         t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        return self._shift * t / (1 + (self._shift - 1) * t)
+        t = self._shift * t / (1 + (self._shift - 1) * t)
+        if self._last is not None and steps > 1:
+            t[:-1] = 1 - (1 - t[:-1]) * (1 - self._last) / (1 - t[-2])
+        return t
 
     def refine(self, grid: Tensor, steps: int) -> Tensor:
         return _subdivided(grid, max(1, round(steps / (len(grid) - 1))))
@@ -253,13 +278,27 @@ def from_diffusers(config: Mapping[str, Any]) -> Schedule:
 def _flow(config: Mapping[str, Any]) -> Flow:
     """Of diffusers' solvers told to follow flows (UniPC, DPM++), or of its Euler for flows. Their
     own grids stop a thousandth short of where these would have the next step; these do not."""
-    if config.get("use_dynamic_shifting"):
-        raise BadModel("use_dynamic_shifting; a shift that depends on the clip's size is not known")
     prediction = config.get("prediction_type", "flow_prediction")
     if prediction != "flow_prediction":
         raise BadModel(f"prediction_type {prediction!r}; flows need flow_prediction")
     shift = config.get("flow_shift" if config.get("use_flow_sigmas") else "shift", 1.0)
-    return Flow(shift=shift, scale=float(config.get("num_train_timesteps", 1000)))
+    return Flow(
+        shift=_growing_shift(config) if config.get("use_dynamic_shifting") else shift,
+        scale=float(config.get("num_train_timesteps", 1000)),
+        last=config.get("shift_terminal"),
+    )
+
+
+def _growing_shift(config: Mapping[str, Any]) -> Callable[[int], float]:
+    """e^μ, where μ is linear in the number of places: `base_shift` at `base_image_seq_len` of them,
+    `max_shift` at `max_image_seq_len`, and on from there."""
+    kind = config.get("time_shift_type", "exponential")
+    if kind != "exponential":
+        raise BadModel(f"time_shift_type {kind!r}; a shift that grows is exponential")
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    slope = (high - low) / (many - few)
+    return lambda places: math.exp(low + slope * (places - few))
 
 
 def _betas(config: Mapping[str, Any]) -> Tensor:

@@ -7,10 +7,14 @@ import tempfile
 from pathlib import Path
 
 from diffusers import AutoencoderKL
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -64,6 +68,34 @@ def umt5(width: int) -> tuple[UMT5EncoderModel, T5Tokenizer]:
     """UMT5's encoder, with T5's kind of tokenizer."""
     tokenizer = _sentences()
     return UMT5EncoderModel(UMT5Config(**_t5_config(width, len(tokenizer)))), tokenizer
+
+
+def llama(width: int) -> tuple[LlamaModel, PreTrainedTokenizerFast]:
+    """Llama 3, with a tokenizer that knows its marks."""
+    marks = ["<unk>", "<pad>", "<|begin_of_text|>", "<|end_of_text|>"]
+    marks += ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    vocabulary = {token: i for i, token in enumerate([*marks, " ", "\n", *_LETTERS])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    made.decoder = decoders.Fuse()
+    first = ("<|begin_of_text|>", vocabulary["<|begin_of_text|>"])
+    made.post_processor = processors.TemplateProcessing(f"{first[0]} $A", special_tokens=[first])
+    made.add_special_tokens(marks)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|end_of_text|>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+    )
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+    )
+    return LlamaModel(config), tokenizer
 
 
 def _sentences() -> T5Tokenizer:

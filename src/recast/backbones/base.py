@@ -6,7 +6,7 @@ model_index.json that it loads), `load(source, settings)`, `wrap(pipeline)` and 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -70,6 +70,7 @@ class Backbone(ABC):
     name: str
     network: nn.Module
     schedule: Schedule
+    """Its noise levels; those of clips of one size are `schedule.sized(latents.shape)`."""
     defaults: Defaults
     device: torch.device
     roles: Mapping[str, tuple[Tap, ...]]
@@ -107,7 +108,8 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_text(self, prompts: list[str]) -> Tensor:
-        """What the network needs of each prompt, (B, tokens, width)."""
+        """What the network needs of each prompt, (B, tokens, width); only `predict` knows how it
+        lies there."""
 
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
@@ -139,11 +141,14 @@ class Backbone(ABC):
 
     def denoiser(self, text: Tensor) -> Denoiser:
         """Bind encoded prompts (B, …): the result takes x_t (B, C, F, H, W) and t, a scalar."""
+        return self.denoising(lambda x, t: self.predict(x, self.schedule.network_time(t), text))
+
+    def denoising(self, output: Callable[[Tensor, Tensor], Tensor]) -> Denoiser:
+        """The denoiser of the network's raw output at (x_t, t), which counts the calls."""
 
         def once(x: Tensor, t: Tensor) -> Denoised:
             self.calls += len(x)
-            output = self.predict(x, self.schedule.network_time(t), text)
-            return self.schedule.denoised(output, x, t)
+            return self.schedule.denoised(output(x, t), x, t)
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:
             windows = self.windows(x.shape[2])
@@ -167,7 +172,11 @@ class Backbone(ABC):
         if scale == 1:
             return self.denoiser(self.encode_text([prompt]))
         pair = self.denoiser(self.encode_text([negative_prompt, prompt]))
-        return cfg(pair, growing(self.schedule, scale) if self.dynamic_guidance else scale)
+        return cfg(pair, self.weight(scale))
+
+    def weight(self, scale: float) -> Callable[[Tensor], float]:
+        """How much the prompt guides at a time, of a guidance scale."""
+        return growing(self.schedule, scale) if self.dynamic_guidance else lambda t: scale
 
     def taps(self, role: str) -> tuple[Tap, ...]:
         """The places of a role. Raises `UnknownName` with the nearest roles there are."""

@@ -183,10 +183,9 @@ class CogVideoX(Backbone):
         self._grid = _transformers.Grid()
         self.grain = 2 if self._pairs else 1
         self.roles = _transformers.roles(
-            self._config.num_layers,
+            {"transformer_blocks": self._config.num_layers},
             self._config.num_attention_heads,
             self._grid,
-            "transformer_blocks",
         )
         self.fingerprint = _diffusers.fingerprint(parts.transformer)
 

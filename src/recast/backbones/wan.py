@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan, WanTransformer3DModel
-from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderModel
 
@@ -29,7 +29,6 @@ from recast.backbones._stable import ClipText, ImageVae
 from recast.backbones._wan import PackedVae, Umt5Text
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadModel
-from recast.features import Tap, record
 from recast.schedule import Schedule, from_diffusers
 
 if TYPE_CHECKING:
@@ -245,11 +244,10 @@ class Wan(Backbone):
         self._config = parts.transformer.config
         self._grid = _transformers.Grid()
         self.roles = _transformers.roles(
-            self._config.num_layers,
+            {"blocks": self._config.num_layers},
             self._config.num_attention_heads,
             self._grid,
-            "blocks",
-            prefixes,
+            experts=prefixes,
         )
         self.fingerprint = _diffusers.fingerprint(self.network)
 
@@ -289,21 +287,15 @@ class Wan(Backbone):
     def shown(self, frames: int) -> list[slice]:
         return _transformers.packs(frames, self._vae.pack)
 
-    @torch.no_grad()
     def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
-        """The mean over heads and over the middle third of the blocks. Unmeasured."""
-        network = self._expert(self.schedule.network_time(t))
-        count = len(network.blocks)
-        paths = [f"blocks.{i}.attn2" for i in range(count // 3, count - count // 3)]
-        queries = [Tap(f"{path}.norm_q", self._grid.features) for path in paths]
-        keys = [Tap(f"{path}.norm_k", _as_it_is) for path in paths]
-        with record(network, [*queries, *keys], x.shape[2], stop=True) as seen:
-            self.denoiser(self.encode_text([prompt]))(x, t)
-        places, heads = self._text.places(prompt), self._config.num_attention_heads
-        total = torch.zeros((), device=self.device)
-        for query, key in zip(queries, keys, strict=True):
-            total = total + _shares(seen[query.path], seen[key.path], heads, places)
-        return total / len(paths)
+        return _transformers.attention(
+            self._expert(self.schedule.network_time(t)),
+            "blocks",
+            self._grid,
+            partial(self.denoiser(self.encode_text([prompt])), x, t),
+            heads=self._config.num_attention_heads,
+            places=self._text.places(prompt),
+        )
 
     def check_prompt(self, prompt: str) -> list[str]:
         return self._text.check(prompt)
@@ -332,20 +324,3 @@ def _check_experts(two: bool, boundary: float | None) -> None:
             "two transformers need a boundary_ratio, at which the second takes over, and one takes "
             f"none; transformer_2 {'is' if two else 'is not'} there, boundary_ratio is {boundary}"
         )
-
-
-def _as_it_is(output: Tensor, frames: int) -> Tensor:
-    return output
-
-
-def _shares(queries: Tensor, keys: Tensor, heads: int, places: list[slice]) -> Tensor:
-    """What each position, (1, F, H, W, C), attends to the tokens of each word, (F, H, W, words),
-    keys being (1, N, C); frame by frame, as the maps of all would not fit."""
-    key = rearrange(keys[0].float(), "n (a c) -> a n c", a=heads)
-    frames = []
-    for frame in queries[0]:
-        query = rearrange(frame.float(), "h w (a c) -> a (h w) c", a=heads)
-        shares = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(0)
-        words = torch.stack([shares[:, own].mean(-1) for own in places], -1)
-        frames.append(rearrange(words, "(h w) n -> h w n", h=frame.shape[0]))
-    return torch.stack(frames)

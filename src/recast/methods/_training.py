@@ -155,7 +155,8 @@ class Lessons:
         def below(count: int) -> int:
             return int(torch.randint(count, (), generator=generator))
 
-        x0, frames, grid = self.latents, self.latents.shape[2], self.backbone.schedule.grid(_LEVELS)
+        x0, frames = self.latents, self.latents.shape[2]
+        grid = self.backbone.schedule.sized(x0.shape).grid(_LEVELS)
         chosen, t, anchor, frame = (
             below(len(x0)),
             grid[below(_LEVELS)],

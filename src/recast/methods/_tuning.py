@@ -94,10 +94,10 @@ class Method(base.Method[T], Generic[T]):
                 yield Note(
                     text=f"{backbone.name} has no spatial attention, so no LoRA takes up the look"
                 )
-            grid, steps = backbone.schedule.grid(sampling.steps), config.inversion_steps
-            trace = yield from inverted(backbone, video[:1], "", grid, guided=0, steps=steps)
-            found, times = {"noise": trace.noise}, [self._noisiest(backbone, sampling)]
-            begun = taught(self, backbone, found, prompt, sampling, times)
+            levels, steps = sampling.steps, config.inversion_steps
+            trace = yield from inverted(backbone, video[:1], "", levels, guided=0, steps=steps)
+            times = [self._noisiest(backbone, trace.noise.shape, sampling)]
+            begun = taught(self, backbone, {"noise": trace.noise}, prompt, sampling, times)
         lessons, seen = self._lessons(backbone, latents, prompt, begun), _losses(begun)
         groups = lessons.groups(spatial[1] if spatial else config.lr)
         optimizer = adamw(groups, config.weight_decay, kind)
@@ -127,7 +127,7 @@ class Method(base.Method[T], Generic[T]):
 
             def look() -> None:
                 with torch.no_grad():
-                    plain(latents[:1], backbone.schedule.grid(1)[0])
+                    plain(latents[:1], backbone.schedule.sized(latents.shape).grid(1)[0])
 
             tensors = self.fresh(backbone, look, generator)
             spatial = self._fresh_spatial(backbone, generator)
@@ -148,8 +148,8 @@ class Method(base.Method[T], Generic[T]):
         paths = [path for place in places for path in place.linears(backbone.network)]
         return LoRA.fresh(backbone.network, paths, asked[0], backbone.component, generator)
 
-    def _noisiest(self, backbone: Backbone, sampling: base.Sampling) -> float:
-        return float(backbone.schedule.grid(sampling.steps)[0])
+    def _noisiest(self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling) -> float:
+        return float(backbone.schedule.sized(shape).grid(sampling.steps)[0])
 
     def transfer(
         self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
@@ -180,7 +180,7 @@ class Method(base.Method[T], Generic[T]):
         config, generator = self.config, torch.Generator().manual_seed(sampling.seed)
         own = motion.tensors["noise"][None].to(backbone.device)
         frames, had = int(motion.metadata.get("frames", own.shape[2])), own.shape[2]
-        level = self._noisiest(backbone, sampling)
+        level = self._noisiest(backbone, own.shape, sampling)
         had_level = next(iter(motion.metadata.get("times", ())), None)
         note = ""
         if config.initial_noise != "random" and (frames, level) != (had, had_level):

@@ -130,7 +130,7 @@ class Method(base.Method[Config]):
         """One pass. The motion holds the clip's "latents", (C, F, H, W), and for the n-th guided
         place its displacements as "n/flow", (F, F, H·W, 2)."""
         x = backbone.encode(video)
-        t = guided.level(backbone.schedule, self.config.level)
+        t = guided.level(backbone.schedule.sized(x.shape), self.config.level)
         plain = backbone.denoiser(backbone.encode_text([prompt]))
         flows = self._flows(backbone, plain, guided.noised(backbone, x, t), t, strongest=True)
         tensors = {f"{number}/flow": found for number, found in enumerate(flows)}
@@ -148,7 +148,8 @@ class Method(base.Method[Config]):
         taps = guided.places(backbone, self.config.injected, self.config.injected_places)
         plain, start = backbone.denoiser(backbone.encode_text([prompt])), x
         count = round(self.config.guided * sampling.steps)
-        early = {float(t) for t in backbone.schedule.grid(sampling.steps)[:count]}
+        grid = backbone.schedule.sized(x.shape).grid(sampling.steps)
+        early = {float(t) for t in grid[:count]}
         seen: dict[float, Mapping[str, Tensor]] = {}
 
         def injected(t: Tensor) -> Mapping[str, Tensor] | None:

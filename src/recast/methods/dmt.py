@@ -8,7 +8,7 @@ moves x_t until its features change over time as the clip's did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -143,13 +143,14 @@ class Method(base.Method[Config]):
             backbone,
             video,
             self.config.prompt_prefix + prompt if prompt else "",
-            backbone.schedule.grid(sampling.steps),
+            sampling.steps,
             guided=self._guided(sampling),
             steps=self.config.inversion_steps,
             taps=guided.places(backbone, self.config.taps),
             keep=self._feature,
         )
-        tensors, times = {"noise": trace.noise, **trace.features}, self._times(backbone, sampling)
+        tensors = {"noise": trace.noise, **trace.features}
+        times = self._times(backbone, trace.noise.shape, sampling)
         yield Done(result=guided.taught(self, backbone, tensors, prompt, sampling, times))
 
     def transfer(
@@ -227,10 +228,12 @@ class Method(base.Method[Config]):
             return features
         return losses.spatial_marginal_mean(features, self.config.cells)
 
-    def _times(self, backbone: Backbone, sampling: base.Sampling) -> list[float]:
+    def _times(
+        self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling
+    ) -> list[float]:
         """The noisiest level and the guided ones: those at which a motion was taken."""
         count = max(1, self._guided(sampling))
-        return backbone.schedule.grid(sampling.steps)[:count].tolist()
+        return backbone.schedule.sized(shape).grid(sampling.steps)[:count].tolist()
 
     def _check(self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling) -> None:
         """Raise `BadMotion` for a motion of other weights, levels or features.
@@ -241,9 +244,10 @@ class Method(base.Method[Config]):
         asked = {"steps": sampling.steps, **self.learned_settings()}
         del asked["prompt_prefix"]
         guided.check_settings(motion, asked)
-        guided.check_times(motion, backbone, self._times(backbone, sampling))
         taps = guided.places(backbone, self.config.taps) if self._guided(sampling) else ()
         motion.check_holds("noise", *(tap.path for tap in taps))
+        times = self._times(backbone, motion.tensors["noise"].shape, sampling)
+        guided.check_times(motion, backbone, times)
 
 
 def _flat(features: Tensor) -> Tensor:

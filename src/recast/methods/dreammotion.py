@@ -210,7 +210,7 @@ class _Distillation:
             taps=places(backbone, config.keys),
             guided=(to_prompt, to_source),
             plain=(plain[0], plain[1]),
-            grid=backbone.schedule.grid(_LEVELS),
+            grid=backbone.schedule.sized(source.shape).grid(_LEVELS),
             seed=sampling.seed,
         )
 

@@ -119,7 +119,8 @@ class Method(base.Method[Config]):
         eps = randn(tuple(source.shape), generator, backbone.device)
         plain = backbone.denoiser(backbone.encode_text([motion.described]))
         count = round(self.config.guided * sampling.steps)
-        early = {float(t): n for n, t in enumerate(backbone.schedule.grid(sampling.steps)[:count])}
+        grid = backbone.schedule.sized(eps.shape).grid(sampling.steps)
+        early = {float(t): n for n, t in enumerate(grid[:count])}
         history: dict[int, list[float]] = {}
         denoise = backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale)
         steered = _Steered(self.config, backbone, denoise)

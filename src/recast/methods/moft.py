@@ -9,7 +9,7 @@ MOFT's masks and dragged points, and its attention to an unguided sample beside 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -120,7 +120,7 @@ class Method(base.Method[Config]):
             backbone,
             video,
             prompt,
-            backbone.schedule.grid(sampling.steps),
+            sampling.steps,
             guided=self._guided(sampling),
             steps=self.config.inversion_steps,
             taps=guided.places(backbone, self.config.taps),
@@ -132,7 +132,7 @@ class Method(base.Method[Config]):
             tensors[f"{path}/channels"] = torch.stack(chosen)
             kept = [one[..., numbers] for one, numbers in zip(levels, chosen, strict=True)]
             tensors[path] = torch.stack(kept)
-        times = self._times(backbone, sampling)
+        times = self._times(backbone, trace.noise.shape, sampling)
         yield Done(result=guided.taught(self, backbone, tensors, prompt, sampling, times))
 
     def transfer(
@@ -189,14 +189,18 @@ class Method(base.Method[Config]):
     def _guided(self, sampling: base.Sampling) -> int:
         return round(self.config.guided * sampling.steps)
 
-    def _times(self, backbone: Backbone, sampling: base.Sampling) -> list[float]:
+    def _times(
+        self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling
+    ) -> list[float]:
         """The noisiest level and the guided ones: those at which a motion was taken."""
-        return backbone.schedule.grid(sampling.steps)[: max(1, self._guided(sampling))].tolist()
+        count = max(1, self._guided(sampling))
+        return backbone.schedule.sized(shape).grid(sampling.steps)[:count].tolist()
 
     def _check(self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling) -> None:
         motion.check_made_for(backbone, self.name)
         guided.check_settings(motion, {"steps": sampling.steps, **self.learned_settings()})
-        guided.check_times(motion, backbone, self._times(backbone, sampling))
         taps = guided.places(backbone, self.config.taps) if self._guided(sampling) else ()
         paths = [tap.path for tap in taps]
         motion.check_holds("noise", *paths, *(f"{path}/channels" for path in paths))
+        times = self._times(backbone, motion.tensors["noise"].shape, sampling)
+        guided.check_times(motion, backbone, times)

@@ -119,7 +119,7 @@ class Method(base.Method[Config]):
         if self.config.top > x.shape[2]:
             told = f"top is {self.config.top}, and a row of attention has {x.shape[2]} frames"
             raise BadCall(f"{told}; it must be at most that")
-        t = guided.level(backbone.schedule, self.config.level)
+        t = guided.level(backbone.schedule.sized(x.shape), self.config.level)
         plain = backbone.denoiser(backbone.encode_text([prompt]))
         tensors: dict[str, Tensor] = {}
         for number, rows in enumerate(
@@ -144,9 +144,8 @@ class Method(base.Method[Config]):
         negative = sampling.negative_prompt or config.negative_prompt
         denoise = backbone.guided(prompt, negative, scale)
         loss = self._loss(backbone, motion, prompt)
-        numbers = {
-            float(t): n for n, t in enumerate(backbone.schedule.grid(sampling.steps)[:count])
-        }
+        grid = backbone.schedule.sized(x.shape).grid(sampling.steps)
+        numbers = {float(t): n for n, t in enumerate(grid[:count])}
         history: dict[int, list[float]] = {}
 
         def scored(x: Tensor, t: Tensor) -> Denoised:

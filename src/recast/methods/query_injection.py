@@ -12,7 +12,7 @@ neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -78,16 +78,16 @@ class Method(base.Method[Config]):
     ) -> Iterator[Event]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise", (C, F, H, W), and
         x_t of the injected levels as "latents", (L, C, F, H, W)."""
-        times = self._times(backbone, sampling)
         trace = yield from guided.inverted(
             backbone,
             video,
             prompt,
-            backbone.schedule.grid(sampling.steps),
-            guided=len(times),
+            sampling.steps,
+            guided=self._count(sampling),
             steps=self.config.inversion_steps,
         )
         tensors = {"noise": trace.noise, "latents": trace.latents}
+        times = self._times(backbone, trace.noise.shape, sampling)
         yield Done(result=guided.taught(self, backbone, tensors, prompt, sampling, times))
 
     def transfer(
@@ -96,23 +96,28 @@ class Method(base.Method[Config]):
         """Sample with the source's queries in the first levels."""
         motion.check_made_for(backbone, self.name)
         guided.check_settings(motion, {"steps": sampling.steps, **self.learned_settings()})
-        guided.check_times(motion, backbone, self._times(backbone, sampling))
         motion.check_holds("noise", "latents")
+        times = self._times(backbone, motion.tensors["noise"].shape, sampling)
+        guided.check_times(motion, backbone, times)
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
         latents = yield from guided.sampled(
             backbone,
-            self._injected(backbone, motion, prompt, sampling),
+            self._injected(backbone, motion, prompt, sampling, times),
             noise.initial(self.config.initial_noise, inverted, generator),
             sampling,
         )
         yield Done(result=latents)
 
     def _injected(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self,
+        backbone: Backbone,
+        motion: base.Motion,
+        prompt: str,
+        sampling: base.Sampling,
+        times: Sequence[float],
     ) -> Denoiser:
         taps = guided.places(backbone, self.config.queries, self.config.places)
-        times = self._times(backbone, sampling)
         levels = dict(zip(times, motion.tensors["latents"], strict=True))
         source = backbone.denoiser(backbone.encode_text([motion.described]))
 
@@ -126,7 +131,12 @@ class Method(base.Method[Config]):
         denoise = backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale)
         return guided.injecting(backbone, denoise, taps, queries)
 
-    def _times(self, backbone: Backbone, sampling: base.Sampling) -> list[float]:
+    def _count(self, sampling: base.Sampling) -> int:
+        return round(self.config.injected * sampling.steps)
+
+    def _times(
+        self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling
+    ) -> list[float]:
         """The injected levels."""
-        count = round(self.config.injected * sampling.steps)
-        return backbone.schedule.grid(sampling.steps)[:count].tolist()
+        grid = backbone.schedule.sized(shape).grid(sampling.steps)
+        return grid[: self._count(sampling)].tolist()

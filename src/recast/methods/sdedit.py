@@ -64,10 +64,10 @@ class Method(base.Method[Config]):
         """Sample from the noised source, at the levels below `strength` only."""
         motion.check_made_for(backbone, self.name)
         motion.check_holds("latents")
-        schedule = backbone.schedule
         count = max(1, round(self.config.strength * sampling.steps))
-        grid = schedule.grid(sampling.steps)[sampling.steps - count :]
         x0 = motion.tensors["latents"][None].to(backbone.device)
+        schedule = backbone.schedule.sized(x0.shape)
+        grid = schedule.grid(sampling.steps)[sampling.steps - count :]
         generator = torch.Generator().manual_seed(sampling.seed)
         levels = sample(
             backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),

@@ -58,10 +58,11 @@ class Method(base.Method[Config]):
         frames, height, width = motion.tensors["size"].tolist()
         generator = torch.Generator().manual_seed(sampling.seed)
         x = randn(backbone.latent_shape(frames, height, width), generator, backbone.device)
+        schedule = backbone.schedule.sized(x.shape)
         levels = sample(
             backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),
-            backbone.schedule,
-            backbone.schedule.grid(sampling.steps),
+            schedule,
+            schedule.grid(sampling.steps),
             x,
             restart=self.config.restart,
             generator=generator,

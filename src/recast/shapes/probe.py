@@ -84,10 +84,10 @@ class Features:
     ) -> None:
         """Add a clip's: noised to every level and shown to the network under an empty prompt."""
         denoise = backbone.denoiser(backbone.encode_text([""]))
-        grid = backbone.schedule.grid(100)
         generator = torch.Generator().manual_seed(seed)
         video = _video(scene, backbone)
         x0, shown = backbone.encode(video), backbone.shown(video.shape[2])
+        grid = backbone.schedule.sized(x0.shape).grid(100)
         for number, level in enumerate(levels):
             t = grid[round((1 - level) * 100)]
             eps = torch.randn(x0.shape, generator=generator).to(x0.device)

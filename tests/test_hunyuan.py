@@ -1,0 +1,209 @@
+"""HunyuanVideo: parity with diffusers' pipeline, guidance, both texts, streams, its full size."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+from tokenizers import pre_tokenizers
+from torch import Tensor
+
+from recast import models
+from recast.backbones import _transformers, hunyuan
+from recast.backbones.base import Settings
+from recast.backbones.hunyuan import Hunyuan
+from recast.errors import BadCall, BadModel
+from recast.features import record
+from recast.sampling import sample
+
+from .tinies import CPU, latents, pipeline
+
+PROMPT = "a red {car}"
+
+
+def theirs(backbone: Hunyuan, x: Tensor, kind: str, **options: Any) -> Tensor:
+    """What diffusers' pipeline makes of noise in 8 steps: "latent", or pictures as "pt"."""
+    size = backbone.defaults
+    # Its own number is that of Llama 3's tokens; the tiny tokenizer has more.
+    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._before}
+    return pipeline(backbone)(
+        prompt=PROMPT,
+        num_frames=size.frames,
+        height=size.height,
+        width=size.width,
+        num_inference_steps=8,
+        latents=x.clone(),
+        prompt_template=template,
+        output_type=kind,
+        **options,
+    ).frames
+
+
+def ours(backbone: Hunyuan, x: Tensor, negative: str, scale: float) -> Tensor:
+    grid = backbone.schedule.grid(8)
+    *_, last = sample(backbone.guided(PROMPT, negative, scale), backbone.schedule, grid, x)
+    return last.x
+
+
+@pytest.mark.parametrize(
+    ("negative", "scale", "options", "calls"),
+    [
+        ("", 6.0, {"guidance_scale": 6.0}, 8),
+        ("", 1.0, {"guidance_scale": 1.0}, 8),
+        (
+            "bad",
+            4.0,
+            {"guidance_scale": 1.0, "true_cfg_scale": 4.0, "negative_prompt": "bad"},
+            16,
+        ),
+    ],
+    ids=["embedded", "none", "true"],
+)
+def test_sampling_is_what_diffusers_does(
+    negative: str, scale: float, options: dict[str, Any], calls: int
+) -> None:
+    backbone = hunyuan.tiny_of()
+    x = latents(backbone)
+    found = ours(backbone, x, negative, scale)
+    assert backbone.calls == calls
+    assert float((found - x).abs().max()) > 0.1
+    torch.testing.assert_close(found, theirs(backbone, x, "latent", **options), atol=1e-4, rtol=0)
+    # To pictures: diffusers' are in [0, 1], frames first.
+    pictures = theirs(backbone, x, "pt", **options)
+    made = backbone.decode(found).transpose(1, 2) / 2 + 0.5
+    torch.testing.assert_close(made, pictures, atol=1e-4, rtol=0)
+
+
+def test_the_network_reads_the_scale() -> None:
+    backbone = hunyuan.tiny_of()
+    x, t = latents(backbone), torch.tensor(0.5)
+
+    def seen(scale: float) -> Tensor:
+        with torch.no_grad():
+            return backbone.guided(PROMPT, "", scale)(x, t).x0
+
+    assert not torch.allclose(seen(1), seen(6), atol=1e-4)
+    plain = backbone.denoiser(backbone.encode_text([PROMPT]))
+    with torch.no_grad():
+        assert torch.equal(seen(1), plain(x, t).x0)
+    # Growing, it is told another scale at every level.
+    backbone.dynamic_guidance = True
+    growing, told = seen(6), backbone.weight(6)(t)
+    backbone.dynamic_guidance = False
+    assert 1 < told < 7
+    assert torch.equal(seen(told), growing)
+
+
+def test_one_that_is_not_distilled_is_guided_by_two_passes() -> None:
+    backbone = hunyuan.tiny_of(distilled=False)
+    x = latents(backbone)
+    found = ours(backbone, x, "", 4.0)
+    assert backbone.calls == 16
+    expected = theirs(backbone, x, "latent", true_cfg_scale=4.0, negative_prompt="")
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_the_template_is_the_makers() -> None:
+    assert DEFAULT_PROMPT_TEMPLATE["template"] == hunyuan._BEFORE + "{}" + hunyuan._AFTER
+
+
+def test_a_tokenizer_that_loses_blanks_is_refused() -> None:
+    """As transformers' LlamaTokenizer does, which makes one of Llama 2's kind of Llama 3's."""
+    pipe = pipeline(hunyuan.tiny_of())
+    inner = pipe.tokenizer.backend_tokenizer
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), inner.pre_tokenizer]
+    )
+    with pytest.raises(BadModel, match=r"loses blanks or marks .* as a PreTrainedTokenizerFast"):
+        models.wrap(pipe, CPU)
+
+
+def test_both_texts_lie_in_one_tensor() -> None:
+    """CLIP's eight numbers first, then Llama's tokens, zero after each text's end."""
+    backbone = hunyuan.tiny_of()
+    text, prompts = backbone.encode_text(["ab", ""]), ["ab", ""]
+    assert text.shape == (2, 257, 16)
+    pipe = pipeline(backbone)
+    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._before}
+    tokens, pooled, mask = pipe.encode_prompt(prompts, prompt_template=template)
+    torch.testing.assert_close(text[:, 0, :8], pooled)
+    assert not text[:, 0, 8:].any()
+    torch.testing.assert_close(text[:, 1:], tokens * mask[..., None])
+    # Two letters and the mark that ends a turn, or the mark alone.
+    assert [int(row.sum()) for row in mask] == [3, 1]
+
+
+def test_prompts_that_are_too_long_are_refused_and_long_ones_told() -> None:
+    backbone = hunyuan.tiny_of()
+    assert backbone.check_prompt("a" * 75) == []
+    (note,) = backbone.check_prompt("a" * 76)
+    assert note == "the prompt has 76 tokens of CLIP, which reads 75 of them; Llama reads it whole"
+    text = backbone.encode_text(["a" * 255, "a" * 75])
+    assert bool(text[0, 1:].any(-1).all())
+    for call in (backbone.check_prompt, lambda prompt: backbone.encode_text([prompt])):
+        with pytest.raises(BadCall, match=r"256 tokens, and the text encoder of tiny-.* 255;"):
+            call("a" * 256)
+
+
+@pytest.mark.parametrize("role", ["queries", "keys", "values"])
+@pytest.mark.parametrize(
+    ("number", "path"), [(0, "transformer_blocks.0"), (2, "single_transformer_blocks.1")]
+)
+def test_the_texts_tokens_are_no_features(role: str, number: int, path: str) -> None:
+    """Those of later blocks stand behind the clip's; heads lie side by side."""
+    backbone = hunyuan.tiny_of()
+    x, (tap,) = latents(backbone), backbone.taps(f"{role}{number}")
+    layer = {"queries": "norm_q", "keys": "norm_k", "values": "to_v"}[role]
+    assert tap.path == f"{path}.attn.{layer}"
+    outputs: list[Tensor] = []
+    module = backbone.network.get_submodule(tap.path)
+    handle = module.register_forward_hook(lambda module, args, out: outputs.append(out))
+    with torch.no_grad(), record(backbone.network, [tap], x.shape[2]) as seen:
+        backbone.denoiser(backbone.encode_text([PROMPT]))(x, torch.tensor(0.5))
+    handle.remove()
+    whole = outputs[0].flatten(2)
+    assert whole.shape[1] == 3 * 2 * 3 + (256 if number else 0)
+    assert torch.equal(seen[tap.path], whole[:, :18].reshape(1, 3, 2, 3, 24))
+
+
+def test_encoding_is_scaled() -> None:
+    backbone = hunyuan.tiny_of()
+    vae, video = backbone._parts.vae, torch.rand(1, 3, 9, 32, 48) * 2 - 1
+    mean = vae.encode(video).latent_dist.mean
+    torch.testing.assert_close(backbone.encode(video), 0.476986 * mean)
+
+
+def test_wrapped_it_is_the_same_model() -> None:
+    tiny = hunyuan.tiny_of()
+    wrapped = models.wrap(pipeline(tiny), CPU)
+    assert (wrapped.fingerprint, wrapped.defaults.guidance_scale) == (tiny.fingerprint, 6.0)
+    assert models.wrap(pipeline(tiny), Settings(dynamic_guidance=True)).dynamic_guidance
+
+
+def test_the_published_model_at_its_full_size() -> None:
+    """Against the published files, 9.97, 9.97 and 5.7 GB in bfloat16."""
+    with torch.device("meta"):
+        network = HunyuanVideoTransformer3DModel()
+        x, text = torch.empty(1, 16, 33, 90, 160), torch.empty(1, 256, 4096)
+        mask, one = torch.ones(1, 256), torch.zeros(1)
+    count = sum(weight.numel() for weight in network.parameters())
+    assert count == 12_821_012_544
+    assert 2 * count == pytest.approx(9.97e9 + 9.97e9 + 5.7e9, rel=1e-3)
+    grid = _transformers.Grid(heads="n a", text="last")
+    grid.shape = (33, 45, 80)
+    streams = {"transformer_blocks": 20, "single_transformer_blocks": 40}
+    roles = _transformers.roles(streams, 24, grid, attention="attn")
+    assert roles["motion"][0].path == "single_transformer_blocks.10"
+    taps = [roles[name][0] for name in ("motion", "keys", "block0", "queries0")]
+    with torch.no_grad(), record(network, taps, 33, stop=True) as seen:
+        network(x, one, text, mask, torch.empty(1, 768, device="meta"), one)
+    assert [found.shape for found in seen.values()] == [(1, 33, 45, 80, 3072)] * 4
+
+
+def test_the_published_vae_packs_as_we_count() -> None:
+    """A short clip through the VAE at its full size, without its weights."""
+    with torch.device("meta"):
+        vae, video = AutoencoderKLHunyuanVideo(), torch.empty(1, 3, 33, 720, 1280)
+    with torch.no_grad():
+        assert tuple(vae.encode(video).latent_dist.mean.shape) == (1, 16, 9, 90, 160)

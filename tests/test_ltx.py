@@ -1,0 +1,170 @@
+"""LTX-Video: parity with diffusers' pipeline, VAEs, levels by size, text, the published size."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
+
+from recast import models
+from recast.backbones import _transformers, ltx
+from recast.errors import BadModel, BadMotion
+from recast.features import record
+from recast.methods import dmt
+from recast.methods.base import Sampling
+from recast.sampling import sample
+
+from .jobs import result
+from .tinies import CPU, clip, latents, pipeline
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_sampling_is_what_diffusers_does(conditioned: bool, scale: float) -> None:
+    backbone, prompt = ltx.tiny_of(conditioned=conditioned), "a red car"
+    pipe, x, size = pipeline(backbone), latents(backbone), backbone.defaults
+    options: dict[str, Any] = {
+        "prompt": prompt,
+        "negative_prompt": "bad",
+        "num_frames": size.frames,
+        "height": size.height,
+        "width": size.width,
+        "num_inference_steps": 8,
+        "guidance_scale": scale,
+        "latents": pipe._pack_latents(x),
+        "decode_timestep": 0.05,
+        "decode_noise_scale": 0.025,
+    }
+    packed = pipe(**options, output_type="latent").frames
+    expected = pipe._unpack_latents(packed, *x.shape[2:])
+    schedule = backbone.schedule.sized(x.shape)
+    *_, last = sample(backbone.guided(prompt, "bad", scale), schedule, schedule.grid(8), x)
+    assert float((last.x - x).abs().max()) > 0.1
+    torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=0)
+    # To pictures: diffusers' are in [0, 1], frames first. Its decoder's layers draw from the
+    # global generator.
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    pictures = pipe(**options, output_type="pt", generator=generator).frames
+    ours = backbone.decode(last.x).transpose(1, 2) / 2 + 0.5
+    torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
+
+
+def test_a_conditioned_decoder_is_a_function_of_the_latents() -> None:
+    """Its noise is always the same, and nobody else's generator is touched."""
+    backbone = ltx.tiny_of(conditioned=True)
+    x = latents(backbone)
+    state = torch.random.get_rng_state()
+    first = backbone.decode(x)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.rand(3)
+    assert torch.equal(backbone.decode(x), first)
+
+
+def test_encoding_undoes_what_decoding_does_to_latents() -> None:
+    """The mean of the VAE's posterior, less its channels' mean, in their deviations."""
+    backbone = ltx.tiny_of()
+    video = clip(backbone)
+    mean = backbone._parts.vae.encode(video).latent_dist.mean
+    for channel in range(4):
+        expected = (mean[:, channel] - 0.1 * channel) / (1 + 0.1 * channel)
+        torch.testing.assert_close(backbone.encode(video)[:, channel], expected)
+
+
+def test_text_ends_in_zeros_and_attention_does_not_see_them() -> None:
+    backbone = ltx.tiny_of()
+    text = backbone.encode_text(["ab", ""])
+    assert text.shape == (2, 128, 16)
+    # "▁", "a", "b" and the end; the empty prompt is its end alone.
+    assert [int((row.abs().sum(-1) > 0).sum()) for row in text] == [4, 1]
+    x, t = latents(backbone), torch.tensor(0.5)
+    with torch.no_grad():
+        whole, cut = (backbone.denoiser(part)(x, t).x0 for part in (text[:1], text[:1, :4]))
+    torch.testing.assert_close(whole, cut, atol=1e-6, rtol=0)
+
+
+def test_attention_is_the_networks_own() -> None:
+    """Against the mean of attn2's own softmax over the tokens that are there."""
+    backbone = ltx.tiny_of()
+    x, t, prompt = latents(backbone), torch.tensor(0.3), "a fat cat"
+    attn, inputs = backbone.network.transformer_blocks[1].attn2, []
+
+    def keep(module: Any, args: Any, given: dict[str, Any]) -> None:
+        inputs.append((args[0], given["encoder_hidden_states"]))
+
+    handle = attn.register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        backbone.denoiser(backbone.encode_text([prompt]))(x, t)
+        handle.remove()
+        ((hidden, text),) = inputs
+        query = attn.norm_q(attn.to_q(hidden)).unflatten(2, (2, 12))
+        # Nine letters with a blank before each word, and the end.
+        key = attn.norm_k(attn.to_k(text[:, :11])).unflatten(2, (2, 12))
+        maps = torch.einsum("bnac,bmac->banm", query, key).div(12**0.5).softmax(-1).mean(1)[0]
+    words = [maps[:, 0:2].mean(-1), maps[:, 2:6].mean(-1), maps[:, 6:10].mean(-1)]
+    expected = torch.stack(words, -1).reshape(*x.shape[2:], 3)
+    torch.testing.assert_close(backbone.attention(x, t, prompt), expected)
+
+
+def test_positions_are_in_seconds() -> None:
+    """The same latents at another frame rate are another clip."""
+    slow, fast = (ltx.tiny_of() for _ in range(2))
+    fast.defaults = dataclasses.replace(slow.defaults, fps=50.0)
+    x, t = latents(slow), torch.tensor(0.5)
+    with torch.no_grad():
+        outs = [b.denoiser(b.encode_text(["a cat"]))(x, t).x0 for b in (slow, fast)]
+    assert not torch.allclose(*outs, atol=1e-4)
+
+
+def test_a_motion_is_bound_to_the_levels_of_its_size() -> None:
+    backbone, method = (
+        ltx.tiny_of(),
+        dmt.Method(dmt.Config(guided=0.5, inner_steps=1, inversion_steps=4)),
+    )
+    sampling = Sampling(steps=4, guidance_scale=3.0)
+    motion = result(method.learn(backbone, clip(backbone), "a cat", sampling))
+    shape = latents(backbone).shape
+    assert motion.metadata["times"] == backbone.schedule.sized(shape).grid(4)[:2].tolist()
+    larger = backbone.schedule.sized((*shape[:3], 8, 8)).grid(4)[:2].tolist()
+    moved = dataclasses.replace(motion, metadata={**motion.metadata, "times": larger})
+    with pytest.raises(BadMotion, match="learned at other noise levels"):
+        result(method.transfer(backbone, moved, "a dog", sampling))
+
+
+def test_patches_are_refused() -> None:
+    pipe = pipeline(ltx.tiny_of())
+    pipe.transformer.register_to_config(patch_size=2)
+    with pytest.raises(BadModel, match=r"patches of \(2, 1\); a token of LTX-Video is one latent"):
+        models.wrap(pipe, CPU)
+
+
+def test_the_published_model_at_its_full_size() -> None:
+    """Against the published files, 4.94 and 2.75 GB in float32."""
+    with torch.device("meta"):
+        network = LTXVideoTransformer3DModel()
+        x, text = torch.empty(1, 21 * 16 * 22, 128), torch.empty(1, 128, 4096)
+    count = sum(weight.numel() for weight in network.parameters())
+    assert count == 1_923_385_472
+    assert 4 * count == pytest.approx(4.94e9 + 2.75e9, rel=2e-3)
+    grid = _transformers.Grid()
+    grid.shape = (21, 16, 22)
+    roles = _transformers.roles({"transformer_blocks": 28}, 32, grid)
+    taps = [roles[name][0] for name in ("motion", "keys", "queries")]
+    options: dict[str, Any] = {"num_frames": 21, "height": 16, "width": 22}
+    with torch.no_grad(), record(network, taps, 21, stop=True) as seen:
+        mask = torch.ones(1, 128, device="meta")
+        network(x, text, torch.zeros(1, device="meta"), mask, **options)
+    assert [found.shape for found in seen.values()] == [(1, 21, 16, 22, 2048)] * 3
+
+
+def test_the_published_vae_packs_as_we_count() -> None:
+    """The default clip through the VAE at its full size, without its weights."""
+    size = ltx._DEFAULTS
+    with torch.device("meta"):
+        vae = AutoencoderKLLTXVideo()
+        video = torch.empty(1, 3, size.frames, size.height, size.width)
+    with torch.no_grad():
+        found = vae.encode(video).latent_dist.mean.shape
+    assert tuple(found) == (1, 128, 21, 16, 22)
+    assert (vae.spatial_compression_ratio, vae.temporal_compression_ratio) == (32, 8)
