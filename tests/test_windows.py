@@ -64,7 +64,7 @@ def test_every_model_takes_more_than_its_window(name: str) -> None:
     backbone.window = shape[2]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*shape[:2], 2 * shape[2], *shape[3:], generator=generator)
-    t = backbone.schedule.grid(4)[1]
+    t = backbone.schedule.sized(x.shape).grid(4)[1]
     denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
     with torch.no_grad():
         out = denoise(x, t)
