@@ -15,6 +15,7 @@ from recast import clips, models
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadMotion, OutOfMemory, RecastError
 from recast.events import Checkpoint, Done, Event, Note, Step
+from recast.forecast import check_room
 from recast.methods.base import Method, Motion, Sampling
 from recast.store import Store, motion_key
 from recast.video import Video
@@ -54,8 +55,10 @@ class Job:
         return Note(text=text)
 
     def load(self, name: str, settings: Settings) -> Generator[Event, None, Backbone]:
-        """Load a backbone as a stage."""
+        """Load a backbone as a stage. Raises `OutOfMemory` before it reads weights that the device
+        cannot hold."""
         with self.timed("load"):
+            check_room(name, settings)
             backbone = models.load(name, settings)
         yield Step(stage="load", index=1, total=1)
         return backbone

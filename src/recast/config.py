@@ -15,6 +15,7 @@ from recast.clips import Source
 from recast.errors import BadCall
 
 C = TypeVar("C")
+DEFAULT_METHOD = "dmt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +50,7 @@ class RunConfig(Generic[C]):
     learn` saved."""
     prompt: Annotated[str, tyro.conf.arg(metavar="PROMPT")]
     """What the new clip shows."""
-    method: str = "dmt"
+    method: str = DEFAULT_METHOD
     """How the motion is taken over; `recast methods` lists all."""
     backbone: str = "shapes"
     """The model: a name that `recast backbones` lists, a folder in diffusers' format, or a hub
@@ -92,7 +93,7 @@ class LearnConfig(Generic[C]):
     out: Path | None = None
     """The motion file to write, ending in .safetensors; without it motion.safetensors here. One
     that is there is replaced."""
-    method: str = "dmt"
+    method: str = DEFAULT_METHOD
     """How the motion is learned; `recast methods` lists all."""
     backbone: str = "shapes"
     """The model: a name that `recast backbones` lists, a folder in diffusers' format, or a hub

@@ -1,7 +1,7 @@
 """What this machine offers: devices, memory, codecs, the motion store, models and what fits.
 
 Everything is tried rather than looked up where that is cheap: the codec writes a clip and reads it
-back. Nothing is downloaded.
+back. Nothing is downloaded. `predicted` tells what one run would need (`forecast`).
 """
 
 import json
@@ -16,11 +16,19 @@ import numpy as np
 import torch
 
 from recast import manifest, models, registry, video
+from recast.backbones.base import Settings
 from recast.errors import RecastError
+from recast.forecast import Forecast, Stage, best_device, device_of, forecast, gib
 from recast.store import Store, sizes
 
-_GIB = 2**30
 _PICKLES = {".bin", ".pt", ".pth"}
+_SAVINGS = {
+    (False, False): "",
+    (True, False): "--gradient-checkpointing",
+    (False, True): "--offload",
+    (True, True): "--gradient-checkpointing and --offload",
+}
+"""Whether layers run again on the way back, whether networks take turns -> the flags for it."""
 _ROOMY, _TIGHT = 2.5, 1.2
 """Memory over weights from which guided steps fit, and, with all that saves memory, single ones: a
 rule of thumb, unmeasured, that knows nothing of a clip's size."""
@@ -36,18 +44,81 @@ def report() -> Iterator[tuple[str, str]]:
     yield from _models()
 
 
+def predicted(
+    backbone: str,
+    settings: Settings,
+    methods: Sequence[str],
+    *,
+    size: tuple[int | None, int | None, int | None] = (None, None, None),
+    memory: int | None = None,
+) -> Iterator[tuple[str, str]]:
+    """Pairs of a topic and what a run of a model takes, at its own frames, height or width where
+    `size` has None, on a device of so many bytes, or this machine's. Raises as `forecast` does."""
+    device = device_of(settings)
+    told = forecast(backbone, settings, device, methods, size)
+    frames, height, width = told.size
+    yield "setting", f"{backbone}, {frames} frames of {width}x{height}, --device {device.type}"
+    yield from _stages(told)
+    there = memory if memory is not None else _whole(device)
+    yield "memory", "not known here; tell it by --memory" if there is None else gib(there)
+    for method in methods:
+        if method in told.notes:
+            yield method, told.notes[method]
+    guided = [method for method in methods if method in told.guided]
+    for name in (None, *guided):
+        yield _run(told, name, there, offload=device.type != "cpu")
+
+
+def _stages(told: Forecast) -> Iterator[tuple[str, str]]:
+    for name, size in told.networks:
+        yield "weights", f"{gib(size)} {name}"
+    yield "weights in all", gib(told.weights)
+    yield "two prompts at once", f"{gib(told.plain.most)}, without gradients"
+    yield "encoding a clip", gib(told.encode.most)
+    yield "decoding it", gib(told.decode.most)
+    for method, steps in told.guided.items():
+        for step, flag in zip(steps, ("", " with --gradient-checkpointing"), strict=True):
+            yield f"guided by {method}", f"{_step(step)}{flag}"
+
+
+def _step(step: Stage) -> str:
+    return f"{gib(step.most)}, of which {gib(step.kept)} are kept for the way back"
+
+
+def _run(
+    told: Forecast, method: str | None, there: int | None, *, offload: bool
+) -> tuple[str, str]:
+    """What a run takes with each saving, and with which of them it fits."""
+    needs = {
+        flags: told.need(method, checkpointing=flags[0], offload=flags[1])
+        for flags in _SAVINGS
+        if (offload or not flags[1]) and (method or not flags[0])
+    }
+    parts = [f"{gib(need)} {_SAVINGS[flags]}".strip() for flags, need in needs.items()]
+    text = "; ".join(parts)
+    if there is not None:
+        fit = [_SAVINGS[flags] for flags, need in needs.items() if need <= there]
+        text += f": {f'fits with {fit[0]}' if fit and fit[0] else 'fits' if fit else 'too much'}"
+    return f"a run of {method}" if method else "sampling alone", text
+
+
+def _whole(device: torch.device) -> int | None:
+    """All the memory of a device; None for one that is not here."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(0)[1] if torch.cuda.is_available() else None
+    return _memory() or None
+
+
 def _devices() -> Iterator[tuple[str, str]]:
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
-        yield f"cuda:{index}", f"{name}, {_gib(free)} of {_gib(total)} free"
+        yield f"cuda:{index}", f"{name}, {gib(free)} of {gib(total)} free"
     if torch.backends.mps.is_available():
-        yield "mps", f"Apple GPU, shares {_gib(_memory())}"
+        yield "mps", f"Apple GPU, shares {gib(_memory())}"
     threads = torch.get_num_threads()
-    yield "cpu", f"{_gib(_memory())} memory, {threads} threads for torch"
-    used = "cuda" if torch.cuda.is_available() else "cpu"
-    used = "mps" if torch.backends.mps.is_available() and used == "cpu" else used
-    yield "--device auto", used
+    yield "cpu", f"{gib(_memory())} memory, {threads} threads for torch"
+    yield "--device auto", best_device()
 
 
 def _codec() -> str:
@@ -68,7 +139,7 @@ def _store() -> str:
         return str(error)
     entries = store.entries()
     taken = sizes(entries)
-    return f"{store.folder}: {len(entries)} motions, {_gib(taken)} of {_gib(store.cap)}"
+    return f"{store.folder}: {len(entries)} motions, {gib(taken)} of {gib(store.cap)}"
 
 
 def _models() -> Iterator[tuple[str, str]]:
@@ -97,7 +168,7 @@ def _model(source: str) -> str:
         parts = [n * (2 if cuda else 4) for folder in folders for n in counts(folder)]
     except (OSError, ValueError) as error:
         return f"{source} holds weights that cannot be read ({error})"
-    return f"{_gib(sum(parts))} of weights; {fits(parts, memory, offload=cuda)}"
+    return f"{gib(sum(parts))} of weights; {fits(parts, memory, offload=cuda)}"
 
 
 def counts(folder: Path) -> list[int]:
@@ -127,7 +198,7 @@ def fits(parts: Sequence[int], memory: int, *, offload: bool) -> str:
     least, ways = sum(parts), "--vae-slicing, --vae-tiling and --gradient-checkpointing"
     if offload:
         least, ways = max(parts, default=0), f"--offload, {ways}"
-    return f"fits with {ways}" if memory >= _TIGHT * least else f"more than {_gib(memory)} can hold"
+    return f"fits with {ways}" if memory >= _TIGHT * least else f"more than {gib(memory)} can hold"
 
 
 def _cached(source: str) -> Path | None:
@@ -147,7 +218,3 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return 0
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.1f} GiB" if size >= _GIB / 10 else f"{size / 2**20:.1f} MiB"

@@ -4,16 +4,26 @@ Owns how a backbone's name is resolved: an alias, a folder in diffusers' format,
 no model and no method itself.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from recast import registry
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, BadModel, UnknownName
 from recast.methods.base import Method
+
+if TYPE_CHECKING:
+    from recast.backbones._outline import Outline
 
 _INDEX = "model_index.json"
 
@@ -113,19 +123,68 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
     Raises `UnknownName` for a name that is none of these, `BadModel` for a folder or id that holds
     no model that Recast can use, `BadCall` for settings that this machine cannot meet.
     """
-    found, settings = aliases(), settings or Settings()
-    folder = Path(name).expanduser()
+    settings = settings or Settings()
+    return _set(_loader(name).load(name, settings), settings)
+
+
+def _loader(name: str) -> ModuleType:
+    """The backbone file that loads a model of this name."""
+    found, folder = aliases(), Path(name).expanduser()
     if name in found:
-        module = _module(found[name])
-    elif folder.is_dir():
-        module = _for_folder(folder)
-    elif _is_file_path(name):
+        return _module(found[name])
+    if folder.is_dir():
+        return _for_folder(folder)
+    if _is_file_path(name):
         raise BadModel(f"there is no model folder {name}; check the path")
-    elif name.count("/") == 1:
-        module = _for_index(_hub_index(name), name)
-    else:
-        raise UnknownName("backbone", name, found)
-    return _set(module.load(name, settings), settings)
+    if name.count("/") == 1:
+        return _for_index(_hub_index(name), name)
+    raise UnknownName("backbone", name, found)
+
+
+@contextmanager
+def outlined(
+    name: str, settings: Settings, device: torch.device
+) -> Iterator[tuple[Backbone, Outline]]:
+    """Within the block a backbone without weights, as `load` would load it for a run on `device`:
+    its passes have shapes and no values, and take no memory. Nothing is downloaded; an alias that
+    is not there is made of the config that its makers published, where Recast knows it.
+
+    Raises `BadModel` for a model that is not on this machine, and as `load` does.
+    """
+    from recast.backbones import _outline  # with diffusers and transformers, which load slowly
+
+    plain = replace(settings, offload=False)
+    with _outline.outlined(device) as outline, tempfile.TemporaryDirectory() as scratch:
+        there = _there(name, Path(scratch))
+        if not _loader(there).__name__.startswith(f"{__package__}."):
+            raise BadModel(f"{name} is a model of another package, which has to load it whole")
+        yield load(there, plain), outline
+
+
+def _there(name: str, scratch: Path) -> str:
+    """The name under which a model can be loaded without downloads, if need be from a folder of
+    configs in `scratch`."""
+    from recast.backbones import _outline
+
+    found = aliases()
+    if name not in found:
+        hub = name.count("/") == 1 and not _is_file_path(name)
+        return str(_outline.cached(name)) if hub else name
+    module = _module(found[name])
+    files: Mapping[str, Any] | None = getattr(module, "PUBLISHED", {}).get(name)
+    if files is None:
+        return name
+    source = module.ALIASES[name]
+    try:
+        for one in source.split(" + "):
+            _outline.cached(one)
+    except BadModel:
+        folder = scratch / source.split("/")[-1]
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(json.dumps(dict(content)))
+        return str(folder)
+    return name
 
 
 def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:

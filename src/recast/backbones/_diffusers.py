@@ -31,6 +31,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
 
+from recast.backbones import _outline
 from recast.backbones.base import Defaults, Settings
 from recast.errors import BadCall, BadModel
 
@@ -79,6 +80,8 @@ def folder(source: str, parts: Sequence[str] = ()) -> Path:
         raise BadModel(f"{source} is a file; a model is a folder with {INDEX}")
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise BadModel(f"there is no model folder {source}")
+    if _outline.current() is not None:
+        return _outline.cached(source)
     from diffusers import DiffusionPipeline
 
     try:
@@ -163,6 +166,10 @@ def network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
     named = json_of(path / "config.json").get("_class_name")
     if named != kind.__name__:
         raise BadModel(f"{path} holds a {named}, and a {kind.__name__} is needed")
+    if _outline.current() is not None:
+        made: Any = kind
+        with quiet():
+            return _outline.bare(lambda: made.from_config(json_of(path / "config.json")), dtype)
     strange = ("missing_keys", "mismatched_keys", "unexpected_keys")
     return _load(kind, path, {"torch_dtype": dtype}, strange)
 
@@ -172,7 +179,11 @@ def text_network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
 
     A checkpoint may hold more than the part that is wanted: CLIP's image half, a projection.
     """
-    json_of(path / "config.json")
+    config = json_of(path / "config.json")
+    if _outline.current() is not None:
+        made: Any = kind
+        with quiet():
+            return _outline.bare(lambda: made(made.config_class.from_dict(config)), dtype)
     # Mismatches are told by us; transformers' own error only points at a report that it logs.
     options = {"dtype": dtype, "ignore_mismatched_sizes": True}
     return _load(kind, path, options, ("missing_keys", "mismatched_keys"))
@@ -229,6 +240,8 @@ def _is_memory(error: Exception) -> bool:
 
 def tokenizer(kind: type[T], path: Path) -> T:
     """Load a tokenizer. One without its vocabulary is refused: transformers would make it up."""
+    if _outline.current() is not None:
+        return _outline.tokenizer(kind)
     loader: Any = kind
     files = dict(loader.vocab_files_names)
     whole = files.pop("tokenizer_file", "tokenizer.json")
@@ -245,6 +258,8 @@ def tokenizer(kind: type[T], path: Path) -> T:
 
 def device(name: str) -> torch.device:
     """The device of that name; "auto" takes cuda, then mps, then cpu."""
+    if _outline.current() is not None:
+        return torch.device("meta")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     there["cpu"] = True
     if name == "auto":
@@ -257,6 +272,7 @@ def device(name: str) -> torch.device:
 
 def dtype(name: str, on: torch.device, elsewhere: torch.dtype = torch.float16) -> torch.dtype:
     """The networks' precision; "auto" is float32 on the CPU and that of the model elsewhere."""
+    on = _outline.computes_on(on)
     if name == "auto":
         return torch.float32 if on.type == "cpu" else elsewhere
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -292,9 +308,14 @@ class Crew:
             network.eval().requires_grad_(False)
             if not settings.offload:
                 network.to(device)
+        if outline := _outline.current():
+            outline.networks.extend(networks)
 
     def at_work(self, network: N) -> N:
         """One of the networks, on the device; with offloading, the others give way."""
+        if outline := _outline.current():
+            outline.at_work.append(network)
+            return network
         if self._offload:
             take_turns(network, self.networks, self.device)
         return network
@@ -349,7 +370,9 @@ def word_places(tokenizer: Any, words: Sequence[str], start: int) -> list[slice]
 
 def fingerprint(network: nn.Module) -> str:
     """A short hash of names, shapes and 64 values of every weight, the same in any dtype that
-    holds the values and on any device."""
+    holds the values and on any device; empty for an outline."""
+    if next(network.parameters()).is_meta:
+        return ""
     digest = hashlib.sha256()
     for name, weight in sorted(network.state_dict().items()):
         flat = weight.detach().flatten()

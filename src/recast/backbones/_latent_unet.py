@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.backbones import _diffusers, _unets
+from recast.backbones import _diffusers, _outline, _unets
 from recast.backbones._stable import ClipText, ImageVae
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall
@@ -63,7 +63,7 @@ class LatentUNet(Backbone):
         self._text = ClipText(parts.text_encoder, parts.tokenizer, self._crew, name, words)
         if settings.vae_tiling:
             parts.vae.enable_tiling()
-        if device.type == "cpu":
+        if _outline.computes_on(device).type == "cpu":
             _use_plain_temporal_attention(parts.unet)
         self.roles = _unets.roles(parts.unet)
         self.transformers = _unets.transformers(parts.unet)

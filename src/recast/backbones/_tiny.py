@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from diffusers import AutoencoderKL
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -22,6 +24,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+T = TypeVar("T")
 _LETTERS = [chr(code) for code in range(33, 127)]
 
 
@@ -96,6 +99,17 @@ def llama(width: int) -> tuple[LlamaModel, PreTrainedTokenizerFast]:
         num_attention_heads=2,
     )
     return LlamaModel(config), tokenizer
+
+
+def tokenizer(kind: type[T]) -> T:
+    """One of the kind, for a text encoder of any size."""
+    makers: dict[Any, Callable[[], Any]] = {
+        CLIPTokenizer: lambda: clip_text(4)[1],
+        T5Tokenizer: _sentences,
+        PreTrainedTokenizerFast: lambda: llama(4)[1],
+    }
+    made: T = makers[kind]()
+    return made
 
 
 def _sentences() -> T5Tokenizer:

@@ -13,6 +13,17 @@ from recast.backbones import _diffusers
 from recast.backbones._diffusers import Crew
 
 _TOKENS = 512
+UMT5_XXL = {
+    "model_type": "umt5",
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+"""The config of Wan's own."""
 
 
 class PackedVae:

@@ -16,8 +16,9 @@ import torch
 from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.backbones import _diffusers, _tiny
+from recast.backbones import _diffusers, _outline, _tiny
 from recast.backbones._latent_unet import LatentUNet, Parts
+from recast.backbones._outline import CLIP_LARGE, STABLE_VAE
 from recast.backbones.base import Backbone, Defaults, Settings
 from recast.errors import BadModel
 from recast.schedule import from_diffusers
@@ -42,6 +43,19 @@ _SCHEDULER = {
     "timestep_spacing": "linspace",
     "steps_offset": 1,
     "set_alpha_to_one": False,
+}
+
+
+# What a folder of the two together would say where the classes have other defaults: enough to know
+# what they need before they are downloaded.
+PUBLISHED = {
+    "animatediff": {
+        _diffusers.INDEX: {"_class_name": "AnimateDiffPipeline"},
+        "scheduler/scheduler_config.json": _SCHEDULER,
+        "unet/config.json": {"_class_name": "UNetMotionModel", "cross_attention_dim": 768},
+        "vae/config.json": STABLE_VAE,
+        "text_encoder/config.json": CLIP_LARGE,
+    }
 }
 
 
@@ -76,7 +90,8 @@ def joined(base: Path, adapter: Path, dtype: torch.dtype) -> Parts:
     motion = _diffusers.network(MotionAdapter, adapter, dtype)
     image = _diffusers.network(UNet2DConditionModel, base / "unet", dtype)
     try:
-        unet = UNetMotionModel.from_unet2d(image, motion)
+        with _outline.making():
+            unet = UNetMotionModel.from_unet2d(image, motion)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise BadModel(f"the adapter {adapter} does not fit {base} ({reason})") from error

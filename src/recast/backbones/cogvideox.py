@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from recast.backbones import _diffusers, _tiny, _transformers
+from recast.backbones._outline import T5_XXL
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall
 from recast.schedule import Schedule, from_diffusers
@@ -52,6 +53,37 @@ _SCHEDULER = {
     "timestep_spacing": "trailing",
     "rescale_betas_zero_snr": True,
     "snr_shift_scale": 3.0,
+}
+
+
+def _published(transformer: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {
+        _diffusers.INDEX: {"_class_name": "CogVideoXPipeline"},
+        "scheduler/scheduler_config.json": _SCHEDULER,
+        "transformer/config.json": {"_class_name": "CogVideoXTransformer3DModel", **transformer},
+        "vae/config.json": {"_class_name": "AutoencoderKLCogVideoX"},
+        "text_encoder/config.json": T5_XXL,
+    }
+
+
+# What the published folders say where the classes have other defaults: enough to know what a model
+# needs before it is downloaded.
+_5B = {
+    "num_layers": 42,
+    "num_attention_heads": 48,
+    "use_rotary_positional_embeddings": True,
+}
+_PAIRS = {
+    "patch_size_t": 2,
+    "patch_bias": False,
+    "sample_frames": 81,
+    "sample_height": 300,
+    "sample_width": 300,
+}
+PUBLISHED = {
+    "cogvideox-2b": _published({}),
+    "cogvideox-5b": _published(_5B),
+    "cogvideox1.5-5b": _published(_5B | _PAIRS),
 }
 
 

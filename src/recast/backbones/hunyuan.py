@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from recast.backbones import _diffusers, _tiny, _transformers
+from recast.backbones._outline import CLIP_LARGE
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadModel
 from recast.schedule import Denoiser, Schedule, from_diffusers
@@ -61,6 +62,31 @@ _LAYER = -3
 """Which of Llama's hidden states is the text: the last but two."""
 _GLANCE = 77
 """So many tokens CLIP reads, two of them its own."""
+
+
+# What the published folder says where the classes have other defaults: enough to know what it takes
+# before it is downloaded.
+PUBLISHED = {
+    "hunyuan": {
+        _diffusers.INDEX: {"_class_name": "HunyuanVideoPipeline"},
+        "scheduler/scheduler_config.json": _SCHEDULER,
+        "transformer/config.json": {
+            "_class_name": "HunyuanVideoTransformer3DModel",
+            "guidance_embeds": True,
+        },
+        "vae/config.json": {"_class_name": "AutoencoderKLHunyuanVideo"},
+        "text_encoder/config.json": {
+            "model_type": "llama",
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128320,
+        },
+        "text_encoder_2/config.json": CLIP_LARGE,
+    }
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from recast.backbones import _diffusers, _tiny, _transformers
+from recast.backbones._outline import T5_XXL
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadModel
 from recast.sampling import randn
@@ -55,6 +56,19 @@ _SCHEDULER = {
     "base_image_seq_len": 1024,
     "max_image_seq_len": 4096,
     "shift_terminal": 0.1,
+}
+
+
+# What the published folder says where the classes have other defaults: enough to know what it takes
+# before it is downloaded.
+PUBLISHED = {
+    "ltx": {
+        _diffusers.INDEX: {"_class_name": "LTXPipeline"},
+        "scheduler/scheduler_config.json": _SCHEDULER,
+        "transformer/config.json": {"_class_name": "LTXVideoTransformer3DModel"},
+        "vae/config.json": {"_class_name": "AutoencoderKLLTXVideo"},
+        "text_encoder/config.json": T5_XXL,
+    }
 }
 
 

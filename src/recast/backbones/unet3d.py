@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from recast.backbones import _diffusers, _tiny
 from recast.backbones._latent_unet import LatentUNet, Parts
+from recast.backbones._outline import CLIP_LARGE, STABLE_VAE
 from recast.backbones.base import Backbone, Defaults, Settings
 from recast.schedule import from_diffusers
 
@@ -48,6 +49,31 @@ _SCHEDULER = {
     "steps_offset": 1,
     "set_alpha_to_one": False,
 }
+
+
+# What both published folders say where the classes have other defaults: enough to know what a model
+# needs before it is downloaded.
+_PUBLISHED = {
+    _diffusers.INDEX: {"_class_name": "TextToVideoSDPipeline"},
+    "scheduler/scheduler_config.json": _SCHEDULER,
+    "unet/config.json": {
+        "_class_name": "UNet3DConditionModel",
+        "block_out_channels": (320, 640, 1280, 1280),
+        "layers_per_block": 2,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": 64,
+    },
+    "vae/config.json": STABLE_VAE,
+    # OpenCLIP's ViT-H/14 without its last layer, as Stable Diffusion 2 has it.
+    "text_encoder/config.json": CLIP_LARGE
+    | {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 23,
+        "num_attention_heads": 16,
+    },
+}
+PUBLISHED = dict.fromkeys(("zeroscope", "modelscope"), _PUBLISHED)
 
 
 def load(source: str, settings: Settings) -> Backbone:

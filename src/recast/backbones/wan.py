@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -26,7 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderM
 
 from recast.backbones import _diffusers, _tiny, _transformers
 from recast.backbones._stable import ClipText, ImageVae
-from recast.backbones._wan import PackedVae, Umt5Text
+from recast.backbones._wan import UMT5_XXL, PackedVae, Umt5Text
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadModel
 from recast.schedule import Schedule, from_diffusers
@@ -58,6 +59,51 @@ _SCHEDULER = {
     "prediction_type": "flow_prediction",
     "use_flow_sigmas": True,
     "flow_shift": 3.0,
+}
+
+
+def _published(
+    transformer: Mapping[str, Any],
+    vae: Mapping[str, Any] = MappingProxyType({}),
+    boundary: float | None = None,
+) -> dict[str, Mapping[str, Any]]:
+    return {
+        _diffusers.INDEX: {"_class_name": "WanPipeline", "boundary_ratio": boundary},
+        "scheduler/scheduler_config.json": _SCHEDULER,
+        "transformer/config.json": {**_KIND, **transformer},
+        **({"transformer_2/config.json": {**_KIND, **transformer}} if boundary else {}),
+        "vae/config.json": {"_class_name": "AutoencoderKLWan", **vae},
+        "text_encoder/config.json": UMT5_XXL,
+    }
+
+
+# What the published folders say where the classes have other defaults: enough to know what a model
+# needs before it is downloaded.
+_KIND = {"_class_name": "WanTransformer3DModel", "text_dim": 4096}
+_5B = {
+    "num_attention_heads": 24,
+    "ffn_dim": 14336,
+    "num_layers": 30,
+    "in_channels": 48,
+    "out_channels": 48,
+}
+_5B_VAE = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "latents_mean": [0.0] * 48,  # not the published numbers, and as many
+    "latents_std": [1.0] * 48,
+    "is_residual": True,
+    "patch_size": 2,
+    "in_channels": 12,
+    "out_channels": 12,
+    "scale_factor_spatial": 16,
+}
+PUBLISHED = {
+    "wan": _published({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+    "wan-14b": _published({}),
+    "wan2.2-5b": _published(_5B, _5B_VAE),
+    "wan2.2-a14b": _published({}, boundary=0.875),
 }
 
 

@@ -2,13 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
 
 from recast import doctor as doctors
 from recast import models, registry
+from recast.backbones.base import Settings
 from recast.cli import flags
 from recast.cli.console import say
-from recast.errors import BadMotion
+from recast.config import DEFAULT_METHOD
+from recast.errors import BadCall, BadMotion
 from recast.store import Entry, Store, parse_size, sizes
 
 
@@ -21,6 +26,30 @@ class _NoFlags:
 class _Prune:
     keep: str = ""
     """How much may stay, such as 500MB; 0 removes all; without it what RECAST_STORE_CAP allows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Doctor:
+    backbone: str | None = None
+    """Predict the memory that a run of this model takes, before it is downloaded or loaded: a name
+    that `recast backbones` lists, a folder, or a hub id. Counted are weights and activations, with
+    fused attention; not what kernels need for themselves and allocators keep besides, nor a text
+    encoder's activations or a method's own loss. --gradient-checkpointing and --offload are told
+    both ways."""
+    method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A method whose guided steps are predicted, by its default preset; may be given several
+    times. Without it dmt."""
+    frames: int | None = None
+    """Frames of the clip; without it the model's own."""
+    height: int | None = None
+    """Its height; without it the model's own."""
+    width: int | None = None
+    """Its width; without it the model's own."""
+    memory: str = ""
+    """How much memory the device has, such as 24GB, in place of this machine's; with --device cuda
+    it need not be here."""
+    settings: Settings = field(default_factory=Settings)
+    """How the model is loaded and run."""
 
 
 def methods(argv: list[str], command: str, about: str) -> None:
@@ -46,9 +75,21 @@ def backbones(argv: list[str], command: str, about: str) -> None:
 
 
 def doctor(argv: list[str], command: str, about: str) -> None:
-    """What this machine offers."""
-    flags.parse(_NoFlags, _NoFlags(), argv, command, about)
-    _table(list(doctors.report()))
+    """What this machine offers, or what a run of a model would take."""
+    asked = flags.parse(_Doctor, _Doctor(), argv, command, about)
+    if asked.backbone is None:
+        if argv:
+            raise BadCall(f"{argv[0]} is about a model; name it by --backbone")
+        _table(list(doctors.report()))
+        return
+    rows = doctors.predicted(
+        asked.backbone,
+        asked.settings,
+        asked.method or (DEFAULT_METHOD,),
+        size=(asked.frames, asked.height, asked.width),
+        memory=parse_size(asked.memory) if asked.memory else None,
+    )
+    _table(list(rows))
 
 
 def store_ls(argv: list[str], command: str, about: str) -> None:

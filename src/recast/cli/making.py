@@ -11,7 +11,7 @@ import tyro
 from recast import api, clips, manifest, models, recipes, results, run
 from recast.cli import flags
 from recast.cli.console import complain, say, watch
-from recast.config import LearnConfig, RunConfig
+from recast.config import DEFAULT_METHOD, LearnConfig, RunConfig
 from recast.methods.base import Motion
 from recast.run import Result
 from recast.shapes import world
@@ -78,14 +78,9 @@ def _chosen(argv: list[str]) -> tuple[str, str, Any]:
     given = None if method or preset else _motion_in(argv)
     if given is not None:
         return given.method, "of the motion file", api.config_of(given)
-    method = method or _default_method()
+    method = method or DEFAULT_METHOD
     preset = preset or next(iter(models.presets(method)))
     return method, preset, models.preset(method, preset)
-
-
-def _default_method() -> str:
-    (field,) = (field for field in dataclasses.fields(RunConfig) if field.name == "method")
-    return str(field.default)
 
 
 def _motion_in(argv: list[str]) -> Motion | None:

@@ -1,0 +1,146 @@
+"""Models without their weights: outlines on torch's meta device, to see what a run would need.
+
+Within `outlined`, loading a model makes its networks of their configs alone. They can be called
+like those with weights; the results have shapes and no values. Nothing is downloaded. Owns what is
+different while an outline is made; the files of the models do not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from recast.backbones import _tiny
+from recast.errors import BadModel
+
+N = TypeVar("N", bound=nn.Module)
+T = TypeVar("T")
+META = torch.device("meta")
+T5_XXL = {
+    "model_type": "t5",
+    "vocab_size": 32128,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+"""The config of T5 1.1's largest, whose encoder several models have."""
+
+CLIP_LARGE = {
+    "model_type": "clip_text_model",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 49408,
+}
+"""That of CLIP's ViT-L/14, as Stable Diffusion 1 has it."""
+STABLE_VAE = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+"""That of Stable Diffusion's VAE."""
+
+
+@dataclass(slots=True)
+class Outline:
+    """The model under way, for a run on `device`."""
+
+    device: torch.device
+    networks: list[nn.Module] = field(default_factory=list)
+    """All that take turns on the device."""
+    at_work: list[nn.Module] = field(default_factory=list)
+    """Those that were called for, in order."""
+
+
+_CURRENT: ContextVar[Outline | None] = ContextVar("outline", default=None)
+
+
+@contextmanager
+def outlined(device: torch.device) -> Iterator[Outline]:
+    """Within the block models are loaded as outlines, and can be run."""
+    outline = Outline(device)
+    token = _CURRENT.set(outline)
+    try:
+        yield outline
+    finally:
+        _CURRENT.reset(token)
+
+
+def current() -> Outline | None:
+    """The outline under way, or None where models are loaded with their weights."""
+    return _CURRENT.get()
+
+
+def computes_on(device: torch.device) -> torch.device:
+    """The device itself or, of an outline, the one that it is made for."""
+    outline = _CURRENT.get()
+    return device if outline is None else outline.device
+
+
+def making() -> AbstractContextManager[object]:
+    """Where a network is made of others that were loaded: without weights in an outline."""
+    return nullcontext() if _CURRENT.get() is None else META
+
+
+def bare(make: Callable[[], N], dtype: torch.dtype) -> N:
+    """A network without weights, each in the precision that loading would give it."""
+    with META:
+        made = make()
+    kept = set(getattr(made, "_keep_in_fp32_modules", None) or ())
+    told = isinstance(made, PreTrainedModel)
+    # diffusers keeps these in float32 always, transformers where the others are float16.
+    if told and dtype != torch.float16:
+        kept = set()
+    saved = made.state_dict().keys()
+    for name, weight in (*made.named_parameters(), *made.named_buffers()):
+        # Tables that are not in the files are cast by diffusers alone, with the whole.
+        if weight.is_floating_point() and (name in saved or not (told or kept)):
+            weight.data = weight.data.to(torch.float32 if kept & {*name.split(".")} else dtype)
+    if told:
+        made.forward = partial(_states, made.config, dtype)
+    return made.requires_grad_(False)
+
+
+def _states(config: Any, dtype: torch.dtype, ids: Tensor, *args: Any, **named: Any) -> Any:
+    """What a text encoder makes of tokens (B, N), by its config: transformers look at the values of
+    masks, which are not there. So a text encoder's own activations stay unknown."""
+    states = torch.empty(*ids.shape, config.hidden_size, dtype=dtype, device=META)
+    return SimpleNamespace(
+        last_hidden_state=states,
+        hidden_states=(states,) * (config.num_hidden_layers + 1),
+        pooler_output=states[:, 0],
+    )
+
+
+def tokenizer(kind: type[T]) -> T:
+    """A stand-in that knows letters. The length of what it makes is that of the real one, since
+    every model fills it up."""
+    return _tiny.tokenizer(kind)
+
+
+def cached(source: str) -> Path:
+    """The folder of a hub's model in the local cache. Raises `BadModel` if it is not there."""
+    # What is no pipeline, such as an adapter, has no index.
+    for name in ("model_index.json", "config.json"):
+        found: Any = try_to_load_from_cache(source, name)
+        if isinstance(found, str):
+            return Path(found).parent
+    raise BadModel(f"{source} is not downloaded yet")

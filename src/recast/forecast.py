@@ -1,0 +1,260 @@
+"""How much memory a run of a model will take, before any of its weights are read.
+
+Weights are counted, and the activations of each stage are those of the model itself, run without
+weights on torch's meta device (`models.outlined`, `ledger`). With fused attention, which keeps no
+maps. Not in it: workspaces of kernels, what an allocator rounds up and keeps, CUDA's own context,
+the activations of text encoders, and what a method adds of its own: its loss, its optimizer, and
+its features in the stages that only record.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recast import guided, models
+from recast.backbones.base import Backbone, Defaults, Settings
+from recast.errors import BadCall, BadModel, OutOfMemory
+from recast.features import Tap
+from recast.ledger import Ledger, fused
+
+if TYPE_CHECKING:
+    from recast.backbones._outline import Outline
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+class Stage(NamedTuple):
+    """One part of a run, in bytes."""
+
+    weights: int
+    """Of the largest network that works in it."""
+    kept: int
+    """What its forward pass leaves for the way back; 0 where there is none."""
+    most: int
+    """The most that lives at once beside the weights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What a run of one model at one size takes on one device, in bytes."""
+
+    size: tuple[int, int, int]
+    """Frames, height and width."""
+    networks: tuple[tuple[str, int], ...]
+    """The class of each network, and its weights."""
+    text: Stage
+    plain: Stage
+    """One pass under classifier-free guidance, without gradients."""
+    encode: Stage
+    decode: Stage
+    guided: dict[str, tuple[Stage, Stage]]
+    """Method -> one guided step, without and with gradient checkpointing."""
+    notes: dict[str, str]
+    """Methods whose steps are not told, and why."""
+
+    @property
+    def weights(self) -> int:
+        """Of all networks."""
+        return sum(size for _, size in self.networks)
+
+    def need(self, method: str | None, *, checkpointing: bool, offload: bool) -> int:
+        """The peak of a run by a method or, for None, of sampling alone."""
+        stages = [self.text, self.plain, self.encode, self.decode]
+        if method in self.guided:
+            stages.append(self.guided[method][checkpointing])
+        if offload:
+            return max(stage.weights + stage.most for stage in stages)
+        return self.weights + max(stage.most for stage in stages)
+
+
+def forecast(
+    name: str,
+    settings: Settings,
+    device: torch.device,
+    methods: Sequence[str] = (),
+    size: tuple[int | None, int | None, int | None] = (None, None, None),
+) -> Forecast:
+    """Predict a run of a model by name on a device that need not be there; of frames, height and
+    width, None is the model's own.
+
+    Raises `BadModel` for a model that is not on this machine and whose config Recast does not know,
+    and `BadCall` for a size that the model does not take.
+    """
+    known: dict[str, list[Stage]] = {}
+    for checkpointing in (False, True):
+        chosen = replace(settings, gradient_checkpointing=checkpointing)
+        with models.outlined(name, chosen, device) as (backbone, outline):
+            if not outline.networks:
+                raise BadCall(f"{name} has no network, so there is nothing to predict")
+            taken = _size(backbone.defaults, size)
+            shape = backbone.latent_shape(*taken)
+            taps, notes = _taps(backbone, methods)
+            for method, places in taps.items():
+                step = _guided(backbone, outline, places, shape)
+                known.setdefault(method, []).append(step)
+            if not checkpointing:
+                stages = _unguided(backbone, outline, shape, taken)
+                networks = tuple((type(n).__name__, _bytes(n)) for n in outline.networks)
+    return Forecast(
+        size=taken,
+        networks=networks,
+        **stages,
+        guided={method: (steps[0], steps[1]) for method, steps in known.items()},
+        notes=notes,
+    )
+
+
+def weights(name: str, settings: Settings, device: torch.device) -> tuple[int, int]:
+    """Bytes of all weights of a model and of its largest network, as it would be loaded. Raises
+    `BadModel` as `forecast` does."""
+    with models.outlined(name, settings, device) as (_, outline):
+        sizes = [_bytes(network) for network in outline.networks]
+    return sum(sizes), max(sizes, default=0)
+
+
+def room(device: torch.device) -> int | None:
+    """Bytes that a device has in all, with main memory's swap; None where that is not known, or
+    where more may be lent (Windows lends CUDA main memory, macOS swaps as it likes)."""
+    if device.type == "cuda":
+        lends = platform.system() == "Windows" or not torch.cuda.is_available()
+        return None if lends else int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type != "cpu" or not _MEMINFO.is_file():
+        return None
+    found = re.findall(r"^(?:MemTotal|SwapTotal): +(\d+) kB$", _MEMINFO.read_text(), re.M)
+    return 1024 * sum(map(int, found))
+
+
+def best_device() -> str:
+    """What `--device auto` takes."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_of(settings: Settings) -> torch.device:
+    """Where a run with these settings computes."""
+    return torch.device(best_device() if settings.device == "auto" else settings.device)
+
+
+def check_room(name: str, settings: Settings) -> None:
+    """Raise `OutOfMemory` for a model whose weights alone are more than the device has; nothing is
+    loaded. A model of which nothing is known before it is loaded passes."""
+    device = device_of(settings)
+    there = room(device)
+    if there is None:
+        return
+    try:
+        whole, largest = weights(name, settings, device)
+    except BadModel:
+        return
+    least = largest if settings.offload else whole
+    if least <= there:
+        return
+    ways = []
+    if not settings.offload and largest <= there and device.type != "cpu":
+        ways.append(f"--offload (one network at a time: {gib(largest)})")
+    wide = settings.dtype == "float32" or (settings.dtype == "auto" and device.type == "cpu")
+    if wide and least <= 2 * there:
+        ways.append("--dtype bfloat16 (half of float32)")
+    raise OutOfMemory(
+        f"the weights of {name} alone are {gib(least)}, and {device.type} has {gib(there)}; what "
+        f"helps: {'; '.join(ways) or 'a smaller model, or a larger device'}"
+    )
+
+
+def gib(size: int) -> str:
+    """Bytes in words."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def _size(own: Defaults, asked: tuple[int | None, int | None, int | None]) -> tuple[int, int, int]:
+    frames, height, width = (
+        default if value is None else value
+        for value, default in zip(asked, (own.frames, own.height, own.width), strict=True)
+    )
+    return frames, height, width
+
+
+def _taps(
+    backbone: Backbone, methods: Sequence[str]
+) -> tuple[dict[str, tuple[Tap, ...]], dict[str, str]]:
+    """The places where each method's guided steps end, by its default preset; or why there are
+    none."""
+    found, notes = {}, {}
+    for name in methods:
+        roles = models.configured(name, None).roles
+        if not roles:
+            notes[name] = "guides by no features: passes are all it needs"
+        elif all(role in backbone.roles for role in roles):
+            found[name] = guided.places(backbone, roles)
+        elif all(role in backbone.transformers for role in roles):
+            notes[name] = "trains: what its steps keep is not predicted"
+        else:
+            notes[name] = "does not run on this model"
+    return found, notes
+
+
+def _unguided(
+    backbone: Backbone,
+    outline: Outline,
+    shape: tuple[int, ...],
+    size: tuple[int, int, int],
+) -> dict[str, Stage]:
+    text = _stage(outline, lambda ledger: backbone.encode_text(["", ""]))
+    scale = backbone.defaults.guidance_scale
+    denoise, (x, t) = backbone.guided("a", "", scale), _noisy(backbone, shape)
+    with torch.no_grad():
+        return {
+            # A text encoder's own activations are not known, nor is what stands for them.
+            "text": text._replace(most=0),
+            "plain": _stage(outline, lambda ledger: denoise(x, t)),
+            "encode": _stage(
+                outline, lambda ledger: backbone.encode(torch.empty(1, 3, *size, device="meta"))
+            ),
+            "decode": _stage(outline, lambda ledger: backbone.decode(x)),
+        }
+
+
+def _guided(
+    backbone: Backbone, outline: Outline, taps: Sequence[Tap], shape: tuple[int, ...]
+) -> Stage:
+    """One pass of one clip or window to the last of the taps, and the way back to x_t."""
+    denoise = backbone.denoiser(backbone.encode_text(["a"]))
+    x, t = _noisy(backbone, shape)
+    x = x[:, :, backbone.windows(shape[2])[0]].clone().requires_grad_(True)
+
+    def step(ledger: Ledger) -> int:
+        seen = guided.look(backbone, denoise, taps, x, t)
+        kept = ledger.held
+        with torch.enable_grad():
+            loss = torch.stack([features.float().sum() for features in seen.values()]).sum()
+        torch.autograd.grad(loss, x)
+        return kept
+
+    return _stage(outline, step)
+
+
+def _stage(outline: Outline, work: Callable[[Ledger], Any]) -> Stage:
+    outline.at_work.clear()
+    with fused(), Ledger() as ledger:
+        found = work(ledger)
+    at_work = max((_bytes(network) for network in outline.at_work), default=0)
+    return Stage(at_work, found if isinstance(found, int) else 0, ledger.most)
+
+
+def _noisy(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """x_t without values, and its time, the noisiest."""
+    return torch.empty(shape, device="meta"), backbone.schedule.sized(shape).grid(1)[0]
+
+
+def _bytes(network: nn.Module) -> int:
+    tensors = {id(one): one for one in (*network.parameters(), *network.buffers())}
+    return sum(one.nbytes for one in tensors.values())
