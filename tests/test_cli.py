@@ -483,3 +483,28 @@ def test_the_recipe_is_a_complete_config() -> None:
     assert isinstance(recipe, RunConfig)
     assert recipe.config == dmt.PRESETS["fast"]
     assert recipe.backbone == "shapes"
+
+
+def test_doctor_predicts_a_run(call: Call) -> None:
+    code, out, _ = call(
+        "doctor", "--backbone", "wan", "--device", "cuda", "--memory", "24GB", "--frames", "33",
+        "--method", "dmt", "--method", "sdedit",
+    )  # fmt: skip
+    assert code == 0
+    assert re.search(r"setting +wan, 33 frames of 832x480, --device cuda", out)
+    assert re.search(r"weights +10\.6 GiB UMT5EncoderModel", out)
+    assert re.search(r"memory +22\.4 GiB", out)
+    assert re.search(r"sdedit +guides by no features", out)
+    assert re.search(r"a run of dmt .*: fits with --gradient-checkpointing\n", out)
+
+
+def test_doctor_says_what_it_cannot_predict(call: Call) -> None:
+    code, _, said = call("doctor", "--frames", "9")
+    assert (code, said) == (2, "recast: --frames is about a model; name it by --backbone\n")
+    code, _, said = call("doctor", "--backbone", "wan", "--frames", "80")
+    assert code == 2
+    assert "77 or 81 frames, got 80" in said
+    code, _, said = call("doctor", "--backbone", "gaussian")
+    assert (code, "gaussian has no network" in said) == (2, True)
+    code, _, said = call("doctor", "--backbone", "wan", "--method", "dtm")
+    assert (code, "did you mean dmt?" in said) == (2, True)

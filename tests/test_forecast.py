@@ -27,7 +27,7 @@ from recast.video import Video
 from .tinies import CPU, MADE, pipeline
 
 GIB = 2**30
-SMALL = (17, 64, 96)
+SMALL = (33, 96, 160)
 CUDA = torch.device("cuda")
 
 
@@ -107,14 +107,16 @@ def test_a_run_takes_what_was_predicted(model: str, tmp_path: Path) -> None:
     # Features, x_t and tables of positions live beside what is saved.
     assert saved(backbone, step(backbone, x, text)) == pytest.approx(plain.kept, rel=0.1)
     found = allocated(step(backbone, x, text), tmp_path / "guided.json")
-    assert found == pytest.approx(plain.most, rel=0.1)
+    # With a mask over its text, the CPU's attention takes a block of scores for its way back.
+    slack = 2**20 if backbone.name.startswith("hunyuan") else 0
+    assert found == pytest.approx(plain.most, rel=0.1, abs=slack)
     denoise, t = backbone.guided("a", "", 3.0), backbone.schedule.sized(x.shape).grid(1)[0]
     with torch.no_grad():
         found = allocated(lambda: denoise(x, t), tmp_path / "plain.json")
     assert found == pytest.approx(told.plain.most, rel=0.1)
     backbone, x, text = loaded(model, checkpointing=True)
     found = allocated(step(backbone, x, text), tmp_path / "lean.json")
-    assert found == pytest.approx(lean.most, rel=0.1)
+    assert found == pytest.approx(lean.most, rel=0.1, abs=slack)
     assert lean.kept < plain.kept / 2
 
 
@@ -210,7 +212,7 @@ def test_windows_bound_what_a_guided_step_keeps(tmp_path: Path) -> None:
 
     def kept(frames: int, window: int | None) -> int:
         settings = replace(CPU, window=window)
-        size = (frames, 32, 48)
+        size = (frames, 96, 160)
         told = forecast.forecast(str(tmp_path), settings, torch.device("cpu"), ["dmt"], size)
         return told.guided["dmt"][0].kept
 
