@@ -100,23 +100,23 @@ def loaded(name: str, checkpointing: bool = False) -> tuple[Backbone, Tensor, Te
 
 @pytest.mark.slow
 def test_a_run_takes_what_was_predicted(model: str, tmp_path: Path) -> None:
-    """Within a tenth, for so small a clip: what kernels take for themselves is not predicted."""
+    """But for what kernels take for themselves, which is not predicted."""
     told = forecast.forecast(model, CPU, torch.device("cpu"), ["dmt"], size(model))
+    # For a mask over its text, the CPU's attention takes blocks of scores besides.
+    share = 0.3 if "hunyuan" in model else 0.1
     backbone, x, text = loaded(model)
     plain, lean = told.guided["dmt"]
     # Features, x_t and tables of positions live beside what is saved.
     assert saved(backbone, step(backbone, x, text)) == pytest.approx(plain.kept, rel=0.1)
     found = allocated(step(backbone, x, text), tmp_path / "guided.json")
-    # With a mask over its text, the CPU's attention takes a block of scores for its way back.
-    slack = 2**20 if backbone.name.startswith("hunyuan") else 0
-    assert found == pytest.approx(plain.most, rel=0.1, abs=slack)
+    assert found == pytest.approx(plain.most, rel=share)
     denoise, t = backbone.guided("a", "", 3.0), backbone.schedule.sized(x.shape).grid(1)[0]
     with torch.no_grad():
         found = allocated(lambda: denoise(x, t), tmp_path / "plain.json")
-    assert found == pytest.approx(told.plain.most, rel=0.1)
+    assert found == pytest.approx(told.plain.most, rel=share)
     backbone, x, text = loaded(model, checkpointing=True)
     found = allocated(step(backbone, x, text), tmp_path / "lean.json")
-    assert found == pytest.approx(lean.most, rel=0.1, abs=slack)
+    assert found == pytest.approx(lean.most, rel=share)
     assert lean.kept < plain.kept / 2
 
 
