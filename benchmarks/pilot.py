@@ -131,11 +131,13 @@ def _printed(event: Event) -> Event:
 
 def table(out: Path) -> str:
     """Markdown, with bootstrap 95 % intervals over prompts."""
-    head = ["candidate", "steps", "minutes", "prompts", *COLUMNS, *(f"R² {role}" for role in PROBED)]
+    head = ["candidate", "steps", "minutes", "prompts", *COLUMNS]
+    head += [f"R² {role}" for role in PROBED]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in map(json.loads, out.open()):
         marks = row["marks"]
-        cells = [row["name"], "/".join(map(str, row["steps"])), f"{row['minutes']:.0f}", str(len(marks))]
+        cells = [row["name"], "/".join(map(str, row["steps"]))]
+        cells += [f"{row['minutes']:.0f}", str(len(marks))]
         for column in COLUMNS:
             values = [mark[column] for mark in marks if mark[column] is not None]
             cells.append(scoring.interval(np.array(values, float)))
