@@ -277,8 +277,8 @@ class CogVideoX(Backbone):
     def _positions(self) -> tuple[Tensor, Tensor] | None:
         if not self._config.use_rotary_positional_embeddings:
             return None
-        found: tuple[Tensor, Tensor] = self._rope(self._grid.shape, self.device)
-        return found
+        cos, sin = self._rope(self._grid.shape, self.device)
+        return (cos.as_subclass(_Copying), sin) if cos.requires_grad else (cos, sin)
 
 
 class _Rope(nn.Module):
@@ -294,6 +294,19 @@ class _Rope(nn.Module):
         table = config.patch_size_t is not None
         cos, sin = _rotary(config.attention_head_dim, tokens, base, table)
         return cos.to(device), sin.to(device)
+
+
+class _Copying(Tensor):
+    """A table that multiplies copies: in float32 diffusers' attention overwrites the queries and
+    keys that cosines multiplied, which the gradient of the table needs."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.mul:
+            args = tuple(one.clone() for one in args)
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 def _defaults(parts: Parts) -> Defaults:
