@@ -134,7 +134,8 @@ def where_moving(found: Tensor, source: Tensor) -> Tensor:
 
 @final
 class Method(base.Method[Config]):
-    """Learn once per clip, transfer for many prompts and any number of steps."""
+    """Learn once per clip, transfer for many prompts: with displacements in any number of steps,
+    with positions in as many as they were learned for."""
 
     name = "ditflow"
 
