@@ -48,7 +48,6 @@ CANDIDATES = {
     "epsilon": Candidate(PLAIN, Design(**EPSILON)),
     "epsilon, offset noise": Candidate(PLAIN, Design(**EPSILON, offset_noise=0.1)),
     "more high noise": Candidate(PLAIN, Design(high_noise=2.0)),
-    "whole clips only": Candidate((0, 0, 890)),
     "joint": Candidate((0, 0, 890), joint=0.5),
     "thin top, wide bottom": Candidate((75, 290, 755), Design(unet=(32, 64, 96, 128))),
 }
@@ -132,11 +131,13 @@ def _printed(event: Event) -> Event:
 
 def table(out: Path) -> str:
     """Markdown, with bootstrap 95 % intervals over prompts."""
-    head = ["candidate", "steps", "minutes", *COLUMNS, *(f"R² {role}" for role in PROBED)]
+    head = ["candidate", "steps", "minutes", "prompts", *COLUMNS]
+    head += [f"R² {role}" for role in PROBED]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in map(json.loads, out.open()):
         marks = row["marks"]
-        cells = [row["name"], "/".join(map(str, row["steps"])), f"{row['minutes']:.0f}"]
+        cells = [row["name"], "/".join(map(str, row["steps"]))]
+        cells += [f"{row['minutes']:.0f}", str(len(marks))]
         for column in COLUMNS:
             values = [mark[column] for mark in marks if mark[column] is not None]
             cells.append(scoring.interval(np.array(values, float)))

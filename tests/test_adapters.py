@@ -294,7 +294,7 @@ def test_sets_of_other_shapes_have_no_sum() -> None:
     [
         ("embeddings", {"query_key.nowhere": torch.zeros(1, 3, 16)}, "belongs to no temporal"),
         ("embeddings", {"FIRST": torch.zeros(1, 3, 5)}, "this model takes 16 channels"),
-        ("embeddings", {"FIRST": torch.zeros(2, 3, 16)}, "this model takes 16 channels"),
+        ("embeddings", {"FIRST": torch.zeros(0, 3, 16)}, "this model takes 16 channels"),
         ("lora", {"unet.nowhere.lora_A.weight": torch.zeros(2, 16)}, "a linear layer nowhere"),
         ("lora", {"LINEAR.lora_A.weight": torch.zeros(2, 16)}, "no half of a LoRA of rank 2"),
         ("lora", {"LINEAR.lora_B.weight": torch.zeros(16, 2)}, "no half of a LoRA of rank 0"),

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from recast.errors import BadCall
-from recast.features import Tap, override, record, unrolled
+from recast.features import Tap, added, override, record, unrolled
 
 
 def frames_first(output: Tensor, frames: int) -> Tensor:
@@ -221,6 +221,65 @@ def test_an_exception_inside_stops_replacing() -> None:
     ):
         pass
     assert hooked == [len(TAPS)]
+    assert hooks(network) == 0
+
+
+# Shifting
+
+
+class Sides(nn.Module):
+    """Answers with two tensors that belong together, and one that does not."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, str]:
+        return x.cos(), x.sin(), "beside"
+
+
+class Turned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sides = Sides()
+
+    def forward(self, x: Tensor) -> Tensor:
+        cos, sin, beside = self.sides(x)
+        assert beside == "beside"
+        return x * cos + sin
+
+
+def test_the_network_goes_on_with_what_is_added() -> None:
+    network, x = Net(), clip()
+    offset = torch.randn(1, FRAMES, 4, 6, 3, generator=torch.Generator().manual_seed(1))
+    with added(network, [Tap("body.0", part_of)], {"body.0": offset}, FRAMES):
+        out = network(x)
+    moved = network.body[0](x)
+    moved[:, 1:] += offset[0].permute(0, 3, 1, 2).repeat(2, 1, 1, 1)
+    torch.testing.assert_close(out, network.tail(network.body[1](moved).tanh()))
+    assert hooks(network) == 0
+
+
+def test_what_adds_nothing_changes_no_bit() -> None:
+    network, x = Net(), clip()
+    nothing = {"body.0": torch.zeros(1, 1, 1, 1, 1), "pair": torch.zeros(1, 1, 1, 1, 1)}
+    with added(network, TAPS, nothing, FRAMES):
+        assert torch.equal(network(x), Net()(x))
+
+
+def test_tensors_side_by_side_are_read_and_shifted_as_one() -> None:
+    network, x = Turned(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    tap = Tap("sides", lambda output, frames: output[:, :, None, None], parts=2)
+    offset = torch.arange(8.0).reshape(1, 1, 1, 1, 8).requires_grad_()
+    with record(network, [tap], 3) as seen, added(network, [tap], {"sides": offset}, 3):
+        out = network(x)
+    assert torch.equal(seen["sides"], torch.cat([x.cos(), x.sin()], -1)[:, :, None, None])
+    torch.testing.assert_close(out, x * (x.cos() + torch.arange(4)) + x.sin() + torch.arange(4, 8))
+    (slope,) = torch.autograd.grad(out.sum(), offset)
+    torch.testing.assert_close(slope[..., :4].flatten(), x.sum((0, 1)))
+    torch.testing.assert_close(slope[..., 4:].flatten(), torch.full((4,), 6.0))
+
+
+def test_an_exception_inside_stops_shifting() -> None:
+    network = Net()
+    with pytest.raises(KeyError, match="body"), added(network, TAPS, {}, FRAMES):
+        network(clip())
     assert hooks(network) == 0
 
 

@@ -144,13 +144,14 @@ def test_true_motion_and_look_are_read_off_the_truth():
     path = np.stack([np.linspace(0.2, 0.8, 6), np.full(6, 0.5)], -1)
     right = {"colour": True, "shape": False, "background": False}
     look = Look(frames=np.zeros((6, 8, 8, 3), np.uint8))
-    truth = base.Truth(path=path, found=path + 0.1, right=right, overlap=0.25)
+    truth = base.Truth(path=path, found=path + 0.1, right=right, overlap=0.25, camera=0.125)
     judged = Judged(result=look, truth=truth)
     scores = {name: metric.score(judged) for name, metric in true_motion.METRICS.items()}
     assert scores == {
         "true_motion": pytest.approx(1),
         "true_distance": pytest.approx(0.1 * math.sqrt(2)),
         "true_structure": 0.25,
+        "camera_error": 0.125,
         "true_look": pytest.approx(1 / 3),
         "colour_right": 1,
         "shape_right": 0,
@@ -252,6 +253,7 @@ def test_states_add_up_without_being_changed():
 def test_every_metric_says_which_way_is_better():
     found = evaluation.metrics()
     assert {name for name, metric in found.items() if not metric.higher_is_better} == {
+        "camera_error",
         "frame_lpips",
         "leakage",
         "pixel_error",

@@ -12,12 +12,12 @@ import recast
 from recast import masks, models
 from recast import run as runs
 from recast.backbones import _diffusers, _transformers, cogvideox, wan
-from recast.backbones.base import Settings
+from recast.backbones.base import Backbone, Settings
 from recast.clips import Source
 from recast.config import Draw, RunConfig
 from recast.errors import BadCall, UnknownName
 from recast.events import Done
-from recast.features import Tap, record
+from recast.features import Tap, added, record
 from recast.methods import base, dmt, dreammotion
 from recast.store import Store
 from recast.video import Video
@@ -104,7 +104,7 @@ def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
     method = models.configured("dmt", dmt.Config(taps=("decoder1.upsampler",)))
     named = "queries, keys, values, temporal_queries, temporal_keys, motion, middle"
     numbered = "block0 to block2, queries0 to queries2, keys0 to keys2, values0 to values2"
-    with pytest.raises(BadCall, match=f"it has {named}, {numbered}$"):
+    with pytest.raises(BadCall, match=f"it has {named}, {numbered}, positions$"):
         models.check_runs(method, wan.tiny())
 
 
@@ -123,6 +123,123 @@ def test_both_experts_answer_for_one_place() -> None:
         run(alone, x, levels(alone)[0], ["a cat"])
     assert torch.equal(found[0], seen["blocks.1"])
     assert not torch.allclose(found[0], found[1])
+
+
+# Positions
+
+
+def placed(backbone: Backbone) -> Tensor:
+    """The features of the role."""
+    x, taps = latents(backbone), backbone.taps("positions")
+    with torch.no_grad(), record(backbone.network, taps, x.shape[2], stop=True) as seen:
+        run(backbone, x, levels(backbone)[0], ["a cat"])
+    return seen[taps[0].path]
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_positions_are_moved_where_they_enter(kind: str) -> None:
+    """Unmoved they change no bit, in a batch either; moved at one place they change every frame."""
+    backbone = MADE[kind]()
+    x, (tap,), own = latents(backbone, 2), backbone.taps("positions"), placed(backbone)
+    (queries,) = backbone.taps("queries0")
+    with torch.no_grad(), record(backbone.network, [queries], x.shape[2], stop=True) as seen:
+        run(backbone, x[:1], levels(backbone)[0], ["a cat"])
+    assert own.shape[:4] == seen[queries.path].shape[:4]
+    for t in levels(backbone):
+        with torch.no_grad():
+            plain = run(backbone, x, t, ["a cat", "a dog"])
+            with added(backbone.network, [tap], {tap.path: torch.zeros_like(own)}, x.shape[2]):
+                assert torch.equal(run(backbone, x, t, ["a cat", "a dog"]), plain)
+            offset = torch.zeros_like(own)
+            offset[:, 0, 0, 0] = 0.5
+            with added(backbone.network, [tap], {tap.path: offset}, x.shape[2]):
+                moved = run(backbone, x, t, ["a cat", "a dog"])
+        changed = (moved - plain).abs().amax((1, 3, 4)) > 0
+        assert bool(changed.all()), "every frame of both clips"
+    assert hooks(backbone.network) == 0
+
+
+@pytest.mark.parametrize("kind", ["2b", "5b", "1.5"])
+def test_what_is_added_to_positions_is_added_to_the_models_own_tables(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authors of DiTFlow change these tables themselves."""
+    backbone = MADE[kind]()
+    x, t, (tap,) = latents(backbone), levels(backbone)[0], backbone.taps("positions")
+    own = placed(backbone)
+    offset = torch.randn(own.shape, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), added(backbone.network, [tap], {tap.path: offset}, x.shape[2]):
+        got = run(backbone, x, t, ["a cat"])
+    flat = offset.flatten(0, 3)
+    if kind == "2b":
+        embed = backbone._parts.transformer.patch_embed
+        table = embed._get_positional_embeddings
+        tokens = torch.zeros(1, embed.max_text_seq_length, flat.shape[1])
+        shift = torch.cat([tokens, flat[None]], 1)
+        moved = lambda *args, **named: table(*args, **named) + shift  # noqa: E731
+        monkeypatch.setattr(embed, "_get_positional_embeddings", moved)
+    else:
+        tables = cogvideox._rotary
+
+        def shifted(*args: Any) -> tuple[Tensor, Tensor]:
+            cos, sin = tables(*args)
+            return cos + flat[:, : cos.shape[1]], sin + flat[:, cos.shape[1] :]
+
+        monkeypatch.setattr(cogvideox, "_rotary", shifted)
+    with torch.no_grad():
+        torch.testing.assert_close(got, run(backbone, x, t, ["a cat"]))
+
+
+@pytest.mark.parametrize("kind", ["5b", "wan", "ltx", "hunyuan"])
+def test_rotary_positions_are_cosines_and_sines(kind: str) -> None:
+    """Which frame, row and column they are of shows in which of them differ."""
+    own = placed(MADE[kind]())
+    cos, sin = own.chunk(2, -1)
+    torch.testing.assert_close(cos**2 + sin**2, torch.ones_like(cos))
+    frames, rows, columns = own.diff(dim=1), own.diff(dim=2), own.diff(dim=3)
+    for along, others in ((frames, (2, 3)), (rows, (1, 3)), (columns, (1, 2))):
+        assert bool(along.any())
+        for other in others:  # one way has channels of its own
+            torch.testing.assert_close(along.diff(dim=other), 0 * along.diff(dim=other))
+
+
+@pytest.mark.parametrize("kind", ["2b", "5b", "wan", "ltx", "hunyuan"])
+def test_the_gradient_of_positions_is_a_difference(kind: str) -> None:
+    backbone = MADE[kind]()
+    x, t, (tap,) = latents(backbone), levels(backbone)[0], backbone.taps("positions")
+    own, seed = placed(backbone), torch.Generator().manual_seed(3)
+    way, heed = torch.randn(own.shape, generator=seed), torch.randn(x.shape, generator=seed)
+
+    def value(step: float, offset: Tensor) -> Tensor:
+        with added(backbone.network, [tap], {tap.path: offset + step * way}, x.shape[2]):
+            return (heed * run(backbone, x, t, ["a cat"])).sum()
+
+    start = torch.zeros_like(own, requires_grad=True)
+    (slope,) = torch.autograd.grad(value(0.0, start), start)
+    with torch.no_grad():
+        difference = (value(1e-2, start) - value(-1e-2, start)) / 2e-2
+    torch.testing.assert_close((slope * way).sum(), difference, rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", PIPED)
+def test_gradients_of_positions_do_not_depend_on_checkpointing(kind: str) -> None:
+    def gradient(**settings: Any) -> Tensor:
+        wrapped = models.wrap(pipeline(MADE[kind]()), Settings(device="cpu", **settings))
+        x, taps = latents(MADE[kind]()), wrapped.taps("queries2")
+        (tap,), offset = wrapped.taps("positions"), torch.zeros_like(own)
+        offset.requires_grad_()
+        with (
+            added(wrapped.network, [tap], {tap.path: offset}, x.shape[2]),
+            record(wrapped.network, taps, x.shape[2], stop=True) as seen,
+        ):
+            run(wrapped, x, levels(wrapped)[0], ["a cat"])
+        (found,) = torch.autograd.grad(seen[taps[0].path].square().sum(), offset)
+        return found
+
+    own = placed(MADE[kind]())
+    expected = gradient()
+    assert float(expected.abs().max()) > 0
+    assert torch.equal(gradient(gradient_checkpointing=True), expected)
 
 
 # Memory

@@ -234,6 +234,16 @@ def test_motion_inversion_takes_the_coarsest_places() -> None:
         motion_of("motion_inversion", places=10)
 
 
+def test_queries_and_keys_may_have_an_embedding_for_every_position() -> None:
+    plain, spatial = (adapted(motion_of("motion_inversion", spatial=s)) for s in (False, True))
+    assert set(plain) == set(spatial)
+    for name, tensor in spatial.items():
+        positions = len(tensor)
+        assert positions > 1
+        assert len(plain[name]) == (1 if name.startswith("query_key.") else positions)
+        assert plain[name].shape[1:] == tensor.shape[1:]
+
+
 def test_motion_inversions_presets_are_the_appendixs() -> None:
     presets = motion_inversion.PRESETS
     for name in ("object", "camera", "hybrid"):

@@ -92,6 +92,7 @@ def learned(
     """The motion of a fitted clip, or of several: from the store, else learned and kept there.
     Learning that was broken off goes on."""
     models.check_runs(method, backbone)
+    models.check_described(method, prompt)
     first, *others = fitted
     job.size = (len(first), first.height, first.width)
     models.check_windows(method, backbone, job.size)

@@ -80,9 +80,10 @@ class MotionEmbeddings(Adapter):
     """m^QK and m^V of Motion Inversion (Wang et al. 2024, eq. 1), added to what the projections of
     temporal self-attention take.
 
-    "query_key.<transformer>" is (1, F, C), shared by the transformer's attentions, as released;
-    "value.<projection>" is (h·w, F, C). `gamma` scales m^V, and `difference` puts m_i − m_(i−1) in
-    its place, which leaves static appearance out. Clips of other lengths stretch both linearly.
+    "query_key.<transformer>" is (1, F, C), shared by the transformer's attentions, as released, or
+    (h·w, F, C); "value.<projection>" is (h·w, F, C). `gamma` scales m^V, and `difference` puts
+    m_i − m_(i−1) in its place, which leaves static appearance out. Clips of other lengths stretch
+    both linearly.
     """
 
     def __init__(
@@ -114,12 +115,17 @@ class MotionEmbeddings(Adapter):
 
     @staticmethod
     def zeros(
-        transformers: Sequence[Transformer], shapes: Mapping[str, tuple[int, ...]]
+        transformers: Sequence[Transformer],
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        spatial: bool = False,
     ) -> dict[str, Tensor]:
-        """Tensors that change nothing yet, for projections that take these shapes (h·w, F, C)."""
+        """Tensors that change nothing yet, for projections that take these shapes (h·w, F, C); with
+        `spatial` m^QK too has a value for every position."""
         tensors = {}
         for path, attentions in transformers:
-            tensors[f"query_key.{path}"] = torch.zeros(1, *shapes[attentions[0].query][1:])
+            positions, *rest = shapes[attentions[0].query]
+            tensors[f"query_key.{path}"] = torch.zeros(positions if spatial else 1, *rest)
             for attention in attentions:
                 tensors[f"value.{attention.value}"] = torch.zeros(shapes[attention.value])
         return tensors
@@ -147,8 +153,7 @@ class MotionEmbeddings(Adapter):
 
     @staticmethod
     def _check(name: str, tensor: Tensor, width: int) -> None:
-        shaped = tensor.ndim == 3 and tensor.shape[2] == width and tensor.shape[1] > 0
-        if not shaped or (name.startswith("query_key.") and len(tensor) != 1):
+        if tensor.ndim != 3 or tensor.shape[2] != width or not tensor.numel():
             raise BadMotion(
                 f"the motion's {name} is {tuple(tensor.shape)}; this model takes {width} channels"
             )

@@ -134,6 +134,8 @@ def evaluate(
     needs, such as a prompt, says so instead of a value. Those of a truth are there if it is."""
     judged, missing = yield from _looked(source, result, prompt, tools, mask, device)
     judged = replace(judged, truth=truth)
+    if truth is not None and truth.camera is None:
+        missing["camera"] = "a plain or striped background does not show it"
     scores = []
     for metric in metrics().values():
         if truth is None and "truth" in metric.needs:
@@ -146,11 +148,11 @@ def evaluate(
 
 def _looked(
     source: Video, result: Video, prompt: str, tools: Tools, mask: Masks | None, device: str
-) -> Generator[Event, None, tuple[Judged, Mapping[str, str]]]:
+) -> Generator[Event, None, tuple[Judged, dict[str, str]]]:
     """What metrics need of the clips, and why what is missing is."""
     from recast.metrics._lpips import lpips
 
-    missing = {}
+    missing: dict[str, str] = {}
     if not prompt:
         missing["prompt"] = "no prompt was given"
     embedder, tracker = _embedder(tools.clip, device), _tracker(tools, device)

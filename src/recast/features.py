@@ -1,4 +1,5 @@
-"""Reading and replacing features inside a network, by forward hooks that are always removed.
+"""Reading, replacing and shifting features inside a network, by forward hooks that are always
+removed.
 
 Features are (B, F, H, W, C). What a role's taps are is the backbone's business.
 """
@@ -27,6 +28,9 @@ class Tap(NamedTuple):
     """Into how many heads attention parts the channels."""
     also: tuple[str, ...] = ()
     """Modules that stand in for it in some passes, as one expert does for another."""
+    parts: int = 1
+    """How many tensors the output is that read as one, side by side in their last dimension, as
+    cosines and sines do."""
 
 
 class _Stop(Exception):
@@ -46,23 +50,17 @@ def record(
 
     def hook(tap: Tap) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
-            seen[tap.path] = tap.to_features(_tensor(output), frames)
+            seen[tap.path] = tap.to_features(_tensor(output, tap.parts), frames)
             if stop and len(seen) == len(taps):
                 raise _Stop
 
         return keep
 
-    handles: list[RemovableHandle] = []
     try:
-        for tap in taps:
-            for path in (tap.path, *tap.also):
-                handles.append(network.get_submodule(path).register_forward_hook(hook(tap)))
-        yield seen
+        with _hooked(network, taps, hook):
+            yield seen
     except _Stop:
         pass
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -74,19 +72,54 @@ def override(
     tap path -> (B, F, H, W, C), or of one clip for a batch of any size. What of an output is no
     feature stays as it is. With checkpointing the way back belongs into the block too.
     """
+    with _written(network, taps, features, frames, Tensor.index_copy):
+        yield
+
+
+@contextmanager
+def added(
+    network: nn.Module, taps: Sequence[Tap], offsets: Mapping[str, Tensor], frames: int
+) -> Iterator[None]:
+    """Within the block, the network goes on with the taps' own features plus these; else as
+    `override`."""
+    with _written(network, taps, offsets, frames, Tensor.index_add):
+        yield
+
+
+@contextmanager
+def _written(
+    network: nn.Module,
+    taps: Sequence[Tap],
+    features: Mapping[str, Tensor],
+    frames: int,
+    write: Callable[[Tensor, int, Tensor, Tensor], Tensor],
+) -> Iterator[None]:
+    """`write` puts new features at their places in a flat output, (output, 0, places, new)."""
 
     def hook(tap: Tap) -> Callable[[nn.Module, Any, Any], Any]:
-        def replace(module: nn.Module, args: Any, output: Any) -> Any:
-            own = _tensor(output)
+        def change(module: nn.Module, args: Any, output: Any) -> Any:
+            own = _tensor(output, tap.parts)
             # Where each feature stands in the output: whatever the layout, this undoes it.
             place = torch.arange(own.numel(), device=own.device).reshape(own.shape)
             place = tap.to_features(place, frames)
             new = features[tap.path].to(own).expand(place.shape)
-            out = own.flatten().index_copy(0, place.flatten(), new.flatten()).reshape(own.shape)
-            return out if isinstance(output, Tensor) else (out, *output[1:])
+            out = write(own.flatten(), 0, place.flatten(), new.flatten()).reshape(own.shape)
+            if isinstance(output, Tensor):
+                return out
+            return (*out.chunk(tap.parts, -1), *output[tap.parts :])
 
-        return replace
+        return change
 
+    with _hooked(network, taps, hook):
+        yield
+
+
+@contextmanager
+def _hooked(
+    network: nn.Module,
+    taps: Sequence[Tap],
+    hook: Callable[[Tap], Callable[[nn.Module, Any, Any], Any]],
+) -> Iterator[None]:
     handles: list[RemovableHandle] = []
     try:
         for tap in taps:
@@ -117,10 +150,10 @@ def unrolled(features: Tensor, height: int, width: int) -> Tensor:
     return rearrange(features, "b f (h w) 1 c -> b f h w c", h=tall)
 
 
-def _tensor(output: Any) -> Tensor:
-    """The tensor of a module's output, which may be a tuple or one of diffusers' dataclasses."""
+def _tensor(output: Any, parts: int = 1) -> Tensor:
+    """The tensor of a module's output, which may be a tuple or one of diffusers' dataclasses; of
+    several `parts`, all of them side by side."""
     if isinstance(output, Tensor):
         return output
-    first = output[0]
-    assert isinstance(first, Tensor)
-    return first
+    assert isinstance(output[0], Tensor)
+    return output[0] if parts == 1 else torch.cat(output[:parts], -1)

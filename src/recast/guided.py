@@ -8,6 +8,7 @@ for. Knows no method and no model.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -73,15 +74,21 @@ def pairs(
 
 
 def look(
-    backbone: Backbone, denoise: Denoiser, taps: Sequence[Tap], x: Tensor, t: Tensor
+    backbone: Backbone,
+    denoise: Denoiser,
+    taps: Sequence[Tap],
+    x: Tensor,
+    t: Tensor,
+    *,
+    grad: bool = False,
 ) -> dict[str, Tensor]:
     """Tap path -> features (B, F, H, W, C) at x_t, by a pass that ends at the last of them.
 
-    Gradients flow if x asks for them.
+    Gradients flow if x asks for them, and with `grad` from whatever else does.
     """
     once = tuple(dict.fromkeys(taps))
     with (
-        torch.set_grad_enabled(x.requires_grad),
+        torch.set_grad_enabled(grad or x.requires_grad),
         record(backbone.network, once, x.shape[2], stop=True) as seen,
     ):
         denoise(x, t)
@@ -223,15 +230,16 @@ def injecting(
     denoise: Denoiser,
     taps: Sequence[Tap],
     features: Callable[[Tensor], Mapping[str, Tensor] | None],
+    how: Callable[..., AbstractContextManager[None]] = override,
 ) -> Denoiser:
     """`denoise`, in whose passes the taps' outputs are replaced by the features of that time, or
-    none are."""
+    none are; `how` may be `features.added` instead."""
 
     def injected(x: Tensor, t: Tensor) -> Denoised:
         found = features(t)
         if found is None:
             return denoise(x, t)
-        with override(backbone.network, taps, found, x.shape[2]):
+        with how(backbone.network, taps, found, x.shape[2]):
             return denoise(x, t)
 
     return injected
@@ -247,18 +255,21 @@ def sampled(
     history: Mapping[int, Sequence[float]] | None = None,
     restart: bool = False,
     generator: torch.Generator | None = None,
+    stage: str = "sample",
+    count: int | None = None,
 ) -> Generator[Event, None, Tensor]:
     """The sampling loop from x_T, told as events with the first and last loss of each level in
-    `history`; returns the latents."""
+    `history`; returns the latents, or what is reached after the first `count` steps."""
     schedule = backbone.schedule.sized(x.shape)
-    grid = schedule.grid(sampling.steps)
+    total = sampling.steps if count is None else count
+    grid = schedule.grid(sampling.steps)[: total + 1]
     levels = sample(denoise, schedule, grid, x, edit=edit, restart=restart, generator=generator)
     for reached in levels:
         inner = (history or {}).get(reached.index)
         metrics = {"loss": inner[-1], "loss_before": inner[0]} if inner else {}
         step = reached.index + 1
-        yield Step(stage="sample", index=step, total=sampling.steps, metrics=metrics)
-        yield Preview(stage="sample", index=step, latents=reached.x0)
+        yield Step(stage=stage, index=step, total=total, metrics=metrics)
+        yield Preview(stage=stage, index=step, latents=reached.x0)
         x = reached.x
     return x
 

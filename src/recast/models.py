@@ -86,6 +86,15 @@ def check_clips(method: Method[Any], count: int) -> None:
         )
 
 
+def check_described(method: Method[Any], source_prompt: str) -> None:
+    """Raise `BadCall` for a source without a prompt where the method samples under it to learn."""
+    if method.learns_by_sampling and not source_prompt.strip():
+        raise BadCall(
+            f"{method.name}, as it is configured, learns while it samples a clip like the source; "
+            "say in --source-prompt what that shows"
+        )
+
+
 def check_windows(
     method: Method[Any], backbone: Backbone, size: tuple[int, int, int] | None
 ) -> None:

@@ -43,6 +43,8 @@ def run(
     check_prompt(config.prompt)
     method = models.configured(config.method, config.config)
     given = _opened(config)
+    if given is None:
+        models.check_described(method, config.source.source_prompt)
     if config.mask is not None:
         described = config.source.source_prompt if given is None else given.described
         masks.check(config.mask, method, described)
@@ -79,6 +81,7 @@ def learn(
     method = models.configured(config.method, config.config)
     paths = (config.clip, *config.more)
     models.check_clips(method, len(paths))
+    models.check_described(method, config.source.source_prompt)
     for path in paths:
         clips.check(path, config.source)
     store, job = store or Store.default(), Job()

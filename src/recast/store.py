@@ -160,7 +160,8 @@ def motion_key(
 ) -> str:
     """What a motion depends on, as one hash: the fitted frames (F, H, W, 3), the weights and how
     they are computed, the method with the settings that change what it learns, the source prompt
-    and the number of sampling steps. A new version of Recast learns anew."""
+    and the number of sampling steps; of a method that samples to learn also how that is guided. A
+    new version of Recast learns anew."""
     told = {
         "format": FORMAT,
         "recast": installed_version("recast"),
@@ -172,6 +173,8 @@ def motion_key(
         "steps": steps,
         "window": backbone.window,
     }
+    if method.learns_by_sampling:
+        told["guidance"] = [backbone.defaults.guidance_scale, backbone.dynamic_guidance]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(frames).data)
     return digest.hexdigest()

@@ -41,6 +41,18 @@ class Grid:
         own = slice(f * h * w) if self._text == "last" else slice(-f * h * w, None)
         return rearrange(output[:, own], "b (f h w) c -> b f h w c", f=f, h=h, w=w)
 
+    def tables(self, output: Tensor, frames: int) -> Tensor:
+        """What rotary positions are told by, (…, N, …, C), which knows no text, as (B, F, H, W, C).
+
+        Other dimensions are of size 1, but for that of the batch, where there is one."""
+        return output.reshape(-1, *self.shape, output.shape[-1])
+
+
+def rotary(grid: Grid, path: str = "rope", *also: str) -> tuple[Tap, ...]:
+    """The role "positions" where they are rotary: cosines and sines, which turn the queries and
+    keys of every block."""
+    return (Tap(path, grid.tables, also=also, parts=2),)
+
 
 _ATTENTION = {"queries": "norm_q", "keys": "norm_k", "values": "to_v"}
 

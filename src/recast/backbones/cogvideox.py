@@ -29,6 +29,7 @@ from recast.backbones import _diffusers, _tiny, _transformers
 from recast.backbones._outline import T5_XXL
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall
+from recast.features import Tap
 from recast.schedule import Schedule, from_diffusers
 
 if TYPE_CHECKING:
@@ -201,7 +202,6 @@ class CogVideoX(Backbone):
     ) -> None:
         _diffusers.check_vocabulary(parts.tokenizer, parts.text_encoder)
         self.name, self.defaults, self.device = name, defaults, device
-        self.network: nn.Module = parts.transformer
         self.schedule: Schedule = from_diffusers(parts.scheduler)
         self._parts, self._settings = parts, settings
         networks = [parts.transformer, parts.vae, parts.text_encoder]
@@ -214,11 +214,19 @@ class CogVideoX(Backbone):
         self._pack = int(parts.vae.config.temporal_compression_ratio)
         self._grid = _transformers.Grid()
         self.grain = 2 if self._pairs else 1
-        self.roles = _transformers.roles(
-            {"transformer_blocks": self._config.num_layers},
-            self._config.num_attention_heads,
-            self._grid,
-        )
+        self.network: nn.Module = parts.transformer
+        self._rope, prefix = _Rope(self._config), ""
+        positions: tuple[Tap, ...] = (Tap("patch_embed", self._grid.features),)
+        if self._config.use_rotary_positional_embeddings:
+            # The transformer is given its tables: what makes them has a place of its own.
+            self.network = nn.ModuleDict({"transformer": parts.transformer, "rope": self._rope})
+            prefix, positions = "transformer.", _transformers.rotary(self._grid)
+        blocks = {"transformer_blocks": self._config.num_layers}
+        heads = self._config.num_attention_heads
+        self.roles = {
+            **_transformers.roles(blocks, heads, self._grid, experts=(prefix,)),
+            "positions": positions,
+        }
         self.fingerprint = _diffusers.fingerprint(parts.transformer)
 
     @torch.no_grad()
@@ -299,12 +307,38 @@ class CogVideoX(Backbone):
         return frames // (self._config.patch_size_t or 1), height // patch, width // patch
 
     def _positions(self) -> tuple[Tensor, Tensor] | None:
-        config, patch = self._config, self._config.patch_size
-        if not config.use_rotary_positional_embeddings:
+        if not self._config.use_rotary_positional_embeddings:
             return None
+        cos, sin = self._rope(self._grid.shape, self.device)
+        return (cos.as_subclass(_Copying), sin) if cos.requires_grad else (cos, sin)
+
+
+class _Rope(nn.Module):
+    """A transformer's rotary positions: the cosines and sines of a grid of tokens, (N, width)."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self._config = config
+
+    def forward(self, tokens: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        config, patch = self._config, self._config.patch_size
         base = (config.sample_height // patch, config.sample_width // patch)
-        cos, sin = _rotary(config.attention_head_dim, self._grid.shape, base, self._pairs)
-        return cos.to(self.device), sin.to(self.device)
+        table = config.patch_size_t is not None
+        cos, sin = _rotary(config.attention_head_dim, tokens, base, table)
+        return cos.to(device), sin.to(device)
+
+
+class _Copying(Tensor):
+    """A table that multiplies copies: in float32 diffusers' attention overwrites the queries and
+    keys that cosines multiplied, which the gradient of the table needs."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.mul:
+            args = tuple(one.clone() for one in args)
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 def _defaults(parts: Parts) -> Defaults:

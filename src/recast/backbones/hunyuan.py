@@ -227,7 +227,10 @@ class Hunyuan(Backbone):
             "single_transformer_blocks": self._config.num_single_layers,
         }
         heads = self._config.num_attention_heads
-        self.roles = _transformers.roles(streams, heads, self._grid, attention="attn")
+        self.roles = {
+            **_transformers.roles(streams, heads, self._grid, attention="attn"),
+            "positions": _transformers.rotary(self._grid),
+        }
         self.fingerprint = _diffusers.fingerprint(parts.transformer)
 
     @torch.no_grad()

@@ -208,11 +208,11 @@ class LTX(Backbone):
         self._factor = int(parts.vae.spatial_compression_ratio)
         self._pack = int(parts.vae.temporal_compression_ratio)
         self._grid = _transformers.Grid()
-        self.roles = _transformers.roles(
-            {"transformer_blocks": self._config.num_layers},
-            self._config.num_attention_heads,
-            self._grid,
-        )
+        blocks, heads = self._config.num_layers, self._config.num_attention_heads
+        self.roles = {
+            **_transformers.roles({"transformer_blocks": blocks}, heads, self._grid),
+            "positions": _transformers.rotary(self._grid),
+        }
         self.fingerprint = _diffusers.fingerprint(parts.transformer)
 
     @torch.no_grad()

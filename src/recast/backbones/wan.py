@@ -289,12 +289,12 @@ class Wan(Backbone):
             self._text = Umt5Text(encoder, tokenizer, self._crew, name)
         self._config = parts.transformer.config
         self._grid = _transformers.Grid()
-        self.roles = _transformers.roles(
-            {"blocks": self._config.num_layers},
-            self._config.num_attention_heads,
-            self._grid,
-            experts=prefixes,
-        )
+        blocks, heads = {"blocks": self._config.num_layers}, self._config.num_attention_heads
+        ropes = (f"{prefix}rope" for prefix in prefixes)
+        self.roles = {
+            **_transformers.roles(blocks, heads, self._grid, experts=prefixes),
+            "positions": _transformers.rotary(self._grid, *ropes),
+        }
         self.fingerprint = _diffusers.fingerprint(self.network)
 
     def encode(self, video: Tensor) -> Tensor:

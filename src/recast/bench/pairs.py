@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recast.errors import BadCall, UnknownName
 from recast.metrics.base import Truth
+from recast.shapes import camera as cameras
 from recast.shapes import captions, oracle, world
 from recast.shapes.describe import dressed, named
 from recast.trackers import Tracker, Tracks
@@ -27,24 +28,30 @@ def held_out(
     changes: Sequence[str] = LOOKS,
     paths: Sequence[str] = (),
     camera: bool | None = None,
+    patterns: Sequence[str] = (),
 ) -> Iterator[tuple[int, str]]:
     """(seed of the source's scene, prompt), `count` of them, the same at every call.
 
     The source moves, along one of `paths` (any, without) and before a `camera` that moves or does
-    not (either, for None). The prompt asks for another look in all of `changes` and for the
-    source's in the rest.
+    not (either, for None); both backgrounds have one of `patterns` (any, without). The prompt asks
+    for another look in all of `changes` and for the source's in the rest.
     """
     for path in paths:
         if path not in world.PATHS:
             raise UnknownName("path", path, world.PATHS)
-    wanted = set(paths) or set(world.PATHS) - {"still"}
-    looks = map(world.sample, _TARGETS)
+    for pattern in patterns:
+        if pattern not in world.PATTERNS:
+            raise UnknownName("pattern", pattern, world.PATTERNS)
+    wanted, grounds = set(paths) or set(world.PATHS) - {"still"}, patterns or world.PATTERNS
+    looks = (look for look in map(world.sample, _TARGETS) if look.pattern in grounds)
     found = 0
     for seed in world.HELD_OUT:
         if found == count:
             return
         source = world.sample(seed)
         if source.path not in wanted or camera not in (None, _camera_moves(source)):
+            continue
+        if source.pattern not in grounds:
             continue
         look = next(look for look in looks if _differs(look, source, changes))
         found += 1
@@ -82,11 +89,12 @@ def told(path: Path, prompt: str, result: NDArray[np.uint8]) -> Truth:
         centre = np.array(there["centre"], float) / there["size"]
         looks = {name: there[name] for name in ("shape", "colour", "ground", "pattern")}
         scene = dressed(world.sample(there["seed"], len(centre)), looks)
+        pan, zoom = np.array(there["pan"], float) / there["size"], np.array(there["zoom"], float)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadCall(f"{path} is no truth that recast shapes render wrote ({error})") from error
     if len(centre) != len(result):
         raise BadCall(f"{path.name} tells of {len(centre)} frames, the clip has {len(result)}")
-    return _seen(replace(scene, centre=centre), prompt, result)
+    return _seen(replace(scene, centre=centre, pan=pan, zoom=zoom), prompt, result)
 
 
 def tracker(scene: world.Scene) -> Tracker:
@@ -106,7 +114,14 @@ def _seen(scene: world.Scene, prompt: str, result: NDArray[np.uint8]) -> Truth:
     was = world.truth(scene, result.shape[1]).mask
     shared, either = ((verdict.masks & was).sum((1, 2)), (verdict.masks | was).sum((1, 2)))
     overlap = float(np.mean(shared / np.maximum(either, 1)))
-    return Truth(path=scene.centre, found=verdict.path, right=right, overlap=overlap)
+    seen = {scene.pattern, asked.pattern} <= set(cameras.PATTERNS)
+    return Truth(
+        path=scene.centre,
+        found=verdict.path,
+        right=right,
+        overlap=overlap,
+        camera=cameras.distance(result, verdict.masks, scene) if seen else None,
+    )
 
 
 def _differs(look: world.Scene, source: world.Scene, changes: Sequence[str]) -> bool:

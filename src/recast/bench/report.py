@@ -29,7 +29,7 @@ WALL_BYTES = 40_000_000
 """Clips beyond this many bytes are left to the folder."""
 _BY_GROUP = (
     *("text_similarity", "motion_fidelity"),
-    *("true_look", "true_motion", "true_distance", "true_structure"),
+    *("true_look", "true_motion", "true_distance", "true_structure", "camera_error"),
 )
 _COLUMNS = 12
 _COSTS = {

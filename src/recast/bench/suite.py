@@ -99,6 +99,7 @@ class _World(_Table):
     changes: list[Look] = Field(default=["colour", "shape", "background"], min_length=1)
     paths: list[str] = []
     camera: bool | None = None
+    patterns: list[str] = []
     described: bool = False
     """Whether methods are given the source's own prompt."""
 
@@ -222,7 +223,8 @@ def _explained(error: ValidationError) -> str:
 
 
 def _scenes(told: _World) -> Iterator[Case]:
-    for scene, prompt in pairs.held_out(told.pairs, told.changes, told.paths, told.camera):
+    asked = (told.changes, told.paths, told.camera, told.patterns)
+    for scene, prompt in pairs.held_out(told.pairs, *asked):
         yield Case(
             clip=f"scene-{scene}",
             prompt=prompt,

@@ -201,6 +201,12 @@ class Method(ABC, Generic[C]):
         """The roles of a backbone that it needs, as it is configured."""
         return ()
 
+    @property
+    def learns_by_sampling(self) -> bool:
+        """Whether `learn`, as it is configured, samples under the source's prompt, guided as far as
+        the model's defaults say."""
+        return False
+
     @abstractmethod
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling

@@ -34,6 +34,8 @@ class Config(Training):
     places: int = 0
     """How many temporal transformers get embeddings, the coarsest first; 0 is all on the way down
     and up, 15 on ZeroScope, of which 5 suit simple, local motion."""
+    spatial: bool = False
+    """Give m^QK a value for every position, as m^V has: the paper's ablation."""
     gamma: float = 1.0
     """Scales m^V when clips are made; 0 suits a plain motion of the camera."""
     difference: bool = True
@@ -80,7 +82,7 @@ class Method(_tuning.Method[Config]):
         paths = [path for place in chosen for attention in place.attentions for path in attention]
         with input_shapes(backbone.network, paths) as shapes:
             look()
-        return MotionEmbeddings.zeros(chosen, shapes)
+        return MotionEmbeddings.zeros(chosen, shapes, spatial=self.config.spatial)
 
     def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:
         return MotionEmbeddings(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recast.trackers import Tracks
 
 Array = NDArray[np.float64]
-Need = Literal["source", "tracks", "prompt", "clip", "lpips", "truth"]
+Need = Literal["source", "tracks", "prompt", "clip", "lpips", "truth", "camera"]
 NEEDS: tuple[Need, ...] = get_args(Need)
 
 
@@ -50,6 +50,9 @@ class Truth:
     overlap: float
     """Intersection over union of where the subject is and where the source's was, mean over
     frames."""
+    camera: float | None = None
+    """Mean distance in frame widths between where the source's camera carries the points of the
+    background, and where the result's does; None where either background shows none of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -4,11 +4,11 @@ What every estimated metric is measured by. The shapes world's oracle finds the 
 pixels; nothing is tracked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from recast.metrics.base import Array, Judged, Metric, by_name
+from recast.metrics.base import Array, Judged, Metric, Need, by_name
 
 LOOKS = ("colour", "shape", "background")
 
@@ -46,6 +46,12 @@ def _overlap(judged: Judged) -> float:
     return judged.truth.overlap
 
 
+def _camera(judged: Judged) -> float:
+    assert judged.truth is not None
+    assert judged.truth.camera is not None
+    return judged.truth.camera
+
+
 def _right(name: str) -> Callable[[Judged], float]:
     def score(judged: Judged) -> float:
         assert judged.truth is not None
@@ -65,13 +71,14 @@ def _metric(
     unit: str,
     score: Callable[[Judged], float],
     higher_is_better: bool = True,
+    needs: Sequence[Need] = (),
 ) -> Metric:
     return Metric(
         name=name,
         title=title,
         higher_is_better=higher_is_better,
         unit=unit,
-        needs=frozenset({"truth"}),
+        needs=frozenset({"truth", *needs}),
         score=score,
     )
 
@@ -80,6 +87,7 @@ METRICS = by_name(
     _metric("true_motion", "true path correlation", "correlation", _correlation),
     _metric("true_distance", "true path distance", "frame widths", _distance, False),
     _metric("true_structure", "overlap of the subject with the source's", "IoU", _overlap),
+    _metric("camera_error", "camera's error", "frame widths", _camera, False, ["camera"]),
     _metric("true_look", "what the prompt names is shown", "share", _look),
     *(
         _metric(f"{name}_right", f"the prompt's {name} is shown", "share", _right(name))

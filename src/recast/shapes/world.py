@@ -59,6 +59,11 @@ class Scene:
         """The scene's name: "navy" when plain, else such as "striped navy"."""
         return self.ground if self.pattern == "plain" else f"{self.pattern} {self.ground}"
 
+    def carried(self, start: Array) -> Array:
+        """Where points (N, 2) of the first frame go if they sit on the background, (F, N, 2)."""
+        world = (start - 0.5 - self.pan[0]) / self.zoom[0]
+        return world * self.zoom[:, None, None] + self.pan[:, None] + 0.5
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
@@ -183,10 +188,7 @@ def _carried(scene: Scene, start: Array) -> tuple[Array, Array]:
     x, y = np.moveaxis(start - scene.centre[0], -1, 0)
     turned = np.stack([cos * x - sin * y, sin * x + cos * y], -1)
     growth = (scene.radius / scene.radius[0])[:, None, None]
-    on_subject = scene.centre[:, None] + growth * turned
-    world = (start - 0.5 - scene.pan[0]) / scene.zoom[0]
-    behind = world[None] * scene.zoom[:, None, None] + scene.pan[:, None] + 0.5
-    return on_subject, behind
+    return scene.centre[:, None] + growth * turned, scene.carried(start)
 
 
 def _pattern(scene: Scene, grid: Array) -> Array:

@@ -1,0 +1,314 @@
+"""DiTFlow's second form: positions that are learned once and hold a motion for any prompt."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recast import cli, guided, models, store
+from recast.backbones import _diffusers, cogvideox, unet3d, wan
+from recast.backbones.base import Settings
+from recast.backbones.cogvideox import CogVideoX
+from recast.config import LearnConfig, RunConfig
+from recast.errors import BadCall, BadMotion, NotFinite
+from recast.events import Step
+from recast.features import override
+from recast.methods import unguided
+from recast.methods.base import Motion, Sampling
+from recast.methods.ditflow import PRESETS, Config, Method, where_moving
+from recast.run import learn as run_learn
+from recast.run import run
+from recast.sampling import ddim, randn
+from recast.shapes import world
+from recast.video import Video
+
+from .jobs import SAMPLING, clip, hooks, learn, transfer
+from .tinies import MADE, pipeline
+
+SHORT = Config(optimised="positions", guided=0.5, inner_steps=3, lr=0.02, lr_end=0.01)
+INJECTING = dataclasses.replace(SHORT, injected=("keys0", "values0"))
+KINDS = ["2b", "5b", "1.5", "wan", "experts", "ltx", "hunyuan"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_motion_is_learned_level_by_level_and_used_without_optimisation(
+    kind: str, tmp_path: Path
+) -> None:
+    backbone, method = MADE[kind](), Method(SHORT)
+    events = list(method.learn(backbone, clip(backbone), "a square", SAMPLING))
+    steps = [event for event in events if isinstance(event, Step)]
+    told = [(step.stage, step.index, step.total) for step in steps]
+    assert told == [("learn", 1, 2), ("learn", 2, 2)]
+    assert all(step.metrics["loss"] < step.metrics["loss_before"] for step in steps)
+    motion: Motion = events[-1].result  # type: ignore[union-attr]
+    grid = backbone.schedule.sized(backbone.latent_shape(*clip(backbone).shape[2:])).grid(4)
+    assert motion.metadata["times"] == grid[:2].tolist()
+    assert len(motion.metadata["losses"]) == 2 * 3
+    assert motion.tensors.keys() == {"positions"}, "nothing of the clip's look"
+    first, second = motion.tensors["positions"]
+    assert first.dtype == torch.float16
+    assert bool(first.any())
+    assert not torch.equal(first, second)
+    passes = 1 if kind == "hunyuan" else 2  # of a guided step
+    assert backbone.calls == 2 + 2 * (3 + passes)
+    made = transfer(method, backbone, motion)
+    assert backbone.calls == 2 + 2 * (3 + passes) + 4 * passes
+    loaded = Motion.load(motion.save(tmp_path / "motion.safetensors"))
+    assert torch.equal(transfer(method, backbone, loaded), made)
+    assert hooks(backbone) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_that_are_not_moved_leave_the_model_as_it_is(kind: str) -> None:
+    backbone, method, plain = MADE[kind](), Method(SHORT), unguided.Method(unguided.Config())
+    motion = learn(method, backbone)
+    untouched = transfer(plain, backbone, learn(plain, backbone))
+    assert not torch.equal(transfer(method, backbone, motion), untouched)
+    still = {"positions": torch.zeros_like(motion.tensors["positions"])}
+    motion = dataclasses.replace(motion, tensors=still)
+    assert torch.equal(transfer(method, backbone, motion), untouched)
+
+
+@contextmanager
+def moved(backbone: CogVideoX, offset: Tensor | None) -> Iterator[None]:
+    """The model with this added to its table of positions, as the authors' code changes it."""
+    embed = backbone._parts.transformer.patch_embed
+    table = embed._get_positional_embeddings
+    if offset is not None:
+        flat = offset.flatten(1, 3)
+        words = torch.zeros(1, embed.max_text_seq_length, flat.shape[2])
+        shift = torch.cat([words, flat], 1)
+        embed._get_positional_embeddings = lambda *args, **named: table(*args, **named) + shift
+    try:
+        yield
+    finally:
+        embed.__dict__.pop("_get_positional_embeddings", None)
+
+
+def optimised(backbone: CogVideoX, loss: Callable[[], Tensor], start: Tensor, lr: float) -> Tensor:
+    """Three steps of a fresh Adam from a table moved by `start`."""
+    offset = start.clone().requires_grad_()
+    adam = torch.optim.Adam([offset], lr=lr)
+    for _ in range(3):
+        with torch.enable_grad(), moved(backbone, offset):
+            (offset.grad,) = torch.autograd.grad(loss(), offset)
+        adam.step()
+    return offset.detach()
+
+
+def test_learning_and_transfer_by_hand() -> None:
+    """Algorithm 1 on 2b: each level takes up the positions of the one before and has a fresh Adam;
+    its step, with and without the prompt, is taken with them, and later steps are not. The source
+    is looked at with the model's own positions, and injected in learning and in transfer."""
+    backbone, method = MADE["2b"](), Method(INJECTING)
+    assert isinstance(backbone, CogVideoX)
+    source, schedule = backbone.encode(clip(backbone)), backbone.schedule
+    grid, taps = schedule.grid(4), guided.places(backbone, INJECTING.injected)
+    clean = schedule.grid(100)[-1]
+    silent = backbone.denoiser(backbone.encode_text([""]))
+    still = guided.noised(backbone, source, clean)
+    (wanted,) = method._flows(backbone, silent, still, clean, strongest=True)
+
+    def drawn(prompt: str, seed: int, scale: float, learned: list[Tensor]) -> Tensor:
+        """The clip; without positions it learns them."""
+        plain = backbone.denoiser(backbone.encode_text([prompt]))
+        denoise, fresh = backbone.guided(prompt, "", scale), not learned
+        start = randn(tuple(source.shape), torch.Generator().manual_seed(seed), source.device)
+        x, offset = start, torch.zeros(1, 3, 2, 3, 32)
+        for index, (t, s) in enumerate(pairwise(grid)):
+            if index >= 2:
+                x = ddim(schedule, denoise(x, t), s)
+                continue
+
+            def loss(x: Tensor = x, t: Tensor = t) -> Tensor:
+                (flow,) = method._flows(backbone, plain, x, t, strongest=False)
+                return where_moving(flow, wanted)
+
+            there = schedule.noised(source, start, t)
+            found = guided.look(backbone, plain, taps, there, t)
+            with override(backbone.network, taps, found, 3):
+                if fresh:
+                    offset = optimised(backbone, loss, offset, (0.02, 0.01)[index])
+                    learned.append(offset)
+                with moved(backbone, learned[index]):
+                    x = ddim(schedule, denoise(x, t), s)
+        return x
+
+    positions: list[Tensor] = []
+    with torch.no_grad():
+        drawn("a square", 0, backbone.defaults.guidance_scale, positions)
+    motion = learn(method, backbone)
+    torch.testing.assert_close(motion.tensors["positions"], torch.cat(positions).half())
+    assert torch.equal(motion.tensors["latents"], source[0])
+    kept = list(motion.tensors["positions"].float().split(1))
+    with torch.no_grad():
+        expected = drawn("a cat", SAMPLING.seed, SAMPLING.guidance_scale, kept)
+    torch.testing.assert_close(transfer(method, backbone, motion), expected)
+    assert hooks(backbone) == 0
+
+
+def test_learning_does_not_depend_on_how_clips_are_drawn_later() -> None:
+    backbone, method = wan.tiny(), Method(SHORT)
+    motion = learn(method, backbone)
+    other = Sampling(steps=4, guidance_scale=9.0, negative_prompt="blurry", seed=7)
+    *_, last = method.learn(backbone, clip(backbone), "a square", other)
+    found = last.result  # type: ignore[union-attr]
+    assert torch.equal(found.tensors["positions"], motion.tensors["positions"])
+
+
+def test_the_stores_key_knows_what_guides_a_sample_that_learns() -> None:
+    frames = world.render(world.sample(0))
+
+    def keys(config: Config) -> set[str]:
+        found = set()
+        for scale, dynamic in ((3.0, False), (3.0, True), (4.0, False)):
+            backbone = wan.tiny()
+            backbone.defaults = dataclasses.replace(backbone.defaults, guidance_scale=scale)
+            backbone.dynamic_guidance = dynamic
+            found.add(store.motion_key(frames, backbone, Method(config), "a square", 4))
+        return found
+
+    assert len(keys(SHORT)) == 3
+    assert len(keys(Config())) == 1
+    assert keys(SHORT).isdisjoint(keys(dataclasses.replace(SHORT, lr=0.03)))
+
+
+# Refusals
+
+
+def test_a_motion_of_one_form_is_none_of_the_other() -> None:
+    backbone = wan.tiny()
+    learned = learn(Method(SHORT), backbone)
+    latents = dataclasses.replace(SHORT, optimised="latents")
+    message = "learned with optimised positions, and latents is asked for; use positions, or learn"
+    with pytest.raises(BadMotion, match=message):
+        transfer(Method(latents), backbone, learned)
+    with pytest.raises(BadMotion, match="learned with optimised latents, and positions is asked"):
+        transfer(Method(SHORT), backbone, learn(Method(latents), backbone))
+
+
+def test_positions_fit_their_own_levels_and_settings() -> None:
+    backbone, method = wan.tiny(), Method(SHORT)
+    motion = learn(method, backbone)
+    with pytest.raises(BadMotion, match="learned with steps 4, and 6 is asked for; use 4"):
+        transfer(method, backbone, motion, dataclasses.replace(SAMPLING, steps=6))
+    with pytest.raises(BadMotion, match=r"learned with lr 0.02, and 0.03 is asked for"):
+        transfer(Method(dataclasses.replace(SHORT, lr=0.03)), backbone, motion)
+    with pytest.raises(BadMotion, match=r"learned with injected \[\], and \['keys0'"):
+        transfer(Method(INJECTING), backbone, motion)
+    moved = dataclasses.replace(motion, metadata={**motion.metadata, "times": [0.9, 0.5]})
+    with pytest.raises(BadMotion, match="learned at other noise levels"):
+        transfer(method, backbone, moved)
+    with pytest.raises(BadMotion, match="has no positions, which ditflow keeps"):
+        transfer(method, backbone, dataclasses.replace(motion, tensors={}))
+
+
+def test_where_there_is_nothing_to_learn_it_is_said() -> None:
+    with pytest.raises(BadCall, match=r"guided is 0.* above 0 to learn positions"):
+        dataclasses.replace(SHORT, guided=0.0)
+    with pytest.raises(BadCall, match=r"guided 0.1 of 4 steps is no level"):
+        learn(Method(dataclasses.replace(SHORT, guided=0.1)), wan.tiny())
+    first = dataclasses.replace(SHORT, queries="queries0", keys="keys0")
+    # Rotary positions turn queries and keys after these were seen; added ones are in them.
+    with pytest.raises(BadCall, match="queries0 and keys0 of tiny-wan do not depend on positions"):
+        learn(Method(first), wan.tiny())
+    assert "positions" in learn(Method(first), cogvideox.tiny()).tensors
+
+
+def test_unets_have_no_positions(tmp_path: Path) -> None:
+    message = "tiny-unet3d has no role 'positions', which ditflow needs; it has "
+    with pytest.raises(BadCall, match=message):
+        models.check_runs(Method(SHORT), unet3d.tiny())
+    assert "positions" in Method(SHORT).roles
+    assert "positions" not in Method(Config()).roles
+
+
+def test_a_source_without_a_prompt_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    path = Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
+    shared: dict[str, Any] = {"clip": path, "method": "ditflow", "config": SHORT}
+    shared["backbone"] = str(tmp_path)  # which holds no model
+    message = "ditflow, as it is configured, .* say in --source-prompt what that shows"
+    with pytest.raises(BadCall, match=message):
+        list(run(RunConfig(prompt="a cat", **shared)))
+    with pytest.raises(BadCall, match=message):
+        list(run_learn(LearnConfig(**shared)))
+
+
+@pytest.mark.parametrize("kind", ["2b", "5b"])
+def test_an_error_leaves_no_hook_behind(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, method = MADE[kind](), Method(INJECTING)
+    motion = learn(method, backbone)
+    nan = torch.full_like(motion.tensors["positions"], float("nan"))
+    broken = {**motion.tensors, "positions": nan}
+    with pytest.raises(NotFinite):
+        transfer(method, backbone, dataclasses.replace(motion, tensors=broken))
+    assert hooks(backbone) == 0
+    seen = []
+
+    def breaks(*args: Any) -> Tensor:
+        seen.append(hooks(backbone))
+        raise ArithmeticError("ours")
+
+    monkeypatch.setattr("recast.methods.ditflow.where_moving", breaks)
+    with pytest.raises(ArithmeticError, match="ours"):
+        learn(method, backbone)
+    assert seen == [3], "positions, keys and values"
+    assert hooks(backbone) == 0
+
+
+# As a user
+
+
+@pytest.mark.parametrize("kind", ["2b", "5b", "wan"])
+def test_learn_once_and_use_with_new_prompts(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Of its own: the small models of two kinds have the same weights.
+    monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
+    tiny = MADE[kind]()
+    with _diffusers.quiet():
+        pipeline(tiny).save_pretrained(tmp_path / "model")
+    Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
+    size = ("--frames", "9", "--height", "32", "--width", "48")
+    on = ("--backbone", "model", "--guidance-scale", "3")
+    preset = ("--method", "ditflow", "--preset", "positions")
+    asked = ("learn", "ball.mp4", *preset, "--backbone", "model", *size, "--steps", "5")
+    named = ("--source-prompt", "a ball", "--queries", "queries", "--keys", "keys")
+
+    assert cli.main([*asked, "--source-prompt", "a ball"]) != 0
+    assert "no role 'queries20', which ditflow needs" in capsys.readouterr().err
+    assert cli.main([*asked, *named]) == 0
+    told = capsys.readouterr()
+    assert told.out == "motion.safetensors\n"
+    assert "learn 1/1" in told.err
+    assert cli.main(["inspect", "motion.safetensors"]) == 0
+    assert "positions" in capsys.readouterr().out
+    for number, prompt in enumerate(("a blue star", "a cat")):
+        assert cli.main(["transfer", "motion.safetensors", prompt, *on, "--out", f"r{number}"]) == 0
+        assert capsys.readouterr().out == f"r{number}/video.mp4\n"
+    motion = Motion.load(tmp_path / "motion.safetensors")
+    assert motion.described == "a ball"
+    assert motion.metadata["settings"]["optimised"] == "positions"
+    assert motion.tensors.keys() == {"positions", "latents"}
+
+
+def test_the_preset_has_the_papers_numbers() -> None:
+    config = PRESETS["positions"]
+    assert config == dataclasses.replace(PRESETS["paper"], optimised="positions")
+
+
+def test_a_wrapped_pipeline_keeps_its_transformer() -> None:
+    """Whose rotary positions have a place outside of it."""
+    pipe = pipeline(MADE["5b"]())
+    before = [name for name, _ in pipe.transformer.named_modules()]
+    wrapped = models.wrap(pipe, Settings(device="cpu"))
+    wrapped.defaults = MADE["5b"]().defaults
+    learn(Method(SHORT), wrapped)
+    assert [name for name, _ in pipe.transformer.named_modules()] == before
