@@ -38,7 +38,7 @@ def test_damaged_weights_are_told(tmp_path: Path) -> None:
         ([2, 1], 4, False, f"fits with {SAVING}"),
         ([2, 1], 3, False, "more than 3.0 GiB can hold"),
         # Wan's 1.3B and its text encoder, by turns on a card that could not hold both.
-        ([11, 3], 14, True, f"fits with --offload, {SAVING}"),
+        ([11, 3], 14, True, f"fits with --offload networks, {SAVING}"),
         ([11, 3], 12, True, "more than 12.0 GiB can hold"),
         ([], 0, True, "fits"),
     ],

@@ -129,7 +129,7 @@ def test_it_is_what_lives_on_a_real_device(model: str) -> None:
         once()
         with Ledger() as ledger:
             once()
-        assert ledger.most == pytest.approx(told.guided["dmt"][checkpointing].most, rel=0.03)
+        assert ledger.most == pytest.approx(told.guided["dmt"][checkpointing].most, rel=0.05)
 
 
 def test_weights_are_as_loading_makes_them(model: str) -> None:
@@ -141,7 +141,7 @@ def test_weights_are_as_loading_makes_them(model: str) -> None:
             for n in backbone._crew.networks
         ]
         found = forecast.weights(model, settings, torch.device("cpu"))
-        assert found == (sum(sizes), max(sizes))
+        assert found["none"] == sum(sizes) > found["networks"] == max(sizes) > found["blocks"]
 
 
 # In millions: those of docs/backbones.md, which come from the sizes of published files, and of
@@ -184,8 +184,9 @@ def test_published_configs_are_of_the_published_size(alias: str) -> None:
 
 def test_half_precision_halves_what_is_not_kept_whole() -> None:
     """Of Wan, the VAE, the norms and the time stay in float32."""
-    whole, _ = forecast.weights("wan", Settings(dtype="float32"), CUDA)
-    half, largest = forecast.weights("wan", Settings(), CUDA)
+    whole = forecast.weights("wan", Settings(dtype="float32"), CUDA)["none"]
+    found = forecast.weights("wan", Settings(), CUDA)
+    half, largest = found["none"], found["networks"]
     vae = 4 * 126_892_531
     assert largest == 2 * 5_680_910_336
     assert (whole + vae) / 2 < half < (whole + vae) / 2 * 1.01
@@ -200,7 +201,7 @@ def test_a_model_that_is_not_here_is_not_guessed() -> None:
 
 def test_a_run_needs_its_hungriest_stage() -> None:
     def stage(weights: int, most: int) -> Stage:
-        return Stage(weights, 0, most)
+        return Stage(weights, weights // 5, 0, most)
 
     told = Forecast(
         size=(1, 8, 8),
@@ -212,11 +213,12 @@ def test_a_run_needs_its_hungriest_stage() -> None:
         guided={"dmt": (stage(10, 60), stage(10, 20))},
         notes={},
     )
-    assert told.need(None, checkpointing=False, offload=False) == 55 + 4
-    assert told.need(None, checkpointing=False, offload=True) == 40
-    assert told.need("dmt", checkpointing=False, offload=False) == 55 + 60
-    assert told.need("dmt", checkpointing=True, offload=False) == 55 + 20
-    assert told.need("dmt", checkpointing=False, offload=True) == 70
+    assert told.need(None, checkpointing=False, offloaded="none") == 55 + 4
+    assert told.need(None, checkpointing=False, offloaded="networks") == 40
+    assert told.need("dmt", checkpointing=False, offloaded="none") == 55 + 60
+    assert told.need("dmt", checkpointing=True, offloaded="none") == 55 + 20
+    assert told.need("dmt", checkpointing=False, offloaded="networks") == 70
+    assert told.need("dmt", checkpointing=True, offloaded="blocks") == 2 + 20
 
 
 def test_windows_bound_what_a_guided_step_keeps(tmp_path: Path) -> None:
@@ -260,13 +262,13 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.mark.parametrize(
     ("has", "offload", "words"),
     [
-        (12, False, "13.7 GiB, and cuda has 12.0 GiB; what helps: --offload .*10.6 GiB"),
-        (8, False, "13.7 GiB, and cuda has 8.0 GiB; what helps: a smaller model"),
-        (8, True, "10.6 GiB, and cuda has 8.0 GiB; what helps: a smaller model"),
+        (12, "none", "13.7 GiB, and cuda has 12.0 GiB; what helps: --offload networks .10.6 GiB"),
+        (8, "none", "13.7 GiB, and cuda has 8.0 GiB; what helps: --offload blocks .2.4 GiB"),
+        (1, "blocks", "2.4 GiB, and cuda has 1.0 GiB; what helps: a smaller model"),
     ],
 )
 def test_weights_that_cannot_fit_are_not_read(
-    tight: Callable[[int], None], clip: Path, tmp_path: Path, has: int, offload: bool, words: str
+    tight: Callable[[int], None], clip: Path, tmp_path: Path, has: int, offload: Any, words: str
 ) -> None:
     tight(has * GIB)
     job = config.RunConfig(

@@ -346,7 +346,7 @@ def test_advice_names_only_what_is_not_done_yet(
     job: Callable[..., RunConfig[Any]], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dmt.Method, "transfer", raiser(MemoryError()))
-    lean = Settings(dtype="float16", gradient_checkpointing=True, offload=True, vae_tiling=True)
+    lean = Settings(dtype="float16", gradient_checkpointing=True, offload="blocks", vae_tiling=True)
     with pytest.raises(OutOfMemory) as caught:
         finished(run.run(job(settings=lean), gaussian.tiny(), store))
     assert "stage: sample" in str(caught.value)

@@ -70,7 +70,7 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
     with pytest.raises(BadCall, match="float16 is too slow on the CPU"):
         show1.load(str(tmp_path), Settings(device="cpu", dtype="float16"))
     with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
-        show1.load(str(tmp_path), Settings(device="cpu", offload=True))
+        show1.load(str(tmp_path), Settings(device="cpu", offload="networks"))
 
 
 def test_networks_take_turns() -> None:

@@ -317,7 +317,7 @@ def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
 def test_offloading_needs_something_to_offload_from() -> None:
     for kind in ("2b", "wan", "ltx", "hunyuan"):
         with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
-            models.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload=True))
+            models.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="networks"))
 
 
 # Clips

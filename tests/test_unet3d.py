@@ -334,7 +334,7 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
     with pytest.raises(BadCall, match="float16 is too slow on the CPU; use float32 or bfloat16"):
         unet3d.load(str(tmp_path), Settings(device="cpu", dtype="float16"))
     with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
-        unet3d.load(str(tmp_path), Settings(device="cpu", offload=True))
+        unet3d.load(str(tmp_path), Settings(device="cpu", offload="networks"))
 
 
 def test_the_networks_are_frozen() -> None:

@@ -202,6 +202,8 @@ def _advice(job: Job, settings: Settings) -> str:
         ways.append("--vae-slicing (decodes one frame at a time)")
     if not settings.vae_tiling:
         ways.append("--vae-tiling (decodes large frames piece by piece)")
-    if not settings.offload:
-        ways.append("--offload (only the network at work stays on the device)")
+    if settings.offload == "none":
+        ways.append("--offload networks (only the network at work stays on the device)")
+    if settings.offload != "blocks":
+        ways.append("--offload blocks (only its block at work does: slow)")
     return f"the memory did not suffice (stage: {job.stage}); what helps: {'; '.join(ways)}"

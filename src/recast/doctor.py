@@ -23,10 +23,16 @@ from recast.store import Store, sizes
 
 _PICKLES = {".bin", ".pt", ".pth"}
 _SAVINGS = {
-    (False, False): "",
-    (True, False): "--gradient-checkpointing",
-    (False, True): "--offload",
-    (True, True): "--gradient-checkpointing and --offload",
+    (again, how): " ".join(
+        flag
+        for flag, used in (
+            ("--gradient-checkpointing", again),
+            (f"--offload {how}", how != "none"),
+        )
+        if used
+    )
+    for how in ("none", "networks", "blocks")
+    for again in (False, True)
 }
 """Whether layers run again on the way back, whether networks take turns -> the flags for it."""
 _ROOMY, _TIGHT = 2.5, 1.2
@@ -90,9 +96,9 @@ def _run(
 ) -> tuple[str, str]:
     """What a run takes with each saving, and with which of them it fits."""
     needs = {
-        flags: told.need(method, checkpointing=flags[0], offload=flags[1])
+        flags: told.need(method, checkpointing=flags[0], offloaded=flags[1])
         for flags in _SAVINGS
-        if (offload or not flags[1]) and (method or not flags[0])
+        if (offload or flags[1] == "none") and (method or not flags[0])
     }
     parts = [f"{gib(need)} {_SAVINGS[flags]}".strip() for flags, need in needs.items()]
     text = "; ".join(parts)
@@ -197,7 +203,7 @@ def fits(parts: Sequence[int], memory: int, *, offload: bool) -> str:
         return "fits"
     least, ways = sum(parts), "--vae-slicing, --vae-tiling and --gradient-checkpointing"
     if offload:
-        least, ways = max(parts, default=0), f"--offload, {ways}"
+        least, ways = max(parts, default=0), f"--offload networks, {ways}"
     return f"fits with {ways}" if memory >= _TIGHT * least else f"more than {gib(memory)} can hold"
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recast import guided, models
+from recast import guided, models, offload
 from recast.backbones.base import Backbone, Defaults, Settings
 from recast.errors import BadCall, BadModel, OutOfMemory
 from recast.features import Tap
@@ -36,6 +36,8 @@ class Stage(NamedTuple):
 
     weights: int
     """Of the largest network that works in it."""
+    least: int
+    """Of what is in none of its blocks, with the largest of them."""
     kept: int
     """What its forward pass leaves for the way back; 0 where there is none."""
     most: int
@@ -65,13 +67,16 @@ class Forecast:
         """Of all networks."""
         return sum(size for _, size in self.networks)
 
-    def need(self, method: str | None, *, checkpointing: bool, offload: bool) -> int:
-        """The peak of a run by a method or, for None, of sampling alone."""
+    def need(self, method: str | None, *, checkpointing: bool, offloaded: str) -> int:
+        """The peak of a run by a method or, for None, of sampling alone; `offloaded` as
+        `Settings.offload`."""
         stages = [self.text, self.plain, self.encode, self.decode]
         if method in self.guided:
             stages.append(self.guided[method][checkpointing])
-        if offload:
+        if offloaded == "networks":
             return max(stage.weights + stage.most for stage in stages)
+        if offloaded == "blocks":
+            return max(stage.least + stage.most for stage in stages)
         return self.weights + max(stage.most for stage in stages)
 
 
@@ -112,12 +117,16 @@ def forecast(
     )
 
 
-def weights(name: str, settings: Settings, device: torch.device) -> tuple[int, int]:
-    """Bytes of all weights of a model and of its largest network, as it would be loaded. Raises
-    `BadModel` as `forecast` does."""
+def weights(name: str, settings: Settings, device: torch.device) -> dict[str, int]:
+    """Bytes of a model's weights that are on the device at once, by what `Settings.offload` says.
+    Raises `BadModel` as `forecast` does."""
     with models.outlined(name, settings, device) as (_, outline):
-        sizes = [_bytes(network) for network in outline.networks]
-    return sum(sizes), max(sizes, default=0)
+        networks = outline.networks
+    return {
+        "none": sum(map(_bytes, networks)),
+        "networks": max(map(_bytes, networks), default=0),
+        "blocks": max(map(_least, networks), default=0),
+    }
 
 
 def room(device: torch.device) -> int | None:
@@ -152,20 +161,22 @@ def check_room(name: str, settings: Settings) -> None:
     if there is None:
         return
     try:
-        whole, largest = weights(name, settings, device)
+        least = weights(name, settings, device)
     except BadModel:
         return
-    least = largest if settings.offload else whole
-    if least <= there:
+    need = least[settings.offload]
+    if need <= there:
         return
-    ways = []
-    if not settings.offload and largest <= there and device.type != "cpu":
-        ways.append(f"--offload (one network at a time: {gib(largest)})")
+    ways = [
+        f"--offload {how} ({gib(size)} at a time)"
+        for how, size in least.items()
+        if size <= there and device.type != "cpu"
+    ]
     wide = settings.dtype == "float32" or (settings.dtype == "auto" and device.type == "cpu")
-    if wide and least <= 2 * there:
+    if wide and need <= 2 * there:
         ways.append("--dtype bfloat16 (half of float32)")
     raise OutOfMemory(
-        f"the weights of {name} alone are {gib(least)}, and {device.type} has {gib(there)}; what "
+        f"the weights of {name} alone are {gib(need)}, and {device.type} has {gib(there)}; what "
         f"helps: {'; '.join(ways) or 'a smaller model, or a larger device'}"
     )
 
@@ -246,8 +257,9 @@ def _stage(outline: Outline, work: Callable[[Ledger], Any]) -> Stage:
     outline.at_work.clear()
     with fused(), Ledger() as ledger:
         found = work(ledger)
-    at_work = max((_bytes(network) for network in outline.at_work), default=0)
-    return Stage(at_work, found if isinstance(found, int) else 0, ledger.most)
+    largest = max(map(_bytes, outline.at_work), default=0)
+    least = max(map(_least, outline.at_work), default=0)
+    return Stage(largest, least, found if isinstance(found, int) else 0, ledger.most)
 
 
 def _noisy(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -256,5 +268,9 @@ def _noisy(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _bytes(network: nn.Module) -> int:
-    tensors = {id(one): one for one in (*network.parameters(), *network.buffers())}
-    return sum(one.nbytes for one in tensors.values())
+    return sum(one.nbytes for one in offload.tensors(network))
+
+
+def _least(network: nn.Module) -> int:
+    largest = max(map(_bytes, offload.blocks(network)), default=0)
+    return sum(one.nbytes for one in offload.rest(network)) + largest

@@ -64,6 +64,11 @@ def check_runs(method: Method[Any], backbone: Backbone) -> None:
     """Raise `BadCall` unless the backbone has every role that the method, as configured, needs; the
     message names the methods that run on it, if the fault is not in the settings alone."""
     known = {*backbone.roles, *backbone.transformers}
+    if backbone.offload == "blocks" and any(role in backbone.transformers for role in method.roles):
+        raise BadCall(
+            f"{method.name} trains, and --offload blocks keeps what it would train away from the "
+            "device; use --offload networks"
+        )
     missing = [role for role in method.roles if role not in known]
     if not missing:
         return
@@ -162,7 +167,7 @@ def outlined(
     """
     from recast.backbones import _outline  # with diffusers and transformers, which load slowly
 
-    plain = replace(settings, offload=False)
+    plain = replace(settings, offload="none")
     with _outline.outlined(device) as outline, tempfile.TemporaryDirectory() as scratch:
         there = _there(name, Path(scratch))
         if not _loader(there).__name__.startswith(f"{__package__}."):
@@ -211,7 +216,7 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
 
 def _set(backbone: Backbone, settings: Settings) -> Backbone:
     """With the settings that mean the same to every model."""
-    backbone.dynamic_guidance = settings.dynamic_guidance
+    backbone.dynamic_guidance, backbone.offload = settings.dynamic_guidance, settings.offload
     if settings.window is not None:
         backbone.see_at_once(settings.window)
     return backbone

@@ -31,6 +31,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
 
+from recast import offload
 from recast.backbones import _outline
 from recast.backbones.base import Defaults, Settings
 from recast.errors import BadCall, BadModel
@@ -281,9 +282,9 @@ def dtype(name: str, on: torch.device, elsewhere: torch.dtype = torch.float16) -
     return kinds[name]
 
 
-def check_offload(wanted: bool, device: torch.device) -> None:
+def check_offload(wanted: str, device: torch.device) -> None:
     """Raise `BadCall` where there is nothing to offload from."""
-    if wanted and device.type == "cpu":
+    if wanted != "none" and device.type == "cpu":
         raise BadCall("offload needs a cuda or mps device to offload from; this is the CPU")
 
 
@@ -297,7 +298,8 @@ def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.
 
 
 class Crew:
-    """The networks of one model: frozen; on the device, or, offloaded, taking turns on it."""
+    """The networks of one model: frozen; on the device, or, offloaded, taking turns on it as wholes
+    or block by block."""
 
     def __init__(
         self, networks: Sequence[nn.Module], device: torch.device, settings: Settings
@@ -306,8 +308,10 @@ class Crew:
         self.networks, self.device, self._offload = networks, device, settings.offload
         for network in networks:
             network.eval().requires_grad_(False)
-            if not settings.offload:
+            if settings.offload == "none":
                 network.to(device)
+            if settings.offload == "blocks":
+                offload.attach(network, device)
         if outline := _outline.current():
             outline.networks.extend(networks)
 
@@ -316,7 +320,9 @@ class Crew:
         if outline := _outline.current():
             outline.at_work.append(network)
             return network
-        if self._offload:
+        if self._offload == "blocks":
+            offload.take_turns(network, self.networks, self.device)
+        if self._offload == "networks":
             take_turns(network, self.networks, self.device)
         return network
 
@@ -328,7 +334,9 @@ def checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
     before = {layer: layer.__dict__.get("forward") for layer in layers}
     try:
         for layer in before:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+            layer.forward = partial(
+                checkpoint, partial(offload.again, layer.forward), use_reentrant=False
+            )
         yield
     finally:
         for layer, forward in before.items():

@@ -43,8 +43,10 @@ class Settings:
     gradient_checkpointing: bool = False
     """Compute activations again on the way back: about a third slower, less than half the memory
     of guided steps."""
-    offload: bool = False
-    """Keep each network on the device only while it works (needs cuda or mps)."""
+    offload: Literal["none", "networks", "blocks"] = "none"
+    """What is on the device (cuda or mps) only while it works: networks, one at a time, or their
+    blocks, one at a time, which takes least memory and most time, as all weights cross over in
+    every pass, and on its way back again. Methods that train take no blocks."""
     dynamic_guidance: bool = False
     """Let guidance grow from 1 in pure noise to 1 + guidance scale at the end, as CogVideoX's
     makers do."""
@@ -88,6 +90,8 @@ class Backbone(ABC):
     """What diffusers' pipelines call `network`, and with them the keys of a LoRA."""
     pace: int = 1
     """How many times the frame rate of its latents' clip a finished clip has."""
+    offload: Literal["none", "networks", "blocks"] = "none"
+    """What of it is on the device only while it works."""
     dynamic_guidance: bool = False
     """Whether guidance grows on the way from noise (`guidance.growing`)."""
     window: int | None = None
