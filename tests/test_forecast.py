@@ -263,8 +263,8 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     ("has", "offload", "words"),
     [
         (12, "none", "13.7 GiB, and cuda has 12.0 GiB; what helps: --offload networks .10.6 GiB"),
-        (8, "none", "13.7 GiB, and cuda has 8.0 GiB; what helps: --offload blocks .2.4 GiB"),
-        (1, "blocks", "2.4 GiB, and cuda has 1.0 GiB; what helps: a smaller model"),
+        (8, "none", "13.7 GiB, and cuda has 8.0 GiB; what helps: --offload blocks .2.2 GiB"),
+        (1, "blocks", "2.2 GiB, and cuda has 1.0 GiB; what helps: a smaller model"),
     ],
 )
 def test_weights_that_cannot_fit_are_not_read(

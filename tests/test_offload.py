@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from recast import guided, models, offload
-from recast.backbones import animatediff, unet3d
+from recast.backbones import _diffusers, animatediff, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall
 from recast.ledger import Ledger
 
-from .tinies import MADE, latents
+from .tinies import MADE, clip, latents, levels, pipeline, run
 
 CPU = torch.device("cpu")
 TINY: dict[str, Callable[[], Backbone]] = {
@@ -50,6 +50,25 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
         assert [one.data_ptr() for one in offload.tensors(backbone.network)] == homes
     assert torch.equal(found[0][0], found[1][0])
     assert found[1][1] <= found[0][1]  # not one copy of a weight
+
+
+@pytest.mark.parametrize("kind", ["5b", "wan", "experts", "ltx", "hunyuan"])
+def test_a_whole_model_works_by_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text, passes and the VAE, where a CPU may stand for the device."""
+    plain = MADE[kind]()
+    monkeypatch.setattr(_diffusers, "check_offload", lambda wanted, device: None)
+    visiting = models.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="blocks"))
+    assert visiting.offload == "blocks"
+    x, t = latents(plain), levels(plain)[0]
+    for made in (plain, visiting):
+        made.defaults = plain.defaults
+    for ask in (
+        lambda model: model.encode_text(["a b", ""]),
+        lambda model: run(model, x, t, ["a b"]),
+        lambda model: model.decode(x),
+        lambda model: model.encode(clip(plain)),
+    ):
+        assert torch.equal(ask(visiting), ask(plain))
 
 
 @pytest.mark.parametrize("kind", TINY)
