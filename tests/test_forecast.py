@@ -122,14 +122,16 @@ def test_a_run_takes_what_was_predicted(model: str, tmp_path: Path) -> None:
 
 
 def test_it_is_what_lives_on_a_real_device(model: str) -> None:
-    """All but tables of positions, which a CPU has already and others get copied."""
+    """All but CogVideoX's tables of 540 positions, which a CPU has already and others get copied,
+    and a number of the loss."""
+    tables = 2 * (2 * 540 * 16 * 4) if "5b" in model else 0
     told = forecast.forecast(model, CPU, torch.device("cpu"), ["dmt"], size(model))
     for checkpointing in (False, True):
         once = step(*loaded(model, checkpointing))
         once()
         with Ledger() as ledger:
             once()
-        assert ledger.most == pytest.approx(told.guided["dmt"][checkpointing].most, rel=0.05)
+        assert 0 <= told.guided["dmt"][checkpointing].most - ledger.most <= tables + 8
 
 
 def test_weights_are_as_loading_makes_them(model: str) -> None:
