@@ -45,3 +45,5 @@ def test_rows_without_a_value_do_not_count() -> None:
 def test_bounds_come_first() -> None:
     found = [row("a", name, 1.0) for name in ("dmt", "unguided", "sdedit", "source")]
     assert summary.variants(found) == ["source", "unguided", "dmt", "sdedit"]
+    asked = ("sdedit", "unguided", "dmt", "source", "dmt:paper")
+    assert summary.variants(found, asked) == ["source", "unguided", "sdedit", "dmt"]

@@ -8,17 +8,19 @@ from matplotlib.figure import Figure
 from recast.bench import summary
 from recast.bench.rows import METRIC, Row
 
-# Bounds are hollow: nothing below unguided is of use, and nothing is above the source or the truth.
-BOUNDS = ("source", "truth", "unguided")
 
-
-def scatter(found: Sequence[Row], across: tuple[str, str], up: tuple[str, str]) -> bytes | None:
-    """A PNG of means with 95 % intervals, a point for each variant; `across` and `up` are the
-    metric's name and title. None if no row has both."""
+def scatter(
+    found: Sequence[Row],
+    variants: Sequence[str],
+    across: tuple[str, str],
+    up: tuple[str, str],
+) -> bytes | None:
+    """A PNG of means with 95 % intervals, a point for each variant, bounds hollow; `across` and
+    `up` are the metric's name and title. None if no row has both."""
     figure = Figure(figsize=(6.4, 4.6), dpi=160, layout="constrained")
     axes = figure.add_subplot()
     drawn = 0
-    for index, name in enumerate(summary.variants(found)):
+    for index, name in enumerate(variants):
         mine = [row for row in found if row["variant"] == name]
         x, y = (summary.mean(mine, METRIC + metric) for metric, _ in (across, up))
         if x is None or y is None:
@@ -32,7 +34,7 @@ def scatter(found: Sequence[Row], across: tuple[str, str], up: tuple[str, str]) 
             yerr=[[y.value - y.low], [y.high - y.value]],
             fmt="o",
             color=colour,
-            markerfacecolor="white" if name in BOUNDS else colour,
+            markerfacecolor="white" if name in summary.BOUNDS else colour,
             elinewidth=0.8,
             label=name,
         )

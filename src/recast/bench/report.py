@@ -54,21 +54,22 @@ def write(folder: Path, suite: Suite, found: Sequence[Row]) -> Path:
     """Write the report and what lies beside it; returns the page."""
     known = evaluation.metrics()
     metrics = [known[name] for name in rows.metrics(found) if name in known]
-    pictures = _pictures(found)
+    order = summary.variants(found, suite.methods)
+    pictures = _pictures(found, order)
     for name, picture in pictures.items():
         with atomic(folder / name) as temporary:
             temporary.write_bytes(picture)
     with atomic(folder / SUMMARY) as temporary:
-        _write_summary(temporary, found, metrics)
+        _write_summary(temporary, found, metrics, order)
     page = Environment(loader=PackageLoader("recast.bench", "."), autoescape=True).get_template(
         "report.html.jinja"
     )
-    shown, left_out = _wall(folder, found)
+    shown, left_out = _wall(folder, found, order)
     text = page.render(
         suite=suite,
         facts=_facts(found),
         pictures={name: _uri(it, "image/png") for name, it in pictures.items()},
-        tables=_tables(found, metrics),
+        tables=_tables(found, metrics, order),
         wall=shown,
         left_out=left_out,
         failures=[row for row in found if row["error"] is not None],
@@ -78,21 +79,24 @@ def write(folder: Path, suite: Suite, found: Sequence[Row]) -> Path:
     return folder / PAGE
 
 
-def tables(found: Sequence[Row]) -> list[Table]:
-    """The report's tables, for whoever wants them without the page."""
+def tables(found: Sequence[Row], order: Sequence[str] = ()) -> list[Table]:
+    """The report's tables, variants in a suite's order, for whoever wants them without the page."""
     known = evaluation.metrics()
-    return _tables(found, [known[name] for name in rows.metrics(found) if name in known])
+    metrics = [known[name] for name in rows.metrics(found) if name in known]
+    return _tables(found, metrics, summary.variants(found, order))
 
 
-def _pictures(found: Sequence[Row]) -> dict[str, bytes]:
+def _pictures(found: Sequence[Row], order: Sequence[str]) -> dict[str, bytes]:
     drawn = {
         SCATTER: chart.scatter(
             found,
+            order,
             ("text_similarity", "text similarity (CLIP)"),
             ("motion_fidelity", "motion fidelity"),
         ),
         TRUE_SCATTER: chart.scatter(
             found,
+            order,
             ("true_look", "share of colour, shape and background that are right"),
             ("true_motion", "correlation of the subject's path with the source's"),
         ),
@@ -123,11 +127,9 @@ def _facts(found: Sequence[Row]) -> list[tuple[str, str]]:
     return said
 
 
-def _tables(found: Sequence[Row], metrics: Sequence[Metric]) -> list[Table]:
+def _tables(found: Sequence[Row], metrics: Sequence[Metric], order: Sequence[str]) -> list[Table]:
     good = [row for row in found if row["error"] is None]
-    by_variant = {
-        name: [row for row in good if row["variant"] == name] for name in summary.variants(good)
-    }
+    by_variant = {name: [row for row in good if row["variant"] == name] for name in order}
     shown = [m for m in metrics if any(row.get(METRIC + m.name) is not None for row in good)]
     made = [
         Table(
@@ -142,7 +144,7 @@ def _tables(found: Sequence[Row], metrics: Sequence[Metric]) -> list[Table]:
     groups = [group for group in dict.fromkeys(row["group"] for row in good) if group]
     if len(groups) > 1:
         made.append(_by_group(by_variant, shown, groups))
-    made += _paired(good, shown)
+    made += _paired(good, shown, order)
     models = {name: mine for name, mine in by_variant.items() if mine[0]["fingerprint"]}
     if models:
         costs = [[t, *(_cost(mine, c) for mine in models.values())] for c, t in _COSTS.items()]
@@ -176,10 +178,9 @@ def _by_group(
     return Table("By group", ["", *by_variant], body)
 
 
-def _paired(good: Sequence[Row], metrics: Sequence[Metric]) -> list[Table]:
+def _paired(good: Sequence[Row], metrics: Sequence[Metric], names: Sequence[str]) -> list[Table]:
     """Every variant less the first that is no bound, pair by pair."""
-    names = summary.variants(good)
-    compared = [name for name in names if name not in chart.BOUNDS]
+    compared = [name for name in names if name not in summary.BOUNDS]
     if len(compared) < 2:
         return []
     other, rest = compared[0], [name for name in names if name != compared[0]]
@@ -205,12 +206,14 @@ def _cost(mine: Sequence[Row], column: str) -> str:
     return "–" if mean is None else f"{mean.value:.3g}" if mean.value < 100 else f"{mean.value:.0f}"
 
 
-def _write_summary(path: Path, found: Sequence[Row], metrics: Sequence[Metric]) -> None:
+def _write_summary(
+    path: Path, found: Sequence[Row], metrics: Sequence[Metric], order: Sequence[str]
+) -> None:
     good = [row for row in found if row["error"] is None]
     columns = ["variant", "column", "unit", "mean", "low", "high", "clips", "rows"]
     units = {METRIC + metric.name: metric.unit for metric in metrics} | dict.fromkeys(_COSTS, "")
     lines = []
-    for name in summary.variants(good):
+    for name in order:
         mine = [row for row in good if row["variant"] == name]
         for column, unit in units.items():
             mean = summary.mean(mine, column)
@@ -221,14 +224,15 @@ def _write_summary(path: Path, found: Sequence[Row], metrics: Sequence[Metric]) 
     rows.write_csv(path, columns, lines)
 
 
-def _wall(folder: Path, found: Sequence[Row]) -> tuple[list[Mapping[str, object]], int]:
+def _wall(
+    folder: Path, found: Sequence[Row], order: Sequence[str]
+) -> tuple[list[Mapping[str, object]], int]:
     """For up to `WALL` pairs, evenly: the source and every variant's clip of the first seed, as
     data; and how many pairs are left out."""
     shown = [row for row in found if row["video"] and row["method"] != "source"]
     pairs = list(dict.fromkeys((row["clip"], row["prompt"]) for row in shown))
     count = min(WALL, len(pairs))
     chosen = [pairs[index * len(pairs) // count] for index in range(count)]
-    order = summary.variants(found)
     lines: list[Mapping[str, object]] = []
     taken = 0
     for clip, prompt in chosen:

@@ -31,11 +31,16 @@ class Mean:
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
-def variants(rows: Iterable[Row]) -> list[str]:
-    """Every variant that has a row without an error: what bounds the others first, then by name."""
-    bounds = ("source", "truth", "unguided")
+BOUNDS = ("source", "truth", "unguided")
+"""No method is of use that does worse than unguided, and none does better than the others."""
+
+
+def variants(rows: Iterable[Row], order: Sequence[str] = ()) -> list[str]:
+    """Every variant that has a row without an error: what bounds the others first, then in a
+    suite's order, then by name."""
     found = {row["variant"] for row in rows if row["error"] is None}
-    return sorted(found, key=lambda name: (name not in bounds, name))
+    known = list(dict.fromkeys((*BOUNDS, *order)))
+    return [name for name in known if name in found] + sorted(found.difference(known))
 
 
 def mean(rows: Iterable[Row], column: str) -> Mean | None:
