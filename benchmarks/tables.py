@@ -1,6 +1,6 @@
 """The tables of a benchmark's report as Markdown, for the pages under `docs/results/`.
 
-python benchmarks/tables.py out/bench-shapes
+python benchmarks/tables.py out/bench-ablation --metrics text_similarity true_motion
 """
 
 import argparse
@@ -9,9 +9,16 @@ from pathlib import Path
 from recast.bench import report, rows, suite
 
 
-def main(folder: Path) -> None:
-    """Print every table, variants in the order of the suite if Recast ships it."""
+def main(folder: Path, metrics: list[str]) -> None:
+    """Print every table, variants in the order of the suite if Recast ships it; of the metrics
+    those that are named, or all."""
     found = rows.read(folder)
+    if metrics:
+        kept = {rows.METRIC + name for name in metrics}
+        found = [
+            {k: v for k, v in row.items() if not k.startswith(rows.METRIC) or k in kept}
+            for row in found
+        ]
     name = found[0]["suite"]
     order = suite.read(name).methods if name in suite.names() else ()
     for table in report.tables(found, order):
@@ -26,4 +33,6 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    main(parser.parse_args().folder)
+    parser.add_argument("--metrics", nargs="+", default=[])
+    asked = parser.parse_args()
+    main(asked.folder, asked.metrics)
