@@ -35,6 +35,7 @@ from recast import offload
 from recast.backbones import _outline
 from recast.backbones.base import Defaults, Settings
 from recast.errors import BadCall, BadModel
+from recast.schedule import from_diffusers
 
 INDEX = "model_index.json"
 N = TypeVar("N", bound=nn.Module)
@@ -130,6 +131,60 @@ def card(path: Path) -> Card:
         return Card(defaults=defaults, words=frozenset(content.get("words", ())))
     except TypeError as error:
         raise BadModel(f"{path} does not say defaults and words as it should ({error})") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """A model's folder, of which only what is small has been read: whoever waits for gigabytes
+    should not wait for an error."""
+
+    name: str
+    folder: Path
+    card: Card
+    device: torch.device
+    dtype: torch.dtype
+
+    def scheduler(self) -> dict[str, Any]:
+        """The scheduler's config, of a kind that is known."""
+        config = json_of(self.folder / "scheduler" / "scheduler_config.json")
+        from_diffusers(config)
+        return config
+
+    def tokenizer(self, kind: type[T], part: str = "tokenizer") -> T:
+        """As the function."""
+        return tokenizer(kind, self.folder / part)
+
+    def network(self, kind: type[N], part: str, dtype: torch.dtype | None = None) -> N:
+        """As the function, in the model's precision unless another is given."""
+        return network(kind, self.folder / part, dtype or self.dtype)
+
+    def text_network(self, kind: type[N], part: str = "text_encoder") -> N:
+        """As the function."""
+        return text_network(kind, self.folder / part, self.dtype)
+
+
+def opened(
+    source: str,
+    settings: Settings,
+    aliases: Mapping[str, str],
+    pipelines: frozenset[str],
+    best: torch.dtype = torch.float16,
+    parts: Sequence[str] = (),
+) -> Opened:
+    """The folder of an alias, a hub id or a path; `best` is the precision on a GPU, `parts` as for
+    `folder`. Raises `BadModel`, `BadCall`."""
+    on = device(settings.device)
+    precision = dtype(settings.dtype, on, best)
+    check_offload(settings.offload, on)
+    path = folder(aliases.get(source, source), parts)
+    check_index(path, pipelines)
+    return Opened(
+        name=given_name(source, aliases),
+        folder=path,
+        card=card(path / "recast.json"),
+        device=on,
+        dtype=precision,
+    )
 
 
 def check_index(path: Path, pipelines: frozenset[str]) -> None:

@@ -21,7 +21,6 @@ from recast.backbones._latent_unet import LatentUNet, Parts
 from recast.backbones._outline import CLIP_LARGE, STABLE_VAE
 from recast.backbones.base import Backbone, Defaults, Settings
 from recast.errors import BadModel
-from recast.schedule import from_diffusers
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -61,23 +60,20 @@ PUBLISHED = {
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from the alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    device = _diffusers.device(settings.device)
-    dtype = _diffusers.dtype(settings.dtype, device)
-    _diffusers.check_offload(settings.offload, device)
     if source in ALIASES:
+        device = _diffusers.device(settings.device)
+        dtype = _diffusers.dtype(settings.dtype, device)
+        _diffusers.check_offload(settings.offload, device)
         adapter = _diffusers.folder(_ADAPTER, _ADAPTER_FILES)
         parts = joined(_diffusers.folder(_BASE), adapter, dtype)
         return LatentUNet(source, parts, _DEFAULTS, settings, device)
-    folder = _diffusers.folder(source)
-    _diffusers.check_index(folder, PIPELINES)
-    card = _diffusers.card(folder / "recast.json")
-    scheduler = _diffusers.json_of(folder / "scheduler" / "scheduler_config.json")
-    from_diffusers(scheduler)
-    tokenizer = _diffusers.tokenizer(CLIPTokenizer, folder / "tokenizer")
-    unet = _diffusers.network(UNetMotionModel, folder / "unet", dtype)
-    parts = Parts(unet=unet, tokenizer=tokenizer, scheduler=scheduler, **_shared(folder, dtype))
-    name = _diffusers.given_name(source, ALIASES)
-    return LatentUNet(name, parts, card.defaults or _DEFAULTS, settings, device, card.words)
+    model = _diffusers.opened(source, settings, ALIASES, PIPELINES)
+    scheduler, tokenizer = model.scheduler(), model.tokenizer(CLIPTokenizer)
+    unet = model.network(UNetMotionModel, "unet")
+    shared = _shared(model.folder, model.dtype)
+    parts = Parts(unet=unet, tokenizer=tokenizer, scheduler=scheduler, **shared)
+    defaults, words = model.card.defaults or _DEFAULTS, model.card.words
+    return LatentUNet(model.name, parts, defaults, settings, model.device, words)
 
 
 def joined(base: Path, adapter: Path, dtype: torch.dtype) -> Parts:

@@ -104,29 +104,21 @@ class Parts:
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    device = _diffusers.device(settings.device)
-    dtype = _diffusers.dtype(settings.dtype, device, torch.bfloat16)
-    _diffusers.check_offload(settings.offload, device)
-    folder = _diffusers.folder(ALIASES.get(source, source))
-    _diffusers.check_index(folder, PIPELINES)
-    # All that is small comes first: whoever waits for gigabytes should not wait for an error.
-    card = _diffusers.card(folder / "recast.json")
-    scheduler = _diffusers.json_of(folder / "scheduler" / "scheduler_config.json")
-    from_diffusers(scheduler)
-    tokenizer = _diffusers.tokenizer(PreTrainedTokenizerFast, folder / "tokenizer")
-    tokenizer_2 = _diffusers.tokenizer(CLIPTokenizer, folder / "tokenizer_2")
+    model = _diffusers.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
+    scheduler = model.scheduler()
+    tokenizer = model.tokenizer(PreTrainedTokenizerFast)
+    tokenizer_2 = model.tokenizer(CLIPTokenizer, "tokenizer_2")
     kind = HunyuanVideoTransformer3DModel
     parts = Parts(
-        transformer=_diffusers.network(kind, folder / "transformer", dtype),
-        vae=_diffusers.network(AutoencoderKLHunyuanVideo, folder / "vae", dtype),
-        text_encoder=_diffusers.text_network(LlamaModel, folder / "text_encoder", dtype),
+        transformer=model.network(kind, "transformer"),
+        vae=model.network(AutoencoderKLHunyuanVideo, "vae"),
+        text_encoder=model.text_network(LlamaModel),
         tokenizer=tokenizer,
-        text_encoder_2=_diffusers.text_network(CLIPTextModel, folder / "text_encoder_2", dtype),
+        text_encoder_2=model.text_network(CLIPTextModel, "text_encoder_2"),
         tokenizer_2=tokenizer_2,
         scheduler=scheduler,
     )
-    name = _diffusers.given_name(source, ALIASES)
-    return Hunyuan(name, parts, card.defaults or _DEFAULTS, settings, device)
+    return Hunyuan(model.name, parts, model.card.defaults or _DEFAULTS, settings, model.device)
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:

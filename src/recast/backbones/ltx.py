@@ -85,25 +85,17 @@ class Parts:
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    device = _diffusers.device(settings.device)
-    dtype = _diffusers.dtype(settings.dtype, device, torch.bfloat16)
-    _diffusers.check_offload(settings.offload, device)
-    folder = _diffusers.folder(ALIASES.get(source, source), _PARTS)
-    _diffusers.check_index(folder, PIPELINES)
-    # All that is small comes first: whoever waits for gigabytes should not wait for an error.
-    card = _diffusers.card(folder / "recast.json")
-    scheduler = _diffusers.json_of(folder / "scheduler" / "scheduler_config.json")
-    from_diffusers(scheduler)
-    tokenizer = _diffusers.tokenizer(T5Tokenizer, folder / "tokenizer")
+    model = _diffusers.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16, parts=_PARTS)
+    scheduler = model.scheduler()
+    tokenizer = model.tokenizer(T5Tokenizer)
     parts = Parts(
-        transformer=_diffusers.network(LTXVideoTransformer3DModel, folder / "transformer", dtype),
-        vae=_diffusers.network(AutoencoderKLLTXVideo, folder / "vae", dtype),
-        text_encoder=_diffusers.text_network(T5EncoderModel, folder / "text_encoder", dtype),
+        transformer=model.network(LTXVideoTransformer3DModel, "transformer"),
+        vae=model.network(AutoencoderKLLTXVideo, "vae"),
+        text_encoder=model.text_network(T5EncoderModel),
         tokenizer=tokenizer,
         scheduler=scheduler,
     )
-    name = _diffusers.given_name(source, ALIASES)
-    return LTX(name, parts, card.defaults or _DEFAULTS, settings, device)
+    return LTX(model.name, parts, model.card.defaults or _DEFAULTS, settings, model.device)
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:

@@ -83,28 +83,21 @@ class Parts:
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    device = _diffusers.device(settings.device)
-    dtype = _diffusers.dtype(settings.dtype, device)
-    _diffusers.check_offload(settings.offload, device)
-    folder = _diffusers.folder(ALIASES.get(source, source), _PARTS)
-    _diffusers.check_index(folder, PIPELINES)
-    # All that is small comes first: whoever waits for gigabytes should not wait for an error.
-    defaults = _diffusers.card(folder / "recast.json").defaults or _DEFAULTS
-    scheduler = _scheduler(folder / "scheduler")
-    check_config(_diffusers.json_of(folder / "unet" / "config.json"), 3)
-    stages = _stage_folders(source, folder)
+    model = _diffusers.opened(source, settings, ALIASES, PIPELINES, parts=_PARTS)
+    scheduler = _scheduler(model.folder / "scheduler")
+    check_config(_diffusers.json_of(model.folder / "unet" / "config.json"), 3)
+    stages = _stage_folders(source, model.folder)
     for stage, path in stages.items():
         _check_stage(stage, path)
-    tokenizer = _diffusers.tokenizer(T5Tokenizer, folder / "tokenizer")
-    encoder = folder / "text_encoder"
+    tokenizer = model.tokenizer(T5Tokenizer)
     parts = Parts(
-        unet=_diffusers.network(UNet3DConditionModel, folder / "unet", dtype),
-        text_encoder=_diffusers.text_network(T5EncoderModel, encoder, dtype),
+        unet=model.network(UNet3DConditionModel, "unet"),
+        text_encoder=model.text_network(T5EncoderModel),
         tokenizer=tokenizer,
         scheduler=scheduler,
-        stages={stage: _stage(stage, path, dtype) for stage, path in stages.items()},
+        stages={stage: _stage(stage, path, model.dtype) for stage, path in stages.items()},
     )
-    return Show1(_diffusers.given_name(source, ALIASES), parts, defaults, settings, device)
+    return Show1(model.name, parts, model.card.defaults or _DEFAULTS, settings, model.device)
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:

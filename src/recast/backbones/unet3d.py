@@ -18,7 +18,6 @@ from recast.backbones import _diffusers, _tiny
 from recast.backbones._latent_unet import LatentUNet, Parts
 from recast.backbones._outline import CLIP_LARGE, STABLE_VAE
 from recast.backbones.base import Backbone, Defaults, Settings
-from recast.schedule import from_diffusers
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -78,27 +77,19 @@ PUBLISHED = dict.fromkeys(("zeroscope", "modelscope"), _PUBLISHED)
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    device = _diffusers.device(settings.device)
-    dtype = _diffusers.dtype(settings.dtype, device)
-    _diffusers.check_offload(settings.offload, device)
-    folder = _diffusers.folder(ALIASES.get(source, source))
-    _diffusers.check_index(folder, PIPELINES)
-    # All that is small comes first: whoever waits for gigabytes should not wait for an error.
-    card = _diffusers.card(folder / "recast.json")
-    scheduler = _diffusers.json_of(folder / "scheduler" / "scheduler_config.json")
-    from_diffusers(scheduler)
-    tokenizer = _diffusers.tokenizer(CLIPTokenizer, folder / "tokenizer")
+    model = _diffusers.opened(source, settings, ALIASES, PIPELINES)
+    scheduler = model.scheduler()
+    tokenizer = model.tokenizer(CLIPTokenizer)
     parts = Parts(
-        unet=_diffusers.network(UNet3DConditionModel, folder / "unet", dtype),
-        vae=_diffusers.network(AutoencoderKL, folder / "vae", dtype),
-        text_encoder=_diffusers.text_network(CLIPTextModel, folder / "text_encoder", dtype),
+        unet=model.network(UNet3DConditionModel, "unet"),
+        vae=model.network(AutoencoderKL, "vae"),
+        text_encoder=model.text_network(CLIPTextModel),
         tokenizer=tokenizer,
         scheduler=scheduler,
     )
     known = _DEFAULTS.get(Path(ALIASES.get(source, source)).name)
-    defaults = card.defaults or known or _guessed(parts.unet, parts.vae)
-    name = _diffusers.given_name(source, ALIASES)
-    return LatentUNet(name, parts, defaults, settings, device, card.words)
+    defaults = model.card.defaults or known or _guessed(parts.unet, parts.vae)
+    return LatentUNet(model.name, parts, defaults, settings, model.device, model.card.words)
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:

@@ -124,37 +124,29 @@ class Parts:
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    device = _diffusers.device(settings.device)
-    dtype = _diffusers.dtype(settings.dtype, device, torch.bfloat16)
-    _diffusers.check_offload(settings.offload, device)
-    folder = _diffusers.folder(ALIASES.get(source, source))
-    _diffusers.check_index(folder, PIPELINES)
-    # All that is small comes first: whoever waits for gigabytes should not wait for an error.
-    card = _diffusers.card(folder / "recast.json")
-    scheduler = _diffusers.json_of(folder / "scheduler" / "scheduler_config.json")
-    from_diffusers(scheduler)
-    boundary = _diffusers.json_of(folder / _diffusers.INDEX).get("boundary_ratio")
-    _check_experts((folder / "transformer_2").is_dir(), boundary)
-    vae, text_encoder, tokenizer = _kinds(folder)
-    words = _diffusers.tokenizer(tokenizer, folder / "tokenizer")
+    model = _diffusers.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
+    scheduler = model.scheduler()
+    boundary = _diffusers.json_of(model.folder / _diffusers.INDEX).get("boundary_ratio")
+    _check_experts((model.folder / "transformer_2").is_dir(), boundary)
+    vae, text_encoder, tokenizer = _kinds(model.folder)
+    words = model.tokenizer(tokenizer)
     experts = [
-        _diffusers.network(WanTransformer3DModel, folder / name, dtype)
+        model.network(WanTransformer3DModel, name)
         for name in ("transformer", *(["transformer_2"] if boundary else []))
     ]
     parts = Parts(
         transformer=experts[0],
         # In float32, as diffusers' documentation advises for Wan's; it is small.
-        vae=_diffusers.network(vae, folder / "vae", torch.float32),
-        text_encoder=_diffusers.text_network(text_encoder, folder / "text_encoder", dtype),
+        vae=model.network(vae, "vae", torch.float32),
+        text_encoder=model.text_network(text_encoder),
         tokenizer=words,
         scheduler=scheduler,
         low=experts[1] if boundary else None,
         boundary=boundary or 0.0,
     )
     hub = ALIASES.get(source, source).rstrip("/").split("/")[-1]
-    defaults = card.defaults or _DEFAULTS.get(hub, _FIRST)
-    name = _diffusers.given_name(source, ALIASES)
-    return Wan(name, parts, defaults, settings, device, card.words)
+    defaults = model.card.defaults or _DEFAULTS.get(hub, _FIRST)
+    return Wan(model.name, parts, defaults, settings, model.device, model.card.words)
 
 
 def _kinds(folder: Path) -> tuple[type[Any], type[Any], type[Any]]:
