@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 from torch import Tensor
 
-from recast.backbones import _transformers, cogvideox
+from recast.backbones import cogvideox
 from recast.backbones.cogvideox import CogVideoX
-from recast.features import record
 from recast.guidance import growing
 from recast.sampling import sample
 
@@ -116,60 +115,3 @@ def test_the_clip_begins_twice_where_frames_are_read_in_pairs() -> None:
     torch.testing.assert_close(x[:, :, 1:], mean * vae.config.scaling_factor)
     assert torch.equal(x[:, :, 0], x[:, :, 1])
     assert backbone.shown(9) == [slice(0, 1), slice(0, 1), slice(1, 5), slice(5, 9)]
-
-
-# The published transformers' configs, as diffusers' conversion script and its pull request 9877
-# write them, and for 1.5's table of positions huggingface/finetrainers, issue 121.
-FULL: dict[str, tuple[dict[str, Any], tuple[int, int, int], int]] = {
-    "2b": ({"num_layers": 30, "num_attention_heads": 30}, (13, 60, 90), 1_693_783_872),
-    "5b": (
-        {
-            "num_layers": 42,
-            "num_attention_heads": 48,
-            "use_rotary_positional_embeddings": True,
-        },
-        (13, 60, 90),
-        5_570_283_072,
-    ),
-    "1.5": (
-        {
-            "num_layers": 42,
-            "num_attention_heads": 48,
-            "use_rotary_positional_embeddings": True,
-            "patch_size_t": 2,
-            "patch_bias": False,
-            "sample_frames": 81,
-            "sample_height": 300,
-            "sample_width": 300,
-        },
-        (22, 96, 170),
-        5_570_676_352,
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", FULL)
-def test_the_published_models_at_their_full_size(kind: str) -> None:
-    """Without weights: how many there are (their makers say 2B and 5B), and where the roles lie."""
-    config, latents, count = FULL[kind]
-    with torch.device("meta"):
-        network = CogVideoXTransformer3DModel(**config)
-        x, text = torch.empty(1, latents[0], 16, *latents[1:]), torch.empty(1, 226, 4096)
-    assert sum(weight.numel() for weight in network.parameters()) == count
-    grid = _transformers.Grid()
-    packed = config.get("patch_size_t", 1)
-    grid.shape = (latents[0] // packed, latents[1] // 2, latents[2] // 2)
-    roles = _transformers.roles({"transformer_blocks": config["num_layers"]}, 30, grid)
-    middle = config["num_layers"] // 2
-    assert roles["motion"][0].path == f"transformer_blocks.{middle}"
-    width = 64 * config["num_attention_heads"]
-    positions = None
-    if "use_rotary_positional_embeddings" in config:
-        sides = (config.get("sample_height", 60) // 2, config.get("sample_width", 90) // 2)
-        tables = cogvideox._rotary(64, grid.shape, sides, packed == 2)
-        assert tables[0].shape == (math.prod(grid.shape), 64)
-        positions = tuple(table.to("meta") for table in tables)
-    taps = [roles[name][0] for name in ("motion", "keys", "queries")]
-    with torch.no_grad(), record(network, taps, latents[0], stop=True) as seen:
-        network(x, text, torch.zeros(1, device="meta"), image_rotary_emb=positions)
-    assert [found.shape for found in seen.values()] == [(1, *grid.shape, width)] * 3

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import recast
-from recast import masks, models
+from recast import guided, masks, models
 from recast import run as runs
 from recast.backbones import _diffusers, _transformers, cogvideox, wan
 from recast.backbones.base import Backbone, Settings
@@ -31,6 +31,43 @@ def forwards(network: nn.Module) -> list[str]:
 
 def hooks(network: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in network.modules())
+
+
+# Full size
+
+
+# How many numbers the transformer has, and the grid and width of its features at its own clip.
+# Wan's counts are those of its published files, 57,153,966,336 bytes in float32 for the 14B and for
+# each expert, 19,999,150,848 for the 5B; the 1.3B's file of 5,676,070,424 bytes has a header.
+# LTX's are of 4.94 and 2.75 GB in float32, HunyuanVideo's of 9.97, 9.97 and 5.7 GB in bfloat16.
+# CogVideoX's makers say 2B and 5B.
+FULL = {
+    "cogvideox-2b": (1_693_783_872, (13, 30, 45), 1920),
+    "cogvideox-5b": (5_570_283_072, (13, 30, 45), 3072),
+    "cogvideox1.5-5b": (5_570_676_352, (11, 48, 85), 3072),
+    "wan": (1_418_996_800, (21, 30, 52), 1536),
+    "wan-14b": (57_153_966_336 // 4, (21, 30, 52), 5120),
+    "wan2.2-5b": (19_999_150_848 // 4, (31, 22, 40), 3072),
+    "wan2.2-a14b": (57_153_966_336 // 4, (21, 45, 80), 5120),
+    "ltx": (1_923_385_472, (21, 16, 22), 2048),
+    "hunyuan": (12_821_012_544, (33, 45, 80), 3072),
+}
+
+
+@pytest.mark.parametrize("alias", FULL)
+def test_the_published_models_at_their_full_size(alias: str) -> None:
+    """Without weights: how many there are, and what the roles read."""
+    count, grid, width = FULL[alias]
+    with models.outlined(alias, CPU, torch.device("cpu")) as (backbone, outline):
+        counts = [sum(one.numel() for one in network.parameters()) for network in outline.networks]
+        assert count in counts
+        own = backbone.defaults
+        x = torch.empty(backbone.latent_shape(own.frames, own.height, own.width), device="meta")
+        t = backbone.schedule.sized(x.shape).grid(1)[0]
+        taps = [backbone.taps(role)[0] for role in ("motion", "keys", "queries")]
+        denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
+        seen = guided.look(backbone, denoise, taps, x, t)
+    assert [found.shape for found in seen.values()] == [(1, *grid, width)] * 3
 
 
 # Roles
