@@ -6,6 +6,7 @@ Draws events and decides nothing.
 import sys
 import time
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +32,13 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """One line on stderr, whatever line breaks the text has."""
     sys.stderr.write(f"recast: {' '.join(text.split())}\n")
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """On a terminal, show that something goes on whose end is not known."""
+    with Console(stderr=True).status(text):
+        yield
 
 
 def watch(events: Iterator[Event]) -> Any:

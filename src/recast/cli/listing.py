@@ -11,7 +11,7 @@ from recast import doctor as doctors
 from recast import models, registry
 from recast.backbones.base import Settings
 from recast.cli import flags
-from recast.cli.console import say
+from recast.cli.console import say, waiting
 from recast.config import DEFAULT_METHOD
 from recast.errors import BadCall, BadMotion
 from recast.store import Entry, Store, parse_size, sizes
@@ -80,16 +80,20 @@ def doctor(argv: list[str], command: str, about: str) -> None:
     if asked.backbone is None:
         if argv:
             raise BadCall(f"{argv[0]} is about a model; name it by --backbone")
-        _table(list(doctors.report()))
+        with waiting("looking around"):
+            rows = list(doctors.report())
+        _table(rows)
         return
-    rows = doctors.predicted(
+    told = doctors.predicted(
         asked.backbone,
         asked.settings,
         asked.method or (DEFAULT_METHOD,),
         size=(asked.frames, asked.height, asked.width),
         memory=parse_size(asked.memory) if asked.memory else None,
     )
-    _table(list(rows))
+    with waiting(f"counting what {asked.backbone} takes"):
+        rows = list(told)
+    _table(rows)
 
 
 def store_ls(argv: list[str], command: str, about: str) -> None:
