@@ -193,7 +193,13 @@ def test_an_error_inside_a_method_is_a_row(
 
 def started(suite: Path, out: Path, *flags: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "recast", "bench", str(suite), "--out", str(out), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Whoever runs the tests in the background has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def until_rows(process: "subprocess.Popen[bytes]", out: Path, count: int) -> None:
