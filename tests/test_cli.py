@@ -400,6 +400,19 @@ def test_latents_that_are_not_finite_end_a_run(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_reader_who_has_read_enough_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recast", "backbones"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait(timeout=60)) == ("", 0)
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_without_partial_files(ball: Path, tmp_path: Path) -> None:
     line = ["transfer", ball, "a star", "--backbone", "gaussian", "--steps", "100000"]

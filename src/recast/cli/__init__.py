@@ -5,6 +5,7 @@ Exit codes: 0; 1 for a run that failed; 2 for a wrong call; 130 after Ctrl-C.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except SystemExit as end:  # tyro, once it has shown the help
         return int(end.code or 0)
+    except BrokenPipeError:  # whoever reads the answers has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
