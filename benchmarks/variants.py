@@ -10,8 +10,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from recast import losses
+from recast import guided, losses
+from recast.backbones.base import Backbone
+from recast.features import Tap
 from recast.methods import base, dmt, unguided
+from recast.schedule import Denoiser
 
 BASE = "eq. 3 on 2×2 cells"
 _BASE = dataclasses.replace(dmt.PRESETS["fast"], loss="pairwise")
@@ -76,6 +79,31 @@ def along_the_gradient(momentum: float) -> Callable[[], AbstractContextManager[N
     return patched
 
 
+@contextmanager
+def through_x0() -> Iterator[None]:
+    """The gradient taken through x̂_0: the features are those of x_t still, written as α·x̂_0 + σ·ε̂
+    with ε̂ held, so that what reaches x_t has passed the denoiser."""
+    look = guided.look
+
+    def looked(
+        backbone: Backbone,
+        denoise: Denoiser,
+        taps: Sequence[Tap],
+        x: Tensor,
+        t: Tensor,
+        *,
+        grad: bool = False,
+    ) -> dict[str, Tensor]:
+        schedule = backbone.schedule.sized(x.shape)
+        with torch.set_grad_enabled(grad or x.requires_grad):
+            out = denoise(x, t)
+            x = schedule.alpha(t) * out.x0 + schedule.sigma(t) * out.eps.detach()
+            return look(backbone, denoise, taps, x.float(), t, grad=grad)
+
+    with mock.patch.object(guided, "look", looked):
+        yield
+
+
 # One inversion serves `paper` and `reference`: 999 and 1000 steps refine 50 levels alike, and the
 # taps of `reference` hold that of `paper`. These two take the 50 sampling steps of the paper.
 MAIN = {
@@ -114,6 +142,7 @@ GROUPS: dict[str, dict[str, Variant]] = {
         "lr 0.04 → 0.005": around({"lr_end": 0.005}),
         "lr rising, 0.005 → 0.06": around({"lr": 0.005, "lr_end": 0.06}),
         "5 inner steps, 40 % of the levels": around({"inner_steps": 5, "guided": 0.4}),
+        "gradient through x̂_0": around(patched=through_x0),
         "along the gradient": around(patched=along_the_gradient(0.0)),
         "along the gradient, momentum 0.9": around(patched=along_the_gradient(0.9)),
     },

@@ -117,6 +117,47 @@ def test_a_rerun_makes_only_what_is_missing(
     ]
 
 
+def test_rows_that_were_made_elsewhere_are_not_made_again(
+    suite: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the table's rows failed, and one was made with other settings."""
+    failed, stale, *_ = pq.read_table(finished / "rows.parquet").to_pylist()
+    table = pq.read_table(finished / "rows.parquet").to_pylist()
+    table[0]["error"], table[1]["stamp"] = "no luck", "other settings"
+    path = tmp_path / "theirs.parquet"
+    pq.write_table(rows._table(table), path)
+    made, write = [], rows.write
+    monkeypatch.setattr(
+        runner, "_write", lambda out, one: made.append(one.row["key"]) or write(out, one.row)
+    )
+    outcome, _ = run(suite, tmp_path / "out", have=(path,))
+    assert sorted(made) == sorted([failed["key"], stale["key"]])
+    assert (outcome.rows, outcome.failed) == (18, 0)
+    assert numbers(tmp_path / "out") == numbers(finished)
+    assert "data:video" not in outcome.report.read_text(encoding="utf-8")  # a table has no clips
+
+
+def test_tables_that_are_none_are_refused(
+    suite: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(SUITE)
+    (tmp_path / "no.parquet").write_bytes(b"no table")
+    table = pq.read_table(finished / "rows.parquet")
+    pq.write_table(table.drop_columns(["stamp"]), tmp_path / "old.parquet")
+    out = ["--out", str(tmp_path / "out")]
+    for path, told in (
+        (tmp_path / "no.parquet", "no.parquet is no rows.parquet"),
+        (tmp_path / "missing.parquet", "missing.parquet is no rows.parquet"),
+        (tmp_path / "old.parquet", "old.parquet is no rows.parquet"),
+    ):
+        assert cli.main(["bench", str(suite), *out, "--have", str(path)]) == 2
+        assert told in capsys.readouterr().err
+    assert cli.main(["bench", str(other), *out, "--have", str(finished / "rows.parquet")]) == 2
+    assert "holds rows of the suite small, and this is other" in capsys.readouterr().err
+    assert not rows.read(tmp_path / "out")
+
+
 def test_a_row_of_other_settings_is_made_anew(suite: Path, tmp_path: Path) -> None:
     text = SUITE.replace("seeds = 2", "seeds = 1") + '[[variant]]\nname = "v"\nmethod = "dmt"\n'
     path = tmp_path / "small.toml"
@@ -296,11 +337,11 @@ def test_counts_that_are_none_are_refused(
 
 
 def test_ray_alone_means_this_machine() -> None:
-    from recast.cli.benching import _local_ray
+    from recast.cli.flags import local_ray
 
-    assert _local_ray(["shapes", "--ray"]) == ["shapes", "--ray", "local"]
-    assert _local_ray(["--ray", "--seeds", "2"]) == ["--ray", "local", "--seeds", "2"]
-    assert _local_ray(["--ray", "head:6379", "shapes"]) == ["--ray", "head:6379", "shapes"]
+    assert local_ray(["shapes", "--ray"]) == ["shapes", "--ray", "local"]
+    assert local_ray(["--ray", "--seeds", "2"]) == ["--ray", "local", "--seeds", "2"]
+    assert local_ray(["--ray", "head:6379", "shapes"]) == ["--ray", "head:6379", "shapes"]
 
 
 def test_what_is_not_installed_is_named(

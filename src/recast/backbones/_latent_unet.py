@@ -84,11 +84,12 @@ class LatentUNet(Backbone):
         # AnimateDiff's takes its text once for every frame.
         if isinstance(unet, UNetMotionModel):
             text = text.repeat_interleave(x.shape[2], 0)
+        dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through every module
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
                 stack.enter_context(_diffusers.checkpointed(_unets.layers(unet)))
             out = unet(
-                x.to(self.device, unet.dtype),
+                x.to(self.device, dtype),
                 t.to(self.device),
                 encoder_hidden_states=text,
                 return_dict=False,

@@ -229,23 +229,33 @@ def _wall(
 ) -> tuple[list[Mapping[str, object]], int]:
     """For up to `WALL` pairs, evenly: the source and every variant's clip of the first seed, as
     data; and how many pairs are left out."""
-    shown = [row for row in found if row["video"] and row["method"] != "source"]
+    shown = [row for row in found if row["method"] != "source" and _clips(folder, row)]
     pairs = list(dict.fromkeys((row["clip"], row["prompt"]) for row in shown))
     count = min(WALL, len(pairs))
     chosen = [pairs[index * len(pairs) // count] for index in range(count)]
     lines: list[Mapping[str, object]] = []
     taken = 0
     for clip, prompt in chosen:
-        files = {"source": folder / rows.VIDEOS / f"{clip}.mp4"}
+        files: dict[str, Path] = {}
         for row in sorted(shown, key=lambda row: (order.index(row["variant"]), row["seed"])):
             if (row["clip"], row["prompt"]) == (clip, prompt):
-                files.setdefault(row["variant"], folder / row["video"])
+                source, result = _clips(folder, row)
+                files.setdefault("source", source)
+                files.setdefault(row["variant"], result)
         taken += sum(path.stat().st_size for path in files.values())
         if taken > WALL_BYTES:
             break
         clips = [(name, _uri(path.read_bytes(), "video/mp4")) for name, path in files.items()]
         lines.append({"clip": clip, "prompt": prompt, "clips": clips})
     return lines, len(pairs) - len(lines)
+
+
+def _clips(folder: Path, row: Row) -> tuple[Path, ...]:
+    """A row's source and result; nothing if one of them is not in the folder."""
+    if row["video"] is None:
+        return ()
+    paths = (folder / rows.VIDEOS / f"{row['clip']}.mp4", folder / row["video"])
+    return paths if all(path.is_file() for path in paths) else ()
 
 
 def _uri(content: bytes, kind: str) -> str:

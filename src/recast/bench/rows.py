@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recast.errors import BadCall
 from recast.files import atomic
 from recast.manifest import plain
 
@@ -65,6 +66,25 @@ def read(folder: Path) -> list[dict[str, Any]]:
     found = [row for path in sorted((folder / ROWS).glob("[!.]*.parquet")) for row in _rows(path)]
     order = ("suite", "clip", "prompt", "variant", "seed")
     return sorted(found, key=lambda row: tuple((row[name] is None, row[name]) for name in order))
+
+
+def adopt(folder: Path, table: Path, suite: str) -> None:
+    """Add the rows without an error of another folder's table, where there is none of that key.
+
+    Raises `BadCall` for a file that is no such table, and for rows of another suite.
+    """
+    try:
+        found = list(_rows(table))
+        _table(found)
+        others = {row["suite"] for row in found} - {suite}
+        good = {row["key"]: row for row in found if row["error"] is None and row["stamp"]}
+    except (OSError, pa.ArrowException, KeyError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadCall(f"{table} is no {TABLE} of this version's benchmarks ({reason})") from error
+    if others:
+        raise BadCall(f"{table} holds rows of the suite {min(others)}, and this is {suite}")
+    for key in good.keys() - {row["key"] for row in read(folder)}:
+        write(folder, good[key])
 
 
 def sweep(folder: Path) -> None:

@@ -42,6 +42,9 @@ class BenchConfig:
     out: Path | None = None
     """Folder for rows, clips and the report; without it out/bench-SUITE. What is there already is
     not made again."""
+    have: tuple[Path, ...] = ()
+    """Tables that other folders or machines left, rows.parquet: their rows are taken over, and
+    not made again unless settings or weights are others now. Their clips are not in them."""
     threads: int = 1
     """CPU threads of each process. Other numbers round differently, so a table should have one."""
     ray: str | None = None
@@ -81,6 +84,8 @@ def bench(config: BenchConfig, told: Suite | None = None) -> Generator[Event, No
     with locked(out):
         rows.sweep(out)
         _check_folder(out, told)
+        for table in config.have:
+            rows.adopt(out, table, told.name)
         tasks = [_task(config, told, variants, cases, out) for cases in _by_clip(told, config)]
         total, index = sum(task.size for task in tasks), 0
         for made in _worked(tasks, config):

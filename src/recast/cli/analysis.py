@@ -65,6 +65,8 @@ class _InvertFeatures:
     """Folder for the clips and the report; what is there already is not made again."""
     threads: int = 1
     """CPU threads; other numbers round differently."""
+    ray: str | None = None
+    """Run on Ray, as `recast bench --ray` does."""
     settings: Settings = field(default_factory=Settings)
 
 
@@ -103,10 +105,15 @@ def invert_features(argv: list[str], command: str, about: str) -> None:
     """Run the suite of feature inversion, and print where its report is."""
     with missing_extra("bench"):
         from recast.bench import inversion, runner
+    argv = flags.local_ray(argv)
     asked = flags.parse(_InvertFeatures, _InvertFeatures(), argv, command, about)
     told = inversion.suite(asked.clip, asked.prompt, asked.clips, asked.seeds, asked.backbone)
     config = runner.BenchConfig(
-        suite=told.name, out=asked.out, threads=asked.threads, settings=asked.settings
+        suite=told.name,
+        out=asked.out,
+        threads=asked.threads,
+        ray=asked.ray,
+        settings=asked.settings,
     )
     outcome: runner.Outcome = watch(runner.bench(config, told))
     say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")

@@ -17,7 +17,7 @@ def bench(argv: list[str], command: str, about: str) -> None:
         from recast.bench import runner, suite
     default = runner.BenchConfig(suite=_MISSING)
     about = f"{about} Suites: {', '.join(suite.names())}."
-    asked = flags.parse(runner.BenchConfig, default, _local_ray(argv), command, about)
+    asked = flags.parse(runner.BenchConfig, default, flags.local_ray(argv), command, about)
     outcome: runner.Outcome = watch(runner.bench(asked))
     say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")
     if outcome.failed or outcome.missing:
@@ -25,11 +25,3 @@ def bench(argv: list[str], command: str, about: str) -> None:
             f"{outcome.failed} rows failed and {outcome.missing} were lost; the same command again "
             "runs them again"
         )
-
-
-def _local_ray(argv: list[str]) -> list[str]:
-    """`--ray` alone means a cluster on this machine."""
-    words = []
-    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
-        words += [word, "local"] if word == "--ray" and following.startswith("--") else [word]
-    return words

@@ -136,3 +136,11 @@ def _one_line(box: str, command: str) -> str:
     elif text[1:2].islower():
         text = text[0].lower() + text[1:]
     return f"{text}; see {command} --help"
+
+
+def local_ray(argv: list[str]) -> list[str]:
+    """`--ray` alone means a cluster on this machine."""
+    words = []
+    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+        words += [word, "local"] if word == "--ray" and following.startswith("--") else [word]
+    return words
