@@ -198,6 +198,8 @@ def _advice(job: Job, settings: Settings) -> str:
         ways.append("--gradient-checkpointing (more than halves what guided steps need)")
     if settings.dtype in ("auto", "float32"):
         ways.append("--dtype float16, or bfloat16 on a CPU (half of float32)")
+    if settings.weights == "full":
+        ways.append("--weights int8 (linear layers in 8 bits)")
     if not settings.vae_slicing:
         ways.append("--vae-slicing (decodes one frame at a time)")
     if not settings.vae_tiling:

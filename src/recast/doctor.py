@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ def predicted(
             yield method, told.notes[method]
     guided = [method for method in methods if method in told.guided]
     for name in (None, *guided):
-        yield _run(told, name, there, offload=device.type != "cpu")
+        yield _run(told, name, there, _offloads(settings, device))
 
 
 def _stages(told: Forecast) -> Iterator[tuple[str, str]]:
@@ -92,13 +92,13 @@ def _step(step: Stage) -> str:
 
 
 def _run(
-    told: Forecast, method: str | None, there: int | None, *, offload: bool
+    told: Forecast, method: str | None, there: int | None, offloads: Collection[str]
 ) -> tuple[str, str]:
     """What a run takes with each saving, and with which of them it fits."""
     needs = {
         flags: told.need(method, checkpointing=flags[0], offloaded=flags[1])
         for flags in _SAVINGS
-        if (offload or flags[1] == "none") and (method or not flags[0])
+        if flags[1] in offloads and (method or not flags[0])
     }
     parts = [f"{gib(need)} {_SAVINGS[flags]}".strip() for flags, need in needs.items()]
     text = "; ".join(parts)
@@ -106,6 +106,13 @@ def _run(
         fit = [_SAVINGS[flags] for flags, need in needs.items() if need <= there]
         text += f": {f'fits with {fit[0]}' if fit and fit[0] else 'fits' if fit else 'too much'}"
     return f"a run of {method}" if method else "sampling alone", text
+
+
+def _offloads(settings: Settings, device: torch.device) -> list[str]:
+    """The kinds of offloading that there are from a device."""
+    if device.type == "cpu":
+        return ["none"]
+    return ["none", "networks"] if settings.weights != "full" else ["none", "networks", "blocks"]
 
 
 def _whole(device: torch.device) -> int | None:

@@ -24,6 +24,7 @@ from recast.backbones.base import Backbone, Defaults, Settings
 from recast.errors import BadCall, BadModel, OutOfMemory
 from recast.features import Tap
 from recast.ledger import Ledger, fused
+from recast.quantization import nbytes
 
 if TYPE_CHECKING:
     from recast.backbones._outline import Outline
@@ -268,9 +269,9 @@ def _noisy(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _bytes(network: nn.Module) -> int:
-    return sum(one.nbytes for one in offload.tensors(network))
+    return sum(map(nbytes, offload.tensors(network)))
 
 
 def _least(network: nn.Module) -> int:
     largest = max(map(_bytes, offload.blocks(network)), default=0)
-    return sum(one.nbytes for one in offload.rest(network)) + largest
+    return sum(map(nbytes, offload.rest(network))) + largest

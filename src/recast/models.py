@@ -69,6 +69,8 @@ def check_runs(method: Method[Any], backbone: Backbone) -> None:
             f"{method.name} trains, and --offload blocks keeps what it would train away from the "
             "device; use --offload networks"
         )
+    if backbone.weights != "full" and any(role in backbone.transformers for role in method.roles):
+        raise BadCall(f"{method.name} trains, and needs --weights full, not {backbone.weights}")
     missing = [role for role in method.roles if role not in known]
     if not missing:
         return
@@ -165,7 +167,8 @@ def outlined(
 
     Raises `BadModel` for a model that is not on this machine, and as `load` does.
     """
-    from recast.backbones import _outline  # with diffusers and transformers, which load slowly
+    with registry.unheard():
+        from recast.backbones import _outline  # with diffusers and transformers, which load slowly
 
     plain = replace(settings, offload="none")
     with _outline.outlined(device) as outline, tempfile.TemporaryDirectory() as scratch:
@@ -178,7 +181,8 @@ def outlined(
 def _there(name: str, scratch: Path) -> str:
     """The name under which a model can be loaded without downloads, if need be from a folder of
     configs in `scratch`."""
-    from recast.backbones import _outline
+    with registry.unheard():
+        from recast.backbones import _outline
 
     found = aliases()
     if name not in found:
@@ -217,6 +221,7 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
 def _set(backbone: Backbone, settings: Settings) -> Backbone:
     """With the settings that mean the same to every model."""
     backbone.dynamic_guidance, backbone.offload = settings.dynamic_guidance, settings.offload
+    backbone.weights = settings.weights
     if settings.window is not None:
         backbone.see_at_once(settings.window)
     return backbone

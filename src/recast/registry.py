@@ -6,13 +6,28 @@ same shape. Modules are imported only when asked for.
 """
 
 import importlib
+import logging
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 from recast.errors import UnknownName
 
 _NOT_A_NAME = {"base"}
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Within the block nothing below an error is logged: libraries tell of what they do not find
+    when they are imported, and torchao, where it is installed, of kernels for other devices."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def names(kind: str) -> list[str]:
@@ -23,7 +38,8 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> ModuleType:
     """The module behind a name. Raises `UnknownName`, which offers the nearest names."""
     if name in _files(kind):
-        return importlib.import_module(f"recast.{kind}.{name}")
+        with unheard():
+            return importlib.import_module(f"recast.{kind}.{name}")
     outside = _entry_points(kind)
     if name in outside:
         module = outside[name].load()

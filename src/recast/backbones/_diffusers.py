@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.models.autoencoders.vae import AutoencoderMixin
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
@@ -31,7 +32,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
 
-from recast import offload
+from recast import offload, quantization
 from recast.backbones import _outline
 from recast.backbones.base import Defaults, Settings
 from recast.errors import BadCall, BadModel
@@ -176,6 +177,7 @@ def opened(
     on = device(settings.device)
     precision = dtype(settings.dtype, on, best)
     check_offload(settings.offload, on)
+    quantization.check(settings.weights, settings.offload)
     path = folder(aliases.get(source, source), parts)
     check_index(path, pipelines)
     return Opened(
@@ -360,9 +362,13 @@ class Crew:
         self, networks: Sequence[nn.Module], device: torch.device, settings: Settings
     ) -> None:
         check_offload(settings.offload, device)
+        quantization.check(settings.weights, settings.offload)
         self.networks, self.device, self._offload = networks, device, settings.offload
         for network in networks:
             network.eval().requires_grad_(False)
+            # A VAE is convolutions, and what it rounds is seen at once.
+            if not isinstance(network, AutoencoderMixin):
+                quantization.quantize(network, settings.weights)
             if settings.offload == "none":
                 network.to(device)
             if settings.offload == "blocks":
@@ -438,7 +444,7 @@ def fingerprint(network: nn.Module) -> str:
         return ""
     digest = hashlib.sha256()
     for name, weight in sorted(network.state_dict().items()):
-        flat = weight.detach().flatten()
+        flat = quantization.widened(weight).detach().flatten()
         values = flat[:: max(1, len(flat) // 64)][:64].float().cpu().to(torch.float16)
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(values.numpy().tobytes())

@@ -16,6 +16,7 @@ import torch
 from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from recast import quantization
 from recast.backbones import _diffusers, _outline, _tiny
 from recast.backbones._latent_unet import LatentUNet, Parts
 from recast.backbones._outline import CLIP_LARGE, STABLE_VAE
@@ -64,6 +65,7 @@ def load(source: str, settings: Settings) -> Backbone:
         device = _diffusers.device(settings.device)
         dtype = _diffusers.dtype(settings.dtype, device)
         _diffusers.check_offload(settings.offload, device)
+        quantization.check(settings.weights, settings.offload)
         adapter = _diffusers.folder(_ADAPTER, _ADAPTER_FILES)
         parts = joined(_diffusers.folder(_BASE), adapter, dtype)
         return LatentUNet(source, parts, _DEFAULTS, settings, device)

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from recast import quantization
 from recast.adapters import Transformer
 from recast.errors import BadCall, UnknownName
 from recast.events import Done, Event
@@ -34,6 +35,10 @@ class Settings:
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """The networks' own precision; auto is float32 on the CPU, elsewhere bfloat16 for transformers
     and float16 for the others. Latents and noise levels are float32 always."""
+    weights: quantization.Kind = "full"
+    """How the linear layers of the network and of its text encoders are kept: full, or in 8 bits,
+    which is half the memory of bfloat16 and rounds them. Guided steps save by it only with
+    gradient_checkpointing. Methods that train take full weights."""
     vae_slicing: bool = True
     """Encode and decode one frame at a time, where a model's frames are apart: a little slower, far
     less memory."""
@@ -92,6 +97,8 @@ class Backbone(ABC):
     """How many times the frame rate of its latents' clip a finished clip has."""
     offload: Literal["none", "networks", "blocks"] = "none"
     """What of it is on the device only while it works."""
+    weights: quantization.Kind = "full"
+    """How the weights of its linear layers are kept."""
     dynamic_guidance: bool = False
     """Whether guidance grows on the way from noise (`guidance.growing`)."""
     window: int | None = None

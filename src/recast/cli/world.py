@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recast import registry
 from recast.cli import flags
 from recast.cli.console import say, watch
 from recast.errors import BadCall
@@ -42,7 +43,8 @@ def render(argv: list[str], command: str, about: str) -> None:
 
 def train(argv: list[str], command: str, about: str) -> None:
     """Train the model that ships."""
-    from recast.shapes import training  # diffusers and transformers load slowly
+    with registry.unheard():
+        from recast.shapes import training  # diffusers and transformers load slowly
 
     default = training.TrainConfig(out=Path("out") / "shapes")
     say(

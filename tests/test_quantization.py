@@ -1,0 +1,127 @@
+"""Weights in 8 bits: nearly the same clip and gradients, in far fewer bytes; and where they end."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recast import cli, forecast, guided, models, offload, quantization
+from recast.backbones import _diffusers, animatediff
+from recast.backbones.base import Backbone, Settings
+from recast.errors import BadCall
+
+from .tinies import CPU, MADE, clip, latents, levels, pipeline, run
+
+TINY: dict[str, Callable[[], Backbone]] = {
+    "shapes": lambda: models.load("shapes", CPU),
+    "animatediff": animatediff.tiny,
+    **{kind: MADE[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
+}
+ROUNDING = {"int8": 0.01, "float8": 0.06}
+
+
+def bytes_of(network: nn.Module) -> int:
+    return sum(map(quantization.nbytes, offload.tensors(network)))
+
+
+def seen(backbone: Backbone) -> tuple[Tensor, Tensor]:
+    """x̂_0, and the gradient of a guided step at x_t."""
+    x, t = latents(backbone).requires_grad_(True), levels(backbone)[0]
+    denoise = backbone.denoiser(backbone.encode_text(["a b"]))
+    taps = guided.places(backbone, ["motion"])
+    (features,) = guided.look(backbone, denoise, taps, x, t).values()
+    (slope,) = torch.autograd.grad(features.square().sum(), x)
+    with torch.no_grad():
+        return denoise(x, t).x0, slope
+
+
+@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("weights", ["int8", "float8"])
+def test_clips_and_gradients_are_nearly_the_same(kind: str, weights: Any) -> None:
+    backbone = TINY[kind]()
+    plain, slope = seen(backbone)
+    before = bytes_of(backbone.network)
+    quantization.quantize(backbone.network, weights)
+    rounded, rounded_slope = seen(backbone)
+    assert 0 < float((rounded - plain).norm() / plain.norm()) < ROUNDING[weights]
+    assert float(torch.cosine_similarity(rounded_slope.flatten(), slope.flatten(), 0)) > 0.98
+    linear = sum(m.weight.nbytes for m in backbone.network.modules() if isinstance(m, nn.Linear))
+    # From 32 bits to 8, and of every row a scale (and int8's zero), which is much in rows of 16.
+    assert bytes_of(backbone.network) < before - linear / 3
+
+
+@pytest.mark.parametrize("kind", ["2b", "wan", "experts", "ltx", "hunyuan"])
+def test_a_saved_model_loads_with_them_in_silence(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In bfloat16: text encoders and transformers are rounded, the VAE is not."""
+    tiny = MADE[kind]()
+    with _diffusers.quiet():
+        pipeline(tiny).save_pretrained(tmp_path / kind)
+    capfd.readouterr()
+    full, eight = (
+        models.load(str(tmp_path / kind), Settings(device="cpu", dtype="bfloat16", weights=weights))
+        for weights in ("full", "int8")
+    )
+    assert capfd.readouterr() == ("", "")
+    assert (full.weights, eight.weights) == ("full", "int8")
+    x, t, video = latents(tiny), levels(tiny)[0], clip(tiny)
+    with torch.no_grad():
+        exact, near = (run(backbone, x, t, ["a b"]) for backbone in (full, eight))
+        assert torch.equal(eight.encode(video), full.encode(video))
+    assert 0 < float((near - exact).norm() / exact.norm()) < 0.05
+    assert full.fingerprint != eight.fingerprint
+    assert eight.fingerprint == models.load(str(tmp_path / kind), settings("int8")).fingerprint
+
+
+def settings(weights: Any, **others: Any) -> Settings:
+    return Settings(device="cpu", dtype="bfloat16", weights=weights, **others)
+
+
+def test_what_makers_keep_in_float32_stays() -> None:
+    network: Any = MADE["wan"]().network.to(torch.bfloat16)
+    network.condition_embedder.time_embedder.float()
+    quantization.quantize(network, "int8")
+    assert type(network.condition_embedder.time_embedder.linear_1.weight) is nn.Parameter
+    kept = network.blocks[0].attn1.to_q.weight
+    assert type(kept) is not nn.Parameter
+    quantization.quantize(network, "int8")  # once is enough
+    assert network.blocks[0].attn1.to_q.weight is kept
+
+
+@pytest.mark.parametrize("kind", ["wan", "hunyuan"])
+def test_what_they_take_is_predicted(kind: str, tmp_path: Path) -> None:
+    with _diffusers.quiet():
+        pipeline(MADE[kind]()).save_pretrained(tmp_path / kind)
+    asked: Any = {"device": torch.device("cpu"), "size": (17, 32, 48)}
+    told = forecast.forecast(str(tmp_path / kind), settings("int8"), **asked)
+    loaded: Any = models.load(str(tmp_path / kind), settings("int8"))
+    assert told.weights == sum(map(bytes_of, loaded._crew.networks))
+    full = forecast.forecast(str(tmp_path / kind), settings("full"), **asked)
+    assert told.weights < full.weights
+
+
+def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadCall, match="--weights int8 goes with --offload none or networks"):
+        quantization.check("int8", "blocks")
+    backbone = models.load("shapes", Settings(device="cpu", weights="int8"))
+    with pytest.raises(BadCall, match="vmc trains, and needs --weights full, not int8"):
+        models.check_runs(models.configured("vmc", None), backbone)
+    models.check_runs(models.configured("dmt", None), backbone)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(BadCall, match=r"pip install '\.\[quantize\]' brings it"):
+        models.load("shapes", Settings(device="cpu", weights="int8"))
+    models.load("shapes", CPU)
+
+
+def test_a_user_gets_a_clip(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["shapes", "render", "--seed", "3", "--out", str(tmp_path / "a.mp4")]) == 0
+    made = ["transfer", str(tmp_path / "a.mp4"), "a red circle on a navy background"]
+    flags = ["--weights", "int8", "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "b")]
+    assert cli.main([*made, *flags]) == 0
+    assert "torchao" not in capfd.readouterr().err
+    assert '"weights": "int8"' in (tmp_path / "b" / "manifest.json").read_text()
