@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recast import guided, models, offload
-from recast.backbones import _diffusers, animatediff, unet3d
+from recast.backbones import _crew, animatediff, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall
 from recast.ledger import Ledger
@@ -56,7 +56,7 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
 def test_a_whole_model_works_by_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text, passes and the VAE, where a CPU may stand for the device."""
     plain = MADE[kind]()
-    monkeypatch.setattr(_diffusers, "check_offload", lambda wanted, device: None)
+    monkeypatch.setattr(_crew, "check_offload", lambda wanted, device: None)
     visiting = models.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="blocks"))
     assert visiting.offload == "blocks"
     x, t = latents(plain), levels(plain)[0]

@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from torch import Tensor
 
 from recast import models
-from recast.backbones import _diffusers, show1
+from recast.backbones import _crew, show1
 from recast.backbones._show1_cascade import NUMBERS
 from recast.backbones.base import Defaults, Settings
 from recast.backbones.show1 import Show1
@@ -76,12 +76,12 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 def test_networks_take_turns() -> None:
     """As with offloading; a device without values stands for the one with them."""
     one, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1, device="cpu")
-    _diffusers.take_turns(one, [one, other], torch.device("cpu"))
+    _crew.take_turns(one, [one, other], torch.device("cpu"))
     assert one.weight.device.type == "cpu"
     moved: list[str] = []
     for name, network in (("one", one), ("other", other)):
         network.to = lambda device, name=name: moved.append(f"{name} to {device}")  # type: ignore[method-assign,assignment,misc]
-    _diffusers.take_turns(one, [one, other], torch.device("meta"))
+    _crew.take_turns(one, [one, other], torch.device("meta"))
     assert moved == ["one to cpu", "other to cpu", "one to meta"]
 
 

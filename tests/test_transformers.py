@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import recast
 from recast import guided, masks, models
 from recast import run as runs
-from recast.backbones import _diffusers, _transformers, cogvideox, wan
+from recast.backbones import _crew, _transformers, cogvideox, wan
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source
 from recast.config import Draw, RunConfig
@@ -325,7 +325,7 @@ def test_checkpointing_keeps_less(kind: str) -> None:
 def test_an_error_inside_leaves_nothing_behind() -> None:
     layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     before = []
-    with pytest.raises(ArithmeticError), _diffusers.checkpointed(layers):  # noqa: PT012
+    with pytest.raises(ArithmeticError), _crew.checkpointed(layers):  # noqa: PT012
         before += forwards(layers)
         raise ArithmeticError
     assert before == ["0", "1"]

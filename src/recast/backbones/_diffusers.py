@@ -1,5 +1,4 @@
-"""Loading the parts of a diffusers-format model, with errors that a person can act on, and keeping
-them in memory.
+"""Loading the parts of a diffusers-format model, with errors that a person can act on.
 
 Shared by every backbone that lives in diffusers' folder layout. Safetensors come first; pickled
 weights go through torch's weights-only loader, which runs no code.
@@ -12,15 +11,13 @@ import json
 import logging
 import pickle
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers.models.autoencoders.vae import AutoencoderMixin
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
@@ -29,11 +26,10 @@ from huggingface_hub.utils.tqdm import (
 )
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
 
-from recast import offload, quantization
-from recast.backbones import _outline
+from recast import quantization
+from recast.backbones import _crew, _outline
 from recast.backbones.base import Defaults, Settings
 from recast.errors import BadCall, BadModel
 from recast.schedule import from_diffusers
@@ -176,8 +172,7 @@ def opened(
     `folder`. Raises `BadModel`, `BadCall`."""
     on = device(settings.device)
     precision = dtype(settings.dtype, on, best)
-    check_offload(settings.offload, on)
-    quantization.check(settings.weights, settings.offload)
+    _crew.check(settings, on)
     path = folder(aliases.get(source, source), parts)
     check_index(path, pipelines)
     return Opened(
@@ -337,73 +332,6 @@ def dtype(name: str, on: torch.device, elsewhere: torch.dtype = torch.float16) -
     if name == "float16" and on.type == "cpu":
         raise BadCall("dtype float16 is too slow on the CPU; use float32 or bfloat16")
     return kinds[name]
-
-
-def check_offload(wanted: str, device: torch.device) -> None:
-    """Raise `BadCall` where there is nothing to offload from."""
-    if wanted != "none" and device.type == "cpu":
-        raise BadCall("offload needs a cuda or mps device to offload from; this is the CPU")
-
-
-def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
-    """Bring a network to the device, unless it is there; the others give way."""
-    # By type: a network moved to "cuda" says that it is on "cuda:0".
-    if next(network.parameters()).device.type != device.type:
-        for other in networks:
-            other.to("cpu")
-        network.to(device)
-
-
-class Crew:
-    """The networks of one model: frozen; on the device, or, offloaded, taking turns on it as wholes
-    or block by block."""
-
-    def __init__(
-        self, networks: Sequence[nn.Module], device: torch.device, settings: Settings
-    ) -> None:
-        check_offload(settings.offload, device)
-        quantization.check(settings.weights, settings.offload)
-        self.networks, self.device, self._offload = networks, device, settings.offload
-        for network in networks:
-            network.eval().requires_grad_(False)
-            # A VAE is convolutions, and what it rounds is seen at once.
-            if not isinstance(network, AutoencoderMixin):
-                quantization.quantize(network, settings.weights)
-            if settings.offload == "none":
-                network.to(device)
-            if settings.offload == "blocks":
-                offload.attach(network, device)
-        if outline := _outline.current():
-            outline.networks.extend(networks)
-
-    def at_work(self, network: N) -> N:
-        """One of the networks, on the device; with offloading, the others give way."""
-        if outline := _outline.current():
-            outline.at_work.append(network)
-            return network
-        if self._offload == "blocks":
-            offload.take_turns(network, self.networks, self.device)
-        if self._offload == "networks":
-            take_turns(network, self.networks, self.device)
-        return network
-
-
-@contextmanager
-def checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the block these layers keep their inputs only and run again on the way back."""
-    # accelerate's hooks, for one, live in the same place.
-    before = {layer: layer.__dict__.get("forward") for layer in layers}
-    try:
-        for layer in before:
-            layer.forward = partial(
-                checkpoint, partial(offload.again, layer.forward), use_reentrant=False
-            )
-        yield
-    finally:
-        for layer, forward in before.items():
-            layer.__dict__.pop("forward", None)
-            if forward is not None:
-                layer.forward = forward
 
 
 def check_vocabulary(tokenizer: Any, text_encoder: Any) -> None:

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.backbones import _diffusers, _outline, _unets
+from recast.backbones import _crew, _diffusers, _outline, _unets
 from recast.backbones._stable import ClipText, ImageVae
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall
@@ -58,7 +58,7 @@ class LatentUNet(Backbone):
         self.schedule: Schedule = from_diffusers(parts.scheduler)
         self._parts, self._settings = parts, settings
         networks = [parts.unet, parts.vae, parts.text_encoder]
-        self._crew = _diffusers.Crew(networks, device, settings)
+        self._crew = _crew.Crew(networks, device, settings)
         self._vae = ImageVae(parts.vae, self._crew, sliced=settings.vae_slicing)
         self._text = ClipText(parts.text_encoder, parts.tokenizer, self._crew, name, words)
         if settings.vae_tiling:
@@ -87,7 +87,7 @@ class LatentUNet(Backbone):
         dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through every module
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_diffusers.checkpointed(_unets.layers(unet)))
+                stack.enter_context(_crew.checkpointed(_unets.layers(unet)))
             out = unet(
                 x.to(self.device, dtype),
                 t.to(self.device),

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recast.backbones import _diffusers
-from recast.backbones._diffusers import Crew
+from recast.backbones._crew import Crew
 
 
 class ImageVae:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import T5Tokenizer, UMT5EncoderModel
 
 from recast.backbones import _diffusers
-from recast.backbones._diffusers import Crew
+from recast.backbones._crew import Crew
 
 _TOKENS = 512
 UMT5_XXL = {

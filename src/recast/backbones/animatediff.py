@@ -16,8 +16,7 @@ import torch
 from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast import quantization
-from recast.backbones import _diffusers, _outline, _tiny
+from recast.backbones import _crew, _diffusers, _outline, _tiny
 from recast.backbones._latent_unet import LatentUNet, Parts
 from recast.backbones._outline import CLIP_LARGE, STABLE_VAE
 from recast.backbones.base import Backbone, Defaults, Settings
@@ -64,8 +63,7 @@ def load(source: str, settings: Settings) -> Backbone:
     if source in ALIASES:
         device = _diffusers.device(settings.device)
         dtype = _diffusers.dtype(settings.dtype, device)
-        _diffusers.check_offload(settings.offload, device)
-        quantization.check(settings.weights, settings.offload)
+        _crew.check(settings, device)
         adapter = _diffusers.folder(_ADAPTER, _ADAPTER_FILES)
         parts = joined(_diffusers.folder(_BASE), adapter, dtype)
         return LatentUNet(source, parts, _DEFAULTS, settings, device)

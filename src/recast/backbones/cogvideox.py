@@ -25,7 +25,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
-from recast.backbones import _diffusers, _tiny, _transformers
+from recast.backbones import _crew, _diffusers, _tiny, _transformers
 from recast.backbones._outline import T5_XXL
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadCall
@@ -199,7 +199,7 @@ class CogVideoX(Backbone):
         self.schedule: Schedule = from_diffusers(parts.scheduler)
         self._parts, self._settings = parts, settings
         networks = [parts.transformer, parts.vae, parts.text_encoder]
-        self._crew = _diffusers.Crew(networks, device, settings)
+        self._crew = _crew.Crew(networks, device, settings)
         if settings.vae_tiling:
             parts.vae.enable_tiling()
         self._config = parts.transformer.config
@@ -258,7 +258,7 @@ class CogVideoX(Backbone):
         self._grid.shape = self._tokens_of(x)
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_diffusers.checkpointed(transformer.transformer_blocks))
+                stack.enter_context(_crew.checkpointed(transformer.transformer_blocks))
             out = transformer(
                 x.to(self.device, transformer.dtype).transpose(1, 2),
                 text,

@@ -30,7 +30,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from recast.backbones import _diffusers, _tiny, _transformers
+from recast.backbones import _crew, _diffusers, _tiny, _transformers
 from recast.backbones._outline import CLIP_LARGE
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
 from recast.errors import BadModel
@@ -205,7 +205,7 @@ class Hunyuan(Backbone):
         self.schedule: Schedule = from_diffusers(parts.scheduler)
         self._parts, self._settings = parts, settings
         networks = [parts.transformer, parts.vae, parts.text_encoder, parts.text_encoder_2]
-        self._crew = _diffusers.Crew(networks, device, settings)
+        self._crew = _crew.Crew(networks, device, settings)
         if settings.vae_tiling:
             parts.vae.enable_tiling()
         self._config = parts.transformer.config
@@ -285,7 +285,7 @@ class Hunyuan(Backbone):
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
                 blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-                stack.enter_context(_diffusers.checkpointed(blocks))
+                stack.enter_context(_crew.checkpointed(blocks))
             out = transformer(
                 x.to(self.device, transformer.dtype),
                 t.to(self.device).expand(len(x)),

@@ -28,7 +28,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
-from recast.backbones import _diffusers, _tiny, _unets
+from recast.backbones import _crew, _diffusers, _tiny, _unets
 from recast.backbones._show1 import UNet3DConditionModel, check_config
 from recast.backbones._show1_cascade import BETWEEN, NUMBERS, Cascade, Name, Stage
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
@@ -159,7 +159,7 @@ class Show1(Backbone):
         self.pace = BETWEEN if "interpolation" in parts.stages else 1
         self._parts, self._settings = parts, settings
         stages = [stage.unet for stage in parts.stages.values()]
-        self._crew = _diffusers.Crew([parts.unet, parts.text_encoder, *stages], device, settings)
+        self._crew = _crew.Crew([parts.unet, parts.text_encoder, *stages], device, settings)
         self._factor = 2 ** (len(list(parts.unet.get_submodule("down_blocks").children())) - 1)
         self.roles = _unets.roles(parts.unet)
         self.transformers = _unets.transformers(parts.unet)
@@ -230,7 +230,7 @@ class Show1(Backbone):
         self._crew.at_work(network)
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_diffusers.checkpointed(_unets.layers(network)))
+                stack.enter_context(_crew.checkpointed(_unets.layers(network)))
             out = network(
                 x.to(self.device, _dtype(network)),
                 t.to(self.device),

@@ -25,7 +25,7 @@ from diffusers import AutoencoderKL, AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderModel
 
-from recast.backbones import _diffusers, _tiny, _transformers
+from recast.backbones import _crew, _diffusers, _tiny, _transformers
 from recast.backbones._stable import ClipText, ImageVae
 from recast.backbones._wan import UMT5_XXL, PackedVae, Umt5Text
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
@@ -265,7 +265,7 @@ class Wan(Backbone):
         if parts.low is not None:
             experts, prefixes = [parts.transformer, parts.low], ["high.", "low."]
             self.network = nn.ModuleDict({"high": parts.transformer, "low": parts.low})
-        self._crew = _diffusers.Crew([*experts, parts.vae, parts.text_encoder], device, settings)
+        self._crew = _crew.Crew([*experts, parts.vae, parts.text_encoder], device, settings)
         self._vae: PackedVae | ImageVae
         if isinstance(parts.vae, AutoencoderKL):
             self._vae = ImageVae(parts.vae, self._crew, sliced=settings.vae_slicing)
@@ -304,7 +304,7 @@ class Wan(Backbone):
         self._grid.shape = self._tokens_of(x)
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_diffusers.checkpointed(transformer.blocks))
+                stack.enter_context(_crew.checkpointed(transformer.blocks))
             out = transformer(
                 x.to(self.device, transformer.dtype),
                 t.to(self.device).expand(len(x)),
