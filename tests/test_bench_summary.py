@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recast.bench import summary
+from recast.bench import chart, summary
 
 
 def row(clip: str, variant: str, value: float | None, **more: object) -> dict[str, object]:
@@ -47,3 +47,11 @@ def test_bounds_come_first() -> None:
     assert summary.variants(found) == ["source", "unguided", "dmt", "sdedit"]
     asked = ("sdedit", "unguided", "dmt", "source", "dmt:paper")
     assert summary.variants(found, asked) == ["source", "unguided", "sdedit", "dmt"]
+
+
+def test_no_two_variants_look_alike_in_the_picture() -> None:
+    names = ["source", "truth", "unguided", *(f"method {index}" for index in range(40))]
+    found = chart.styles(names)
+    assert list(found) == names
+    assert len(set(found.values())) == len(names)
+    assert len({colour for name, (_, colour) in found.items() if name in summary.BOUNDS}) == 1
