@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recast import cli, video
+from recast.backbones.base import Settings
 from recast.bench import rows, runner, summary
 from recast.bench.runner import BenchConfig, Outcome
 from recast.events import Done, Note
@@ -170,6 +171,22 @@ def test_a_row_of_other_settings_is_made_anew(suite: Path, tmp_path: Path) -> No
     after = rows.read(out)
     assert [row["key"] for row in before] == [row["key"] for row in after]
     assert all(a["calls"] < b["calls"] for a, b in zip(after, before, strict=True))
+
+
+def test_a_row_of_another_precision_is_made_anew(suite: Path, tmp_path: Path) -> None:
+    """What it depends on is in the row, and what it does not depend on is not."""
+    out, few = tmp_path / "out", {"methods": ("source", "unguided"), "limit": 1, "seeds": 1}
+    run(suite, out, **few)
+    before = {row["key"]: row for row in rows.read(out)}
+    assert {row["settings"] for row in before.values()} == {None}
+    run(suite, out, **few, settings=Settings(gradient_checkpointing=True))
+    assert {row["key"]: row for row in rows.read(out)} == before
+    outcome, _ = run(suite, out, **few, settings=Settings(dynamic_guidance=True))
+    for row in rows.read(out):
+        same = row["method"] == "source"
+        assert (row == before[row["key"]]) == same
+        assert row["settings"] == (None if same else '{"dynamic_guidance": true}')
+    assert "dynamic_guidance" in outcome.report.read_text(encoding="utf-8")
 
 
 def test_the_report_needs_nothing_beside_it(finished: Path) -> None:

@@ -111,6 +111,7 @@ def _facts(found: Sequence[Row]) -> list[tuple[str, str]]:
             f"{row['backbone']} ({row['fingerprint']})" for row in found if row["fingerprint"]
         ],
         "device": [row["device"] for row in found],
+        "settings": [row.get("settings") for row in found],
         "tracker": [row["tracker"] for row in found],
         "CLIP": [row["clip_model"] for row in found],
         "versions": [row["versions"] for row in found],

@@ -27,7 +27,7 @@ _NUMBER, _COUNT, _TEXT = pa.float64(), pa.int64(), pa.string()
 COLUMNS = {
     **dict.fromkeys(("key", "stamp", "suite", "clip", "group", "prompt", "source_prompt"), _TEXT),
     **dict.fromkeys(("variant", "method", "config", "backbone", "fingerprint", "device"), _TEXT),
-    "mask": _TEXT,
+    **dict.fromkeys(("settings", "mask"), _TEXT),
     "seed": _COUNT,
     "steps": _COUNT,
     "guidance_scale": _NUMBER,

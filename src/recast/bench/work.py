@@ -227,10 +227,23 @@ class _Making:
             }
             if variant.mask is not None:
                 told["mask"] = variant.mask
+        settings = _changed(task.settings) if variant.needs_model else {}
         pixels = None if self.clip is None else manifest.frames_hash(self.clip)
         mask = None if case.mask is None else manifest.file_hash(case.mask)
-        stamp = rows.key([told, pixels, mask, task.tools, task.backbone])
-        return dict.fromkeys(rows.COLUMNS) | told | {"key": key, "stamp": stamp}
+        known = [told, pixels, mask, task.tools, task.backbone]
+        stamp = rows.key([*known, settings] if settings else known)
+        told |= {"key": key, "stamp": stamp, "settings": json.dumps(settings) if settings else None}
+        return dict.fromkeys(rows.COLUMNS) | told
+
+
+def _changed(settings: Settings) -> dict[str, Any]:
+    """Those settings of the model that are not the default and that numbers depend on."""
+    default = Settings()
+    return {
+        name: value
+        for name in ("dtype", "weights", "vae_tiling", "dynamic_guidance", "window")
+        if (value := getattr(settings, name)) != getattr(default, name)
+    }
 
 
 def _external(variant: Variant, case: Case, seed: int) -> Path:
