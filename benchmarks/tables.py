@@ -32,8 +32,10 @@ def main(path: Path, metrics: list[str], group: str | None, picture: Path | None
     order = suite.read(name).methods if name in suite.names() else ()
     if picture is not None:
         drawn = chart.scatter(found, summary.variants(found, order), LOOK, PATH)
+        if drawn is None:
+            raise SystemExit(f"no row has both {LOOK[0]} and {PATH[0]}, so there is no picture")
         with atomic(picture) as temporary:
-            temporary.write_bytes(drawn or b"")
+            temporary.write_bytes(drawn)
     for table in report.tables(found, order):
         print(f"### {table.title}\n\n| {' | '.join(table.head)} |\n|{'---|' * len(table.head)}")
         for line in table.body:

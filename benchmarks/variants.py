@@ -12,7 +12,6 @@ from torch import Tensor
 
 from recast import guided, losses
 from recast.backbones.base import Backbone
-from recast.features import Tap
 from recast.methods import base, dmt, unguided
 from recast.schedule import Denoiser
 
@@ -85,20 +84,10 @@ def through_x0() -> Iterator[None]:
     with ε̂ held, so that what reaches x_t has passed the denoiser."""
     look = guided.look
 
-    def looked(
-        backbone: Backbone,
-        denoise: Denoiser,
-        taps: Sequence[Tap],
-        x: Tensor,
-        t: Tensor,
-        *,
-        grad: bool = False,
-    ) -> dict[str, Tensor]:
-        schedule = backbone.schedule.sized(x.shape)
-        with torch.set_grad_enabled(grad or x.requires_grad):
-            out = denoise(x, t)
-            x = schedule.alpha(t) * out.x0 + schedule.sigma(t) * out.eps.detach()
-            return look(backbone, denoise, taps, x.float(), t, grad=grad)
+    def looked(backbone: Backbone, denoise: Denoiser, taps: Any, x: Tensor, t: Tensor) -> Any:
+        out, schedule = denoise(x, t), backbone.schedule.sized(x.shape)
+        x = schedule.alpha(t) * out.x0 + schedule.sigma(t) * out.eps.detach()
+        return look(backbone, denoise, taps, x.float(), t)
 
     with mock.patch.object(guided, "look", looked):
         yield

@@ -146,11 +146,14 @@ def test_tables_that_are_none_are_refused(
     (tmp_path / "no.parquet").write_bytes(b"no table")
     table = pq.read_table(finished / "rows.parquet")
     pq.write_table(table.drop_columns(["stamp"]), tmp_path / "old.parquet")
+    pq.write_table(table.append_column("mood", table["clip"]), tmp_path / "new.parquet")
     out = ["--out", str(tmp_path / "out")]
     for path, told in (
-        (tmp_path / "no.parquet", "no.parquet is no rows.parquet"),
-        (tmp_path / "missing.parquet", "missing.parquet is no rows.parquet"),
-        (tmp_path / "old.parquet", "old.parquet is no rows.parquet"),
+        (tmp_path / "no.parquet", "no.parquet is no rows.parquet that can be read"),
+        (tmp_path / "missing.parquet", "missing.parquet is no rows.parquet that can be read"),
+        (tmp_path, "is no rows.parquet that can be read"),
+        (tmp_path / "old.parquet", "old.parquet lacks the column stamp"),
+        (tmp_path / "new.parquet", "new.parquet has the column mood"),
     ):
         assert cli.main(["bench", str(suite), *out, "--have", str(path)]) == 2
         assert told in capsys.readouterr().err

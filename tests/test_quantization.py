@@ -1,5 +1,6 @@
 """Weights in 8 bits: nearly the same clip and gradients, in far fewer bytes; and where they end."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from recast import cli, forecast, guided, models, offload, quantization
+from recast._job import Job, _advice
 from recast.backbones import _diffusers, animatediff
 from recast.backbones.base import Backbone, Settings
-from recast.errors import BadCall
+from recast.errors import BadCall, OutOfMemory
 
 from .tinies import CPU, MADE, clip, latents, levels, pipeline, run
 
@@ -21,6 +23,7 @@ TINY: dict[str, Callable[[], Backbone]] = {
     "animatediff": animatediff.tiny,
     **{kind: MADE[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
 }
+BLOCKS = Settings(offload="blocks")
 ROUNDING = {"int8": 0.01, "float8": 0.06}
 
 
@@ -118,10 +121,31 @@ def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     models.load("shapes", CPU)
 
 
-def test_a_user_gets_a_clip(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nobody_is_told_to_use_them_with_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither before the weights are read nor when memory gave out."""
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(forecast, "device_of", lambda settings: cuda)
+    monkeypatch.setattr(forecast, "room", lambda device: 7 * 2**30)
+    with pytest.raises(OutOfMemory, match="--offload blocks"):
+        forecast.check_room("wan", Settings(dtype="bfloat16"))
+    with pytest.raises(OutOfMemory, match=r"8\.1 GiB.*--offload networks \(6\.3 GiB") as told:
+        forecast.check_room("wan", Settings(dtype="bfloat16", weights="int8"))
+    assert "blocks" not in str(told.value)
+    advice = {s: _advice(Job(), s) for s in (Settings(), settings("int8"), BLOCKS)}
+    assert all(("--weights int8" in text) == (s == Settings()) for s, text in advice.items())
+    assert all(("--offload blocks" in text) == (s == Settings()) for s, text in advice.items())
+
+
+@pytest.mark.slow
+def test_a_user_gets_a_clip_and_hears_nothing_of_torchao(tmp_path: Path) -> None:
+    """In a process of its own, since libraries talk when they are first imported."""
     assert cli.main(["shapes", "render", "--seed", "3", "--out", str(tmp_path / "a.mp4")]) == 0
     made = ["transfer", str(tmp_path / "a.mp4"), "a red circle on a navy background"]
     flags = ["--weights", "int8", "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "b")]
-    assert cli.main([*made, *flags]) == 0
-    assert "torchao" not in capfd.readouterr().err
+    done = subprocess.run(
+        [sys.executable, "-m", "recast", *made, *flags], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for told in ("torchao", "pytree", "Failed to load"):
+        assert told not in done.stderr
     assert '"weights": "int8"' in (tmp_path / "b" / "manifest.json").read_text()

@@ -198,7 +198,7 @@ def _advice(job: Job, settings: Settings) -> str:
         ways.append("--gradient-checkpointing (more than halves what guided steps need)")
     if settings.dtype in ("auto", "float32"):
         ways.append("--dtype float16, or bfloat16 on a CPU (half of float32)")
-    if settings.weights == "full":
+    if settings.weights == "full" and settings.offload != "blocks":
         ways.append("--weights int8 (linear layers in 8 bits)")
     if not settings.vae_slicing:
         ways.append("--vae-slicing (decodes one frame at a time)")
@@ -206,6 +206,6 @@ def _advice(job: Job, settings: Settings) -> str:
         ways.append("--vae-tiling (decodes large frames piece by piece)")
     if settings.offload == "none":
         ways.append("--offload networks (only the network at work stays on the device)")
-    if settings.offload != "blocks":
+    if settings.weights == "full" and settings.offload != "blocks":
         ways.append("--offload blocks (only its block at work does: slow)")
     return f"the memory did not suffice (stage: {job.stage}); what helps: {'; '.join(ways)}"

@@ -18,7 +18,7 @@ import torch
 from recast import manifest, models, registry, video
 from recast.backbones.base import Settings
 from recast.errors import RecastError
-from recast.forecast import Forecast, Stage, best_device, device_of, forecast, gib
+from recast.forecast import Forecast, Stage, best_device, device_of, forecast, gib, offloads
 from recast.store import Store, sizes
 
 _PICKLES = {".bin", ".pt", ".pth"}
@@ -72,7 +72,7 @@ def predicted(
             yield method, told.notes[method]
     guided = [method for method in methods if method in told.guided]
     for name in (None, *guided):
-        yield _run(told, name, there, _offloads(settings, device))
+        yield _run(told, name, there, offloads(settings, device))
 
 
 def _stages(told: Forecast) -> Iterator[tuple[str, str]]:
@@ -106,13 +106,6 @@ def _run(
         fit = [_SAVINGS[flags] for flags, need in needs.items() if need <= there]
         text += f": {f'fits with {fit[0]}' if fit and fit[0] else 'fits' if fit else 'too much'}"
     return f"a run of {method}" if method else "sampling alone", text
-
-
-def _offloads(settings: Settings, device: torch.device) -> list[str]:
-    """The kinds of offloading that there are from a device."""
-    if device.type == "cpu":
-        return ["none"]
-    return ["none", "networks"] if settings.weights != "full" else ["none", "networks", "blocks"]
 
 
 def _whole(device: torch.device) -> int | None:

@@ -171,7 +171,7 @@ def check_room(name: str, settings: Settings) -> None:
     ways = [
         f"--offload {how} ({gib(size)} at a time)"
         for how, size in least.items()
-        if size <= there and device.type != "cpu"
+        if size <= there and how in offloads(settings, device)
     ]
     wide = settings.dtype == "float32" or (settings.dtype == "auto" and device.type == "cpu")
     if wide and need <= 2 * there:
@@ -180,6 +180,13 @@ def check_room(name: str, settings: Settings) -> None:
         f"the weights of {name} alone are {gib(need)}, and {device.type} has {gib(there)}; what "
         f"helps: {'; '.join(ways) or 'a smaller model, or a larger device'}"
     )
+
+
+def offloads(settings: Settings, device: torch.device) -> list[str]:
+    """What `Settings.offload` may be on a device, with weights that are kept so."""
+    if device.type == "cpu":
+        return ["none"]
+    return ["none", "networks", *(["blocks"] if settings.weights == "full" else [])]
 
 
 def gib(size: int) -> str:

@@ -64,12 +64,13 @@ def check_runs(method: Method[Any], backbone: Backbone) -> None:
     """Raise `BadCall` unless the backbone has every role that the method, as configured, needs; the
     message names the methods that run on it, if the fault is not in the settings alone."""
     known = {*backbone.roles, *backbone.transformers}
-    if backbone.offload == "blocks" and any(role in backbone.transformers for role in method.roles):
+    trains = any(role in backbone.transformers for role in method.roles)
+    if trains and backbone.offload == "blocks":
         raise BadCall(
             f"{method.name} trains, and --offload blocks keeps what it would train away from the "
             "device; use --offload networks"
         )
-    if backbone.weights != "full" and any(role in backbone.transformers for role in method.roles):
+    if trains and backbone.weights != "full":
         raise BadCall(f"{method.name} trains, and needs --weights full, not {backbone.weights}")
     missing = [role for role in method.roles if role not in known]
     if not missing:

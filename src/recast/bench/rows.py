@@ -74,13 +74,17 @@ def adopt(folder: Path, table: Path, suite: str) -> None:
     Raises `BadCall` for a file that is no such table, and for rows of another suite.
     """
     try:
-        found = list(_rows(table))
-        _table(found)
-        others = {row["suite"] for row in found} - {suite}
-        good = {row["key"]: row for row in found if row["error"] is None and row["stamp"]}
-    except (OSError, pa.ArrowException, KeyError, AssertionError) as error:
+        columns, found = set(pq.read_schema(table).names), list(_rows(table))
+    except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:160]
-        raise BadCall(f"{table} is no {TABLE} of this version's benchmarks ({reason})") from error
+        raise BadCall(f"{table} is no {TABLE} that can be read ({reason})") from error
+    lacks = {"key", "stamp", "suite", "error"} - columns
+    strange = {name for name in columns - COLUMNS.keys() if not name.startswith(METRIC)}
+    if wrong := sorted(lacks or strange):
+        told = f"{'lacks' if lacks else 'has'} the column {wrong[0]}"
+        raise BadCall(f"{table} {told}, so no benchmark of this version wrote it")
+    others = {row["suite"] for row in found} - {suite}
+    good = {row["key"]: row for row in found if row["error"] is None}
     if others:
         raise BadCall(f"{table} holds rows of the suite {min(others)}, and this is {suite}")
     for key in good.keys() - {row["key"] for row in read(folder)}:
