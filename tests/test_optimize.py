@@ -1,7 +1,7 @@
 """The optimisation loops, against the formulas of Adam and AdamW."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from recast.errors import BadCall, NotFinite
-from recast.optimize import Group, adamw, adamw_class, descend, minimize, packed, restore, train
+from recast.optimize import (
+    Group,
+    adamw,
+    adamw_class,
+    descend,
+    gradient,
+    minimize,
+    packed,
+    restore,
+    train,
+)
 
 
 def bowl(x: Tensor) -> Tensor:
@@ -73,6 +83,34 @@ def test_a_broken_loss_is_named() -> None:
     calls = iter([1.0, 1.0, float("nan")])
     with pytest.raises(NotFinite, match="the loss is nan after 2 inner steps"):
         minimize(lambda x: x.sum() * next(calls), torch.ones(2), [0.1] * 5)
+
+
+def through_half(weight: float) -> Callable[[Tensor], Tensor]:
+    """A loss whose gradient, the weight, passes a network in float16."""
+    return lambda x: (weight * x.half().float()).sum()
+
+
+@pytest.mark.parametrize("weight", [1.5e-8, 100.0], ids=["vanishes", "overflows"])
+def test_gradients_pass_float16(weight: float) -> None:
+    """The first is zero in float16 as it is, the second infinite at the scale that saves it."""
+    slope = gradient(through_half(weight), torch.zeros(4))
+    torch.testing.assert_close(slope.gradient, torch.full((4,), weight), rtol=5e-3, atol=0)
+
+
+def test_what_float16_cannot_hold_is_named() -> None:
+    with pytest.raises(NotFinite, match="the gradient is not finite after 0 inner steps"):
+        minimize(through_half(1e5), torch.zeros(4), [0.1])
+
+
+def test_a_scale_that_overflowed_is_not_tried_again() -> None:
+    calls = []
+
+    def loss(x: Tensor) -> Tensor:
+        calls.append(len(calls))
+        return through_half(100.0)(x)
+
+    minimize(loss, torch.zeros(4), [0.1, 0.1, 0.1])
+    assert len(calls) == 4
 
 
 def test_plain_gradient_descent_is_told_on_the_way() -> None:

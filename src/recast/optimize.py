@@ -28,22 +28,43 @@ def descend(
     """
     x = start.detach().clone().requires_grad_(True)
     stepper = optimizer([x], lr=1.0)
+    scale = _SCALE
     for index, lr in enumerate(lrs):
         stepper.param_groups[0]["lr"] = lr
-        x.grad, reached = gradient(loss, x)
-        if not math.isfinite(reached):
-            raise NotFinite(f"the loss is {reached} after {index} inner steps")
+        try:
+            x.grad, reached, scale = gradient(loss, x, scale)
+        except NotFinite as error:
+            raise NotFinite(f"{error} after {index} inner steps") from error
         stepper.step()
         yield x.detach().clone(), reached
 
 
-def gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, float]:
-    """The gradient of a loss at x, and the loss; gradients are on in here only."""
+class Slope(NamedTuple):
+    """The gradient of a loss, the loss, and the scale at which the gradient passed the network."""
+
+    gradient: Tensor
+    loss: float
+    scale: float
+
+
+def gradient(loss: Callable[[Tensor], Tensor], x: Tensor, scale: float = _SCALE) -> Slope:
+    """The gradient of a loss at x; gradients are on in here only. Where it is not finite at the
+    scale, which a sum over a clip may not be in float16, it is computed again at a sixteenth of it.
+
+    Raises `NotFinite` where the loss is not, or its gradient is not at scale 1.
+    """
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().clone().requires_grad_(True)
         value = loss(x)
-        (slope,) = torch.autograd.grad(value, x)
-    return slope, float(value.detach())
+        (slope,) = torch.autograd.grad(scale * value, x)
+    reached = float(value.detach())
+    if not math.isfinite(reached):
+        raise NotFinite(f"the loss is {reached}")
+    if bool(slope.isfinite().all()):
+        return Slope(slope / scale, reached, scale)
+    if scale == 1:
+        raise NotFinite("the gradient is not finite")
+    return gradient(loss, x, max(1.0, scale / 16))
 
 
 def minimize(
