@@ -51,9 +51,10 @@ class Adapter(ABC):
 
     def __init__(self, network: nn.Module, tensors: Mapping[str, Tensor], device: Any) -> None:
         self.network = network
+        # In the order of the names, which is a file's too: optimisers number what they train.
         self.tensors = {
             name: nn.Parameter(tensor.detach().to(device, torch.float32, copy=True))
-            for name, tensor in tensors.items()
+            for name, tensor in sorted(tensors.items())
         }
 
     @abstractmethod
