@@ -636,6 +636,41 @@ def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
     assert len(store.entries()) == 1  # the motion; how far it was is forgotten
 
 
+@pytest.mark.parametrize(
+    ("strange", "words"),
+    [
+        (
+            {"optimizer/0.exp_avg": torch.zeros(2, 3)},
+            r"\(2, 3\), is not of what is trained",
+        ),
+        ({"adapter/strange": torch.zeros(2)}, "strange belongs to no temporal attention"),
+    ],
+)
+def test_learning_that_cannot_be_taken_up_begins_anew(
+    lesson: Callable[..., LearnConfig[Any]],
+    tmp_path: Path,
+    store: Store,
+    strange: dict[str, torch.Tensor],
+    words: str,
+) -> None:
+    backbone = unet3d.tiny()
+    broken = run.learn(lesson(), backbone, store)
+    for event in broken:
+        if isinstance(event, Step) and event.stage == "train" and event.index == 3:
+            break
+    broken.close()
+    (entry,) = store.entries()
+    begun = Motion.load(entry.path)
+    store.put(entry.key, dataclasses.replace(begun, tensors={**begun.tensors, **strange}))
+    events, path = finished(run.learn(lesson(), backbone, store))
+    assert any(
+        isinstance(e, Note) and re.search(f"cannot be taken up, and begins anew: .*{words}", e.text)
+        for e in events
+    )
+    assert len(trained(events)) == len(Motion.load(path).metadata["losses"]) == 6
+    assert not [entry for entry in store.entries() if "begun" in entry.key]
+
+
 def test_several_clips_of_one_motion(
     lesson: Callable[..., LearnConfig[Any]], clip: Path, tmp_path: Path, store: Store
 ) -> None:

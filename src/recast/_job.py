@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recast import clips, models
 from recast.backbones.base import Backbone, Settings
@@ -107,17 +108,8 @@ def learned(
             return motion
         before, began = backbone.calls, time.monotonic()
         video = torch.cat([clips.to_tensor(clip) for clip in fitted])
-        begun, _ = _stored(store, f"{key}-begun")
-        if begun is None:
-            events = method.learn(backbone, video, prompt, sampling)
-        else:
-            yield job.note("goes on with learning that was broken off")
-            events = method.learn_on(begun, backbone, video, prompt, sampling)
-
-        def keep(reached: Checkpoint) -> None:
-            _keep(store, f"{key}-begun", reached.state)
-
-        motion = yield from job.relay(kept(events, Checkpoint, keep))
+        asked = (backbone, video, prompt, sampling)
+        motion = yield from _taught(job, method, asked, store, f"{key}-begun")
         job.calls, job.origin = backbone.calls - before, "clip"
         cost = {"network_calls": job.calls, "seconds": round(time.monotonic() - began, 3)}
         motion = replace(motion, metadata={**motion.metadata, "cost": cost})
@@ -126,6 +118,34 @@ def learned(
         if trouble:
             yield job.note(trouble)
         return motion
+
+
+def _taught(
+    job: Job,
+    method: Method[Any],
+    asked: tuple[Backbone, Tensor, str, Sampling],
+    store: Store,
+    key: str,
+) -> Generator[Event, None, Motion]:
+    """What a method learns, from where it was broken off if that is in the store under `key`."""
+
+    def followed(events: Iterator[Event]) -> Generator[Event, None, Motion]:
+        def keep(reached: Checkpoint) -> None:
+            _keep(store, key, reached.state)
+
+        return (yield from job.relay(kept(events, Checkpoint, keep)))
+
+    begun, trouble = _stored(store, key)
+    if trouble:
+        yield job.note(trouble)
+    if begun is not None:
+        yield job.note("goes on with learning that was broken off")
+        try:
+            return (yield from followed(method.learn_on(begun, *asked)))
+        except BadMotion as error:
+            store.drop(key)
+            yield job.note(f"that cannot be taken up, and begins anew: {error}")
+    return (yield from followed(method.learn(*asked)))
 
 
 def kept(events: Iterator[Event], kind: type[E], keep: Callable[[E], None]) -> Iterator[Event]:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from recast import noise
 from recast.adapters import Adapter, LoRA, weighted
@@ -21,7 +22,7 @@ from recast.events import Checkpoint, Done, Event, Note, Step
 from recast.guided import inverted, sampled, settings, taught
 from recast.methods import base
 from recast.methods._training import Lessons, Training
-from recast.optimize import adamw, adamw_class, packed, restore, train
+from recast.optimize import Group, adamw, adamw_class, packed, restore, train
 from recast.schedule import Denoised
 
 _ADAPTER, _SPATIAL, _OPTIMIZER = "adapter/", "spatial/", "optimizer/"
@@ -101,17 +102,14 @@ class Method(base.Method[T], Generic[T]):
         lessons, seen = self._lessons(backbone, latents, prompt, begun), _losses(begun)
         groups = lessons.groups(spatial[1] if spatial else config.lr)
         optimizer = adamw(groups, config.weight_decay, kind)
-        restore(optimizer, _part(begun, _OPTIMIZER))
+        _take_up(optimizer, groups, _part(begun, _OPTIMIZER))
         for index, loss in train(
             groups, optimizer, config.iterations, done=len(seen), clip=config.clip_gradient
         ):
             seen.append(loss)
             yield Step(stage="train", index=index, total=config.iterations, metrics={"loss": loss})
             if index % config.checkpoint_every == 0 and index < config.iterations:
-                state = _named(_ADAPTER, lessons.temporal.tensors)
-                if lessons.spatial is not None:
-                    state |= _named(_SPATIAL, lessons.spatial.tensors)
-                state |= _named(_OPTIMIZER, packed(optimizer))
+                state = _state(lessons, optimizer)
                 yield Checkpoint(index=index, state=_kept(begun, state, seen))
         learned = {name: tensor.half() for name, tensor in lessons.temporal.tensors.items()}
         yield Done(result=_kept(begun, learned, seen))
@@ -236,6 +234,27 @@ def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _part(begun: base.Motion, prefix: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint whose names begin so, without that."""
     return {n.removeprefix(prefix): t for n, t in begun.tensors.items() if n.startswith(prefix)}
+
+
+def _state(lessons: Lessons, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The tensors that a checkpoint has beside the clip's noise."""
+    state = _named(_ADAPTER, lessons.temporal.tensors)
+    if lessons.spatial is not None:
+        state |= _named(_SPATIAL, lessons.spatial.tensors)
+    return state | _named(_OPTIMIZER, packed(optimizer))
+
+
+def _take_up(optimizer: Optimizer, groups: Sequence[Group], memory: Mapping[str, Tensor]) -> None:
+    """Put back what `packed` gave. Raises `BadMotion` for the memory of other parameters."""
+    shapes = [parameter.shape for group in groups for parameter in group.parameters]
+    for name, tensor in memory.items():
+        index = int(name.partition(".")[0])
+        # Of less than two dimensions are counts, and the scales of moments in 8 bits.
+        if tensor.ndim > 1 and shapes[index : index + 1] != [tensor.shape]:
+            raise BadMotion(
+                f"its {_OPTIMIZER}{name}, {tuple(tensor.shape)}, is not of what is trained now"
+            )
+    restore(optimizer, memory)
 
 
 def _losses(begun: base.Motion) -> list[float]:

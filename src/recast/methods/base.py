@@ -222,7 +222,8 @@ class Method(ABC, Generic[C]):
         prompt: str,
         sampling: Sampling,
     ) -> Iterator[Event]:
-        """Learn from what a `Checkpoint` of the same `learn` held; without those, anew."""
+        """Learn from what a `Checkpoint` of the same `learn` held; without those, anew. Raises
+        `BadMotion` for one that it cannot take up."""
         return self.learn(backbone, video, prompt, sampling)
 
     def mixed(self, motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
