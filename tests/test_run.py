@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -634,6 +635,28 @@ def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
     assert again.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(again.tensors[name], t) for name, t in whole.tensors.items())
     assert len(store.entries()) == 1  # the motion; how far it was is forgotten
+
+
+def test_what_long_learning_reached_leaves_other_motions_in_the_store(
+    lesson: Callable[..., LearnConfig[Any]], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_job, "_KEPT_EVERY", 0.0)
+    backbone = unet3d.tiny()
+    state = Motion(method="dmt", backbone="x", tensors={"x": torch.zeros(1000)}, metadata={})
+    store.put("other", state)
+    (other,) = store.entries()
+    os.utime(other.path, (1000, 1000))
+    sizes = []
+    for event in run.learn(lesson(), backbone, store):
+        begun = [entry for entry in store.entries() if "begun" in entry.key]
+        if begun and not sizes:
+            sizes.append(begun[-1].size)
+            store.cap = other.size + int(1.5 * begun[-1].size)
+        if isinstance(event, Step):
+            assert len(begun) <= 1
+            assert store.get("other") is not None
+            os.utime(other.path, (1000, 1000))
+    assert sizes
 
 
 @pytest.mark.parametrize(

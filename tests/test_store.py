@@ -49,6 +49,21 @@ def test_the_newest_motion_of_a_key_counts(store: Store) -> None:
     assert back.tensors["x"][0] == 2
 
 
+def test_a_sole_motion_takes_the_place_of_its_key_and_of_no_other(tmp_path: Path) -> None:
+    """Also where both would fill the store."""
+    store = Store(tmp_path, 10**9)
+    store.put("other", motion(size=1000))
+    (other,) = store.entries()
+    os.utime(other.path, (1000, 1000))
+    room = Store(tmp_path, int(2.5 * other.size))
+    for value in (1.0, 2.0, 3.0):
+        assert room.put("k", motion(value, size=1000), sole=True)
+    assert [entry.key for entry in room.entries()] == ["other", "k"]
+    back = room.get("k")
+    assert back is not None
+    assert back.tensors["x"][0] == 3
+
+
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
 def test_a_flipped_bit_anywhere_is_noticed_once_and_removed(store: Store, place: float) -> None:
     store.put("k", motion())

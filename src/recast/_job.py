@@ -131,7 +131,7 @@ def _taught(
 
     def followed(events: Iterator[Event]) -> Generator[Event, None, Motion]:
         def keep(reached: Checkpoint) -> None:
-            _keep(store, key, reached.state)
+            _keep(store, key, reached.state, sole=True)
 
         return (yield from job.relay(kept(events, Checkpoint, keep)))
 
@@ -177,9 +177,10 @@ def _stored(store: Store, key: str) -> tuple[Motion | None, str]:
         return None, f"the motion store {store.folder} cannot be read ({error.strerror})"
 
 
-def _keep(store: Store, key: str, motion: Motion) -> str:
+def _keep(store: Store, key: str, motion: Motion, *, sole: bool = False) -> str:
+    """What the user should know about why it is not kept; empty where it is."""
     try:
-        kept = store.put(key, motion)
+        kept = store.put(key, motion, sole=sole)
     except (OSError, RecastError) as error:
         return f"the motion could not be kept in the store {store.folder}: {error}"
     if kept or not store.cap:

@@ -95,10 +95,11 @@ class Store:
             raise BadMotion(f"the stored motion {key} was damaged") from damage
         return None
 
-    def put(self, key: str, motion: Motion) -> bool:
+    def put(self, key: str, motion: Motion, *, sole: bool = False) -> bool:
         """Keep a motion, which is then the one of that key; False if it alone exceeds the cap.
 
-        An older one of the key is left to age: removing it, two writers could remove both.
+        An older one of the key is left to age, so that who is about to read it finds it; a `sole`
+        one takes its place, before others have to make room for both.
         Raises `NoSpace`, `BadCall` or `OSError` if it cannot be written; nothing is left behind.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -107,6 +108,10 @@ class Store:
             if written.stat().st_size > self.cap:
                 return False
             written.replace(self.folder / f"{key}.{_checksum(written)}{_SUFFIX}")
+        if sole:
+            # The newest stays, be it another writer's, so that two writers never remove both.
+            for entry in self._entries(key)[:-1]:
+                entry.path.unlink(missing_ok=True)
         self.prune()
         return True
 
