@@ -1,6 +1,7 @@
 """What a trustworthy ruler shows: each metric's promises, on clips whose motion is known."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -201,6 +202,19 @@ def test_the_frechet_distance_is_the_discrete_one():
     a, b = rng.normal(size=(3, 5, 2)), rng.normal(size=(4, 6, 2))
     expected = [[_slow_frechet(one, other) for other in b] for one in a]
     np.testing.assert_allclose(hybrid.frechet(a, b), expected)
+
+
+def test_long_clips_take_memory_by_their_length_and_not_by_its_square():
+    """Tables of all pairs of frames of all pairs of tracks would be 8·F bytes for each N·M·F."""
+    count, frames = 24, 60
+    a, b = np.random.default_rng(0).normal(size=(2, count, frames, 2))
+    tracemalloc.start()
+    try:
+        hybrid.frechet(a, b)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * 8 * count * count * frames
 
 
 def _unit(*rows):

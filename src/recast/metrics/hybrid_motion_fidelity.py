@@ -5,6 +5,8 @@ velocities, with the discrete Fréchet distance of tracks d_F that the paper nam
 takes the mean of all point pairs). For each track its best counterpart, both ways, averaged.
 """
 
+from functools import reduce
+
 import numpy as np
 
 from recast.metrics.base import Array, Judged, Metric, by_name, headings
@@ -17,19 +19,19 @@ MOST = 256
 
 def frechet(a: Array, b: Array) -> Array:
     """Discrete Fréchet distance (Eiter and Mannila 1994) of all pairs of paths: (N, F, 2) and
-    (M, G, 2) to (N, M)."""
-    distance = np.linalg.norm(a[:, None, :, None] - b[None, :, None], axis=-1)
-    reach = np.empty_like(distance)
-    for i in range(distance.shape[2]):
-        for j in range(distance.shape[3]):
-            ways = [
-                reach[..., k, l]
-                for k, l in ((i - 1, j), (i, j - 1), (i - 1, j - 1))
-                if min(k, l) >= 0
-            ]
-            here = distance[..., i, j]
-            reach[..., i, j] = np.maximum(np.min(ways, 0), here) if ways else here
-    return np.asarray(reach[..., -1, -1])
+    (M, G, 2) to (N, M). Takes memory for a few times N·M·G numbers."""
+    count = (b.shape[1], len(a), len(b))
+    reach, before = np.empty(count), np.empty(count)
+    for i in range(a.shape[1]):
+        before, reach = reach, before
+        x, y = (a[None, :, None, i, axis] - b.T[axis][:, None] for axis in (0, 1))
+        distance = np.sqrt(x * x + y * y)
+        for j, here in enumerate(distance):
+            ways = [before[j]] if i else []
+            ways += [reach[j - 1]] if j else []
+            ways += [before[j - 1]] if i and j else []
+            reach[j] = np.maximum(reduce(np.minimum, ways), here) if ways else here
+    return reach[-1]
 
 
 def hybrid(a: Tracks, b: Tracks, side: float) -> float:
