@@ -659,6 +659,22 @@ def test_what_long_learning_reached_leaves_other_motions_in_the_store(
     assert sizes
 
 
+def test_learning_that_could_not_go_on_says_so_once(
+    lesson: Callable[..., LearnConfig[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that takes the motion, in float16, and no checkpoint: with moments, in float32."""
+    monkeypatch.setattr(_job, "_KEPT_EVERY", 0.0)
+    backbone, store = unet3d.tiny(), Store(tmp_path / "store", 10**9)
+    _, path = finished(run.learn(lesson(), backbone, store))
+    small = Store(tmp_path / "small", int(1.5 * path.stat().st_size))
+    events, _ = finished(run.learn(lesson(), backbone, small))
+    notes = [e.text for e in events if isinstance(e, Note) and "begin anew" in e.text]
+    assert len(notes) == 1
+    assert "learning that is broken off will begin anew: with" in notes[0]
+    assert f"({small.cap / 1e6:,.1f} MB, RECAST_STORE_CAP)" in notes[0]
+    assert len(small.entries()) == 1
+
+
 @pytest.mark.parametrize(
     ("strange", "words"),
     [

@@ -18,7 +18,7 @@ from recast.errors import BadMotion, OutOfMemory, RecastError
 from recast.events import Checkpoint, Done, Event, Note, Step
 from recast.forecast import check_room
 from recast.methods.base import Method, Motion, Sampling
-from recast.store import Store, motion_key
+from recast.store import Store, motion_key, size_of
 from recast.video import Video
 
 E = TypeVar("E")
@@ -130,8 +130,9 @@ def _taught(
     """What a method learns, from where it was broken off if that is in the store under `key`."""
 
     def followed(events: Iterator[Event]) -> Generator[Event, None, Motion]:
-        def keep(reached: Checkpoint) -> None:
-            _keep(store, key, reached.state, sole=True)
+        def keep(reached: Checkpoint) -> str:
+            trouble = _keep(store, key, reached.state, sole=True)
+            return f"learning that is broken off will begin anew: {trouble}" if trouble else ""
 
         return (yield from job.relay(kept(events, Checkpoint, keep)))
 
@@ -148,9 +149,13 @@ def _taught(
     return (yield from followed(method.learn(*asked)))
 
 
-def kept(events: Iterator[Event], kind: type[E], keep: Callable[[E], None]) -> Iterator[Event]:
-    """The same events; the newest of a kind is kept once a minute, and when the job breaks off."""
+def kept(
+    events: Iterator[Event], kind: type[E], keep: Callable[[E], str | None]
+) -> Iterator[Event]:
+    """The same events; the newest of a kind is kept once a minute, and when the job breaks off.
+    What `keep` says went wrong is told, once."""
     newest: E | None = None
+    told: set[str] = set()
     last = time.monotonic()
     try:
         for event in events:
@@ -160,8 +165,11 @@ def kept(events: Iterator[Event], kind: type[E], keep: Callable[[E], None]) -> I
                 newest = None
             yield event
             if newest is not None and time.monotonic() - last > _KEPT_EVERY:
-                keep(newest)
+                trouble = keep(newest)
                 newest, last = None, time.monotonic()
+                if trouble and trouble not in told:
+                    told.add(trouble)
+                    yield Note(text=trouble)
     finally:
         if newest is not None:
             keep(newest)
@@ -185,7 +193,11 @@ def _keep(store: Store, key: str, motion: Motion, *, sole: bool = False) -> str:
         return f"the motion could not be kept in the store {store.folder}: {error}"
     if kept or not store.cap:
         return ""
-    return "the motion is larger than the whole store may be (RECAST_STORE_CAP), so it is not kept"
+    taken, room = (f"{size / 1e6:,.1f} MB" for size in (size_of(motion), store.cap))
+    return (
+        f"with {taken} the motion is larger than the whole store may be ({room}, "
+        "RECAST_STORE_CAP), so it is not kept"
+    )
 
 
 @contextmanager

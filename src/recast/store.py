@@ -102,6 +102,8 @@ class Store:
         one takes its place, before others have to make room for both.
         Raises `NoSpace`, `BadCall` or `OSError` if it cannot be written; nothing is left behind.
         """
+        if size_of(motion) > self.cap:  # known before gigabytes are written
+            return False
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".recast-", dir=self.folder) as work:
             written = motion.save(Path(work) / f"motion{_SUFFIX}")
@@ -224,6 +226,11 @@ def parse_size(text: str) -> int:
     if match is None:
         raise BadCall(f"{text!r} is no size; write one like 4GB, 500MB or 0")
     return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def size_of(motion: Motion) -> int:
+    """How many bytes a motion's tensors take: a little less than its file."""
+    return sum(tensor.nbytes for tensor in motion.tensors.values())
 
 
 def sizes(entries: Iterable[Entry]) -> int:
