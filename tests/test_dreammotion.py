@@ -14,7 +14,7 @@ from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Done, Note, Preview, Step
 from recast.methods import base
 from recast.methods.dreammotion import PRESETS, Config, Method, _Distillation
-from recast.optimize import minimize
+from recast.optimize import gradient, minimize
 from recast.sampling import randn
 
 SAMPLING = base.Sampling(steps=2, guidance_scale=3.0, seed=5)
@@ -70,6 +70,35 @@ def test_the_self_similarities_pull_back_what_has_moved() -> None:
     _, history = minimize(structure, disturbed, [0.02] * 20)
     assert history[-1] < 0.6 * history[0]
     assert step.told.keys() == {"spatial", "temporal"}
+
+
+def slopes(side: int, config: Config) -> Tensor:
+    """Gradients of eight steps, from where a clip of 2 frames has changed; it is the same clip at
+    every multiple of 8 as side."""
+    draw, grown = torch.Generator().manual_seed(1), side // 8
+    start, change = (torch.randn((1, 4, 2, 8, 8), generator=draw) for _ in range(2))
+    source, z = (
+        small.repeat_interleave(grown, -1).repeat_interleave(grown, -2)
+        for small in (start, start + 0.3 * change)
+    )
+    step = _Distillation.of(config, unet3d.tiny(), source, "a dog", "a cat", SAMPLING)
+    return torch.stack([gradient(lambda x, i=index: step(x, i), z)[0] for index in range(1, 9)])
+
+
+def test_a_weight_of_structure_means_the_same_at_every_size() -> None:
+    """Against the score, the term's gradient at four times as many positions."""
+    shares = []
+    for side in (8, 16):
+        score = slopes(side, ONLY_SCORE)
+        term = slopes(side, dataclasses.replace(ONLY_SCORE, spatial=100.0)) - score
+        shares.append(float(term.norm() / score.norm()))
+    assert 1 / 1.5 < shares[1] / shares[0] < 1.5
+
+
+def test_the_scale_by_area_keeps_the_balance_of_score_and_terms() -> None:
+    config = dataclasses.replace(PRESETS["paper"], spatial=100.0, temporal=100.0)
+    plain = slopes(8, dataclasses.replace(config, scale_by_area=False))
+    torch.testing.assert_close(slopes(8, config), plain * 2000 / 64, rtol=1e-3, atol=0.1)
 
 
 def test_it_tells_its_terms_and_previews() -> None:

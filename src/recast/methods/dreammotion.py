@@ -49,16 +49,18 @@ class Config:
     lr_end: float = 0.1
     """Its learning rate at the last step; between them it changes linearly."""
     scale_by_area: bool = False
-    """Multiply the score difference by 2000 / (h·w), for latents of h × w positions, as the
-    released code of DDS does: 0.49 for a frame of 512×512 pixels, 31 on the shapes model."""
+    """Multiply the whole gradient by 2000 / (h·w), for latents of h × w positions, as the released
+    code of DDS does with its own: 0.49 for a frame of 512×512 pixels, 31 on the shapes model."""
     cleanest: float = 0.05
     """Noise levels are drawn from this share of the schedule, from 0, clean, to 1, noise."""
     noisiest: float = 0.95
     """Noise levels are drawn up to this share of the schedule."""
-    spatial: float = 100.0
-    """Weight of spatial self-similarity (S-SSM), which holds the structure of frames; 0 is none."""
-    temporal: float = 100.0
-    """Weight of temporal self-similarity (T-SSM), which holds the motion; 0 is none."""
+    spatial: float = 0.1
+    """Weight of spatial self-similarity (S-SSM), which holds the structure of frames; 0 is none.
+    The term counts once for every position of the latents, as the score does."""
+    temporal: float = 0.1
+    """Weight of temporal self-similarity (T-SSM), which holds the motion; 0 is none. It counts as
+    the other does, but the mean of a larger frame moves less: there the same weight holds less."""
     keys: tuple[str, ...] = ("keys",)
     """Roles whose features the self-similarities are taken of; their places are averaged."""
     preview_every: int = 10
@@ -84,9 +86,10 @@ class Config:
 
 PRESETS = {
     # From a first look on the shapes model (docs/results/dreammotion.md), not a measurement: at
-    # weights of 300 plain gradient descent already overshot in one frame.
+    # weights of 0.3 plain gradient descent already overshot in one frame.
     "fast": Config(iterations=60),
-    # 200 steps of SGD at DDS's scale. The paper's text gives no weights for its two terms.
+    # 200 steps of SGD at DDS's scale. The paper's text gives no weights for its two terms: these
+    # are the defaults, which are ours.
     "paper": Config(scale_by_area=True),
 }
 
@@ -172,8 +175,12 @@ def _free(motion: base.Motion, latents: Tensor, backbone: Backbone) -> Tensor | 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Distillation:
-    """Steps of z ← z − η·(g + λ_S·∇L_S + λ_T·∇L_T), each at a noise level and with a noise of its
-    own that source and result share."""
+    """Steps of z ← z − η·(g + n·λ_S·∇L_S + n·λ_T·∇L_T), each at a noise level and with a noise of
+    its own that source and result share.
+
+    g acts on every element alike, while the gradients of the terms, which are means, fall with the
+    number of positions: n = F·h·w makes up for that.
+    """
 
     config: Config
     backbone: Backbone
@@ -228,14 +235,12 @@ class _Distillation:
         self.told["score"] = float(score.square().mean().sqrt())
         if self.free is not None:
             score = score * self.free
-        if config.scale_by_area:
-            score = score * (2000 / (z.shape[-2] * z.shape[-1]))
-        pull = (score * z).sum()  # its gradient is the score difference (V-DDS)
-        if config.spatial == config.temporal == 0:
-            return pull
-        wanted = self._keys(noised, t, self.plain[1])
-        keys = self._keys(schedule.noised(z, eps, t), t, self.plain[0])
-        return pull + self._structure(keys, wanted)
+        total = (score * z).sum()  # its gradient is the score difference (V-DDS)
+        if config.spatial or config.temporal:
+            wanted = self._keys(noised, t, self.plain[1])
+            keys = self._keys(schedule.noised(z, eps, t), t, self.plain[0])
+            total = total + z[0, 0].numel() * self._structure(keys, wanted)
+        return total * (2000 / z[0, 0, 0].numel()) if config.scale_by_area else total
 
     def _level(self, generator: torch.Generator) -> Tensor:
         draw = float(torch.rand((), generator=generator))
