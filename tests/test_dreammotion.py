@@ -114,7 +114,7 @@ def test_it_tells_its_terms_and_previews() -> None:
 
 
 def test_the_mean_gradient_is_the_way_gone_since_the_last_report() -> None:
-    config = Config(iterations=4, preview_every=2, lr=0.8, lr_end=0.2)
+    config = Config(iterations=4, preview_every=2, lr=0.8, lr_decay=0.25)
     events = edited(unet3d.tiny(), config)
     first, second = (event.latents for event in events if isinstance(event, Preview))
     told = [event for event in events if isinstance(event, Step)][-1].metrics["mean_gradient"]
@@ -126,6 +126,17 @@ def test_adams_first_step_is_the_rate_everywhere() -> None:
     config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01)
     moved = edited(backbone, config)[-1].result - backbone.encode(clip(backbone))
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01), rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("decay", "last"), [({}, 0.01), ({"lr_decay": 0.2}, 0.002)])
+def test_the_rate_stays_as_it_began_unless_it_is_told_to_fall(
+    decay: dict[str, float], last: float
+) -> None:
+    """Adam's steps are as large as the rate where the gradient stays the same, as it does here."""
+    config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01, iterations=4, **decay)
+    config = dataclasses.replace(config, preview_every=1, cleanest=0.95)
+    seen = [e.latents for e in edited(gaussian.tiny(), config) if isinstance(e, Preview)]
+    assert float((seen[3] - seen[2]).abs().median()) == pytest.approx(last, rel=0.1)
 
 
 def test_it_stops_where_the_gradient_has_died() -> None:
@@ -188,6 +199,7 @@ def test_a_motion_without_latents_is_refused() -> None:
     [
         ({"iterations": 0}, "iterations is 0; it must be at least 1"),
         ({"lr": float("nan")}, "lr is nan; it must be above 0"),
+        ({"lr_decay": 1.1}, "lr_decay is 1.1; it must be between 0 and 1"),
         ({"noisiest": 1.5}, "noisiest is 1.5"),
         ({"cleanest": 0.96}, "cleanest is 0.96; it must be above 0 and at most noisiest, 0.95"),
         ({"spatial": -1.0}, "spatial is -1.0; it must be at least 0"),

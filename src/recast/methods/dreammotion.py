@@ -46,8 +46,9 @@ class Config:
     whatever the gradient's size."""
     lr: float = 0.1
     """Its learning rate at the first step."""
-    lr_end: float = 0.1
-    """Its learning rate at the last step; between them it changes linearly."""
+    lr_decay: float = 1.0
+    """Its learning rate at the last step, as a share of the first; between them it falls linearly.
+    1 keeps it."""
     scale_by_area: bool = False
     """Multiply the whole gradient by 2000 / (h·w), for latents of h × w positions, as the released
     code of DDS does with its own: 0.49 for a frame of 512×512 pixels, 31 on the shapes model."""
@@ -74,7 +75,7 @@ class Config:
             raise BadCall("keys is empty; name at least one role, such as keys")
         check_setting("iterations", self.iterations, self.iterations >= 1, "at least 1")
         check_setting("lr", self.lr, self.lr > 0, "above 0")
-        check_setting("lr_end", self.lr_end, self.lr_end >= 0, "at least 0")
+        check_setting("lr_decay", self.lr_decay, 0 <= self.lr_decay <= 1, "between 0 and 1")
         check_setting("noisiest", self.noisiest, 0 < self.noisiest <= 1, "above 0 and at most 1")
         rule = f"above 0 and at most noisiest, {self.noisiest}"
         check_setting("cleanest", self.cleanest, 0 < self.cleanest <= self.noisiest, rule)
@@ -132,7 +133,7 @@ class Method(base.Method[Config]):
         config, source = self.config, motion.tensors["latents"][None].to(backbone.device)
         step = _Distillation.of(config, backbone, source, described, prompt, sampling)
         step = replace(step, free=_free(motion, source, backbone))
-        rates = np.linspace(config.lr, config.lr_end, config.iterations)
+        rates = np.linspace(config.lr, config.lr_decay * config.lr, config.iterations)
         begun, x, memory = motion.state(source)
         z = nn.Parameter(x.clone())
         optimizer = _OPTIMIZERS[config.optimizer]([z], lr=config.lr)
