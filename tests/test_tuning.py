@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor
 
 from recast import api, models
-from recast.backbones import gaussian, unet3d
+from recast.backbones import animatediff, gaussian, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, BadMotion
 from recast.events import Checkpoint, Done, Event, Note, Step
@@ -398,6 +399,34 @@ def test_settings_that_make_no_sense_are_refused(
 def test_the_settings_of_training_stand_in_one_place() -> None:
     for name in NAMES:
         assert isinstance(models.preset(name), Training)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_with_adapters_of_the_users_is_refused_and_left_alone(name: str) -> None:
+    """AnimateDiff's LoRAs of camera motion, as diffusers loads them into a pipeline."""
+    backbone = animatediff.tiny()
+    network: Any = backbone.network
+    layer = backbone.places("all_temporal_transformers")[0].attentions[0].query
+    motion = learned(made(name), backbone)
+    network.add_adapter(LoraConfig(r=2, target_modules=[layer], init_lora_weights=False), "zoom")
+    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    denoise = backbone.denoiser(backbone.encode_text(["a dog"]))
+
+    def seen() -> Tensor:
+        with torch.no_grad():
+            return denoise(x, torch.tensor(501.0)).eps
+
+    before = seen()
+    message = r"adapters loaded \(zoom\); unload them first .* after fuse_lora"
+    with pytest.raises(BadCall, match=message):
+        next(made(name).learn(backbone, clip(backbone), "a dog", SAMPLING))
+    with pytest.raises(BadCall, match=message):
+        list(made(name).transfer(backbone, motion, "a cat", SAMPLING))
+    assert list(network.peft_config) == ["zoom"]
+    assert network.get_submodule(layer).active_adapters == ["zoom"]
+    assert torch.equal(seen(), before)
+    network.unload_lora()
+    assert same(learned(made(name), backbone), motion)
 
 
 @pytest.mark.parametrize("name", KINDS)

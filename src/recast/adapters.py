@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, linear
 from torch.utils.hooks import RemovableHandle
 
-from recast.errors import BadMotion
+from recast.errors import BadCall, BadMotion
 
 _PEFT = "motion"
 """What the adapter is called inside peft's layers."""
@@ -46,10 +46,24 @@ class Transformer(NamedTuple):
         return [path for path, module in inside if isinstance(module, nn.Linear)]
 
 
+def check_bare(network: nn.Module) -> None:
+    """Raise `BadCall` for a network with adapters of the user's, such as AnimateDiff's LoRAs of
+    camera motion: their layers are no longer linear ones, and peft would switch them off."""
+    there = network.__dict__.get("peft_config")
+    if there is not None:
+        names = ", ".join(there) or "deleted ones, whose layers are still there"
+        raise BadCall(
+            f"this model has adapters loaded ({names}); unload them first (unload_lora_weights), "
+            "after fuse_lora if the model is to keep what they do, and wrap it again"
+        )
+
+
 class Adapter(ABC):
-    """Trainable tensors, in float32 on the network's device, and how the network uses them."""
+    """Trainable tensors, in float32 on the network's device, and how the network uses them. Raises
+    `BadCall` for a network that has others."""
 
     def __init__(self, network: nn.Module, tensors: Mapping[str, Tensor], device: Any) -> None:
+        check_bare(network)
         self.network = network
         # In the order of the names, which is a file's too: optimisers number what they train.
         self.tensors = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from recast import noise
-from recast.adapters import Adapter, LoRA, weighted
+from recast.adapters import Adapter, LoRA, check_bare, weighted
 from recast.backbones.base import Backbone
 from recast.errors import BadClip, BadMotion
 from recast.events import Checkpoint, Done, Event, Note, Step
@@ -88,6 +88,7 @@ class Method(base.Method[T], Generic[T]):
     ) -> Iterator[Event]:
         if video.shape[2] < 2:
             raise BadClip("1 frame shows no motion; take a clip of at least 2, such as --frames 8")
+        check_bare(backbone.network)
         config, spatial, kind = self.config, self.spatial(), adamw_class(self.config.eight_bit)
         latents = backbone.encode(video)
         if begun is None:
