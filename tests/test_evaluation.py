@@ -15,6 +15,8 @@ from recast.metrics.base import Metric
 from recast.shapes import world
 from recast.video import Video
 
+from . import clips
+
 
 def clip(count: int, height: int = 8, width: int = 8, fps: float = 8.0) -> Video:
     """Frames that are all different: frame i is level 10·i."""
@@ -146,13 +148,53 @@ def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:
         evaluation.read_mask(files / "mask.mp4", clip(5, 64, 64))
 
 
-def test_a_runs_folder_tells_the_prompt(files: Path, tmp_path: Path) -> None:
-    from recast.cli.judging import _made
+@pytest.fixture(scope="module")
+def transferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """source.mp4, 90 numbered frames at 30 fps, and run/, made from 8 of them by `recast
+    transfer`."""
+    folder = tmp_path_factory.mktemp("transferred")
+    Video(clips.numbered(90), 30).save(folder / "source.mp4")
+    argv = ["transfer", str(folder / "source.mp4"), "a red ring", "--out", str(folder / "run")]
+    flags = ["--backbone", "gaussian", "--method", "unguided", "--steps", "1"]
+    assert cli.main([*argv, *flags, "--start", "0.5", "--fit", "pad"]) == 0
+    return folder
 
-    (tmp_path / "manifest.json").write_text(json.dumps({"config": {"prompt": "a red ring"}}))
-    assert _made(tmp_path, "") == (tmp_path / "video.mp4", "a red ring")
-    assert _made(tmp_path, "own") == (tmp_path / "video.mp4", "own")
-    assert _made(files / "source.mp4", "") == (files / "source.mp4", "")
+
+def test_a_run_is_compared_with_what_it_was_made_from(transferred: Path) -> None:
+    made = evaluation.made(transferred / "run")
+    assert (made.video, made.prompt) == (transferred / "run" / "video.mp4", "a red ring")
+    source = evaluation.source_of(transferred / "source.mp4", made)
+    inside = source.frames[:, 6:10]  # without the bars
+    assert clips.numbers(inside) == [15 + int(30 * index / 8) for index in range(8)]
+    assert (source.frames[:, 0] == 0).all()
+    assert not any("not the frames" in note for note in source.notes)
+
+
+def test_the_user_can_say_which_part_of_the_source_it_is(
+    transferred: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, run = transferred / "source.mp4", transferred / "run"
+    mine = _scores(capsys, source, run, "--prompt", "a cat")
+    assert mine["prompt"] == "a cat"
+    part = ["--start", "0.5", "--frames", "8", "--fps", "8", "--prompt", "a cat"]
+    assert cli.main(["evaluate", str(source), str(run / "video.mp4"), *part, "--json"]) == 0
+    told = capsys.readouterr()
+    assert "resampled from 30 to 8 fps" in told.err
+    assert "evenly" not in told.err
+    assert cli.main(["evaluate", str(source), str(run), "--start", "1", "--json"]) == 0
+    assert "not the frames that the run saw" in capsys.readouterr().err
+
+
+def test_folders_that_tell_nothing_are_refused(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    for text in ("{", "[]", '{"config": {"prompt": "a red ring"}}', '{"clip": {}, "config": 3}'):
+        manifest.write_text(text)
+        with pytest.raises(BadClip, match=r"manifest\.json is damaged, or no run wrote it .*video"):
+            evaluation.made(tmp_path)
+    manifest.write_text(json.dumps({"samples": [{"seed": 3}, {"seed": 4}]}))
+    with pytest.raises(BadClip, match="holds several results; .*: seed-3, seed-4"):
+        evaluation.made(tmp_path)
+    assert evaluation.made(tmp_path / "result.mp4").frames is None
 
 
 def test_every_metric_is_in_the_result(files: Path) -> None:

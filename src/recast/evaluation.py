@@ -1,9 +1,11 @@
 """Judging a result against its source: two clips made comparable, and every metric that applies.
 
-Owns the rules by which clips of other lengths, rates and sizes are compared, and what a mask leaves
-of them. The numbers are those of `recast.metrics`.
+Owns which part of a source a result is compared with, the rules by which clips of other lengths,
+rates and sizes are compared, and what a mask leaves of them. The numbers are those of
+`recast.metrics`.
 """
 
+import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -13,13 +15,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recast import registry, trackers
+from recast import manifest, registry, results, trackers
 from recast import video as videos
 from recast.errors import BadClip
 from recast.events import Done, Event, Step
 from recast.metrics.base import Judged, Look, Metric, Truth
 from recast.trackers import Tracker, Tracks
-from recast.video import Video
+from recast.video import Fit, Video
 
 if TYPE_CHECKING:
     from recast.metrics._clip import Embedder
@@ -43,6 +45,23 @@ class Tools:
     """Network of Frame-LPIPS; its weights are downloaded by torchvision on first use."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A result, and which part of the source it was made from, as far as that is known."""
+
+    video: Path
+    prompt: str = ""
+    start: float = 0.0
+    """In seconds."""
+    frames: int | None = None
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    """Height and width that the source was fitted to."""
+    fit: Fit = "crop"
+    fitted_sha256: str = ""
+    """Of the fitted frames."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One line of an evaluation."""
@@ -59,6 +78,50 @@ def metrics() -> Mapping[str, Metric]:
     for name in registry.names("metrics"):
         found |= registry.load("metrics", name).METRICS
     return found
+
+
+def made(path: Path) -> Made:
+    """What a run's folder tells of its result; of a clip, only where it is.
+
+    Raises `BadClip` for a manifest that no run wrote, and for the folder of several results.
+    """
+    told = path / results.MANIFEST
+    if not told.is_file():
+        return Made(video=path)
+    try:
+        there = json.loads(told.read_text(encoding="utf-8"))
+        if "samples" in there:
+            folders = ", ".join(f"seed-{one['seed']}" for one in there["samples"])
+            raise BadClip(f"{path} holds several results; choose one of its folders: {folders}")
+        source, clip = there["config"]["source"], there["clip"]
+        return Made(
+            video=path / results.VIDEO,
+            prompt=there["prompt"],
+            start=source["start"],
+            frames=clip["frames"],
+            fps=clip["fps"],
+            size=(clip["height"], clip["width"]),
+            fit=source["fit"],
+            fitted_sha256=clip["fitted_sha256"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadClip(
+            f"{told} is damaged, or no run wrote it ({type(error).__name__}: {error}); give the "
+            f"clip itself, {path / results.VIDEO}"
+        ) from error
+
+
+def source_of(path: Path, result: Made) -> Video:
+    """The part of a clip that a result was made from, fitted as it was for the model. A note says
+    so where these are not the frames that the model saw. Raises `BadClip`, `BadCall`."""
+    clip = videos.read(path, start=result.start, frames=result.frames, fps=result.fps)
+    if result.size is None:
+        return clip
+    clip = videos.fit(clip, *result.size, result.fit)
+    if manifest.frames_hash(clip) == result.fitted_sha256:
+        return clip
+    note = "not the frames that the run saw: another clip, or another part of it, see --start"
+    return replace(clip, notes=(*clip.notes, note))
 
 
 def aligned(source: Video, result: Video) -> tuple[Video, Video]:

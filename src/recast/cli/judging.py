@@ -1,13 +1,13 @@
 """`recast evaluate`: a result against its source, as one table."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from recast import evaluation, results, video
+from recast import evaluation, video
 from recast.bench import pairs
 from recast.cli import flags
 from recast.cli.console import complain, say, watch
@@ -25,7 +25,16 @@ class _Evaluate:
     result: Annotated[Path, tyro.conf.Positional]
     """What was made of it, by whatever system: a clip, or the folder of a `recast transfer`."""
     prompt: str = ""
-    """What the result should show; without it text similarity is left out."""
+    """What the result should show; without it what the folder's manifest says, and if that says
+    nothing text similarity is left out."""
+    start: float | None = None
+    """Where in the source the result begins, in seconds; without it what the folder's manifest
+    says, else 0."""
+    frames: int | None = None
+    """How many frames of the source; without it what the folder's manifest says, else all."""
+    fps: float | None = None
+    """Frames per second to take from the source; without it what the folder's manifest says, else
+    its own rate."""
     mask: Path | None = None
     """Image or video: only where it is bright is judged."""
     truth: Path | None = None
@@ -41,8 +50,11 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
     """Print every metric that applies."""
     default = _Evaluate(source=_MISSING, result=_MISSING)
     asked: _Evaluate = flags.parse(_Evaluate, default, argv, command, about)
-    path, prompt = _made(asked.result, asked.prompt)
-    source, result = evaluation.aligned(video.read(asked.source), video.read(path))
+    made = _made(asked)
+    prompt = made.prompt
+    source, result = evaluation.aligned(
+        evaluation.source_of(asked.source, made), video.read(made.video)
+    )
     for name, clip in (("source", source), ("result", result)):
         for note in clip.notes:
             complain(f"note: {name}: {note}")
@@ -57,13 +69,13 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
         say(_table(scores, asked.tools, result))
 
 
-def _made(path: Path, prompt: str) -> tuple[Path, str]:
-    """The clip of a run's folder, and the prompt that its manifest has; or what was given."""
-    told = path / results.MANIFEST
-    if not told.is_file():
-        return path, prompt
-    config = json.loads(told.read_text(encoding="utf-8")).get("config", {})
-    return path / results.VIDEO, prompt or config.get("prompt", "")
+def _made(asked: _Evaluate) -> evaluation.Made:
+    """What the result's folder tells, but for what the user says."""
+    said = {"start": asked.start, "frames": asked.frames, "fps": asked.fps}
+    if asked.prompt:
+        said["prompt"] = asked.prompt
+    given = {name: value for name, value in said.items() if value is not None}
+    return replace(evaluation.made(asked.result), **given)
 
 
 def _plain(scores: list[Score], tools: Tools, result: Video, prompt: str) -> dict[str, Any]:
