@@ -20,6 +20,8 @@ from recast.inversion import invert
 from recast.methods import dmt, unguided
 from recast.methods.base import Motion, Sampling
 from recast.methods.dmt import PRESETS, Config, Method
+from recast.optimize import minimize
+from recast.sampling import ddim, randn
 
 REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
 UPSAMPLER = "up_blocks.1.upsamplers.0"
@@ -168,6 +170,32 @@ def test_the_loss_falls_at_guided_levels(backbone: Backbone, motion: Motion, los
         assert step.metrics["loss"] < step.metrics["loss_before"]
     assert all(not step.metrics for step in steps[2:])
     assert sum(isinstance(event, Preview) for event in events) == 4
+
+
+def test_every_level_has_its_own_target(backbone: Backbone, motion: Motion) -> None:
+    """The loop by hand, with eq. 3 written out."""
+    config = dataclasses.replace(SHORT, restart=False, initial_noise="random", lr_end=0.005)
+    schedule, taps = backbone.schedule, backbone.taps("motion")
+    plain = backbone.denoiser(backbone.encode_text(["a cat"]))
+    denoise = backbone.guided("a cat", "", SAMPLING.guidance_scale)
+    generator = torch.Generator().manual_seed(SAMPLING.seed)
+    x = randn((1, 4, 4, 8, 8), generator, torch.device("cpu"))
+    for index, (t, s) in enumerate(zip(schedule.grid(4), schedule.grid(4)[1:], strict=False)):
+        if index < 2:
+            wanted = motion.tensors[UPSAMPLER][index]
+
+            def loss(x: Tensor, t: Tensor = t, wanted: Tensor = wanted) -> Tensor:
+                with record(backbone.network, taps, 4) as seen:
+                    plain(x, t)
+                phi = seen[UPSAMPLER][0].mean((1, 2))
+                pairs = product(range(4), repeat=2)
+                terms = [(phi[i] - phi[j] - wanted[i] + wanted[j]).square().sum() for i, j in pairs]
+                return sum(terms, torch.zeros(()))
+
+            x, _ = minimize(loss, x, [(0.01, 0.005)[index]] * config.inner_steps)
+        with torch.no_grad():
+            x = ddim(schedule, denoise(x, t), s)
+    torch.testing.assert_close(transfer(backbone, motion, config), x, atol=1e-4, rtol=1e-4)
 
 
 def test_more_inner_steps_lead_nearer(backbone: Backbone, motion: Motion) -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone
-from recast.errors import BadCall, BadMotion
+from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Step
 from recast.methods import unguided
 from recast.methods.flowmotion import PRESETS, Config, Method, _Steered, along, pair_changes
@@ -129,6 +129,33 @@ def test_a_guided_level_costs_one_pass_more_and_no_way_back() -> None:
     assert [bool(step.metrics) for step in steps] == [True, True, False, False]
     for step in steps[:2]:
         assert step.metrics["loss"] < step.metrics["loss_before"]
+
+
+def test_the_target_is_the_source_under_the_samples_noise_and_its_own_prompt() -> None:
+    """The loop by hand."""
+    backbone, method = unet3d.tiny(), Method(dataclasses.replace(HELD, guided=0.5))
+    motion, schedule = learn(method, backbone, "a square"), backbone.schedule
+    source = motion.tensors["latents"][None]
+    eps = randn(*source.shape, seed=SAMPLING.seed)
+    own = backbone.denoiser(backbone.encode_text(["a square"]))
+    denoise = backbone.guided("a cat", "", SAMPLING.guidance_scale)
+    steered, x = _Steered(method.config, backbone, denoise), eps
+    for index, (t, s) in enumerate(zip(schedule.grid(4), schedule.grid(4)[1:], strict=False)):
+        with torch.no_grad():
+            out = denoise(x, t)
+            target = own(schedule.noised(source, eps, t), t).x0
+        if index < 2:
+            out, _ = steered(x, t, target)
+        x = ddim(schedule, out, s)
+    assert torch.equal(transfer(method, backbone, motion), x)
+
+
+def test_a_broken_network_is_told_by_its_level() -> None:
+    backbone, method = unet3d.tiny(), Method(dataclasses.replace(HELD, guided=0.5))
+    motion = learn(method, backbone)
+    backbone.network.get_parameter("conv_in.bias").data.fill_(float("nan"))
+    with pytest.raises(NotFinite, match=r"the loss is nan after 0 .* at level 1 of 4 \(t = 751\)"):
+        transfer(method, backbone, motion)
 
 
 def test_without_guidance_it_is_plain_sampling() -> None:

@@ -91,7 +91,7 @@ def test_early_levels_are_changed_and_named_where_they_break() -> None:
     assert torch.equal(edit(x, torch.tensor(0.9), 0), torch.ones(1))
     assert edit(x, torch.tensor(0.1), 2) is x
     assert history == {0: [3.0, 2.0]}
-    told = r"the loss is nan at level 2 of 5 \(t = 0.7\); try dtype float32 or a lower lr"
+    told = r"the loss is nan at level 2 of 5 \(t = 0.7\); try dtype float32, or a lower rate"
     with pytest.raises(NotFinite, match=told):
         edit(x, torch.tensor(0.7), 1)
 

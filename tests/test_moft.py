@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from recast.backbones import gaussian, unet3d
 from recast.errors import BadCall, BadMotion, UnknownName
@@ -19,6 +20,8 @@ from recast.methods.moft import (
     motion_channels,
     motion_feature,
 )
+from recast.optimize import minimize
+from recast.sampling import ddim, randn
 
 from .jobs import SAMPLING, clip, hooks, learn, transfer
 
@@ -98,6 +101,34 @@ def test_guidance_goes_down_the_loss_and_changes_the_clip() -> None:
     free = transfer(none, backbone, learn(none, backbone))
     assert not torch.equal(transfer(method, backbone, motion), free)
     assert hooks(backbone) == 0
+
+
+def test_every_level_has_its_own_target_on_its_own_channels() -> None:
+    """The loop by hand, with two taps whose losses are averaged."""
+    backbone = unet3d.tiny()
+    method = Method(dataclasses.replace(SHORT, taps=("motion", "decoder1.temporal_conv")))
+    motion, schedule = learn(method, backbone), backbone.schedule
+    taps = [tap for role in method.config.taps for tap in backbone.taps(role)]
+    plain = backbone.denoiser(backbone.encode_text(["a cat"]))
+    denoise = backbone.guided("a cat", "", SAMPLING.guidance_scale)
+    x = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(SAMPLING.seed), torch.device("cpu"))
+    for index, (t, s) in enumerate(zip(schedule.grid(4), schedule.grid(4)[1:], strict=False)):
+        if index < 2:
+
+            def loss(x: Tensor, t: Tensor = t, index: int = index) -> Tensor:
+                with record(backbone.network, taps, 4) as seen:
+                    plain(x, t)
+                terms = []
+                for path, found in seen.items():
+                    numbers = motion.tensors[f"{path}/channels"][index]
+                    changes = found[..., numbers] - found[..., numbers].mean(1, keepdim=True)
+                    terms.append(distance(changes, motion.tensors[path][index][None]))
+                return sum(terms, torch.zeros(())) / len(terms)
+
+            x, _ = minimize(loss, x, [(0.01, SHORT.lr_end)[index]] * SHORT.inner_steps)
+        with torch.no_grad():
+            x = ddim(schedule, denoise(x, t), s)
+    torch.testing.assert_close(transfer(method, backbone, motion), x, atol=1e-4, rtol=1e-4)
 
 
 def test_motions_of_other_settings_are_refused() -> None:

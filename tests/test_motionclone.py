@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recast import guided
 from recast.backbones import gaussian, unet3d
 from recast.backbones._latent_unet import LatentUNet
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
+from recast.features import record
 from recast.methods.motionclone import (
     PRESETS,
     Config,
@@ -49,7 +51,7 @@ def temporal_attention(backbone: LatentUNet, x: Tensor, t: Tensor) -> Tensor:
     handle = attention.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         with torch.no_grad():
-            backbone.denoiser(backbone.encode_text(["a square"]))(x, t)
+            backbone.denoiser(backbone.encode_text([""]))(x, t)
     finally:
         handle.remove()
     q, k = (
@@ -108,19 +110,50 @@ def test_the_score_bends_the_noise_of_the_step_and_nothing_else() -> None:
 
 def test_the_source_itself_has_no_loss_at_its_level() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
-    motion = learn(method, backbone, "a cat")
+    motion = learn(method, backbone, "what it shows, which is not read")
     t = backbone.schedule.grid(100)[60]
     eps = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(0), torch.device("cpu"))
     x = backbone.schedule.noised(backbone.encode(clip(backbone)), eps, t)
-    loss = method._loss(backbone, motion, "a cat")
+    loss = method._loss(backbone, motion, "")
     with torch.no_grad():
         assert float(loss(x, t)) == pytest.approx(0, abs=1e-10)
         assert float(loss(x.flip(2), t)) > 1e-6
 
 
 def test_the_weight_rises_and_falls() -> None:
-    assert [ramped(n, 6, 2) for n in range(6)] == [0.5, 1, 1, 1, 1, 0.5]
+    assert [ramped(n, 6, 1 / 3) for n in range(6)] == [0.5, 1, 1, 1, 1, 0.5]
     assert [ramped(n, 3, 0) for n in range(3)] == [1, 1, 1]
+    # The authors' numbers, 10 of 180 guided steps; of few there is no ramp.
+    told = [ramped(n, 180, PRESETS["paper"].ramp) for n in range(180)]
+    assert told[:11] == pytest.approx([*(n / 10 for n in range(1, 11)), 1])
+    assert told == told[::-1]
+    assert {ramped(n, 10, PRESETS["paper"].ramp) for n in range(10)} == {1}
+
+
+def test_the_loss_is_the_sum_over_places_of_each_ones_mean_error() -> None:
+    backbone, method = unet3d.tiny(), Method(SHORT)
+    motion = learn(method, backbone)
+    pairs = guided.pairs(backbone, "temporal_queries", "temporal_keys")
+    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    t = backbone.schedule.grid(4)[0]
+    with torch.no_grad(), record(backbone.network, [tap for pair in pairs for tap in pair], 4) as s:
+        backbone.denoiser(backbone.encode_text(["a cat"]))(x, t)
+    expected = 0.0
+    for number, (q, k) in enumerate(pairs):
+        rows = attention_over_frames(s[q.path], s[k.path], q.heads)[0]
+        frames, values = (motion.tensors[f"{number}/{what}"] for what in ("frames", "values"))
+        expected += float((rows.gather(-1, frames.long()) - values).square().mean())
+    with torch.no_grad():
+        assert float(method._loss(backbone, motion, "a cat")(x, t)) == pytest.approx(expected)
+    assert len(pairs) > 1
+
+
+def test_the_paper_preset_has_the_authors_numbers() -> None:
+    """configs/t2v_object.yaml of their code: weight 2000, noise level 400 of 1000, one entry."""
+    paper = PRESETS["paper"]
+    assert (paper.weight, paper.level, paper.top, paper.guided) == (2000.0, 0.4, 1, 0.4)
+    assert paper.prompt_suffix.startswith(", 8k, high detailed")
+    assert PRESETS["reference"].prompt_suffix == ""
 
 
 def test_guided_levels_tell_their_loss() -> None:
@@ -168,7 +201,7 @@ def test_a_broken_network_is_told_by_its_level() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     backbone.network.get_parameter("conv_in.bias").data.fill_(float("nan"))
-    with pytest.raises(Exception, match=r"not finite at level 1 of 4 \(t = 751\)"):
+    with pytest.raises(Exception, match=r"the loss is nan at level 1 of 4 \(t = 751\)"):
         result(method.transfer(backbone, motion, "a cat", SAMPLING))
 
 
@@ -179,7 +212,7 @@ def test_a_broken_network_is_told_by_its_level() -> None:
         ({"top": 0}, "top is 0; it must be at least 1"),
         ({"weight": -1.0}, "weight is -1.0; it must be at least 0"),
         ({"guided": -0.1}, "guided is -0.1"),
-        ({"ramp": -1}, "ramp is -1"),
+        ({"ramp": 0.6}, "ramp is 0.6; it must be between 0 and 0.5"),
         ({"more_guidance": float("inf")}, "more_guidance is inf"),
     ],
 )

@@ -58,6 +58,25 @@ def test_the_first_levels_see_the_sources_queries_and_the_others_their_own() -> 
     assert hooks(backbone) == 0
 
 
+def test_temporal_queries_serve_both_clips_of_a_guided_pass() -> None:
+    """Temporal attention does not know where a clip ends: what it is given serves each."""
+    backbone = unet3d.tiny()
+    method = Method(dataclasses.replace(SHORT, queries=("temporal_queries",)))
+    motion, taps = learn(method, backbone), backbone.taps("temporal_queries")
+    x, t = motion.tensors["latents"][:1], backbone.schedule.grid(4)[0]
+    texts = backbone.encode_text(["", "a cat"])
+    with torch.no_grad():
+        with record(backbone.network, taps, 4) as seen:
+            backbone.denoiser(texts[:1])(x.flip(2), t)
+        with override(backbone.network, taps, seen, 4):
+            both = backbone.denoiser(texts)(x.expand(2, *x.shape[1:]), t).eps
+            alone = [backbone.denoiser(text[None])(x, t).eps[0] for text in texts]
+        free = backbone.denoiser(texts)(x.expand(2, *x.shape[1:]), t).eps
+    torch.testing.assert_close(both, torch.stack(alone), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(both, free, atol=1e-4)
+    assert torch.isfinite(transfer(method, backbone, motion)).all()
+
+
 def test_it_costs_one_pass_more_at_each_injected_level() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)

@@ -25,13 +25,16 @@ GUIDED = [dmt.Method(dmt.Config(**FEW, restart=False)), moft.Method(moft.Config(
 
 @pytest.mark.parametrize("frames", [5, 16, 17, 24, 25, 32, 100])
 @pytest.mark.parametrize("window", [1, 2, 7, 16])
-def test_windows_cover_all_frames_and_overlap_by_half(frames: int, window: int) -> None:
-    found = spans(frames, window)
+@pytest.mark.parametrize("grain", [1, 2, 3])
+def test_windows_cover_all_frames_and_overlap_by_half(frames: int, window: int, grain: int) -> None:
+    frames, window = frames * grain, window * grain
+    found = spans(frames, window, grain)
     assert found[0].start == 0
     assert found[-1].stop == frames
     assert {one.stop - one.start for one in found} == {min(window, frames)}
     for one, following in pairwise(found):
-        assert 0 < following.start - one.start <= max(1, window // 2)
+        assert 0 < following.start - one.start <= max(grain, window // 2)
+        assert following.start % grain == 0
 
 
 def test_windows_begin_where_the_network_can() -> None:
@@ -132,8 +135,11 @@ def test_a_motion_is_used_in_the_windows_it_was_learned_in() -> None:
     backbone = unet3d.tiny()
     method = GUIDED[0]
     motion = learn(method, backbone)
-    backbone.see_at_once(4)
-    with pytest.raises(BadMotion, match="all frames at once, and 4 frames of latents are asked"):
+    whole = transfer(method, backbone, motion)
+    backbone.see_at_once(backbone.defaults.frames)  # one window is no windows
+    assert torch.equal(transfer(method, backbone, motion), whole)
+    backbone.see_at_once(2)
+    with pytest.raises(BadMotion, match="all frames at once, and 2 frames of latents are asked"):
         transfer(method, backbone, motion)
 
 

@@ -102,7 +102,9 @@ def _written(
             # Where each feature stands in the output: whatever the layout, this undoes it.
             place = torch.arange(own.numel(), device=own.device).reshape(own.shape)
             place = tap.to_features(place, frames)
-            new = features[tap.path].to(own).expand(place.shape)
+            new = features[tap.path].to(own)
+            # Where a batch reads as one clip, its clips' positions follow one another.
+            new = new.repeat(1, 1, place.shape[2] // new.shape[2], 1, 1).expand(place.shape)
             out = write(own.flatten(), 0, place.flatten(), new.flatten()).reshape(own.shape)
             if isinstance(output, Tensor):
                 return out

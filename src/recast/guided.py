@@ -7,8 +7,8 @@ for. Knows no method and no model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -108,6 +108,18 @@ def _seen(
     return Denoised(*(blend(one, windows) for one in zip(*parts, strict=True))), features
 
 
+def level_count(share: float, sampling: base.Sampling) -> int:
+    """How many of a sampling's levels are a share of them."""
+    return round(share * sampling.steps)
+
+
+def first_times(
+    backbone: Backbone, shape: Sequence[int], sampling: base.Sampling, count: int
+) -> list[float]:
+    """The times of a sampling's first, noisiest levels, for latents of that shape."""
+    return backbone.schedule.sized(shape).grid(sampling.steps)[:count].tolist()
+
+
 def level(schedule: Schedule, share: float) -> Tensor:
     """The time of a noise level by its share of the schedule: 0 is clean, 1 the noisiest."""
     return schedule.grid(_LEVELS)[round((1 - share) * _LEVELS)]
@@ -179,14 +191,17 @@ def windowed(
     Of the motion's features, (L, F, …), a part has those of its window. Raises `BadMotion` for one
     that was learned in other windows.
     """
-    learned, now = motion.metadata.get("window"), backbone.window
+    frames = motion.tensors["noise"].shape[1]
+    windows = backbone.windows(frames)
+    learned, now = (
+        n if n and n < frames else None for n in (motion.metadata.get("window"), backbone.window)
+    )
     if learned != now:
         told = [f"{n} frames of latents" if n else "all frames" for n in (learned, now)]
         raise BadMotion(
             f"this motion was learned with {told[0]} at once, and {told[1]} are asked for; use the "
             "same --window, or learn it again"
         )
-    windows = backbone.windows(motion.tensors["noise"].shape[1])
     if len(windows) == 1:
         return change_of(motion)
     cut = {tap.path: motion.tensors[tap.path].chunk(len(windows), 1) for tap in taps}
@@ -210,14 +225,21 @@ def early(count: int, steps: int, change: Change, history: dict[int, list[float]
     def edit(x: Tensor, t: Tensor, index: int) -> Tensor:
         if index >= count:
             return x
-        try:
+        with at_level(index, steps, t):
             x, history[index] = change(x, t, index)
-        except NotFinite as error:
-            where = f"level {index + 1} of {steps} (t = {float(t):g})"
-            raise NotFinite(f"{error} at {where}; try dtype float32 or a lower lr") from error
         return x
 
     return edit
+
+
+@contextmanager
+def at_level(index: int, steps: int, t: Tensor) -> Iterator[None]:
+    """Within the block `NotFinite` tells the level, and what may help."""
+    try:
+        yield
+    except NotFinite as error:
+        where = f"level {index + 1} of {steps} (t = {float(t):g})"
+        raise NotFinite(f"{error} at {where}; try dtype float32, or a lower rate") from error
 
 
 def between(first: float, last: float, index: int, count: int) -> float:
@@ -256,19 +278,19 @@ def sampled(
     restart: bool = False,
     generator: torch.Generator | None = None,
     stage: str = "sample",
-    count: int | None = None,
+    part: slice = slice(None),
 ) -> Generator[Event, None, Tensor]:
     """The sampling loop from x_T, told as events with the first and last loss of each level in
-    `history`; returns the latents, or what is reached after the first `count` steps."""
+    `history`; returns the latents. `part` is of the grid's times, the last of which is clean: the
+    loop goes from the first of these to the last."""
     schedule = backbone.schedule.sized(x.shape)
-    total = sampling.steps if count is None else count
-    grid = schedule.grid(sampling.steps)[: total + 1]
+    grid = schedule.grid(sampling.steps)[part]
     levels = sample(denoise, schedule, grid, x, edit=edit, restart=restart, generator=generator)
     for reached in levels:
         inner = (history or {}).get(reached.index)
         metrics = {"loss": inner[-1], "loss_before": inner[0]} if inner else {}
         step = reached.index + 1
-        yield Step(stage=stage, index=step, total=total, metrics=metrics)
+        yield Step(stage=stage, index=step, total=len(grid) - 1, metrics=metrics)
         yield Preview(stage=stage, index=step, latents=reached.x0)
         x = reached.x
     return x

@@ -17,7 +17,8 @@ def spans(frames: int, window: int, grain: int = 1) -> tuple[slice, ...]:
     begins at a multiple of `grain`, of which frames and window are multiples too."""
     if frames <= window:
         return (slice(0, frames),)
-    count = math.ceil((frames - window) / max(1, window // 2)) + 1
+    apart = max(grain, window // 2 // grain * grain)
+    count = math.ceil((frames - window) / apart) + 1
     starts = (round(n * (frames - window) / (count - 1) / grain) * grain for n in range(count))
     return tuple(slice(start, start + window) for start in starts)
 

@@ -42,7 +42,8 @@ def tokens(output: Tensor, frames: int) -> Tensor:
 
 
 def _over_time(output: Tensor, frames: int) -> Tensor:
-    """What temporal attention sees of one clip: a row of frames at each position."""
+    """What temporal attention sees: a row of frames at each position. It is not told where a clip
+    ends and the next begins, so that those of a batch are positions of one."""
     return rearrange(output, "n f c -> 1 f n 1 c", f=frames)
 
 

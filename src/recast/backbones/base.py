@@ -54,7 +54,7 @@ class Settings:
     every pass, and on its way back again. Methods that train take no blocks."""
     dynamic_guidance: bool = False
     """Let guidance grow from 1 in pure noise to 1 + guidance scale at the end, as CogVideoX's
-    makers do."""
+    makers do. At guidance scale 1 there is none, as in diffusers."""
     window: int | None = None
     """Frames that the network sees at once: a longer clip goes through it in windows of so many
     that overlap by half, and are blended after every step. Without it the network sees the whole

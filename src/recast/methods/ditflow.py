@@ -95,7 +95,7 @@ PRESETS = {
 }
 _POSITIONS = "positions"
 """The role whose place is optimised, and what a motion calls it."""
-_LEARNED = ("optimised", "queries", "keys", "places", "temperature", "level")
+_LEARNED = ("optimised", "queries", "keys", "places", "level")
 # Time -> what is added to the positions there, (1, F, H, W, C).
 _Offsets = dict[float, Tensor]
 # Time -> tap path -> features of the source to be injected, if any are.
@@ -165,9 +165,8 @@ class Method(base.Method[Config]):
         """
         x = backbone.encode(video)
         t = guided.level(backbone.schedule.sized(x.shape), self.config.level)
-        # Eq. 2 reads the source without words; with positions to learn, those are for the sample.
-        words = "" if self.learns_by_sampling else prompt
-        plain = backbone.denoiser(backbone.encode_text([words]))
+        # Eq. 2 reads the source without words.
+        plain = backbone.denoiser(backbone.encode_text([""]))
         flows = self._flows(backbone, plain, guided.noised(backbone, x, t), t, strongest=True)
         if self.learns_by_sampling:
             motion = yield from self._learned(backbone, x, flows, prompt, sampling)
@@ -187,7 +186,7 @@ class Method(base.Method[Config]):
     ) -> Generator[Event, None, base.Motion]:
         """Positions under which a sample of the prompt, from a noise that is always the same, has
         the displacements that are wanted."""
-        count = self._guided(sampling)
+        count = guided.level_count(self.config.guided, sampling)
         if not count:
             raise BadCall(
                 f"guided {self.config.guided:g} of {sampling.steps} steps is no level at which "
@@ -208,7 +207,7 @@ class Method(base.Method[Config]):
             edit=guided.early(count, sampling.steps, change, history),
             history=history,
             stage="learn",
-            count=count,
+            part=slice(count + 1),
         )
         tensors = {_POSITIONS: torch.cat(list(offsets.values())).half()}
         if self.config.injected:
@@ -237,7 +236,8 @@ class Method(base.Method[Config]):
             times = motion.metadata["times"]
             offsets = {time: one[None] for time, one in zip(times, learned, strict=True)}
         else:
-            count, numbers = self._guided(sampling), range(len(self._pairs(backbone)))
+            count = guided.level_count(self.config.guided, sampling)
+            numbers = range(len(self._pairs(backbone)))
             wanted = [motion.tensors[f"{number}/flow"].to(x.device) for number in numbers]
             change = self._change(backbone, plain, wanted, count, injected, offsets)
             edit = guided.early(count, sampling.steps, change, history)
@@ -370,12 +370,9 @@ class Method(base.Method[Config]):
         (tap,) = backbone.taps(_POSITIONS)
         return tap
 
-    def _guided(self, sampling: base.Sampling) -> int:
-        return round(self.config.guided * sampling.steps)
-
     def _times(self, backbone: Backbone, x: Tensor, sampling: base.Sampling) -> list[float]:
-        grid = backbone.schedule.sized(x.shape).grid(sampling.steps)
-        return grid[: self._guided(sampling)].tolist()
+        count = guided.level_count(self.config.guided, sampling)
+        return guided.first_times(backbone, x.shape, sampling, count)
 
     def _check(self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling) -> None:
         """Raise `BadMotion` for a motion of other weights or settings, and positions of other

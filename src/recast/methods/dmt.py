@@ -144,7 +144,7 @@ class Method(base.Method[Config]):
             video,
             self.config.prompt_prefix + prompt if prompt else "",
             sampling.steps,
-            guided=self._guided(sampling),
+            guided=guided.level_count(self.config.guided, sampling),
             steps=self.config.inversion_steps,
             taps=guided.places(backbone, self.config.taps),
             keep=self._feature,
@@ -172,7 +172,8 @@ class Method(base.Method[Config]):
         prompt = config.prompt_prefix + prompt
         negative = sampling.negative_prompt or config.negative_prompt
         history: dict[int, list[float]] = {}
-        count, taps = self._guided(sampling), guided.places(backbone, self.config.taps)
+        count = guided.level_count(config.guided, sampling)
+        taps = guided.places(backbone, config.taps)
         change = guided.windowed(
             backbone,
             motion,
@@ -184,7 +185,7 @@ class Method(base.Method[Config]):
             backbone.guided(prompt, negative, sampling.guidance_scale),
             x,
             sampling,
-            edit=guided.early(self._guided(sampling), sampling.steps, change, history),
+            edit=guided.early(count, sampling.steps, change, history),
             history=history,
             restart=config.restart,
             generator=generator,
@@ -219,9 +220,6 @@ class Method(base.Method[Config]):
 
         return change
 
-    def _guided(self, sampling: base.Sampling) -> int:
-        return round(self.config.guided * sampling.steps)
-
     def _feature(self, features: Tensor) -> Tensor:
         features = features.float()
         if self.config.feature == "full":
@@ -232,8 +230,8 @@ class Method(base.Method[Config]):
         self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling
     ) -> list[float]:
         """The noisiest level and the guided ones: those at which a motion was taken."""
-        count = max(1, self._guided(sampling))
-        return backbone.schedule.sized(shape).grid(sampling.steps)[:count].tolist()
+        count = max(1, guided.level_count(self.config.guided, sampling))
+        return guided.first_times(backbone, shape, sampling, count)
 
     def _check(self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling) -> None:
         """Raise `BadMotion` for a motion of other weights, levels or features.
@@ -244,7 +242,8 @@ class Method(base.Method[Config]):
         asked = {"steps": sampling.steps, **self.learned_settings()}
         del asked["prompt_prefix"]
         guided.check_settings(motion, asked)
-        taps = guided.places(backbone, self.config.taps) if self._guided(sampling) else ()
+        count = guided.level_count(self.config.guided, sampling)
+        taps = guided.places(backbone, self.config.taps) if count else ()
         motion.check_holds("noise", *(tap.path for tap in taps))
         times = self._times(backbone, motion.tensors["noise"].shape, sampling)
         guided.check_times(motion, backbone, times)

@@ -118,18 +118,20 @@ class Method(base.Method[Config]):
         generator = torch.Generator().manual_seed(sampling.seed)
         eps = randn(tuple(source.shape), generator, backbone.device)
         plain = backbone.denoiser(backbone.encode_text([motion.described]))
-        count = round(self.config.guided * sampling.steps)
-        grid = backbone.schedule.sized(eps.shape).grid(sampling.steps)
-        early = {float(t): n for n, t in enumerate(grid[:count])}
+        count = guided.level_count(self.config.guided, sampling)
+        times = guided.first_times(backbone, eps.shape, sampling, count)
+        early = {t: n for n, t in enumerate(times)}
         history: dict[int, list[float]] = {}
         denoise = backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale)
         steered = _Steered(self.config, backbone, denoise)
 
         def estimates(x: Tensor, t: Tensor) -> Denoised:
-            if float(t) not in early:
+            index = early.get(float(t))
+            if index is None:
                 return denoise(x, t)
             target = plain(backbone.schedule.noised(source, eps, t), t).x0
-            out, history[early[float(t)]] = steered(x, t, target)
+            with guided.at_level(index, sampling.steps, t):
+                out, history[index] = steered(x, t, target)
             return out
 
         latents = yield from guided.sampled(backbone, estimates, eps, sampling, history=history)

@@ -121,7 +121,7 @@ class Method(base.Method[Config]):
             video,
             prompt,
             sampling.steps,
-            guided=self._guided(sampling),
+            guided=guided.level_count(self.config.guided, sampling),
             steps=self.config.inversion_steps,
             taps=guided.places(backbone, self.config.taps),
             keep=lambda features: motion_feature(features.float()),
@@ -143,7 +143,8 @@ class Method(base.Method[Config]):
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
         history: dict[int, list[float]] = {}
-        count, taps = self._guided(sampling), guided.places(backbone, self.config.taps)
+        count = guided.level_count(self.config.guided, sampling)
+        taps = guided.places(backbone, self.config.taps)
         change = guided.windowed(
             backbone,
             motion,
@@ -155,7 +156,7 @@ class Method(base.Method[Config]):
             backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),
             noise.initial(self.config.initial_noise, inverted, generator),
             sampling,
-            edit=guided.early(self._guided(sampling), sampling.steps, change, history),
+            edit=guided.early(count, sampling.steps, change, history),
             history=history,
         )
         yield Done(result=latents)
@@ -186,20 +187,18 @@ class Method(base.Method[Config]):
 
         return change
 
-    def _guided(self, sampling: base.Sampling) -> int:
-        return round(self.config.guided * sampling.steps)
-
     def _times(
         self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling
     ) -> list[float]:
         """The noisiest level and the guided ones: those at which a motion was taken."""
-        count = max(1, self._guided(sampling))
-        return backbone.schedule.sized(shape).grid(sampling.steps)[:count].tolist()
+        count = max(1, guided.level_count(self.config.guided, sampling))
+        return guided.first_times(backbone, shape, sampling, count)
 
     def _check(self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling) -> None:
         motion.check_made_for(backbone, self.name)
         guided.check_settings(motion, {"steps": sampling.steps, **self.learned_settings()})
-        taps = guided.places(backbone, self.config.taps) if self._guided(sampling) else ()
+        count = guided.level_count(self.config.guided, sampling)
+        taps = guided.places(backbone, self.config.taps) if count else ()
         paths = [tap.path for tap in taps]
         motion.check_holds("noise", *paths, *(f"{path}/channels" for path in paths))
         times = self._times(backbone, motion.tensors["noise"].shape, sampling)

@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 
 from recast import guided
 from recast.backbones.base import Backbone
-from recast.errors import BadCall, NotFinite
+from recast.errors import BadCall
 from recast.events import Done, Event
 from recast.methods import base
 from recast.methods.base import check_setting
@@ -41,15 +41,15 @@ class Config:
     keys: str = "temporal_keys"
     """Role whose places are attended to, one for each of those."""
     level: float = 0.4
-    """Share of the noise at which the source is read: 0 is clean, 1 the noisiest level."""
+    """Share of the schedule at which the source is read: 0 is clean, 1 the noisiest level."""
     top: int = 1
     """Entries of each row of the source's attention that are matched, the largest."""
     weight: float = 2000.0
     """Weight of the guidance."""
     guided: float = 0.4
     """Share of the levels, from the noisiest, that are guided; 0 is plain sampling."""
-    ramp: int = 10
-    """Over so many guided levels the weight rises at first, and falls at last."""
+    ramp: float = 10 / 180
+    """Over this share of the guided levels the weight rises at first, and falls at last."""
     more_guidance: float = 0.0
     """Added to the guidance scale; the authors' code, asked for w, does what others call w + 1."""
     prompt_suffix: str = ""
@@ -62,7 +62,7 @@ class Config:
         check_setting("top", self.top, self.top >= 1, "at least 1")
         check_setting("weight", self.weight, self.weight >= 0, "at least 0")
         check_setting("guided", self.guided, 0 <= self.guided <= 1, "between 0 and 1")
-        check_setting("ramp", self.ramp, self.ramp >= 0, "at least 0")
+        check_setting("ramp", self.ramp, 0 <= self.ramp <= 0.5, "between 0 and 0.5")
         check_setting("more_guidance", self.more_guidance, self.more_guidance >= 0, "at least 0")
 
 
@@ -74,7 +74,7 @@ _NEGATIVE = (
 PRESETS = {
     # The weight is for the shapes model's few positions, where 2000 leaps over the loss. It does
     # not make that model follow a path reliably (docs/methods.md).
-    "fast": Config(weight=60.0, guided=0.8, ramp=2),
+    "fast": Config(weight=60.0, guided=0.8, ramp=0.1),
     "paper": Config(
         prompt_suffix=", 8k, high detailed, best quality, film grain, Fujifilm XT3",
         negative_prompt=_NEGATIVE,
@@ -92,9 +92,10 @@ def attention_over_frames(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
 
 
-def ramped(index: int, count: int, ramp: int) -> float:
-    """The share of the weight at one of `count` guided levels."""
-    return min(1.0, (index + 1) / max(1, ramp), (count - index) / max(1, ramp))
+def ramped(index: int, count: int, ramp: float) -> float:
+    """The share of the weight at one of `count` guided levels, of which it rises over a share."""
+    steps = max(1.0, ramp * count)
+    return min(1.0, (index + 1) / steps, (count - index) / steps)
 
 
 @final
@@ -120,7 +121,7 @@ class Method(base.Method[Config]):
             told = f"top is {self.config.top}, and a row of attention has {x.shape[2]} frames"
             raise BadCall(f"{told}; it must be at most that")
         t = guided.level(backbone.schedule.sized(x.shape), self.config.level)
-        plain = backbone.denoiser(backbone.encode_text([prompt]))
+        plain = backbone.denoiser(backbone.encode_text([""]))  # as the authors' code reads it
         tensors: dict[str, Tensor] = {}
         for number, rows in enumerate(
             self._attention(backbone, plain, guided.noised(backbone, x, t), t)
@@ -135,7 +136,7 @@ class Method(base.Method[Config]):
         self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
     ) -> Iterator[Event]:
         """Sample from random noise; in the first levels attention goes where the source's went."""
-        config, count = self.config, round(self.config.guided * sampling.steps)
+        config, count = self.config, guided.level_count(self.config.guided, sampling)
         self._check(backbone, motion)
         prompt += config.prompt_suffix
         generator = torch.Generator().manual_seed(sampling.seed)
@@ -144,22 +145,20 @@ class Method(base.Method[Config]):
         negative = sampling.negative_prompt or config.negative_prompt
         denoise = backbone.guided(prompt, negative, scale)
         loss = self._loss(backbone, motion, prompt)
-        grid = backbone.schedule.sized(x.shape).grid(sampling.steps)
-        numbers = {float(t): n for n, t in enumerate(grid[:count])}
+        times = guided.first_times(backbone, x.shape, sampling, count)
+        numbers = {t: n for n, t in enumerate(times)}
         history: dict[int, list[float]] = {}
 
         def scored(x: Tensor, t: Tensor) -> Denoised:
             out, index = denoise(x, t), numbers.get(float(t))
             if index is None:
                 return out
-            slope, value = gradient(lambda x: loss(x, t), x)
-            if not torch.isfinite(slope).all():
-                where = f"level {index + 1} of {sampling.steps} (t = {float(t):g})"
-                raise NotFinite(f"the gradient is not finite at {where}; try dtype float32")
-            history[index] = [value]
+            with guided.at_level(index, sampling.steps, t):
+                slope = gradient(lambda x: loss(x, t), x)
+            history[index] = [slope.loss]
             weight = config.weight * ramped(index, count, config.ramp)
             sigma = per_sample(backbone.schedule.sigma(t), x)
-            return Denoised(out.x0, out.eps - sigma * weight * slope)
+            return Denoised(out.x0, out.eps - sigma * weight * slope.gradient)
 
         latents = yield from guided.sampled(backbone, scored, x, sampling, history=history)
         yield Done(result=latents)

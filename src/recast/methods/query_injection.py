@@ -83,7 +83,7 @@ class Method(base.Method[Config]):
             video,
             prompt,
             sampling.steps,
-            guided=self._count(sampling),
+            guided=guided.level_count(self.config.injected, sampling),
             steps=self.config.inversion_steps,
         )
         tensors = {"noise": trace.noise, "latents": trace.latents}
@@ -131,12 +131,9 @@ class Method(base.Method[Config]):
         denoise = backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale)
         return guided.injecting(backbone, denoise, taps, queries)
 
-    def _count(self, sampling: base.Sampling) -> int:
-        return round(self.config.injected * sampling.steps)
-
     def _times(
         self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling
     ) -> list[float]:
         """The injected levels."""
-        grid = backbone.schedule.sized(shape).grid(sampling.steps)
-        return grid[: self._count(sampling)].tolist()
+        count = guided.level_count(self.config.injected, sampling)
+        return guided.first_times(backbone, shape, sampling, count)

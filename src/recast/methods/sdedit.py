@@ -14,11 +14,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from recast import guided
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
-from recast.events import Done, Event, Preview, Step
+from recast.events import Done, Event
 from recast.methods import base
-from recast.sampling import randn, sample
+from recast.sampling import randn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,18 +68,17 @@ class Method(base.Method[Config]):
         count = max(1, round(self.config.strength * sampling.steps))
         x0 = motion.tensors["latents"][None].to(backbone.device)
         schedule = backbone.schedule.sized(x0.shape)
-        grid = schedule.grid(sampling.steps)[sampling.steps - count :]
+        part = slice(sampling.steps - count, None)
+        t = schedule.grid(sampling.steps)[part][0]
         generator = torch.Generator().manual_seed(sampling.seed)
-        levels = sample(
+        eps = randn(tuple(x0.shape), generator, backbone.device)
+        latents = yield from guided.sampled(
+            backbone,
             backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),
-            schedule,
-            grid,
-            schedule.noised(x0, randn(tuple(x0.shape), generator, backbone.device), grid[0]),
+            schedule.noised(x0, eps, t),
+            sampling,
             restart=self.config.restart,
             generator=generator,
+            part=part,
         )
-        for level in levels:
-            yield Step(stage="sample", index=level.index + 1, total=count)
-            yield Preview(stage="sample", index=level.index + 1, latents=level.x0)
-            x0 = level.x
-        yield Done(result=x0)
+        yield Done(result=latents)

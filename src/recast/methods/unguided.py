@@ -9,10 +9,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from recast import guided
 from recast.backbones.base import Backbone
-from recast.events import Done, Event, Preview, Step
+from recast.events import Done, Event
 from recast.methods import base
-from recast.sampling import randn, sample
+from recast.sampling import randn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,17 +59,12 @@ class Method(base.Method[Config]):
         frames, height, width = motion.tensors["size"].tolist()
         generator = torch.Generator().manual_seed(sampling.seed)
         x = randn(backbone.latent_shape(frames, height, width), generator, backbone.device)
-        schedule = backbone.schedule.sized(x.shape)
-        levels = sample(
+        latents = yield from guided.sampled(
+            backbone,
             backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),
-            schedule,
-            schedule.grid(sampling.steps),
             x,
+            sampling,
             restart=self.config.restart,
             generator=generator,
         )
-        for level in levels:
-            yield Step(stage="sample", index=level.index + 1, total=sampling.steps)
-            yield Preview(stage="sample", index=level.index + 1, latents=level.x0)
-            x = level.x
-        yield Done(result=x)
+        yield Done(result=latents)
