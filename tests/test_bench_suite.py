@@ -154,8 +154,41 @@ def test_other_encodings_are_told(folder: Path) -> None:
 
 def test_missing_clips_are_named_at_once(folder: Path) -> None:
     text = HEAD + CLIP + CLIP.replace("a.mp4", "b.mp4") + CLIP.replace("a.mp4", "c.mp4")
-    with pytest.raises(BadClip, match=r"2 of the 3 clips of mine.toml .*: b.mp4, c.mp4; .*--clips"):
+    with pytest.raises(
+        BadClip, match=r"2 of the 3 clips and masks of mine.toml .*: b.mp4, c.mp4; .*--clips"
+    ):
         suite.read(written(folder, text))
+
+
+def test_missing_masks_are_named_too(folder: Path) -> None:
+    text = HEAD + CLIP + 'mask = "m.png"\n'
+    with pytest.raises(BadClip, match=r"1 of the 2 clips and masks of mine.toml .*: m.png; "):
+        suite.read(written(folder, text))
+    (folder / "m.png").write_text("no image")
+    with pytest.raises(BadClip, match=r"m\.png "):
+        suite.read(written(folder, text))
+
+
+def test_two_clips_of_one_name_are_refused(folder: Path) -> None:
+    """The motion of the first would serve the prompts of both."""
+    (folder / "b").mkdir()
+    (folder / "b" / "a.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "m.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    other = CLIP.replace("one", "two")
+    assert len(suite.read(written(folder, HEAD + CLIP + other)).cases) == 2
+    apart = other.replace('"a.mp4"', '"b/a.mp4"')
+    named = suite.read(written(folder, HEAD + CLIP + apart + 'name = "b"\n'))
+    assert [case.clip for case in named.cases] == ["a", "b"]
+    for text, part in (
+        (apart, "file of one is .*a.mp4', of the other .*b/a.mp4'"),
+        (other + 'source_prompt = "a square"\n', "source_prompt of one is '', .* 'a square'"),
+        (other + 'mask = "m.mp4"\n', "mask of one is 'None', .*m.mp4'"),
+    ):
+        with pytest.raises(BadCall, match=f"two clips are called 'a', and the {part}; .*name ="):
+            suite.read(written(folder, HEAD + CLIP + text))
+    world = "[[world]]\npairs = 1\n"
+    with pytest.raises(BadCall, match=r"two clips are called 'scene-.*; let described be alike"):
+        suite.read(written(folder, HEAD + world + world + "described = true\n"))
 
 
 @pytest.mark.parametrize("name", ["shape", "no-such"])

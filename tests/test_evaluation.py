@@ -192,7 +192,7 @@ def test_folders_that_tell_nothing_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadClip, match=r"manifest\.json is damaged, or no run wrote it .*video"):
             evaluation.made(tmp_path)
     manifest.write_text(json.dumps({"samples": [{"seed": 3}, {"seed": 4}]}))
-    with pytest.raises(BadClip, match="holds several results; .*: seed-3, seed-4"):
+    with pytest.raises(BadClip, match=r"holds several results; .*: seed-3, seed-4"):
         evaluation.made(tmp_path)
     assert evaluation.made(tmp_path / "result.mp4").frames is None
 

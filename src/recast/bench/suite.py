@@ -160,7 +160,7 @@ def names() -> list[str]:
 def read(name: str, folder: Path | None = None) -> Suite:
     """A suite by its name or file; clips are looked for in `folder`, else beside the file.
 
-    Raises `UnknownName`, `BadCall`, and `BadClip` naming every clip that is not there.
+    Raises `UnknownName`, `BadCall`, and `BadClip` naming every clip and mask that is not there.
     """
     path = SHIPPED / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml":
@@ -170,6 +170,7 @@ def read(name: str, folder: Path | None = None) -> Suite:
     cases = [*chain.from_iterable(map(_scenes, told.world)), *_files(told.clip, place, path)]
     if not cases:
         raise BadCall(f"{path.name} has neither [[world]] nor [[clip]], so nothing to run")
+    _check_names(cases, path.name)
     gridded = [variant for grid in told.grid for variant in _combinations(grid)]
     methods = (*told.methods, *(variant.name for variant in gridded))
     if not methods:
@@ -235,12 +236,13 @@ def _scenes(told: _World) -> Iterator[Case]:
 
 
 def _files(told: Sequence[_Clip], place: Path, suite: Path) -> list[Case]:
-    missing = [one.file for one in told if not (place / one.file).exists()]
+    named = [name for one in told for name in (one.file, one.mask) if name]
+    missing = [name for name in named if not (place / name).exists()]
     if missing:
         raise BadClip(
-            f"{len(missing)} of the {len(told)} clips of {suite.name} are not in {place}: "
-            f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; give their folder with "
-            "--clips"
+            f"{len(missing)} of the {len(named)} clips and masks of {suite.name} are not in "
+            f"{place}: {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; give their "
+            "folder with --clips"
         )
     return [case for one in told for case in _prompted(one, place, suite)]
 
@@ -254,8 +256,10 @@ def _prompted(told: _Clip, place: Path, suite: Path) -> Iterator[Case]:
         raise BadCall(
             f"{suite.name}: the clip {told.file} has no prompts; give prompts or prompt_file"
         )
-    path = place / told.file
-    clips.check(path, Source())
+    path, mask = place / told.file, place / told.mask if told.mask else None
+    for one in (path, mask):
+        if one is not None:
+            clips.check(one, Source())
     for prompt in prompts:
         yield Case(
             clip=told.name or path.stem,
@@ -263,8 +267,24 @@ def _prompted(told: _Clip, place: Path, suite: Path) -> Iterator[Case]:
             group=told.group,
             file=path,
             source_prompt=told.source_prompt,
-            mask=place / told.mask if told.mask else None,
+            mask=mask,
         )
+
+
+def _check_names(cases: Sequence[Case], suite: str) -> None:
+    """Raise `BadCall` for two clips of one name: rows, motions and files would be mixed up."""
+    first: dict[str, Case] = {}
+    for case in cases:
+        other = first.setdefault(case.clip, case)
+        for part in ("file", "scene", "mask", "source_prompt"):
+            one, two = getattr(other, part), getattr(case, part)
+            if one != two:
+                scenes = other.file is case.file is None
+                way = "let described be alike" if scenes else "give one of them another name ="
+                raise BadCall(
+                    f"{suite}: two clips are called {case.clip!r}, and the {part} of one is "
+                    f"{str(one)!r}, of the other {str(two)!r}; {way}"
+                )
 
 
 def _variant(told: _Variant, suite: str) -> Variant:
