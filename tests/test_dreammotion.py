@@ -1,6 +1,7 @@
 """DreamMotion's step against its formula, and what its terms hold."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone
+from recast.cli import flags
+from recast.config import RunConfig
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Done, Note, Preview, Step
 from recast.methods import base
@@ -103,7 +106,7 @@ def test_the_scale_by_area_keeps_the_balance_of_score_and_terms() -> None:
 
 def test_it_tells_its_terms_and_previews() -> None:
     backbone = gaussian.tiny()
-    events = edited(backbone, Config(iterations=4, preview_every=2))
+    events = edited(backbone, Config(iterations=4, report_every=2))
     steps = [event for event in events if isinstance(event, Step)]
     assert [(step.index, step.total) for step in steps] == [(n, 4) for n in (1, 2, 3, 4)]
     terms, due = {"score", "spatial", "temporal"}, {"mean_gradient"}
@@ -114,7 +117,7 @@ def test_it_tells_its_terms_and_previews() -> None:
 
 
 def test_the_mean_gradient_is_the_way_gone_since_the_last_report() -> None:
-    config = Config(iterations=4, preview_every=2, lr=0.8, lr_decay=0.25)
+    config = Config(iterations=4, report_every=2, lr=0.8, lr_decay=0.25)
     events = edited(unet3d.tiny(), config)
     first, second = (event.latents for event in events if isinstance(event, Preview))
     told = [event for event in events if isinstance(event, Step)][-1].metrics["mean_gradient"]
@@ -134,14 +137,14 @@ def test_the_rate_stays_as_it_began_unless_it_is_told_to_fall(
 ) -> None:
     """Adam's steps are as large as the rate where the gradient stays the same, as it does here."""
     config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01, iterations=4, **decay)
-    config = dataclasses.replace(config, preview_every=1, cleanest=0.95)
+    config = dataclasses.replace(config, report_every=1, cleanest=0.95)
     seen = [e.latents for e in edited(gaussian.tiny(), config) if isinstance(e, Preview)]
     assert float((seen[3] - seen[2]).abs().median()) == pytest.approx(last, rel=0.1)
 
 
 def test_it_stops_where_the_gradient_has_died() -> None:
     backbone = gaussian.tiny()
-    config = Config(iterations=100, preview_every=5)
+    config = Config(iterations=100, report_every=5)
     rms = [
         event.metrics["mean_gradient"]
         for event in edited(backbone, config)
@@ -163,7 +166,7 @@ def test_it_stops_where_the_gradient_has_died() -> None:
 def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been(
     optimizer: Literal["sgd", "adam"],
 ) -> None:
-    config = Config(iterations=4, preview_every=2, optimizer=optimizer)
+    config = Config(iterations=4, report_every=2, optimizer=optimizer)
     backbone, method = unet3d.tiny(), Method(config)
     *_, learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
     assert isinstance(learned, Done)
@@ -209,6 +212,11 @@ def test_a_motion_without_latents_is_refused() -> None:
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         dataclasses.replace(PRESETS["fast"], **changes)
+
+
+def test_no_setting_is_hidden_by_a_flag_of_the_run() -> None:
+    run = RunConfig(clip=Path("a.mp4"), prompt="a cat", config=Config())
+    assert not flags.own_names(run.config) & flags.own_names(run, but=run.config)
 
 
 def test_the_score_changes_only_what_the_mask_leaves_free() -> None:

@@ -273,6 +273,16 @@ def test_previews_show_every_so_many_levels(
     assert names == ["sample-0002.png", "sample-0004.png"]
 
 
+def test_a_preview_that_falls_between_two_reports_is_that_of_the_next(
+    job: Callable[..., RunConfig[Any]], store: Store
+) -> None:
+    config = dreammotion.Config(iterations=8, report_every=2)
+    asked = job(method="dreammotion", config=config, prompt="a cat", preview_every=3)
+    _, result = finished(run.run(asked, gaussian.tiny(), store))
+    names = sorted(path.name for path in (result.folder / "previews").iterdir())
+    assert names == ["distil-0004.png", "distil-0006.png"]
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "words"),
     [
@@ -473,7 +483,7 @@ def test_a_mask_is_cut_and_fitted_with_the_clip(
 def test_a_run_that_is_broken_off_goes_on_where_it_was(
     job: Callable[..., RunConfig[Any]], tmp_path: Path, store: Store
 ) -> None:
-    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=6, preview_every=2)
+    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=6, report_every=2)
     asked = job(method="dreammotion", config=config, prompt="a cat")
     _, whole = finished(run.run(asked, backbone, Store(tmp_path / "other", 10**9)))
 
@@ -499,7 +509,7 @@ def test_what_a_long_transfer_reached_is_kept_as_it_goes(
 ) -> None:
     """So that a run that is killed outright loses a minute at most."""
     monkeypatch.setattr(_job, "_KEPT_EVERY", 0.0)
-    config = dreammotion.Config(iterations=6, preview_every=2)
+    config = dreammotion.Config(iterations=6, report_every=2)
     asked = job(method="dreammotion", config=config, prompt="a cat")
     kept: dict[int, list[int]] = {}
     for event in run.run(asked, unet3d.tiny(), store):

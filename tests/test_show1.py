@@ -198,7 +198,7 @@ def test_dreammotion_runs_in_pixel_space() -> None:
     """On pixels, without a VAE: what is optimised is the clip, and the prompt moves it."""
     backbone, sampling = tiny(), Sampling(steps=2, guidance_scale=3.0, seed=1)
     video = randn(1, 3, 4, 16, 16).clamp(-1, 1)
-    method = dreammotion.Method(dreammotion.Config(iterations=3, lr=0.5, preview_every=1))
+    method = dreammotion.Method(dreammotion.Config(iterations=3, lr=0.5, report_every=1))
     (learned,) = method.learn(backbone, video, "a square walks", sampling)
     assert isinstance(learned, Done)
     assert torch.equal(learned.result.tensors["latents"], video[0])

@@ -480,7 +480,7 @@ def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
         out=tmp_path / "out",
         mask="0,0,0.5,1" if kind == "1.5" else "auto",
         preview_every=1,
-        config=dreammotion.Config(iterations=2, preview_every=1),
+        config=dreammotion.Config(iterations=2, report_every=1),
         draw=Draw(steps=2),
         source=Source(source_prompt="a fat dog"),
     )

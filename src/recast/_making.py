@@ -103,10 +103,12 @@ class Making:
             self.store.put(key, bare.reached(preview.latents, preview.index, preview.memory))
 
     def _previewed(self, events: Iterator[Event], folder: Path) -> Iterator[Event]:
-        """The same events; every so often the estimate is written on the way."""
-        every = self.config.preview_every
+        """The same events; every so many steps the estimate is written, or the first after them that
+        the method reports."""
+        every = due = self.config.preview_every
         for event in events:
-            if isinstance(event, Preview) and every and event.index % every == 0:
+            if isinstance(event, Preview) and every and event.index >= due:
+                due = (event.index // every + 1) * every
                 folder.mkdir(exist_ok=True)
                 name = f"{event.stage}-{event.index:04d}.png"
                 label = f"{event.stage} {event.index}"

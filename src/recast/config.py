@@ -66,8 +66,8 @@ class RunConfig(Generic[C]):
     LEFT,TOP,RIGHT,BOTTOM in shares of the frame; or auto, where the model looks for the words that
     differ between source prompt and prompt. mask.mp4 shows it. Only some methods take one."""
     preview_every: int = 0
-    """Write the estimate after every so many levels as a contact sheet into previews/; 0 does
-    not."""
+    """Write the estimate after every so many steps, or at the first after them that the method
+    reports, as a contact sheet into previews/; 0 does not."""
     config: C
     """Settings of the method."""
     draw: Draw = field(default_factory=Draw)
@@ -79,7 +79,7 @@ class RunConfig(Generic[C]):
 
     def __post_init__(self) -> None:
         if self.preview_every < 0:
-            raise BadCall(f"--preview-every is 0 or more levels, got {self.preview_every}")
+            raise BadCall(f"--preview-every is 0 or more steps, got {self.preview_every}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,8 +64,9 @@ class Config:
     the other does, but the mean of a larger frame moves less: there the same weight holds less."""
     keys: tuple[str, ...] = ("keys",)
     """Roles whose features the self-similarities are taken of; their places are averaged."""
-    preview_every: int = 10
-    """Report the latents after every so many steps."""
+    report_every: int = 10
+    """Report the latents and the mean gradient after every so many steps: previews are of these, a
+    run that is broken off goes on from the last of them, and `stop_below` is tested there."""
     stop_below: float = 0.0
     """Stop early where the gradient has died: when the mean gradient since the last report has an
     rms below this, in deviations of the noise; 0 takes every step."""
@@ -81,7 +82,7 @@ class Config:
         check_setting("cleanest", self.cleanest, 0 < self.cleanest <= self.noisiest, rule)
         check_setting("spatial", self.spatial, self.spatial >= 0, "at least 0")
         check_setting("temporal", self.temporal, self.temporal >= 0, "at least 0")
-        check_setting("preview_every", self.preview_every, self.preview_every >= 1, "at least 1")
+        check_setting("report_every", self.report_every, self.report_every >= 1, "at least 1")
         check_setting("stop_below", self.stop_below, self.stop_below >= 0, "at least 0")
 
 
@@ -144,7 +145,7 @@ class Method(base.Method[Config]):
             return nullcontext(step(z, index))
 
         descent = train([Group([z], config.lr, loss)], optimizer, config.iterations, done=begun)
-        reported, every = x, config.preview_every
+        reported, every = x, config.report_every
         for done, _ in descent:
             x = z.detach().clone()
             check_finite(x, f"iteration {done} of {config.iterations}")
