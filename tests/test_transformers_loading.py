@@ -107,7 +107,7 @@ def test_wrap_uses_the_pipelines_own_networks() -> None:
         tiny = MADE[kind]()
         pipe = pipeline(tiny)
         wrapped = models.wrap(pipe, Settings(dynamic_guidance=True))
-        assert wrapped.fingerprint == tiny.fingerprint
+        assert (wrapped.name, wrapped.fingerprint) == ("wrapped", tiny.fingerprint)
         assert wrapped.dynamic_guidance
         assert pipe.transformer in list(wrapped.network.modules())
         assert not any(weight.requires_grad for weight in pipe.vae.parameters())

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -33,6 +33,9 @@ from recast.backbones import _crew, _outline
 from recast.backbones.base import Defaults, Settings
 from recast.errors import BadCall, BadModel
 from recast.schedule import from_diffusers
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 INDEX = "model_index.json"
 N = TypeVar("N", bound=nn.Module)
@@ -199,6 +202,11 @@ def given_name(source: str, aliases: Mapping[str, str]) -> str:
     path = Path(source).expanduser()
     name = source if source in aliases or not path.is_dir() else path.resolve().name
     return name.split("/")[-1]
+
+
+def wrapped_name(pipeline: DiffusionPipeline) -> str:
+    """What the model of a loaded pipeline is called: the last part of where it came from."""
+    return Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name
 
 
 def json_of(path: Path) -> dict[str, Any]:

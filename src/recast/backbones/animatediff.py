@@ -113,7 +113,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler.config,
     )
-    name = Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name
+    name = _diffusers.wrapped_name(pipeline)
     return LatentUNet(name, parts, _DEFAULTS, settings, pipeline.unet.device)
 
 

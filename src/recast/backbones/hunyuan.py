@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -135,7 +134,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         tokenizer_2=pipeline.tokenizer_2,
         scheduler=pipeline.scheduler.config,
     )
-    name = Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name
+    name = _diffusers.wrapped_name(pipeline)
     return Hunyuan(name, parts, _DEFAULTS, settings, pipeline.transformer.device)
 
 

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -110,7 +109,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler.config,
     )
-    name = Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name
+    name = _diffusers.wrapped_name(pipeline)
     return LTX(name, parts, _DEFAULTS, settings, pipeline.transformer.device)
 
 

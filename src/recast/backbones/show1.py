@@ -112,7 +112,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         scheduler=pipeline.scheduler.config,
     )
     check_config(pipeline.unet.config, 3)
-    name = Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name
+    name = _diffusers.wrapped_name(pipeline)
     return Show1(name, parts, _DEFAULTS, settings, pipeline.unet.device)
 
 

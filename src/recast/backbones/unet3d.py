@@ -104,7 +104,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler.config,
     )
-    name = Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name
+    name = _diffusers.wrapped_name(pipeline)
     defaults = _DEFAULTS.get(name) or _guessed(parts.unet, parts.vae)
     return LatentUNet(name, parts, defaults, settings, pipeline.unet.device)
 

@@ -175,7 +175,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         low=pipeline.transformer_2,
         boundary=boundary or 0.0,
     )
-    name = Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name
+    name = _diffusers.wrapped_name(pipeline)
     defaults = _DEFAULTS.get(name, _FIRST)
     return Wan(name, parts, defaults, settings, pipeline.transformer.device)
 
