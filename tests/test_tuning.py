@@ -40,9 +40,11 @@ def clip(backbone: Backbone, frames: int | None = None, seed: int = 0) -> Tensor
 
 
 def learned(
-    method: Any, backbone: Backbone, video: Tensor | None = None, seed: int = 5
+    method: Any,
+    backbone: Backbone,
+    video: Tensor | None = None,
+    sampling: base.Sampling = SAMPLING,
 ) -> base.Motion:
-    sampling = dataclasses.replace(SAMPLING, seed=seed)
     video = clip(backbone) if video is None else video
     return result(method.learn(backbone, video, "a dog", sampling))
 
@@ -177,7 +179,8 @@ def test_what_is_learned_depends_on_the_training_seed_alone(name: str) -> None:
     """Not on that of the result, which the store's key does not know."""
     backbone = tiny()
     one = motion_of(name)
-    assert same(learned(made(name), backbone, seed=2), one)
+    other = dataclasses.replace(SAMPLING, seed=2)
+    assert same(learned(made(name), backbone, sampling=other), one)
     assert not same(motion_of(name, training_seed=1), one)
     settings = dict(made(name).learned_settings())
     assert "training_seed" in settings
@@ -208,6 +211,44 @@ def test_two_motions_mixed(name: str) -> None:
     assert "losses" not in both.metadata
 
 
+def configured(motion: base.Motion, **config: Any) -> base.Motion:
+    """As a file has it that was learned with this config."""
+    told = dataclasses.asdict(made(motion.method, **config).config)
+    return dataclasses.replace(motion, metadata={**motion.metadata, "config": told})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_in_a_mix_each_motion_has_its_own_strength(name: str) -> None:
+    backbone, one = tiny(), motion_of(name)
+    other = learned(made(name), backbone, clip(backbone, seed=1))
+    got = api.mix([configured(one, strength=0.5), configured(other, strength=2.0)], [1.0, 0.3])
+    expected = api.mix([configured(one), configured(other)], [0.5, 0.6])
+    assert all(torch.equal(got.tensors[n], t) for n, t in adapted(expected).items())
+    assert api.config_of(got).strength == 1
+
+
+def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
+    """So a camera's motion, without its values, and an object's, with them, go together."""
+    backbone, method = tiny(), made("motion_inversion", iterations=4)
+    camera = configured(learned(method, backbone), gamma=0.0)
+    thing = configured(learned(method, backbone, clip(backbone, seed=1)), gamma=0.5)
+    for motions in ([camera, thing], [thing, camera]):
+        both = api.mix(motions, [1.0, 1.0])
+        assert api.config_of(both).gamma == 1
+        for name, tensor in adapted(both).items():
+            one, two = camera.tensors[name].float(), thing.tensors[name].float()
+            expected = 0.5 * two if name.startswith("value.") else one + two
+            torch.testing.assert_close(tensor.float(), expected, atol=1e-3, rtol=1e-3)
+    alone = api.mix([camera], [1.0])
+    made_of = [
+        result(
+            models.configured(m.method, api.config_of(m)).transfer(backbone, m, "a cat", SAMPLING)
+        )
+        for m in (camera, alone)
+    ]
+    torch.testing.assert_close(*made_of)
+
+
 def test_mixing_what_does_not_go_together_is_refused() -> None:
     backbone = tiny()
     one = motion_of("motion_inversion")
@@ -215,6 +256,19 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
         api.mix([one, motion_of("vmc")], [1, 1])
     with pytest.raises(BadMotion, match=r"latents \(4, 4, 8, 8\) and \(4, 3, 8, 8\) have no sum"):
         api.mix([one, learned(made("motion_inversion"), backbone, clip(backbone, 3))], [1, 1])
+    more = learned(
+        made("motion_inversion"), backbone, sampling=dataclasses.replace(SAMPLING, steps=4)
+    )
+    with pytest.raises(BadMotion, match=r"levels \(of --steps\) \[501.0\] and \[751.0\] have no"):
+        api.mix([one, more], [1, 1])
+    for name, value, told in [
+        ("difference", False, "True"),
+        ("initial_noise", "random", "blended"),
+    ]:
+        with pytest.raises(
+            BadMotion, match=f"{name} {told} and {value} have no sum; learn them wi"
+        ):
+            api.mix([configured(one), configured(one, **{name: value})], [1, 1])
     with pytest.raises(BadCall, match="2 motions and 1 weights; give each motion one weight"):
         api.mix([one, one], [1])
     with pytest.raises(BadCall, match=r"weights \[0, 0\]; they must be numbers, and not all"):

@@ -47,8 +47,7 @@ class Transformer(NamedTuple):
 
 
 def check_bare(network: nn.Module) -> None:
-    """Raise `BadCall` for a network with adapters of the user's, such as AnimateDiff's LoRAs of
-    camera motion: their layers are no longer linear ones, and peft would switch them off."""
+    """Raise `BadCall` for a network with adapters of the user's, which peft would switch off."""
     there = network.__dict__.get("peft_config")
     if there is not None:
         names = ", ".join(there) or "deleted ones, whose layers are still there"

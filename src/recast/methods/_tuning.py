@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -40,6 +41,8 @@ class Method(base.Method[T], Generic[T]):
         {"initial_noise", "noise_share", "low_pass_factor", "strength", "checkpoint_every"}
     )
     """Settings that do not change what is learned."""
+    scales: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Those beside the strength that scale tensors, and how the names of these begin."""
 
     @abstractmethod
     def fresh(
@@ -200,32 +203,67 @@ class Method(base.Method[T], Generic[T]):
         return x, note
 
     def mixed(self, motions: Sequence[base.Motion], weights: Sequence[float]) -> base.Motion:
+        """Each with what scaled it when clips were made of it, which then is 1 in the sum."""
         first = motions[0]
-        for other in motions:
-            if (other.method, other.backbone) != (self.name, first.backbone):
-                one, two = (f"{m.method} on {m.backbone}" for m in (first, other))
-                raise BadMotion(f"a motion by {one} and one by {two} have no sum")
-        learned = [_learned(motion) for motion in motions]
-        noises = [motion.tensors["noise"] for motion in motions]
-        if len({noise.shape for noise in noises}) > 1:
-            sizes = " and ".join(str(tuple(noise.shape)) for noise in noises)
-            raise BadMotion(f"motions of latents {sizes} have no sum; learn them at one size")
-        total = {name: tensor.half() for name, tensor in weighted(learned, weights).items()}
+        self._check_alike(motions)
+        strengths = [self._own(motion, "strength") for motion in motions]
+        shares = [weight * strength for weight, strength in zip(weights, strengths, strict=True)]
+        summed = weighted([self._scaled(motion) for motion in motions], shares)
+        total = {name: tensor.half() for name, tensor in summed.items()}
         # Divided so that its variance stays that of noise.
         norm = sum(weight**2 for weight in weights) ** 0.5
-        parts = [weight / norm * x for weight, x in zip(weights, noises, strict=True)]
+        parts = [w / norm * m.tensors["noise"] for w, m in zip(weights, motions, strict=True)]
         total["noise"] = torch.stack(parts).sum(0)
         told = [
             {"clip": m.metadata.get("clip", {}).get("name", ""), "weight": weight}
             for m, weight in zip(motions, weights, strict=True)
         ]
         kept = {name: v for name, v in first.metadata.items() if name not in ("losses", "cost")}
+        kept["config"] = {
+            **kept.get("config", {}),
+            **dict.fromkeys(["strength", *self.scales], 1.0),
+        }
         return base.Motion(
             method=self.name,
             backbone=first.backbone,
             tensors=total,
             metadata={**kept, "mixed": told},
         )
+
+    def _check_alike(self, motions: Sequence[base.Motion]) -> None:
+        """Raise `BadMotion` for motions that have no sum."""
+        for motion in motions:
+            if (motion.method, motion.backbone) != (self.name, motions[0].backbone):
+                one, two = (f"{m.method} on {m.backbone}" for m in (motions[0], motion))
+                raise BadMotion(f"a motion by {one} and one by {two} have no sum")
+            motion.check_holds("noise")
+            for what, (one, two) in self._differing(motions[0], motion).items():
+                raise BadMotion(
+                    f"motions of {what} {one} and {two} have no sum; learn them with the same"
+                )
+
+    def _differing(self, *pair: base.Motion) -> dict[str, tuple[Any, ...]]:
+        """In what two motions differ that a sum can have of one kind only."""
+        told: dict[str, tuple[Any, ...]] = {
+            "latents": tuple(tuple(m.tensors["noise"].shape) for m in pair),
+            "noise levels (of --steps)": tuple(m.metadata.get("times") for m in pair),
+        }
+        for name in sorted(self.of_transfer - {"checkpoint_every", "strength", *self.scales}):
+            told[name] = tuple(self._own(motion, name) for motion in pair)
+        return {what: (one, two) for what, (one, two) in told.items() if one != two}
+
+    def _own(self, motion: base.Motion, name: str) -> Any:
+        """A setting that the motion was learned with."""
+        return motion.metadata.get("config", {}).get(name, getattr(self.config, name))
+
+    def _scaled(self, motion: base.Motion) -> dict[str, Tensor]:
+        """What was learned, times the settings that scale parts of it."""
+        found = _learned(motion)
+        for setting, prefix in self.scales.items():
+            scale = self._own(motion, setting)
+            scaled = {n: scale * t.float() for n, t in found.items() if n.startswith(prefix)}
+            found |= scaled
+        return found
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

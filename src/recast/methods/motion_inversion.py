@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import final
 
 import torch
@@ -69,6 +70,7 @@ class Method(_tuning.Method[Config]):
 
     name = "motion_inversion"
     of_transfer = _tuning.Method.of_transfer | {"gamma", "difference"}
+    scales = MappingProxyType({"gamma": "value."})
 
     @property
     def roles(self) -> tuple[str, ...]:
