@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from recast import cli, evaluation
 from recast.errors import BadClip
@@ -148,6 +149,19 @@ def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:
         evaluation.read_mask(files / "mask.mp4", clip(5, 64, 64))
 
 
+def test_a_mask_that_is_cut_short_is_no_still(files: Path, tmp_path: Path) -> None:
+    whole = clips.encode(tmp_path / "whole.mkv", clips.moving(64, 64, 64))
+    cut, still = tmp_path / "cut.mkv", tmp_path / "still.jpg"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(BadClip, match="cut short"):
+        evaluation.read_mask(cut, clip(64, 64, 64))
+    Image.fromarray(clips.corners(64, 64)).convert("L").save(still)
+    mask = evaluation.read_mask(still, clip(5, 64, 64))
+    assert mask.shape == (5, 64, 64)
+    assert mask[4, 60, 60]
+    assert not mask[4, 4, 4]
+
+
 @pytest.fixture(scope="module")
 def transferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """source.mp4, 90 numbered frames at 30 fps, and run/, made from 8 of them by `recast
@@ -213,6 +227,8 @@ def test_every_metric_is_in_the_result(files: Path) -> None:
         (["--lpips", "alex"], "LPIPS with alex cannot be loaded"),
         (["--tracker", "cotracker"], "take --tracker flow, which needs no weights"),
         (["--mask", "missing.png"], "missing.png does not exist"),
+        (["--device", "cuda:99"], "--device cuda:99 is not there ("),
+        (["--device", "gpu"], "--device gpu is not there ("),
     ],
 )
 def test_what_cannot_be_had_is_said(

@@ -35,6 +35,10 @@ class BadClip(BadCall):
     """A source video that cannot be read, or does not suit the model."""
 
 
+class OneFrame(BadClip):
+    """A clip of a single frame, where motion needs two."""
+
+
 class BadMotion(BadCall):
     """A motion file that is damaged, foreign, or was made for another model."""
 

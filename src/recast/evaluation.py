@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recast import manifest, registry, results, trackers
 from recast import video as videos
-from recast.errors import BadClip
+from recast.errors import BadCall, BadClip, OneFrame
 from recast.events import Done, Event, Step
 from recast.metrics.base import Judged, Look, Metric, Truth
 from recast.trackers import Tracker, Tracks
@@ -165,12 +166,12 @@ def _evenly(clip: Video, count: int) -> Video:
 def read_mask(path: Path, like: Video) -> Masks:
     """A mask (F, H, W) from an image, which serves every frame, or from a video: bright is judged.
 
-    It is fitted to the clip as the source is. Raises `BadClip` for another number of frames and
-    for an empty one.
+    It is fitted to the clip as the source is. Raises `BadClip` for another number of frames, for
+    an empty one, and for a video that is cut short.
     """
     try:
         clip = videos.read(path)
-    except BadClip:  # a single image, or no clip at all, and then this fails too
+    except OneFrame:
         clip = videos.read(path, frames=1)
     if len(clip) not in (1, len(like)):
         raise BadClip(
@@ -215,6 +216,7 @@ def _looked(
     """What metrics need of the clips, and why what is missing is."""
     from recast.metrics._lpips import lpips
 
+    _check_device(device)
     missing: dict[str, str] = {}
     if not prompt:
         missing["prompt"] = "no prompt was given"
@@ -231,6 +233,14 @@ def _looked(
     text = embedder.text(prompt) if prompt else None
     judged = Judged(source=looks[0], result=looks[1], text=text, lpips=distance, mask=mask)
     return judged, missing
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        reason = str(error).splitlines()[0][:120]
+        raise BadCall(f"--device {device} is not there ({reason}); cpu always is") from error
 
 
 @lru_cache(maxsize=1)

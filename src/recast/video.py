@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recast.errors import BadCall, BadClip
+from recast.errors import BadCall, BadClip, OneFrame
 from recast.files import atomic, atomic_folder
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def read(
     `fps` says how fast its images follow each other. `frames=None` reads to the end. Only the
     frames that are asked for are kept, and decoding stops after them. Transparent pixels are laid
     on `background`. Raises `BadClip` if the source cannot be read, is damaged, or holds less than
-    two different frames or than `frames`; `BadCall` if the request makes no sense.
+    two different frames (`OneFrame`) or than `frames`; `BadCall` if the request makes no sense.
     """
     _check_request(start, frames, background)
     asked = None if fps is None else exact_rate(fps)
@@ -241,7 +241,7 @@ def _check_taken(
     if not taken.count:
         raise BadClip(f"{name} ends before --start {float(start):g} s; choose an earlier --start")
     if taken.distinct == 1 and frames != 1:
-        raise BadClip(
+        raise OneFrame(
             f"{name} has only one frame{where}; a clip needs at least two different frames"
         )
     if frames is None or taken.count == frames:
