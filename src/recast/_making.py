@@ -103,8 +103,8 @@ class Making:
             self.store.put(key, bare.reached(preview.latents, preview.index, preview.memory))
 
     def _previewed(self, events: Iterator[Event], folder: Path) -> Iterator[Event]:
-        """The same events; every so many steps the estimate is written, or the first after them that
-        the method reports."""
+        """The same events; every so many steps the estimate is written, or the first that the
+        method reports after them."""
         every = due = self.config.preview_every
         for event in events:
             if isinstance(event, Preview) and every and event.index >= due:

@@ -131,39 +131,47 @@ class Method(base.Method[Config]):
                 text="no --source-prompt: what is to change is told better by a prompt for the "
                 "source beside that for the result"
             )
-        config, source = self.config, motion.tensors["latents"][None].to(backbone.device)
-        step = _Distillation.of(config, backbone, source, described, prompt, sampling)
+        source = motion.tensors["latents"][None].to(backbone.device)
+        step = _Distillation.of(self.config, backbone, source, described, prompt, sampling)
         step = replace(step, free=_free(motion, source, backbone))
-        rates = np.linspace(config.lr, config.lr_decay * config.lr, config.iterations)
-        begun, x, memory = motion.state(source)
-        z = nn.Parameter(x.clone())
-        optimizer = _OPTIMIZERS[config.optimizer]([z], lr=config.lr)
-        restore(optimizer, memory)
-
-        def loss(index: int) -> AbstractContextManager[Tensor]:
-            optimizer.param_groups[0]["lr"] = float(rates[index - 1])
-            return nullcontext(step(z, index))
-
-        descent = train([Group([z], config.lr, loss)], optimizer, config.iterations, done=begun)
-        reported, every = x, config.report_every
-        for done, _ in descent:
-            x = z.detach().clone()
-            check_finite(x, f"iteration {done} of {config.iterations}")
-            due = done % every == 0
-            if due:
-                way = float((x - reported).square().mean().sqrt())
-                step.told["mean_gradient"] = way / max(rates[done - every : done].sum(), 1e-12)
-            yield Step(stage="distil", index=done, total=config.iterations, metrics=dict(step.told))
-            if due:
-                yield Preview(stage="distil", index=done, latents=x, memory=packed(optimizer))
-                reported = x
-                if step.told["mean_gradient"] < config.stop_below:
-                    yield Note(text=f"stopped after {done} iterations: the gradient has died")
-                    break
-        yield Done(result=x)
+        yield from _descended(step, *motion.state(source))
 
 
 _OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam}
+
+
+def _descended(
+    step: _Distillation, begun: int, x: Tensor, memory: Mapping[str, Tensor]
+) -> Iterator[Event]:
+    """The descent from x (1, C, F, h, w) to its end, after `begun` steps and what they remember."""
+    config, total = step.config, step.config.iterations
+    rates = np.linspace(config.lr, config.lr_decay * config.lr, total)
+    z = nn.Parameter(x.clone())
+    optimizer = _OPTIMIZERS[config.optimizer]([z], lr=config.lr)
+    restore(optimizer, memory)
+
+    def loss(index: int) -> AbstractContextManager[Tensor]:
+        optimizer.param_groups[0]["lr"] = float(rates[index - 1])
+        return nullcontext(step(z, index))
+
+    gradients = torch.zeros_like(x)  # their sum since the last report
+    for done, _ in train([Group([z], config.lr, loss)], optimizer, total, done=begun):
+        check_finite(z.detach(), f"iteration {done} of {total}")
+        assert z.grad is not None
+        gradients += z.grad
+        due = done % config.report_every == 0
+        if due:
+            mean = gradients / config.report_every
+            step.told["mean_gradient"] = float(mean.square().mean().sqrt())
+        yield Step(stage="distil", index=done, total=total, metrics=dict(step.told))
+        if due:
+            latents = z.detach().clone()
+            yield Preview(stage="distil", index=done, latents=latents, memory=packed(optimizer))
+            gradients.zero_()
+            if step.told["mean_gradient"] < config.stop_below:
+                yield Note(text=f"stopped after {done} iterations: the gradient has died")
+                break
+    yield Done(result=z.detach().clone())
 
 
 def _free(motion: base.Motion, latents: Tensor, backbone: Backbone) -> Tensor | None:
