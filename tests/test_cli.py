@@ -1,5 +1,6 @@
 """What a user of the command line sees: results, one clear line for each mistake, exit codes."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -12,8 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from recast import cli, recipes, registry, video
@@ -264,6 +267,33 @@ def test_a_motion_is_trained_told_mixed_and_used(call: Call, ball: Path) -> None
         assert json.loads(out)["config"]["config"]["strength"] == float(strength)
         made.append(video.read("r/video.mp4").frames)
     assert (made[0] != made[1]).any()
+
+
+def test_a_motion_file_shows_the_middle_frame_of_its_clip(call: Call, ball: Path) -> None:
+    wide = np.zeros((5, 40, 200, 3), np.uint8)
+    wide[2, :, 100:] = (250, 40, 10)
+    clip = Video(wide, 8.0).save("wide.gif")
+    line = ("learn", clip, "--method", "unguided", "--backbone", "gaussian", "--frames", "5")
+    assert call(*line, "--width", "200", "--height", "40", "--out", "m.safetensors")[0] == 0
+    code, out, _ = call("inspect", "m.safetensors", "--preview", "still.png")
+    assert code == 0
+    assert "wide.gif, 5 frames of 200x40" in out
+    with Image.open("still.png") as still:
+        seen = np.asarray(still)
+    assert seen.shape == (26, 128, 3)
+    assert seen[:, :60].max() < 5
+    assert abs(seen[:, 68:].astype(int) - (250, 40, 10)).max() < 10
+
+    loaded = Motion.load("m.safetensors")
+    old = {name: value for name, value in loaded.metadata.items() if name != "preview"}
+    dataclasses.replace(loaded, metadata=old).save("old.safetensors")
+    assert call("inspect", "old.safetensors")[0] == 0
+    code, _, err = call("inspect", "old.safetensors", "--preview", "no.png")
+    assert code == 2
+    assert "kept no preview; learn it again" in err
+    code, _, err = call("inspect", "m.safetensors", "--preview", "no.jpg")
+    assert code == 2
+    assert "the name of the picture ends in .png" in err
 
 
 def test_other_numbers_of_frames(call: Call, ball: Path) -> None:

@@ -191,6 +191,11 @@ def write_pngs(frames: Pixels, folder: Path) -> None:
 
 def write_png(image: Pixels, path: Path) -> None:
     """(H, W, 3) or (H, W) uint8 as one PNG."""
+    path.write_bytes(png(image))
+
+
+def png(image: Pixels) -> bytes:
+    """(H, W, 3) or (H, W) uint8 as the bytes of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
-    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()

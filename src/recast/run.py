@@ -5,13 +5,14 @@ with the call is found before a model is loaded, a motion is learned once for al
 nothing is written unless all of it is. Knows no method and no model.
 """
 
+import base64
 import dataclasses
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recast import clips, manifest, masks, models, results
+from recast import clips, manifest, masks, models, results, sheet
 from recast._job import Job, learned, memory_errors
 from recast._making import Making
 from recast.backbones.base import Backbone
@@ -108,7 +109,8 @@ def stretched(motion: Motion, method: Method[Any], frames: int) -> Motion:
 
 
 def told(motion: Motion, clip: Video, name: str, config: Any) -> Motion:
-    """The motion with what the caller knows of its clip, so that a file of it stands alone."""
+    """The motion with what the caller knows of its clip, so that a file of it stands alone: also
+    its middle frame, "preview", as a PNG in base64."""
     about = {
         "name": name,
         "fitted_sha256": manifest.frames_hash(clip),
@@ -118,8 +120,12 @@ def told(motion: Motion, clip: Video, name: str, config: Any) -> Motion:
         "fps": clip.fps,
         "notes": list(clip.notes),
     }
-    metadata = {**motion.metadata, "clip": about, "config": manifest.plain(config)}
-    return dataclasses.replace(motion, metadata=metadata)
+    known = {
+        "clip": about,
+        "config": manifest.plain(config),
+        "preview": base64.b64encode(sheet.preview(clip)).decode(),
+    }
+    return dataclasses.replace(motion, metadata={**motion.metadata, **known})
 
 
 def _opened(config: RunConfig[Any]) -> Motion | None:

@@ -20,6 +20,8 @@ _LABEL = 24
 """Height in pixels of the line above a row."""
 _TILE = (128, 320)
 """Widths in pixels between which tiles are kept."""
+_PREVIEW = 128
+"""Pixels of a preview's longest side."""
 
 
 def side_by_side(left: Video, right: Video) -> Video:
@@ -75,6 +77,16 @@ def contact_sheet(rows: Sequence[tuple[str, Video]], columns: int = 8) -> Pixels
             sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
         top += strip.shape[1] + _GAP
     return sheet
+
+
+def preview(video: Video) -> bytes:
+    """The middle frame as a PNG, shrunk to 128 pixels if a side is longer."""
+    from recast import _images  # here, since Pillow loads slowly
+
+    scale = min(1.0, _PREVIEW / max(video.height, video.width))
+    height, width = (max(1, round(scale * side)) for side in (video.height, video.width))
+    (middle,) = resize(video.frames[len(video) // 2][None], height, width)
+    return _images.png(middle)
 
 
 def save_png(image: Pixels, path: str | Path) -> Path:

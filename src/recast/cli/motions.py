@@ -1,5 +1,6 @@
 """`recast mix` and `inspect`: motion files among themselves."""
 
+import base64
 import json
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +12,8 @@ import tyro
 from recast import api, clips
 from recast.cli import flags
 from recast.cli.console import say
-from recast.errors import BadCall
+from recast.errors import BadCall, BadMotion
+from recast.files import atomic
 from recast.methods.base import Motion
 
 _MISSING: Any = tyro.MISSING
@@ -37,6 +39,8 @@ class _Inspect:
     """A motion file."""
     json: bool = False
     """Print all its metadata as JSON."""
+    preview: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Write the middle frame of its clip, small, to this file too."""
 
 
 def mix(argv: list[str], command: str, about: str) -> None:
@@ -55,12 +59,23 @@ def inspect(argv: list[str], command: str, about: str) -> None:
     """Print what a motion file holds."""
     asked: _Inspect = flags.parse(_Inspect, _Inspect(motion=_MISSING), argv, command, about)
     motion = Motion.load(asked.motion)
+    if asked.preview is not None:
+        _write_preview(motion, asked.preview)
     if asked.json:
         say(json.dumps({"method": motion.method, "backbone": motion.backbone, **motion.metadata}))
         return
     rows = _told(motion, asked.motion.stat().st_size)
     width = max(len(name) for name, _ in rows)
     say("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
+
+
+def _write_preview(motion: Motion, path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise BadCall(f"--preview {path}: the name of the picture ends in .png")
+    if "preview" not in motion.metadata:
+        raise BadMotion("this motion file is of a version that kept no preview; learn it again")
+    with atomic(path) as temporary:
+        temporary.write_bytes(base64.b64decode(motion.metadata["preview"]))
 
 
 def _told(motion: Motion, size: int) -> list[tuple[str, str]]:
