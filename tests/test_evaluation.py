@@ -1,6 +1,7 @@
 """Two clips made comparable, and the table that a user sees."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -218,6 +219,24 @@ def test_every_metric_is_in_the_result(files: Path) -> None:
     known = [metric for metric in evaluation.metrics().values() if "truth" not in metric.needs]
     assert [score.metric for score in last.result] == known
     assert all(isinstance(score.metric, Metric) for score in last.result)
+
+
+def test_what_libraries_say_of_themselves_is_not_heard(files: Path) -> None:
+    argv = ["evaluate", str(files / "source.mp4"), str(files / "result.mp4")]
+    command = [sys.executable, "-m", "recast", *argv]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert [line.split(",")[0] for line in told.splitlines()] == ["look 2/2"]
+
+
+def test_prompts_that_clip_does_not_read_whole_are_told(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["evaluate", str(files / "source.mp4"), str(files / "result.mp4"), "--json", "--prompt"]
+    assert cli.main([*argv, " ".join(["red"] * 30)]) == 0  # and two that begin and end the text
+    assert "the beginning of the prompt" not in capsys.readouterr().err
+    assert cli.main([*argv, " ".join(["red"] * 31)]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "it has 31 tokens, and CLIP shapes reads 30" in told
 
 
 @pytest.mark.parametrize(

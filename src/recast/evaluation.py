@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from recast import manifest, registry, results, trackers
 from recast import video as videos
 from recast.errors import BadCall, BadClip, OneFrame
-from recast.events import Done, Event, Step
+from recast.events import Done, Event, Note, Step
 from recast.metrics.base import Judged, Look, Metric, Truth
 from recast.trackers import Tracker, Tracks
 from recast.video import Fit, Video
@@ -231,6 +231,8 @@ def _looked(
     else:
         distance = lpips(_hidden(source, mask), _hidden(result, mask), tools.lpips, device)
     text = embedder.text(prompt) if prompt else None
+    if prompt and (unread := embedder.unread(prompt)):
+        yield Note(text=unread)
     judged = Judged(source=looks[0], result=looks[1], text=text, lpips=distance, mask=mask)
     return judged, missing
 
@@ -246,8 +248,8 @@ def _check_device(device: str) -> None:
 @lru_cache(maxsize=1)
 def _embedder(name: str, device: str) -> "Embedder":
     """The last CLIP that was asked for: a benchmark judges many clips by one."""
-    from recast.metrics._clip import Embedder
-
+    with registry.unheard():
+        from recast.metrics._clip import Embedder
     return Embedder(name, device)
 
 

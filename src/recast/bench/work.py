@@ -27,7 +27,7 @@ from recast.bench.suite import Case, Variant
 from recast.clips import Source
 from recast.errors import BadClip, RecastError
 from recast.evaluation import Tools
-from recast.events import Done
+from recast.events import Done, Note
 from recast.methods.base import Motion
 from recast.video import Video
 
@@ -190,9 +190,11 @@ class _Making:
         mask = None if case.mask is None else evaluation.read_mask(case.mask, result)
         truth = None if case.file else pairs.truth(case.scene, case.prompt, result.frames)
         tools, device = self.task.tools, "cpu" if self.backbone is None else self.backbone.device
-        *_, last = evaluation.evaluate(source, result, case.prompt, tools, mask, truth, str(device))
+        judging = evaluation.evaluate(source, result, case.prompt, tools, mask, truth, str(device))
+        *events, last = judging
         assert isinstance(last, Done)
-        notes = "; ".join(dict.fromkeys((*source.notes, *result.notes)))
+        said = [event.text for event in events if isinstance(event, Note)]
+        notes = "; ".join(dict.fromkeys((*source.notes, *result.notes, *said)))
         scores = {rows.METRIC + score.metric.name: score.value for score in last.result}
         return {"notes": notes or None, **scores}
 

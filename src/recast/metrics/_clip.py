@@ -53,9 +53,21 @@ class Embedder:
             found.append(self._model.get_image_features(pixels))
         return _unit(found)
 
+    def unread(self, prompt: str) -> str:
+        """Says how much of a prompt is too long for CLIP; empty if nothing is."""
+        count = len(self._tokenizer(prompt, verbose=False).input_ids)
+        most = self._tokenizer.model_max_length
+        if count <= most:
+            return ""
+        # Both counts hold a token that begins the text and one that ends it.
+        return (
+            f"text similarity is to the beginning of the prompt: it has {count - 2} tokens, and "
+            f"CLIP {self.name} reads {most - 2}"
+        )
+
     @torch.no_grad()
     def text(self, prompt: str) -> Array:
-        """Embedding of a prompt, (D,), of length 1; what is too long for CLIP is cut."""
+        """Embedding of a prompt, (D,), of length 1; what is `unread` is cut."""
         tokens = self._tokenizer(
             [prompt], padding="max_length", truncation=True, return_tensors="pt"
         ).to(self._device)
