@@ -164,17 +164,16 @@ def test_the_rate_stays_as_it_began_unless_it_is_told_to_fall(
 def test_it_stops_where_the_gradient_has_died(optimizer: Literal["sgd", "adam"]) -> None:
     backbone = gaussian.tiny()
     config = Config(iterations=100, report_every=5, optimizer=optimizer)
-    _, rms = reported(backbone, config)
+    places, rms = reported(backbone, config)
     limit = (max(rms) + min(rms)) / 2
-    first_below = next(i for i, value in enumerate(rms, 1) if value < limit)
-    stopped = edited(backbone, dataclasses.replace(config, stop_below=limit))
-    *_, last, note, done = stopped
-    assert isinstance(last, Preview)
-    assert last.index == 5 * first_below < 100
+    stop = next(i for i, value in enumerate(rms) if value < limit)
+    *_, last, note, done = edited(backbone, dataclasses.replace(config, stop_below=limit))
+    assert isinstance(last, Step)
+    assert last.index == 5 * (stop + 1) < 100
     assert isinstance(note, Note)
     assert note.text == f"stopped after {last.index} iterations: the gradient has died"
     assert isinstance(done, Done)
-    assert torch.equal(done.result, last.latents)
+    assert torch.equal(done.result, places[stop])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -191,6 +190,22 @@ def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been(
     rest = list(method.transfer(backbone, begun, "a cat", SAMPLING))
     assert [event.index for event in rest if isinstance(event, Step)] == [3, 4]
     assert torch.equal(rest[-1].result, whole[-1].result)
+
+
+def test_a_transfer_broken_off_at_any_preview_stops_where_it_would_have() -> None:
+    backbone = gaussian.tiny()
+    config = Config(iterations=100, report_every=5)
+    _, rms = reported(backbone, config)
+    method = Method(dataclasses.replace(config, stop_below=(max(rms) + min(rms)) / 2))
+    *_, learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    assert isinstance(learned, Done)
+    whole = list(method.transfer(backbone, learned.result, "a cat", SAMPLING))
+    for reached in [event for event in whole if isinstance(event, Preview)]:
+        begun = learned.result.reached(reached.latents, reached.index, reached.memory)
+        *_, note, done = method.transfer(backbone, begun, "a cat", SAMPLING)
+        assert note == whole[-2]
+        assert isinstance(done, Done)
+        assert torch.equal(done.result, whole[-1].result)
 
 
 def test_prompts_that_do_not_differ_are_refused() -> None:

@@ -164,13 +164,14 @@ def _descended(
             mean = gradients / config.report_every
             step.told["mean_gradient"] = float(mean.square().mean().sqrt())
         yield Step(stage="distil", index=done, total=total, metrics=dict(step.told))
+        if due and step.told["mean_gradient"] < config.stop_below:
+            # With no preview of it: a run that was broken off here must not go on beyond it.
+            yield Note(text=f"stopped after {done} iterations: the gradient has died")
+            break
         if due:
             latents = z.detach().clone()
             yield Preview(stage="distil", index=done, latents=latents, memory=packed(optimizer))
             gradients.zero_()
-            if step.told["mean_gradient"] < config.stop_below:
-                yield Note(text=f"stopped after {done} iterations: the gradient has died")
-                break
     yield Done(result=z.detach().clone())
 
 
