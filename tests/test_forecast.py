@@ -5,7 +5,7 @@ account of every block it gave out and got back.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from recast import config, forecast, guided, models, registry, run
-from recast.backbones import _diffusers
+from recast.backbones import _diffusers, unet3d, wan
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadModel, OutOfMemory
 from recast.forecast import Forecast, Stage
@@ -182,6 +183,59 @@ def test_published_configs_are_of_the_published_size(alias: str) -> None:
         assert backbone.latent_shape(own.frames, own.height, own.width)[0] == 1
     assert [round(count / 1e6) for count in counts] == COUNTS[alias]
     assert all(weight.is_meta for network in outline.networks for weight in network.parameters())
+
+
+@pytest.fixture
+def cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, Mapping[str, Any]], Path]:
+    """Let the hub's cache be empty but for what is put there: a hub id and its files, by name."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(hub: str, files: Mapping[str, Any]) -> Path:
+        model = tmp_path / "hub" / f"models--{hub.replace('/', '--')}"
+        (model / "refs").mkdir(parents=True)
+        (model / "refs/main").write_text("0123abcd")
+        for name, content in files.items():
+            (model / "snapshots/0123abcd" / name).parent.mkdir(parents=True, exist_ok=True)
+            (model / "snapshots/0123abcd" / name).write_text(json.dumps(dict(content)))
+        return model / "snapshots/0123abcd"
+
+    return put
+
+
+def default_size(name: str) -> tuple[int, int, int, float]:
+    """What an outline of that name would make: frames, height, width and their rate."""
+    with models.outlined(name, Settings(), CUDA) as (backbone, _):
+        own = backbone.defaults
+    return own.frames, own.height, own.width, own.fps
+
+
+OWN_SIZES = {
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": ("wan2.2-5b", (121, 704, 1280, 24)),
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": ("wan2.2-a14b", (81, 720, 1280, 16)),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": ("wan", (81, 480, 832, 16)),
+    "cerspense/zeroscope_v2_576w": ("zeroscope", (24, 320, 576, 8)),
+}
+
+
+@pytest.mark.parametrize("hub", OWN_SIZES)
+def test_a_hub_id_is_its_alias(hub: str, cache: Callable[..., Path]) -> None:
+    """Downloaded or not."""
+    alias, expected = OWN_SIZES[hub]
+    assert default_size(hub) == default_size(alias) == expected
+    cache(hub, registry.load("backbones", models.aliases()[alias]).PUBLISHED[alias])
+    assert default_size(hub) == default_size(alias) == expected
+
+
+def test_what_a_model_was_made_for_does_not_hang_on_its_folder(cache: Callable[..., Path]) -> None:
+    """A snapshot in the hub's cache is called by a hash. Of UNets nothing but a name tells."""
+    for hub in ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"):
+        alias, expected = OWN_SIZES[hub]
+        assert default_size(str(cache(hub, wan.PUBLISHED[alias]))) == expected
+    snapshot = cache("somebody/zeroscope_v2_576w", unet3d.PUBLISHED["zeroscope"])
+    assert default_size("somebody/zeroscope_v2_576w") == (24, 320, 576, 8)
+    assert default_size(str(snapshot)) == (16, 256, 256, 8)
 
 
 def test_half_precision_halves_what_is_not_kept_whole() -> None:

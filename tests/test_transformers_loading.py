@@ -71,6 +71,18 @@ def test_a_card_says_what_a_model_was_made_for(saved: Path, tmp_path: Path) -> N
     assert models.load(str(folder), CPU).defaults.fps == 12
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("wan", (480, 50)), ("experts", (720, 40))])
+def test_a_wan_tells_what_it_was_made_for(
+    kind: str, expected: tuple[int, int], tmp_path: Path
+) -> None:
+    """Whatever its folder is called, and wrapped."""
+    pipe = pipeline(MADE[kind]())
+    with _diffusers.quiet():
+        pipe.save_pretrained(tmp_path / "0123abcd")
+    for backbone in (models.load(str(tmp_path / "0123abcd"), CPU), models.wrap(pipe)):
+        assert (backbone.defaults.height, backbone.defaults.steps) == expected
+
+
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 

@@ -135,17 +135,26 @@ def aliases() -> dict[str, str]:
 
 
 def load(name: str, settings: Settings | None = None) -> Backbone:
-    """Load a backbone by alias, folder or hub id.
+    """Load a backbone by alias, folder or hub id; an id that has an alias is that alias.
 
     Raises `UnknownName` for a name that is none of these, `BadModel` for a folder or id that holds
     no model that Recast can use, `BadCall` for settings that this machine cannot meet.
     """
-    settings = settings or Settings()
+    settings, name = settings or Settings(), _known_as(name)
     return _set(_loader(name).load(name, settings), settings)
 
 
-def _loader(name: str) -> ModuleType:
-    """The backbone file that loads a model of this name."""
+def _known_as(name: str) -> str:
+    """The alias of a hub id, the first if it has several; any other name as it is."""
+    if name.count("/") != 1 or Path(name).expanduser().is_dir():
+        return name
+    found = aliases().items()
+    return next((alias for alias, module in found if _module(module).ALIASES[alias] == name), name)
+
+
+def _loader(name: str, *, download: bool = True) -> ModuleType:
+    """The backbone file that loads a model of this name; without `download` a hub id is looked up
+    in the local cache alone."""
     found, folder = aliases(), Path(name).expanduser()
     if name in found:
         return _module(found[name])
@@ -154,7 +163,7 @@ def _loader(name: str) -> ModuleType:
     if _is_file_path(name):
         raise BadModel(f"there is no model folder {name}; check the path")
     if name.count("/") == 1:
-        return _for_index(_hub_index(name), name)
+        return _for_index(_hub_index(name), name) if download else _for_folder(_cached(name))
     raise UnknownName("backbone", name, found)
 
 
@@ -173,22 +182,19 @@ def outlined(
 
     plain = replace(settings, offload="none")
     with _outline.outlined(device) as outline, tempfile.TemporaryDirectory() as scratch:
-        there = _there(name, Path(scratch))
-        if not _loader(there).__name__.startswith(f"{__package__}."):
+        there = _there(_known_as(name), Path(scratch))
+        loader = _loader(there, download=False)
+        if not loader.__name__.startswith(f"{__package__}."):
             raise BadModel(f"{name} is a model of another package, which has to load it whole")
-        yield load(there, plain), outline
+        yield _set(loader.load(there, plain), plain), outline
 
 
 def _there(name: str, scratch: Path) -> str:
-    """The name under which a model can be loaded without downloads, if need be from a folder of
-    configs in `scratch`."""
-    with registry.unheard():
-        from recast.backbones import _outline
-
+    """The name itself or, of an alias that is not downloaded, a folder in `scratch` of the configs
+    that its makers published."""
     found = aliases()
     if name not in found:
-        hub = name.count("/") == 1 and not _is_file_path(name)
-        return str(_outline.cached(name)) if hub else name
+        return name
     module = _module(found[name])
     files: Mapping[str, Any] | None = getattr(module, "PUBLISHED", {}).get(name)
     if files is None:
@@ -196,7 +202,7 @@ def _there(name: str, scratch: Path) -> str:
     source = module.ALIASES[name]
     try:
         for one in source.split(" + "):
-            _outline.cached(one)
+            _cached(one)
     except BadModel:
         folder = scratch / source.split("/")[-1]
         for path, content in files.items():
@@ -204,6 +210,12 @@ def _there(name: str, scratch: Path) -> str:
             (folder / path).write_text(json.dumps(dict(content)))
         return str(folder)
     return name
+
+
+def _cached(hub: str) -> Path:
+    with registry.unheard():
+        from recast.backbones import _outline
+    return _outline.cached(hub)
 
 
 def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:

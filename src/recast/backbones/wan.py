@@ -46,14 +46,8 @@ _UMT5 = (UMT5EncoderModel, T5Tokenizer)
 
 # Wan's own configs; sizes for the shift of 3 that the folders of 2.1 name, which is that of 480p.
 _FIRST = Defaults(frames=81, height=480, width=832, fps=16.0, steps=50, guidance_scale=5.0)
-_DEFAULTS = {
-    "Wan2.2-TI2V-5B-Diffusers": Defaults(
-        frames=121, height=704, width=1280, fps=24.0, steps=50, guidance_scale=5.0
-    ),
-    "Wan2.2-T2V-A14B-Diffusers": Defaults(
-        frames=81, height=720, width=1280, fps=16.0, steps=40, guidance_scale=4.0
-    ),
-}
+_5B_DEFAULTS = Defaults(frames=121, height=704, width=1280, fps=24.0, steps=50, guidance_scale=5.0)
+_A14B_DEFAULTS = Defaults(frames=81, height=720, width=1280, fps=16.0, steps=40, guidance_scale=4.0)
 _SCHEDULER = {
     "num_train_timesteps": 1000,
     "prediction_type": "flow_prediction",
@@ -144,8 +138,7 @@ def load(source: str, settings: Settings) -> Backbone:
         low=experts[1] if boundary else None,
         boundary=boundary or 0.0,
     )
-    hub = ALIASES.get(source, source).rstrip("/").split("/")[-1]
-    defaults = model.card.defaults or _DEFAULTS.get(hub, _FIRST)
+    defaults = model.card.defaults or _defaults(parts)
     return Wan(model.name, parts, defaults, settings, model.device, model.card.words)
 
 
@@ -176,8 +169,16 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         boundary=boundary or 0.0,
     )
     name = _diffusers.wrapped_name(pipeline)
-    defaults = _DEFAULTS.get(name, _FIRST)
-    return Wan(name, parts, defaults, settings, pipeline.transformer.device)
+    return Wan(name, parts, _defaults(parts), settings, pipeline.transformer.device)
+
+
+def _defaults(parts: Parts) -> Defaults:
+    """What a model was made for, whatever its folder is called: of Wan's, A14B alone has two
+    experts, and TI2V-5B latents of 48 channels."""
+    if parts.low is not None:
+        return _A14B_DEFAULTS
+    wide = parts.transformer.config.in_channels == _5B["in_channels"]
+    return _5B_DEFAULTS if wide else _FIRST
 
 
 def tiny() -> Backbone:
