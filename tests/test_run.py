@@ -502,6 +502,7 @@ def test_a_run_that_is_broken_off_goes_on_where_it_was(
     assert result.manifest["hashes"]["video.mp4"] == whole.manifest["hashes"]["video.mp4"]
     assert len(store.entries()) == 1
     assert [row["step"] for row in whole.manifest["loss_per_step"]] == [1, 2, 3, 4, 5, 6]
+    assert result.manifest["loss_per_step"] == whole.manifest["loss_per_step"]
 
 
 def test_what_a_long_transfer_reached_is_kept_as_it_goes(

@@ -93,12 +93,14 @@ class Making:
             broken_off = self.store.get(key)
             if broken_off is not None:
                 index, latents, memory = broken_off.state(torch.zeros(()))
+                self.job.losses.extend(broken_off.metadata["losses"])
                 yield self.job.note(f"goes on from step {index} of a run that was broken off")
                 return self.motion.reached(latents, index, memory)
         return self.motion
 
     def _keep(self, key: str, preview: Preview) -> None:
-        bare = dataclasses.replace(self.motion, tensors={}, metadata={})
+        losses = [row for row in self.job.losses if row["step"] <= preview.index]
+        bare = dataclasses.replace(self.motion, tensors={}, metadata={"losses": losses})
         with contextlib.suppress(OSError, RecastError):  # the run itself needs no store
             self.store.put(key, bare.reached(preview.latents, preview.index, preview.memory))
 
