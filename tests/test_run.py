@@ -633,7 +633,8 @@ def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
             break
     broken.close()
     assert not (tmp_path / "again.safetensors").exists()
-    assert len(store.entries()) == 1  # how far it was
+    (entry,) = store.entries()  # how far it was
+    reached = entry.header()["cost"]
 
     events, path = finished(run.learn(lesson(out=tmp_path / "again.safetensors"), backbone, store))
     assert trained(events) == curve[4:]
@@ -643,6 +644,9 @@ def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
     ) == 1
     again = Motion.load(path)
     assert again.metadata["losses"] == curve
+    cost, unbroken = again.metadata["cost"], whole.metadata["cost"]
+    assert cost["network_calls"] == unbroken["network_calls"] > reached["network_calls"] > 0
+    assert cost["seconds"] > reached["seconds"] > 0
     assert again.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(again.tensors[name], t) for name, t in whole.tensors.items())
     assert len(store.entries()) == 1  # the motion; how far it was is forgotten

@@ -3,9 +3,10 @@ of a job (notes, timings, losses) that ends up in the manifest.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +23,9 @@ from recast.store import Store, motion_key, size_of
 from recast.video import Video
 
 E = TypeVar("E")
+Cost = Mapping[str, Any]
+_NOTHING: Cost = MappingProxyType({"network_calls": 0, "seconds": 0.0})
+"""What learning has cost at its start."""
 _KEPT_EVERY = 60.0
 """Seconds between two states that a long job keeps of itself."""
 
@@ -106,13 +110,11 @@ def learned(
         if motion is not None:
             job.origin = "store"
             return motion
-        before, began = backbone.calls, time.monotonic()
+        before = backbone.calls
         video = torch.cat([clips.to_tensor(clip) for clip in fitted])
         asked = (backbone, video, prompt, sampling)
         motion = yield from _taught(job, method, asked, store, f"{key}-begun")
         job.calls, job.origin = backbone.calls - before, "clip"
-        cost = {"network_calls": job.calls, "seconds": round(time.monotonic() - began, 3)}
-        motion = replace(motion, metadata={**motion.metadata, "cost": cost})
         trouble = _keep(store, key, motion)
         store.drop(f"{key}-begun")
         if trouble:
@@ -129,12 +131,8 @@ def _taught(
 ) -> Generator[Event, None, Motion]:
     """What a method learns, from where it was broken off if that is in the store under `key`."""
 
-    def followed(events: Iterator[Event]) -> Generator[Event, None, Motion]:
-        def keep(reached: Checkpoint) -> str:
-            trouble = _keep(store, key, reached.state, sole=True)
-            return f"learning that is broken off will begin anew: {trouble}" if trouble else ""
-
-        return (yield from job.relay(kept(events, Checkpoint, keep)))
+    def followed(events: Iterator[Event], spent: Cost) -> Generator[Event, None, Motion]:
+        return (yield from _followed(job, events, _meter(asked[0], spent), store, key))
 
     begun, trouble = _stored(store, key)
     if trouble:
@@ -142,11 +140,47 @@ def _taught(
     if begun is not None:
         yield job.note("goes on with learning that was broken off")
         try:
-            return (yield from followed(method.learn_on(begun, *asked)))
+            spent = begun.metadata.get("cost", _NOTHING)
+            return (yield from followed(method.learn_on(begun, *asked), spent))
         except BadMotion as error:
             store.drop(key)
             yield job.note(f"that cannot be taken up, and begins anew: {error}")
-    return (yield from followed(method.learn(*asked)))
+    return (yield from followed(method.learn(*asked), _NOTHING))
+
+
+def _followed(
+    job: Job, events: Iterator[Event], meter: Callable[[], Cost], store: Store, key: str
+) -> Generator[Event, None, Motion]:
+    """The motion that learning ends in; how far it is, is kept in the store. Both know their
+    cost."""
+    costs: dict[int, Cost] = {}
+
+    def read() -> Iterator[Event]:
+        for event in events:
+            if isinstance(event, Checkpoint):
+                costs[event.index] = meter()
+            yield event
+
+    def keep(reached: Checkpoint) -> str:
+        state = _priced(reached.state, costs[reached.index])
+        trouble = _keep(store, key, state, sole=True)
+        return f"learning that is broken off will begin anew: {trouble}" if trouble else ""
+
+    motion = yield from job.relay(kept(read(), Checkpoint, keep))
+    return _priced(motion, meter())
+
+
+def _meter(backbone: Backbone, spent: Cost) -> Callable[[], Cost]:
+    """Tells what work from now on has cost, on top of what was spent before."""
+    before, began = backbone.calls, time.monotonic()
+    return lambda: {
+        "network_calls": spent["network_calls"] + backbone.calls - before,
+        "seconds": round(spent["seconds"] + time.monotonic() - began, 3),
+    }
+
+
+def _priced(motion: Motion, cost: Cost) -> Motion:
+    return replace(motion, metadata={**motion.metadata, "cost": cost})
 
 
 def kept(
