@@ -238,6 +238,16 @@ def test_what_a_model_was_made_for_does_not_hang_on_its_folder(cache: Callable[.
     assert default_size(str(snapshot)) == (16, 256, 256, 8)
 
 
+@pytest.mark.parametrize("name", ["ltx", "Lightricks/LTX-Video", "wan2.2-a14b"])
+def test_a_model_that_is_half_downloaded_is_predicted_by_what_was_published(
+    name: str, cache: Callable[..., Path]
+) -> None:
+    expected = default_size(name)
+    for hub in ("Lightricks/LTX-Video", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"):
+        cache(hub, {"model_index.json": {}})
+    assert default_size(name) == expected
+
+
 def test_half_precision_halves_what_is_not_kept_whole() -> None:
     """Of Wan, the VAE, the norms and the time stay in float32."""
     whole = forecast.weights("wan", Settings(dtype="float32"), CUDA)["none"]

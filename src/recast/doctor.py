@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,11 +151,12 @@ def _store() -> str:
 def _models() -> Iterator[tuple[str, str]]:
     for alias, module in models.aliases().items():
         source = registry.load("backbones", module).ALIASES[alias]
-        yield f"model {alias}", _model(source)
+        yield f"model {alias}", _model(source, models.published(alias))
 
 
-def _model(source: str) -> str:
-    """Of a folder or hub id, or of several that make up one model, with " + " between them."""
+def _model(source: str, listed: Iterable[str] = ()) -> str:
+    """Of a folder or hub id, or of several that make up one model, with " + " between them; the
+    first of them has the `listed` files, if all is there."""
     folders = []
     for one in source.split(" + "):
         if Path(one).is_absolute() or one.count("/") != 1:
@@ -172,8 +173,11 @@ def _model(source: str) -> str:
     # As --dtype auto loads them, whatever they are on disk.
     try:
         parts = [n * (2 if cuda else 4) for folder in folders for n in counts(folder)]
+        whole = all(map(complete, folders)) and all((folders[0] / it).is_file() for it in listed)
     except (OSError, ValueError) as error:
         return f"{source} holds weights that cannot be read ({error})"
+    if not (parts and whole):
+        return f"{source} is not downloaded whole"
     return f"{gib(sum(parts))} of weights; {fits(parts, memory, offload=cuda)}"
 
 
@@ -191,6 +195,19 @@ def counts(folder: Path) -> list[int]:
     return list(found.values())
 
 
+def complete(folder: Path) -> bool:
+    """Whether every network of a model's folder has weights, and all shards of them."""
+    networks = {path.parent for path in folder.rglob("config.json")}
+    kinds = {".safetensors", *_PICKLES}
+    weighted = {path.parent for path in folder.rglob("*") if path.suffix in kinds}
+    shards = (
+        path.parent / name
+        for path in folder.rglob("*.safetensors.index.json")
+        for name in json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+    )
+    return networks <= weighted and all(shard.is_file() for shard in shards)
+
+
 def _numbers(path: Path) -> int:
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -203,7 +220,7 @@ def fits(parts: Sequence[int], memory: int, *, offload: bool) -> str:
         return "fits"
     least, ways = sum(parts), "--vae-slicing, --vae-tiling and --gradient-checkpointing"
     if offload:
-        least, ways = max(parts, default=0), f"--offload networks, {ways}"
+        least, ways = max(parts), f"--offload networks, {ways}"
     return f"fits with {ways}" if memory >= _TIGHT * least else f"more than {gib(memory)} can hold"
 
 

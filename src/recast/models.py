@@ -173,7 +173,7 @@ def outlined(
 ) -> Iterator[tuple[Backbone, Outline]]:
     """Within the block a backbone without weights, as `load` would load it for a run on `device`:
     its passes have shapes and no values, and take no memory. Nothing is downloaded; an alias that
-    is not there is made of the config that its makers published, where Recast knows it.
+    is not there whole is made of the config that its makers published, where Recast knows it.
 
     Raises `BadModel` for a model that is not on this machine, and as `load` does.
     """
@@ -189,27 +189,37 @@ def outlined(
         yield _set(loader.load(there, plain), plain), outline
 
 
+def published(alias: str) -> Mapping[str, Any]:
+    """File -> content of the configs that a model's makers published; empty where Recast does not
+    know them."""
+    module = aliases().get(alias)
+    return getattr(_module(module), "PUBLISHED", {}).get(alias, {}) if module else {}
+
+
 def _there(name: str, scratch: Path) -> str:
-    """The name itself or, of an alias that is not downloaded, a folder in `scratch` of the configs
-    that its makers published."""
-    found = aliases()
-    if name not in found:
+    """The name itself or, of an alias whose configs are not all downloaded, a folder in `scratch`
+    of those that its makers published."""
+    files = published(name)
+    if not files:
         return name
-    module = _module(found[name])
-    files: Mapping[str, Any] | None = getattr(module, "PUBLISHED", {}).get(name)
-    if files is None:
+    source = _module(aliases()[name]).ALIASES[name]
+    if _has_all(source, files):
         return name
-    source = module.ALIASES[name]
+    folder = scratch / source.split("/")[-1]
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(json.dumps(dict(content)))
+    return str(folder)
+
+
+def _has_all(source: str, files: Iterable[str]) -> bool:
+    """Whether the files of a hub id are in the local cache. Of several ids it is the first that
+    has the pipeline's files."""
     try:
-        for one in source.split(" + "):
-            _cached(one)
+        first, *_ = [_cached(one) for one in source.split(" + ")]
     except BadModel:
-        folder = scratch / source.split("/")[-1]
-        for path, content in files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(json.dumps(dict(content)))
-        return str(folder)
-    return name
+        return False
+    return all((first / path).is_file() for path in files)
 
 
 def _cached(hub: str) -> Path:
