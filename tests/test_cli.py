@@ -269,6 +269,24 @@ def test_a_motion_is_trained_told_mixed_and_used(call: Call, ball: Path) -> None
     assert (made[0] != made[1]).any()
 
 
+def test_the_method_of_a_motion_file_may_be_named(call: Call, ball: Path) -> None:
+    """Its own settings stand, and single flags change them; a preset takes their place."""
+    line = ("learn", ball, *TUNED, "--preset", "camera", *FEW, "--out", "m.safetensors")
+    assert call(*line)[0] == 0
+    line = ("transfer", "m.safetensors", "a star", "--backbone", "gaussian", "--out", "r", "--json")
+
+    def config(*flags: str) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(call(*line, *flags)[1])["config"]["config"]
+        return told
+
+    own, named = config(), ("--method", "motion_inversion")
+    assert (own["gamma"], own["objective"], own["iterations"]) == (0.0, "debiased", 5)
+    assert config(*named) == own
+    assert config(*named, "--strength", "0.5") == {**own, "strength": 0.5}
+    assert config(*named, "--preset", "object")["gamma"] == 1.0
+    assert "was learned by motion_inversion" in call(*line, "--method", "vmc")[2]
+
+
 def test_a_motion_file_shows_the_middle_frame_of_its_clip(call: Call, ball: Path) -> None:
     wide = np.zeros((5, 40, 200, 3), np.uint8)
     wide[2, :, 100:] = (250, 40, 10)

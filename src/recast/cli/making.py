@@ -73,10 +73,10 @@ def demo(argv: list[str], command: str, about: str) -> None:
 
 def _chosen(argv: list[str]) -> tuple[str, str, Any]:
     """Method, preset and config that the flags start from: those of the motion file if there is
-    one, unless --method or --preset says otherwise. Raises `UnknownName`."""
+    one, unless --preset or another --method says otherwise. Raises `UnknownName`."""
     method, preset = flags.value_of("--method", argv), flags.value_of("--preset", argv)
-    given = None if method or preset else _motion_in(argv)
-    if given is not None:
+    given = None if preset else _motion_in(argv)
+    if given is not None and method in (None, given.method):
         return given.method, "of the motion file", api.config_of(given)
     method = method or DEFAULT_METHOD
     preset = preset or next(iter(models.presets(method)))
