@@ -99,6 +99,8 @@ def test_other_peoples_safetensors_are_refused(tmp_path: Path) -> None:
     [
         {"format": FORMAT, "method": "dmt", "backbone": "abc"},
         {"format": FORMAT, "method": "dmt", "backbone": "abc", "metadata": "{"},
+        {"format": FORMAT, "method": "dmt", "backbone": "abc", "metadata": "[]"},
+        {"format": FORMAT, "method": "dmt", "backbone": "abc", "metadata": "null"},
         {"format": FORMAT, "backbone": "abc", "metadata": "{}"},
     ],
 )

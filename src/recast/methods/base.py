@@ -93,11 +93,14 @@ class Motion:
                 if header.get("format") != FORMAT:
                     raise BadMotion(f"{path} is no motion file of Recast ({FORMAT})")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                metadata = json.loads(header["metadata"])
+                if not isinstance(metadata, dict):
+                    raise BadMotion(f"{path} is damaged: its metadata is no JSON object")
                 return cls(
                     method=header["method"],
                     backbone=header["backbone"],
                     tensors=tensors,
-                    metadata=json.loads(header["metadata"]),
+                    metadata=metadata,
                 )
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise BadMotion(f"{path} is damaged or no safetensors file ({error})") from error
