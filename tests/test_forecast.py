@@ -20,6 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 from recast import config, forecast, guided, models, registry, run
 from recast.backbones import _diffusers, unet3d, wan
 from recast.backbones.base import Backbone, Settings
+from recast.bench import work
+from recast.cli import analysis
 from recast.errors import BadModel, OutOfMemory
 from recast.forecast import Forecast, Stage
 from recast.ledger import Ledger
@@ -348,6 +350,17 @@ def test_weights_that_cannot_fit_are_not_read(
     with pytest.raises(OutOfMemory, match=words):
         list(run.run(job, store=Store(tmp_path / "store", 0)))
     assert not (tmp_path / "out").exists()
+
+
+def test_benchmarks_and_analyses_read_no_weights_that_cannot_fit(
+    tight: Callable[[int], None],
+) -> None:
+    tight(12 * GIB)
+    with pytest.raises(OutOfMemory, match=r"13\.7 GiB, and cuda has 12\.0 GiB"):
+        work._backbone("wan", Settings())
+    for analyse in (analysis.probe, analysis.retrieve):
+        with pytest.raises(OutOfMemory, match=r"13\.7 GiB, and cuda has 12\.0 GiB"):
+            analyse(["--backbone", "wan"], "recast analyze", "")
 
 
 def test_what_may_fit_is_tried(tight: Callable[[int], None]) -> None:

@@ -28,6 +28,7 @@ from recast.clips import Source
 from recast.errors import BadClip, RecastError
 from recast.evaluation import Tools
 from recast.events import Done, Note
+from recast.forecast import check_room
 from recast.methods.base import Motion
 from recast.video import Video
 
@@ -82,6 +83,7 @@ def work(task: Task) -> Iterator[Made]:
 @lru_cache(maxsize=1)
 def _backbone(name: str, settings: Settings) -> Backbone:
     """The model, loaded once in each process."""
+    check_room(name, settings)
     return models.load(name, settings)
 
 
