@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from recast import guided
 from recast.backbones import unet3d
 from recast.errors import BadCall
 from recast.methods.base import Sampling
-from recast.methods.dmt import PRESETS, Config, Method
+from recast.methods.dmt import PRESETS, Config
 from recast.schedule import from_diffusers
 
 REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
@@ -57,7 +58,7 @@ def test_the_reference_preset_is_the_released_code() -> None:
 def test_the_presets_guide_20_of_50_levels() -> None:
     sampling = Sampling(steps=50, guidance_scale=10.0)
     for name in ("paper", "reference"):
-        assert Method(PRESETS[name])._guided(sampling) == 20
+        assert guided.level_count(PRESETS[name].guided, sampling) == 20
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,10 @@ class Method(ABC, Generic[C]):
         """The roles of a backbone that it needs, as it is configured."""
         return ()
 
+    def worded(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
+        """What `transfer` tells the model for a prompt and a negative prompt."""
+        return prompt, negative_prompt
+
     @property
     def learns_by_sampling(self) -> bool:
         """Whether `learn`, as it is configured, samples under the source's prompt, guided as far as

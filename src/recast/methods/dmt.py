@@ -131,6 +131,10 @@ class Method(base.Method[Config]):
     def roles(self) -> tuple[str, ...]:
         return self.config.taps
 
+    def worded(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
+        config = self.config
+        return config.prompt_prefix + prompt, negative_prompt or config.negative_prompt
+
     def learned_settings(self) -> Mapping[str, Any]:
         return guided.settings(self.config, _LEARNED)
 
@@ -169,8 +173,7 @@ class Method(base.Method[Config]):
             align_corners=config.align_corners,
             share=config.noise_share,
         )
-        prompt = config.prompt_prefix + prompt
-        negative = sampling.negative_prompt or config.negative_prompt
+        prompt, negative = self.worded(prompt, sampling.negative_prompt)
         history: dict[int, list[float]] = {}
         count = guided.level_count(config.guided, sampling)
         taps = guided.places(backbone, config.taps)

@@ -108,6 +108,10 @@ class Method(base.Method[Config]):
     def roles(self) -> tuple[str, ...]:
         return (self.config.queries, self.config.keys)
 
+    def worded(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
+        config = self.config
+        return prompt + config.prompt_suffix, negative_prompt or config.negative_prompt
+
     def learned_settings(self) -> Mapping[str, Any]:
         return guided.settings(self.config, _LEARNED)
 
@@ -138,11 +142,10 @@ class Method(base.Method[Config]):
         """Sample from random noise; in the first levels attention goes where the source's went."""
         config, count = self.config, guided.level_count(self.config.guided, sampling)
         self._check(backbone, motion)
-        prompt += config.prompt_suffix
+        prompt, negative = self.worded(prompt, sampling.negative_prompt)
         generator = torch.Generator().manual_seed(sampling.seed)
         x = randn(tuple(motion.tensors["size"].tolist()), generator, backbone.device)
         scale = sampling.guidance_scale + config.more_guidance
-        negative = sampling.negative_prompt or config.negative_prompt
         denoise = backbone.guided(prompt, negative, scale)
         loss = self._loss(backbone, motion, prompt)
         times = guided.first_times(backbone, x.shape, sampling, count)
