@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from recast import _job, clips, results, run, video
+from recast import _job, api, clips, results, run, video
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source, to_tensor, to_video
@@ -478,6 +478,37 @@ def test_a_mask_is_cut_and_fitted_with_the_clip(
     assert made[0].shape[:3] == (size.frames, size.height, size.width)
     assert np.array_equal(made[0], made[1])
     assert np.array_equal(made[0], made[2])
+
+
+def test_a_mask_is_cut_and_fitted_as_the_clip_of_a_motion_file_was(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: Store
+) -> None:
+    """Half a second late and stretched, beside the clip and beside the file that knows it."""
+    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1, lr=5.0)
+    wide = Video(world.render(world.sample(3))[:, 16:48], world.FPS).save(tmp_path / "wide.mp4")
+    bright = np.zeros((12, 32, 64, 3), np.uint8)
+    for frame in range(12):
+        bright[frame, :, 4 * frame : 4 * frame + 20] = 255
+    mask = str(Video(bright, world.FPS).save(tmp_path / "mask.mp4"))
+    late = Source(start=0.5, fit="stretch")
+    asked = job(clip=wide, source=late, method="dreammotion", config=config, mask=mask)
+    _, direct = finished(run.run(asked, backbone, store))
+
+    file = tmp_path / "wide.safetensors"
+    lesson = LearnConfig(clip=wide, source=late, method="dreammotion", config=config, out=file)
+    finished(run.learn(lesson, backbone, store))
+    again = dataclasses.replace(asked, clip=file, source=Source(), out=tmp_path / "again")
+    _, from_file = finished(run.run(again, backbone, store))
+    free = video.fit(Video(bright[4:8], world.FPS), 16, 16, "stretch").frames.mean(-1) >= 128
+    wanted, *others = (
+        api.transfer(backbone, Motion.load(file), asked.prompt, mask=given)
+        for given in (free, mask, None)
+    )
+    assert np.array_equal(others[0].frames, wanted.frames)
+    assert not np.array_equal(others[1].frames, wanted.frames)
+    written = wanted.save(tmp_path / "wanted.mp4").read_bytes()
+    assert direct.videos[0].read_bytes() == written
+    assert from_file.videos[0].read_bytes() == written
 
 
 def test_a_run_that_is_broken_off_goes_on_where_it_was(

@@ -61,7 +61,7 @@ def learn(
             job, backbone, made, fitted, source.source_prompt, sampling, store or Store.default()
         )
         motion = _last(events, on_event)
-    return told(motion, fitted[0], "clip in memory", config)
+    return told(motion, fitted[0], "clip in memory", source, config)
 
 
 def transfer(
@@ -101,7 +101,7 @@ def transfer(
     with memory_errors(job, Settings()):
         if isinstance(mask, str):
             masks.check(mask, made, motion.described)
-            mask = masks.made(mask, backbone, motion, prompt, Source(), seed)
+            mask = masks.made(mask, backbone, motion, prompt, seed)
         if mask is not None:
             motion = masks.applied(mask, made, motion)
         with job.timed("sample"):

@@ -5,7 +5,7 @@ as a mask is after Hertz et al., "Prompt-to-Prompt" (2023), and DreamMotion take
 gives none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from torch.nn.functional import interpolate, pad
 from recast import models
 from recast import video as videos
 from recast.backbones.base import Backbone
-from recast.clips import Source
 from recast.errors import BadCall, BadClip
 from recast.methods.base import Method, Motion
 from recast.sampling import randn
@@ -54,14 +53,13 @@ def check(given: str, method: Method[Any], described: str) -> None:
 
 
 def made(
-    given: str, backbone: Backbone, motion: Motion, prompt: str, source: Source, seed: int
+    given: str, backbone: Backbone, motion: Motion, prompt: str, seed: int
 ) -> NDArray[np.bool_]:
     """The mask (F, H, W) of a motion's clip, true where it may change. Raises `BadCall`,
     `BadClip`."""
     size = _size(motion)
     if given != AUTO:
-        like = Video(np.zeros((*size, 3), np.uint8), motion.metadata["clip"]["fps"])
-        return read(given, like, source)
+        return read(given, motion.metadata["clip"])
     motion.check_holds("latents")
     latents = motion.tensors["latents"]
     found = changed_region(backbone, latents, motion.described, prompt, size[1:], seed)
@@ -91,13 +89,13 @@ def overlay(clip: Video, mask: NDArray[np.bool_]) -> Video:
     return Video((clip.frames * light).round().astype(np.uint8), clip.fps)
 
 
-def read(given: str, like: Video, source: Source) -> NDArray[np.bool_]:
-    """A mask (F, H, W), true where it is bright, for a fitted clip.
+def read(given: str, facts: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """A mask (F, H, W), true where it is bright, for a fitted clip, of which a motion tells facts.
 
     A box "LEFT,TOP,RIGHT,BOTTOM" in shares of the frame; an image, which serves every frame; or a
     video, which is cut and fitted as the clip was. Raises `BadCall`, `BadClip`.
     """
-    shape = (len(like), like.height, like.width)
+    shape = (facts["frames"], facts["height"], facts["width"])
     box = _box(given)
     if box is not None:
         left, top, right, bottom = (
@@ -107,8 +105,9 @@ def read(given: str, like: Video, source: Source) -> NDArray[np.bool_]:
         mask[:, top:bottom, left:right] = True
     else:
         path = Path(given)
-        clip = videos.read(path, frames=1) if _is_image(path) else _cut_like(path, like, source)
-        bright = videos.fit(clip, like.height, like.width, source.fit).frames.mean(-1) >= 128
+        clip = videos.read(path, frames=1) if _is_image(path) else _cut_like(path, facts)
+        how = facts.get("fit", "crop")  # files of earlier versions do not say
+        bright = videos.fit(clip, *shape[1:], how).frames.mean(-1) >= 128
         mask = np.broadcast_to(bright, shape)
     if not mask.any():
         raise BadClip(f"the mask {given} is empty: nothing in it is bright, so nothing may change")
@@ -141,9 +140,10 @@ def _is_image(path: Path) -> bool:
     return False
 
 
-def _cut_like(path: Path, like: Video, source: Source) -> Video:
+def _cut_like(path: Path, facts: Mapping[str, Any]) -> Video:
+    start = facts.get("start", 0.0)  # files of earlier versions do not say
     try:
-        return videos.read(path, start=source.start, frames=len(like), fps=like.fps)
+        return videos.read(path, start=start, frames=facts["frames"], fps=facts["fps"])
     except BadClip as error:
         raise BadClip(f"the mask does not go with the clip: {error}") from error
 

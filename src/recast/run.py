@@ -16,6 +16,7 @@ from recast import clips, manifest, masks, models, results, sheet
 from recast._job import Job, learned, memory_errors
 from recast._making import Making
 from recast.backbones.base import Backbone
+from recast.clips import Source
 from recast.config import Draw, LearnConfig, RunConfig, check_prompt
 from recast.errors import BadCall
 from recast.events import Done, Event
@@ -108,7 +109,7 @@ def stretched(motion: Motion, method: Method[Any], frames: int) -> Motion:
     return motion.stretched(frames)
 
 
-def told(motion: Motion, clip: Video, name: str, config: Any) -> Motion:
+def told(motion: Motion, clip: Video, name: str, source: Source, config: Any) -> Motion:
     """The motion with what the caller knows of its clip, so that a file of it stands alone: also
     its middle frame, "preview", as a PNG in base64."""
     about = {
@@ -118,6 +119,8 @@ def told(motion: Motion, clip: Video, name: str, config: Any) -> Motion:
         "height": clip.height,
         "width": clip.width,
         "fps": clip.fps,
+        "start": source.start,
+        "fit": source.fit,
         "notes": list(clip.notes),
     }
     known = {
@@ -154,9 +157,9 @@ def _masked(
 ) -> Generator[Event, None, Motion]:
     """The motion with the mask that was asked for."""
     assert config.mask is not None
-    before, asked = backbone.calls, (config.prompt, config.source, config.draw.seed)
+    before = backbone.calls
     with job.timed("mask"):
-        mask = masks.made(config.mask, backbone, motion, *asked)
+        mask = masks.made(config.mask, backbone, motion, config.prompt, config.draw.seed)
     job.calls += backbone.calls - before
     yield job.note(f"the mask leaves {mask.mean():.0%} of the clip free")
     return motion.masked(mask)
@@ -198,7 +201,7 @@ def _learned(
     prompt = config.source.source_prompt
     motion = yield from learned(job, backbone, method, fitted, prompt, sampling, store)
     names = ", ".join(path.name for path in paths)
-    return fitted[0], told(motion, fitted[0], names, config.config)
+    return fitted[0], told(motion, fitted[0], names, config.source, config.config)
 
 
 def _videos(folder: Path, made: Mapping[str, Any]) -> tuple[Path, ...]:
