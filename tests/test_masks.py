@@ -12,9 +12,10 @@ from recast import clips, masks
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Settings
 from recast.clips import Source
-from recast.errors import BadCall
+from recast.errors import BadCall, BadClip
 from recast.methods import dreammotion, sdedit
 from recast.shapes import captions, world
+from recast.sheet import save_png
 from recast.store import Store
 from recast.video import Video
 
@@ -102,6 +103,66 @@ def test_a_mask_from_python(tmp_path: Path) -> None:
     bare = dataclasses.replace(motion, metadata={"source_prompt": "a fat dog"})
     with pytest.raises(BadCall, match="does not say how large its clip was"):
         recast.transfer(backbone, bare, "a fat cat", mask=right)
+
+
+FACTS = {"frames": 4, "height": 16, "width": 16, "fps": 8.0, "source_size": [36, 64]}
+
+
+def painted(path: Path, height: int, width: int, left: float) -> str:
+    """An image of that size, bright from a share of its width on."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[:, round(left * width) :] = 255
+    return str(save_png(picture, path / "mask.png"))
+
+
+@pytest.mark.parametrize("size", [(36, 64), (720, 1280), (9, 16), (240, 426), (480, 854)])
+def test_a_mask_of_the_sources_shape_is_cropped_as_it_was(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """Of 16:9 the middle 9:9 is kept: what is bright from 0.5 on stays so."""
+    mask = masks.read(painted(tmp_path, *size, 0.5), FACTS)
+    assert mask.shape == (4, 16, 16)
+    assert mask[..., 9:].all()
+    assert not mask[..., :7].any()
+
+
+def test_a_mask_of_the_fitted_clips_shape_is_taken_whole(tmp_path: Path) -> None:
+    mask = masks.read(painted(tmp_path, 64, 64, 0.25), FACTS)
+    assert mask[..., 4:].all()
+    assert not mask[..., :3].any()
+
+
+@pytest.mark.parametrize("size", [(36, 48), (64, 36), (480, 800), (16, 18)])
+def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Before anything of it is cropped away."""
+    given = painted(tmp_path, *size, 0.9)
+    message = (
+        f"is {size[1]}x{size[0]}, which is another shape .* the source, 64x36, .* clip, 16x16, at"
+    )
+    with pytest.raises(BadClip, match=message):
+        masks.read(given, FACTS)
+    with pytest.raises(BadClip, match="like the source, 16x16, or"):
+        masks.read(given, {k: v for k, v in FACTS.items() if k != "source_size"})
+
+
+def test_an_empty_mask_says_where_it_became_so(tmp_path: Path) -> None:
+    with pytest.raises(BadClip, match=r"mask\.png is empty: nothing in it is bright"):
+        masks.read(painted(tmp_path, 36, 64, 1), FACTS)
+    edge = painted(tmp_path, 36, 64, 0.9)
+    with pytest.raises(BadClip, match=r"nothing bright is left of it at 16x16 \(--fit crop\)"):
+        masks.read(edge, FACTS)
+    assert masks.read(edge, FACTS | {"fit": "stretch"})[..., 15].all()
+    with pytest.raises(BadClip, match="is empty: it holds no pixel of 16x16"):
+        masks.read("0.01,0,0.02,1", FACTS)
+
+
+def test_a_motion_knows_the_shape_of_the_clip_it_was_given(tmp_path: Path) -> None:
+    backbone = unet3d.tiny()
+    frames = np.random.default_rng(0).integers(0, 255, (4, 18, 32, 3), np.uint8)
+    clip = Video(frames, backbone.defaults.fps)
+    motion = recast.learn(backbone, clip, method="dreammotion", store=Store(tmp_path, 10**9))
+    mask = masks.made(painted(tmp_path, 36, 64, 0.5), backbone, motion, "a cat", 0)
+    assert mask[..., 9:].all()
 
 
 def test_auto_says_what_it_needs() -> None:

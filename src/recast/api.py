@@ -61,7 +61,7 @@ def learn(
             job, backbone, made, fitted, source.source_prompt, sampling, store or Store.default()
         )
         motion = _last(events, on_event)
-    return told(motion, fitted[0], "clip in memory", source, config)
+    return told(motion, given[0], fitted[0], "clip in memory", source, config)
 
 
 def transfer(

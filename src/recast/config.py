@@ -62,9 +62,10 @@ class RunConfig(Generic[C]):
     also: tuple[results.Form, ...] = ()
     """Forms to write the result in beside video.mp4: gif as video.gif, png as a folder frames/."""
     mask: str | None = None
-    """Where the result may differ from the clip: an image or a video, bright is free; a box
-    LEFT,TOP,RIGHT,BOTTOM in shares of the frame; or auto, where the model looks for the words that
-    differ between source prompt and prompt. mask.mp4 shows it. Only some methods take one."""
+    """Where the result may differ from the clip: an image or a video of the clip's shape, bright is
+    free; a box LEFT,TOP,RIGHT,BOTTOM in shares of the frame; or auto, where the model looks for the
+    words that differ between source prompt and prompt. mask.mp4 shows it. Only some methods take
+    one."""
     preview_every: int = 0
     """Write the estimate after every so many steps, or at the first after them that the method
     reports, as a contact sheet into previews/; 0 does not."""

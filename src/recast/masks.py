@@ -93,25 +93,53 @@ def read(given: str, facts: Mapping[str, Any]) -> NDArray[np.bool_]:
     """A mask (F, H, W), true where it is bright, for a fitted clip, of which a motion tells facts.
 
     A box "LEFT,TOP,RIGHT,BOTTOM" in shares of the frame; an image, which serves every frame; or a
-    video, which is cut and fitted as the clip was. Raises `BadCall`, `BadClip`.
+    video, which is cut and fitted as the clip was. Both have the shape of the source or of the
+    fitted clip. Raises `BadCall`, `BadClip`.
     """
-    shape = (facts["frames"], facts["height"], facts["width"])
+    shape = _, height, width = (facts["frames"], facts["height"], facts["width"])
     box = _box(given)
     if box is not None:
         left, top, right, bottom = (
-            round(share * side) for share, side in zip(box, (*shape[:0:-1],) * 2, strict=True)
+            round(share * side) for share, side in zip(box, (width, height) * 2, strict=True)
         )
         mask = np.zeros(shape, bool)
         mask[:, top:bottom, left:right] = True
-    else:
-        path = Path(given)
-        clip = videos.read(path, frames=1) if _is_image(path) else _cut_like(path, facts)
-        how = facts.get("fit", "crop")  # files of earlier versions do not say
-        bright = videos.fit(clip, *shape[1:], how).frames.mean(-1) >= 128
-        mask = np.broadcast_to(bright, shape)
+        _check_free(mask, given, f"it holds no pixel of {width}x{height}")
+        return mask
+    path = Path(given)
+    clip = videos.read(path, frames=1) if _is_image(path) else _cut_like(path, facts)
+    _check_shape(clip, given, facts)
+    _check_free(_bright(clip), given, "nothing in it is bright")
+    how = facts.get("fit", "crop")  # files of earlier versions do not say
+    mask = _bright(videos.fit(clip, height, width, how))
+    _check_free(mask, given, f"nothing bright is left of it at {width}x{height} (--fit {how})")
+    return np.broadcast_to(mask, shape)
+
+
+def _bright(clip: Video) -> NDArray[np.bool_]:
+    return np.asarray(clip.frames.mean(-1) >= 128)
+
+
+def _check_free(mask: NDArray[np.bool_], given: str, why: str) -> None:
     if not mask.any():
-        raise BadClip(f"the mask {given} is empty: nothing in it is bright, so nothing may change")
-    return mask
+        raise BadClip(f"the mask {given} is empty: {why}, so nothing may change")
+
+
+def _check_shape(mask: Video, given: str, facts: Mapping[str, Any]) -> None:
+    """Raise `BadClip` unless the mask has the shape of the source or of the fitted clip."""
+    fitted = (facts["height"], facts["width"])
+    source = tuple(facts.get("source_size", fitted))  # files of earlier versions do not say
+    if not any(_alike((mask.height, mask.width), size) for size in (source, fitted)):
+        raise BadClip(
+            f"the mask {given} is {mask.width}x{mask.height}, which is another shape than the "
+            f"clip's; give one like the source, {source[1]}x{source[0]}, or like the fitted clip, "
+            f"{fitted[1]}x{fitted[0]}, at any scale"
+        )
+
+
+def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes have one aspect, but for a pixel that a side of either was rounded by."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _box(given: str) -> tuple[float, ...] | None:

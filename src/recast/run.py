@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recast import clips, manifest, masks, models, results, sheet
+from recast import video as videos
 from recast._job import Job, learned, memory_errors
 from recast._making import Making
 from recast.backbones.base import Backbone
@@ -109,9 +110,11 @@ def stretched(motion: Motion, method: Method[Any], frames: int) -> Motion:
     return motion.stretched(frames)
 
 
-def told(motion: Motion, clip: Video, name: str, source: Source, config: Any) -> Motion:
-    """The motion with what the caller knows of its clip, so that a file of it stands alone: also
-    its middle frame, "preview", as a PNG in base64."""
+def told(
+    motion: Motion, whole: Video, clip: Video, name: str, source: Source, config: Any
+) -> Motion:
+    """The motion with what the caller knows of its clip, fitted from `whole` as `source` says, so
+    that a file of it stands alone: also its middle frame, "preview", as a PNG in base64."""
     about = {
         "name": name,
         "fitted_sha256": manifest.frames_hash(clip),
@@ -121,6 +124,7 @@ def told(motion: Motion, clip: Video, name: str, source: Source, config: Any) ->
         "fps": clip.fps,
         "start": source.start,
         "fit": source.fit,
+        "source_size": [whole.height, whole.width],
         "notes": list(clip.notes),
     }
     known = {
@@ -201,7 +205,8 @@ def _learned(
     prompt = config.source.source_prompt
     motion = yield from learned(job, backbone, method, fitted, prompt, sampling, store)
     names = ", ".join(path.name for path in paths)
-    return fitted[0], told(motion, fitted[0], names, config.source, config.config)
+    whole = videos.read(paths[0], frames=1)
+    return fitted[0], told(motion, whole, fitted[0], names, config.source, config.config)
 
 
 def _videos(folder: Path, made: Mapping[str, Any]) -> tuple[Path, ...]:
