@@ -114,7 +114,7 @@ def test_a_run_takes_what_was_predicted(model: str, tmp_path: Path) -> None:
     assert saved(backbone, step(backbone, x, text)) == pytest.approx(plain.kept, rel=0.1)
     found = allocated(step(backbone, x, text), tmp_path / "guided.json")
     assert found == pytest.approx(plain.most, rel=share)
-    denoise, t = backbone.guided("a", "", 3.0), backbone.schedule.sized(x.shape).grid(1)[0]
+    denoise, t = backbone.guided("a", "b", 3.0), backbone.schedule.sized(x.shape).grid(1)[0]
     with torch.no_grad():
         found = allocated(lambda: denoise(x, t), tmp_path / "plain.json")
     assert found == pytest.approx(told.plain.most, rel=share)
@@ -124,17 +124,35 @@ def test_a_run_takes_what_was_predicted(model: str, tmp_path: Path) -> None:
     assert lean.kept < plain.kept / 2
 
 
+def spare(model: str) -> int:
+    """Bytes of CogVideoX's tables of 540 positions, which a CPU has already and others get copied,
+    and of a number, such as a loss."""
+    return 8 + (2 * (2 * 540 * 16 * 4) if "5b" in model else 0)
+
+
 def test_it_is_what_lives_on_a_real_device(model: str) -> None:
-    """All but CogVideoX's tables of 540 positions, which a CPU has already and others get copied,
-    and a number of the loss."""
-    tables = 2 * (2 * 540 * 16 * 4) if "5b" in model else 0
     told = forecast.forecast(model, CPU, torch.device("cpu"), ["dmt"], size(model))
     for checkpointing in (False, True):
         once = step(*loaded(model, checkpointing))
         once()
         with Ledger() as ledger:
             once()
-        assert 0 <= told.guided["dmt"][checkpointing].most - ledger.most <= tables + 8
+        assert 0 <= told.guided["dmt"][checkpointing].most - ledger.most <= spare(model)
+
+
+def test_two_prompts_are_two_for_every_model(model: str) -> None:
+    """Also where the network is told its guidance, and one would do without a negative prompt."""
+    told = forecast.forecast(model, CPU, torch.device("cpu"), (), size(model))
+    backbone, x, _ = loaded(model)
+    t = backbone.schedule.sized(x.shape).grid(1)[0]
+    denoise = backbone.guided("a", "b", 3.0)
+    with torch.no_grad():
+        denoise(x, t)
+        before = backbone.calls
+        with Ledger() as ledger:
+            denoise(x, t)
+    assert backbone.calls - before == 2
+    assert 0 <= told.plain.most - ledger.most <= spare(model)
 
 
 def test_weights_are_as_loading_makes_them(model: str) -> None:

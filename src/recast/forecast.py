@@ -55,7 +55,7 @@ class Forecast:
     """The class of each network, and its weights."""
     text: Stage
     plain: Stage
-    """One pass under classifier-free guidance, without gradients."""
+    """One pass of two prompts, as classifier-free guidance takes them, without gradients."""
     encode: Stage
     decode: Stage
     guided: dict[str, tuple[Stage, Stage]]
@@ -229,7 +229,9 @@ def _unguided(
 ) -> dict[str, Stage]:
     text = _stage(outline, lambda ledger: backbone.encode_text(["", ""]))
     scale = backbone.defaults.guidance_scale
-    denoise, (x, t) = backbone.guided("a", "", scale), _noisy(backbone, shape)
+    # A model that is told its guidance takes two prompts for a negative one alone, as some presets
+    # bring along.
+    denoise, (x, t) = backbone.guided("a", "a negative", scale), _noisy(backbone, shape)
     with torch.no_grad():
         return {
             # A text encoder's own activations are not known, nor is what stands for them.
