@@ -56,9 +56,9 @@ def write(folder: Path, row: Row) -> None:
         pq.write_table(_table([row]), temporary)
 
 
-def done(folder: Path) -> dict[str, str]:
+def done(folder: Path) -> set[tuple[str, str]]:
     """Key and stamp of every row without an error."""
-    return {row["key"]: row["stamp"] for row in read(folder) if row["error"] is None}
+    return {(row["key"], row["stamp"]) for row in read(folder) if row["error"] is None}
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -68,10 +68,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: tuple((row[name] is None, row[name]) for name in order))
 
 
-def adopt(folder: Path, table: Path, suite: str) -> None:
+def adopt(folder: Path, table: Path, suite: str) -> dict[tuple[str, str], Row]:
     """Add the rows without an error of another folder's table, where there is none of that key.
 
-    Raises `BadCall` for a file that is no such table, and for rows of another suite.
+    Returns them all by key and stamp: where both have a row of a key, whoever knows the stamp can
+    tell which is right. Raises `BadCall` for a file that is no such table, and for rows of another
+    suite.
     """
     try:
         columns, found = set(pq.read_schema(table).names), list(_rows(table))
@@ -84,11 +86,20 @@ def adopt(folder: Path, table: Path, suite: str) -> None:
         told = f"{'lacks' if lacks else 'has'} the column {wrong[0]}"
         raise BadCall(f"{table} {told}, so no benchmark of this version wrote it")
     others = {row["suite"] for row in found} - {suite}
-    good = {row["key"]: row for row in found if row["error"] is None}
+    good = {(row["key"], row["stamp"]): row for row in found if row["error"] is None}
     if others:
         raise BadCall(f"{table} holds rows of the suite {min(others)}, and this is {suite}")
-    for key in good.keys() - {row["key"] for row in read(folder)}:
-        write(folder, good[key])
+    there = {key for key, _ in done(folder)}
+    for (key, _), row in good.items():
+        if key not in there:
+            take_over(folder, row)
+    return good
+
+
+def take_over(folder: Path, row: Row) -> None:
+    """Add a row that was made elsewhere: a clip that is here is of another one."""
+    (folder / row["video"]).unlink(missing_ok=True)
+    write(folder, row)
 
 
 def sweep(folder: Path) -> None:
@@ -98,9 +109,11 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def export(folder: Path) -> list[dict[str, Any]]:
-    """Write all rows as one Parquet and one CSV file, and return them."""
-    found = read(folder)
+def export(folder: Path, current: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Write all rows whose key and stamp are `current` as one Parquet and one CSV file, and return
+    them."""
+    chosen = set(current)
+    found = [row for row in read(folder) if (row["key"], row["stamp"]) in chosen]
     table = _table(found)
     with atomic(folder / TABLE) as temporary:
         pq.write_table(table, temporary)

@@ -3,7 +3,8 @@
 One process at a time works in a folder. A row is written as soon as it is there.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -13,12 +14,16 @@ import tyro
 
 from recast.backbones.base import Settings
 from recast.bench import report, rows, suite, work
-from recast.bench.suite import Case, Suite
+from recast.bench.rows import Row
+from recast.bench.suite import Case, Suite, Variant
 from recast.bench.work import Made, Task
 from recast.errors import BadCall
 from recast.evaluation import Tools
 from recast.events import Done, Event, Note, Step
 from recast.files import locked
+
+Id = tuple[str, str]
+"""Key and stamp of a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,21 +89,12 @@ def bench(config: BenchConfig, told: Suite | None = None) -> Generator[Event, No
     with locked(out):
         rows.sweep(out)
         _check_folder(out, told)
+        theirs: dict[Id, Row] = {}
         for table in config.have:
-            rows.adopt(out, table, told.name)
-        tasks = [_task(config, told, variants, cases, out) for cases in _by_clip(told, config)]
-        total, index = sum(task.size for task in tasks), 0
-        for made in _worked(tasks, config):
-            if isinstance(made, Note):
-                yield made
-                continue
-            index += 1
-            if made.row is not None:
-                _write(out, made)
-                if made.row["error"]:
-                    yield Note(text=_failure(made.row))
-            yield Step(stage="row", index=index, total=total)
-        found = rows.export(out)
+            theirs |= rows.adopt(out, table, told.name)
+        tasks = _tasks(config, told, variants, out, theirs)
+        current = yield from _done(tasks, config, out, theirs)
+        found = rows.export(out, current)
         page = report.write(out, told, found)
         yield Step(stage="report", index=1, total=1)
     outcome = Outcome(
@@ -106,9 +102,31 @@ def bench(config: BenchConfig, told: Suite | None = None) -> Generator[Event, No
         report=page,
         rows=len(found),
         failed=sum(row["error"] is not None for row in found),
-        missing=total - index,
+        missing=sum(task.size for task in tasks) - len(current),
     )
     yield Done(result=outcome)
+
+
+def _done(
+    tasks: list[Task], config: BenchConfig, out: Path, theirs: Mapping[Id, Row]
+) -> Generator[Event, None, list[Id]]:
+    """Do the tasks, and write what they make; returns the names of all rows as they are now."""
+    total, mine = sum(task.size for task in tasks), rows.done(out)
+    current: list[Id] = []
+    for made in _worked(tasks, config):
+        if isinstance(made, Note):
+            yield made
+            continue
+        name = (made.key, made.stamp)
+        current.append(name)
+        if made.row is not None:
+            _write(out, made)
+            if made.row["error"]:
+                yield Note(text=_failure(made.row))
+        elif name in theirs and name not in mine:
+            rows.take_over(out, theirs[name])
+        yield Step(stage="row", index=len(current), total=total)
+    return current
 
 
 def _check_folder(out: Path, told: Suite) -> None:
@@ -120,35 +138,54 @@ def _check_folder(out: Path, told: Suite) -> None:
         )
 
 
-def _by_clip(told: Suite, config: BenchConfig) -> list[list[Case]]:
+def _tasks(
+    config: BenchConfig,
+    told: Suite,
+    variants: tuple[Variant, ...],
+    out: Path,
+    theirs: Mapping[Id, Row],
+) -> list[Task]:
+    """One for each clip: the rows that are asked for, and those that are there besides."""
+    clips, seeds = _by_clip(told), tuple(range(config.seeds or told.seeds))
+    count = min(config.limit or len(clips), len(clips))
+    chosen = [index * len(clips) // count for index in range(count)]
+    done, there = rows.done(out) | theirs.keys(), [*rows.read(out), *theirs.values()]
+    tasks = []
+    for index, cases in enumerate(clips):
+        mine = variants if index in chosen else ()
+        known = _known(told, cases, there)
+        task = Task(
+            suite=told.name,
+            cases=tuple(cases),
+            variants=mine,
+            seeds=seeds,
+            backbone=config.backbone or told.backbone,
+            settings=config.settings,
+            source=told.source,
+            tools=config.tools,
+            threads=config.threads,
+            done=frozenset(done),
+            others=tuple(one for one in known if one[0] not in mine or one[2] not in seeds),
+        )
+        if task.size:
+            tasks.append(task)
+    return tasks
+
+
+def _by_clip(told: Suite) -> list[list[Case]]:
     def name(case: Case) -> str:
         return case.clip
 
-    found = [list(cases) for _, cases in groupby(sorted(told.cases, key=name), key=name)]
-    if config.limit is None or config.limit >= len(found):
-        return found
-    return [found[index * len(found) // config.limit] for index in range(config.limit)]
+    return [list(cases) for _, cases in groupby(sorted(told.cases, key=name), key=name)]
 
 
-def _task(
-    config: BenchConfig,
-    told: Suite,
-    variants: tuple[suite.Variant, ...],
-    cases: list[Case],
-    out: Path,
-) -> Task:
-    return Task(
-        suite=told.name,
-        cases=tuple(cases),
-        variants=variants,
-        seeds=tuple(range(config.seeds or told.seeds)),
-        backbone=config.backbone or told.backbone,
-        settings=config.settings,
-        source=told.source,
-        tools=config.tools,
-        threads=config.threads,
-        done=rows.done(out),
-    )
+def _known(told: Suite, cases: list[Case], there: list[Row]) -> Iterator[tuple[Variant, Case, int]]:
+    """What the rows of a clip are of, each once, as far as the suite still has it."""
+    by_prompt = {case.prompt: case for case in cases}
+    mine = [row for row in there if row["clip"] == cases[0].clip and row["prompt"] in by_prompt]
+    for name, prompt, seed in dict.fromkeys((r["variant"], r["prompt"], r["seed"]) for r in mine):
+        with suppress(BadCall):  # a method or folder that is there no more
+            yield told.variant(name), by_prompt[prompt], seed
 
 
 def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[Made | Note]:

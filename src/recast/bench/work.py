@@ -46,19 +46,24 @@ class Task:
     source: Source
     tools: Tools
     threads: int
-    done: Mapping[str, str]
+    done: frozenset[tuple[str, str]] = frozenset()
     """Key and stamp of the rows that are there already."""
+    others: tuple[tuple[Variant, Case, int], ...] = ()
+    """Variant, case and seed of more rows that are there: nobody asks to make them, but are they
+    what they would be if they were made now?"""
 
     @property
     def size(self) -> int:
-        """How many rows the task makes."""
-        return len(self.cases) * len(self.variants) * len(self.seeds)
+        """How many rows the task makes or looks at."""
+        return len(self.cases) * len(self.variants) * len(self.seeds) + len(self.others)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Made:
-    """A row and its clips; all None for what was there already."""
+    """What a row is called, and it and its clips; these are None for what was not made."""
 
+    key: str
+    stamp: str
     row: rows.Row | None = None
     result: Video | None = None
     source: Video | None = None
@@ -67,8 +72,7 @@ class Made:
 def work(task: Task) -> Iterator[Made]:
     """Everything of a task, `task.size` times."""
     torch.set_num_threads(task.threads)
-    needed = any(variant.needs_model for variant in task.variants)
-    backbone = _backbone(task.backbone, task.settings) if needed else None
+    backbone = _backbone(task.backbone, task.settings)
     try:
         clip, trouble = _source(task.cases[0], task.source, backbone), None
     except RecastError as error:
@@ -78,6 +82,9 @@ def work(task: Task) -> Iterator[Made]:
         for case in task.cases:
             for seed in task.seeds:
                 yield making.one(case, seed)
+    for variant, case, seed in task.others:
+        told = _Making(task, backbone, clip, variant).identity(case, seed)
+        yield Made(told["key"], told["stamp"])
 
 
 @lru_cache(maxsize=1)
@@ -87,14 +94,10 @@ def _backbone(name: str, settings: Settings) -> Backbone:
     return models.load(name, settings)
 
 
-def _source(case: Case, source: Source, backbone: Backbone | None) -> Video:
-    """The clip as the model sees it; without a model, as it is."""
+def _source(case: Case, source: Source, backbone: Backbone) -> Video:
+    """The clip as the model sees it, which is what all results are judged against."""
     if case.file is not None:
-        if backbone is not None:
-            return clips.read(case.file, source, backbone)
-        return videos.read(case.file, start=source.start, frames=source.frames, fps=source.fps)
-    if backbone is None:
-        return pairs.source(case.scene)
+        return clips.read(case.file, source, backbone)
     frames, height, width = source.size(backbone)
     return pairs.source(case.scene, frames, min(height, width))
 
@@ -105,7 +108,7 @@ class _Making:
     does every row."""
 
     task: Task
-    backbone: Backbone | None
+    backbone: Backbone
     clip: Video | None
     variant: Variant
     motion: Motion | None = None
@@ -114,19 +117,20 @@ class _Making:
 
     def one(self, case: Case, seed: int) -> Made:
         """One row, unless it is there."""
-        row = self._identity(case, seed)
-        if self.task.done.get(row["key"]) == row["stamp"]:
-            return Made()
+        row = self.identity(case, seed)
+        key, stamp = row["key"], row["stamp"]
+        if (key, stamp) in self.task.done:
+            return Made(key, stamp)
         result = None
         try:
             result, spent = self._made(case, seed)
             row |= spent | self._scores(case, result)
-            row["video"] = f"{rows.VIDEOS}/{row['key']}.mp4"
+            row["video"] = f"{rows.VIDEOS}/{key}.mp4"
         except Exception as error:  # a failed pair is a row, whatever failed
             row["error"] = _told(error)
         row["versions"] = ", ".join(f"{name} {it}" for name, it in manifest.versions().items())
         row["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return Made(row, None if row["error"] else result, self.clip)
+        return Made(key, stamp, row, None if row["error"] else result, self.clip)
 
     def _made(self, case: Case, seed: int) -> tuple[Video, dict[str, Any]]:
         """The result and what it cost."""
@@ -139,8 +143,10 @@ class _Making:
             case "truth":
                 return pairs.answer(case.scene, case.prompt, len(self.clip), self.clip.height), {}
             case "external":
-                return videos.read(_external(self.variant, case, seed)), {}
-        assert self.backbone is not None
+                path = _external(self.variant, case, seed)
+                if path is None:
+                    raise BadClip(f"{self.variant.folder} has no {_stem(case)}[-seed-{seed}].mp4")
+                return videos.read(path), {}
         with _peak_memory(self.backbone.device) as peak:
             motion = self._learned()
             before, began = self.backbone.calls, time.perf_counter()
@@ -161,7 +167,6 @@ class _Making:
     def _learned(self) -> Motion:
         if self.motion is not None:
             return self.motion
-        assert self.backbone is not None
         assert self.clip is not None
         source = Source(
             frames=len(self.clip),
@@ -191,8 +196,8 @@ class _Making:
         source, result = evaluation.aligned(self.clip, result)
         mask = None if case.mask is None else evaluation.read_mask(case.mask, result)
         truth = None if case.file else pairs.truth(case.scene, case.prompt, result.frames)
-        tools, device = self.task.tools, "cpu" if self.backbone is None else self.backbone.device
-        judging = evaluation.evaluate(source, result, case.prompt, tools, mask, truth, str(device))
+        tools, device = self.task.tools, str(self.backbone.device)
+        judging = evaluation.evaluate(source, result, case.prompt, tools, mask, truth, device)
         *events, last = judging
         assert isinstance(last, Done)
         said = [event.text for event in events if isinstance(event, Note)]
@@ -200,7 +205,7 @@ class _Making:
         scores = {rows.METRIC + score.metric.name: score.value for score in last.result}
         return {"notes": notes or None, **scores}
 
-    def _identity(self, case: Case, seed: int) -> dict[str, Any]:
+    def identity(self, case: Case, seed: int) -> dict[str, Any]:
         """What is known of a row before it is made: `key` says which it is, and `stamp` is a hash
         of all that its numbers depend on."""
         task, variant = self.task, self.variant
@@ -219,7 +224,6 @@ class _Making:
         }
         key = rows.key([told[name] for name in ("suite", "clip", "prompt", "variant", "seed")])
         if variant.needs_model:
-            assert self.backbone is not None
             own = self.backbone.defaults
             scale = variant.guidance_scale
             told |= {
@@ -235,6 +239,9 @@ class _Making:
         pixels = None if self.clip is None else manifest.frames_hash(self.clip)
         mask = None if case.mask is None else manifest.file_hash(case.mask)
         known = [told, pixels, mask, task.tools, task.backbone]
+        if variant.method == "external":
+            path = _external(variant, case, seed)
+            known.append(None if path is None else manifest.file_hash(path))
         stamp = rows.key([*known, settings] if settings else known)
         told |= {"key": key, "stamp": stamp, "settings": json.dumps(settings) if settings else None}
         return dict.fromkeys(rows.COLUMNS) | told
@@ -250,19 +257,22 @@ def _changed(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _external(variant: Variant, case: Case, seed: int) -> Path:
+def _external(variant: Variant, case: Case, seed: int) -> Path | None:
     """CLIP-PROMPT, as `recast transfer` names its folders, perhaps followed by -seed-N: a clip, or
-    a folder with video.mp4. Raises `BadClip`, naming what was looked for."""
+    a folder with video.mp4. None if there is neither."""
     assert variant.folder is not None
-    stem = results.default_folder(Path(case.clip), case.prompt).name
-    for name in (f"{stem}-seed-{seed}", stem):
+    for name in (f"{_stem(case)}-seed-{seed}", _stem(case)):
         for path in (
             variant.folder / name / results.VIDEO,
-            *variant.folder.glob(f"{glob.escape(name)}.*"),
+            *sorted(variant.folder.glob(f"{glob.escape(name)}.*")),
         ):
             if path.is_file():
                 return path
-    raise BadClip(f"{variant.folder} has no {stem}-seed-{seed}.mp4 and no {stem}.mp4")
+    return None
+
+
+def _stem(case: Case) -> str:
+    return results.default_folder(Path(case.clip), case.prompt).name
 
 
 @contextmanager

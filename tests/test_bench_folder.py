@@ -1,0 +1,156 @@
+"""What a benchmark's folder holds: rows that are what would be made now, and no others."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from recast import video
+from recast.backbones.base import Settings
+from recast.bench import rows, runner
+from recast.bench.runner import BenchConfig, Outcome
+from recast.events import Done
+from recast.video import Video
+
+from . import clips
+
+HEAD = """
+about = "Two clips"
+methods = ["source", "quick"]
+backbone = "gaussian"
+[[variant]]
+name = "quick"
+method = "unguided"
+steps = 1
+"""
+CLIPS = """
+[[clip]]
+file = "a.mp4"
+prompts = ["a red ring"]
+[[clip]]
+file = "b.mp4"
+prompts = ["a red ring"]
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """Two clips of 30 frames at 30 fps; the model sees 8 frames at 8 fps, 16x16 of them."""
+    frames = clips.moving(30, 24, 32)
+    Video(frames, 30).save(tmp_path / "a.mp4")
+    Video(255 - frames, 30).save(tmp_path / "b.mp4")
+    path = tmp_path / "two.toml"
+    path.write_text(HEAD + CLIPS)
+    return path
+
+
+def run(suite: Path, *methods: str, **options: Any) -> list[dict[str, Any]]:
+    """The table that a run leaves."""
+    told: dict[str, Any] = {"suite": str(suite), "out": suite.parent / "out", "methods": methods}
+    *_, last = runner.bench(BenchConfig(**(told | options)))
+    assert isinstance(last, Done)
+    outcome: Outcome = last.result
+    assert outcome.missing == 0
+    table = pq.read_table(outcome.folder / rows.TABLE).to_pylist()
+    assert len(table) == outcome.rows
+    page = outcome.report.read_text(encoding="utf-8")
+    assert f"<dt>rows</dt><dd>{outcome.rows}</dd>" in page
+    return table
+
+
+def made(table: list[dict[str, Any]]) -> dict[tuple[str, str, int], str]:
+    """When each row was made, and by what."""
+    return {(r["clip"], r["variant"], r["seed"]): f"{r['finished']} {r['stamp']}" for r in table}
+
+
+def test_other_methods_clips_and_seeds_go_on_adding_to_one_table(suite: Path) -> None:
+    first = made(run(suite, "quick", seeds=2))
+    assert len(first) == 4
+    second = made(run(suite, "source", limit=1))
+    assert first.items() <= second.items()
+    assert second.keys() - first.keys() == {("a", "source", 0)}
+
+
+def test_rows_of_another_suite_are_not_in_the_table(suite: Path) -> None:
+    """Rows of what was changed since stay in the folder, and come back with it."""
+    before = made(run(suite, "quick"))
+    renamed = CLIPS.replace('file = "b.mp4"', 'file = "b.mp4"\nname = "c"')
+    changed = {
+        "one clip is another": HEAD + renamed,
+        "the variant is another": HEAD.replace("steps = 1", "steps = 2") + CLIPS,
+        "other frames are taken": HEAD + "[source]\nframes = 7\n" + CLIPS,
+    }
+    for told, text in changed.items():
+        suite.write_text(text)
+        found = made(run(suite, "source"))
+        kept = {"a"} if told == "one clip is another" else set()
+        assert {clip for clip, variant, _ in found if variant == "quick"} == kept, told
+    suite.write_text(HEAD + CLIPS)
+    again = made(run(suite, "source"))
+    assert before.items() <= again.items()
+
+
+def test_rows_of_other_settings_are_not_in_the_table(suite: Path) -> None:
+    run(suite, "quick", limit=1)
+    assert {row["variant"] for row in run(suite, "source", limit=1)} == {"quick", "source"}
+    changed = run(suite, "source", limit=1, settings=Settings(dynamic_guidance=True))
+    assert {row["variant"] for row in changed} == {"source"}
+
+
+def test_a_method_that_is_gone_is_not_in_the_table(suite: Path) -> None:
+    theirs = suite.parent / "theirs"
+    theirs.mkdir()
+    (theirs / "a-a-red-ring.mp4").write_bytes((suite.parent / "a.mp4").read_bytes())
+    name = f"external:{theirs}"
+    assert {row["variant"] for row in run(suite, name, "source", limit=1)} == {name, "source"}
+    theirs.rename(suite.parent / "elsewhere")
+    assert {row["variant"] for row in run(suite, "source", limit=1)} == {"source"}
+
+
+def test_results_of_other_systems_are_scored_again_when_they_change(suite: Path) -> None:
+    theirs = suite.parent / "theirs"
+    theirs.mkdir()
+    Video(clips.moving(8, 24, 32), 8).save(theirs / "a-a-red-ring.mp4")
+    name, key = f"external:{theirs}", ("a", f"external:{theirs}", 0)
+    first = made(run(suite, name, limit=1))
+    assert made(run(suite, name, limit=1)) == first
+    Video(clips.moving(8, 24, 32)[::-1], 8).save(theirs / "a-a-red-ring.mp4")
+    # Nobody asks for it now, and what it was is not in the table.
+    assert key not in made(run(suite, "source", limit=1))
+    second = made(run(suite, name, limit=1))
+    assert second[key] != first[key]
+    assert made(run(suite, "source", limit=1))[key] == second[key]
+
+
+def test_other_systems_are_judged_against_what_the_model_sees(suite: Path) -> None:
+    """Whatever else is asked for, and with the same cut and size."""
+    theirs, name = suite.parent / "theirs", f"external:{suite.parent / 'theirs'}"
+    seen = Video(clips.moving(30, 24, 32)[[int(30 * index / 8) for index in range(8)]], 8)
+    video.fit(seen, 16, 16, "crop").save(theirs / "a-a-red-ring.mp4")
+    found = []
+    for other in ("source", "quick"):
+        table = run(suite, name, other, limit=1, out=suite.parent / other)
+        found += [row for row in table if row["variant"] == name]
+    one, two = found
+    assert one["stamp"] == two["stamp"]
+    assert scores(one) == scores(two)
+    assert one["metric.pixel_error"] < 0.05
+    assert one["metric.motion_fidelity"] > 0.95
+
+
+def scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name.startswith(rows.METRIC)}
+
+
+def test_rows_from_elsewhere_replace_those_that_failed_or_are_stale(suite: Path) -> None:
+    good = run(suite, "quick", "source")
+    table, out = suite.parent / "out" / rows.TABLE, suite.parent / "mine"
+    failed, stale, *_ = good
+    rows.write(out, failed | {"error": "no luck", "finished": "today", "video": None})
+    rows.write(out, stale | {"stamp": "other settings", "finished": "today"})
+    (out / stale["video"]).parent.mkdir()
+    (out / stale["video"]).write_bytes(b"a clip of the other settings")
+    assert run(suite, "quick", "source", out=out, have=(table,)) == good
+    assert not (out / stale["video"]).exists()
