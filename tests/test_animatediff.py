@@ -21,7 +21,7 @@ from recast.backbones._latent_unet import LatentUNet
 from recast.backbones.base import Settings
 from recast.errors import BadCall, BadModel
 from recast.features import record
-from recast.sampling import sample
+from recast.sampling import ddim, sample
 
 CPU = Settings(device="cpu", dtype="float32")
 
@@ -46,8 +46,7 @@ def randn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-# Leading steps: with linspace, diffusers' DDIM steps from a level to t - 1000 // steps, which is
-# not the next level it then evaluates, and ours goes to the next level.
+# Leading steps: the next test shows what is different with linspace.
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_sampling_is_what_diffusers_does(scale: float) -> None:
     pipe, x = pipeline(timestep_spacing="leading"), randn(1, 4, 4, 8, 8)
@@ -71,6 +70,20 @@ def test_sampling_is_what_diffusers_does(scale: float) -> None:
     pictures = pipe.video_processor.postprocess_video(pipe.decode_latents(expected), "pt")
     ours = backbone.decode(last.x).transpose(1, 2) / 2 + 0.5
     torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
+
+
+def test_with_linspace_diffusers_steps_to_a_level_that_is_not_the_next() -> None:
+    """To t - 1000 // steps. Both look at the same levels, and ours goes from one to the next."""
+    backbone, x, eps = animatediff.tiny(), randn(1, 4, 4, 8, 8), randn(1, 4, 4, 8, 8) / 2
+    schedule = backbone.schedule
+    theirs = DDIMScheduler(**animatediff._SCHEDULER, clip_sample=False)
+    theirs.set_timesteps(8)
+    *levels, clean = schedule.grid(8)
+    assert (theirs.timesteps.tolist(), float(clean)) == ([int(t) for t in levels], -1)
+    found = theirs.step(eps, 999, x).prev_sample
+    out = schedule.denoised(eps, x, levels[0])
+    torch.testing.assert_close(ddim(schedule, out, torch.tensor(874.0)), found)
+    assert float((ddim(schedule, out, levels[1]) - found).abs().max()) > 0.1
 
 
 def test_frames_of_one_clip_see_each_other_and_those_of_another_do_not() -> None:
