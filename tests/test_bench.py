@@ -129,7 +129,7 @@ def test_rows_that_were_made_elsewhere_are_not_made_again(
     pq.write_table(rows._table(table), path)
     made, write = [], rows.write
     monkeypatch.setattr(
-        runner, "_write", lambda out, one: made.append(one.row["key"]) or write(out, one.row)
+        runner, "_write", lambda out, one, _: made.append(one.row["key"]) or write(out, one.row)
     )
     outcome, _ = run(suite, tmp_path / "out", have=(path,))
     assert sorted(made) == sorted([failed["key"], stale["key"]])

@@ -154,3 +154,12 @@ def test_rows_from_elsewhere_replace_those_that_failed_or_are_stale(suite: Path)
     (out / stale["video"]).write_bytes(b"a clip of the other settings")
     assert run(suite, "quick", "source", out=out, have=(table,)) == good
     assert not (out / stale["video"]).exists()
+
+
+def test_the_source_beside_results_is_the_one_they_are_of(suite: Path) -> None:
+    shown = suite.parent / "out" / "videos" / "a.mp4"
+    run(suite, "source", limit=1)
+    assert len(video.read(shown)) == 8
+    suite.write_text(HEAD + "[source]\nframes = 6\n" + CLIPS)
+    run(suite, "source", limit=1)
+    assert len(video.read(shown)) == 6

@@ -113,6 +113,7 @@ def _done(
     """Do the tasks, and write what they make; returns the names of all rows as they are now."""
     total, mine = sum(task.size for task in tasks), rows.done(out)
     current: list[Id] = []
+    shown: set[str] = set()
     for made in _worked(tasks, config):
         if isinstance(made, Note):
             yield made
@@ -120,7 +121,7 @@ def _done(
         name = (made.key, made.stamp)
         current.append(name)
         if made.row is not None:
-            _write(out, made)
+            _write(out, made, shown)
             if made.row["error"]:
                 yield Note(text=_failure(made.row))
         elif name in theirs and name not in mine:
@@ -198,14 +199,15 @@ def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[Made | Note]:
         yield from cluster.work(tasks, config.ray)
 
 
-def _write(out: Path, made: Made) -> None:
-    """The clips first, so that a row never names one that is not there."""
+def _write(out: Path, made: Made, shown: set[str]) -> None:
+    """The clips first, so that a row never names one that is not there. `shown` are the names of
+    those sources that were written: once a run, since one of an earlier run may be cut otherwise.
+    """
     assert made.row is not None
-    folder = out / rows.VIDEOS
-    if made.source is not None:
-        source = folder / f"{made.row['clip']}.mp4"
-        if not source.exists():
-            made.source.save(source)
+    clip = made.row["clip"]
+    if made.source is not None and clip not in shown:
+        made.source.save(out / rows.VIDEOS / f"{clip}.mp4")
+        shown.add(clip)
     if made.result is not None:
         made.result.save(out / made.row["video"])
     rows.write(out, made.row)
