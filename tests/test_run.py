@@ -103,6 +103,17 @@ def test_a_run_writes_all_it_promises(
     assert result.videos == (folder / "video.mp4",)
 
 
+def test_a_prompt_that_fits_only_without_what_a_method_adds_is_refused_before_learning(
+    job: Callable[..., RunConfig[Any]], store: Store
+) -> None:
+    """The tiny model takes few letters."""
+    backbone = unet3d.tiny()
+    config = job(config=dataclasses.replace(FAST, prompt_prefix="a " * 80))
+    with pytest.raises(BadCall, match="the prompt has 89 tokens"):
+        list(run.run(config, backbone, store))
+    assert backbone.calls == 0
+
+
 def test_the_manifest_tells_what_was_done(
     job: Callable[..., RunConfig[Any]], store: Store, clip: Path
 ) -> None:

@@ -94,9 +94,8 @@ def transfer(
     models.check_windows(made, backbone, motion.size)
     own = int(motion.metadata.get("steps", backbone.defaults.steps))
     sampling = _sampling(backbone, steps or own, guidance_scale, negative_prompt, seed)
-    job = Job(notes=backbone.check_prompt(prompt))
-    if negative_prompt:
-        job.notes += backbone.check_prompt(negative_prompt)
+    texts = [text for text in made.worded(prompt, negative_prompt) if text]
+    job = Job(notes=[note for text in texts for note in backbone.check_prompt(text)])
     facts: Mapping[str, Any] = motion.metadata.get("clip", {})
     with memory_errors(job, Settings()):
         if isinstance(mask, str):

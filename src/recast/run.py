@@ -57,8 +57,8 @@ def run(
     with results.replaced(folder) as work, memory_errors(job, config.settings):
         if backbone is None:
             backbone = yield from job.load(config.backbone, config.settings)
-        prompts = (config.prompt, config.source.source_prompt, config.draw.negative_prompt)
-        yield from _prompt_notes(job, backbone, prompts)
+        told = method.worded(config.prompt, config.draw.negative_prompt)
+        yield from _prompt_notes(job, backbone, (*told, config.source.source_prompt))
         sampling = _sampling(config.draw, backbone, given)
         if given is not None:
             models.check_windows(method, backbone, given.size)
