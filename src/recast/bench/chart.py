@@ -33,8 +33,8 @@ def scatter(
         axes.errorbar(
             x.value,
             y.value,
-            xerr=[[x.value - x.low], [x.high - x.value]],
-            yerr=[[y.value - y.low], [y.high - y.value]],
+            xerr=x.bars(),
+            yerr=y.bars(),
             fmt=marker,
             color=colour,
             markerfacecolor="white" if name in summary.BOUNDS else colour,

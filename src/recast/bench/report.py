@@ -219,7 +219,8 @@ def _write_summary(
         for column, unit in units.items():
             mean = summary.mean(mine, column)
             if mean is not None:
-                values = (mean.value, mean.low, mean.high, mean.clips, mean.rows)
+                low, high = mean.interval or (None, None)
+                values = (mean.value, low, high, mean.clips, mean.rows)
                 told = [name, column.removeprefix(METRIC), unit, *values]
                 lines.append(dict(zip(columns, told, strict=True)))
     rows.write_csv(path, columns, lines)

@@ -21,14 +21,24 @@ class Mean:
     """A mean with its 95 % interval, over so many clips and rows."""
 
     value: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
+    """None for one clip: drawn anew, it is always itself."""
     clips: int
     rows: int
 
     def text(self, digits: int = 2) -> str:
         """Such as 0.94 [0.92, 0.95]."""
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        if self.interval is None:
+            return f"{self.value:.{digits}f}"
+        low, high = self.interval
+        return f"{self.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+    def bars(self) -> list[list[float]] | None:
+        """How far the interval goes below and above, as matplotlib takes it."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return [[self.value - low], [high - self.value]]
 
 
 BOUNDS = ("source", "truth", "unguided")
@@ -68,8 +78,12 @@ def _bootstrap(values: Sequence[tuple[str, float]]) -> Mean | None:
         by_clip[clip].append(value)
     sums = np.array([sum(them) for them in by_clip.values()])
     counts = np.array([len(them) for them in by_clip.values()])
+    middle = float(sums.sum() / counts.sum())
+    if len(sums) == 1:
+        return Mean(middle, None, 1, len(values))
     drawn = np.random.default_rng(0).integers(0, len(sums), (DRAWS, len(sums)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
-    middle = sums.sum() / counts.sum()
-    return Mean(float(middle), float(low), float(high), len(sums), len(values))
+    # Of equal values these sums, in another order, may end one rounding beyond the mean.
+    interval = (min(float(low), middle), max(float(high), middle))
+    return Mean(middle, interval, len(sums), len(values))
