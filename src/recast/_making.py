@@ -102,7 +102,8 @@ class Making:
         losses = [row for row in self.job.losses if row["step"] <= preview.index]
         bare = dataclasses.replace(self.motion, tensors={}, metadata={"losses": losses})
         with contextlib.suppress(OSError, RecastError):  # the run itself needs no store
-            self.store.put(key, bare.reached(preview.latents, preview.index, preview.memory))
+            state = bare.reached(preview.latents, preview.index, preview.memory)
+            self.store.put(key, state, sole=True)
 
     def _previewed(self, events: Iterator[Event], folder: Path) -> Iterator[Event]:
         """The same events; every so many steps the estimate is written, or the first that the
