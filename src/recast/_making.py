@@ -93,7 +93,7 @@ class Making:
             broken_off = self.store.get(key)
             if broken_off is not None:
                 index, latents, memory = broken_off.state(torch.zeros(()))
-                self.job.losses.extend(broken_off.metadata["losses"])
+                self.job.losses.extend(broken_off.metadata.get("losses", []))
                 yield self.job.note(f"goes on from step {index} of a run that was broken off")
                 return self.motion.reached(latents, index, memory)
         return self.motion
