@@ -1,13 +1,16 @@
 """What a benchmark's folder holds: rows that are what would be made now, and no others."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recast import video
+from recast import api, video
 from recast.backbones.base import Settings
 from recast.bench import rows, runner
 from recast.bench.runner import BenchConfig, Outcome
@@ -24,6 +27,11 @@ backbone = "gaussian"
 name = "quick"
 method = "unguided"
 steps = 1
+[[variant]]
+name = "inverted"
+method = "dmt"
+steps = 2
+config = { inner_steps = 1, guided = 0.5 }
 """
 CLIPS = """
 [[clip]]
@@ -163,3 +171,38 @@ def test_the_source_beside_results_is_the_one_they_are_of(suite: Path) -> None:
     suite.write_text(HEAD + "[source]\nframes = 6\n" + CLIPS)
     run(suite, "source", limit=1)
     assert len(video.read(shown)) == 6
+
+
+def test_learning_is_measured_apart(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it takes, by a learning that takes 400 MB; nothing is told where it was learned before.
+    What the motion takes, by the file that it would be."""
+    monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
+    learn, sizes = api.learn, []
+
+    def heavy(*args: Any, **options: Any) -> Any:
+        taken = np.ones(50_000_000)
+        motion = learn(*args, **options)
+        time.sleep(0.1 + 0 * taken[0])  # memory is looked at twenty times a second
+        sizes.append(motion.save(tmp_path / "motion.safetensors").stat().st_size)
+        return motion
+
+    monkeypatch.setattr(api, "learn", heavy)
+    (row,) = run(suite, "inverted", limit=1)
+    assert row["learn_peak_memory_mb"] > row["peak_memory_mb"] + 200
+    assert sizes[0] / 1e6 - 0.01 < row["motion_mb"] < sizes[0] / 1e6
+    (again,) = run(suite, "inverted", limit=1, out=tmp_path / "again")
+    assert again["learn_calls"] == row["learn_calls"] > 0
+    assert again["learn_peak_memory_mb"] is None
+    assert again["motion_mb"] == row["motion_mb"]
+
+
+def test_one_cpu_thread_is_one(suite: Path) -> None:
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        run(suite, "source", limit=1)
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)

@@ -1,9 +1,14 @@
 """The statistics of the report, against closed forms."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from recast.bench import chart, summary
+from recast.bench import chart, report, rows, summary
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def row(clip: str, variant: str, value: float | None, **more: object) -> dict[str, object]:
@@ -78,3 +83,36 @@ def test_a_mean_lies_within_its_interval(value: float) -> None:
     assert mean is not None
     assert mean.interval is not None
     assert mean.interval[0] <= mean.value <= mean.interval[1]
+
+
+def test_peaks_are_told_by_the_greatest_and_what_no_row_has_not_at_all() -> None:
+    costs = {"fingerprint": "f", "group": "", "seconds": 3.0, "peak_memory_mb": 50.0}
+    found = [row("a", "v", 1.0) | costs, row("b", "v", 1.0) | costs | {"peak_memory_mb": 90.0}]
+    found[1]["seconds"] = 5.0
+
+    def told() -> dict[str, str]:
+        (table,) = (one for one in report.tables(found) if one.title.startswith("Cost"))
+        return {line[0]: line[1] for line in table.body}
+
+    assert told() == {"seconds to transfer": "4", "peak memory to transfer, MB": "90"}
+    found[0] |= {"motion_mb": 0.25, "learn_peak_memory_mb": 70.0}
+    assert told()["size of the motion, MB"] == "0.25"
+    assert told()["peak memory to learn, MB"] == "70"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.parquet")), ids=lambda path: path.stem)
+def test_committed_tables_have_columns_of_this_version(path: Path) -> None:
+    found = pq.read_table(path).to_pylist()
+    assert rows._table(found).num_rows == len(found)
+
+
+def test_tables_of_earlier_versions_can_be_read_and_taken_over(tmp_path: Path) -> None:
+    path = RESULTS / "sensitivity.parquet"
+    found = pq.read_table(path).to_pylist()
+    assert {"motion_mb", "learn_peak_memory_mb"}.isdisjoint(found[0])
+    assert report.tables(found)[-1].title.startswith("Cost")
+    theirs = rows.adopt(tmp_path, path, "sensitivity")
+    assert rows.done(tmp_path) == theirs.keys()
+    again = rows.export(tmp_path, theirs)
+    assert sorted(one["key"] for one in again) == sorted(one["key"] for one in found)
+    assert all(one["motion_mb"] is None for one in again)

@@ -37,8 +37,12 @@ _COSTS = {
     "seconds": "seconds to transfer",
     "learn_calls": "network calls to learn",
     "calls": "network calls to transfer",
-    "peak_memory_mb": "peak memory, MB",
+    "learn_peak_memory_mb": "peak memory to learn, MB",
+    "peak_memory_mb": "peak memory to transfer, MB",
+    "motion_mb": "size of the motion, MB",
 }
+_PEAKS = ("learn_peak_memory_mb", "peak_memory_mb")
+"""Costs of which the greatest counts, and not the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +152,7 @@ def _tables(found: Sequence[Row], metrics: Sequence[Metric], order: Sequence[str
     made += _paired(good, shown, order)
     models = {name: mine for name, mine in by_variant.items() if mine[0]["fingerprint"]}
     if models:
-        costs = [[t, *(_cost(mine, c) for mine in models.values())] for c, t in _COSTS.items()]
-        made.append(Table("Cost; learning is paid once for a clip", ["", *models], costs))
+        made.append(_costs(models))
     return [_wide(table) for table in made]
 
 
@@ -179,6 +182,16 @@ def _by_group(
     return Table("By group", ["", *by_variant], body)
 
 
+def _costs(models: Mapping[str, Sequence[Row]]) -> Table:
+    """Those costs that any row has: means, and the greatest of peaks."""
+    body = [
+        [title, *(_cost(mine, column) for mine in models.values())]
+        for column, title in _COSTS.items()
+        if any(row.get(column) is not None for mine in models.values() for row in mine)
+    ]
+    return Table("Cost; learning is paid once for a clip", ["", *models], body)
+
+
 def _paired(good: Sequence[Row], metrics: Sequence[Metric], names: Sequence[str]) -> list[Table]:
     """Every variant less the first that is no bound, pair by pair."""
     compared = [name for name in names if name not in summary.BOUNDS]
@@ -203,15 +216,18 @@ def _cell(mine: Sequence[Row], column: str) -> str:
 
 
 def _cost(mine: Sequence[Row], column: str) -> str:
-    mean = summary.mean(mine, column)
-    return "–" if mean is None else f"{mean.value:.3g}" if mean.value < 100 else f"{mean.value:.0f}"
+    values = [row[column] for row in mine if row.get(column) is not None]
+    if not values:
+        return "–"
+    value = max(values) if column in _PEAKS else sum(values) / len(values)
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def _write_summary(
     path: Path, found: Sequence[Row], metrics: Sequence[Metric], order: Sequence[str]
 ) -> None:
     good = [row for row in found if row["error"] is None]
-    columns = ["variant", "column", "unit", "mean", "low", "high", "clips", "rows"]
+    columns = ["variant", "column", "unit", "mean", "low", "high", "max", "clips", "rows"]
     units = {METRIC + metric.name: metric.unit for metric in metrics} | dict.fromkeys(_COSTS, "")
     lines = []
     for name in order:
@@ -220,7 +236,8 @@ def _write_summary(
             mean = summary.mean(mine, column)
             if mean is not None:
                 low, high = mean.interval or (None, None)
-                values = (mean.value, low, high, mean.clips, mean.rows)
+                most = max(row[column] for row in mine if row.get(column) is not None)
+                values = (mean.value, low, high, most, mean.clips, mean.rows)
                 told = [name, column.removeprefix(METRIC), unit, *values]
                 lines.append(dict(zip(columns, told, strict=True)))
     rows.write_csv(path, columns, lines)

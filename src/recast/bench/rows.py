@@ -35,12 +35,14 @@ COLUMNS = {
     "notes": _TEXT,
     "learn_seconds": _NUMBER,
     "learn_calls": _COUNT,
+    "learn_peak_memory_mb": _NUMBER,
+    "motion_mb": _NUMBER,
     "seconds": _NUMBER,
     "calls": _COUNT,
     "peak_memory_mb": _NUMBER,
     **dict.fromkeys(("video", "tracker", "clip_model", "versions", "finished"), _TEXT),
 }
-"""Every column but the metrics', in order."""
+"""Every column but the metrics', in order. An older table may lack some."""
 
 
 def key(identity: Any) -> str:

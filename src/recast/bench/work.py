@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import psutil
 import torch
 
@@ -72,6 +73,7 @@ class Made:
 def work(task: Task) -> Iterator[Made]:
     """Everything of a task, `task.size` times."""
     torch.set_num_threads(task.threads)
+    cv2.setNumThreads(task.threads)
     backbone = _backbone(task.backbone, task.settings)
     try:
         clip, trouble = _source(task.cases[0], task.source, backbone), None
@@ -147,8 +149,8 @@ class _Making:
                 if path is None:
                     raise BadClip(f"{self.variant.folder} has no {_stem(case)}[-seed-{seed}].mp4")
                 return videos.read(path), {}
+        motion = self._learned()
         with _peak_memory(self.backbone.device) as peak:
-            motion = self._learned()
             before, began = self.backbone.calls, time.perf_counter()
             result = api.transfer(
                 self.backbone,
@@ -175,20 +177,28 @@ class _Making:
             fps=self.clip.fps,
             source_prompt=self.task.cases[0].source_prompt,
         )
+        before = self.backbone.calls
         try:
-            self.motion = api.learn(
-                self.backbone,
-                self.clip,
-                method=self.variant.method,
-                config=self.variant.config,
-                steps=self.variant.steps,
-                source=source,
-            )
+            with _peak_memory(self.backbone.device) as peak:
+                self.motion = api.learn(
+                    self.backbone,
+                    self.clip,
+                    method=self.variant.method,
+                    config=self.variant.config,
+                    steps=self.variant.steps,
+                    source=source,
+                )
         except RecastError as error:
             self.trouble = error
             raise
         cost = self.motion.metadata["cost"]
-        self.cost = {"learn_seconds": cost["seconds"], "learn_calls": cost["network_calls"]}
+        fresh = self.backbone.calls - before == cost["network_calls"]  # else it was in the store
+        self.cost = {
+            "learn_seconds": cost["seconds"],
+            "learn_calls": cost["network_calls"],
+            "learn_peak_memory_mb": peak() if fresh else None,
+            "motion_mb": sum(tensor.nbytes for tensor in self.motion.tensors.values()) / 1e6,
+        }
         return self.motion
 
     def _scores(self, case: Case, result: Video) -> dict[str, Any]:
@@ -222,7 +232,6 @@ class _Making:
             "tracker": task.tools.tracker,
             "clip_model": task.tools.clip,
         }
-        key = rows.key([told[name] for name in ("suite", "clip", "prompt", "variant", "seed")])
         if variant.needs_model:
             own = self.backbone.defaults
             scale = variant.guidance_scale
@@ -236,15 +245,24 @@ class _Making:
             if variant.mask is not None:
                 told["mask"] = variant.mask
         settings = _changed(task.settings) if variant.needs_model else {}
+        parts = [*self._files(case, seed), task.tools, task.backbone]
+        told |= {
+            "key": rows.key(
+                [told[name] for name in ("suite", "clip", "prompt", "variant", "seed")]
+            ),
+            "stamp": rows.key([told, *parts, settings] if settings else [told, *parts]),
+            "settings": json.dumps(settings) if settings else None,
+        }
+        return dict.fromkeys(rows.COLUMNS) | told
+
+    def _files(self, case: Case, seed: int) -> list[str | None]:
+        """Hashes of the pixels and files that a row depends on; None for what is not there."""
         pixels = None if self.clip is None else manifest.frames_hash(self.clip)
         mask = None if case.mask is None else manifest.file_hash(case.mask)
-        known = [told, pixels, mask, task.tools, task.backbone]
-        if variant.method == "external":
-            path = _external(variant, case, seed)
-            known.append(None if path is None else manifest.file_hash(path))
-        stamp = rows.key([*known, settings] if settings else known)
-        told |= {"key": key, "stamp": stamp, "settings": json.dumps(settings) if settings else None}
-        return dict.fromkeys(rows.COLUMNS) | told
+        if self.variant.method != "external":
+            return [pixels, mask]
+        path = _external(self.variant, case, seed)
+        return [pixels, mask, None if path is None else manifest.file_hash(path)]
 
 
 def _changed(settings: Settings) -> dict[str, Any]:
