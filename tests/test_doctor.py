@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from recast import doctor
+from recast.backbones.base import Settings
+from recast.forecast import MainMemory, gib
 
 GIB = 2**30
 SAVING = "--vae-slicing, --vae-tiling and --gradient-checkpointing"
@@ -69,3 +71,43 @@ def test_a_model_that_is_half_downloaded_is_told(tmp_path: Path) -> None:
 def test_what_fits(parts: list[int], memory: int, offload: bool, expected: str) -> None:
     told = doctor.fits([part * GIB for part in parts], memory * GIB, offload=offload)
     assert told == expected
+
+
+@pytest.mark.parametrize(
+    ("ram", "swap", "fit"), [(16, 0, "fits"), (8, 8, "fits with swap"), (8, 2, "too little")]
+)
+def test_what_waits_in_main_memory_is_told(
+    monkeypatch: pytest.MonkeyPatch, ram: int, swap: int, fit: str
+) -> None:
+    """Wan's weights are 13.7 GiB. A way that main memory does not allow is none; another machine's
+    main memory is not known."""
+    memory = MainMemory(ram * GIB, swap * GIB)
+    monkeypatch.setattr(doctor, "main_memory", lambda: memory)
+    monkeypatch.setattr(doctor, "_whole", lambda device: 12 * GIB)
+
+    def told(memory: int | None) -> dict[str, str]:
+        settings, size = Settings(device="cuda"), (5, 64, 64)
+        return dict(doctor.predicted("wan", settings, [], size=size, memory=memory))
+
+    here, there = told(None), told(12 * GIB)
+    need = "13.7 GiB while weights are loaded, less where files have this precision; 13.7 GiB stay"
+    assert here["main memory"].startswith(need)
+    assert f"here are {ram}.0 GiB and {gib(swap * GIB)} of swap: {fit}" in here["main memory"]
+    assert ("--offload networks" in here["sampling alone"]) is (fit != "too little")
+    assert there["main memory"] == f"{need} with --offload"
+    assert there["sampling alone"].endswith("fits with --offload networks")
+
+
+def test_offloading_helps_only_what_main_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand numbers in each of two networks, in half precision on a GPU of 3 kB."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (3000, 3000))
+    for part in ("transformer", "vae"):
+        (tmp_path / part).mkdir()
+        save_file({"a": torch.zeros(1000)}, tmp_path / part / "model.safetensors")
+    monkeypatch.setattr(doctor, "main_memory", lambda: MainMemory(4000, 0))
+    assert "fits with --offload networks" in doctor._model(str(tmp_path))
+    monkeypatch.setattr(doctor, "main_memory", lambda: MainMemory(3000, 999))
+    assert "can hold" in doctor._model(str(tmp_path))

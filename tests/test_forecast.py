@@ -23,7 +23,7 @@ from recast.backbones.base import Backbone, Settings
 from recast.bench import work
 from recast.cli import analysis
 from recast.errors import BadModel, OutOfMemory
-from recast.forecast import Forecast, Stage
+from recast.forecast import Forecast, MainMemory, Stage
 from recast.ledger import Ledger
 from recast.store import Store
 from recast.video import Video
@@ -292,6 +292,7 @@ def test_a_run_needs_its_hungriest_stage() -> None:
     told = Forecast(
         size=(1, 8, 8),
         networks=(("Net", 10), ("Text", 40), ("Vae", 5)),
+        loading=55,
         text=stage(40, 0),
         plain=stage(10, 3),
         encode=stage(5, 2),
@@ -342,6 +343,7 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     monkeypatch.setattr(_diffusers, "_load", read)
     monkeypatch.setattr(forecast, "device_of", lambda settings: CUDA)
+    monkeypatch.setattr(forecast, "main_memory", lambda: MainMemory(64 * GIB, 0))
     return lambda size: monkeypatch.setattr(forecast, "room", lambda device: size)
 
 
@@ -379,6 +381,50 @@ def test_benchmarks_and_analyses_read_no_weights_that_cannot_fit(
     for analyse in (analysis.probe, analysis.retrieve):
         with pytest.raises(OutOfMemory, match=r"13\.7 GiB, and cuda has 12\.0 GiB"):
             analyse(["--backbone", "wan"], "recast analyze", "")
+
+
+def test_what_waits_has_to_fit_into_main_memory(
+    tight: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main(ram: int, swap: int) -> None:
+        memory = MainMemory(ram * GIB, swap * GIB)
+        monkeypatch.setattr(forecast, "main_memory", lambda: memory)
+
+    tight(14 * GIB)
+    main(8, 2)
+    for how in ("networks", "blocks"):
+        told = f"13.7 GiB, which --offload {how} keeps in main memory, and that is 8.0 GiB with 2.0"
+        with pytest.raises(OutOfMemory, match=told):
+            forecast.check_room("wan", Settings(offload=how))
+    forecast.check_room("wan", Settings())
+    main(8, 6)
+    forecast.check_room("wan", Settings(offload="networks"))
+    # What would be refused is no advice.
+    tight(12 * GIB)
+    main(8, 2)
+    with pytest.raises(OutOfMemory, match="what helps: a smaller model, or a larger device"):
+        forecast.check_room("wan", Settings())
+
+
+def test_main_memory_is_told_with_swap_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "meminfo"
+    file.write_text("MemTotal:       24684000 kB\nMemFree: 1 kB\nSwapTotal:       2048 kB\n")
+    monkeypatch.setattr(forecast, "_MEMINFO", file)
+    assert forecast.main_memory() == (24684000 * 1024, 2048 * 1024)
+    assert forecast.room(torch.device("cpu")) == (24684000 + 2048) * 1024
+    file.unlink()
+    assert forecast.main_memory() is forecast.room(torch.device("cpu")) is None
+
+
+def test_weights_in_8_bits_are_whole_while_they_are_loaded() -> None:
+    size = (1, 16, 16)
+    whole, small = (
+        forecast.forecast("shapes", Settings(device="cpu", weights=kind), CUDA, (), size)
+        for kind in ("full", "int8")
+    )
+    assert small.loading == whole.loading == whole.weights > small.weights
 
 
 def test_what_may_fit_is_tried(tight: Callable[[int], None]) -> None:

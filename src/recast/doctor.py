@@ -18,7 +18,17 @@ import torch
 from recast import manifest, models, registry, video
 from recast.backbones.base import Settings
 from recast.errors import RecastError
-from recast.forecast import Forecast, Stage, best_device, device_of, forecast, gib, offloads
+from recast.forecast import (
+    Forecast,
+    MainMemory,
+    Stage,
+    best_device,
+    device_of,
+    forecast,
+    gib,
+    main_memory,
+    offloads,
+)
 from recast.store import Store, sizes
 
 _PICKLES = {".bin", ".pt", ".pth"}
@@ -67,12 +77,17 @@ def predicted(
     yield from _stages(told)
     there = memory if memory is not None else _whole(device)
     yield "memory", "not known here; tell it by --memory" if there is None else gib(there)
+    # Told how much a device has, this is about another machine.
+    main = main_memory() if memory is None else None
+    if device.type != "cpu":
+        yield "main memory", _main(told, main)
     for method in methods:
         if method in told.notes:
             yield method, told.notes[method]
     guided = [method for method in methods if method in told.guided]
+    waits = main is None or told.weights <= sum(main)
     for name in (None, *guided):
-        yield _run(told, name, there, offloads(settings, device))
+        yield _run(told, name, there, offloads(settings, device) if waits else ["none"])
 
 
 def _stages(told: Forecast) -> Iterator[tuple[str, str]]:
@@ -85,6 +100,19 @@ def _stages(told: Forecast) -> Iterator[tuple[str, str]]:
     for method, steps in told.guided.items():
         for step, flag in zip(steps, ("", " with --gradient-checkpointing"), strict=True):
             yield f"guided by {method}", f"{_step(step)}{flag}"
+
+
+def _main(told: Forecast, main: MainMemory | None) -> str:
+    """What waits in main memory for a device, and whether this machine's holds it."""
+    text = (
+        f"{gib(told.loading)} while weights are loaded, less where files have this precision; "
+        f"{gib(told.weights)} stay with --offload"
+    )
+    if main is None:
+        return text
+    fit = "fits" if told.weights <= main.ram else "fits with swap"
+    text += f"; here are {gib(main.ram)} and {gib(main.swap)} of swap: "
+    return text + (fit if told.weights <= sum(main) else "too little for --offload")
 
 
 def _step(step: Stage) -> str:
@@ -178,7 +206,9 @@ def _model(source: str, listed: Iterable[str] = ()) -> str:
         return f"{source} holds weights that cannot be read ({error})"
     if not (parts and whole):
         return f"{source} is not downloaded whole"
-    return f"{gib(sum(parts))} of weights; {fits(parts, memory, offload=cuda)}"
+    main = main_memory()
+    offload = cuda and (main is None or sum(parts) <= sum(main))
+    return f"{gib(sum(parts))} of weights; {fits(parts, memory, offload=offload)}"
 
 
 def counts(folder: Path) -> list[int]:

@@ -53,6 +53,9 @@ class Forecast:
     """Frames, height and width."""
     networks: tuple[tuple[str, int], ...]
     """The class of each network, and its weights."""
+    loading: int
+    """The weights as they are read: all networks are made in main memory, where those in 8 bits are
+    rounded, before the first moves to the device."""
     text: Stage
     plain: Stage
     """One pass of two prompts, as classifier-free guidance takes them, without gradients."""
@@ -109,9 +112,11 @@ def forecast(
             if not checkpointing:
                 stages = _unguided(backbone, outline, shape, taken)
                 networks = tuple((type(n).__name__, _bytes(n)) for n in outline.networks)
+                loading = sum(one.nbytes for n in outline.networks for one in offload.tensors(n))
     return Forecast(
         size=taken,
         networks=networks,
+        loading=loading,
         **stages,
         guided={method: (steps[0], steps[1]) for method, steps in known.items()},
         notes=notes,
@@ -130,16 +135,29 @@ def weights(name: str, settings: Settings, device: torch.device) -> dict[str, in
     }
 
 
+class MainMemory(NamedTuple):
+    """What this machine has in all, in bytes."""
+
+    ram: int
+    swap: int
+
+
+def main_memory() -> MainMemory | None:
+    """None where the system does not say (macOS swaps as it likes, Windows has no such file)."""
+    if not _MEMINFO.is_file():
+        return None
+    found = dict(re.findall(r"^(MemTotal|SwapTotal): +(\d+) kB$", _MEMINFO.read_text(), re.M))
+    return MainMemory(1024 * int(found["MemTotal"]), 1024 * int(found["SwapTotal"]))
+
+
 def room(device: torch.device) -> int | None:
     """Bytes that a device has in all, with main memory's swap; None where that is not known, or
-    where more may be lent (Windows lends CUDA main memory, macOS swaps as it likes)."""
+    where more may be lent (Windows lends CUDA main memory)."""
     if device.type == "cuda":
         lends = platform.system() == "Windows" or not torch.cuda.is_available()
         return None if lends else int(torch.cuda.get_device_properties(device).total_memory)
-    if device.type != "cpu" or not _MEMINFO.is_file():
-        return None
-    found = re.findall(r"^(?:MemTotal|SwapTotal): +(\d+) kB$", _MEMINFO.read_text(), re.M)
-    return 1024 * sum(map(int, found))
+    main = main_memory()
+    return None if device.type != "cpu" or main is None else sum(main)
 
 
 def best_device() -> str:
@@ -155,31 +173,44 @@ def device_of(settings: Settings) -> torch.device:
 
 
 def check_room(name: str, settings: Settings) -> None:
-    """Raise `OutOfMemory` for a model whose weights alone are more than the device has; nothing is
-    loaded. A model of which nothing is known before it is loaded passes."""
-    device = device_of(settings)
+    """Raise `OutOfMemory` for a model whose weights alone are more than the device has or, where
+    they wait there for their turn, main memory; nothing is loaded. A model of which nothing is
+    known before it is loaded passes."""
+    device, main = device_of(settings), main_memory()
     there = room(device)
-    if there is None:
+    if there is None and main is None:
         return
     try:
         least = weights(name, settings, device)
     except BadModel:
         return
-    need = least[settings.offload]
-    if need <= there:
-        return
-    ways = [
-        f"--offload {how} ({gib(size)} at a time)"
-        for how, size in least.items()
-        if size <= there and how in offloads(settings, device)
-    ]
+    need, whole = least[settings.offload], least["none"]
+    if there is not None and need > there:
+        usable = offloads(settings, device) if main is None or whole <= sum(main) else []
+        ways = [
+            f"--offload {how} ({gib(size)} at a time)"
+            for how, size in least.items()
+            if size <= there and how in usable
+        ]
+        raise OutOfMemory(
+            f"the weights of {name} alone are {gib(need)}, and {device.type} has {gib(there)}; "
+            f"{_help(ways + _narrower(settings, device, need, there), 'a larger device')}"
+        )
+    if settings.offload != "none" and main is not None and whole > sum(main):
+        raise OutOfMemory(
+            f"the weights of {name} are {gib(whole)}, which --offload {settings.offload} keeps in "
+            f"main memory, and that is {gib(main.ram)} with {gib(main.swap)} of swap; "
+            f"{_help(_narrower(settings, device, whole, sum(main)), 'more main memory')}"
+        )
+
+
+def _narrower(settings: Settings, device: torch.device, need: int, there: int) -> list[str]:
     wide = settings.dtype == "float32" or (settings.dtype == "auto" and device.type == "cpu")
-    if wide and need <= 2 * there:
-        ways.append("--dtype bfloat16 (half of float32)")
-    raise OutOfMemory(
-        f"the weights of {name} alone are {gib(need)}, and {device.type} has {gib(there)}; what "
-        f"helps: {'; '.join(ways) or 'a smaller model, or a larger device'}"
-    )
+    return ["--dtype bfloat16 (half of float32)"] if wide and need <= 2 * there else []
+
+
+def _help(ways: list[str], more: str) -> str:
+    return f"what helps: {'; '.join(ways) or f'a smaller model, or {more}'}"
 
 
 def offloads(settings: Settings, device: torch.device) -> list[str]:
