@@ -29,6 +29,11 @@ class UnknownName(BadCall):
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(choices)}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
+        self._made_of = (kind, name, choices)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, list[str]]]:
+        """For whoever sends it to another process: exceptions are made anew of their message."""
+        return UnknownName, self._made_of
 
 
 class BadClip(BadCall):

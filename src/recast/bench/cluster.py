@@ -10,7 +10,7 @@ from typing import Any
 
 from recast.bench import work as here
 from recast.bench.work import Made, Task
-from recast.errors import BadCall, missing_extra
+from recast.errors import BadCall, RecastError, missing_extra
 from recast.events import Note
 
 LOCAL = "local"
@@ -19,7 +19,8 @@ RETRIES = 3
 
 def work(tasks: Sequence[Task], address: str) -> Iterator[Made | Note]:
     """What `recast.bench.work.work` gives for all tasks, in the order in which it is made; a note
-    for a task that was lost for good. Raises `BadCall` where there is no Ray."""
+    for a task that was lost for good. Raises `BadCall` where there is no Ray, and what `work`
+    raises of Recast's own."""
     ray = _connected(address)
     try:
         remote = ray.remote(num_returns="streaming", max_retries=RETRIES)(here.work)
@@ -37,7 +38,12 @@ def work(tasks: Sequence[Task], address: str) -> Iterator[Made | Note]:
                 del running[ready]
             except ray.exceptions.RayError as error:
                 task = running.pop(ready)
-                reason = " ".join(str(error).split())[:200]
+                # Its own text begins with a page of where it was raised.
+                raised = isinstance(error, ray.exceptions.RayTaskError)
+                cause = error.cause if raised else error
+                if isinstance(cause, RecastError):
+                    raise cause from error
+                reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
                 yield Note(text=f"the work on {task.cases[0].clip} was lost ({reason})")
     finally:
         ray.shutdown()
@@ -49,7 +55,7 @@ def _connected(address: str) -> Any:
     os.environ.setdefault("RAY_worker_niceness", "0")
     with missing_extra("ray"):
         import ray
-    options = {"include_dashboard": False} if address == LOCAL else {"address": address}
+    options = {"address": address} | ({"include_dashboard": False} if address == LOCAL else {})
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
