@@ -55,7 +55,9 @@ def _connected(address: str) -> Any:
     os.environ.setdefault("RAY_worker_niceness", "0")
     with missing_extra("ray"):
         import ray
-    options = {"address": address} | ({"include_dashboard": False} if address == LOCAL else {})
+    options: dict[str, Any] = {"address": address}
+    if address == LOCAL:  # which Ray takes for a cluster of one's own, whatever runs here already
+        options["include_dashboard"] = False
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:

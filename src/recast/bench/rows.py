@@ -19,6 +19,8 @@ from recast.files import atomic
 from recast.manifest import plain
 
 Row = Mapping[str, Any]
+Id = tuple[str, str]
+"""Key and stamp: which row it is, and all that its numbers depend on."""
 ROWS, VIDEOS = "rows", "videos"
 TABLE, SPREADSHEET = "rows.parquet", "rows.csv"
 METRIC = "metric."
@@ -58,7 +60,7 @@ def write(folder: Path, row: Row) -> None:
         pq.write_table(_table([row]), temporary)
 
 
-def done(folder: Path) -> set[tuple[str, str]]:
+def done(folder: Path) -> set[Id]:
     """Key and stamp of every row without an error."""
     return {(row["key"], row["stamp"]) for row in read(folder) if row["error"] is None}
 
@@ -70,7 +72,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: tuple((row[name] is None, row[name]) for name in order))
 
 
-def adopt(folder: Path, table: Path, suite: str) -> dict[tuple[str, str], Row]:
+def adopt(folder: Path, table: Path, suite: str) -> dict[Id, Row]:
     """Add the rows without an error of another folder's table, where there is none of that key.
 
     Returns them all by key and stamp: where both have a row of a key, whoever knows the stamp can
@@ -88,7 +90,7 @@ def adopt(folder: Path, table: Path, suite: str) -> dict[tuple[str, str], Row]:
         told = f"{'lacks' if lacks else 'has'} the column {wrong[0]}"
         raise BadCall(f"{table} {told}, so no benchmark of this version wrote it")
     others = {row["suite"] for row in found} - {suite}
-    good = {(row["key"], row["stamp"]): row for row in found if row["error"] is None}
+    good: dict[Id, Row] = {(row["key"], row["stamp"]): row for row in found if row["error"] is None}
     if others:
         raise BadCall(f"{table} holds rows of the suite {min(others)}, and this is {suite}")
     there = {key for key, _ in done(folder)}
@@ -111,7 +113,7 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def export(folder: Path, current: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+def export(folder: Path, current: Iterable[Id]) -> list[dict[str, Any]]:
     """Write all rows whose key and stamp are `current` as one Parquet and one CSV file, and return
     them."""
     chosen = set(current)

@@ -14,16 +14,13 @@ import tyro
 
 from recast.backbones.base import Settings
 from recast.bench import report, rows, suite, work
-from recast.bench.rows import Row
+from recast.bench.rows import Id, Row
 from recast.bench.suite import Case, Suite, Variant
 from recast.bench.work import Made, Task
 from recast.errors import BadCall
 from recast.evaluation import Tools
 from recast.events import Done, Event, Note, Step
 from recast.files import locked
-
-Id = tuple[str, str]
-"""Key and stamp of a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

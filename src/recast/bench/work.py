@@ -47,7 +47,7 @@ class Task:
     source: Source
     tools: Tools
     threads: int
-    done: frozenset[tuple[str, str]] = frozenset()
+    done: frozenset[rows.Id] = frozenset()
     """Key and stamp of the rows that are there already."""
     others: tuple[tuple[Variant, Case, int], ...] = ()
     """Variant, case and seed of more rows that are there: nobody asks to make them, but are they

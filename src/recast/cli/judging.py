@@ -71,11 +71,14 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
 
 def _made(asked: _Evaluate) -> evaluation.Made:
     """What the result's folder tells, but for what the user says."""
-    said = {"start": asked.start, "frames": asked.frames, "fps": asked.fps}
-    if asked.prompt:
-        said["prompt"] = asked.prompt
-    given = {name: value for name, value in said.items() if value is not None}
-    return replace(evaluation.made(asked.result), **given)
+    told = evaluation.made(asked.result)
+    return replace(
+        told,
+        prompt=asked.prompt or told.prompt,
+        start=told.start if asked.start is None else asked.start,
+        frames=told.frames if asked.frames is None else asked.frames,
+        fps=told.fps if asked.fps is None else asked.fps,
+    )
 
 
 def _plain(scores: list[Score], tools: Tools, result: Video, prompt: str) -> dict[str, Any]:
