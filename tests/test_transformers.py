@@ -457,7 +457,7 @@ def test_a_mask_by_attention_has_the_clips_frames(tmp_path: Path) -> None:
         source=Source(source_prompt="a fat dog"),
         store=Store(tmp_path, 10**9),
     )
-    mask = masks.made("auto", backbone, motion, "a fat cat", Source(), 0)
+    mask = masks.made("auto", backbone, motion, "a fat cat", 0)
     assert mask.shape == (size.frames, size.height, size.width)
     assert 0 < mask.mean() < 1
     assert all((mask[i] == mask[1]).all() for i in range(2, 5))
