@@ -185,6 +185,19 @@ def test_a_run_is_compared_with_what_it_was_made_from(transferred: Path) -> None
     assert not any("not the frames" in note for note in source.notes)
 
 
+def test_a_run_from_a_motion_file_is_compared_with_the_part_it_was_learned_from(
+    transferred: Path, tmp_path: Path
+) -> None:
+    motion, run = tmp_path / "m.safetensors", tmp_path / "run"
+    flags = ["--backbone", "gaussian", "--method", "unguided"]
+    part = ["--start", "0.5", "--fit", "pad", "--out", str(motion)]
+    assert cli.main(["learn", str(transferred / "source.mp4"), *flags, *part]) == 0
+    asked = ["transfer", str(motion), "a red ring", "--out", str(run), "--steps", "1"]
+    assert cli.main([*asked, *flags]) == 0
+    direct, made = (evaluation.made(folder) for folder in (transferred / "run", run))
+    assert made == replace(direct, video=run / "video.mp4")
+
+
 def test_the_user_can_say_which_part_of_the_source_it_is(
     transferred: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

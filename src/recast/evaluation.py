@@ -98,11 +98,11 @@ def made(path: Path) -> Made:
         return Made(
             video=path / results.VIDEO,
             prompt=there["prompt"],
-            start=source["start"],
+            start=clip.get("start", source["start"]),
             frames=clip["frames"],
             fps=clip["fps"],
             size=(clip["height"], clip["width"]),
-            fit=source["fit"],
+            fit=clip.get("fit", source["fit"]),
             fitted_sha256=clip["fitted_sha256"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
