@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recast import clips, models
+from recast import clips, forecast, models
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadMotion, OutOfMemory, RecastError
 from recast.events import Checkpoint, Done, Event, Note, Step
-from recast.forecast import check_room
 from recast.methods.base import Method, Motion, Sampling
 from recast.store import Store, motion_key, size_of
 from recast.video import Video
@@ -63,8 +62,7 @@ class Job:
         """Load a backbone as a stage. Raises `OutOfMemory` before it reads weights that the device
         cannot hold."""
         with self.timed("load"):
-            check_room(name, settings)
-            backbone = models.load(name, settings)
+            backbone = forecast.load(name, settings)
         yield Step(stage="load", index=1, total=1)
         return backbone
 

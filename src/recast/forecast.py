@@ -172,6 +172,12 @@ def device_of(settings: Settings) -> torch.device:
     return torch.device(best_device() if settings.device == "auto" else settings.device)
 
 
+def load(name: str, settings: Settings) -> Backbone:
+    """As `models.load`, but raises `OutOfMemory` before it reads weights that cannot fit."""
+    check_room(name, settings)
+    return models.load(name, settings)
+
+
 def check_room(name: str, settings: Settings) -> None:
     """Raise `OutOfMemory` for a model whose weights alone are more than the device has or, where
     they wait there for their turn, main memory; nothing is loaded. A model of which nothing is

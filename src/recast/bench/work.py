@@ -20,7 +20,7 @@ import cv2
 import psutil
 import torch
 
-from recast import api, clips, evaluation, manifest, models, results
+from recast import api, clips, evaluation, forecast, manifest, results
 from recast import video as videos
 from recast.backbones.base import Backbone, Settings
 from recast.bench import pairs, rows
@@ -29,7 +29,6 @@ from recast.clips import Source
 from recast.errors import BadClip, RecastError
 from recast.evaluation import Tools
 from recast.events import Done, Note
-from recast.forecast import check_room
 from recast.methods.base import Motion
 from recast.video import Video
 
@@ -92,8 +91,7 @@ def work(task: Task) -> Iterator[Made]:
 @lru_cache(maxsize=1)
 def _backbone(name: str, settings: Settings) -> Backbone:
     """The model, loaded once in each process."""
-    check_room(name, settings)
-    return models.load(name, settings)
+    return forecast.load(name, settings)
 
 
 def _source(case: Case, source: Source, backbone: Backbone) -> Video:

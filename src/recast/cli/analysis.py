@@ -10,12 +10,11 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from recast import models
-from recast.backbones.base import Backbone, Settings
+from recast import forecast
+from recast.backbones.base import Settings
 from recast.cli import flags
 from recast.cli.console import say, watch
 from recast.errors import missing_extra
-from recast.forecast import check_room
 from recast.shapes import world
 from recast.shapes.probe import ProbeConfig, Row, moving
 from recast.shapes.probe import probe as probed
@@ -74,7 +73,7 @@ class _InvertFeatures:
 def probe(argv: list[str], command: str, about: str) -> None:
     """Print R² for every role and noise level."""
     asked = flags.parse(_Probe, _Probe(), argv, command, about)
-    rows = watch(probed(_loaded(asked.backbone, asked.settings), asked.config))
+    rows = watch(probed(forecast.load(asked.backbone, asked.settings), asked.config))
     if asked.json:
         say(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
@@ -84,7 +83,7 @@ def probe(argv: list[str], command: str, about: str) -> None:
 def retrieve(argv: list[str], command: str, about: str) -> None:
     """Print how near the subjects of retrieved frames are."""
     asked = flags.parse(_Retrieve, _Retrieve(), argv, command, about)
-    backbone = _loaded(asked.backbone, asked.settings)
+    backbone = forecast.load(asked.backbone, asked.settings)
     found: list[Retrieved] = watch(retrieved(backbone, asked.config))
     if asked.out is not None:
         nearest = min(found, key=lambda one: one.distance)
@@ -118,12 +117,6 @@ def invert_features(argv: list[str], command: str, about: str) -> None:
     )
     outcome: runner.Outcome = watch(runner.bench(config, told))
     say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")
-
-
-def _loaded(name: str, settings: Settings) -> Backbone:
-    """A model, unless its weights are more than the device has."""
-    check_room(name, settings)
-    return models.load(name, settings)
 
 
 def _matches(found: Retrieved, scenes: list[world.Scene]) -> list[tuple[str, Video]]:

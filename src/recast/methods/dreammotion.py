@@ -24,15 +24,12 @@ from recast.backbones.base import Backbone
 from recast.errors import BadCall
 from recast.events import Done, Event, Note, Preview, Step
 from recast.features import Tap
-from recast.guided import look, places
+from recast.guided import level, look, places
 from recast.methods import base
 from recast.methods.base import check_setting
 from recast.optimize import Group, packed, restore, train
 from recast.sampling import check_finite, generator_of, randn
 from recast.schedule import Denoiser
-
-_LEVELS = 100
-"""Into so many noise levels the schedule is cut; one of them is drawn at every step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +197,6 @@ class _Distillation:
     guided: tuple[Denoiser, Denoiser]
     """Of the result and the source, each under its own prompt, as those of `plain`."""
     plain: tuple[Denoiser, Denoiser]
-    grid: Tensor
     seed: int
     free: Tensor | None = None
     """Where the score may change the clip, (F, h, w) of 0 and 1; None is everywhere."""
@@ -228,7 +224,6 @@ class _Distillation:
             taps=places(backbone, config.keys),
             guided=(to_prompt, to_source),
             plain=(plain[0], plain[1]),
-            grid=backbone.schedule.sized(source.shape).grid(_LEVELS),
             seed=sampling.seed,
         )
 
@@ -256,7 +251,7 @@ class _Distillation:
     def _level(self, generator: torch.Generator) -> Tensor:
         draw = float(torch.rand((), generator=generator))
         share = self.config.cleanest + draw * (self.config.noisiest - self.config.cleanest)
-        return self.grid[round((1 - share) * _LEVELS)]
+        return level(self.backbone.schedule.sized(self.source.shape), share)
 
     def _keys(self, x: Tensor, t: Tensor, plain: Denoiser) -> Mapping[str, Tensor]:
         seen = look(self.backbone, plain, self.taps, x, t)
