@@ -205,6 +205,17 @@ def test_published_configs_are_of_the_published_size(alias: str) -> None:
     assert all(weight.is_meta for network in outline.networks for weight in network.parameters())
 
 
+def test_a_model_with_random_weights_is_the_real_one_but_for_their_values() -> None:
+    real, drawn = (make("shapes", CPU) for make in (models.load, models.with_random_weights))
+    states = [one.network.state_dict() for one in (real, drawn)]
+    kinds = [{name: (w.shape, w.dtype) for name, w in state.items()} for state in states]
+    assert kinds[0] == kinds[1]
+    assert real.fingerprint != drawn.fingerprint
+    x = torch.randn(drawn.latent_shape(2, 64, 64))
+    out = drawn.denoiser(drawn.encode_text(["a red circle"]))(x, drawn.schedule.grid(2)[0])
+    assert out.x0.std() > 0
+
+
 @pytest.fixture
 def cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

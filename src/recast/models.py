@@ -189,6 +189,27 @@ def outlined(
         yield _set(loader.load(there, plain), plain), outline
 
 
+def with_random_weights(name: str, settings: Settings) -> Backbone:
+    """The named model at its full size, its weights drawn anew: to measure what runs take where the
+    real ones cannot be had. Nothing is downloaded, as in `outlined`; what stands for the tokenizer
+    knows letters.
+
+    Raises as `load` does, and `BadModel` for a model whose configs are not known here.
+    """
+    with registry.unheard():
+        from recast.backbones import _diffusers, _outline  # as in `outlined`
+
+    device = _diffusers.device(settings.device)
+    home = device if settings.offload == "none" else torch.device("cpu")
+    with (
+        _outline.random_weights(device, home),
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        there = _there(_known_as(name), Path(scratch))
+        loader = _loader(there, download=False)
+        return _set(loader.load(there, settings), settings)
+
+
 def published(alias: str) -> Mapping[str, Any]:
     """File -> content of the configs that a model's makers published; empty where Recast does not
     know them."""

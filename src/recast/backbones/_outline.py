@@ -1,8 +1,9 @@
-"""Models without their weights: outlines on torch's meta device, to see what a run would need.
+"""Models of their configs alone: outlines on torch's meta device, to see what a run would need, and
+models with random weights, to measure what it takes.
 
-Within `outlined`, loading a model makes its networks of their configs alone. They can be called
-like those with weights; the results have shapes and no values. Nothing is downloaded. Owns what is
-different while an outline is made; the files of the models do not know.
+Within `outlined`, networks can be called like those with weights; the results have shapes and no
+values. Within `random_weights`, they compute. Nothing is downloaded. Owns what is different while
+such a model is made; the files of the models do not know.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Outline:
     """All that take turns on the device."""
     at_work: list[nn.Module] = field(default_factory=list)
     """Those that were called for, in order."""
+    home: torch.device = META
+    """Where the networks are made to stay: meta, unless they have random weights."""
 
 
 _CURRENT: ContextVar[Outline | None] = ContextVar("outline", default=None)
@@ -84,9 +87,26 @@ def outlined(device: torch.device) -> Iterator[Outline]:
         _CURRENT.reset(token)
 
 
+@contextmanager
+def random_weights(device: torch.device, home: torch.device) -> Iterator[None]:
+    """Within the block models are loaded with random weights, which are drawn on `device` and stay
+    at `home`."""
+    token = _CURRENT.set(Outline(device, home=home))
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
 def current() -> Outline | None:
     """The outline under way, or None where models are loaded with their weights."""
     return _CURRENT.get()
+
+
+def bodiless() -> bool:
+    """Whether networks are made without any weights."""
+    outline = _CURRENT.get()
+    return outline is not None and outline.home == META
 
 
 def computes_on(device: torch.device) -> torch.device:
@@ -97,13 +117,21 @@ def computes_on(device: torch.device) -> torch.device:
 
 def making() -> AbstractContextManager[object]:
     """Where a network is made of others that were loaded: without weights in an outline."""
-    return nullcontext() if _CURRENT.get() is None else META
+    return META if bodiless() else nullcontext()
 
 
 def bare(make: Callable[[], N], dtype: torch.dtype) -> N:
-    """A network without weights, each in the precision that loading would give it."""
-    with META:
-        made = make()
+    """A network without weights, or with random ones, each in the precision that loading would give
+    it."""
+    outline = _CURRENT.get()
+    assert outline is not None
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # so that large ones are never there in float32
+    try:
+        with META if outline.home == META else outline.device:
+            made = make()
+    finally:
+        torch.set_default_dtype(before)
     kept = set(getattr(made, "_keep_in_fp32_modules", None) or ())
     told = isinstance(made, PreTrainedModel)
     # diffusers keeps these in float32 always, transformers where the others are float16.
@@ -114,9 +142,9 @@ def bare(make: Callable[[], N], dtype: torch.dtype) -> N:
         # Tables that are not in the files are cast by diffusers alone, with the whole.
         if weight.is_floating_point() and (name in saved or not (told or kept)):
             weight.data = weight.data.to(torch.float32 if kept & {*name.split(".")} else dtype)
-    if told:
+    if told and outline.home == META:
         made.forward = partial(_states, made.config, dtype)
-    return made.requires_grad_(False)
+    return made.to(outline.home).requires_grad_(False)
 
 
 def _states(config: Any, dtype: torch.dtype, ids: Tensor, *args: Any, **named: Any) -> Any:
