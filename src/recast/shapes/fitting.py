@@ -8,7 +8,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ class Stage:
     """The last share of the steps, over which the learning rate falls to zero."""
     ema: float = 0.999
     weight_decay: float = 0.01
+    muon: bool = False
+    """Train the matrices inside of blocks by Muon at the same rate (Jordan et al. 2024; scaled to
+    AdamW's steps as in Liu et al., arXiv 2502.16982), and only the rest by AdamW."""
     checkpoint_every: int = 200
     on_checkpoint: Callable[[nn.Module, int], None] | None = None
     """Called at every checkpoint with the average model and the number of steps."""
@@ -50,13 +53,13 @@ def fit(stage: Stage, folder: Path, seed: int = 0) -> Iterator[Event]:
     model = stage.model.train().requires_grad_(True)
     average = copy.deepcopy(model).requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, weight_decay=stage.weight_decay)
+    optimizers = _optimizers(stage, model)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{stage.name}.pt"
-    start = _resume(checkpoint, model, average, optimizer)
+    start = _resume(checkpoint, model, average, optimizers)
     began, losses = time.monotonic(), []
     for step in range(start, stage.steps):
-        losses.append(_update(stage, model, optimizer, parameters, step, seed))
+        losses.append(_update(stage, model, optimizers, parameters, step, seed))
         _follow(average, model, min(stage.ema, (1 + step) / (10 + step)))
         if (step + 1) % 50 == 0 or step + 1 == stage.steps:
             row = {"step": step + 1, "loss": sum(losses) / len(losses)}
@@ -66,29 +69,49 @@ def fit(stage: Stage, folder: Path, seed: int = 0) -> Iterator[Event]:
             losses.clear()
             yield Step(stage=stage.name, index=step + 1, total=stage.steps, metrics=row)
         if (step + 1) % stage.checkpoint_every == 0 or step + 1 == stage.steps:
-            _save(checkpoint, model, average, optimizer, step + 1)
+            _save(checkpoint, model, average, optimizers, step + 1)
             if stage.on_checkpoint is not None:
                 stage.on_checkpoint(average, step + 1)
     model.load_state_dict(average.state_dict())
     yield Done(result=model.eval().requires_grad_(False))
 
 
+def _optimizers(stage: Stage, model: nn.Module) -> list[torch.optim.Optimizer]:
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    inside = [p for name, p in named if stage.muon and "blocks." in name and p.ndim == 2]
+    chosen = set(inside)
+    rest = [p for _, p in named if p not in chosen]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=stage.lr, weight_decay=stage.weight_decay)
+    ]
+    if inside:
+        muon = torch.optim.Muon(
+            inside,
+            lr=stage.lr,
+            weight_decay=stage.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        made.append(muon)
+    return made
+
+
 def _update(
     stage: Stage,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     parameters: list[nn.Parameter],
     step: int,
     seed: int,
 ) -> float:
-    for group in optimizer.param_groups:
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = stage.lr * _rate(step, stage)
     torch.manual_seed(seed * 1_000_003 + step)  # dropout and posterior noise inside the networks
     loss = stage.loss(model, step, np.random.default_rng([seed, step]))
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return float(loss.detach())
 
 
@@ -106,12 +129,16 @@ def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def _save(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    step: int,
 ) -> None:
     state = {
         "model": model.state_dict(),
         "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
     }
     with atomic(path) as temporary:
@@ -119,12 +146,16 @@ def _save(
 
 
 def _resume(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     return int(state["step"])
