@@ -66,6 +66,21 @@ def test_the_model_finds_the_subject_and_the_background() -> None:
         assert (found & wanted).sum() / (found | wanted).sum() > 0.6
 
 
+def test_where_every_phrase_is_another_all_of_the_clip_may_change() -> None:
+    backbone = unet3d.tiny()
+    latents = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def free(described: str, prompt: str) -> float:
+        found = masks.changed_region(backbone, latents, described, prompt, (16, 16))
+        assert found.shape == (3, 16, 16)
+        return float(found.mean())
+
+    assert free("a dog on grass", "a cat in snow") == 1
+    assert free("a dog", "a cat in snow") == 1
+    assert 0 < free("a dog", "a cat") < 1  # nobody speaks of what is behind them
+    assert 0 < free("a dog on grass", "a cat on grass") < 1
+
+
 def test_a_mask_from_python(tmp_path: Path) -> None:
     """By attention, as a box and as an array; and what cannot be had is told."""
     backbone = unet3d.tiny()

@@ -221,7 +221,8 @@ def changed_region(
 
     How much more a position attends to the phrases that differ than to the others, in both texts,
     is averaged over three noise levels, smoothed over three frames, and true above half of its
-    range. Raises `BadCall` if nothing differs, or if the model has no cross-attention.
+    range. Where a text has several phrases and none is in both, all of the clip is to change.
+    Raises `BadCall` if nothing differs, or if the model has no cross-attention.
     """
     places = changed_phrases(described, prompt)
     if not any(places):
@@ -229,6 +230,13 @@ def changed_region(
             f"a mask needs words that differ between the source prompt {described!r} and the "
             f"prompt {prompt!r}"
         )
+    phrases = [_phrases(text.split()) for text in (described, prompt)]
+    others = [
+        [place for phrase in own for place in phrase if place not in changed]
+        for own, changed in zip(phrases, places, strict=True)
+    ]
+    if not any(others) and max(map(len, phrases)) > 1:
+        return np.ones((latents.shape[1], *size), bool)
     generator = torch.Generator().manual_seed(seed)
     x = latents[None].to(backbone.device)
     grid = backbone.schedule.sized(x.shape).grid(_GRID)
@@ -236,13 +244,12 @@ def changed_region(
     for level in _LEVELS:
         t = grid[round((1 - level) * _GRID)]
         noised = backbone.schedule.noised(x, randn(tuple(x.shape), generator, x.device), t)
-        for text, changed in zip((described, prompt), places, strict=True):
+        for text, changed, rest in zip((described, prompt), places, others, strict=True):
             if changed:
                 maps = backbone.attention(noised, t, text)
                 total = total + maps[..., changed].mean(-1)
-                others = [i for p in _phrases(text.split()) for i in p if i not in changed]
-                if others:
-                    total = total - maps[..., others].mean(-1)
+                if rest:
+                    total = total - maps[..., rest].mean(-1)
     wide = interpolate(_smoothed(total)[:, None], size=size, mode="bilinear")[:, 0]
     low, high = wide.aminmax()
     if not high > low:
