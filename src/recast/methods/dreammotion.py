@@ -27,7 +27,7 @@ from recast.features import Tap
 from recast.guided import level, look, places
 from recast.methods import base
 from recast.methods.base import check_setting
-from recast.optimize import Group, packed, restore, train
+from recast.optimize import Group, gradient, packed, restore, train
 from recast.sampling import check_finite, generator_of, randn
 from recast.schedule import Denoiser
 
@@ -59,6 +59,10 @@ class Config:
     temporal: float = 0.1
     """Weight of temporal self-similarity (T-SSM), which holds the motion; 0 is none. It counts as
     the other does, but the mean of a larger frame moves less: there the same weight holds less."""
+    limit: float = 0.0
+    """Cut the gradient of both terms together to so many times the score's, by their rms over the
+    clip; 0 does not. Cosines of keys that are all but zero are steep, and one such step can break a
+    clip for good."""
     keys: tuple[str, ...] = ("keys",)
     """Roles whose features the self-similarities are taken of; their places are averaged."""
     report_every: int = 10
@@ -79,6 +83,7 @@ class Config:
         check_setting("cleanest", self.cleanest, 0 < self.cleanest <= self.noisiest, rule)
         check_setting("spatial", self.spatial, self.spatial >= 0, "at least 0")
         check_setting("temporal", self.temporal, self.temporal >= 0, "at least 0")
+        check_setting("limit", self.limit, self.limit >= 0, "at least 0")
         check_setting("report_every", self.report_every, self.report_every >= 1, "at least 1")
         check_setting("stop_below", self.stop_below, self.stop_below >= 0, "at least 0")
 
@@ -239,14 +244,24 @@ class _Distillation:
             score = to_prompt(schedule.noised(z, eps, t), t).eps - to_source(noised, t).eps
         self.told.clear()
         self.told["score"] = float(score.square().mean().sqrt())
-        if self.free is not None:
-            score = score * self.free
-        total = (score * z).sum()  # its gradient is the score difference (V-DDS)
+        slope = score if self.free is None else score * self.free
         if config.spatial or config.temporal:
-            wanted = self._keys(noised, t, self.plain[1])
-            keys = self._keys(schedule.noised(z, eps, t), t, self.plain[0])
-            total = total + z[0, 0].numel() * self._structure(keys, wanted)
+            slope = slope + self._pull(z, noised, eps, t)
+        total = (slope * z).sum()  # whose gradient is the slope
         return total * (2000 / z[0, 0, 0].numel()) if config.scale_by_area else total
+
+    def _pull(self, z: Tensor, noised: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """The gradient of the terms at z, weighed and cut as the settings say."""
+        wanted = self._keys(noised, t, self.plain[1])
+
+        def terms(x: Tensor) -> Tensor:
+            seen = self._keys(self.backbone.schedule.noised(x, eps, t), t, self.plain[0])
+            return z[0, 0].numel() * self._structure(seen, wanted)
+
+        pull = gradient(terms, z.detach()).gradient
+        most = self.config.limit * self.told["score"]
+        found = float(pull.square().mean().sqrt())
+        return pull * (most / found) if 0 < most < found else pull
 
     def _level(self, generator: torch.Generator) -> Tensor:
         draw = float(torch.rand((), generator=generator))
