@@ -98,6 +98,20 @@ def test_a_weight_of_structure_means_the_same_at_every_size() -> None:
     assert 1 / 1.5 < shares[1] / shares[0] < 1.5
 
 
+def test_the_terms_are_cut_to_a_share_of_the_score() -> None:
+    """Their direction stays, and gradients below the limit are left alone."""
+    score = slopes(8, ONLY_SCORE)
+    heavy = dataclasses.replace(ONLY_SCORE, spatial=100.0, temporal=100.0)
+    whole = slopes(8, heavy) - score
+    cut = slopes(8, dataclasses.replace(heavy, limit=0.5)) - score
+    for full, held, own in zip(whole, cut, score, strict=True):
+        assert full.norm() > 0.5 * own.norm()
+        torch.testing.assert_close(held.norm(), 0.5 * own.norm(), rtol=1e-3, atol=0)
+        torch.testing.assert_close(held / held.norm(), full / full.norm(), rtol=1e-2, atol=1e-3)
+    far = slopes(8, dataclasses.replace(heavy, limit=1e6)) - score
+    torch.testing.assert_close(far, whole)
+
+
 def test_the_scale_by_area_keeps_the_balance_of_score_and_terms() -> None:
     config = dataclasses.replace(PRESETS["paper"], spatial=100.0, temporal=100.0)
     plain = slopes(8, dataclasses.replace(config, scale_by_area=False))
