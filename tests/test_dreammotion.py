@@ -263,9 +263,10 @@ def test_no_setting_is_hidden_by_a_flag_of_the_run() -> None:
     assert not flags.own_names(run.config) & flags.own_names(run, but=run.config)
 
 
-def test_the_score_changes_only_what_the_mask_leaves_free() -> None:
+@pytest.mark.parametrize("config", [ONLY_SCORE, Config(iterations=1)])
+def test_only_what_the_mask_leaves_free_is_changed(config: Config) -> None:
     backbone = unet3d.tiny()
-    method, source = Method(ONLY_SCORE), backbone.encode(clip(backbone))
+    method, source = Method(config), backbone.encode(clip(backbone))
     *_, learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
     assert isinstance(learned, Done)
     size = backbone.defaults
@@ -276,5 +277,5 @@ def test_the_score_changes_only_what_the_mask_leaves_free() -> None:
     assert isinstance(done, Done)
     half = source.shape[-1] // 2
     assert torch.equal(done.result[..., :half], source[..., :half])
-    free = edited(backbone, ONLY_SCORE)[-1].result
+    free = edited(backbone, config)[-1].result
     torch.testing.assert_close(done.result[..., half:], free[..., half:])

@@ -204,7 +204,8 @@ class _Distillation:
     plain: tuple[Denoiser, Denoiser]
     seed: int
     free: Tensor | None = None
-    """Where the score may change the clip, (F, h, w) of 0 and 1; None is everywhere."""
+    """Where the clip may change, (F, h, w) of 0 and 1; None is everywhere. The paper masks the
+    score alone, and its terms may change what lies outside."""
     told: dict[str, float] = field(default_factory=dict)
     """The terms of the last step."""
 
@@ -244,9 +245,11 @@ class _Distillation:
             score = to_prompt(schedule.noised(z, eps, t), t).eps - to_source(noised, t).eps
         self.told.clear()
         self.told["score"] = float(score.square().mean().sqrt())
-        slope = score if self.free is None else score * self.free
+        slope = score
         if config.spatial or config.temporal:
             slope = slope + self._pull(z, noised, eps, t)
+        if self.free is not None:
+            slope = slope * self.free
         total = (slope * z).sum()  # whose gradient is the slope
         return total * (2000 / z[0, 0, 0].numel()) if config.scale_by_area else total
 
