@@ -1,6 +1,7 @@
 """Training resumes exactly, and its four stages end in a model that loads."""
 
 import json
+from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
@@ -20,15 +21,18 @@ from recast.shapes import networks, noising, training
 from recast.shapes.fitting import Stage, fit
 
 
-def _stage(steps):
+def _stage(steps, muon=False):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+    blocks = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+    model = nn.Sequential(OrderedDict(blocks=blocks))
 
     def loss(model, step, rng):
         x = torch.from_numpy(rng.standard_normal((16, 4))).float()
         return (model(x)[:, 0] - x.sum(1)).square().mean()
 
-    return Stage(name="toy", model=model, loss=loss, steps=steps, lr=1e-2, checkpoint_every=50)
+    return Stage(
+        name="toy", model=model, loss=loss, steps=steps, lr=1e-2, checkpoint_every=50, muon=muon
+    )
 
 
 def _finished(stage, folder):
@@ -37,20 +41,22 @@ def _finished(stage, folder):
     return torch.cat([p.flatten() for p in last.result.parameters()])
 
 
-def test_a_broken_run_ends_where_an_unbroken_one_does(tmp_path):
-    unbroken = _finished(_stage(200), tmp_path / "a")
-    running = fit(_stage(200), tmp_path / "b")
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_broken_run_ends_where_an_unbroken_one_does(tmp_path, muon):
+    unbroken = _finished(_stage(200, muon), tmp_path / "a")
+    running = fit(_stage(200, muon), tmp_path / "b")
     for event in running:
         if isinstance(event, Step) and event.index == 100:
             running.close()
-    assert torch.equal(_finished(_stage(200), tmp_path / "b"), unbroken)
+    assert torch.equal(_finished(_stage(200, muon), tmp_path / "b"), unbroken)
     logs = [(tmp_path / name / "toy.jsonl").read_text().splitlines() for name in "ab"]
     a, b = ([(row["step"], row["loss"]) for row in map(json.loads, log)] for log in logs)
     assert a == sorted(set(b))
 
 
-def test_training_lowers_the_loss(tmp_path):
-    list(fit(_stage(400), tmp_path))
+@pytest.mark.parametrize("muon", [False, True])
+def test_training_lowers_the_loss(tmp_path, muon):
+    list(fit(_stage(400, muon), tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
 
@@ -117,6 +123,9 @@ def test_training_goes_on_from_a_model_and_keeps_snapshots(tmp_path):
     other = networks.Design(unet=(16, 16, 16, 16))
     with pytest.raises(BadModel, match="is no unet to go on from"):
         list(training.train(replace(config, out=tmp_path / "other"), other))
+    wrong = replace(config, out=tmp_path / "wrong", network="transformer", clips=1)
+    with pytest.raises(BadModel, match="has no transformer; leave that out of --start-parts"):
+        list(training.train(wrong))
 
 
 @pytest.mark.slow

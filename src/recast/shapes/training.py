@@ -125,6 +125,8 @@ def _begun(config: TrainConfig, part: Part, network: Any) -> Any:
     if config.start is None or not _taken(config, part):
         return network
     folder = config.start / _FOLDERS[part]
+    if not folder.is_dir():
+        raise BadModel(f"{config.start} has no {part}; leave that out of --start-parts")
     try:
         found = type(network).from_pretrained(folder, local_files_only=True).float()
         network.load_state_dict(found.state_dict())
@@ -257,7 +259,8 @@ def _denoiser_stages(config: TrainConfig, made: Model, latents: Tensor) -> Itera
             model=made.denoiser,
             loss=loss,
             steps=steps,
-            lr=1e-3 if config.network == "unet" else 6e-4,
+            lr=1e-3 if config.network == "unet" else 2e-3,
+            muon=config.network == "transformer",
             warmup=max(1, min(100, steps // 5)),
             cooldown=cooldown,
             checkpoint_every=math.gcd(200, config.snapshot_every),
