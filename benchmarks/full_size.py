@@ -1,12 +1,12 @@
 """What every method takes on the public models at their full size, with random weights.
 
     python benchmarks/full_size.py run --minutes 9 --out benchmarks/results/full-size.jsonl
-    python benchmarks/full_size.py run --backbones shapes --out /tmp/tried.jsonl
+    python benchmarks/full_size.py run --backbones shapes --out tried.jsonl
     python benchmarks/full_size.py table benchmarks/results/full-size.jsonl
 
 Seconds and peak memory do not depend on what the weights are. Each method runs with its default
 preset as far as shows what one step of it takes: a few steps of inversion or training, the first
-two levels of a sampling. A row that is there is not made again, so that the same command goes on.
+levels of a sampling. A row that is there is not made again, so that the same command goes on.
 """
 
 import argparse
@@ -60,8 +60,6 @@ FEW = 3
 """Steps of learning, and levels of a sampling, that are timed."""
 STEPS = 5
 """Levels of the sampling, of which every method guides the first."""
-
-
 STAGES = ("text", "pass", "encode", "decode")
 KINDS = ("invert", "train", "distil", "guided", "plain")
 
