@@ -463,7 +463,7 @@ def test_a_reader_who_has_read_enough_is_no_error() -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_without_partial_files(ball: Path, tmp_path: Path) -> None:
-    line = ["transfer", ball, "a star", "--backbone", "gaussian", "--steps", "100000"]
+    line = ["transfer", ball, "a star", "--backbone", "gaussian", "--steps", "10000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "recast", *map(str, line)],
         stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recast import clips, masks, models
+from recast import auto, clips, masks, models
 from recast._job import Job, learned, memory_errors
 from recast.backbones.base import Backbone, Settings
 from recast.clips import Source
@@ -33,7 +33,7 @@ def learn(
     backbone: Backbone,
     clip: Video | Sequence[Video],
     *,
-    method: str = "dmt",
+    method: str = auto.AUTO,
     config: Any = None,
     steps: int | None = None,
     source: Source | None = None,
@@ -43,10 +43,12 @@ def learn(
     """The motion of a clip, or of several that share it, from the store if it was learned before.
 
     The clip is cut and fitted as `source` says, by default to what the model was made for.
+    The method "auto" is that of the `config`, or without one what did best where it was measured.
     `config` is the method's own, by default its first preset; `steps` are the sampling steps that
     the motion will be used with. Raises `RecastError`.
     """
     check_steps(steps)
+    method = auto.for_backbone(backbone, config) if method == auto.AUTO else method
     source, config = source or Source(), models.preset(method) if config is None else config
     made = models.configured(method, config)
     given = [clip] if isinstance(clip, Video) else list(clip)

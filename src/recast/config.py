@@ -16,6 +16,7 @@ from recast.errors import BadCall
 
 C = TypeVar("C")
 DEFAULT_METHOD = "dmt"
+DEFAULT_BACKBONE = "shapes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +52,10 @@ class RunConfig(Generic[C]):
     prompt: Annotated[str, tyro.conf.arg(metavar="PROMPT")]
     """What the new clip shows."""
     method: str = DEFAULT_METHOD
-    """How the motion is taken over; `recast methods` lists all."""
-    backbone: str = "shapes"
+    """How the motion is taken over; `recast methods` lists all. Without this flag, or with
+    auto, it is that of a motion file, or what did best on the shipped model of the same
+    architecture as --backbone."""
+    backbone: str = DEFAULT_BACKBONE
     """The model: a name that `recast backbones` lists, a folder in diffusers' format, or a hub
     id."""
     out: Path | None = None
@@ -95,8 +98,9 @@ class LearnConfig(Generic[C]):
     """The motion file to write, ending in .safetensors; without it motion.safetensors here. One
     that is there is replaced."""
     method: str = DEFAULT_METHOD
-    """How the motion is learned; `recast methods` lists all."""
-    backbone: str = "shapes"
+    """How the motion is learned; `recast methods` lists all. Without this flag, or with auto,
+    it is what did best on the shipped model of the same architecture as --backbone."""
+    backbone: str = DEFAULT_BACKBONE
     """The model: a name that `recast backbones` lists, a folder in diffusers' format, or a hub
     id. The motion fits these weights only."""
     steps: int | None = None

@@ -141,7 +141,13 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
     no model that Recast can use, `BadCall` for settings that this machine cannot meet.
     """
     settings, name = settings or Settings(), _known_as(name)
-    return _set(_loader(name).load(name, settings), settings)
+    return _loaded(_loader(name), name, settings)
+
+
+def stand_in(name: str) -> str:
+    """The shipped model on which methods are measured in place of this one; empty where there is
+    none. Raises as `load` does for a name that is no model's."""
+    return _stand_in(_loader(_known_as(name)))
 
 
 def _known_as(name: str) -> str:
@@ -186,7 +192,7 @@ def outlined(
         loader = _loader(there, download=False)
         if not loader.__name__.startswith(f"{__package__}."):
             raise BadModel(f"{name} is a model of another package, which has to load it whole")
-        yield _set(loader.load(there, plain), plain), outline
+        yield _loaded(loader, there, plain), outline
 
 
 def with_random_weights(name: str, settings: Settings) -> Backbone:
@@ -207,7 +213,7 @@ def with_random_weights(name: str, settings: Settings) -> Backbone:
     ):
         there = _there(_known_as(name), Path(scratch))
         loader = _loader(there, download=False)
-        return _set(loader.load(there, settings), settings)
+        return _loaded(loader, there, settings)
 
 
 def published(alias: str) -> Mapping[str, Any]:
@@ -259,16 +265,25 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
     if module is None:
         raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
     settings = settings or Settings()
-    return _set(module.wrap(pipeline, settings), settings)
+    return _set(module.wrap(pipeline, settings), module, settings)
 
 
-def _set(backbone: Backbone, settings: Settings) -> Backbone:
+def _loaded(module: ModuleType, name: str, settings: Settings) -> Backbone:
+    return _set(module.load(name, settings), module, settings)
+
+
+def _set(backbone: Backbone, module: ModuleType, settings: Settings) -> Backbone:
     """With the settings that mean the same to every model."""
+    backbone.stand_in = _stand_in(module)
     backbone.dynamic_guidance, backbone.offload = settings.dynamic_guidance, settings.offload
     backbone.weights = settings.weights
     if settings.window is not None:
         backbone.see_at_once(settings.window)
     return backbone
+
+
+def _stand_in(module: ModuleType) -> str:
+    return str(getattr(module, "STAND_IN", ""))
 
 
 def _module(name: str) -> ModuleType:

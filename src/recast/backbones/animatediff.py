@@ -30,6 +30,7 @@ _ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
 _ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.*")
 ALIASES = {"animatediff": f"{_BASE} + {_ADAPTER}"}
 PIPELINES = frozenset({"AnimateDiffPipeline"})
+STAND_IN = "shapes"
 
 _DEFAULTS = Defaults(frames=16, height=512, width=512, fps=8.0, steps=25, guidance_scale=7.5)
 # The adapter was trained on these levels and not on Stable Diffusion's own; the spacing is what

@@ -105,6 +105,8 @@ class Backbone(ABC):
     """Frames of latents that the network sees at once; None is all there are."""
     grain: int = 1
     """Frames of latents that the network reads as one."""
+    stand_in: str = ""
+    """The shipped model of the same architecture, if there is one: methods are measured on it."""
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ ALIASES = {
     "cogvideox1.5-5b": "THUDM/CogVideoX1.5-5B",
 }
 PIPELINES = frozenset({"CogVideoXPipeline"})
+STAND_IN = "shapes-dit"
 
 _FIRST = Defaults(frames=49, height=480, width=720, fps=8.0, steps=50, guidance_scale=6.0)
 _SECOND = Defaults(frames=81, height=768, width=1360, fps=16.0, steps=50, guidance_scale=6.0)

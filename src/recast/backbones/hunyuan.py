@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 ALIASES = {"hunyuan": "hunyuanvideo-community/HunyuanVideo"}
 PIPELINES = frozenset({"HunyuanVideoPipeline"})
+STAND_IN = "shapes-dit"
 
 # The makers' own (hyvideo/config.py, and sample_video.py for the rate).
 _DEFAULTS = Defaults(frames=129, height=720, width=1280, fps=24.0, steps=50, guidance_scale=6.0)

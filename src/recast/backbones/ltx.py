@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ALIASES = {"ltx": "Lightricks/LTX-Video"}
 PIPELINES = frozenset({"LTXPipeline"})
+STAND_IN = "shapes-dit"
 _PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 """What is downloaded: the repository holds many more models in files of their own."""
 

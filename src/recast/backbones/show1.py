@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 ALIASES = {"show1": "showlab/show-1-base", "show1-cascade": "showlab/show-1-base"}
 PIPELINES = frozenset({"TextToVideoIFPipeline"})
+STAND_IN = "shapes"
 _STAGE_PIPELINES: Mapping[Name, frozenset[str]] = {
     "interpolation": frozenset({"TextToVideoIFInterpPipeline"}),
     "sr1": frozenset({"TextToVideoIFSuperResolutionPipeline_Cond"}),

@@ -29,6 +29,7 @@ ALIASES = {
     "modelscope": "damo-vilab/text-to-video-ms-1.7b",
 }
 PIPELINES = frozenset({"TextToVideoSDPipeline"})
+STAND_IN = "shapes"
 
 # What the models were made for; a folder may say so itself in `recast.json`.
 _DEFAULTS = {

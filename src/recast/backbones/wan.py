@@ -42,6 +42,7 @@ ALIASES = {
     "wan2.2-a14b": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
 }
 PIPELINES = frozenset({"WanPipeline"})
+STAND_IN = "shapes-dit"
 _UMT5 = (UMT5EncoderModel, T5Tokenizer)
 
 # Wan's own configs; sizes for the shift of 3 that the folders of 2.1 name, which is that of 480p.

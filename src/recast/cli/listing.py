@@ -7,12 +7,11 @@ from typing import Annotated
 
 import tyro
 
+from recast import auto, models, registry
 from recast import doctor as doctors
-from recast import models, registry
 from recast.backbones.base import Settings
 from recast.cli import flags
 from recast.cli.console import say, waiting
-from recast.config import DEFAULT_METHOD
 from recast.errors import BadCall, BadMotion
 from recast.store import Entry, Store, parse_size, sizes
 
@@ -38,7 +37,7 @@ class _Doctor:
     both ways."""
     method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A method whose guided steps are predicted, by its default preset; may be given several
-    times. Without it dmt."""
+    times. Without it the one that a run without --method takes."""
     frames: int | None = None
     """Frames of the clip; without it the model's own."""
     height: int | None = None
@@ -87,7 +86,7 @@ def doctor(argv: list[str], command: str, about: str) -> None:
     told = doctors.predicted(
         asked.backbone,
         asked.settings,
-        asked.method or (DEFAULT_METHOD,),
+        asked.method or (auto.for_name(asked.backbone),),
         size=(asked.frames, asked.height, asked.width),
         memory=parse_size(asked.memory) if asked.memory else None,
     )

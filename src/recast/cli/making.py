@@ -8,10 +8,10 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from recast import api, clips, manifest, models, recipes, results, run
+from recast import api, auto, clips, manifest, models, recipes, results, run
 from recast.cli import flags
 from recast.cli.console import complain, say, watch
-from recast.config import DEFAULT_METHOD, LearnConfig, RunConfig
+from recast.config import DEFAULT_BACKBONE, LearnConfig, RunConfig
 from recast.methods.base import Motion
 from recast.run import Result
 from recast.shapes import world
@@ -74,11 +74,14 @@ def demo(argv: list[str], command: str, about: str) -> None:
 def _chosen(argv: list[str]) -> tuple[str, str, Any]:
     """Method, preset and config that the flags start from: those of the motion file if there is
     one, unless --preset or another --method says otherwise. Raises `UnknownName`."""
-    method, preset = flags.value_of("--method", argv), flags.value_of("--preset", argv)
-    given = None if preset else _motion_in(argv)
-    if given is not None and method in (None, given.method):
-        return given.method, "of the motion file", api.config_of(given)
-    method = method or DEFAULT_METHOD
+    method, preset = flags.value_of("--method", argv) or auto.AUTO, flags.value_of("--preset", argv)
+    given = _motion_in(argv)
+    if given is not None and method == auto.AUTO:
+        method = given.method
+    if given is not None and not preset and method == given.method:
+        return method, "of the motion file", api.config_of(given)
+    if method == auto.AUTO:
+        method = auto.for_name(flags.value_of("--backbone", argv) or DEFAULT_BACKBONE)
     preset = preset or next(iter(models.presets(method)))
     return method, preset, models.preset(method, preset)
 
@@ -118,4 +121,5 @@ def _parsed(default: Any, argv: list[str], command: str, about: str) -> Any:
     about = f"{about} Presets of {method}: {', '.join(models.presets(method))}."
     parsed = flags.parse(type(default)[kind], start, argv, command, about)
     restored = flags.restored(parsed.run.config, type(config))
-    return dataclasses.replace(parsed, run=dataclasses.replace(parsed.run, config=restored))
+    chosen = dataclasses.replace(parsed.run, method=method, config=restored)
+    return dataclasses.replace(parsed, run=chosen)
