@@ -38,9 +38,11 @@ class Config(Training):
     spatial: bool = False
     """Give m^QK a value for every position, as m^V has: the paper's ablation."""
     gamma: float = 1.0
-    """Scales m^V when clips are made; 0 suits a plain motion of the camera."""
+    """Scales m^V when clips are made. The paper has 0 for a plain motion of the camera; on the shipped
+    model all of a motion is in m^V."""
     difference: bool = True
-    """Make clips with the difference of m^V in time, which leaves static appearance out."""
+    """Make clips with the difference of m^V in time, which leaves static appearance out, and on the
+    shipped model some of the motion too."""
     rank: int = 32
     """Rank of the spatial LoRA of the hybrid objective."""
     spatial_lr: float = 5e-4
