@@ -38,8 +38,8 @@ class Config(Training):
     spatial: bool = False
     """Give m^QK a value for every position, as m^V has: the paper's ablation."""
     gamma: float = 1.0
-    """Scales m^V when clips are made. The paper has 0 for a plain motion of the camera; on the shipped
-    model all of a motion is in m^V."""
+    """Scales m^V when clips are made. The paper has 0 for a plain motion of the camera; on the
+    shipped model all of a motion is in m^V."""
     difference: bool = True
     """Make clips with the difference of m^V in time, which leaves static appearance out, and on the
     shipped model some of the motion too."""
