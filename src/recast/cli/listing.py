@@ -83,14 +83,14 @@ def doctor(argv: list[str], command: str, about: str) -> None:
             rows = list(doctors.report())
         _table(rows)
         return
-    told = doctors.predicted(
-        asked.backbone,
-        asked.settings,
-        asked.method or (auto.for_name(asked.backbone),),
-        size=(asked.frames, asked.height, asked.width),
-        memory=parse_size(asked.memory) if asked.memory else None,
-    )
     with waiting(f"counting what {asked.backbone} takes"):
+        told = doctors.predicted(
+            asked.backbone,
+            asked.settings,
+            asked.method or (auto.for_name(asked.backbone),),
+            size=(asked.frames, asked.height, asked.width),
+            memory=parse_size(asked.memory) if asked.memory else None,
+        )
         rows = list(told)
     _table(rows)
 

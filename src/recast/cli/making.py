@@ -10,7 +10,7 @@ import tyro
 
 from recast import api, auto, clips, manifest, models, recipes, results, run
 from recast.cli import flags
-from recast.cli.console import complain, say, watch
+from recast.cli.console import complain, say, waiting, watch
 from recast.config import DEFAULT_BACKBONE, LearnConfig, RunConfig
 from recast.methods.base import Motion
 from recast.run import Result
@@ -81,7 +81,9 @@ def _chosen(argv: list[str]) -> tuple[str, str, Any]:
     if given is not None and not preset and method == given.method:
         return method, "of the motion file", api.config_of(given)
     if method == auto.AUTO:
-        method = auto.for_name(flags.value_of("--backbone", argv) or DEFAULT_BACKBONE)
+        backbone = flags.value_of("--backbone", argv) or DEFAULT_BACKBONE
+        with waiting(f"looking up {backbone}"):
+            method = auto.for_name(backbone)
     preset = preset or next(iter(models.presets(method)))
     return method, preset, models.preset(method, preset)
 
