@@ -128,11 +128,6 @@ class Method(base.Method[Config]):
         described = motion.described
         if described.split() == prompt.split():
             raise BadCall(f"the source prompt is the prompt itself, {prompt!r}: nothing to change")
-        if not described:
-            yield Note(
-                text="no --source-prompt: what is to change is told better by a prompt for the "
-                "source beside that for the result"
-            )
         source = motion.tensors["latents"][None].to(backbone.device)
         step = _Distillation.of(self.config, backbone, source, described, prompt, sampling)
         step = replace(step, free=_free(motion, source, backbone))
