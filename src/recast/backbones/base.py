@@ -4,7 +4,8 @@ Latents are (B, C, F, H, W) float32; videos (B, 3, F, H, W) float32 in [-1, 1]. 
 defines `ALIASES` (short name -> folder or hub id), `PIPELINES` (the `_class_name`s of
 model_index.json that it loads), `load(source, settings)`, `wrap(pipeline)` and `tiny()`. It may
 define `PUBLISHED`: of an alias, the JSON files of its folder (path -> content), as far as
-their numbers differ from the defaults of the classes.
+their numbers differ from the defaults of the classes; and `STAND_IN`, the shipped model on which
+methods are measured in its place.
 """
 
 from abc import ABC, abstractmethod
