@@ -1,7 +1,7 @@
 """`--method auto`: the method with the best balance of motion, look and cost, as measured.
 
 That is on the shipped models. On the public ones nobody has measured it here: the shipped model of
-the same architecture stands for them.
+the same architecture stands for them. Of transformers none ships yet, so that they have `dmt`.
 """
 
 from typing import Any

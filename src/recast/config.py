@@ -54,7 +54,7 @@ class RunConfig(Generic[C]):
     method: str = DEFAULT_METHOD
     """How the motion is taken over; `recast methods` lists all. Without this flag, or with
     auto, it is that of a motion file, or what did best on the shipped model of the same
-    architecture as --backbone."""
+    architecture as --backbone; dmt where none is."""
     backbone: str = DEFAULT_BACKBONE
     """The model: a name that `recast backbones` lists, a folder in diffusers' format, or a hub
     id."""
@@ -99,7 +99,8 @@ class LearnConfig(Generic[C]):
     that is there is replaced."""
     method: str = DEFAULT_METHOD
     """How the motion is learned; `recast methods` lists all. Without this flag, or with auto,
-    it is what did best on the shipped model of the same architecture as --backbone."""
+    it is what did best on the shipped model of the same architecture as --backbone; dmt where none
+    is."""
     backbone: str = DEFAULT_BACKBONE
     """The model: a name that `recast backbones` lists, a folder in diffusers' format, or a hub
     id. The motion fits these weights only."""
