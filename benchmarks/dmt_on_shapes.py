@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import scoring
 import torch
-from variants import BASE, GROUPS, LONG, MAIN, Variant
+from variants import BASE, COSINES, GROUPS, LONG, MAIN, Variant
 
 from recast import clips
 from recast.backbones import unet3d
@@ -161,7 +161,7 @@ def table(out: Path, group: str) -> str:
         f"| variant | pairs | {' | '.join(COLUMNS.values())} |",
         "|" + "---|" * (len(COLUMNS) + 2),
     ]
-    for name in dict.fromkeys(["DMT fast", BASE, *GROUPS[group]]):
+    for name in dict.fromkeys([COSINES, BASE, *GROUPS[group]]):
         mine = [row for row in rows if row["variant"] == name]
         if mine:
             cells = [_cell(mine, column) for column in COLUMNS]
@@ -172,7 +172,7 @@ def table(out: Path, group: str) -> str:
 def differences(out: Path, group: str) -> str:
     """Every variant less what its group varies, over the pairs that both have, with 95 %
     intervals."""
-    other = "DMT fast" if group == "cosine" else BASE
+    other = COSINES if group == "cosine" else BASE
     found: dict[str, dict[int, dict]] = {}
     for row in _rows(out):
         found.setdefault(row["variant"], {})[row["pair"]] = row

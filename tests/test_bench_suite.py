@@ -104,6 +104,10 @@ def test_a_grid_is_every_combination(folder: Path) -> None:
     assert told.methods == ("unguided", *names)
     configs = [told.variant(name).config for name in names]
     assert [(c.inner_steps, c.lr, c.lr_end) for c in configs] == [(2, 0.2, 0.1), (3, 0.2, 0.1)]
+    around = grid.replace("[grid.over]", "config = { cells = 3, inner_steps = 9 }\n[grid.over]")
+    told = suite.read(written(folder, HEAD + CLIP + around))
+    configs = [told.variant(name).config for name in told.methods[1:]]
+    assert [(c.cells, c.inner_steps) for c in configs] == [(3, 2), (3, 3)]
     with pytest.raises(BadCall, match=r"'lr, lr_end' takes lists of 2 values, got 0\.2"):
         suite.read(written(folder, HEAD + CLIP + grid + '"lr, lr_end" = [0.2]\n'))
     with pytest.raises(BadCall, match="neither methods nor"):

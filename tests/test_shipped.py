@@ -1,6 +1,7 @@
-"""The model that ships: it is whole, small, draws what it is asked for, and its CLIP can tell."""
+"""The models that ship: they are whole, small, draw what they are asked for, and CLIP can tell."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from transformers import CLIPModel, CLIPProcessor
 
 import recast
 from recast import recipes
-from recast.backbones import unet3d
+from recast.backbones import unet3d, wan
+from recast.backbones.base import Backbone
 from recast.clips import to_tensor
 from recast.metrics import true_motion
 from recast.shapes import captions, oracle, world
@@ -19,17 +21,36 @@ from recast.video import Video
 
 
 @pytest.fixture(scope="module")
-def backbone():
+def unet() -> Backbone:
     return recast.load("shapes")
 
 
-def test_it_is_whole_and_small():
-    files = [path for path in unet3d.SHAPES.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 20e6
-    weights = {path.parent.name for path in files if path.suffix == ".safetensors"}
-    assert weights == {"unet", "vae", "text_encoder", "clip"}
-    assert (unet3d.SHAPES / "README.md").is_file()
+@pytest.fixture(scope="module", params=["shapes", "shapes-dit"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return recast.load(request.param)
+
+
+@pytest.mark.parametrize(
+    ("folder", "most", "parts"),
+    [
+        (unet3d.SHAPES, 20e6, {"unet", "vae", "text_encoder", "clip"}),
+        (wan.SHAPES_DIT, 15e6, {"transformer", "vae", "text_encoder"}),
+    ],
+)
+def test_it_is_whole_and_small(folder: Path, most: float, parts: set[str]) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= most
+    assert {path.parent.name for path in files if path.suffix == ".safetensors"} == parts
+    assert (folder / "README.md").is_file()
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "tokenizer"])
+def test_both_see_and_read_alike(part: str) -> None:
+    name = {"vae": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
+    name = name.get(part, "tokenizer.json")
+    ours, theirs = (folder / part / name for folder in (unet3d.SHAPES, wan.SHAPES_DIT))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_diffusers_own_pipeline_loads_it():
@@ -37,12 +58,12 @@ def test_diffusers_own_pipeline_loads_it():
     assert recast.wrap(pipe).fingerprint == recast.load("shapes").fingerprint
 
 
-def test_it_has_every_tap_role(backbone):
+def test_it_has_every_tap_role(unet):
     kinds = ("upsampler", "spatial_conv", "temporal_conv")
     wanted = {f"decoder{block}.{kind}" for block in range(3) for kind in kinds}
     wanted |= {f"decoder{block}.{kind}" for block in (1, 2, 3) for kind in ("spatial_attention",)}
     wanted |= {f"decoder{block}.temporal_attention" for block in (1, 2, 3)}
-    assert wanted | {"motion"} <= set(backbone.roles)
+    assert wanted | {"motion"} <= set(unet.roles)
 
 
 def test_no_signal_is_left_at_the_first_level(backbone):
@@ -50,12 +71,12 @@ def test_no_signal_is_left_at_the_first_level(backbone):
     assert float(backbone.schedule.alpha(grid[0])) == pytest.approx(0, abs=1e-6)
 
 
-def test_its_autoencoder_keeps_held_out_clips(backbone):
+def test_its_autoencoder_keeps_held_out_clips(unet):
     errors, right = [], []
     for seed in world.HELD_OUT[:12]:
         scene = world.sample(seed)
         video = to_tensor(Video(world.render(scene), world.FPS))
-        back = backbone.decode(backbone.encode(video))
+        back = unet.decode(unet.encode(video))
         errors.append(float((back - video).square().mean()))
         frames = ((back[0] + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
         verdict = oracle.judge(frames)
@@ -89,10 +110,10 @@ def test_its_clip_prefers_the_right_caption():
     assert np.mean(chosen) > 0.9
 
 
-def test_the_demo_moves_a_yellow_square_as_the_circle_moved(backbone):
+def test_the_demo_moves_a_yellow_square_as_the_circle_moved(unet):
     scene = world.sample(recipes.SEED)
-    motion = recast.learn(backbone, Video(world.render(scene), world.FPS))
-    verdict = oracle.judge(recast.transfer(backbone, motion, recipes.PROMPT).frames)
+    motion = recast.learn(unet, Video(world.render(scene), world.FPS))
+    verdict = oracle.judge(recast.transfer(unet, motion, recipes.PROMPT).frames)
     assert (verdict.colour, verdict.background) == ("yellow", "navy")
     assert true_motion.correlation(verdict.path, scene.centre) > 0.9
     assert true_motion.distance(verdict.path, scene.centre) < 0.06
@@ -101,9 +122,10 @@ def test_the_demo_moves_a_yellow_square_as_the_circle_moved(backbone):
 def test_it_says_which_words_it_does_not_know(backbone):
     assert backbone.check_prompt("a red circle on a navy background") == []
     (note,) = backbone.check_prompt("a red dolphin, jumping")
-    assert note == "the shapes model does not know: dolphin"
-    card = json.loads((unet3d.SHAPES / "recast.json").read_text())
-    assert {"circle", "navy", "masterpiece", "zigzag"} <= set(card["words"])
+    assert note == f"the {backbone.name} model does not know: dolphin"
+    for folder in (unet3d.SHAPES, wan.SHAPES_DIT):
+        card = json.loads((folder / "recast.json").read_text())
+        assert {"circle", "navy", "masterpiece", "zigzag"} <= set(card["words"])
 
 
 def test_a_motion_from_the_store_makes_the_same_clip(backbone, tmp_path):

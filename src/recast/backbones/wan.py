@@ -35,7 +35,9 @@ from recast.schedule import Schedule, from_diffusers
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+SHAPES_DIT = Path(__file__).parents[1] / "assets" / "shapes-dit"
 ALIASES = {
+    "shapes-dit": str(SHAPES_DIT),
     "wan": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     "wan-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
     "wan2.2-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",

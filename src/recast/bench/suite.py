@@ -129,6 +129,7 @@ class _Grid(_Table):
 
     method: str
     preset: str = ""
+    config: dict[str, Any] = {}
     over: dict[str, list[Any]] = Field(min_length=1)
 
 
@@ -303,7 +304,7 @@ def _variant(told: _Variant, suite: str) -> Variant:
 def _combinations(told: _Grid) -> Iterator[_Variant]:
     """Named by what they change, such as "inner_steps 5, lr 0.04"."""
     for values in product(*told.over.values()):
-        config: dict[str, Any] = {}
+        config = dict(told.config)
         for key, value in zip(told.over, values, strict=True):
             names = key.split(",")
             both = value if len(names) > 1 else [value]

@@ -2,8 +2,8 @@
 
 Yatim, Fridman, Bar-Tal, Kasten, Dekel: "Space-Time Diffusion Features for Zero-Shot Text-Driven
 Motion Transfer", CVPR 2024. `learn` inverts the clip once and records its features at the sampling
-levels on the way; `transfer` starts from low-frequency filtered noise and, at the noisiest levels,
-moves x_t until its features change over time as the clip's did.
+levels on the way; `transfer` starts from the inverted noise or its low frequencies and, at the
+noisiest levels, moves x_t until its features change over time as the clip's did.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Config:
 
 
 PRESETS = {
-    # Tuned on the shapes model (docs/results/dmt-on-shapes.md). One inversion step a level.
+    # Tuned on the shapes model (docs/results/dmt-on-shapes.md). One inversion step a level. From
+    # eq. 4's noise the camera is lost there (docs/results/methods.md).
     "fast": Config(
         cells=2,
         loss="pairwise_cosine",
@@ -92,6 +93,7 @@ PRESETS = {
         inner_steps=10,
         lr=0.04,
         lr_end=0.02,
+        initial_noise="inverted",
         restart=False,
         inversion_steps=1,
     ),
