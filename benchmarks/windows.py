@@ -1,4 +1,4 @@
-"""Clips longer than those the shipped model was trained on: seen whole, and in windows.
+"""Clips longer than those a shipped model was trained on: seen whole, and in windows.
 
     python benchmarks/windows.py --pairs 16 --frames 32 48
 
@@ -45,8 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--frames", type=int, nargs="+", default=[32])
+    parser.add_argument("--backbone", default="shapes")
     asked = parser.parse_args()
-    backbone = models.load("shapes", Settings(device="cpu"))
+    backbone = models.load(asked.backbone, Settings(device="cpu"))
     head = ("frames", "method", "at once", *COLUMNS)
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for frames in asked.frames:

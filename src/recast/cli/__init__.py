@@ -37,7 +37,7 @@ _COMMANDS = {
         "rebuild a clip from its features alone, and see what they hold",
     ),
     "shapes render": ("world.render", "draw a clip of the shapes world, with its exact truth"),
-    "shapes train": ("world.train", "train the model that ships, from nothing"),
+    "shapes train": ("world.train", "train a model like those that ship, from nothing"),
 }
 
 

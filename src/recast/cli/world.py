@@ -1,4 +1,4 @@
-"""`recast shapes`: clips of the embedded world, and the training of the model that ships."""
+"""`recast shapes`: clips of the embedded world, and the training of the models that ship."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from recast.video import Video
 @dataclass(frozen=True, kw_only=True)
 class _Render:
     seed: int = world.HELD_OUT.start
-    """Which scene; the model that ships never saw those from 9000000 on."""
+    """Which scene; the models that ship never saw those from 9000000 on."""
     caption: str = ""
     """What the scene shows instead, such as "a red circle on a navy background" or "a star moving
     in a circle"; what it leaves out is the seed's."""
@@ -42,7 +42,7 @@ def render(argv: list[str], command: str, about: str) -> None:
 
 
 def train(argv: list[str], command: str, about: str) -> None:
-    """Train the model that ships."""
+    """Train a model like those that ship."""
     with registry.unheard():
         from recast.shapes import training  # diffusers and transformers load slowly
 

@@ -1,1 +1,1 @@
-"""The embedded world: clips of one moving subject, and the training of the shipped model."""
+"""The embedded world: clips of one moving subject, and the training of the shipped models."""

@@ -1,4 +1,4 @@
-"""Sentences about scenes: what the shipped model's text encoder was taught to read.
+"""Sentences about scenes: what the shipped models' text encoder was taught to read.
 
 A caption names the subject and the scene, and now and then the motion, in varied words. Some carry
 words of quality that change nothing, since people put them into prompts.

@@ -45,7 +45,7 @@ _FOLDERS: dict[Part, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How long and on how much the shipped model is trained."""
+    """How long and on how much a shipped model is trained."""
 
     out: Path
     """Folder of checkpoints, logs and, at the end, the model in `model/`."""
