@@ -1,7 +1,7 @@
 """`--method auto`: the method with the best balance of motion, look and cost, as measured.
 
 That is on the shipped models. On the public ones nobody has measured it here: the shipped model of
-the same architecture stands for them. Of transformers none ships yet, so that they have `dmt`.
+the same architecture stands for them.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from recast.config import DEFAULT_METHOD
 from recast.errors import BadCall
 
 AUTO = "auto"
-_BEST = {"shapes": "dmt"}
+_BEST = {"shapes": "dmt", "shapes-dit": "dmt"}
 """By shipped model; `recast bench methods` is where it comes from."""
 
 
