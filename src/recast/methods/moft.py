@@ -69,7 +69,7 @@ PRESETS = {
         inner_steps=10,
         lr=0.04,
         lr_end=0.02,
-        initial_noise="low_frequency",
+        initial_noise="inverted",
     ),
     # 4 % of the channels, 5 steps at each of the first 10 of 50 levels.
     "paper": Config(),
