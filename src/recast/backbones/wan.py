@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2, and smaller models of their kind: transformers for flow matching.
+"""Wan 2.1 and 2.2, and the shipped `shapes-dit`: transformers for flow matching.
 
 Wan Team: "Wan: Open and Advanced Large-Scale Video Generative Models" (2025). A folder or hub id in
 diffusers' format: one WanTransformer3DModel with cross-attention to its text, or two that share the
