@@ -45,12 +45,16 @@ def test_it_is_whole_and_small(folder: Path, most: float, parts: set[str]) -> No
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]
 
 
-@pytest.mark.parametrize("part", ["vae", "text_encoder", "tokenizer"])
-def test_both_see_and_read_alike(part: str) -> None:
-    name = {"vae": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
-    name = name.get(part, "tokenizer.json")
-    ours, theirs = (folder / part / name for folder in (unet3d.SHAPES, wan.SHAPES_DIT))
-    assert ours.read_bytes() == theirs.read_bytes()
+@pytest.mark.parametrize(
+    "path",
+    [
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer.json",
+    ],
+)
+def test_both_see_and_read_alike(path: str) -> None:
+    assert (unet3d.SHAPES / path).read_bytes() == (wan.SHAPES_DIT / path).read_bytes()
 
 
 def test_diffusers_own_pipeline_loads_it():
@@ -110,10 +114,10 @@ def test_its_clip_prefers_the_right_caption():
     assert np.mean(chosen) > 0.9
 
 
-def test_the_demo_moves_a_yellow_square_as_the_circle_moved(unet):
+def test_the_demo_moves_a_yellow_square_as_the_circle_moved(backbone):
     scene = world.sample(recipes.SEED)
-    motion = recast.learn(unet, Video(world.render(scene), world.FPS))
-    verdict = oracle.judge(recast.transfer(unet, motion, recipes.PROMPT).frames)
+    motion = recast.learn(backbone, Video(world.render(scene), world.FPS))
+    verdict = oracle.judge(recast.transfer(backbone, motion, recipes.PROMPT).frames)
     assert (verdict.colour, verdict.background) == ("yellow", "navy")
     assert true_motion.correlation(verdict.path, scene.centre) > 0.9
     assert true_motion.distance(verdict.path, scene.centre) < 0.06
