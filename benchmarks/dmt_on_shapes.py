@@ -22,12 +22,13 @@ import scoring
 import torch
 from variants import BASE, COSINES, GROUPS, LONG, MAIN, Variant
 
-from recast import clips
 from recast.backbones import unet3d
 from recast.backbones.base import Backbone, Settings
-from recast.methods import base
+from recast.media.video import Video
+from recast.motions.method import Sampling
+from recast.motions.motion import Motion
+from recast.pipeline import source_clip
 from recast.shapes import captions, oracle, world
-from recast.video import Video
 
 COLUMNS = {
     "correlation": "path correlation, median",
@@ -69,7 +70,7 @@ def run(
         if (name, number) in done:
             continue
         variant = variants[name]
-        sampling = base.Sampling(
+        sampling = Sampling(
             steps=variant.steps,
             guidance_scale=variant.guidance_scale or backbone.defaults.guidance_scale,
             seed=seed + number,
@@ -87,43 +88,43 @@ def _learned(
     backbone: Backbone,
     variant: Variant,
     source: world.Scene,
-    sampling: base.Sampling,
+    sampling: Sampling,
     kept: Path | None,
-) -> base.Motion:
+) -> Motion:
     """The motion, learned, or taken from the file `kept`."""
     if kept is None or not kept.exists():
-        before, video = backbone.calls, clips.to_tensor(Video(world.render(source), world.FPS))
+        before, video = backbone.nfe, source_clip.to_tensor(Video(world.render(source), world.FPS))
         learner = MAIN[LONG[0]].method if kept else variant.method
         prompt = captions.prompt(source) if variant.described else ""
-        motion: base.Motion = scoring.last(learner.learn(backbone, video, prompt, sampling))
-        metadata = {**motion.metadata, "calls": backbone.calls - before}
+        motion: Motion = scoring.last(learner.learn(backbone, video, prompt, sampling))
+        metadata = {**motion.metadata, "calls": backbone.nfe - before}
         motion = dataclasses.replace(motion, metadata=metadata)
         if kept is None:
             return motion
         motion.save(kept)
-    motion = base.Motion.load(kept)
-    settings = dict(variant.method.learned_settings())
+    motion = Motion.load(kept)
+    settings = dict(variant.method.cache_key_settings())
     return dataclasses.replace(motion, metadata={**motion.metadata, "settings": settings})
 
 
 def _measured(
     backbone: Backbone,
     variant: Variant,
-    motion: base.Motion,
+    motion: Motion,
     source: world.Scene,
     look: world.Scene,
-    sampling: base.Sampling,
+    sampling: Sampling,
 ) -> dict[str, object]:
-    before, began = backbone.calls, time.perf_counter()
+    before, began = backbone.nfe, time.perf_counter()
     prompt = captions.prompt(look)
     with variant.patched():
         latents = scoring.last(variant.method.transfer(backbone, motion, prompt, sampling))
-    frames = clips.to_video(backbone.decode(latents), world.FPS).frames
+    frames = source_clip.to_video(backbone.decode(latents), world.FPS).frames
     seconds = time.perf_counter() - began
     return {
         "prompt": prompt,
         **scoring.judged(frames, source, look),
-        "calls": motion.metadata["calls"] + backbone.calls - before,
+        "calls": motion.metadata["calls"] + backbone.nfe - before,
         "seconds": round(seconds, 2),
     }
 
@@ -135,11 +136,11 @@ def ceiling(count: int) -> str:
     right = {"rendered": np.zeros(3, int), "through the autoencoder": np.zeros(3, int)}
     for seed in world.HELD_OUT[:count]:
         scene = world.sample(seed)
-        video = clips.to_tensor(Video(world.render(scene), world.FPS))
+        video = source_clip.to_tensor(Video(world.render(scene), world.FPS))
         back = backbone.decode(backbone.encode(video))
         errors.append(float((back - video).square().mean()))
         for name, tensor in zip(right, (video, back), strict=True):
-            verdict = oracle.judge(clips.to_video(tensor, world.FPS).frames)
+            verdict = oracle.judge(source_clip.to_video(tensor, world.FPS).frames)
             looks = ("colour", "shape", "background")
             right[name] += [getattr(verdict, look) == getattr(scene, look) for look in looks]
     lines = [f"autoencoder, mean squared error on [-1, 1]: {np.mean(errors):.4f}"]

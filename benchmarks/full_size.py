@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from recast import forecast, models
 from recast.backbones.base import Backbone, Settings
 from recast.errors import RecastError
 from recast.events import Done, Step
-from recast.methods.base import Sampling
+from recast.motions.method import Sampling
+from recast.pipeline import memory_estimate, model_loading
 
 Size = tuple[int | None, int | None, int | None]
 OWN: Size = (None, None, None)
@@ -91,7 +91,7 @@ def stages(backbone: Backbone, size: tuple[int, int, int]) -> dict[str, Any]:
     video = torch.rand(1, 3, *size) * 2 - 1
     x = torch.randn(backbone.latent_shape(*size), device=backbone.device)
     t = backbone.schedule.sized(x.shape).grid(STEPS)[0]
-    denoise = backbone.guided("a red circle", "", backbone.defaults.guidance_scale)
+    denoise = backbone.cfg_denoiser("a red circle", "", backbone.defaults.guidance_scale)
     work = {
         "text": lambda: backbone.encode_text(["a red circle"]),
         "pass": lambda: denoise(x, t),
@@ -135,8 +135,8 @@ def short(config: Any) -> Any:
 
 def method_row(backbone: Backbone, name: str, size: tuple[int, int, int]) -> dict[str, Any]:
     """What a method's two verbs take, and the median seconds of each kind of step."""
-    method = models.configured(name, short(models.preset(name)))
-    models.check_runs(method, backbone)
+    method = model_loading.configured(name, short(model_loading.preset(name)))
+    model_loading.check_runs(method, backbone)
     sampling = Sampling(steps=STEPS, guidance_scale=backbone.defaults.guidance_scale)
     video = torch.rand(1, 3, *size) * 2 - 1
     clock = Clock(backbone.device)
@@ -162,9 +162,9 @@ def case(
     name: str, size: Size, settings: Settings, work: list[str], end: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """A row for each piece of work, by its name, until the time is over."""
-    clock = Clock(forecast.device_of(settings))
+    clock = Clock(memory_estimate.device_of(settings))
     try:
-        backbone = models.with_random_weights(name, settings)
+        backbone = model_loading.with_random_weights(name, settings)
     except (RecastError, RuntimeError) as error:
         yield "load", failure(error)
         return
@@ -188,9 +188,9 @@ def measure(asked: argparse.Namespace) -> None:
     done = {(r["backbone"], *r["asked"], r["saving"], r["work"]) for r in rows(asked.out)}
     for name, size, saving, methods in cases(asked.backbones, asked.methods):
         settings = Settings(device=asked.device, dtype=asked.dtype, **SAVING[saving])
-        device = forecast.device_of(settings)
+        device = memory_estimate.device_of(settings)
         work = [one for one in ("stages", *methods) if (name, *size, saving, one) not in done]
-        if not work or settings.offload not in forecast.offloads(settings, device):
+        if not work or settings.offload not in memory_estimate.offloads(settings, device):
             continue
         if time.monotonic() > end:
             print("out of time", flush=True)
@@ -255,7 +255,7 @@ if __name__ == "__main__":
     making.add_argument("--out", type=Path, required=True)
     making.add_argument("--minutes", type=float, default=60, help="after these nothing new begins")
     making.add_argument("--backbones", nargs="+", default=list(SIZES))
-    making.add_argument("--methods", nargs="+", default=models.methods())
+    making.add_argument("--methods", nargs="+", default=model_loading.methods())
     making.add_argument("--device", default="auto")
     making.add_argument("--dtype", default="auto")
     showing = verbs.add_parser("table", help="print what was measured")

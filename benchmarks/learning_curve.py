@@ -13,8 +13,8 @@ import numpy as np
 import scoring
 import torch
 
-from recast import models
 from recast.backbones.base import Settings
+from recast.pipeline import model_loading
 
 COLUMNS = ("colour", "shape", "background", "moves", "drift")
 
@@ -25,7 +25,7 @@ def score(folders: list[Path], out: Path, prompts: int) -> None:
     done = {row["snapshot"] for row in _rows(out)}
     for folder in folders:
         if folder.name not in done:
-            backbone = models.load(str(folder), Settings(device="cpu"))
+            backbone = model_loading.load(str(folder), Settings(device="cpu"))
             marks = list(scoring.unguided_rows(backbone, prompts, backbone.defaults.steps))
             row = {"snapshot": folder.name, "fingerprint": backbone.fingerprint, "marks": marks}
             with out.open("a") as file:

@@ -15,11 +15,11 @@ import torch
 from scoring import interval, pairs
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from recast import clips, masks
 from recast.backbones import unet3d
 from recast.backbones.base import Settings
+from recast.media.video import Video
+from recast.pipeline import edit_mask, source_clip
 from recast.shapes import captions, world
-from recast.video import Video
 
 
 def main() -> None:
@@ -32,7 +32,9 @@ def main() -> None:
         found, ceiling = [], []
         for number, source, look in pairs(count):
             wanted = np.asarray(world.truth(source).mask)
-            latents = backbone.encode(clips.to_tensor(Video(world.render(source), world.FPS)))[0]
+            latents = backbone.encode(
+                source_clip.to_tensor(Video(world.render(source), world.FPS))
+            )[0]
             changed = {
                 "colour": {"colour": look.colour},
                 "shape": {"shape": look.shape},
@@ -43,7 +45,7 @@ def main() -> None:
                 wanted = ~wanted
             prompt = captions.prompt(dataclasses.replace(source, **changed))
             described, size = captions.prompt(source), wanted.shape[1:]
-            mask = masks.changed_region(backbone, latents, described, prompt, size, number)
+            mask = edit_mask.changed_region(backbone, latents, described, prompt, size, number)
             found.append(overlap(mask, wanted))
             small = adaptive_avg_pool2d(torch.tensor(wanted)[:, None].float(), latents.shape[-2:])
             back = interpolate(small, size=size, mode="bilinear")[:, 0].numpy() > 0.5

@@ -7,9 +7,9 @@ python benchmarks/picture.py out/invert-features --pairs 0 3 --seeds 2 --out fea
 import argparse
 from pathlib import Path
 
-from recast import sheet, video
 from recast.bench import rows
-from recast.video import Video
+from recast.media import contact_sheet, video
+from recast.media.video import Video
 
 
 def lines(
@@ -43,4 +43,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     drawn = lines(asked.folder, asked.pairs, asked.variants, asked.seeds)
-    sheet.save_png(sheet.contact_sheet(drawn), asked.out)
+    contact_sheet.save_png(contact_sheet.contact_sheet(drawn), asked.out)

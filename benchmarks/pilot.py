@@ -18,12 +18,12 @@ import numpy as np
 import scoring
 import torch
 
+from recast.analysis.probe import ProbeConfig, probe
 from recast.backbones import unet3d
 from recast.backbones.base import Settings
 from recast.events import Event, Step
 from recast.shapes import training, world
 from recast.shapes.networks import Design
-from recast.shapes.probe import ProbeConfig, probe
 from recast.shapes.training import TrainConfig
 
 COLUMNS = ("colour", "shape", "background", "moves", "drift")

@@ -13,11 +13,11 @@ from collections.abc import Callable
 import numpy as np
 import scoring
 
-from recast import evaluation
 from recast.bench import pairs
+from recast.evaluation import evaluate
+from recast.media.video import Video
 from recast.metrics.base import Metric
 from recast.shapes import captions, world
-from recast.video import Video
 
 Change = Callable[[np.ndarray, int, str], np.ndarray]
 CHANGES: dict[str, Change] = {
@@ -36,7 +36,7 @@ CHANGES: dict[str, Change] = {
 def main(clips: int) -> None:
     """Print a Markdown table, a line for each metric."""
     found: dict[str, dict[str, list[float]]] = {}
-    known: dict[str, Metric] = evaluation.metrics()
+    known: dict[str, Metric] = evaluate.metrics()
     for seed, prompt in pairs.held_out(clips):
         source = pairs.source(seed)
         own = captions.prompt(world.sample(seed))
@@ -45,7 +45,7 @@ def main(clips: int) -> None:
             asked = prompt if name == "perfect answer" else own
             truth = pairs.truth(seed, asked, result.frames)
             scores = scoring.last(
-                evaluation.evaluate(source, result, asked, evaluation.Tools(), truth=truth)
+                evaluate.evaluate(source, result, asked, evaluate.Tools(), truth=truth)
             )
             for score in scores:
                 if score.value is not None:

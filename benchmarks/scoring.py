@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from recast import clips
 from recast.backbones.base import Backbone
 from recast.bench.pairs import held_out
 from recast.events import Done, Event
-from recast.methods import base, unguided
+from recast.media.video import Video
+from recast.methods import unguided
 from recast.metrics import true_motion
+from recast.motions.method import Sampling
+from recast.pipeline import source_clip
 from recast.shapes import captions, oracle, world
 from recast.shapes.describe import dressed, named
-from recast.video import Video
 
 
 def pairs(count: int) -> Iterator[tuple[int, world.Scene, world.Scene]]:
@@ -41,14 +42,14 @@ def unguided_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) -> 
     """Text to video for the prompts of `count` pairs: the oracle's marks of each clip."""
     method = unguided.Method(unguided.Config())
     for number, source, look in pairs(count):
-        sampling = base.Sampling(
+        sampling = Sampling(
             steps=steps, guidance_scale=backbone.defaults.guidance_scale, seed=seed + number
         )
         size = min(backbone.defaults.height, backbone.defaults.width)
-        video = clips.to_tensor(Video(world.render(source, size), world.FPS))
+        video = source_clip.to_tensor(Video(world.render(source, size), world.FPS))
         motion = last(method.learn(backbone, video, "", sampling))
         latents = last(method.transfer(backbone, motion, captions.prompt(look), sampling))
-        frames = clips.to_video(backbone.decode(latents), world.FPS).frames
+        frames = source_clip.to_video(backbone.decode(latents), world.FPS).frames
         yield {"pair": number, "prompt": captions.prompt(look), **judged(frames, source, look)}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pyarrow import parquet
 
 from recast.bench import chart, report, rows, suite, summary
-from recast.files import atomic
+from recast.media.atomic_files import atomic
 
 LOOK = ("true_look", "share of colour, shape and background that are right")
 PATH = ("true_motion", "correlation of the subject's path with the source's")

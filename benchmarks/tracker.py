@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 from scoring import interval
 
-from recast import trackers
+from recast.evaluation import trackers
 from recast.shapes import world
 
 PIXELS = (1, 2, 4)

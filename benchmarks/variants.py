@@ -10,10 +10,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from recast import guided, losses
 from recast.backbones.base import Backbone
-from recast.methods import base, dmt, unguided
-from recast.schedule import Denoiser
+from recast.diffusion.noise_schedule import Denoiser
+from recast.feature_guidance import latent_guidance, losses
+from recast.methods import dmt, unguided
+from recast.motions.method import MotionMethod
 
 BASE = "eq. 3 on 2×2 cells"
 COSINES = "by cosines on 2×2 cells"
@@ -25,7 +26,7 @@ _BASE = dataclasses.replace(dmt.PRESETS["fast"], loss="pairwise", initial_noise=
 class Variant:
     """A method, how it is run, and what is put in the place of a part of it."""
 
-    method: base.Method[Any]
+    method: MotionMethod[Any]
     steps: int = 25
     guidance_scale: float | None = None
     """The model's own for None."""
@@ -84,14 +85,14 @@ def along_the_gradient(momentum: float) -> Callable[[], AbstractContextManager[N
 def through_x0() -> Iterator[None]:
     """The gradient taken through x̂_0: the features are those of x_t still, written as α·x̂_0 + σ·ε̂
     with ε̂ held, so that what reaches x_t has passed the denoiser."""
-    look = guided.look
+    look = latent_guidance.look
 
     def looked(backbone: Backbone, denoise: Denoiser, taps: Any, x: Tensor, t: Tensor) -> Any:
         out, schedule = denoise(x, t), backbone.schedule.sized(x.shape)
         x = schedule.alpha(t) * out.x0 + schedule.sigma(t) * out.eps.detach()
         return look(backbone, denoise, taps, x.float(), t)
 
-    with mock.patch.object(guided, "look", looked):
+    with mock.patch.object(latent_guidance, "look", looked):
         yield
 
 

@@ -15,29 +15,29 @@ import numpy as np
 from rich.progress import track
 from scoring import interval, judged, last
 
-from recast import clips, models
 from recast.backbones.base import Backbone, Settings
 from recast.bench.pairs import held_out
-from recast.methods.base import Sampling
+from recast.media.video import Video
+from recast.motions.method import Sampling
+from recast.pipeline import model_loading, source_clip
 from recast.shapes import captions, world
 from recast.shapes.describe import dressed, named
-from recast.video import Video
 
 COLUMNS = ("colour", "shape", "background", "drift", "correlation", "distance", "calls", "seconds")
 
 
 def row(backbone: Backbone, name: str, source: world.Scene, look: world.Scene, seed: int) -> dict:
     """The oracle's marks of one clip, and what it cost."""
-    method = models.configured(name, None)
-    began, before = time.monotonic(), backbone.calls
-    video = clips.to_tensor(Video(world.render(source), world.FPS))
+    method = model_loading.configured(name, None)
+    began, before = time.monotonic(), backbone.nfe
+    video = source_clip.to_tensor(Video(world.render(source), world.FPS))
     sampling = Sampling(
         steps=backbone.defaults.steps, guidance_scale=backbone.defaults.guidance_scale, seed=seed
     )
     motion = last(method.learn(backbone, video, "", sampling))
     latents = last(method.transfer(backbone, motion, captions.prompt(look), sampling))
-    frames = clips.to_video(backbone.decode(latents), world.FPS).frames
-    cost = {"calls": backbone.calls - before, "seconds": time.monotonic() - began}
+    frames = source_clip.to_video(backbone.decode(latents), world.FPS).frames
+    cost = {"calls": backbone.nfe - before, "seconds": time.monotonic() - began}
     return {**judged(frames, source, look), **cost}
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[32])
     parser.add_argument("--backbone", default="shapes")
     asked = parser.parse_args()
-    backbone = models.load(asked.backbone, Settings(device="cpu"))
+    backbone = model_loading.load(asked.backbone, Settings(device="cpu"))
     head = ("frames", "method", "at once", *COLUMNS)
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for frames in asked.frames:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.events import Done, Event
-from recast.methods.base import Method, Motion, Sampling
+from recast.motions.method import MotionMethod, Sampling
+from recast.motions.motion import Motion
 
 SAMPLING = Sampling(steps=4, guidance_scale=3.0, seed=5)
 
@@ -29,13 +30,13 @@ def result(events: Iterator[Event]) -> Any:
     return last.result
 
 
-def learn(method: Method[Any], backbone: Backbone, prompt: str = "a square") -> Motion:
+def learn(method: MotionMethod[Any], backbone: Backbone, prompt: str = "a square") -> Motion:
     made: Motion = result(method.learn(backbone, clip(backbone), prompt, SAMPLING))
     return made
 
 
 def transfer(
-    method: Method[Any], backbone: Backbone, motion: Motion, sampling: Sampling = SAMPLING
+    method: MotionMethod[Any], backbone: Backbone, motion: Motion, sampling: Sampling = SAMPLING
 ) -> Tensor:
     latents: Tensor = result(method.transfer(backbone, motion, "a cat", sampling))
     return latents

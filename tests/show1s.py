@@ -8,9 +8,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from recast.backbones import _diffusers, _show1, show1
 from recast.backbones.base import Settings
-from recast.backbones.show1 import Show1
+from recast.backbones.show1 import backbone as show1
+from recast.backbones.show1 import network as show1_network
+from recast.backbones.show1.backbone import Show1
+from recast.networks import checkpoint_loading
 
 CPU = Settings(device="cpu", dtype="float32")
 SMALL = {
@@ -48,11 +50,11 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def network(**changes: Any) -> _show1.UNet3DConditionModel:
+def network(**changes: Any) -> show1_network.UNet3DConditionModel:
     """A small one with noise in every weight: fresh temporal layers end in zeros."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        made = _show1.UNet3DConditionModel(**SMALL | changes).eval()
+        made = show1_network.UNet3DConditionModel(**SMALL | changes).eval()
         for weight in made.parameters():
             weight.data.add_(0.02 * torch.randn_like(weight))
     return made
@@ -95,7 +97,7 @@ def save(folder: Path) -> Path:
         if name.startswith("sr1"):
             noising = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
             write(folder / name / "image_noising_scheduler/scheduler_config.json", noising)
-    with _diffusers.quiet():
+    with checkpoint_loading.quiet():
         parts.text_encoder.save_pretrained(folder / "text_encoder")
         parts.tokenizer.save_pretrained(folder / "tokenizer")
     return folder

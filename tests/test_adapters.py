@@ -10,17 +10,12 @@ from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from recast.adapters import (
-    Adapter,
-    LoRA,
-    MotionEmbeddings,
-    Shifts,
-    input_shapes,
-    weighted,
-)
-from recast.backbones import _unets, show1, unet3d
+from recast.backbones import unet3d
 from recast.backbones.base import Backbone
+from recast.backbones.show1 import backbone as show1
 from recast.errors import BadMotion, UnknownName
+from recast.networks import unet_roles
+from recast.networks.adapters import Adapter, LoRA, MotionEmbeddings, Shifts, input_shapes, weighted
 
 ROLE = "temporal_transformers"
 T = torch.tensor(501.0)
@@ -36,7 +31,7 @@ def out(backbone: Backbone, x: Tensor) -> Tensor:
 
 
 def paths(backbone: Backbone) -> list[str]:
-    places = backbone.places(ROLE)
+    places = backbone.transformers_for(ROLE)
     return [path for place in places for attention in place.attentions for path in attention]
 
 
@@ -49,7 +44,7 @@ def shapes_of(backbone: Backbone, frames: int = 3) -> dict[str, tuple[int, ...]]
 def fresh(kind: str, backbone: Backbone) -> dict[str, Tensor]:
     network = backbone.network
     if kind == "embeddings":
-        return MotionEmbeddings.zeros(backbone.places(ROLE), shapes_of(backbone))
+        return MotionEmbeddings.zeros(backbone.transformers_for(ROLE), shapes_of(backbone))
     if kind == "lora":
         return LoRA.fresh(network, paths(backbone), 2, "unet", torch.Generator().manual_seed(0))
     return Shifts.zeros(network, paths(backbone), "unet")
@@ -57,7 +52,7 @@ def fresh(kind: str, backbone: Backbone) -> dict[str, Tensor]:
 
 def made(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options: Any) -> Adapter:
     if kind == "embeddings":
-        places = backbone.places(ROLE)
+        places = backbone.transformers_for(ROLE)
         return MotionEmbeddings(backbone.network, tensors, "cpu", places, **options)
     return {"lora": LoRA, "shifts": Shifts}[kind](backbone.network, tensors, "cpu", "unet")
 
@@ -154,7 +149,7 @@ def attended(
 def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
     """The values' difference in time and γ too; a batch has its clips one after the other."""
     backbone, gamma = unet3d.tiny(), 0.7
-    place = backbone.places(ROLE)[0]
+    place = backbone.transformers_for(ROLE)[0]
     attention = place.attentions[1]
     parent = attention.query.rpartition(".")[0]
     layer: Any = backbone.network.get_submodule(parent)
@@ -185,7 +180,7 @@ def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
 def test_embeddings_stretch_linearly_in_time() -> None:
     """From 2 frames to 4: centres at ¼ and ¾ of the way, held at the ends."""
     backbone = unet3d.tiny()
-    place = backbone.places(ROLE)[0]
+    place = backbone.transformers_for(ROLE)[0]
     name, query = f"query_key.{place.path}", place.attentions[0].query
     width = backbone.network.get_submodule(query).in_features
     ramp = torch.tensor([0.0, 1.0])[None, :, None].expand(1, 2, width)
@@ -306,7 +301,7 @@ def test_tensors_of_something_else_are_refused(
     kind: str, tensors: dict[str, Tensor], message: str
 ) -> None:
     backbone = unet3d.tiny()
-    place = backbone.places(ROLE)[0]
+    place = backbone.transformers_for(ROLE)[0]
     stands = {"FIRST": f"query_key.{place.path}", "LINEAR": f"unet.{place.attentions[0].query}"}
     named = {
         next((name.replace(k, v) for k, v in stands.items() if k in name), name): tensor
@@ -339,7 +334,7 @@ def test_zeroscopes_places() -> None:
             cross_attention_dim=1024,
             attention_head_dim=64,
         )
-    found = _unets.transformers(unet)
+    found = unet_roles.transformers(unet)
     temporal = found[ROLE]
     widths = [unet.get_submodule(place.attentions[0].query).in_features for place in temporal]
     assert widths == [1280] * 5 + [640] * 5 + [320] * 5
@@ -357,4 +352,4 @@ def test_zeroscopes_places() -> None:
 
 def test_an_unknown_role_is_told_with_those_there_are() -> None:
     with pytest.raises(UnknownName, match="did you mean temporal_transformers"):
-        unet3d.tiny().places("temporal_transformer")
+        unet3d.tiny().transformers_for("temporal_transformer")

@@ -15,13 +15,14 @@ from diffusers import (
 )
 from torch import Tensor
 
-from recast import models
-from recast.backbones import _diffusers, _unets, animatediff
-from recast.backbones._latent_unet import LatentUNet
+from recast.backbones import animatediff
 from recast.backbones.base import Settings
+from recast.backbones.unet3d import LatentUNet
+from recast.diffusion.sampling import ddim, sample
 from recast.errors import BadCall, BadModel
-from recast.features import record
-from recast.sampling import ddim, sample
+from recast.networks import checkpoint_loading, unet_roles
+from recast.networks.feature_hooks import record
+from recast.pipeline import model_loading
 
 CPU = Settings(device="cpu", dtype="float32")
 
@@ -61,9 +62,9 @@ def test_sampling_is_what_diffusers_does(scale: float) -> None:
         latents=x.clone(),
         output_type="latent",
     ).frames
-    backbone = models.wrap(pipe, CPU)
+    backbone = model_loading.wrap(pipe, CPU)
     grid = backbone.schedule.grid(8)
-    guided = backbone.guided("a red car drives", "bad", scale)
+    guided = backbone.cfg_denoiser("a red car drives", "bad", scale)
     *_, last = sample(guided, backbone.schedule, grid, x)
     assert float((last.x - x).abs().max()) > 0.1
     torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=1e-5)
@@ -101,7 +102,10 @@ def test_frames_of_one_clip_see_each_other_and_those_of_another_do_not() -> None
 def test_gradients_do_not_depend_on_checkpointing() -> None:
     def gradient(checkpointing: bool) -> Tensor:
         settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
-        backbone, x = models.wrap(pipeline(), settings), randn(1, 4, 4, 8, 8).requires_grad_()
+        backbone, x = (
+            model_loading.wrap(pipeline(), settings),
+            randn(1, 4, 4, 8, 8).requires_grad_(),
+        )
         (tap,) = backbone.taps("motion")
         with record(backbone.network, [tap], 4, stop=True) as seen:
             backbone.denoiser(backbone.encode_text(["a cat"]))(x, torch.tensor(501.0))
@@ -136,7 +140,7 @@ def test_the_roles_at_full_size() -> None:
     # What is left without the adapter is Stable Diffusion's UNet, which says of itself 859.52 M.
     total, added = (sum(p.numel() for p in n.parameters()) for n in (whole, adapter))
     assert total - added == 859_520_964
-    roles = _unets.roles(unet)
+    roles = unet_roles.roles(unet)
     taps = tuple({tap.path: tap for taps in roles.values() for tap in taps}.values())
     with torch.no_grad(), record(unet, taps, 16) as seen:
         unet(x, torch.zeros((), device="meta"), encoder_hidden_states=text)
@@ -158,7 +162,7 @@ def test_the_roles_at_full_size() -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    with _diffusers.quiet():
+    with checkpoint_loading.quiet():
         pipeline().save_pretrained(folder)
     return folder
 
@@ -173,14 +177,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     stable = StableDiffusionPipeline(
         pipe.vae, pipe.text_encoder, pipe.tokenizer, image, pipe.scheduler, None, None
     )
-    with _diffusers.quiet():
+    with checkpoint_loading.quiet():
         stable.save_pretrained(folder / "base")
         motion.save_pretrained(folder / "adapter")
     return folder / "base", folder / "adapter"
 
 
 def test_a_saved_pipeline_is_the_same_model(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tiny, loaded = animatediff.tiny(), models.load(str(saved), CPU)
+    tiny, loaded = animatediff.tiny(), model_loading.load(str(saved), CPU)
     assert capfd.readouterr() == ("", "")
     assert loaded.fingerprint == tiny.fingerprint
     assert torch.equal(loaded.schedule.grid(7), tiny.schedule.grid(7))
@@ -197,15 +201,15 @@ def test_a_base_and_an_adapter_join(
         asked.append((source, parts))
         return pair[0] if "stable-diffusion" in source else pair[1]
 
-    monkeypatch.setattr(_diffusers, "folder", folder)
-    loaded = models.load("animatediff", CPU)
+    monkeypatch.setattr(checkpoint_loading, "folder", folder)
+    loaded = model_loading.load("animatediff", CPU)
     assert asked == [
         (animatediff._ADAPTER, ("config.json", "diffusion_pytorch_model.*")),
         (animatediff._BASE, ()),
     ]
     base = StableDiffusionPipeline.from_pretrained(pair[0]).unet
     joined = UNetMotionModel.from_unet2d(base, MotionAdapter.from_pretrained(pair[1]))
-    assert loaded.fingerprint == _diffusers.fingerprint(joined)
+    assert loaded.fingerprint == checkpoint_loading.fingerprint(joined)
     assert loaded.name == "animatediff"
     assert loaded.schedule.grid(3).tolist() == [999, 500, 0, -1]
 
@@ -223,4 +227,4 @@ def test_a_bad_folder_is_told_why(saved: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(saved, tmp_path / "model"))
     shutil.rmtree(folder / "unet")
     with pytest.raises(BadModel, match="no readable unet/config"):
-        models.load(str(folder), CPU)
+        model_loading.load(str(folder), CPU)

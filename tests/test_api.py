@@ -12,12 +12,12 @@ from diffusers import DDIMScheduler, TextToVideoSDPipeline
 import recast
 from recast.api import config_of
 from recast.backbones import gaussian, unet3d
-from recast.clips import Source
 from recast.errors import BadCall, BadClip, BadModel, BadMotion, UnknownName
 from recast.events import Event, Step
+from recast.media.video import Video
 from recast.methods import dmt, vmc
-from recast.store import Store
-from recast.video import Video
+from recast.pipeline.motion_cache import MotionCache
+from recast.pipeline.source_clip import Source
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def clip() -> Video:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store", 10**9)
+def store(tmp_path: Path) -> MotionCache:
+    return MotionCache(tmp_path / "store", 10**9)
 
 
 def pipeline() -> TextToVideoSDPipeline:
@@ -62,7 +62,7 @@ def test_every_public_name_is_there() -> None:
         getattr(recast, "lern")  # noqa: B009  # that it is not there is the test
 
 
-def test_learn_and_transfer_keep_length_size_and_rate(clip: Video, store: Store) -> None:
+def test_learn_and_transfer_keep_length_size_and_rate(clip: Video, store: MotionCache) -> None:
     backbone = unet3d.tiny()
     config = dmt.Config(inner_steps=1, inversion_steps=2, restart=False)
     motion = recast.learn(backbone, clip, config=config, store=store)
@@ -76,7 +76,7 @@ def test_learn_and_transfer_keep_length_size_and_rate(clip: Video, store: Store)
 
 
 def test_the_frames_taken_are_those_on_screen(
-    clip: Video, store: Store, monkeypatch: pytest.MonkeyPatch
+    clip: Video, store: MotionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """16 fps to 8 fps: every second frame, of which the method sees the fitted pixels."""
     seen: list[torch.Tensor] = []
@@ -93,26 +93,26 @@ def test_the_frames_taken_are_those_on_screen(
     assert torch.equal(seen[0], wanted.permute(3, 0, 1, 2)[None])
 
 
-def test_a_clip_too_short_is_refused(clip: Video, store: Store) -> None:
+def test_a_clip_too_short_is_refused(clip: Video, store: MotionCache) -> None:
     with pytest.raises(BadClip, match=r"10 frames at 8 fps, 40 are needed"):
         recast.learn(gaussian.tiny(), clip, source=Source(frames=40), store=store)
 
 
-def test_the_second_time_comes_from_the_store(clip: Video, store: Store) -> None:
+def test_the_second_time_comes_from_the_store(clip: Video, store: MotionCache) -> None:
     backbone, events = gaussian.tiny(), list[Event]()
     first = recast.learn(backbone, clip, store=store, on_event=events.append)
     assert any(isinstance(event, Step) and event.stage == "invert" for event in events)
-    calls = backbone.calls
+    calls = backbone.nfe
     events.clear()
     second = recast.learn(backbone, clip, store=store, on_event=events.append)
-    assert backbone.calls == calls
+    assert backbone.nfe == calls
     assert events == []
     assert torch.equal(first.tensors["noise"], second.tensors["noise"])
     assert first.metadata == second.metadata
 
 
 def test_a_motion_file_remembers_its_config_and_rate(
-    clip: Video, store: Store, tmp_path: Path
+    clip: Video, store: MotionCache, tmp_path: Path
 ) -> None:
     backbone = gaussian.tiny()
     config = dmt.Config(inner_steps=2, inversion_steps=7, lr=0.5)
@@ -126,7 +126,7 @@ def test_a_motion_file_remembers_its_config_and_rate(
     assert np.array_equal(video.frames, recast.transfer(backbone, motion, "blue").frames)
 
 
-def test_a_watcher_that_raises_stops_the_work(clip: Video, store: Store) -> None:
+def test_a_watcher_that_raises_stops_the_work(clip: Video, store: MotionCache) -> None:
     def stop(event: Event) -> None:
         raise KeyboardInterrupt
 
@@ -135,7 +135,7 @@ def test_a_watcher_that_raises_stops_the_work(clip: Video, store: Store) -> None
     assert store.entries() == []
 
 
-def test_wrong_calls_are_refused(clip: Video, store: Store) -> None:
+def test_wrong_calls_are_refused(clip: Video, store: MotionCache) -> None:
     backbone = gaussian.tiny()
     motion = recast.learn(backbone, clip, store=store)
     with pytest.raises(BadCall, match="prompt is empty"):
@@ -181,7 +181,7 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
         recast.load(str(tmp_path))
 
 
-def test_a_motion_of_two_clips_for_more_frames(clip: Video, store: Store) -> None:
+def test_a_motion_of_two_clips_for_more_frames(clip: Video, store: MotionCache) -> None:
     backbone = unet3d.tiny()
     config = vmc.Config(iterations=2, inversion_steps=1, initial_noise="random")
     other = Video(clip.frames[::-1].copy(), clip.fps)

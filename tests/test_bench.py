@@ -14,13 +14,14 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from recast import cli, video
+from recast import cli
 from recast.backbones.base import Settings
 from recast.bench import rows, runner, summary
 from recast.bench.runner import BenchConfig, Outcome
 from recast.events import Done, Note
-from recast.files import locked
-from recast.video import Video
+from recast.media import video
+from recast.media.atomic_files import locked
+from recast.media.video import Video
 
 SUITE = """
 about = "Two pairs <for a test>"

@@ -12,10 +12,10 @@ from recast.backbones.base import Settings
 from recast.bench import cluster
 from recast.bench.suite import Case
 from recast.bench.work import Task
-from recast.clips import Source
 from recast.errors import BadCall, BadModel, RecastError, UnknownName
-from recast.evaluation import Tools
+from recast.evaluation.evaluate import Tools
 from recast.events import Note
+from recast.pipeline.source_clip import Source
 
 exceptions = pytest.importorskip("ray").exceptions
 TASK = Task(

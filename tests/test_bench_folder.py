@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recast import api, video
+from recast import api
 from recast.backbones.base import Settings
 from recast.bench import rows, runner
 from recast.bench.runner import BenchConfig, Outcome
 from recast.events import Done
-from recast.video import Video
+from recast.media import video
+from recast.media.video import Video
 
 from . import clips
 

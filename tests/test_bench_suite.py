@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recast import clips
 from recast.bench import pairs, suite
 from recast.errors import BadCall, BadClip, RecastError
+from recast.media.video import Video
 from recast.metrics.true_motion import correlation
+from recast.pipeline import source_clip
 from recast.shapes import oracle, world
 from recast.shapes.describe import named
-from recast.video import Video
 
 HEAD = 'about = "a test"\nmethods = ["unguided"]\n'
 
@@ -90,7 +90,7 @@ def test_clips_prompts_and_variants(folder: Path) -> None:
         )
     )
     assert [case.prompt for case in told.cases] == ["one", "ein Bär", "ein Fuß"]
-    assert told.source == clips.Source(frames=4)
+    assert told.source == source_clip.Source(frames=4)
     variant = told.variant("no guidance")
     assert (variant.config.guided, variant.config.cells, variant.steps) == (0.0, 2, 7)
     assert told.variant("dmt:paper").config.inversion_steps == 1000

@@ -19,16 +19,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from recast import cli, recipes, registry, video
+from recast import cli, registry
 from recast.backbones import gaussian
 from recast.cli import console, flags
-from recast.config import RunConfig
 from recast.events import Done, Event, Note, Step
+from recast.media import video
+from recast.media.video import Video
 from recast.methods import dmt
-from recast.methods.base import Motion
+from recast.motions.motion import Motion
+from recast.pipeline import recipes
+from recast.pipeline.config import RunConfig
+from recast.pipeline.motion_cache import MotionCache
 from recast.shapes import training, world
-from recast.store import Store
-from recast.video import Video
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = ("--backbone", "gaussian", "--steps", "3", "--inner-steps", "1", "--inversion-steps", "3")
@@ -198,12 +200,12 @@ def test_the_store_is_listed_and_pruned(
     _, out, _ = call("store", "ls")
     assert "dmt on gaussian, last used 20" in out
     assert "1 motions" in out
-    (entry,) = Store.default().entries()
+    (entry,) = MotionCache.default().entries()
     entry.path.write_bytes(b"")
     assert "damaged" in call("store", "ls")[1]
     code, out, _ = call("store", "prune", "--keep", "0")
     assert code == 0
-    assert Store.default().entries() == []
+    assert MotionCache.default().entries() == []
     assert call("store", "prune", "--keep", "lots")[0] == 2
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from recast.backbones import cogvideox
 from recast.backbones.cogvideox import CogVideoX
-from recast.guidance import growing
-from recast.sampling import sample
+from recast.diffusion.cfg import growing
+from recast.diffusion.sampling import sample
 
 KINDS: dict[str, dict[str, bool]] = {
     "2b": {},
@@ -54,7 +54,7 @@ def both(
         **options,
     ).frames.transpose(1, 2)
     grid = backbone.schedule.grid(STEPS)
-    *_, last = sample(backbone.guided("a red car", "bad", scale), backbone.schedule, grid, x)
+    *_, last = sample(backbone.cfg_denoiser("a red car", "bad", scale), backbone.schedule, grid, x)
     return x, expected, last.x
 
 
@@ -114,4 +114,4 @@ def test_the_clip_begins_twice_where_frames_are_read_in_pairs() -> None:
     x, mean = backbone.encode(video), vae.encode(video).latent_dist.mean
     torch.testing.assert_close(x[:, :, 1:], mean * vae.config.scaling_factor)
     assert torch.equal(x[:, :, 0], x[:, :, 1])
-    assert backbone.shown(9) == [slice(0, 1), slice(0, 1), slice(1, 5), slice(5, 9)]
+    assert backbone.latent_frame_spans(9) == [slice(0, 1), slice(0, 1), slice(1, 5), slice(5, 9)]

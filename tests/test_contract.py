@@ -9,23 +9,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from recast import models, registry
+from recast import registry
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
 from recast.events import Done, Event, Preview, Step
-from recast.methods.base import Method, Motion, Sampling
+from recast.motions.method import MotionMethod, Sampling
+from recast.motions.motion import Motion
+from recast.pipeline import model_loading
 
 SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=1)
 # Whatever a config calls the lengths of its loops: the contract holds at any.
 SHORT = {"inversion_steps": 2, "inner_steps": 2, "iterations": 2, "training_steps": 2}
 
 
-def configured(name: str) -> Method[Any]:
+def configured(name: str) -> MotionMethod[Any]:
     """The method with its first preset, its loops cut short."""
     module = registry.load("methods", name)
     config = next(iter(module.PRESETS.values()))
     fields = {field.name for field in dataclasses.fields(config)}
-    method: Method[Any] = module.Method(
+    method: MotionMethod[Any] = module.Method(
         dataclasses.replace(config, **{key: n for key, n in SHORT.items() if key in fields})
     )
     return method
@@ -40,14 +42,14 @@ def clip(backbone: Backbone) -> Tensor:
     return video
 
 
-def runs(method: Method[Any], backbone: Backbone) -> bool:
+def runs(method: MotionMethod[Any], backbone: Backbone) -> bool:
     """Whether it does; if not, only for want of layers to adapt, and the error says which."""
     missing = set(method.roles) - {*backbone.roles, *backbone.transformers}
     if not missing:
         return True
     assert all(role.endswith("_transformers") for role in missing), missing
     with pytest.raises(BadCall, match=f"has no role '.*_transformers', which {method.name} needs"):
-        models.check_runs(method, backbone)
+        model_loading.check_runs(method, backbone)
     return False
 
 
@@ -107,5 +109,5 @@ def test_the_settings_that_are_learned_fit_into_a_key(method_name: str) -> None:
     module = registry.load("methods", method_name)
     for config in module.PRESETS.values():
         assert isinstance(config, module.Config)
-        settings = dict(module.Method(config).learned_settings())
+        settings = dict(module.Method(config).cache_key_settings())
         assert json.loads(json.dumps(settings)) == settings

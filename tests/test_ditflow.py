@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from recast import guided
 from recast.backbones import gaussian, unet3d
+from recast.diffusion.optimize import minimize
+from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
-from recast.features import override, record
+from recast.feature_guidance import latent_guidance
 from recast.methods.ditflow import PRESETS, Config, Method, flow, where_moving
-from recast.optimize import minimize
-from recast.sampling import ddim, randn
+from recast.networks.feature_hooks import override, record
 
 from .jobs import SAMPLING, clip, hooks, learn, transfer
 
@@ -80,13 +80,13 @@ def test_only_what_moves_in_the_source_counts() -> None:
 def test_learn_reads_the_clean_clip_once() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    assert backbone.calls == 1
+    assert backbone.nfe == 1
     assert motion.tensors.keys() == {"latents", "0/flow", "1/flow"}
     source = backbone.encode(clip(backbone))
     # ZeroScope's clean level is its least noisy one.
     clean = backbone.schedule.grid(100)[-1]
     eps = randn(tuple(source.shape), torch.Generator().manual_seed(0), torch.device("cpu"))
-    pairs = guided.pairs(backbone, "queries", "keys", (0, 1))
+    pairs = latent_guidance.tap_pairs(backbone, "queries", "keys", (0, 1))
     with torch.no_grad(), record(backbone.network, [tap for pair in pairs for tap in pair], 4) as s:
         plain = backbone.denoiser(backbone.encode_text([""]))
         plain(backbone.schedule.noised(source, eps, clean), clean)
@@ -113,9 +113,9 @@ def test_injected_keys_and_values_are_the_noised_sources() -> None:
     config = dataclasses.replace(SHORT, injected=("keys", "values"), injected_places=(0,))
     method = Method(config)
     motion, schedule = learn(method, backbone), backbone.schedule
-    taps = guided.places(backbone, ("keys", "values"), (0,))
+    taps = latent_guidance.select_taps(backbone, ("keys", "values"), (0,))
     plain = backbone.denoiser(backbone.encode_text(["a cat"]))
-    denoise = backbone.guided("a cat", "", SAMPLING.guidance_scale)
+    denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
     wanted = [motion.tensors[f"{number}/flow"] for number in (0, 1)]
     start = randn(
         (1, 4, 4, 8, 8), torch.Generator().manual_seed(SAMPLING.seed), torch.device("cpu")
@@ -131,7 +131,7 @@ def test_injected_keys_and_values_are_the_noised_sources() -> None:
                 ).mean()
 
             there = schedule.noised(motion.tensors["latents"][None], start, t)
-            found = guided.look(backbone, plain, taps, there, t)
+            found = latent_guidance.read_features(backbone, plain, taps, there, t)
             with override(backbone.network, taps, found, 4):
                 x, _ = minimize(loss, x, [(0.01, 0.001)[index]] * 3)
                 with torch.no_grad():

@@ -11,22 +11,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from recast import cli, guided, models, store
-from recast.backbones import _diffusers, cogvideox, unet3d, wan
+from recast import cli
+from recast.backbones import cogvideox, unet3d, wan
 from recast.backbones.base import Settings
 from recast.backbones.cogvideox import CogVideoX
-from recast.config import LearnConfig, RunConfig
+from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Step
-from recast.features import override
+from recast.feature_guidance import latent_guidance
+from recast.media.video import Video
 from recast.methods import unguided
-from recast.methods.base import Motion, Sampling
 from recast.methods.ditflow import PRESETS, Config, Method, where_moving
-from recast.run import learn as run_learn
-from recast.run import run
-from recast.sampling import ddim, randn
+from recast.motions.method import Sampling
+from recast.motions.motion import Motion
+from recast.networks import checkpoint_loading
+from recast.networks.feature_hooks import override
+from recast.pipeline import model_loading, motion_cache
+from recast.pipeline.config import LearnConfig, RunConfig
+from recast.pipeline.run import learn as run_learn
+from recast.pipeline.run import run
 from recast.shapes import world
-from recast.video import Video
 
 from .jobs import SAMPLING, clip, hooks, learn, transfer
 from .tinies import MADE, pipeline
@@ -56,9 +60,9 @@ def test_a_motion_is_learned_level_by_level_and_used_without_optimisation(
     assert bool(first.any())
     assert not torch.equal(first, second)
     passes = 1 if kind == "hunyuan" else 2  # of a guided step
-    assert backbone.calls == 2 + 2 * (3 + passes)
+    assert backbone.nfe == 2 + 2 * (3 + passes)
     made = transfer(method, backbone, motion)
-    assert backbone.calls == 2 + 2 * (3 + passes) + 4 * passes
+    assert backbone.nfe == 2 + 2 * (3 + passes) + 4 * passes
     loaded = Motion.load(motion.save(tmp_path / "motion.safetensors"))
     assert torch.equal(transfer(method, backbone, loaded), made)
     assert hooks(backbone) == 0
@@ -109,16 +113,16 @@ def test_learning_and_transfer_by_hand() -> None:
     backbone, method = MADE["2b"](), Method(INJECTING)
     assert isinstance(backbone, CogVideoX)
     source, schedule = backbone.encode(clip(backbone)), backbone.schedule
-    grid, taps = schedule.grid(4), guided.places(backbone, INJECTING.injected)
+    grid, taps = schedule.grid(4), latent_guidance.select_taps(backbone, INJECTING.injected)
     clean = schedule.grid(100)[-1]
     silent = backbone.denoiser(backbone.encode_text([""]))
-    still = guided.noised(backbone, source, clean)
+    still = latent_guidance.noised_source(backbone, source, clean)
     (wanted,) = method._flows(backbone, silent, still, clean, strongest=True)
 
     def drawn(prompt: str, seed: int, scale: float, learned: list[Tensor]) -> Tensor:
         """The clip; without positions it learns them."""
         plain = backbone.denoiser(backbone.encode_text([prompt]))
-        denoise, fresh = backbone.guided(prompt, "", scale), not learned
+        denoise, fresh = backbone.cfg_denoiser(prompt, "", scale), not learned
         start = randn(tuple(source.shape), torch.Generator().manual_seed(seed), source.device)
         x, offset = start, torch.zeros(1, 3, 2, 3, 32)
         for index, (t, s) in enumerate(pairwise(grid)):
@@ -131,7 +135,7 @@ def test_learning_and_transfer_by_hand() -> None:
                 return where_moving(flow, wanted)
 
             there = schedule.noised(source, start, t)
-            found = guided.look(backbone, plain, taps, there, t)
+            found = latent_guidance.read_features(backbone, plain, taps, there, t)
             with override(backbone.network, taps, found, 3):
                 if fresh:
                     offset = optimised(backbone, loss, offset, (0.02, 0.01)[index])
@@ -171,7 +175,7 @@ def test_the_stores_key_knows_what_guides_a_sample_that_learns() -> None:
             backbone = wan.tiny()
             backbone.defaults = dataclasses.replace(backbone.defaults, guidance_scale=scale)
             backbone.dynamic_guidance = dynamic
-            found.add(store.motion_key(frames, backbone, Method(config), "a square", 4))
+            found.add(motion_cache.motion_key(frames, backbone, Method(config), "a square", 4))
         return found
 
     assert len(keys(SHORT)) == 3
@@ -224,7 +228,7 @@ def test_where_there_is_nothing_to_learn_it_is_said() -> None:
 def test_unets_have_no_positions(tmp_path: Path) -> None:
     message = "tiny-unet3d has no role 'positions', which ditflow needs; it has "
     with pytest.raises(BadCall, match=message):
-        models.check_runs(Method(SHORT), unet3d.tiny())
+        model_loading.check_runs(Method(SHORT), unet3d.tiny())
     assert "positions" in Method(SHORT).roles
     assert "positions" not in Method(Config()).roles
 
@@ -273,7 +277,7 @@ def test_learn_once_and_use_with_new_prompts(
     # Of its own: the small models of two kinds have the same weights.
     monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
     tiny = MADE[kind]()
-    with _diffusers.quiet():
+    with checkpoint_loading.quiet():
         pipeline(tiny).save_pretrained(tmp_path / "model")
     Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
     size = ("--frames", "9", "--height", "32", "--width", "48")
@@ -294,7 +298,7 @@ def test_learn_once_and_use_with_new_prompts(
         assert cli.main(["transfer", "motion.safetensors", prompt, *on, "--out", f"r{number}"]) == 0
         assert capsys.readouterr().out == f"r{number}/video.mp4\n"
     motion = Motion.load(tmp_path / "motion.safetensors")
-    assert motion.described == "a ball"
+    assert motion.source_prompt == "a ball"
     assert motion.metadata["settings"]["optimised"] == "positions"
     assert motion.tensors.keys() == {"positions", "latents"}
 
@@ -308,7 +312,7 @@ def test_a_wrapped_pipeline_keeps_its_transformer() -> None:
     """Whose rotary positions have a place outside of it."""
     pipe = pipeline(MADE["5b"]())
     before = [name for name, _ in pipe.transformer.named_modules()]
-    wrapped = models.wrap(pipe, Settings(device="cpu"))
+    wrapped = model_loading.wrap(pipe, Settings(device="cpu"))
     wrapped.defaults = MADE["5b"]().defaults
     learn(Method(SHORT), wrapped)
     assert [name for name, _ in pipe.transformer.named_modules()] == before

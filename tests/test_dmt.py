@@ -10,18 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recast import losses
 from recast.backbones import unet3d
 from recast.backbones.base import Backbone
+from recast.diffusion.ddim_inversion import invert
+from recast.diffusion.optimize import minimize
+from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadMotion, NotFinite, UnknownName
 from recast.events import Done, Event, Preview, Step
-from recast.features import record
-from recast.inversion import invert
+from recast.feature_guidance import losses
 from recast.methods import dmt, unguided
-from recast.methods.base import Motion, Sampling
 from recast.methods.dmt import PRESETS, Config, Method
-from recast.optimize import minimize
-from recast.sampling import ddim, randn
+from recast.motions.method import Sampling
+from recast.motions.motion import Motion
+from recast.networks.feature_hooks import record
 
 REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
 UPSAMPLER = "up_blocks.1.upsamplers.0"
@@ -112,20 +113,20 @@ def test_learn_records_what_one_finds_by_hand(
 
 
 def test_it_takes_one_pass(backbone: Backbone, video: Tensor) -> None:
-    before = backbone.calls
+    before = backbone.nfe
     *steps, done = Method(SHORT).learn(backbone, video, "a square", SAMPLING)
     assert isinstance(done, Done)
     assert [(step.index, step.total) for step in steps if isinstance(step, Step)] == [
         (n + 1, 8) for n in range(8)
     ]
-    assert backbone.calls - before == 8 + 1
+    assert backbone.nfe - before == 8 + 1
 
 
 def test_nothing_is_recorded_where_nothing_is_guided(backbone: Backbone, video: Tensor) -> None:
-    before = backbone.calls
+    before = backbone.nfe
     learned = learn(backbone, video, dataclasses.replace(SHORT, guided=0))
     assert learned.tensors.keys() == {"noise"}
-    assert backbone.calls - before == 8
+    assert backbone.nfe - before == 8
 
 
 def test_the_prefix_stands_before_the_source_prompt_too(backbone: Backbone, video: Tensor) -> None:
@@ -148,7 +149,7 @@ def test_without_guidance_it_is_plain_sampling(
         motion,
         metadata={
             **motion.metadata,
-            "settings": dict(Method(config).learned_settings()),
+            "settings": dict(Method(config).cache_key_settings()),
             "times": motion.metadata["times"][:1],
         },
     )
@@ -177,7 +178,7 @@ def test_every_level_has_its_own_target(backbone: Backbone, motion: Motion) -> N
     config = dataclasses.replace(SHORT, restart=False, initial_noise="random", lr_end=0.005)
     schedule, taps = backbone.schedule, backbone.taps("motion")
     plain = backbone.denoiser(backbone.encode_text(["a cat"]))
-    denoise = backbone.guided("a cat", "", SAMPLING.guidance_scale)
+    denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
     generator = torch.Generator().manual_seed(SAMPLING.seed)
     x = randn((1, 4, 4, 8, 8), generator, torch.device("cpu"))
     for index, (t, s) in enumerate(zip(schedule.grid(4), schedule.grid(4)[1:], strict=False)):
@@ -268,7 +269,7 @@ def test_the_learning_rate_falls_linearly(
         metadata={
             "steps": 10,
             "times": backbone.schedule.grid(10)[:4].tolist(),
-            "settings": dict(Method(config).learned_settings()),
+            "settings": dict(Method(config).cache_key_settings()),
         },
     )
     transfer(backbone, long, config, every)

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from recast import guided
 from recast.backbones import unet3d
+from recast.diffusion.noise_schedule import from_diffusers
 from recast.errors import BadCall
-from recast.methods.base import Sampling
+from recast.feature_guidance import latent_guidance
 from recast.methods.dmt import PRESETS, Config
-from recast.schedule import from_diffusers
+from recast.motions.method import Sampling
 
 REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
 
@@ -58,7 +58,7 @@ def test_the_reference_preset_is_the_released_code() -> None:
 def test_the_presets_guide_20_of_50_levels() -> None:
     sampling = Sampling(steps=50, guidance_scale=10.0)
     for name in ("paper", "reference"):
-        assert guided.level_count(PRESETS[name].guided, sampling) == 20
+        assert latent_guidance.level_count(PRESETS[name].guided, sampling) == 20
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from recast import doctor
 from recast.backbones.base import Settings
-from recast.forecast import MainMemory, gib
+from recast.pipeline import doctor
+from recast.pipeline.memory_estimate import MainMemory, gib
 
 GIB = 2**30
 SAVING = "--vae-slicing, --vae-tiling and --gradient-checkpointing"

@@ -12,15 +12,16 @@ from torch import Tensor
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone
 from recast.cli import flags
-from recast.config import RunConfig
+from recast.diffusion.optimize import gradient, minimize
+from recast.diffusion.sampling import randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Done, Note, Preview, Step
-from recast.methods import base
 from recast.methods.dreammotion import PRESETS, Config, Method, _Distillation
-from recast.optimize import gradient, minimize
-from recast.sampling import randn
+from recast.motions.method import Sampling
+from recast.motions.motion import Motion
+from recast.pipeline.config import RunConfig
 
-SAMPLING = base.Sampling(steps=2, guidance_scale=3.0, seed=5)
+SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=5)
 ONLY_SCORE = Config(iterations=1, spatial=0, temporal=0)
 
 
@@ -47,7 +48,7 @@ def test_one_step_is_the_difference_of_two_scores() -> None:
     t = backbone.schedule.grid(100)[round((1 - share) * 100)]
     noised = backbone.schedule.noised(source, randn(tuple(source.shape), generator, "cpu"), t)
     with torch.no_grad():
-        scores = [backbone.guided(p, "", 3.0)(noised, t).eps for p in ("a cat", "a dog")]
+        scores = [backbone.cfg_denoiser(p, "", 3.0)(noised, t).eps for p in ("a cat", "a dog")]
     torch.testing.assert_close(latents, source - 0.1 * (scores[0] - scores[1]))
     by_area = dataclasses.replace(ONLY_SCORE, scale_by_area=True, lr=0.1 / 2000)
     scaled = edited(backbone, by_area)[-1].result
@@ -235,9 +236,7 @@ def test_a_backbone_without_the_role_says_which_it_has() -> None:
 
 def test_a_motion_without_latents_is_refused() -> None:
     backbone = gaussian.tiny()
-    motion = base.Motion(
-        method="dreammotion", backbone=backbone.fingerprint, tensors={}, metadata={}
-    )
+    motion = Motion(method="dreammotion", backbone=backbone.fingerprint, tensors={}, metadata={})
     with pytest.raises(BadMotion, match="has no latents"):
         list(Method(ONLY_SCORE).transfer(backbone, motion, "a cat", SAMPLING))
 

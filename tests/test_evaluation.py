@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recast import cli, evaluation
+from recast import cli
 from recast.errors import BadClip
+from recast.evaluation import evaluate
 from recast.events import Done
+from recast.media.video import Video
 from recast.metrics.base import Metric
 from recast.shapes import world
-from recast.video import Video
 
 from . import clips
 
@@ -31,13 +32,13 @@ def levels(video: Video) -> list[int]:
 
 
 def test_clips_of_one_length_are_compared_frame_by_frame() -> None:
-    source, result = evaluation.aligned(clip(6, fps=30), clip(6, fps=8))
+    source, result = evaluate.aligned(clip(6, fps=30), clip(6, fps=8))
     assert levels(source) == levels(result) == list(range(6))
     assert source.notes == result.notes == ()
 
 
 def test_the_longer_clip_is_taken_evenly() -> None:
-    source, result = evaluation.aligned(clip(11), clip(6))
+    source, result = evaluate.aligned(clip(11), clip(6))
     assert levels(source) == [0, 2, 4, 6, 8, 10]
     assert levels(result) == list(range(6))
     assert source.notes == ("took 6 of 11 frames, evenly",)
@@ -45,26 +46,26 @@ def test_the_longer_clip_is_taken_evenly() -> None:
 
 def test_repeated_frames_of_the_longer_clip_are_dropped_first() -> None:
     twice = replace(clip(6), frames=clip(6).frames.repeat(2, axis=0), fps=16)
-    source, result = evaluation.aligned(clip(6), twice)
+    source, result = evaluate.aligned(clip(6), twice)
     assert levels(source) == levels(result) == list(range(6))
     assert result.notes == ("dropped 6 of 12 frames that repeat the one before",)
     # Of equal length, nothing is: the clip may stand still.
     still = Video(np.zeros((6, 8, 8, 3), np.uint8), 8)
-    assert len(evaluation.aligned(clip(6), still)[1]) == 6
+    assert len(evaluate.aligned(clip(6), still)[1]) == 6
     # Dropping may leave fewer than the other has.
-    source, result = evaluation.aligned(clip(8), replace(twice, frames=twice.frames[:10]))
+    source, result = evaluate.aligned(clip(8), replace(twice, frames=twice.frames[:10]))
     assert len(source) == len(result) == 5
 
 
 def test_the_source_is_fitted_to_the_results_size() -> None:
-    source, result = evaluation.aligned(clip(4, 16, 32), clip(4, 8, 8))
+    source, result = evaluate.aligned(clip(4, 16, 32), clip(4, 8, 8))
     assert source.frames.shape == result.frames.shape == (4, 8, 8, 3)
     assert source.notes == ("cropped 32x16 to 16x16 (centre), resized to 8x8",)
 
 
 def test_one_frame_has_no_motion() -> None:
     with pytest.raises(BadClip, match="the result has one frame"):
-        evaluation.aligned(clip(4), clip(1))
+        evaluate.aligned(clip(4), clip(1))
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +146,9 @@ def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:
     like = clip(16, 64, 64)
     Video(np.zeros((16, 64, 64, 3), np.uint8), 8).save(tmp_path / "empty.mp4")
     with pytest.raises(BadClip, match=r"the mask empty\.mp4 is empty"):
-        evaluation.read_mask(tmp_path / "empty.mp4", like)
+        evaluate.read_mask(tmp_path / "empty.mp4", like)
     with pytest.raises(BadClip, match="has 16 frames; give one image, or 5 frames"):
-        evaluation.read_mask(files / "mask.mp4", clip(5, 64, 64))
+        evaluate.read_mask(files / "mask.mp4", clip(5, 64, 64))
 
 
 def test_a_mask_that_is_cut_short_is_no_still(files: Path, tmp_path: Path) -> None:
@@ -155,9 +156,9 @@ def test_a_mask_that_is_cut_short_is_no_still(files: Path, tmp_path: Path) -> No
     cut, still = tmp_path / "cut.mkv", tmp_path / "still.jpg"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(BadClip, match="cut short"):
-        evaluation.read_mask(cut, clip(64, 64, 64))
+        evaluate.read_mask(cut, clip(64, 64, 64))
     Image.fromarray(clips.corners(64, 64)).convert("L").save(still)
-    mask = evaluation.read_mask(still, clip(5, 64, 64))
+    mask = evaluate.read_mask(still, clip(5, 64, 64))
     assert mask.shape == (5, 64, 64)
     assert mask[4, 60, 60]
     assert not mask[4, 4, 4]
@@ -176,9 +177,9 @@ def transferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_compared_with_what_it_was_made_from(transferred: Path) -> None:
-    made = evaluation.made(transferred / "run")
+    made = evaluate.made(transferred / "run")
     assert (made.video, made.prompt) == (transferred / "run" / "video.mp4", "a red ring")
-    source = evaluation.source_of(transferred / "source.mp4", made)
+    source = evaluate.source_of(transferred / "source.mp4", made)
     inside = source.frames[:, 6:10]  # without the bars
     assert clips.numbers(inside) == [15 + int(30 * index / 8) for index in range(8)]
     assert (source.frames[:, 0] == 0).all()
@@ -194,7 +195,7 @@ def test_a_run_from_a_motion_file_is_compared_with_the_part_it_was_learned_from(
     assert cli.main(["learn", str(transferred / "source.mp4"), *flags, *part]) == 0
     asked = ["transfer", str(motion), "a red ring", "--out", str(run), "--steps", "1"]
     assert cli.main([*asked, *flags]) == 0
-    direct, made = (evaluation.made(folder) for folder in (transferred / "run", run))
+    direct, made = (evaluate.made(folder) for folder in (transferred / "run", run))
     assert made == replace(direct, video=run / "video.mp4")
 
 
@@ -218,18 +219,18 @@ def test_folders_that_tell_nothing_are_refused(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"config": {"prompt": "a red ring"}}', '{"clip": {}, "config": 3}'):
         manifest.write_text(text)
         with pytest.raises(BadClip, match=r"manifest\.json is damaged, or no run wrote it .*video"):
-            evaluation.made(tmp_path)
+            evaluate.made(tmp_path)
     manifest.write_text(json.dumps({"samples": [{"seed": 3}, {"seed": 4}]}))
     with pytest.raises(BadClip, match=r"holds several results; .*: seed-3, seed-4"):
-        evaluation.made(tmp_path)
-    assert evaluation.made(tmp_path / "result.mp4").frames is None
+        evaluate.made(tmp_path)
+    assert evaluate.made(tmp_path / "result.mp4").frames is None
 
 
 def test_every_metric_is_in_the_result(files: Path) -> None:
     source = clip(4, 64, 64)
-    *_, last = evaluation.evaluate(source, source, "", evaluation.Tools())
+    *_, last = evaluate.evaluate(source, source, "", evaluate.Tools())
     assert isinstance(last, Done)
-    known = [metric for metric in evaluation.metrics().values() if "truth" not in metric.needs]
+    known = [metric for metric in evaluate.metrics().values() if "truth" not in metric.needs]
     assert [score.metric for score in last.result] == known
     assert all(isinstance(score.metric, Metric) for score in last.result)
 

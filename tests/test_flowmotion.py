@@ -10,13 +10,13 @@ from torch.nn.functional import mse_loss
 
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone
+from recast.diffusion.noise_schedule import Denoised
+from recast.diffusion.optimize import minimize
+from recast.diffusion.sampling import ddim
 from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Step
 from recast.methods import unguided
 from recast.methods.flowmotion import PRESETS, Config, Method, _Steered, along, pair_changes
-from recast.optimize import minimize
-from recast.sampling import ddim
-from recast.schedule import Denoised
 
 from .jobs import SAMPLING, clip, learn, transfer
 
@@ -117,13 +117,13 @@ def test_velocities_are_held_to_their_mean_so_far() -> None:
 def test_a_guided_level_costs_one_pass_more_and_no_way_back() -> None:
     backbone, method = unet3d.tiny(), Method(dataclasses.replace(HELD, guided=0.5, inner_steps=9))
     motion = learn(method, backbone)
-    assert backbone.calls == 0
+    assert backbone.nfe == 0
     modes = []
     layer = backbone.network.get_submodule("conv_in")
     handle = layer.register_forward_hook(lambda *_: modes.append(torch.is_grad_enabled()))
     events = list(method.transfer(backbone, motion, "a cat", SAMPLING))
     handle.remove()
-    assert backbone.calls == 2 * 4 + 2
+    assert backbone.nfe == 2 * 4 + 2
     assert modes == 6 * [False]
     steps = [event for event in events if isinstance(event, Step)]
     assert [bool(step.metrics) for step in steps] == [True, True, False, False]
@@ -138,7 +138,7 @@ def test_the_target_is_the_source_under_the_samples_noise_and_its_own_prompt() -
     source = motion.tensors["latents"][None]
     eps = randn(*source.shape, seed=SAMPLING.seed)
     own = backbone.denoiser(backbone.encode_text(["a square"]))
-    denoise = backbone.guided("a cat", "", SAMPLING.guidance_scale)
+    denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
     steered, x = _Steered(method.config, backbone, denoise), eps
     for index, (t, s) in enumerate(zip(schedule.grid(4), schedule.grid(4)[1:], strict=False)):
         with torch.no_grad():

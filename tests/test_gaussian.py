@@ -7,9 +7,9 @@ from torch import Tensor
 from recast.backbones import gaussian
 from recast.backbones.base import Settings
 from recast.backbones.gaussian import Gaussian
+from recast.diffusion.noise_schedule import Cosine, Flow, Schedule, from_diffusers
 from recast.errors import BadCall, BadModel, UnknownName
-from recast.features import record
-from recast.schedule import Cosine, Flow, Schedule, from_diffusers
+from recast.networks.feature_hooks import record
 
 MEANS = torch.tensor([[0.8, -0.3, 0.1], [-0.6, 0.5, 0.4]])
 TABLE = {

@@ -9,13 +9,13 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PRO
 from tokenizers import pre_tokenizers
 from torch import Tensor
 
-from recast import models
 from recast.backbones import hunyuan
 from recast.backbones.base import Settings
 from recast.backbones.hunyuan import Hunyuan
+from recast.diffusion.sampling import sample
 from recast.errors import BadCall, BadModel
-from recast.features import record
-from recast.sampling import sample
+from recast.networks.feature_hooks import record
+from recast.pipeline import model_loading
 
 from .tinies import CPU, latents, pipeline
 
@@ -42,7 +42,7 @@ def theirs(backbone: Hunyuan, x: Tensor, kind: str, **options: Any) -> Tensor:
 
 def ours(backbone: Hunyuan, x: Tensor, negative: str, scale: float) -> Tensor:
     grid = backbone.schedule.grid(8)
-    *_, last = sample(backbone.guided(PROMPT, negative, scale), backbone.schedule, grid, x)
+    *_, last = sample(backbone.cfg_denoiser(PROMPT, negative, scale), backbone.schedule, grid, x)
     return last.x
 
 
@@ -66,7 +66,7 @@ def test_sampling_is_what_diffusers_does(
     backbone = hunyuan.tiny_of()
     x = latents(backbone)
     found = ours(backbone, x, negative, scale)
-    assert backbone.calls == calls
+    assert backbone.nfe == calls
     assert float((found - x).abs().max()) > 0.1
     torch.testing.assert_close(found, theirs(backbone, x, "latent", **options), atol=1e-4, rtol=0)
     # To pictures: diffusers' are in [0, 1], frames first.
@@ -81,7 +81,7 @@ def test_the_network_reads_the_scale() -> None:
 
     def seen(scale: float) -> Tensor:
         with torch.no_grad():
-            return backbone.guided(PROMPT, "", scale)(x, t).x0
+            return backbone.cfg_denoiser(PROMPT, "", scale)(x, t).x0
 
     assert not torch.allclose(seen(1), seen(6), atol=1e-4)
     plain = backbone.denoiser(backbone.encode_text([PROMPT]))
@@ -99,7 +99,7 @@ def test_one_that_is_not_distilled_is_guided_by_two_passes() -> None:
     backbone = hunyuan.tiny_of(distilled=False)
     x = latents(backbone)
     found = ours(backbone, x, "", 4.0)
-    assert backbone.calls == 16
+    assert backbone.nfe == 16
     expected = theirs(backbone, x, "latent", true_cfg_scale=4.0, negative_prompt="")
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
@@ -116,7 +116,7 @@ def test_a_tokenizer_that_loses_blanks_is_refused() -> None:
         [pre_tokenizers.WhitespaceSplit(), inner.pre_tokenizer]
     )
     with pytest.raises(BadModel, match=r"loses blanks or marks .* as a PreTrainedTokenizerFast"):
-        models.wrap(pipe, CPU)
+        model_loading.wrap(pipe, CPU)
 
 
 def test_both_texts_lie_in_one_tensor() -> None:
@@ -176,9 +176,9 @@ def test_encoding_is_scaled() -> None:
 
 def test_wrapped_it_is_the_same_model() -> None:
     tiny = hunyuan.tiny_of()
-    wrapped = models.wrap(pipeline(tiny), CPU)
+    wrapped = model_loading.wrap(pipeline(tiny), CPU)
     assert (wrapped.fingerprint, wrapped.defaults.guidance_scale) == (tiny.fingerprint, 6.0)
-    assert models.wrap(pipeline(tiny), Settings(dynamic_guidance=True)).dynamic_guidance
+    assert model_loading.wrap(pipeline(tiny), Settings(dynamic_guidance=True)).dynamic_guidance
 
 
 def test_the_published_vae_packs_as_we_count() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recast.losses import (
+from recast.feature_guidance.losses import (
     debiased,
     pairwise_cosine,
     pairwise_difference,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKLLTXVideo
 
-from recast import models
 from recast.backbones import ltx
+from recast.diffusion.sampling import sample
 from recast.errors import BadModel, BadMotion
 from recast.methods import dmt
-from recast.methods.base import Sampling
-from recast.sampling import sample
+from recast.motions.method import Sampling
+from recast.pipeline import model_loading
 
 from .jobs import result
 from .tinies import CPU, clip, latents, pipeline
@@ -38,7 +38,7 @@ def test_sampling_is_what_diffusers_does(conditioned: bool, scale: float) -> Non
     packed = pipe(**options, output_type="latent").frames
     expected = pipe._unpack_latents(packed, *x.shape[2:])
     schedule = backbone.schedule.sized(x.shape)
-    *_, last = sample(backbone.guided(prompt, "bad", scale), schedule, schedule.grid(8), x)
+    *_, last = sample(backbone.cfg_denoiser(prompt, "bad", scale), schedule, schedule.grid(8), x)
     assert float((last.x - x).abs().max()) > 0.1
     torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=0)
     # To pictures: diffusers' are in [0, 1], frames first. Its decoder's layers draw from the
@@ -135,7 +135,7 @@ def test_patches_are_refused() -> None:
     pipe = pipeline(ltx.tiny_of())
     pipe.transformer.register_to_config(patch_size=2)
     with pytest.raises(BadModel, match=r"patches of \(2, 1\); a token of LTX-Video is one latent"):
-        models.wrap(pipe, CPU)
+        model_loading.wrap(pipe, CPU)
 
 
 def test_the_published_vae_packs_as_we_count() -> None:

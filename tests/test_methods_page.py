@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import recast.models
 import torch
 from pyarrow.parquet import read_table
 
-import recast.models
 from recast import registry
 from recast.backbones import gaussian
-from recast.methods.base import Sampling
+from recast.motions.method import Sampling
 
 from .jobs import result
 
@@ -30,9 +30,9 @@ def test_a_row_says_what_a_method_asks_for_and_what_it_costs(
     backbone, sampling = gaussian.tiny(), Sampling(steps=25, guidance_scale=4.0)
     video = torch.rand(1, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     motion = result(method.learn(backbone, video, "a dog", sampling))
-    assert backbone.calls == int(learning)
+    assert backbone.nfe == int(learning)
     result(method.transfer(backbone, motion, "a cat", sampling))
-    assert backbone.calls == int(learning) + int(transferring)
+    assert backbone.nfe == int(learning) + int(transferring)
 
 
 def test_the_table_has_rows() -> None:

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recast import evaluation, trackers
 from recast.errors import BadModel
+from recast.evaluation import clip, evaluate, trackers
 from recast.metrics import (
-    _clip,
     base,
     frame_consistency,
     leakage,
@@ -20,9 +19,8 @@ from recast.metrics import (
 )
 from recast.metrics import hybrid_motion_fidelity as hybrid
 from recast.metrics import motion_fidelity as motion
-from recast.metrics.base import Judged, Look, State
+from recast.metrics.base import ClipView, Judged, State, Tracks
 from recast.shapes import world
-from recast.trackers import Tracks
 
 SIDE = world.SIZE
 
@@ -144,7 +142,7 @@ def _parts(tracks):
 def test_true_motion_and_look_are_read_off_the_truth():
     path = np.stack([np.linspace(0.2, 0.8, 6), np.full(6, 0.5)], -1)
     right = {"colour": True, "shape": False, "background": False}
-    look = Look(frames=np.zeros((6, 8, 8, 3), np.uint8))
+    look = ClipView(frames=np.zeros((6, 8, 8, 3), np.uint8))
     truth = base.Truth(path=path, found=path + 0.1, right=right, overlap=0.25, camera=0.125)
     judged = Judged(result=look, truth=truth)
     scores = {name: metric.score(judged) for name, metric in true_motion.METRICS.items()}
@@ -161,7 +159,7 @@ def test_true_motion_and_look_are_read_off_the_truth():
 
 
 def test_pixel_error_is_the_mean_difference():
-    black, grey = (Look(frames=np.full((2, 4, 4, 3), level, np.uint8)) for level in (0, 51))
+    black, grey = (ClipView(frames=np.full((2, 4, 4, 3), level, np.uint8)) for level in (0, 51))
     error = pixel_error.METRICS["pixel_error"].score
     assert error(Judged(result=black, source=black)) == 0
     assert error(Judged(result=grey, source=black)) == pytest.approx(0.2)
@@ -224,7 +222,7 @@ def _unit(*rows):
 
 def test_clip_scores_by_hand():
     frames = np.zeros((3, 8, 8, 3), np.uint8)
-    look = Look(frames=frames, embeddings=_unit([1, 0], [1, 1], [0, 1]))
+    look = ClipView(frames=frames, embeddings=_unit([1, 0], [1, 1], [0, 1]))
     judged = Judged(result=look, source=look, text=np.array([1.0, 0.0]))
     half = math.sqrt(0.5)
     scores = {
@@ -243,7 +241,7 @@ def test_clip_scores_by_hand():
 def test_colours_are_compared_where_something_moves(scene):
     def look(colour):
         frames = world.render(replace(scene, colour=colour, pattern="plain"))
-        return Look(frames=frames, tracks=trackers.flow(frames))
+        return ClipView(frames=frames, tracks=trackers.flow(frames))
 
     distance = leakage.METRICS["colour_distance"]
     same = distance.score(Judged(result=look("red"), source=look("red")))
@@ -256,7 +254,7 @@ def test_colours_are_compared_where_something_moves(scene):
 
 def test_states_add_up_without_being_changed():
     metric = text_similarity.METRICS["text_similarity"]
-    look = Look(frames=np.zeros((1, 8, 8, 3), np.uint8), embeddings=_unit([1, 0]))
+    look = ClipView(frames=np.zeros((1, 8, 8, 3), np.uint8), embeddings=_unit([1, 0]))
     first = metric.update(State(), Judged(result=look, text=np.array([1.0, 0.0])))
     second = metric.update(first, Judged(result=look, text=np.array([0.0, 1.0])))
     assert (first, second) == (State(1, 1), State(1, 2))
@@ -265,7 +263,7 @@ def test_states_add_up_without_being_changed():
 
 
 def test_every_metric_says_which_way_is_better():
-    found = evaluation.metrics()
+    found = evaluate.metrics()
     assert {name for name, metric in found.items() if not metric.higher_is_better} == {
         "camera_error",
         "frame_lpips",
@@ -278,7 +276,7 @@ def test_every_metric_says_which_way_is_better():
 
 
 def test_the_shipped_clip_tells_colours_apart():
-    embedder = _clip.Embedder("shapes")
+    embedder = clip.Embedder("shapes")
     red = embedder.frames(world.render(replace(world.sample(world.HELD_OUT[0]), colour="red")))
     prompts = [f"a {colour} circle on a black background" for colour in world.COLOURS]
     found = [(red @ embedder.text(prompt)).mean() for prompt in prompts]
@@ -288,4 +286,4 @@ def test_the_shipped_clip_tells_colours_apart():
 
 def test_a_clip_that_is_not_there_is_said_so(tmp_path):
     with pytest.raises(BadModel, match=r"CLIP .* cannot be loaded .* shapes ships with Recast"):
-        _clip.Embedder(str(tmp_path))
+        clip.Embedder(str(tmp_path))

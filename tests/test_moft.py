@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from recast.backbones import gaussian, unet3d
+from recast.diffusion.ddim_inversion import invert
+from recast.diffusion.optimize import minimize
+from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
-from recast.features import record
-from recast.inversion import invert
 from recast.methods.moft import (
     PRESETS,
     Config,
@@ -20,8 +21,7 @@ from recast.methods.moft import (
     motion_channels,
     motion_feature,
 )
-from recast.optimize import minimize
-from recast.sampling import ddim, randn
+from recast.networks.feature_hooks import record
 
 from .jobs import SAMPLING, clip, hooks, learn, transfer
 
@@ -110,7 +110,7 @@ def test_every_level_has_its_own_target_on_its_own_channels() -> None:
     motion, schedule = learn(method, backbone), backbone.schedule
     taps = [tap for role in method.config.taps for tap in backbone.taps(role)]
     plain = backbone.denoiser(backbone.encode_text(["a cat"]))
-    denoise = backbone.guided("a cat", "", SAMPLING.guidance_scale)
+    denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
     x = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(SAMPLING.seed), torch.device("cpu"))
     for index, (t, s) in enumerate(zip(schedule.grid(4), schedule.grid(4)[1:], strict=False)):
         if index < 2:

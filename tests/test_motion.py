@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from recast.backbones.gaussian import Gaussian, tiny
+from recast.diffusion.noise_schedule import Flow
 from recast.errors import BadMotion
-from recast.methods.base import FORMAT, Motion
-from recast.schedule import Flow
+from recast.motions.motion import FORMAT, Motion
 
 
 def motion(**changes: Any) -> Motion:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recast import guided
 from recast.backbones import gaussian, unet3d
-from recast.backbones._latent_unet import LatentUNet
+from recast.backbones.unet3d import LatentUNet
+from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
-from recast.features import record
+from recast.feature_guidance import latent_guidance
 from recast.methods.motionclone import (
     PRESETS,
     Config,
@@ -21,7 +21,7 @@ from recast.methods.motionclone import (
     attention_over_frames,
     ramped,
 )
-from recast.sampling import ddim, randn
+from recast.networks.feature_hooks import record
 
 from .jobs import SAMPLING, clip, learn, result, transfer
 
@@ -77,10 +77,10 @@ def test_learn_keeps_the_strongest_entries_of_the_models_own_attention() -> None
 def test_learning_takes_one_pass_and_serves_any_number_of_steps() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    assert backbone.calls == 1
+    assert backbone.nfe == 1
     more = dataclasses.replace(SAMPLING, steps=6)
     assert torch.isfinite(transfer(method, backbone, motion, more)).all()
-    assert backbone.calls == 1 + 2 * 6 + 3  # with guidance, and one pass back a guided level
+    assert backbone.nfe == 1 + 2 * 6 + 3  # with guidance, and one pass back a guided level
 
 
 def test_the_score_bends_the_noise_of_the_step_and_nothing_else() -> None:
@@ -100,11 +100,11 @@ def test_the_score_bends_the_noise_of_the_step_and_nothing_else() -> None:
     (slope,) = torch.autograd.grad(loss(leaf, t), leaf)
     assert bool(slope.any())
     with torch.no_grad():
-        out = backbone.guided("a cat", "", 3.0)(x, t)
+        out = backbone.cfg_denoiser("a cat", "", 3.0)(x, t)
     moved = ddim(schedule, out, s) - 50 * float(schedule.sigma(s) * schedule.sigma(t)) * slope
     for t, s in zip(schedule.grid(4)[1:-1], schedule.grid(4)[2:], strict=True):
         with torch.no_grad():
-            moved = ddim(schedule, backbone.guided("a cat", "", 3.0)(moved, t), s)
+            moved = ddim(schedule, backbone.cfg_denoiser("a cat", "", 3.0)(moved, t), s)
     torch.testing.assert_close(ways[50.0], moved, atol=1e-4, rtol=1e-4)
 
 
@@ -133,7 +133,7 @@ def test_the_weight_rises_and_falls() -> None:
 def test_the_loss_is_the_sum_over_places_of_each_ones_mean_error() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    pairs = guided.pairs(backbone, "temporal_queries", "temporal_keys")
+    pairs = latent_guidance.tap_pairs(backbone, "temporal_queries", "temporal_keys")
     x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     t = backbone.schedule.grid(4)[0]
     with torch.no_grad(), record(backbone.network, [tap for pair in pairs for tap in pair], 4) as s:

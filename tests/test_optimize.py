@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recast.errors import BadCall, NotFinite
-from recast.optimize import (
+from recast.diffusion.optimize import (
     Group,
     adamw,
     adamw_class,
@@ -20,6 +19,7 @@ from recast.optimize import (
     restore,
     train,
 )
+from recast.errors import BadCall, NotFinite
 
 
 def bowl(x: Tensor) -> Tensor:

@@ -10,16 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recast import cli, forecast, guided, models, offload, quantization
-from recast._job import Job, _advice
-from recast.backbones import _diffusers, animatediff
+from recast import cli
+from recast.backbones import animatediff
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, OutOfMemory
+from recast.feature_guidance import latent_guidance
+from recast.networks import block_offload, checkpoint_loading, quantization
+from recast.pipeline import memory_estimate, model_loading
+from recast.pipeline.run_log import RunLog, _advice
 
 from .tinies import CPU, MADE, clip, latents, levels, pipeline, run
 
 TINY: dict[str, Callable[[], Backbone]] = {
-    "shapes": lambda: models.load("shapes", CPU),
+    "shapes": lambda: model_loading.load("shapes", CPU),
     "animatediff": animatediff.tiny,
     **{kind: MADE[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
 }
@@ -28,15 +31,15 @@ ROUNDING = {"int8": 0.01, "float8": 0.06}
 
 
 def bytes_of(network: nn.Module) -> int:
-    return sum(map(quantization.nbytes, offload.tensors(network)))
+    return sum(map(quantization.nbytes, block_offload.tensors(network)))
 
 
 def seen(backbone: Backbone) -> tuple[Tensor, Tensor]:
     """x̂_0, and the gradient of a guided step at x_t."""
     x, t = latents(backbone).requires_grad_(True), levels(backbone)[0]
     denoise = backbone.denoiser(backbone.encode_text(["a b"]))
-    taps = guided.places(backbone, ["motion"])
-    (features,) = guided.look(backbone, denoise, taps, x, t).values()
+    taps = latent_guidance.select_taps(backbone, ["motion"])
+    (features,) = latent_guidance.read_features(backbone, denoise, taps, x, t).values()
     (slope,) = torch.autograd.grad(features.square().sum(), x)
     with torch.no_grad():
         return denoise(x, t).x0, slope
@@ -63,11 +66,13 @@ def test_a_saved_model_loads_with_them_in_silence(
 ) -> None:
     """In bfloat16: text encoders and transformers are rounded, the VAE is not."""
     tiny = MADE[kind]()
-    with _diffusers.quiet():
+    with checkpoint_loading.quiet():
         pipeline(tiny).save_pretrained(tmp_path / kind)
     capfd.readouterr()
     full, eight = (
-        models.load(str(tmp_path / kind), Settings(device="cpu", dtype="bfloat16", weights=weights))
+        model_loading.load(
+            str(tmp_path / kind), Settings(device="cpu", dtype="bfloat16", weights=weights)
+        )
         for weights in ("full", "int8")
     )
     assert capfd.readouterr() == ("", "")
@@ -78,7 +83,9 @@ def test_a_saved_model_loads_with_them_in_silence(
         assert torch.equal(eight.encode(video), full.encode(video))
     assert 0 < float((near - exact).norm() / exact.norm()) < 0.05
     assert full.fingerprint != eight.fingerprint
-    assert eight.fingerprint == models.load(str(tmp_path / kind), settings("int8")).fingerprint
+    assert (
+        eight.fingerprint == model_loading.load(str(tmp_path / kind), settings("int8")).fingerprint
+    )
 
 
 def settings(weights: Any, **others: Any) -> Settings:
@@ -98,40 +105,40 @@ def test_what_makers_keep_in_float32_stays() -> None:
 
 @pytest.mark.parametrize("kind", ["wan", "hunyuan"])
 def test_what_they_take_is_predicted(kind: str, tmp_path: Path) -> None:
-    with _diffusers.quiet():
+    with checkpoint_loading.quiet():
         pipeline(MADE[kind]()).save_pretrained(tmp_path / kind)
     asked: Any = {"device": torch.device("cpu"), "size": (17, 32, 48)}
-    told = forecast.forecast(str(tmp_path / kind), settings("int8"), **asked)
-    loaded: Any = models.load(str(tmp_path / kind), settings("int8"))
-    assert told.weights == sum(map(bytes_of, loaded._crew.networks))
-    full = forecast.forecast(str(tmp_path / kind), settings("full"), **asked)
+    told = memory_estimate.forecast(str(tmp_path / kind), settings("int8"), **asked)
+    loaded: Any = model_loading.load(str(tmp_path / kind), settings("int8"))
+    assert told.weights == sum(map(bytes_of, loaded._placement.networks))
+    full = memory_estimate.forecast(str(tmp_path / kind), settings("full"), **asked)
     assert told.weights < full.weights
 
 
 def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadCall, match="--weights int8 goes with --offload none or networks"):
         quantization.check("int8", "blocks")
-    backbone = models.load("shapes", Settings(device="cpu", weights="int8"))
+    backbone = model_loading.load("shapes", Settings(device="cpu", weights="int8"))
     with pytest.raises(BadCall, match="vmc trains, and needs --weights full, not int8"):
-        models.check_runs(models.configured("vmc", None), backbone)
-    models.check_runs(models.configured("dmt", None), backbone)
+        model_loading.check_runs(model_loading.configured("vmc", None), backbone)
+    model_loading.check_runs(model_loading.configured("dmt", None), backbone)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(BadCall, match=r"pip install '\.\[quantize\]' brings it"):
-        models.load("shapes", Settings(device="cpu", weights="int8"))
-    models.load("shapes", CPU)
+        model_loading.load("shapes", Settings(device="cpu", weights="int8"))
+    model_loading.load("shapes", CPU)
 
 
 def test_nobody_is_told_to_use_them_with_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither before the weights are read nor when memory gave out."""
     cuda = torch.device("cuda")
-    monkeypatch.setattr(forecast, "device_of", lambda settings: cuda)
-    monkeypatch.setattr(forecast, "room", lambda device: 7 * 2**30)
+    monkeypatch.setattr(memory_estimate, "device_of", lambda settings: cuda)
+    monkeypatch.setattr(memory_estimate, "room", lambda device: 7 * 2**30)
     with pytest.raises(OutOfMemory, match="--offload blocks"):
-        forecast.check_room("wan", Settings(dtype="bfloat16"))
+        memory_estimate.check_room("wan", Settings(dtype="bfloat16"))
     with pytest.raises(OutOfMemory, match=r"8\.1 GiB.*--offload networks \(6\.3 GiB") as told:
-        forecast.check_room("wan", Settings(dtype="bfloat16", weights="int8"))
+        memory_estimate.check_room("wan", Settings(dtype="bfloat16", weights="int8"))
     assert "blocks" not in str(told.value)
-    advice = {s: _advice(Job(), s) for s in (Settings(), settings("int8"), BLOCKS)}
+    advice = {s: _advice(RunLog(), s) for s in (Settings(), settings("int8"), BLOCKS)}
     assert all(("--weights int8" in text) == (s == Settings()) for s, text in advice.items())
     assert all(("--offload blocks" in text) == (s == Settings()) for s, text in advice.items())
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from recast import noise
 from recast.backbones import gaussian, unet3d
+from recast.diffusion import initial_noise
+from recast.diffusion.ddim_inversion import invert
+from recast.diffusion.sampling import ddim
 from recast.errors import BadCall, BadMotion, UnknownName
-from recast.features import override, record
-from recast.inversion import invert
 from recast.methods import unguided
 from recast.methods.query_injection import PRESETS, Config, Method
-from recast.sampling import ddim
+from recast.networks.feature_hooks import override, record
 
 from .jobs import SAMPLING, clip, hooks, learn, transfer
 
@@ -24,7 +24,7 @@ SHORT = Config(injected=0.5, initial_noise="low_frequency")
 def test_learn_keeps_the_inverted_latents_of_the_injected_levels() -> None:
     backbone, method = unet3d.tiny(), Method(dataclasses.replace(SHORT, inversion_steps=8))
     motion = learn(method, backbone)
-    assert backbone.calls == 8  # none for queries, which are read anew for every transfer
+    assert backbone.nfe == 8  # none for queries, which are read anew for every transfer
     plain = backbone.denoiser(backbone.encode_text(["a square"]))
     schedule = backbone.schedule
     fine = schedule.refine(schedule.grid(4), 8)
@@ -41,9 +41,9 @@ def test_the_first_levels_see_the_sources_queries_and_the_others_their_own() -> 
     motion = learn(method, backbone)
     schedule, taps = backbone.schedule, backbone.taps("queries")
     source = backbone.denoiser(backbone.encode_text(["a square"]))
-    denoise = backbone.guided("a cat", "", SAMPLING.guidance_scale)
+    denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
     generator = torch.Generator().manual_seed(SAMPLING.seed)
-    x = noise.initial("low_frequency", motion.tensors["noise"][None], generator)
+    x = initial_noise.initial("low_frequency", motion.tensors["noise"][None], generator)
     for index, (t, s) in enumerate(zip(schedule.grid(4), schedule.grid(4)[1:], strict=False)):
         with torch.no_grad():
             if index < 2:
@@ -80,9 +80,9 @@ def test_temporal_queries_serve_both_clips_of_a_guided_pass() -> None:
 def test_it_costs_one_pass_more_at_each_injected_level() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    before = backbone.calls
+    before = backbone.nfe
     transfer(method, backbone, motion)
-    assert backbone.calls - before == 2 * 4 + 2
+    assert backbone.nfe - before == 2 * 4 + 2
 
 
 def test_with_none_injected_it_is_plain_sampling() -> None:

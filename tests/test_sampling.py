@@ -9,9 +9,9 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from recast.backbones.gaussian import Gaussian
+from recast.diffusion.noise_schedule import Cosine, Denoised, Denoiser, Discrete, Flow, Schedule
+from recast.diffusion.sampling import check_finite, ddim, randn, renoise, sample
 from recast.errors import NotFinite
-from recast.sampling import check_finite, ddim, randn, renoise, sample
-from recast.schedule import Cosine, Denoised, Denoiser, Discrete, Flow, Schedule
 
 MEANS = torch.tensor([[0.8, -0.3, 0.1], [-0.6, 0.5, 0.4], [0.1, 0.7, -0.9]])
 STD = 0.5

@@ -3,14 +3,16 @@
 import pytest
 import torch
 
-from recast import models
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Settings
 from recast.errors import BadCall, BadMotion
 from recast.events import Done, Step
-from recast.methods import base, sdedit, unguided
+from recast.methods import sdedit, unguided
+from recast.motions.method import Sampling
+from recast.motions.motion import Motion
+from recast.pipeline import model_loading
 
-SAMPLING = base.Sampling(steps=10, guidance_scale=1.0, seed=3)
+SAMPLING = Sampling(steps=10, guidance_scale=1.0, seed=3)
 
 
 def last(events):
@@ -45,11 +47,11 @@ def test_the_more_noise_the_farther_from_the_source(backbone, video):
 def test_it_walks_its_share_of_the_levels(backbone, video):
     method = sdedit.Method(sdedit.Config(strength=0.3))
     motion = last(method.learn(backbone, video, "", SAMPLING))
-    before = backbone.calls
+    before = backbone.nfe
     events = list(method.transfer(backbone, motion, "a cat", SAMPLING))
     steps = [event for event in events if isinstance(event, Step)]
     assert [(step.index, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
-    assert backbone.calls - before == 3
+    assert backbone.nfe - before == 3
     assert isinstance(events[-1], Done)
 
 
@@ -58,7 +60,7 @@ def test_from_a_level_without_signal_it_is_plain_sampling():
     backbone = unet3d.load("shapes", Settings(device="cpu"))
     size = backbone.defaults
     clip = torch.zeros(1, 3, size.frames, size.height, size.width)
-    few = base.Sampling(steps=2, guidance_scale=1.0, seed=3)
+    few = Sampling(steps=2, guidance_scale=1.0, seed=3)
     edit = sdedit.Method(sdedit.Config(strength=1.0))
     plain = unguided.Method(unguided.Config())
     results = []
@@ -69,7 +71,7 @@ def test_from_a_level_without_signal_it_is_plain_sampling():
 
 
 def test_the_presets_are_five_noise_levels():
-    strengths = {config.strength for config in models.presets("sdedit").values()}
+    strengths = {config.strength for config in model_loading.presets("sdedit").values()}
     assert strengths == {0.5, 0.6, 0.7, 0.8, 0.9}
 
 
@@ -80,7 +82,7 @@ def test_a_strength_that_is_no_share_is_refused(strength):
 
 
 def test_a_motion_without_latents_is_refused(backbone):
-    motion = base.Motion(
+    motion = Motion(
         method="sdedit", backbone=backbone.fingerprint, tensors={}, metadata={"steps": 10}
     )
     with pytest.raises(BadMotion, match="has no latents"):

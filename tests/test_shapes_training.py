@@ -11,12 +11,12 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 from torch import nn
 
-from recast import models
 from recast.backbones import unet3d
 from recast.backbones.base import Settings
+from recast.diffusion.noise_schedule import Flow, from_diffusers
 from recast.errors import BadModel
 from recast.events import Done, Step
-from recast.schedule import Flow, from_diffusers
+from recast.pipeline import model_loading
 from recast.shapes import networks, noising, training
 from recast.shapes.fitting import Stage, fit
 
@@ -217,7 +217,7 @@ def test_a_transformer_is_trained_beside_the_same_autoencoder_and_clip(tmp_path)
     x = torch.randn(1, 8, 5, 8, 8)
     out = made(x, torch.tensor([500.0]), torch.randn(1, 7, networks.TEXT_WIDTH), return_dict=False)
     assert out[0].shape == x.shape
-    backbone = models.load(str(folder), Settings(device="cpu"))
+    backbone = model_loading.load(str(folder), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 8, 16, 8, 8)
     assert backbone.schedule.grid(2).tolist() == [1, 0.75, 0]  # shifted by 3
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 15e6

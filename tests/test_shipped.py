@@ -10,14 +10,14 @@ from diffusers import TextToVideoSDPipeline
 from transformers import CLIPModel, CLIPProcessor
 
 import recast
-from recast import recipes
 from recast.backbones import unet3d, wan
 from recast.backbones.base import Backbone
-from recast.clips import to_tensor
+from recast.media.video import Video
 from recast.metrics import true_motion
+from recast.pipeline import recipes
+from recast.pipeline.motion_cache import MotionCache
+from recast.pipeline.source_clip import to_tensor
 from recast.shapes import captions, oracle, world
-from recast.store import Store
-from recast.video import Video
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_it_says_which_words_it_does_not_know(backbone):
 
 def test_a_motion_from_the_store_makes_the_same_clip(backbone, tmp_path):
     source = Video(world.render(world.sample(world.HELD_OUT[14])), world.FPS)
-    store = Store(tmp_path, 10**9)
+    store = MotionCache(tmp_path, 10**9)
     made = []
     for _ in range(2):
         motion = recast.learn(backbone, source, steps=5, store=store)

@@ -8,15 +8,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from recast.backbones import _show1, _unets
 from recast.backbones.base import Settings
-from recast.backbones.show1 import Show1
+from recast.backbones.show1 import network as show1_network
+from recast.backbones.show1.backbone import Show1
+from recast.diffusion.sampling import sample
 from recast.errors import BadCall
 from recast.events import Done, Step
-from recast.features import record
 from recast.methods import dreammotion
-from recast.methods.base import Sampling
-from recast.sampling import sample
+from recast.motions.method import Sampling
+from recast.networks import unet_roles
+from recast.networks.feature_hooks import record
 
 from .show1s import IMAGE, LARGE, SMALL, network, randn, tiny
 
@@ -85,7 +86,7 @@ def test_temporal_layers_follow_spatial_ones_and_mix_frames() -> None:
 
 def test_at_full_size_it_has_the_weights_of_the_released_file() -> None:
     with torch.device("meta"):
-        unet = _show1.UNet3DConditionModel()
+        unet = show1_network.UNet3DConditionModel()
         image = UNet2DConditionModel(**IMAGE | LARGE | {"in_channels": 3})
     shapes = {name: tuple(weight.shape) for name, weight in unet.state_dict().items()}
     # The repository lists the file in float32 with 6.91 GB; with the optional `transformer_in` it
@@ -109,9 +110,9 @@ def test_at_full_size_it_has_the_weights_of_the_released_file() -> None:
 
 def test_taps_have_show1s_shapes() -> None:
     with torch.device("meta"):
-        unet = _show1.UNet3DConditionModel()
+        unet = show1_network.UNet3DConditionModel()
         x, text = torch.empty(1, 3, 8, 40, 64), torch.empty(1, 77, 4096)
-    roles = _unets.roles(unet)
+    roles = unet_roles.roles(unet)
     every = tuple({tap.path: tap for taps in roles.values() for tap in taps}.values())
     with torch.no_grad(), record(unet, every, 8) as seen:
         unet(x, torch.zeros((), device="meta"), text)
@@ -216,7 +217,7 @@ def test_sampling_stays_finite_at_the_noisiest_level() -> None:
     backbone = tiny()
     x = randn(*backbone.latent_shape(2, 8, 8))
     grid = backbone.schedule.grid(75)
-    denoise = backbone.guided("a cat", "", 9.0)
+    denoise = backbone.cfg_denoiser("a cat", "", 9.0)
     *_, last = sample(denoise, backbone.schedule, grid, x)
     assert bool(last.x.isfinite().all())
     assert float(backbone.schedule.alpha(grid[0])) > 0.006

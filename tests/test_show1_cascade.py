@@ -10,16 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recast import api, run, video
-from recast.backbones import _show1_cascade, show1
-from recast.backbones._show1_cascade import NUMBERS, Numbers
-from recast.backbones.show1 import Show1
-from recast.clips import Source, held
-from recast.config import Draw, RunConfig
+from recast import api
+from recast.backbones.show1 import backbone as show1
+from recast.backbones.show1 import cascade
+from recast.backbones.show1.backbone import Show1
+from recast.backbones.show1.cascade import NUMBERS, Numbers
 from recast.events import Done, Event, Preview, Step
+from recast.media import video
+from recast.media.video import Video
 from recast.methods import unguided
-from recast.store import Store
-from recast.video import Video
+from recast.pipeline import run
+from recast.pipeline.config import Draw, RunConfig
+from recast.pipeline.motion_cache import MotionCache
+from recast.pipeline.source_clip import Source, held
 
 from .show1s import CPU, randn, save, tiny
 
@@ -45,7 +48,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         short = Numbers(
             steps=2, guidance_scale=own.guidance_scale, channels=own.channels, level=own.level
         )
-        monkeypatch.setitem(_show1_cascade.NUMBERS, name, short)  # type: ignore[arg-type]
+        monkeypatch.setitem(cascade.NUMBERS, name, short)  # type: ignore[arg-type]
 
 
 def ended(events: Iterator[Event]) -> tuple[list[Event], Tensor]:
@@ -67,7 +70,7 @@ def test_the_cascade_makes_29_large_frames_of_8(saved: Path) -> None:
         *(("enlarge the first frame", i + 1, 2) for i in range(2)),
         *(("enlarge", i + 1, 8) for i in range(8)),
     ]
-    assert backbone.calls == 2 * len(steps)  # guidance is two clips to a step
+    assert backbone.nfe == 2 * len(steps)  # guidance is two clips to a step
 
 
 @pytest.mark.usefixtures("quick")
@@ -122,7 +125,7 @@ def spied() -> tuple[Show1, dict[str, Spy]]:
     """The tiny model with stages that only look."""
     spies: dict[str, Spy] = {name: Spy() for name in NUMBERS}
     stages = {
-        name: _show1_cascade.Stage(
+        name: cascade.Stage(
             numbers=NUMBERS[name],
             unet=spy,
             scheduler=show1._SCHEDULER,
@@ -194,7 +197,7 @@ def test_a_stage_is_sampled_as_its_scheduler_asks() -> None:
     assert float(x0.abs().max()) == 1
     share = float((x0.abs() > 1 - 1e-5).float().mean())
     assert share > 0.05  # the 95 % quantile lies beyond 1.5, where it may not be
-    bare = _show1_cascade.Stage(
+    bare = cascade.Stage(
         numbers=stage.numbers, unet=stage.unet, scheduler={**stage.scheduler, "thresholding": False}
     )
     denoise = bare.denoiser(
@@ -225,7 +228,7 @@ def test_a_run_ends_with_the_cascade(saved: Path, tmp_path: Path) -> None:
         draw=Draw(steps=2),
         source=Source(frames=2, height=16, width=16),
     )
-    *told, done = run.run(config, backbone, Store(tmp_path / "store", 10**9))
+    *told, done = run.run(config, backbone, MotionCache(tmp_path / "store", 10**9))
     assert isinstance(done, Done)
     made = video.read(done.result.folder / "video.mp4")
     assert made.frames.shape == (5, 64, 64, 3)
@@ -238,7 +241,12 @@ def test_a_run_ends_with_the_cascade(saved: Path, tmp_path: Path) -> None:
     assert any(isinstance(event, Preview) for event in told)
     # The same from Python.
     motion = api.learn(
-        backbone, clip, method="unguided", source=config.source, steps=2, store=Store.default()
+        backbone,
+        clip,
+        method="unguided",
+        source=config.source,
+        steps=2,
+        store=MotionCache.default(),
     )
     stages: list[str] = []
     result = api.transfer(

@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from torch import Tensor
 
-from recast import models
-from recast.backbones import _crew, show1
-from recast.backbones._show1_cascade import NUMBERS
 from recast.backbones.base import Defaults, Settings
-from recast.backbones.show1 import Show1
+from recast.backbones.show1 import backbone as show1
+from recast.backbones.show1.backbone import Show1
+from recast.backbones.show1.cascade import NUMBERS
 from recast.errors import BadCall, BadModel
+from recast.networks import placement
+from recast.pipeline import model_loading
 
 from .show1s import CPU, change, randn, save, tiny, write
 
@@ -36,10 +37,10 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def test_a_saved_model_is_the_same_model(folder: Path) -> None:
-    backbone, loaded = tiny(), models.load(str(folder), CPU)
+    backbone, loaded = tiny(), model_loading.load(str(folder), CPU)
     assert loaded.name == "model"
     assert loaded.fingerprint == backbone.fingerprint
-    assert loaded.pace == 4
+    assert loaded.frame_multiplier == 4
     assert loaded.defaults == Defaults(
         frames=8, height=40, width=64, fps=2.0, steps=75, guidance_scale=9.0
     )
@@ -52,7 +53,7 @@ def test_a_saved_model_is_the_same_model(folder: Path) -> None:
     assert all(torch.equal(w, weights[k]) for k, w in backbone.network.state_dict().items())
     for name in NUMBERS:
         shutil.rmtree(folder / name)
-    assert models.load(str(folder), CPU).pace == 1
+    assert model_loading.load(str(folder), CPU).frame_multiplier == 1
 
 
 def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
@@ -76,12 +77,12 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 def test_networks_take_turns() -> None:
     """As with offloading; a device without values stands for the one with them."""
     one, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1, device="cpu")
-    _crew.take_turns(one, [one, other], torch.device("cpu"))
+    placement.take_turns(one, [one, other], torch.device("cpu"))
     assert one.weight.device.type == "cpu"
     moved: list[str] = []
     for name, network in (("one", one), ("other", other)):
         network.to = lambda device, name=name: moved.append(f"{name} to {device}")  # type: ignore[method-assign,assignment,misc]
-    _crew.take_turns(one, [one, other], torch.device("meta"))
+    placement.take_turns(one, [one, other], torch.device("meta"))
     assert moved == ["one to cpu", "other to cpu", "one to meta"]
 
 
@@ -185,7 +186,7 @@ def test_a_bad_folder_is_told_why(
 @pytest.mark.parametrize("alias", show1.ALIASES)
 def test_without_a_network_the_error_says_what_to_do(alias: str) -> None:
     with pytest.raises(BadModel, match=r"show-1-base is neither .* copy the model's folder here"):
-        models.load(alias, CPU)
+        model_loading.load(alias, CPU)
 
 
 def test_wrap_uses_a_pipelines_own_networks() -> None:
@@ -201,7 +202,7 @@ def test_wrap_uses_a_pipelines_own_networks() -> None:
         scheduler=scheduler,
         config={"_name_or_path": "showlab/show-1-base"},
     )
-    backbone = models.wrap(pipeline, CPU)
+    backbone = model_loading.wrap(pipeline, CPU)
     assert backbone.network is parts.unet
     assert backbone.name == "show-1-base"
     assert backbone.defaults.frames == 8

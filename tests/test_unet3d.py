@@ -9,12 +9,13 @@ from diffusers import DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
-from recast.backbones import _diffusers, _unets, unet3d
-from recast.backbones._latent_unet import LatentUNet
+from recast.backbones import unet3d
 from recast.backbones.base import Defaults, Settings
+from recast.backbones.unet3d import LatentUNet
+from recast.diffusion.sampling import sample
 from recast.errors import BadCall
-from recast.features import Tap, record
-from recast.sampling import sample
+from recast.networks import checkpoint_loading, unet_roles
+from recast.networks.feature_hooks import Tap, record
 
 CPU = Settings(device="cpu", dtype="float32")
 ZEROSCOPE = unet3d._SCHEDULER
@@ -42,7 +43,7 @@ def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
     tiny = unet3d.tiny()
     assert isinstance(tiny, LatentUNet)
     parts = tiny._parts
-    with _diffusers.quiet():  # the pipeline says at every use that it is old
+    with checkpoint_loading.quiet():  # the pipeline says at every use that it is old
         pipe = TextToVideoSDPipeline(
             vae=parts.vae,
             text_encoder=parts.text_encoder,
@@ -93,7 +94,7 @@ def test_sampling_is_what_diffusers_does(
     ).frames
     backbone = unet3d.wrap(pipe, CPU)
     levels = sample(
-        backbone.guided("a red car drives", "bad", scale),
+        backbone.cfg_denoiser("a red car drives", "bad", scale),
         backbone.schedule,
         backbone.schedule.grid(steps),
         x,
@@ -218,7 +219,7 @@ def test_zeroscopes_taps_have_its_shapes() -> None:
             attention_head_dim=64,
         )
         x, text = torch.empty(1, 4, 24, 40, 72), torch.empty(1, 77, 1024)
-    roles = _unets.roles(unet)
+    roles = unet_roles.roles(unet)
     every = tuple({tap.path: tap for taps in roles.values() for tap in taps}.values())
     with torch.no_grad(), record(unet, every, 24) as seen:
         unet(x, torch.zeros((), device="meta"), encoder_hidden_states=text)
@@ -339,7 +340,7 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 
 def test_the_networks_are_frozen() -> None:
     backbone = made()
-    for network in backbone._crew.networks:
+    for network in backbone._placement.networks:
         assert not network.training
         assert not any(weight.requires_grad for weight in network.parameters())
 
@@ -387,22 +388,22 @@ def test_plain_temporal_attention_computes_the_same() -> None:
 
 def test_a_fingerprint_is_of_the_values_not_of_their_type() -> None:
     unet = unet3d.tiny().network
-    expected = _diffusers.fingerprint(unet)
-    assert expected == _diffusers.fingerprint(unet3d.tiny().network)
-    with _diffusers.quiet():
-        assert _diffusers.fingerprint(unet.half()) == expected
-        assert _diffusers.fingerprint(unet.float()) == expected  # half's values in float32
-        exact = _diffusers.fingerprint(unet.bfloat16())
-        assert _diffusers.fingerprint(unet.float()) == exact
-        assert _diffusers.fingerprint(unet.half()) == exact
+    expected = checkpoint_loading.fingerprint(unet)
+    assert expected == checkpoint_loading.fingerprint(unet3d.tiny().network)
+    with checkpoint_loading.quiet():
+        assert checkpoint_loading.fingerprint(unet.half()) == expected
+        assert checkpoint_loading.fingerprint(unet.float()) == expected  # half's values in float32
+        exact = checkpoint_loading.fingerprint(unet.bfloat16())
+        assert checkpoint_loading.fingerprint(unet.float()) == exact
+        assert checkpoint_loading.fingerprint(unet.half()) == exact
 
 
 def test_other_weights_have_another_fingerprint() -> None:
     unet = unet3d.tiny().network
-    seen = {_diffusers.fingerprint(unet)}
+    seen = {checkpoint_loading.fingerprint(unet)}
     for path in ("conv_in.bias", "up_blocks.1.resnets.1.conv2.weight", "conv_out.weight"):
         weight = unet.get_parameter(path)
         weight.data[(0,) * weight.ndim] += 0.1
-        seen.add(_diffusers.fingerprint(unet))
+        seen.add(checkpoint_loading.fingerprint(unet))
     assert len(seen) == 4
     assert all(len(fingerprint) == 16 for fingerprint in seen)

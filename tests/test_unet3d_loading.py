@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from recast.backbones import _diffusers, unet3d
-from recast.backbones._latent_unet import LatentUNet
+from recast.backbones import unet3d
 from recast.backbones.base import Defaults, Settings
+from recast.backbones.unet3d import LatentUNet
 from recast.errors import BadCall, BadModel, RecastError
+from recast.networks import checkpoint_loading
 
 CPU = Settings(device="cpu", dtype="float32")
 ZEROSCOPE = unet3d._SCHEDULER
@@ -35,7 +36,7 @@ def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
     tiny = unet3d.tiny()
     assert isinstance(tiny, LatentUNet)
     parts = tiny._parts
-    with _diffusers.quiet():  # the pipeline says at every use that it is old
+    with checkpoint_loading.quiet():  # the pipeline says at every use that it is old
         pipe = TextToVideoSDPipeline(
             vae=parts.vae,
             text_encoder=parts.text_encoder,
@@ -57,7 +58,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    with _diffusers.quiet():
+    with checkpoint_loading.quiet():
         pipeline().save_pretrained(folder)
     return folder
 
@@ -97,7 +98,7 @@ def test_a_saved_pipeline_is_the_same_model(folder: Path, pickled: bool) -> None
 
 
 def test_what_diffusers_pickles_is_read(tmp_path: Path) -> None:
-    with _diffusers.quiet():
+    with checkpoint_loading.quiet():
         pipeline().save_pretrained(tmp_path / "m", safe_serialization=False)
     assert (tmp_path / "m" / f"{UNET}.bin").exists()
     loaded = unet3d.load(str(tmp_path / "m"), CPU)
@@ -156,12 +157,12 @@ def test_bars_that_were_off_stay_off(bars: bool) -> None:
         stack.callback(diffusers_logging.enable_progress_bar)
         transformers_logging.disable_progress_bar()
         diffusers_logging.disable_progress_bar()
-        with pytest.raises(ArithmeticError), _diffusers.quiet(bars=bars):
+        with pytest.raises(ArithmeticError), checkpoint_loading.quiet(bars=bars):
             raise ArithmeticError
         assert not transformers_logging.is_progress_bar_enabled()
         assert not diffusers_logging.is_progress_bar_enabled()
         assert are_progress_bars_disabled()
-    with _diffusers.quiet(bars=bars):
+    with checkpoint_loading.quiet(bars=bars):
         assert transformers_logging.is_progress_bar_enabled() is bars
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recast import _codecs, video
 from recast.errors import BadCall, BadClip, NoSpace
-from recast.video import Video, fit, read
+from recast.media import ffmpeg, video
+from recast.media.video import Video, fit, read
 
 from . import clips
 
@@ -139,12 +139,12 @@ def test_only_what_is_needed_is_decoded(tmp_path: Path, monkeypatch: pytest.Monk
     source = clips.encode(tmp_path / "long.mp4", clips.numbered(70), rate=10, options={"g": "10"})
     converted: list[object] = []
     demuxed: list[object] = []
-    picture, packets = _codecs._picture, _codecs._packets
+    picture, packets = ffmpeg._picture, ffmpeg._packets
     monkeypatch.setattr(
-        _codecs, "_picture", lambda *args: (converted.append(args), picture(*args))[1]
+        ffmpeg, "_picture", lambda *args: (converted.append(args), picture(*args))[1]
     )
     monkeypatch.setattr(
-        _codecs, "_packets", lambda *args: (demuxed.append(p) or p for p in packets(*args))
+        ffmpeg, "_packets", lambda *args: (demuxed.append(p) or p for p in packets(*args))
     )
     assert clips.numbers(read(source, start=5, frames=4).frames) == [50, 51, 52, 53]
     assert len(converted) == 4

@@ -13,12 +13,13 @@ from diffusers import (
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
-from recast import models
-from recast.backbones import _wan, wan
+from recast.backbones import wan
 from recast.backbones.base import Settings
 from recast.backbones.wan import Wan
+from recast.diffusion.sampling import sample
 from recast.errors import BadModel
-from recast.sampling import sample
+from recast.networks import text_encoder
+from recast.pipeline import model_loading
 
 KINDS: dict[str, dict[str, bool]] = {"2.1": {}, "A14B": {"experts": True}, "5B": {"wide": True}}
 
@@ -68,7 +69,7 @@ def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
     }
     expected = pipe(**options, latents=x.clone(), output_type=size).frames
     grid = backbone.schedule.grid(8)
-    *_, last = sample(backbone.guided(prompt, "bad", scale), backbone.schedule, grid, x)
+    *_, last = sample(backbone.cfg_denoiser(prompt, "bad", scale), backbone.schedule, grid, x)
     assert float((last.x - x).abs().max()) > 0.1
     torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=0)
     # To pictures: diffusers' are in [0, 1], frames first.
@@ -98,14 +99,14 @@ def test_one_expert_without_the_other_is_refused() -> None:
     two, one = wan.tiny_of(experts=True), wan.tiny_of()
     for pipe in (pipeline(two, boundary_ratio=None), pipeline(one, boundary_ratio=0.875)):
         with pytest.raises(BadModel, match="two transformers need a boundary_ratio"):
-            models.wrap(pipe, Settings(device="cpu"))
+            model_loading.wrap(pipe, Settings(device="cpu"))
 
 
 @pytest.mark.parametrize(
     "prompt", ["a cat", "  a\n cat\t", "tom &amp; jerry", "&amp;lt;b&amp;gt;", ""]
 )
 def test_prompts_are_cleaned_as_diffusers_cleans_them(prompt: str) -> None:
-    assert _wan.clean(prompt) == prompt_clean(prompt)
+    assert text_encoder.clean(prompt) == prompt_clean(prompt)
 
 
 def test_text_ends_in_zeros() -> None:

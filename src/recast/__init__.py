@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recast.api import learn, load, mix, presets, transfer, wrap
     from recast.backbones.base import Backbone, Settings
-    from recast.clips import Source
-    from recast.config import RunConfig
     from recast.errors import RecastError
-    from recast.methods.base import Motion
-    from recast.video import Video, read
+    from recast.media.video import Video, read
+    from recast.motions.motion import Motion
+    from recast.pipeline.config import RunConfig
+    from recast.pipeline.source_clip import Source
 
     __version__: str
 
@@ -41,17 +41,17 @@ __all__ = [
 
 _HOMES = {
     "Backbone": "backbones.base",
-    "Motion": "methods.base",
+    "Motion": "motions.motion",
     "RecastError": "errors",
-    "RunConfig": "config",
+    "RunConfig": "pipeline.config",
     "Settings": "backbones.base",
-    "Source": "clips",
-    "Video": "video",
+    "Source": "pipeline.source_clip",
+    "Video": "media.video",
     "learn": "api",
     "load": "api",
     "mix": "api",
     "presets": "api",
-    "read": "video",
+    "read": "media.video",
     "transfer": "api",
     "wrap": "api",
 }

@@ -10,18 +10,19 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recast import auto, clips, masks, models
-from recast._job import Job, learned, memory_errors
 from recast.backbones.base import Backbone, Settings
-from recast.clips import Source
-from recast.config import check_prompt, check_steps
 from recast.errors import BadCall
 from recast.events import Event
-from recast.methods.base import Motion, Sampling
-from recast.models import load, presets, wrap
-from recast.run import stretched, told
-from recast.store import Store
-from recast.video import Video
+from recast.media.video import Video
+from recast.motions.method import Sampling
+from recast.motions.motion import Motion
+from recast.pipeline import default_method, edit_mask, model_loading, source_clip
+from recast.pipeline.config import check_prompt, check_steps
+from recast.pipeline.model_loading import load, presets, wrap
+from recast.pipeline.motion_cache import MotionCache
+from recast.pipeline.run import stretched, with_clip_metadata
+from recast.pipeline.run_log import RunLog, learn_or_load, memory_errors
+from recast.pipeline.source_clip import Source
 
 __all__ = ["learn", "load", "mix", "presets", "transfer", "wrap"]
 
@@ -33,11 +34,11 @@ def learn(
     backbone: Backbone,
     clip: Video | Sequence[Video],
     *,
-    method: str = auto.AUTO,
+    method: str = default_method.AUTO,
     config: Any = None,
     steps: int | None = None,
     source: Source | None = None,
-    store: Store | None = None,
+    store: MotionCache | None = None,
     on_event: Watch | None = None,
 ) -> Motion:
     """The motion of a clip, or of several that share it, from the store if it was learned before.
@@ -48,22 +49,30 @@ def learn(
     the motion will be used with. Raises `RecastError`.
     """
     check_steps(steps)
-    method = auto.for_backbone(backbone, config) if method == auto.AUTO else method
-    source, config = source or Source(), models.preset(method) if config is None else config
-    made = models.configured(method, config)
+    method = (
+        default_method.for_backbone(backbone, config) if method == default_method.AUTO else method
+    )
+    source, config = source or Source(), model_loading.preset(method) if config is None else config
+    made = model_loading.configured(method, config)
     given = [clip] if isinstance(clip, Video) else list(clip)
-    models.check_clips(made, len(given))
-    fitted = [clips.suit(one, source, backbone) for one in given]
+    model_loading.check_clips(made, len(given))
+    fitted = [source_clip.suit(one, source, backbone) for one in given]
     sampling = _sampling(backbone, steps, None, "", 0)
-    job = Job()
+    job = RunLog()
     if source.source_prompt:
         backbone.check_prompt(source.source_prompt)
     with memory_errors(job, Settings()):
-        events = learned(
-            job, backbone, made, fitted, source.source_prompt, sampling, store or Store.default()
+        events = learn_or_load(
+            job,
+            backbone,
+            made,
+            fitted,
+            source.source_prompt,
+            sampling,
+            store or MotionCache.default(),
         )
         motion = _last(events, on_event)
-    return told(motion, given[0], fitted[0], "clip in memory", source, config)
+    return with_clip_metadata(motion, given[0], fitted[0], "clip in memory", source, config)
 
 
 def transfer(
@@ -90,29 +99,29 @@ def transfer(
     check_prompt(prompt)
     check_steps(steps)
     motion.check_made_for(backbone, motion.method)
-    made = models.configured(motion.method, config_of(motion) if config is None else config)
+    made = model_loading.configured(motion.method, config_of(motion) if config is None else config)
     if frames is not None:
         motion = stretched(motion, made, frames)
-    models.check_windows(made, backbone, motion.size)
+    model_loading.check_windows(made, backbone, motion.size)
     own = int(motion.metadata.get("steps", backbone.defaults.steps))
     sampling = _sampling(backbone, steps or own, guidance_scale, negative_prompt, seed)
-    texts = [text for text in made.worded(prompt, negative_prompt) if text]
-    job = Job(notes=[note for text in texts for note in backbone.check_prompt(text)])
+    texts = [text for text in made.format_prompts(prompt, negative_prompt) if text]
+    job = RunLog(notes=[note for text in texts for note in backbone.check_prompt(text)])
     facts: Mapping[str, Any] = motion.metadata.get("clip", {})
     with memory_errors(job, Settings()):
         if isinstance(mask, str):
-            masks.check(mask, made, motion.described)
-            mask = masks.made(mask, backbone, motion, prompt, seed)
+            edit_mask.check(mask, made, motion.source_prompt)
+            mask = edit_mask.made(mask, backbone, motion, prompt, seed)
         if mask is not None:
-            motion = masks.applied(mask, made, motion)
+            motion = edit_mask.applied(mask, made, motion)
         with job.timed("sample"):
             events = job.relay(made.transfer(backbone, motion, prompt, sampling))
             latents = _last(events, on_event)
         with job.timed("decode"):
             events = job.relay(backbone.finish(latents, prompt, seed))
             pixels = _last(events, on_event)
-    fps = float(facts.get("fps", backbone.defaults.fps)) * backbone.pace
-    video = clips.to_video(pixels, fps)
+    fps = float(facts.get("fps", backbone.defaults.fps)) * backbone.frame_multiplier
+    video = source_clip.to_video(pixels, fps)
     return Video(video.frames, video.fps, tuple(dict.fromkeys(job.notes)))
 
 
@@ -124,7 +133,7 @@ def mix(motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
         )
     if not all(math.isfinite(weight) for weight in weights) or not any(weights):
         raise BadCall(f"weights {list(weights)}; they must be numbers, and not all be 0")
-    method = models.configured(motions[0].method, config_of(motions[0]))
+    method = model_loading.configured(motions[0].method, config_of(motions[0]))
     return method.mixed(motions, weights)
 
 
@@ -132,8 +141,8 @@ def config_of(motion: Motion) -> Any:
     """The method's config that a motion was learned with, or the method's default."""
     told = motion.metadata.get("config")
     if not isinstance(told, Mapping):
-        return models.preset(motion.method)
-    kind = models.method_module(motion.method).Config
+        return model_loading.preset(motion.method)
+    kind = model_loading.method_module(motion.method).Config
     try:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
     except TypeError as error:

@@ -16,11 +16,12 @@ import torch
 from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.backbones import _crew, _diffusers, _outline, _tiny
-from recast.backbones._latent_unet import LatentUNet, Parts
-from recast.backbones._outline import CLIP_LARGE, STABLE_VAE
 from recast.backbones.base import Backbone, Defaults, Settings
+from recast.backbones.unet3d import LatentUNet, Parts
 from recast.errors import BadModel
+from recast.networks import checkpoint_loading, meta_model, placement
+from recast.networks import tiny as tiny_networks
+from recast.networks.meta_model import CLIP_LARGE, STABLE_VAE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -50,7 +51,7 @@ _SCHEDULER = {
 # what they need before they are downloaded.
 PUBLISHED = {
     "animatediff": {
-        _diffusers.INDEX: {"_class_name": "AnimateDiffPipeline"},
+        checkpoint_loading.INDEX: {"_class_name": "AnimateDiffPipeline"},
         "scheduler/scheduler_config.json": _SCHEDULER,
         "unet/config.json": {"_class_name": "UNetMotionModel", "cross_attention_dim": 768},
         "vae/config.json": STABLE_VAE,
@@ -62,13 +63,13 @@ PUBLISHED = {
 def load(source: str, settings: Settings) -> Backbone:
     """Load from the alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
     if source in ALIASES:
-        device = _diffusers.device(settings.device)
-        dtype = _diffusers.dtype(settings.dtype, device)
-        _crew.check(settings, device)
-        adapter = _diffusers.folder(_ADAPTER, _ADAPTER_FILES)
-        parts = joined(_diffusers.folder(_BASE), adapter, dtype)
+        device = checkpoint_loading.device(settings.device)
+        dtype = checkpoint_loading.dtype(settings.dtype, device)
+        placement.check(settings, device)
+        adapter = checkpoint_loading.folder(_ADAPTER, _ADAPTER_FILES)
+        parts = joined(checkpoint_loading.folder(_BASE), adapter, dtype)
         return LatentUNet(source, parts, _DEFAULTS, settings, device)
-    model = _diffusers.opened(source, settings, ALIASES, PIPELINES)
+    model = checkpoint_loading.opened(source, settings, ALIASES, PIPELINES)
     scheduler, tokenizer = model.scheduler(), model.tokenizer(CLIPTokenizer)
     unet = model.network(UNetMotionModel, "unet")
     shared = _shared(model.folder, model.dtype)
@@ -82,12 +83,12 @@ def joined(base: Path, adapter: Path, dtype: torch.dtype) -> Parts:
 
     Raises `BadModel` for two that do not fit each other.
     """
-    _diffusers.check_index(base, frozenset({"StableDiffusionPipeline"}))
-    tokenizer = _diffusers.tokenizer(CLIPTokenizer, base / "tokenizer")
-    motion = _diffusers.network(MotionAdapter, adapter, dtype)
-    image = _diffusers.network(UNet2DConditionModel, base / "unet", dtype)
+    checkpoint_loading.check_index(base, frozenset({"StableDiffusionPipeline"}))
+    tokenizer = checkpoint_loading.tokenizer(CLIPTokenizer, base / "tokenizer")
+    motion = checkpoint_loading.network(MotionAdapter, adapter, dtype)
+    image = checkpoint_loading.network(UNet2DConditionModel, base / "unet", dtype)
     try:
-        with _outline.making():
+        with meta_model.making():
             unet = UNetMotionModel.from_unet2d(image, motion)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
@@ -97,8 +98,10 @@ def joined(base: Path, adapter: Path, dtype: torch.dtype) -> Parts:
 
 def _shared(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     return {
-        "vae": _diffusers.network(AutoencoderKL, folder / "vae", dtype),
-        "text_encoder": _diffusers.text_network(CLIPTextModel, folder / "text_encoder", dtype),
+        "vae": checkpoint_loading.network(AutoencoderKL, folder / "vae", dtype),
+        "text_encoder": checkpoint_loading.text_network(
+            CLIPTextModel, folder / "text_encoder", dtype
+        ),
     }
 
 
@@ -114,7 +117,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler.config,
     )
-    name = _diffusers.wrapped_name(pipeline)
+    name = checkpoint_loading.wrapped_name(pipeline)
     return LatentUNet(name, parts, _DEFAULTS, settings, pipeline.unet.device)
 
 
@@ -123,8 +126,8 @@ def tiny() -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNetMotionModel.from_unet2d(*tiny_pair())
-        text_encoder, tokenizer = _tiny.clip_text(16)
-        vae = _tiny.image_vae(4)
+        text_encoder, tokenizer = tiny_networks.clip_text(16)
+        vae = tiny_networks.image_vae(4)
         # Fresh motion modules end in zeros; without noise in them the frames would not mix.
         for parameter in unet.parameters():
             parameter.data.add_(0.02 * torch.randn_like(parameter))

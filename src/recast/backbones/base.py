@@ -17,14 +17,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from recast import quantization
-from recast.adapters import Transformer
+from recast.diffusion.cfg import cfg, growing
+from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
+from recast.diffusion.temporal_windows import blend, spans
 from recast.errors import BadCall, UnknownName
 from recast.events import Done, Event
-from recast.features import Tap
-from recast.guidance import cfg, growing
-from recast.schedule import Denoised, Denoiser, Schedule
-from recast.windows import blend, spans
+from recast.networks import quantization
+from recast.networks.adapters import Transformer
+from recast.networks.feature_hooks import Tap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,14 +87,14 @@ class Backbone(ABC):
     """Every role that a method may ask for, and its places in `network`."""
     fingerprint: str
     """A short hash of the weights: motions are bound to it."""
-    calls: int = 0
+    nfe: int = 0
     transformers: Mapping[str, tuple[Transformer, ...]] = MappingProxyType({})
     """The roles that adapters may ask for, and their transformers in `network`:
     "temporal_transformers", those on the way down and up, the coarsest first;
     "all_temporal_transformers"; "spatial_transformers"."""
     component: str = "unet"
     """What diffusers' pipelines call `network`, and with them the keys of a LoRA."""
-    pace: int = 1
+    frame_multiplier: int = 1
     """How many times the frame rate of its latents' clip a finished clip has."""
     offload: Literal["none", "networks", "blocks"] = "none"
     """What of it is on the device only while it works."""
@@ -104,7 +104,7 @@ class Backbone(ABC):
     """Whether guidance grows on the way from noise (`guidance.growing`)."""
     window: int | None = None
     """Frames of latents that the network sees at once; None is all there are."""
-    grain: int = 1
+    temporal_patch: int = 1
     """Frames of latents that the network reads as one."""
     stand_in: str = ""
     """The shipped model of the same architecture, if there is one: methods are measured on it."""
@@ -135,7 +135,7 @@ class Backbone(ABC):
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
         """(1, C, F, H, W) of a clip. Raises `BadCall`, naming the sizes that would do."""
 
-    def shown(self, frames: int) -> list[slice]:
+    def latent_frame_spans(self, frames: int) -> list[slice]:
         """Which of a clip's frames each frame of its latents shows; of a causal VAE that packs
         them, the first one and then so many at a time."""
         return [slice(frame, frame + 1) for frame in range(frames)]
@@ -163,7 +163,7 @@ class Backbone(ABC):
         """The denoiser of the network's raw output at (x_t, t), which counts the calls."""
 
         def once(x: Tensor, t: Tensor) -> Denoised:
-            self.calls += len(x)
+            self.nfe += len(x)
             return self.schedule.denoised(output(x, t), x, t)
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:
@@ -177,7 +177,7 @@ class Backbone(ABC):
 
     def windows(self, frames: int) -> tuple[slice, ...]:
         """Those in which latents of so many frames go through the network."""
-        return spans(frames, self.window or frames, self.grain)
+        return spans(frames, self.window or frames, self.temporal_patch)
 
     def see_at_once(self, frames: int) -> None:
         """Use windows of so many frames of a clip. Raises `BadCall` if the model takes no clip of
@@ -185,7 +185,7 @@ class Backbone(ABC):
         own = self.defaults
         self.window = self.latent_shape(frames, own.height, own.width)[2]
 
-    def guided(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
+    def cfg_denoiser(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
         """The denoiser of one clip under classifier-free guidance; at scale 1 there is none."""
         if scale == 1:
             return self.denoiser(self.encode_text([prompt]))
@@ -202,7 +202,7 @@ class Backbone(ABC):
             raise UnknownName(f"role for {self.name}", role, self.roles)
         return self.roles[role]
 
-    def places(self, role: str) -> tuple[Transformer, ...]:
+    def transformers_for(self, role: str) -> tuple[Transformer, ...]:
         """The transformers of a role. Raises `UnknownName` with the nearest roles there are."""
         if role not in self.transformers:
             raise UnknownName(f"role for {self.name}", role, self.transformers)

@@ -24,12 +24,13 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
-from recast.backbones import _crew, _diffusers, _tiny, _transformers
-from recast.backbones._outline import T5_XXL
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.diffusion.noise_schedule import Schedule, from_diffusers
 from recast.errors import BadCall
-from recast.features import Tap
-from recast.schedule import Schedule, from_diffusers
+from recast.networks import checkpoint_loading, dit_roles, placement
+from recast.networks import tiny as tiny_networks
+from recast.networks.feature_hooks import Tap
+from recast.networks.meta_model import T5_XXL
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -59,7 +60,7 @@ _SCHEDULER = {
 
 def _published(transformer: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {
-        _diffusers.INDEX: {"_class_name": "CogVideoXPipeline"},
+        checkpoint_loading.INDEX: {"_class_name": "CogVideoXPipeline"},
         "scheduler/scheduler_config.json": _SCHEDULER,
         "transformer/config.json": {"_class_name": "CogVideoXTransformer3DModel", **transformer},
         "vae/config.json": {"_class_name": "AutoencoderKLCogVideoX"},
@@ -102,7 +103,7 @@ class Parts:
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
     # 2b was trained in float16, the others in bfloat16, which serves all three.
-    model = _diffusers.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
+    model = checkpoint_loading.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
     scheduler = model.scheduler()
     tokenizer = model.tokenizer(T5Tokenizer)
     parts = Parts(
@@ -129,7 +130,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler.config,
     )
-    name = _diffusers.wrapped_name(pipeline)
+    name = checkpoint_loading.wrapped_name(pipeline)
     return CogVideoX(name, parts, _defaults(parts), settings, pipeline.transformer.device)
 
 
@@ -167,7 +168,7 @@ def tiny_of(*, rotary: bool = False, pairs: bool = False, levels: int = 1000) ->
             layers_per_block=1,
             norm_num_groups=2,
         )
-        text_encoder, tokenizer = _tiny.t5(16)
+        text_encoder, tokenizer = tiny_networks.t5(16)
     parts = Parts(
         transformer=transformer,
         vae=vae,
@@ -194,39 +195,39 @@ class CogVideoX(Backbone):
         settings: Settings,
         device: torch.device,
     ) -> None:
-        _diffusers.check_vocabulary(parts.tokenizer, parts.text_encoder)
+        checkpoint_loading.check_vocabulary(parts.tokenizer, parts.text_encoder)
         self.name, self.defaults, self.device = name, defaults, device
         self.schedule: Schedule = from_diffusers(parts.scheduler)
         self._parts, self._settings = parts, settings
         networks = [parts.transformer, parts.vae, parts.text_encoder]
-        self._crew = _crew.Crew(networks, device, settings)
+        self._placement = placement.ModelPlacement(networks, device, settings)
         if settings.vae_tiling:
             parts.vae.enable_tiling()
         self._config = parts.transformer.config
         self._tokens = self._config.max_text_seq_length
         self._factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
         self._pack = int(parts.vae.config.temporal_compression_ratio)
-        self._grid = _transformers.Grid()
-        self.grain = 2 if self._pairs else 1
+        self._grid = dit_roles.Grid()
+        self.temporal_patch = 2 if self._pairs else 1
         self.network: nn.Module = parts.transformer
         self._rope, prefix = _Rope(self._config), ""
         positions: tuple[Tap, ...] = (Tap("patch_embed", self._grid.features),)
         if self._config.use_rotary_positional_embeddings:
             # The transformer is given its tables: what makes them has a place of its own.
             self.network = nn.ModuleDict({"transformer": parts.transformer, "rope": self._rope})
-            prefix, positions = "transformer.", _transformers.rotary(self._grid)
+            prefix, positions = "transformer.", dit_roles.rotary(self._grid)
         blocks = {"transformer_blocks": self._config.num_layers}
         heads = self._config.num_attention_heads
         self.roles = {
-            **_transformers.roles(blocks, heads, self._grid, experts=(prefix,)),
+            **dit_roles.roles(blocks, heads, self._grid, experts=(prefix,)),
             "positions": positions,
         }
-        self.fingerprint = _diffusers.fingerprint(parts.transformer)
+        self.fingerprint = checkpoint_loading.fingerprint(parts.transformer)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])
-        vae = self._crew.at_work(self._parts.vae)
+        vae = self._placement.activate(self._parts.vae)
         # The posterior's mean, not a draw: the same clip has the same latents.
         means = vae.encode(video.to(self.device, vae.dtype)).latent_dist.mean.float()
         if self._pairs:
@@ -236,7 +237,7 @@ class CogVideoX(Backbone):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        vae = self._crew.at_work(self._parts.vae)
+        vae = self._placement.activate(self._parts.vae)
         own = latents[:, :, 1:] if self._pairs else latents
         out = vae.decode((own / vae.config.scaling_factor).to(self.device, vae.dtype)).sample
         return out.float().clamp(-1, 1)
@@ -248,17 +249,17 @@ class CogVideoX(Backbone):
         tokens = self._parts.tokenizer(
             prompts, padding="max_length", max_length=self._tokens, return_tensors="pt"
         )
-        encoder = self._crew.at_work(self._parts.text_encoder)
+        encoder = self._placement.activate(self._parts.text_encoder)
         # Without a mask: the model was trained with what T5 makes of the padding.
         out = encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return out.to(self._parts.transformer.dtype)
 
     def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        transformer = self._crew.at_work(self._parts.transformer)
+        transformer = self._placement.activate(self._parts.transformer)
         self._grid.shape = self._tokens_of(x)
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_crew.checkpointed(transformer.transformer_blocks))
+                stack.enter_context(placement.checkpointed(transformer.transformer_blocks))
             out = transformer(
                 x.to(self.device, transformer.dtype).transpose(1, 2),
                 text,
@@ -269,7 +270,7 @@ class CogVideoX(Backbone):
         return out.transpose(1, 2).float()
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        _transformers.check_frames(frames, 2 * self._pack)
+        dit_roles.check_frames(frames, 2 * self._pack)
         of = self._factor * self._config.patch_size
         sizes = {"height": height, "width": width}
         for what, value in sizes.items():
@@ -282,12 +283,12 @@ class CogVideoX(Backbone):
         h, w = (value // self._factor for value in sizes.values())
         return (1, self._config.in_channels, packed, h, w)
 
-    def shown(self, frames: int) -> list[slice]:
-        own = _transformers.packs(frames, self._pack)
+    def latent_frame_spans(self, frames: int) -> list[slice]:
+        own = dit_roles.packs(frames, self._pack)
         return [own[0], *own] if self._pairs else own
 
     def check_prompt(self, prompt: str) -> list[str]:
-        _diffusers.check_length(self._parts.tokenizer, prompt, self._tokens - 1, self.name)
+        checkpoint_loading.check_length(self._parts.tokenizer, prompt, self._tokens - 1, self.name)
         return []
 
     @property

@@ -12,11 +12,11 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from recast.adapters import Attention, Transformer
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.diffusion.noise_schedule import Flow, Prediction, Schedule, per_sample
 from recast.errors import BadCall, BadModel
-from recast.features import Tap
-from recast.schedule import Flow, Prediction, Schedule, per_sample
+from recast.networks.adapters import Attention, Transformer
+from recast.networks.feature_hooks import Tap
 
 ALIASES: dict[str, str] = {"gaussian": "gaussian"}
 PIPELINES: frozenset[str] = frozenset()

@@ -29,11 +29,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from recast.backbones import _crew, _diffusers, _tiny, _transformers
-from recast.backbones._outline import CLIP_LARGE
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.diffusion.noise_schedule import Denoiser, Schedule, from_diffusers
 from recast.errors import BadModel
-from recast.schedule import Denoiser, Schedule, from_diffusers
+from recast.networks import checkpoint_loading, dit_roles, placement
+from recast.networks import tiny as tiny_networks
+from recast.networks.meta_model import CLIP_LARGE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -68,7 +69,7 @@ _GLANCE = 77
 # before it is downloaded.
 PUBLISHED = {
     "hunyuan": {
-        _diffusers.INDEX: {"_class_name": "HunyuanVideoPipeline"},
+        checkpoint_loading.INDEX: {"_class_name": "HunyuanVideoPipeline"},
         "scheduler/scheduler_config.json": _SCHEDULER,
         "transformer/config.json": {
             "_class_name": "HunyuanVideoTransformer3DModel",
@@ -104,7 +105,7 @@ class Parts:
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    model = _diffusers.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
+    model = checkpoint_loading.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
     scheduler = model.scheduler()
     tokenizer = model.tokenizer(PreTrainedTokenizerFast)
     tokenizer_2 = model.tokenizer(CLIPTokenizer, "tokenizer_2")
@@ -135,7 +136,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         tokenizer_2=pipeline.tokenizer_2,
         scheduler=pipeline.scheduler.config,
     )
-    name = _diffusers.wrapped_name(pipeline)
+    name = checkpoint_loading.wrapped_name(pipeline)
     return Hunyuan(name, parts, _DEFAULTS, settings, pipeline.transformer.device)
 
 
@@ -167,8 +168,8 @@ def tiny_of(*, distilled: bool = True) -> Hunyuan:
             layers_per_block=1,
             norm_num_groups=2,
         )
-        text_encoder, tokenizer = _tiny.llama(16)
-        text_encoder_2, tokenizer_2 = _tiny.clip_text(8)
+        text_encoder, tokenizer = tiny_networks.llama(16)
+        text_encoder_2, tokenizer_2 = tiny_networks.clip_text(8)
     parts = Parts(
         transformer=transformer,
         vae=vae,
@@ -197,15 +198,15 @@ class Hunyuan(Backbone):
         settings: Settings,
         device: torch.device,
     ) -> None:
-        _diffusers.check_vocabulary(parts.tokenizer, parts.text_encoder)
-        _diffusers.check_vocabulary(parts.tokenizer_2, parts.text_encoder_2)
+        checkpoint_loading.check_vocabulary(parts.tokenizer, parts.text_encoder)
+        checkpoint_loading.check_vocabulary(parts.tokenizer_2, parts.text_encoder_2)
         _check_reads(parts.tokenizer)
         self.name, self.defaults, self.device = name, defaults, device
         self.network: nn.Module = parts.transformer
         self.schedule: Schedule = from_diffusers(parts.scheduler)
         self._parts, self._settings = parts, settings
         networks = [parts.transformer, parts.vae, parts.text_encoder, parts.text_encoder_2]
-        self._crew = _crew.Crew(networks, device, settings)
+        self._placement = placement.ModelPlacement(networks, device, settings)
         if settings.vae_tiling:
             parts.vae.enable_tiling()
         self._config = parts.transformer.config
@@ -213,29 +214,29 @@ class Hunyuan(Backbone):
         self._pack = int(parts.vae.config.temporal_compression_ratio)
         # 95 of Llama 3's tokens, with the one that begins every text.
         self._before = len(parts.tokenizer(_BEFORE).input_ids)
-        self._grid = _transformers.Grid(heads="n a", text="last")
+        self._grid = dit_roles.Grid(heads="n a", text="last")
         streams = {
             "transformer_blocks": self._config.num_layers,
             "single_transformer_blocks": self._config.num_single_layers,
         }
         heads = self._config.num_attention_heads
         self.roles = {
-            **_transformers.roles(streams, heads, self._grid, attention="attn"),
-            "positions": _transformers.rotary(self._grid),
+            **dit_roles.roles(streams, heads, self._grid, attention="attn"),
+            "positions": dit_roles.rotary(self._grid),
         }
-        self.fingerprint = _diffusers.fingerprint(parts.transformer)
+        self.fingerprint = checkpoint_loading.fingerprint(parts.transformer)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])
-        vae = self._crew.at_work(self._parts.vae)
+        vae = self._placement.activate(self._parts.vae)
         # The posterior's mean, not a draw: the same clip has the same latents.
         found = vae.encode(video.to(self.device, vae.dtype)).latent_dist.mean
         return found.float() * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        vae = self._crew.at_work(self._parts.vae)
+        vae = self._placement.activate(self._parts.vae)
         out = vae.decode((latents / vae.config.scaling_factor).to(self.device, vae.dtype)).sample
         return out.float().clamp(-1, 1)
 
@@ -260,7 +261,7 @@ class Hunyuan(Backbone):
             max_length=self._before + _TOKENS,
             return_tensors="pt",
         )
-        encoder = self._crew.at_work(self._parts.text_encoder)
+        encoder = self._placement.activate(self._parts.text_encoder)
         mask = tokens.attention_mask.to(self.device)
         ids = tokens.input_ids.to(self.device)
         states = encoder(ids, mask, output_hidden_states=True).hidden_states[_LAYER]
@@ -271,12 +272,12 @@ class Hunyuan(Backbone):
         tokens = self._parts.tokenizer_2(
             prompts, padding="max_length", max_length=_GLANCE, truncation=True, return_tensors="pt"
         )
-        encoder = self._crew.at_work(self._parts.text_encoder_2)
+        encoder = self._placement.activate(self._parts.text_encoder_2)
         return encoder(tokens.input_ids.to(self.device)).pooler_output
 
     def predict(self, x: Tensor, t: Tensor, text: Tensor, guidance: float = 1.0) -> Tensor:
         """With the guidance scale that the network is told, if it reads one."""
-        transformer, config = self._crew.at_work(self._parts.transformer), self._config
+        transformer, config = self._placement.activate(self._parts.transformer), self._config
         patches = (config.patch_size_t, config.patch_size, config.patch_size)
         f, h, w = (side // patch for side, patch in zip(x.shape[2:], patches, strict=True))
         self._grid.shape = (f, h, w)
@@ -285,7 +286,7 @@ class Hunyuan(Backbone):
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
                 blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-                stack.enter_context(_crew.checkpointed(blocks))
+                stack.enter_context(placement.checkpointed(blocks))
             out = transformer(
                 x.to(self.device, transformer.dtype),
                 t.to(self.device).expand(len(x)),
@@ -297,19 +298,19 @@ class Hunyuan(Backbone):
             )[0]
         return out.float()
 
-    def guided(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
+    def cfg_denoiser(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
         """One pass of the network, which is told the scale. A negative prompt asks for
         classifier-free guidance in its place: two passes that are told 1. So does a network that
         reads no scale."""
         if negative_prompt or not self._config.guidance_embeds or scale == 1:
-            return super().guided(prompt, negative_prompt, scale)
+            return super().cfg_denoiser(prompt, negative_prompt, scale)
         text, weight = self.encode_text([prompt]), self.weight(scale)
         return self.denoising(
             lambda x, t: self.predict(x, self.schedule.network_time(t), text, weight(t))
         )
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        _transformers.check_frames(frames, self._pack)
+        dit_roles.check_frames(frames, self._pack)
         of = self._factor * self._config.patch_size
         check_multiple("height", height, of)
         check_multiple("width", width, of)
@@ -317,13 +318,13 @@ class Hunyuan(Backbone):
         channels = self._config.in_channels
         return (1, channels, packed, height // self._factor, width // self._factor)
 
-    def shown(self, frames: int) -> list[slice]:
-        return _transformers.packs(frames, self._pack)
+    def latent_frame_spans(self, frames: int) -> list[slice]:
+        return dit_roles.packs(frames, self._pack)
 
     def check_prompt(self, prompt: str) -> list[str]:
         """Says of a long prompt that CLIP reads only its beginning."""
         after = len(self._parts.tokenizer(_AFTER, add_special_tokens=False).input_ids)
-        _diffusers.check_length(self._parts.tokenizer, prompt, _TOKENS - after, self.name)
+        checkpoint_loading.check_length(self._parts.tokenizer, prompt, _TOKENS - after, self.name)
         count = len(self._parts.tokenizer_2(prompt, verbose=False).input_ids)
         if count <= _GLANCE:
             return []

@@ -24,12 +24,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
-from recast.backbones import _crew, _diffusers, _tiny, _transformers
-from recast.backbones._outline import T5_XXL
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.diffusion.noise_schedule import Schedule, from_diffusers
+from recast.diffusion.sampling import randn
 from recast.errors import BadModel
-from recast.sampling import randn
-from recast.schedule import Schedule, from_diffusers
+from recast.networks import checkpoint_loading, dit_roles, placement
+from recast.networks import tiny as tiny_networks
+from recast.networks.meta_model import T5_XXL
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -63,7 +64,7 @@ _SCHEDULER = {
 # before it is downloaded.
 PUBLISHED = {
     "ltx": {
-        _diffusers.INDEX: {"_class_name": "LTXPipeline"},
+        checkpoint_loading.INDEX: {"_class_name": "LTXPipeline"},
         "scheduler/scheduler_config.json": _SCHEDULER,
         "transformer/config.json": {"_class_name": "LTXVideoTransformer3DModel"},
         "vae/config.json": {"_class_name": "AutoencoderKLLTXVideo"},
@@ -85,7 +86,9 @@ class Parts:
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    model = _diffusers.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16, parts=_PARTS)
+    model = checkpoint_loading.opened(
+        source, settings, ALIASES, PIPELINES, torch.bfloat16, parts=_PARTS
+    )
     scheduler = model.scheduler()
     tokenizer = model.tokenizer(T5Tokenizer)
     parts = Parts(
@@ -110,7 +113,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler.config,
     )
-    name = _diffusers.wrapped_name(pipeline)
+    name = checkpoint_loading.wrapped_name(pipeline)
     return LTX(name, parts, _DEFAULTS, settings, pipeline.transformer.device)
 
 
@@ -133,7 +136,7 @@ def tiny_of(*, conditioned: bool = False) -> LTX:
             num_layers=3,
         )
         vae = _tiny_vae(conditioned)
-        text_encoder, tokenizer = _tiny.t5(16)
+        text_encoder, tokenizer = tiny_networks.t5(16)
     parts = Parts(
         transformer=transformer,
         vae=vae,
@@ -186,7 +189,7 @@ class LTX(Backbone):
         settings: Settings,
         device: torch.device,
     ) -> None:
-        _diffusers.check_vocabulary(parts.tokenizer, parts.text_encoder)
+        checkpoint_loading.check_vocabulary(parts.tokenizer, parts.text_encoder)
         self._config = parts.transformer.config
         _check_patches(self._config.patch_size, self._config.patch_size_t)
         self.name, self.defaults, self.device = name, defaults, device
@@ -194,23 +197,23 @@ class LTX(Backbone):
         self.schedule: Schedule = from_diffusers(parts.scheduler)
         self._parts, self._settings = parts, settings
         networks = [parts.transformer, parts.vae, parts.text_encoder]
-        self._crew = _crew.Crew(networks, device, settings)
+        self._placement = placement.ModelPlacement(networks, device, settings)
         if settings.vae_tiling:
             parts.vae.enable_tiling()
         self._factor = int(parts.vae.spatial_compression_ratio)
         self._pack = int(parts.vae.temporal_compression_ratio)
-        self._grid = _transformers.Grid()
+        self._grid = dit_roles.Grid()
         blocks, heads = self._config.num_layers, self._config.num_attention_heads
         self.roles = {
-            **_transformers.roles({"transformer_blocks": blocks}, heads, self._grid),
-            "positions": _transformers.rotary(self._grid),
+            **dit_roles.roles({"transformer_blocks": blocks}, heads, self._grid),
+            "positions": dit_roles.rotary(self._grid),
         }
-        self.fingerprint = _diffusers.fingerprint(parts.transformer)
+        self.fingerprint = checkpoint_loading.fingerprint(parts.transformer)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])
-        vae = self._crew.at_work(self._parts.vae)
+        vae = self._placement.activate(self._parts.vae)
         # The posterior's mean, not a draw: the same clip has the same latents.
         found = vae.encode(video.to(self.device, vae.dtype)).latent_dist.mean.float()
         mean, deviation = self._levels(found)
@@ -218,7 +221,7 @@ class LTX(Backbone):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        vae = self._crew.at_work(self._parts.vae)
+        vae = self._placement.activate(self._parts.vae)
         mean, deviation = self._levels(latents)
         z, at = latents * deviation + mean, None
         if vae.config.timestep_conditioning:
@@ -240,20 +243,20 @@ class LTX(Backbone):
         tokens = self._parts.tokenizer(
             prompts, padding="max_length", max_length=_TOKENS, return_tensors="pt"
         )
-        encoder = self._crew.at_work(self._parts.text_encoder)
+        encoder = self._placement.activate(self._parts.text_encoder)
         # Without a mask, as diffusers' pipeline does: T5 attends to the padding.
         out = encoder(tokens.input_ids.to(self.device)).last_hidden_state
         out = out.masked_fill(tokens.attention_mask.to(self.device)[..., None] == 0, 0)
         return out.to(self._parts.transformer.dtype)
 
     def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        transformer = self._crew.at_work(self._parts.transformer)
+        transformer = self._placement.activate(self._parts.transformer)
         frames, height, width = x.shape[2:]
         self._grid.shape = (frames, height, width)
         seconds = self._pack / self.defaults.fps
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_crew.checkpointed(transformer.transformer_blocks))
+                stack.enter_context(placement.checkpointed(transformer.transformer_blocks))
             out = transformer(
                 rearrange(x, "b c f h w -> b (f h w) c").to(self.device, transformer.dtype),
                 text,
@@ -268,30 +271,30 @@ class LTX(Backbone):
         return rearrange(out.float(), "b (f h w) c -> b c f h w", f=frames, h=height, w=width)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        _transformers.check_frames(frames, self._pack)
+        dit_roles.check_frames(frames, self._pack)
         check_multiple("height", height, self._factor)
         check_multiple("width", width, self._factor)
         packed = (frames - 1) // self._pack + 1
         channels = self._config.in_channels
         return (1, channels, packed, height // self._factor, width // self._factor)
 
-    def shown(self, frames: int) -> list[slice]:
-        return _transformers.packs(frames, self._pack)
+    def latent_frame_spans(self, frames: int) -> list[slice]:
+        return dit_roles.packs(frames, self._pack)
 
     def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
         text = self.encode_text([prompt])
-        return _transformers.attention(
+        return dit_roles.attention(
             self.network,
             "transformer_blocks",
             self._grid,
             partial(self.denoiser(text), x, t),
             heads=self._config.num_attention_heads,
-            places=_diffusers.word_places(self._parts.tokenizer, prompt.split(), 0),
+            places=checkpoint_loading.token_spans(self._parts.tokenizer, prompt.split(), 0),
             tokens=int(_known(text).sum()),
         )
 
     def check_prompt(self, prompt: str) -> list[str]:
-        _diffusers.check_length(self._parts.tokenizer, prompt, _TOKENS - 1, self.name)
+        checkpoint_loading.check_length(self._parts.tokenizer, prompt, _TOKENS - 1, self.name)
         return []
 
     def _levels(self, like: Tensor) -> tuple[Tensor, Tensor]:

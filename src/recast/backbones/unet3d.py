@@ -1,23 +1,41 @@
 """UNet3D text-to-video models in diffusers' format: ZeroScope, ModelScope and the shipped `shapes`.
 
 A folder or hub id with a UNet3DConditionModel, an AutoencoderKL, a CLIP text encoder and a
-DDPM-type scheduler. Owns where such models come from and what they were made for; how they run is
-`_latent_unet`'s.
+DDPM-type scheduler. `LatentUNet` serves AnimateDiff too, whose UNet is of another class.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, final
 
 import torch
-from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers import AutoencoderKL, UNet3DConditionModel, UNetMotionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from einops import rearrange
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.backbones import _diffusers, _tiny
-from recast.backbones._latent_unet import LatentUNet, Parts
-from recast.backbones._outline import CLIP_LARGE, STABLE_VAE
-from recast.backbones.base import Backbone, Defaults, Settings
+from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.diffusion.noise_schedule import Schedule, from_diffusers
+from recast.errors import BadCall
+from recast.networks import (
+    checkpoint_loading,
+    meta_model,
+    placement,
+    unet_roles,
+)
+from recast.networks import (
+    tiny as tiny_networks,
+)
+from recast.networks.feature_hooks import Tap, record
+from recast.networks.meta_model import CLIP_LARGE, STABLE_VAE
+from recast.networks.text_encoder import ClipText
+from recast.networks.vae import ImageVae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -54,7 +72,7 @@ _SCHEDULER = {
 # What both published folders say where the classes have other defaults: enough to know what a model
 # needs before it is downloaded.
 _PUBLISHED = {
-    _diffusers.INDEX: {"_class_name": "TextToVideoSDPipeline"},
+    checkpoint_loading.INDEX: {"_class_name": "TextToVideoSDPipeline"},
     "scheduler/scheduler_config.json": _SCHEDULER,
     "unet/config.json": {
         "_class_name": "UNet3DConditionModel",
@@ -78,7 +96,7 @@ PUBLISHED = dict.fromkeys(("zeroscope", "modelscope"), _PUBLISHED)
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    model = _diffusers.opened(source, settings, ALIASES, PIPELINES)
+    model = checkpoint_loading.opened(source, settings, ALIASES, PIPELINES)
     scheduler = model.scheduler()
     tokenizer = model.tokenizer(CLIPTokenizer)
     parts = Parts(
@@ -105,7 +123,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler.config,
     )
-    name = _diffusers.wrapped_name(pipeline)
+    name = checkpoint_loading.wrapped_name(pipeline)
     defaults = _DEFAULTS.get(name) or _guessed(parts.unet, parts.vae)
     return LatentUNet(name, parts, defaults, settings, pipeline.unet.device)
 
@@ -124,8 +142,8 @@ def tiny() -> Backbone:
             attention_head_dim=8,
             norm_num_groups=4,
         )
-        vae = _tiny.image_vae(4)
-        text_encoder, tokenizer = _tiny.clip_text(16)
+        vae = tiny_networks.image_vae(4)
+        text_encoder, tokenizer = tiny_networks.clip_text(16)
         # Fresh temporal layers end in zeros; without noise in them the frames would not mix.
         for parameter in unet.parameters():
             parameter.data.add_(0.02 * torch.randn_like(parameter))
@@ -140,3 +158,131 @@ def tiny() -> Backbone:
 def _guessed(unet: UNet3DConditionModel, vae: AutoencoderKL) -> Defaults:
     side = int(unet.config.sample_size or 32) * 2 ** (len(vae.config.block_out_channels) - 1)
     return Defaults(frames=16, height=side, width=side, fps=8.0, steps=50, guidance_scale=9.0)
+
+
+_CROSS_ATTENTION = re.compile(r"up_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """The networks and tables that make up a model."""
+
+    unet: UNet3DConditionModel | UNetMotionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: Mapping[str, Any]
+
+
+@final
+class LatentUNet(Backbone):
+    """See the module."""
+
+    def __init__(
+        self,
+        name: str,
+        parts: Parts,
+        defaults: Defaults,
+        settings: Settings,
+        device: torch.device,
+        words: frozenset[str] = frozenset(),
+    ) -> None:
+        self.name, self.defaults, self.device = name, defaults, device
+        self.network: nn.Module = parts.unet
+        self.schedule: Schedule = from_diffusers(parts.scheduler)
+        self._parts, self._settings = parts, settings
+        networks = [parts.unet, parts.vae, parts.text_encoder]
+        self._placement = placement.ModelPlacement(networks, device, settings)
+        self._vae = ImageVae(parts.vae, self._placement, sliced=settings.vae_slicing)
+        self._text = ClipText(parts.text_encoder, parts.tokenizer, self._placement, name, words)
+        if settings.vae_tiling:
+            parts.vae.enable_tiling()
+        if meta_model.computes_on(device).type == "cpu":
+            _use_plain_temporal_attention(parts.unet)
+        self.roles = unet_roles.roles(parts.unet)
+        self.transformers = unet_roles.transformers(parts.unet)
+        self.fingerprint = checkpoint_loading.fingerprint(parts.unet)
+
+    def encode(self, video: Tensor) -> Tensor:
+        self.latent_shape(*video.shape[2:])  # the VAE would cut what does not fit, in silence
+        return self._vae.encode(video)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._vae.decode(latents)
+
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        return self._text.encode(prompts).to(self._parts.unet.dtype)
+
+    def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        unet = self._placement.activate(self._parts.unet)
+        # AnimateDiff's takes its text once for every frame.
+        if isinstance(unet, UNetMotionModel):
+            text = text.repeat_interleave(x.shape[2], 0)
+        dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through every module
+        with ExitStack() as stack:
+            if self._settings.gradient_checkpointing and torch.is_grad_enabled():
+                stack.enter_context(placement.checkpointed(unet_roles.layers(unet)))
+            out = unet(
+                x.to(self.device, dtype),
+                t.to(self.device),
+                encoder_hidden_states=text,
+                return_dict=False,
+            )[0]
+        return out.float()
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        if frames < 1:
+            raise BadCall(f"{frames} frames; at least 1, and {self.defaults.frames} suits best")
+        config, factor = self._parts.unet.config, self._vae.factor
+        # AnimateDiff's table of positions in time is so long.
+        most = config.get("motion_max_seq_length", frames)
+        if frames > most and not self.window:
+            told = f"{frames} frames; {self.name} takes at most {most} at once"
+            raise BadCall(f"{told}; longer clips need --window {most}, or less")
+        check_multiple("height", height, factor)
+        check_multiple("width", width, factor)
+        return (1, config.in_channels, frames, height // factor, width // factor)
+
+    @torch.no_grad()
+    def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
+        """The mean over heads and over the spatial layers of the last decoder block, whose maps are
+        as large as the latents."""
+        unet, frames = self._parts.unet, x.shape[2]
+        paths = [name for name, _ in unet.named_modules() if _CROSS_ATTENTION.fullmatch(name)]
+        last = paths[-1].split(".")[1] if paths else ""
+        paths = [path for path in paths if path.split(".")[1] == last]
+        if not paths:
+            return super().attention(x, t, prompt)
+        taps = [
+            Tap(f"{path}.{side}", unet_roles.tokens) for path in paths for side in ("to_q", "to_k")
+        ]
+        with record(unet, taps, frames, stop=True) as seen:
+            self.denoiser(self.encode_text([prompt]))(x, t)
+        maps: list[Tensor] = []
+        for path in paths:
+            parts = {"a": unet.get_submodule(path).heads}
+            queries, keys = (
+                rearrange(seen[f"{path}.{side}"].float(), "1 f n 1 (a c) -> f a n c", **parts)
+                for side in ("to_q", "to_k")
+            )
+            maps.append((queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1))
+        tokens = rearrange(torch.stack(maps).mean(0), "f (h w) n -> f h w n", w=x.shape[-1])
+        return torch.stack(
+            [tokens[..., own].mean(-1) for own in self._text.token_spans(prompt)], -1
+        )
+
+    def check_prompt(self, prompt: str) -> list[str]:
+        return self._text.check(prompt)
+
+
+def _use_plain_temporal_attention(unet: UNet3DConditionModel | UNetMotionModel) -> None:
+    """On a CPU the fused kernel is slow for many sequences of a few frames (1.4x, measured).
+
+    Only where diffusers chose the kernel: what somebody else has put there stays.
+    """
+    processors = dict(unet.attn_processors)
+    for name, processor in processors.items():
+        temporal = any(layers in name for layers in ("temp", "transformer_in", "motion_modules"))
+        if temporal and type(processor) is AttnProcessor2_0:
+            processors[name] = AttnProcessor()
+    unet.set_attn_processor(processors)

@@ -25,12 +25,13 @@ from diffusers import AutoencoderKL, AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderModel
 
-from recast.backbones import _crew, _diffusers, _tiny, _transformers
-from recast.backbones._stable import ClipText, ImageVae
-from recast.backbones._wan import UMT5_XXL, PackedVae, Umt5Text
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.diffusion.noise_schedule import Schedule, from_diffusers
 from recast.errors import BadModel
-from recast.schedule import Schedule, from_diffusers
+from recast.networks import checkpoint_loading, dit_roles, placement
+from recast.networks import tiny as tiny_networks
+from recast.networks.text_encoder import UMT5_XXL, ClipText, Umt5Text
+from recast.networks.vae import ImageVae, PackedVae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -65,7 +66,7 @@ def _published(
     boundary: float | None = None,
 ) -> dict[str, Mapping[str, Any]]:
     return {
-        _diffusers.INDEX: {"_class_name": "WanPipeline", "boundary_ratio": boundary},
+        checkpoint_loading.INDEX: {"_class_name": "WanPipeline", "boundary_ratio": boundary},
         "scheduler/scheduler_config.json": _SCHEDULER,
         "transformer/config.json": {**_KIND, **transformer},
         **({"transformer_2/config.json": {**_KIND, **transformer}} if boundary else {}),
@@ -121,9 +122,11 @@ class Parts:
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    model = _diffusers.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
+    model = checkpoint_loading.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
     scheduler = model.scheduler()
-    boundary = _diffusers.json_of(model.folder / _diffusers.INDEX).get("boundary_ratio")
+    boundary = checkpoint_loading.json_of(model.folder / checkpoint_loading.INDEX).get(
+        "boundary_ratio"
+    )
     _check_experts((model.folder / "transformer_2").is_dir(), boundary)
     vae, text_encoder, tokenizer = _kinds(model.folder)
     words = model.tokenizer(tokenizer)
@@ -147,8 +150,8 @@ def load(source: str, settings: Settings) -> Backbone:
 
 def _kinds(folder: Path) -> tuple[type[Any], type[Any], type[Any]]:
     """The classes of a folder's VAE, text encoder and tokenizer."""
-    vae = _diffusers.json_of(folder / "vae" / "config.json").get("_class_name")
-    text = _diffusers.json_of(folder / "text_encoder" / "config.json").get("model_type")
+    vae = checkpoint_loading.json_of(folder / "vae" / "config.json").get("_class_name")
+    text = checkpoint_loading.json_of(folder / "text_encoder" / "config.json").get("model_type")
     return (
         AutoencoderKL if vae == "AutoencoderKL" else AutoencoderKLWan,
         *((CLIPTextModel, CLIPTokenizer) if text == "clip_text_model" else _UMT5),
@@ -171,7 +174,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
         low=pipeline.transformer_2,
         boundary=boundary or 0.0,
     )
-    name = _diffusers.wrapped_name(pipeline)
+    name = checkpoint_loading.wrapped_name(pipeline)
     return Wan(name, parts, _defaults(parts), settings, pipeline.transformer.device)
 
 
@@ -208,10 +211,10 @@ def tiny_of(*, experts: bool = False, wide: bool = False, stable: bool = False) 
             out_channels=12 if wide else 3,
             scale_factor_spatial=16 if wide else 8,
         )
-        text_encoder, tokenizer = _tiny.umt5(16)
+        text_encoder, tokenizer = tiny_networks.umt5(16)
         if stable:
-            vae = _tiny.image_vae(channels)
-            text_encoder, tokenizer = _tiny.clip_text(16)
+            vae = tiny_networks.image_vae(channels)
+            text_encoder, tokenizer = tiny_networks.clip_text(16)
     parts = Parts(
         transformer=high,
         vae=vae,
@@ -269,29 +272,31 @@ class Wan(Backbone):
         if parts.low is not None:
             experts, prefixes = [parts.transformer, parts.low], ["high.", "low."]
             self.network = nn.ModuleDict({"high": parts.transformer, "low": parts.low})
-        self._crew = _crew.Crew([*experts, parts.vae, parts.text_encoder], device, settings)
+        self._placement = placement.ModelPlacement(
+            [*experts, parts.vae, parts.text_encoder], device, settings
+        )
         self._vae: PackedVae | ImageVae
         if isinstance(parts.vae, AutoencoderKL):
-            self._vae = ImageVae(parts.vae, self._crew, sliced=settings.vae_slicing)
+            self._vae = ImageVae(parts.vae, self._placement, sliced=settings.vae_slicing)
         else:
-            self._vae = PackedVae(parts.vae, self._crew)
+            self._vae = PackedVae(parts.vae, self._placement)
         if settings.vae_tiling:
             parts.vae.enable_tiling()
         encoder, tokenizer = parts.text_encoder, parts.tokenizer
         self._text: Umt5Text | ClipText
         if isinstance(encoder, CLIPTextModel):
-            self._text = ClipText(encoder, tokenizer, self._crew, name, words)
+            self._text = ClipText(encoder, tokenizer, self._placement, name, words)
         else:
-            self._text = Umt5Text(encoder, tokenizer, self._crew, name)
+            self._text = Umt5Text(encoder, tokenizer, self._placement, name)
         self._config = parts.transformer.config
-        self._grid = _transformers.Grid()
+        self._grid = dit_roles.Grid()
         blocks, heads = {"blocks": self._config.num_layers}, self._config.num_attention_heads
         ropes = (f"{prefix}rope" for prefix in prefixes)
         self.roles = {
-            **_transformers.roles(blocks, heads, self._grid, experts=prefixes),
-            "positions": _transformers.rotary(self._grid, *ropes),
+            **dit_roles.roles(blocks, heads, self._grid, experts=prefixes),
+            "positions": dit_roles.rotary(self._grid, *ropes),
         }
-        self.fingerprint = _diffusers.fingerprint(self.network)
+        self.fingerprint = checkpoint_loading.fingerprint(self.network)
 
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])
@@ -304,11 +309,11 @@ class Wan(Backbone):
         return self._text.encode(prompts).to(self._parts.transformer.dtype)
 
     def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        transformer = self._crew.at_work(self._expert(t))
+        transformer = self._placement.activate(self._expert(t))
         self._grid.shape = self._tokens_of(x)
         with ExitStack() as stack:
             if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(_crew.checkpointed(transformer.blocks))
+                stack.enter_context(placement.checkpointed(transformer.blocks))
             out = transformer(
                 x.to(self.device, transformer.dtype),
                 t.to(self.device).expand(len(x)),
@@ -318,7 +323,7 @@ class Wan(Backbone):
         return out.float()
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        _transformers.check_frames(frames, self._vae.pack)
+        dit_roles.check_frames(frames, self._vae.pack)
         _, *patch = self._config.patch_size
         check_multiple("height", height, self._vae.factor * patch[0])
         check_multiple("width", width, self._vae.factor * patch[1])
@@ -326,17 +331,17 @@ class Wan(Backbone):
         channels = self._config.in_channels
         return (1, channels, packed, height // self._vae.factor, width // self._vae.factor)
 
-    def shown(self, frames: int) -> list[slice]:
-        return _transformers.packs(frames, self._vae.pack)
+    def latent_frame_spans(self, frames: int) -> list[slice]:
+        return dit_roles.packs(frames, self._vae.pack)
 
     def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
-        return _transformers.attention(
+        return dit_roles.attention(
             self._expert(self.schedule.network_time(t)),
             "blocks",
             self._grid,
             partial(self.denoiser(self.encode_text([prompt])), x, t),
             heads=self._config.num_attention_heads,
-            places=self._text.places(prompt),
+            places=self._text.token_spans(prompt),
         )
 
     def check_prompt(self, prompt: str) -> list[str]:

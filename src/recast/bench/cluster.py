@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from recast.bench import work as here
-from recast.bench.work import Made, Task
+from recast.bench.work import BenchResult, Task
 from recast.errors import BadCall, RecastError, missing_extra
 from recast.events import Note
 
@@ -17,7 +17,7 @@ LOCAL = "local"
 RETRIES = 3
 
 
-def work(tasks: Sequence[Task], address: str) -> Iterator[Made | Note]:
+def work(tasks: Sequence[Task], address: str) -> Iterator[BenchResult | Note]:
     """What `recast.bench.work.work` gives for all tasks, in the order in which it is made; a note
     for a task that was lost for good. Raises `BadCall` where there is no Ray, and what `work`
     raises of Recast's own."""

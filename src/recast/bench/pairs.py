@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recast.errors import BadCall, UnknownName
-from recast.metrics.base import Truth
+from recast.evaluation.trackers import Tracker
+from recast.media.video import Video
+from recast.metrics.base import Tracks, Truth
 from recast.shapes import camera as cameras
 from recast.shapes import captions, oracle, world
 from recast.shapes.describe import dressed, named
-from recast.trackers import Tracker, Tracks
-from recast.video import Video
 
 LOOKS = ("colour", "shape", "background")
 _TARGETS = range(world.HELD_OUT.start + 50_000, world.HELD_OUT.stop)

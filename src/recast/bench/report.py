@@ -1,6 +1,6 @@
 """The report: one HTML file that needs nothing beside it, and its tables and picture as files.
 
-Owns what is shown and how it is worded; the numbers are those of `summary`.
+Owns what is shown and how it is format_prompts; the numbers are those of `summary`.
 """
 
 import base64
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from recast import evaluation
 from recast.bench import chart, rows, summary
 from recast.bench.rows import METRIC, Row
 from recast.bench.suite import Suite
-from recast.files import atomic
+from recast.evaluation import evaluate
+from recast.media.atomic_files import atomic
 from recast.metrics.base import Metric
 
 PAGE, SUMMARY, SCATTER, TRUE_SCATTER = (
@@ -56,7 +56,7 @@ class Table:
 
 def write(folder: Path, suite: Suite, found: Sequence[Row]) -> Path:
     """Write the report and what lies beside it; returns the page."""
-    known = evaluation.metrics()
+    known = evaluate.metrics()
     metrics = [known[name] for name in rows.metrics(found) if name in known]
     order = summary.variants(found, suite.methods)
     pictures = _pictures(found, order)
@@ -85,7 +85,7 @@ def write(folder: Path, suite: Suite, found: Sequence[Row]) -> Path:
 
 def tables(found: Sequence[Row], order: Sequence[str] = ()) -> list[Table]:
     """The report's tables, variants in a suite's order, for whoever wants them without the page."""
-    known = evaluation.metrics()
+    known = evaluate.metrics()
     metrics = [known[name] for name in rows.metrics(found) if name in known]
     return _tables(found, metrics, summary.variants(found, order))
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recast.errors import BadCall
-from recast.files import atomic
-from recast.manifest import plain
+from recast.media.atomic_files import atomic
+from recast.pipeline.manifest import plain
 
 Row = Mapping[str, Any]
 Id = tuple[str, str]

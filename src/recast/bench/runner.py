@@ -16,11 +16,11 @@ from recast.backbones.base import Settings
 from recast.bench import report, rows, suite, work
 from recast.bench.rows import Id, Row
 from recast.bench.suite import Case, Suite, Variant
-from recast.bench.work import Made, Task
+from recast.bench.work import BenchResult, Task
 from recast.errors import BadCall
-from recast.evaluation import Tools
+from recast.evaluation.evaluate import Tools
 from recast.events import Done, Event, Note, Step
-from recast.files import locked
+from recast.media.atomic_files import locked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +186,7 @@ def _known(told: Suite, cases: list[Case], there: list[Row]) -> Iterator[tuple[V
             yield told.variant(name), by_prompt[prompt], seed
 
 
-def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[Made | Note]:
+def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[BenchResult | Note]:
     if config.ray is None:
         for task in tasks:
             yield from work.work(task)
@@ -196,7 +196,7 @@ def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[Made | Note]:
         yield from cluster.work(tasks, config.ray)
 
 
-def _write(out: Path, made: Made, shown: set[str]) -> None:
+def _write(out: Path, made: BenchResult, shown: set[str]) -> None:
     """The clips first, so that a row never names one that is not there. `shown` are the names of
     those sources that were written: once a run, since one of an earlier run may be cut otherwise.
     """

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recast import clips, models
 from recast.bench import pairs
-from recast.clips import Source
 from recast.errors import BadCall, BadClip, UnknownName
+from recast.pipeline import model_loading, source_clip
+from recast.pipeline.source_clip import Source
 
 SHIPPED = Path(__file__).parent / "suites"
 EXTERNAL = "external:"
@@ -86,7 +86,9 @@ class Suite:
         if name in ("source", "truth"):
             return Variant(name=name, method=name)
         method, _, preset = name.partition(":")
-        return Variant(name=name, method=method, config=models.preset(method, preset or None))
+        return Variant(
+            name=name, method=method, config=model_loading.preset(method, preset or None)
+        )
 
 
 class _Table(BaseModel):
@@ -260,7 +262,7 @@ def _prompted(told: _Clip, place: Path, suite: Path) -> Iterator[Case]:
     path, mask = place / told.file, place / told.mask if told.mask else None
     for one in (path, mask):
         if one is not None:
-            clips.check(one, Source())
+            source_clip.check(one, Source())
     for prompt in prompts:
         yield Case(
             clip=told.name or path.stem,
@@ -289,7 +291,7 @@ def _check_names(cases: Sequence[Case], suite: str) -> None:
 
 
 def _variant(told: _Variant, suite: str) -> Variant:
-    default = models.preset(told.method, told.preset or None)
+    default = model_loading.preset(told.method, told.preset or None)
     config = _made(type(default), told.config, f"{suite}, variant {told.name!r}", default)
     return Variant(
         name=told.name,

@@ -20,17 +20,19 @@ import cv2
 import psutil
 import torch
 
-from recast import api, clips, evaluation, forecast, manifest, results
-from recast import video as videos
+from recast import api
 from recast.backbones.base import Backbone, Settings
 from recast.bench import pairs, rows
 from recast.bench.suite import Case, Variant
-from recast.clips import Source
 from recast.errors import BadClip, RecastError
-from recast.evaluation import Tools
+from recast.evaluation import evaluate
+from recast.evaluation.evaluate import Tools
 from recast.events import Done, Note
-from recast.methods.base import Motion
-from recast.video import Video
+from recast.media import video as videos
+from recast.media.video import Video
+from recast.motions.motion import Motion
+from recast.pipeline import manifest, memory_estimate, output_folder, source_clip
+from recast.pipeline.source_clip import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +61,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Made:
+class BenchResult:
     """What a row is called, and it and its clips; these are None for what was not made."""
 
     key: str
@@ -69,7 +71,7 @@ class Made:
     source: Video | None = None
 
 
-def work(task: Task) -> Iterator[Made]:
+def work(task: Task) -> Iterator[BenchResult]:
     """Everything of a task, `task.size` times."""
     torch.set_num_threads(task.threads)
     cv2.setNumThreads(task.threads)
@@ -85,19 +87,19 @@ def work(task: Task) -> Iterator[Made]:
                 yield making.one(case, seed)
     for variant, case, seed in task.others:
         told = _Making(task, backbone, clip, variant).identity(case, seed)
-        yield Made(told["key"], told["stamp"])
+        yield BenchResult(told["key"], told["stamp"])
 
 
 @lru_cache(maxsize=1)
 def _backbone(name: str, settings: Settings) -> Backbone:
     """The model, loaded once in each process."""
-    return forecast.load(name, settings)
+    return memory_estimate.load(name, settings)
 
 
 def _source(case: Case, source: Source, backbone: Backbone) -> Video:
     """The clip as the model sees it, which is what all results are judged against."""
     if case.file is not None:
-        return clips.read(case.file, source, backbone)
+        return source_clip.read(case.file, source, backbone)
     frames, height, width = source.size(backbone)
     return pairs.source(case.scene, frames, min(height, width))
 
@@ -115,12 +117,12 @@ class _Making:
     trouble: Exception | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
 
-    def one(self, case: Case, seed: int) -> Made:
+    def one(self, case: Case, seed: int) -> BenchResult:
         """One row, unless it is there."""
         row = self.identity(case, seed)
         key, stamp = row["key"], row["stamp"]
         if (key, stamp) in self.task.done:
-            return Made(key, stamp)
+            return BenchResult(key, stamp)
         result = None
         try:
             result, spent = self._made(case, seed)
@@ -130,7 +132,7 @@ class _Making:
             row["error"] = _told(error)
         row["versions"] = ", ".join(f"{name} {it}" for name, it in manifest.versions().items())
         row["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return Made(key, stamp, row, None if row["error"] else result, self.clip)
+        return BenchResult(key, stamp, row, None if row["error"] else result, self.clip)
 
     def _made(self, case: Case, seed: int) -> tuple[Video, dict[str, Any]]:
         """The result and what it cost."""
@@ -149,7 +151,7 @@ class _Making:
                 return videos.read(path), {}
         motion = self._learned()
         with _peak_memory(self.backbone.device) as peak:
-            before, began = self.backbone.calls, time.perf_counter()
+            before, began = self.backbone.nfe, time.perf_counter()
             result = api.transfer(
                 self.backbone,
                 motion,
@@ -160,7 +162,7 @@ class _Making:
                 guidance_scale=self.variant.guidance_scale,
                 mask=self.variant.mask,
             )
-            seconds, calls = time.perf_counter() - began, self.backbone.calls - before
+            seconds, calls = time.perf_counter() - began, self.backbone.nfe - before
         spent = {"seconds": round(seconds, 3), "calls": calls, "peak_memory_mb": peak()}
         return result, spent | dict(self.cost)
 
@@ -175,7 +177,7 @@ class _Making:
             fps=self.clip.fps,
             source_prompt=self.task.cases[0].source_prompt,
         )
-        before = self.backbone.calls
+        before = self.backbone.nfe
         try:
             with _peak_memory(self.backbone.device) as peak:
                 self.motion = api.learn(
@@ -190,7 +192,7 @@ class _Making:
             self.trouble = error
             raise
         cost = self.motion.metadata["cost"]
-        fresh = self.backbone.calls - before == cost["network_calls"]  # else it was in the store
+        fresh = self.backbone.nfe - before == cost["network_calls"]  # else it was in the store
         self.cost = {
             "learn_seconds": cost["seconds"],
             "learn_calls": cost["network_calls"],
@@ -201,11 +203,11 @@ class _Making:
 
     def _scores(self, case: Case, result: Video) -> dict[str, Any]:
         assert self.clip is not None
-        source, result = evaluation.aligned(self.clip, result)
-        mask = None if case.mask is None else evaluation.read_mask(case.mask, result)
+        source, result = evaluate.aligned(self.clip, result)
+        mask = None if case.mask is None else evaluate.read_mask(case.mask, result)
         truth = None if case.file else pairs.truth(case.scene, case.prompt, result.frames)
         tools, device = self.task.tools, str(self.backbone.device)
-        judging = evaluation.evaluate(source, result, case.prompt, tools, mask, truth, device)
+        judging = evaluate.evaluate(source, result, case.prompt, tools, mask, truth, device)
         *events, last = judging
         assert isinstance(last, Done)
         said = [event.text for event in events if isinstance(event, Note)]
@@ -279,7 +281,7 @@ def _external(variant: Variant, case: Case, seed: int) -> Path | None:
     assert variant.folder is not None
     for name in (f"{_stem(case)}-seed-{seed}", _stem(case)):
         for path in (
-            variant.folder / name / results.VIDEO,
+            variant.folder / name / output_folder.VIDEO,
             *sorted(variant.folder.glob(f"{glob.escape(name)}.*")),
         ):
             if path.is_file():
@@ -288,7 +290,7 @@ def _external(variant: Variant, case: Case, seed: int) -> Path | None:
 
 
 def _stem(case: Case) -> str:
-    return results.default_folder(Path(case.clip), case.prompt).name
+    return output_folder.default_folder(Path(case.clip), case.prompt).name
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from recast.errors import BadCall, RecastError, UnknownName
 INTERRUPTED = 130
 # Name -> file in this package and function in it, and a summary.
 _COMMANDS = {
-    "transfer": ("making.transfer", "make a new clip with the motion of another"),
-    "learn": ("making.learn", "learn the motion of a clip into a file, for many transfers"),
+    "transfer": ("transfer.transfer", "make a new clip with the motion of another"),
+    "learn": ("transfer.learn", "learn the motion of a clip into a file, for many transfers"),
     "mix": ("motions.mix", "add or interpolate motions that were learned"),
     "inspect": ("motions.inspect", "say what a motion file holds"),
-    "evaluate": ("judging.evaluate", "judge a result against its source by every metric"),
-    "bench": ("benching.bench", "run a suite of clips, prompts and methods, and report"),
-    "demo": ("making.demo", "render a clip of the shapes world and transfer its motion"),
+    "evaluate": ("evaluate.evaluate", "judge a result against its source by every metric"),
+    "bench": ("bench.bench", "run a suite of clips, prompts and methods, and report"),
+    "demo": ("transfer.demo", "render a clip of the shapes world and transfer its motion"),
     "methods": ("listing.methods", "list the methods and their presets"),
     "backbones": ("listing.backbones", "list the models that have a name"),
     "doctor": ("listing.doctor", "say what this machine has and what fits on it"),
@@ -36,8 +36,8 @@ _COMMANDS = {
         "analysis.invert_features",
         "rebuild a clip from its features alone, and see what they hold",
     ),
-    "shapes render": ("world.render", "draw a clip of the shapes world, with its exact truth"),
-    "shapes train": ("world.train", "train a model like those that ship, from nothing"),
+    "shapes render": ("shapes.render", "draw a clip of the shapes world, with its exact truth"),
+    "shapes train": ("shapes.train", "train a model like those that ship, from nothing"),
 }
 
 
@@ -73,7 +73,7 @@ def _dispatch(argv: list[str]) -> None:
     if {"-h", "--help"} & set(argv[: 2 if group else 1]):
         say(_overview(group or _COMMANDS))
     elif argv[0] == "--version":
-        from recast.store import installed_version
+        from recast.pipeline.motion_cache import installed_version
 
         say(f"recast {installed_version('recast')}")
     else:

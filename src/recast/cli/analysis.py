@@ -10,18 +10,18 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from recast import forecast
+from recast.analysis.probe import ProbeConfig, Row, moving
+from recast.analysis.probe import probe as probed
+from recast.analysis.retrieval import RetrievalConfig, Retrieved
+from recast.analysis.retrieval import retrieve as retrieved
 from recast.backbones.base import Settings
 from recast.cli import flags
 from recast.cli.console import say, watch
 from recast.errors import missing_extra
+from recast.media.contact_sheet import contact_sheet, save_png
+from recast.media.video import Video
+from recast.pipeline import memory_estimate
 from recast.shapes import world
-from recast.shapes.probe import ProbeConfig, Row, moving
-from recast.shapes.probe import probe as probed
-from recast.shapes.retrieval import RetrievalConfig, Retrieved
-from recast.shapes.retrieval import retrieve as retrieved
-from recast.sheet import contact_sheet, save_png
-from recast.video import Video
 
 _SHOWN = 4
 """Clips whose matches are shown."""
@@ -73,7 +73,7 @@ class _InvertFeatures:
 def probe(argv: list[str], command: str, about: str) -> None:
     """Print R² for every role and noise level."""
     asked = flags.parse(_Probe, _Probe(), argv, command, about)
-    rows = watch(probed(forecast.load(asked.backbone, asked.settings), asked.config))
+    rows = watch(probed(memory_estimate.load(asked.backbone, asked.settings), asked.config))
     if asked.json:
         say(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
@@ -83,7 +83,7 @@ def probe(argv: list[str], command: str, about: str) -> None:
 def retrieve(argv: list[str], command: str, about: str) -> None:
     """Print how near the subjects of retrieved frames are."""
     asked = flags.parse(_Retrieve, _Retrieve(), argv, command, about)
-    backbone = forecast.load(asked.backbone, asked.settings)
+    backbone = memory_estimate.load(asked.backbone, asked.settings)
     found: list[Retrieved] = watch(retrieved(backbone, asked.config))
     if asked.out is not None:
         nearest = min(found, key=lambda one: one.distance)
@@ -104,10 +104,13 @@ def retrieve(argv: list[str], command: str, about: str) -> None:
 def invert_features(argv: list[str], command: str, about: str) -> None:
     """Run the suite of feature inversion, and print where its report is."""
     with missing_extra("bench"):
-        from recast.bench import inversion, runner
+        from recast.analysis import feature_inversion
+        from recast.bench import runner
     argv = flags.local_ray(argv)
     asked = flags.parse(_InvertFeatures, _InvertFeatures(), argv, command, about)
-    told = inversion.suite(asked.clip, asked.prompt, asked.clips, asked.seeds, asked.backbone)
+    told = feature_inversion.suite(
+        asked.clip, asked.prompt, asked.clips, asked.seeds, asked.backbone
+    )
     config = runner.BenchConfig(
         suite=told.name,
         out=asked.out,

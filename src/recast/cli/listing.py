@@ -7,13 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from recast import auto, models, registry
-from recast import doctor as doctors
+from recast import registry
 from recast.backbones.base import Settings
 from recast.cli import flags
 from recast.cli.console import say, waiting
 from recast.errors import BadCall, BadMotion
-from recast.store import Entry, Store, parse_size, sizes
+from recast.pipeline import default_method, model_loading
+from recast.pipeline import doctor as doctors
+from recast.pipeline.motion_cache import Entry, MotionCache, parse_size, sizes
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def methods(argv: list[str], command: str, about: str) -> None:
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
     rows = []
     for name in registry.names("methods"):
-        first, *others = models.presets(name)
-        rows.append((name, _first_line(models.method_module(name).__doc__)))
+        first, *others = model_loading.presets(name)
+        rows.append((name, _first_line(model_loading.method_module(name).__doc__)))
         rows.append(("", f"presets: {', '.join([f'{first} (default)', *others])}"))
     _table(rows)
 
@@ -66,7 +67,7 @@ def backbones(argv: list[str], command: str, about: str) -> None:
     """Every alias with where it leads."""
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
     rows = []
-    for alias, name in models.aliases().items():
+    for alias, name in model_loading.aliases().items():
         module = registry.load("backbones", name)
         rows.append((alias, _first_line(module.__doc__)))
         rows.append(("", f"from {module.ALIASES[alias]}"))
@@ -87,7 +88,7 @@ def doctor(argv: list[str], command: str, about: str) -> None:
         told = doctors.predicted(
             asked.backbone,
             asked.settings,
-            asked.method or (auto.for_name(asked.backbone),),
+            asked.method or (default_method.for_name(asked.backbone),),
             size=(asked.frames, asked.height, asked.width),
             memory=parse_size(asked.memory) if asked.memory else None,
         )
@@ -98,7 +99,7 @@ def doctor(argv: list[str], command: str, about: str) -> None:
 def store_ls(argv: list[str], command: str, about: str) -> None:
     """The entries, the most recently used first."""
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
-    store = Store.default()
+    store = MotionCache.default()
     entries = store.entries()
     _table([(entry.key[:12], _described(entry)) for entry in reversed(entries)])
     total = f"{len(entries)} motions, {_megabytes(sizes(entries))} of {_megabytes(store.cap)}"
@@ -108,7 +109,7 @@ def store_ls(argv: list[str], command: str, about: str) -> None:
 def store_prune(argv: list[str], command: str, about: str) -> None:
     """Remove entries down to a size."""
     parsed = flags.parse(_Prune, _Prune(), argv, command, about)
-    store = Store.default()
+    store = MotionCache.default()
     removed = store.prune(parse_size(parsed.keep) if parsed.keep else None)
     say(f"removed {len(removed)} motions, {_megabytes(sizes(removed))}, from {store.folder}")
 

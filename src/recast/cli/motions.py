@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from recast import api, clips
+from recast import api
 from recast.cli import flags
 from recast.cli.console import say
 from recast.errors import BadCall, BadMotion
-from recast.files import atomic
-from recast.methods.base import Motion
+from recast.media.atomic_files import atomic
+from recast.motions.motion import Motion
+from recast.pipeline import source_clip
 
 _MISSING: Any = tyro.MISSING
 _BARS = "▁▂▃▄▅▆▇█"
@@ -29,7 +30,7 @@ class _Mix:
     weights: tuple[float, ...] = ()
     """One for each: 1 1 adds two motions, 0.3 0.7 interpolates; without it each counts the same
     share."""
-    out: Path = Path(f"mix{clips.MOTION}")
+    out: Path = Path(f"mix{source_clip.MOTION}")
     """The motion file to write."""
 
 
@@ -48,8 +49,8 @@ def mix(argv: list[str], command: str, about: str) -> None:
     asked: _Mix = flags.parse(_Mix, _Mix(motions=()), argv, command, about)
     if len(asked.motions) < 2:
         raise BadCall("a mix takes at least 2 motion files")
-    if asked.out.suffix != clips.MOTION:
-        raise BadCall(f"--out {asked.out}: the name of a motion file ends in {clips.MOTION}")
+    if asked.out.suffix != source_clip.MOTION:
+        raise BadCall(f"--out {asked.out}: the name of a motion file ends in {source_clip.MOTION}")
     weights = asked.weights or (1 / len(asked.motions),) * len(asked.motions)
     motions = [Motion.load(path) for path in asked.motions]
     say(str(api.mix(motions, weights).save(asked.out)))
@@ -87,8 +88,8 @@ def _told(motion: Motion, size: int) -> list[tuple[str, str]]:
     if clip:
         size_of = f"{clip['frames']} frames of {clip['width']}x{clip['height']}"
         rows.append(("clip", f"{clip['name']}, {size_of} at {clip['fps']:g} fps"))
-    if motion.described:
-        rows.append(("source prompt", motion.described))
+    if motion.source_prompt:
+        rows.append(("source prompt", motion.source_prompt))
     if "steps" in known:
         rows.append(("steps", str(known["steps"])))
     settings = known.get("settings", {})

@@ -31,16 +31,16 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from recast import guided
 from recast.backbones.base import Backbone
+from recast.diffusion.noise_schedule import Denoiser
+from recast.diffusion.optimize import minimize
+from recast.diffusion.sampling import randn
 from recast.errors import BadCall
 from recast.events import Done, Event
-from recast.features import Tap, added, override, unrolled
-from recast.methods import base
-from recast.methods.base import check_setting
-from recast.optimize import minimize
-from recast.sampling import randn
-from recast.schedule import Denoiser
+from recast.feature_guidance import latent_guidance
+from recast.motions.method import MotionMethod, Sampling, check_setting
+from recast.motions.motion import Motion
+from recast.networks.feature_hooks import Tap, added, override, unrolled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +133,7 @@ def where_moving(found: Tensor, source: Tensor) -> Tensor:
 
 
 @final
-class Method(base.Method[Config]):
+class Method(MotionMethod[Config]):
     """Learn once per clip, transfer for many prompts: with displacements in any number of steps,
     with positions in as many as they were learned for."""
 
@@ -149,12 +149,14 @@ class Method(base.Method[Config]):
     def learns_by_sampling(self) -> bool:
         return self.config.optimised == "positions"
 
-    def learned_settings(self) -> Mapping[str, Any]:
+    def cache_key_settings(self) -> Mapping[str, Any]:
         every = [field.name for field in fields(self.config)]
-        return guided.settings(self.config, every if self.learns_by_sampling else _LEARNED)
+        return latent_guidance.json_settings(
+            self.config, every if self.learns_by_sampling else _LEARNED
+        )
 
     def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """One pass. The motion holds the clip's "latents", (C, F, H, W), and for the n-th guided
         place its displacements as "n/flow", (F, F, H·W, 2).
@@ -164,16 +166,20 @@ class Method(base.Method[Config]):
         what is injected.
         """
         x = backbone.encode(video)
-        t = guided.level(backbone.schedule.sized(x.shape), self.config.level)
+        t = latent_guidance.time_of_level(backbone.schedule.sized(x.shape), self.config.level)
         # Eq. 2 reads the source without words.
         plain = backbone.denoiser(backbone.encode_text([""]))
-        flows = self._flows(backbone, plain, guided.noised(backbone, x, t), t, strongest=True)
+        flows = self._flows(
+            backbone, plain, latent_guidance.noised_source(backbone, x, t), t, strongest=True
+        )
         if self.learns_by_sampling:
             motion = yield from self._learned(backbone, x, flows, prompt, sampling)
         else:
             tensors = {f"{number}/flow": found for number, found in enumerate(flows)}
             tensors["latents"] = x[0]
-            motion = guided.taught(self, backbone, tensors, prompt, sampling, [float(t)])
+            motion = latent_guidance.build_motion(
+                self, backbone, tensors, prompt, sampling, [float(t)]
+            )
         yield Done(result=motion)
 
     def _learned(
@@ -182,11 +188,11 @@ class Method(base.Method[Config]):
         source: Tensor,
         wanted: Sequence[Tensor],
         prompt: str,
-        sampling: base.Sampling,
-    ) -> Generator[Event, None, base.Motion]:
+        sampling: Sampling,
+    ) -> Generator[Event, None, Motion]:
         """Positions under which a sample of the prompt, from a noise that is always the same, has
         the displacements that are wanted."""
-        count = guided.level_count(self.config.guided, sampling)
+        count = latent_guidance.level_count(self.config.guided, sampling)
         if not count:
             raise BadCall(
                 f"guided {self.config.guided:g} of {sampling.steps} steps is no level at which "
@@ -198,13 +204,13 @@ class Method(base.Method[Config]):
         offsets: _Offsets = {}
         history: dict[int, list[float]] = {}
         change = self._change(backbone, plain, wanted, count, injected, offsets)
-        denoise = backbone.guided(prompt, "", backbone.defaults.guidance_scale)
-        yield from guided.sampled(
+        denoise = backbone.cfg_denoiser(prompt, "", backbone.defaults.guidance_scale)
+        yield from latent_guidance.sample_with_events(
             backbone,
             self._injecting(backbone, denoise, injected, offsets),
             x,
             sampling,
-            edit=guided.early(count, sampling.steps, change, history),
+            edit=latent_guidance.edit_first_levels(count, sampling.steps, change, history),
             history=history,
             stage="learn",
             part=slice(count + 1),
@@ -212,13 +218,15 @@ class Method(base.Method[Config]):
         tensors = {_POSITIONS: torch.cat(list(offsets.values())).half()}
         if self.config.injected:
             tensors["latents"] = source[0]
-        motion = guided.taught(self, backbone, tensors, prompt, sampling, list(offsets))
+        motion = latent_guidance.build_motion(
+            self, backbone, tensors, prompt, sampling, list(offsets)
+        )
         losses = [loss for level in history.values() for loss in level]
         told = {"shape": list(source.shape), "losses": losses}
         return replace(motion, metadata={**motion.metadata, **told})
 
     def transfer(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Sample from random noise with guidance by the displacements, or with the positions that
         were learned."""
@@ -236,13 +244,13 @@ class Method(base.Method[Config]):
             times = motion.metadata["times"]
             offsets = {time: one[None] for time, one in zip(times, learned, strict=True)}
         else:
-            count = guided.level_count(self.config.guided, sampling)
+            count = latent_guidance.level_count(self.config.guided, sampling)
             numbers = range(len(self._pairs(backbone)))
             wanted = [motion.tensors[f"{number}/flow"].to(x.device) for number in numbers]
             change = self._change(backbone, plain, wanted, count, injected, offsets)
-            edit = guided.early(count, sampling.steps, change, history)
-        denoise = backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale)
-        latents = yield from guided.sampled(
+            edit = latent_guidance.edit_first_levels(count, sampling.steps, change, history)
+        denoise = backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale)
+        latents = yield from latent_guidance.sample_with_events(
             backbone,
             self._injecting(backbone, denoise, injected, offsets),
             x,
@@ -258,7 +266,7 @@ class Method(base.Method[Config]):
         source: Tensor | None,
         noise: Tensor,
         plain: Denoiser,
-        sampling: base.Sampling,
+        sampling: Sampling,
     ) -> _Injected:
         """What is injected at the guided levels: the features of the source, (…, C, F, H, W),
         under the sample's own noise."""
@@ -271,7 +279,7 @@ class Method(base.Method[Config]):
             if float(t) not in seen:
                 seen.clear()  # one level's at a time
                 there = backbone.schedule.noised(source.to(noise).view_as(noise), noise, t)
-                seen[float(t)] = guided.look(backbone, plain, taps, there, t)
+                seen[float(t)] = latent_guidance.read_features(backbone, plain, taps, there, t)
             return seen[float(t)]
 
         return injected
@@ -286,9 +294,11 @@ class Method(base.Method[Config]):
             def moved(t: Tensor) -> Mapping[str, Tensor] | None:
                 return {tap.path: offsets[float(t)]} if float(t) in offsets else None
 
-            denoise = guided.injecting(backbone, denoise, [tap], moved, added)
+            denoise = latent_guidance.inject_features(backbone, denoise, [tap], moved, added)
         # The source is looked at before any position is moved.
-        return guided.injecting(backbone, denoise, self._replaced(backbone), injected)
+        return latent_guidance.inject_features(
+            backbone, denoise, self._replaced(backbone), injected
+        )
 
     def _change(
         self,
@@ -298,7 +308,7 @@ class Method(base.Method[Config]):
         count: int,
         injected: _Injected,
         offsets: _Offsets,
-    ) -> guided.Change:
+    ) -> latent_guidance.Change:
         """x_t is optimised; or it stays, and `offsets` gets what its level adds to positions."""
         config, taps = self.config, self._replaced(backbone)
 
@@ -308,7 +318,9 @@ class Method(base.Method[Config]):
                 terms = [where_moving(*pair) for pair in zip(flows, wanted, strict=True)]
                 return torch.stack(terms).mean()  # eq. 8
 
-            lrs = [guided.between(config.lr, config.lr_end, index, count)] * config.inner_steps
+            lrs = [
+                latent_guidance.interpolate_rate(config.lr, config.lr_end, index, count)
+            ] * config.inner_steps
             with ExitStack() as stack:
                 if found := injected(t):
                     stack.enter_context(override(backbone.network, taps, found, x.shape[2]))
@@ -343,7 +355,7 @@ class Method(base.Method[Config]):
     def _unmoved(self, backbone: Backbone, plain: Denoiser, x: Tensor, t: Tensor) -> Tensor:
         """What adds nothing to positions, (1, F, H, W, C) float32."""
         tap = self._position(backbone)
-        own = guided.look(backbone, plain, [tap], x, t)[tap.path]
+        own = latent_guidance.read_features(backbone, plain, [tap], x, t)[tap.path]
         return torch.zeros_like(own, dtype=torch.float32)
 
     def _flows(
@@ -351,7 +363,9 @@ class Method(base.Method[Config]):
     ) -> list[Tensor]:
         """(F, F, H·W, 2) of every guided place."""
         pairs = self._pairs(backbone)
-        seen = guided.look(backbone, denoise, list(chain(*pairs)), x, t, grad=not strongest)
+        seen = latent_guidance.read_features(
+            backbone, denoise, list(chain(*pairs)), x, t, grad=not strongest
+        )
         grids = {path: unrolled(found, *x.shape[-2:]) for path, found in seen.items()}
         temperature = self.config.temperature
         return [
@@ -361,29 +375,31 @@ class Method(base.Method[Config]):
 
     def _pairs(self, backbone: Backbone) -> list[tuple[Tap, Tap]]:
         config = self.config
-        return guided.pairs(backbone, config.queries, config.keys, config.places)
+        return latent_guidance.tap_pairs(backbone, config.queries, config.keys, config.places)
 
     def _replaced(self, backbone: Backbone) -> tuple[Tap, ...]:
-        return guided.places(backbone, self.config.injected, self.config.injected_places)
+        return latent_guidance.select_taps(
+            backbone, self.config.injected, self.config.injected_places
+        )
 
     def _position(self, backbone: Backbone) -> Tap:
         (tap,) = backbone.taps(_POSITIONS)
         return tap
 
-    def _times(self, backbone: Backbone, x: Tensor, sampling: base.Sampling) -> list[float]:
-        count = guided.level_count(self.config.guided, sampling)
-        return guided.first_times(backbone, x.shape, sampling, count)
+    def _times(self, backbone: Backbone, x: Tensor, sampling: Sampling) -> list[float]:
+        count = latent_guidance.level_count(self.config.guided, sampling)
+        return latent_guidance.first_times(backbone, x.shape, sampling, count)
 
-    def _check(self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling) -> None:
+    def _check(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> None:
         """Raise `BadMotion` for a motion of other weights or settings, and positions of other
         levels."""
         motion.check_made_for(backbone, self.name)
-        guided.check_settings(motion, self.learned_settings())
+        latent_guidance.check_settings(motion, self.cache_key_settings())
         if not self.learns_by_sampling:
             numbers = range(len(self._pairs(backbone)))
             motion.check_holds("latents", *(f"{number}/flow" for number in numbers))
             return
-        guided.check_settings(motion, {"steps": sampling.steps})
+        latent_guidance.check_settings(motion, {"steps": sampling.steps})
         motion.check_holds(_POSITIONS, *(["latents"] if self.config.injected else []))
         x = torch.empty(motion.metadata["shape"], device="meta")
-        guided.check_times(motion, backbone, self._times(backbone, x, sampling))
+        latent_guidance.check_times(motion, backbone, self._times(backbone, x, sampling))

@@ -15,13 +15,14 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from recast import guided, losses, noise
 from recast.backbones.base import Backbone
+from recast.diffusion import initial_noise
+from recast.diffusion.optimize import minimize
 from recast.errors import BadCall
 from recast.events import Done, Event
-from recast.methods import base
-from recast.methods.base import check_setting
-from recast.optimize import minimize
+from recast.feature_guidance import latent_guidance, losses
+from recast.motions.method import MotionMethod, Sampling, check_setting
+from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +47,7 @@ class Config:
     """Adam's learning rate at the first guided level."""
     lr_end: float = 0.01
     """Adam's learning rate at the last guided level; between them it changes linearly."""
-    initial_noise: noise.Kind = "low_frequency"
+    initial_noise: initial_noise.Kind = "low_frequency"
     """What a sample starts from: random; inverted; low_frequency (eq. 4); blended;
     low_frequency_blended."""
     low_pass_factor: int = 4
@@ -123,7 +124,7 @@ _LEARNED = ("taps", "feature", "cells", "guided", "inversion_steps", "prompt_pre
 
 
 @final
-class Method(base.Method[Config]):
+class Method(MotionMethod[Config]):
     """Learn once per clip, transfer for many prompts."""
 
     name = "dmt"
@@ -133,41 +134,43 @@ class Method(base.Method[Config]):
     def roles(self) -> tuple[str, ...]:
         return self.config.taps
 
-    def worded(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
+    def format_prompts(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
         config = self.config
         return config.prompt_prefix + prompt, negative_prompt or config.negative_prompt
 
-    def learned_settings(self) -> Mapping[str, Any]:
-        return guided.settings(self.config, _LEARNED)
+    def cache_key_settings(self) -> Mapping[str, Any]:
+        return latent_guidance.json_settings(self.config, _LEARNED)
 
     def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise" and, for each tap,
         its features at the guided levels, (L, F, C·cells²) or (L, F, H, W, C)."""
-        trace = yield from guided.inverted(
+        trace = yield from latent_guidance.record_inversion(
             backbone,
             video,
             self.config.prompt_prefix + prompt if prompt else "",
             sampling.steps,
-            guided=guided.level_count(self.config.guided, sampling),
+            guided=latent_guidance.level_count(self.config.guided, sampling),
             steps=self.config.inversion_steps,
-            taps=guided.places(backbone, self.config.taps),
+            taps=latent_guidance.select_taps(backbone, self.config.taps),
             keep=self._feature,
         )
         tensors = {"noise": trace.noise, **trace.features}
         times = self._times(backbone, trace.noise.shape, sampling)
-        yield Done(result=guided.taught(self, backbone, tensors, prompt, sampling, times))
+        yield Done(
+            result=latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
+        )
 
     def transfer(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Sample with guidance by the motion's features."""
         config = self.config
         self._check(backbone, motion, sampling)
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
-        x = noise.initial(
+        x = initial_noise.initial(
             config.initial_noise,
             inverted,
             generator,
@@ -175,22 +178,22 @@ class Method(base.Method[Config]):
             align_corners=config.align_corners,
             share=config.noise_share,
         )
-        prompt, negative = self.worded(prompt, sampling.negative_prompt)
+        prompt, negative = self.format_prompts(prompt, sampling.negative_prompt)
         history: dict[int, list[float]] = {}
-        count = guided.level_count(config.guided, sampling)
-        taps = guided.places(backbone, config.taps)
-        change = guided.windowed(
+        count = latent_guidance.level_count(config.guided, sampling)
+        taps = latent_guidance.select_taps(backbone, config.taps)
+        change = latent_guidance.change_in_windows(
             backbone,
             motion,
             taps if count else (),
             lambda part: self._change(backbone, part, prompt, count),
         )
-        latents = yield from guided.sampled(
+        latents = yield from latent_guidance.sample_with_events(
             backbone,
-            backbone.guided(prompt, negative, sampling.guidance_scale),
+            backbone.cfg_denoiser(prompt, negative, sampling.guidance_scale),
             x,
             sampling,
-            edit=guided.early(count, sampling.steps, change, history),
+            edit=latent_guidance.edit_first_levels(count, sampling.steps, change, history),
             history=history,
             restart=config.restart,
             generator=generator,
@@ -198,13 +201,13 @@ class Method(base.Method[Config]):
         yield Done(result=latents)
 
     def _change(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, count: int
-    ) -> guided.Change:
+        self, backbone: Backbone, motion: Motion, prompt: str, count: int
+    ) -> latent_guidance.Change:
         """The inner optimisation of one of `count` guided levels.
 
         The features of x_t are taken under the target prompt, without classifier-free guidance.
         """
-        config, taps = self.config, guided.places(backbone, self.config.taps)
+        config, taps = self.config, latent_guidance.select_taps(backbone, self.config.taps)
         plain = backbone.denoiser(backbone.encode_text([prompt]))
         distance = _LOSSES[config.loss]
 
@@ -213,14 +216,14 @@ class Method(base.Method[Config]):
             target = {tap.path: motion.tensors[tap.path][index].to(x.device) for tap in taps}
 
             def loss(x: Tensor) -> Tensor:
-                seen = guided.look(backbone, plain, taps, x, t)
+                seen = latent_guidance.read_features(backbone, plain, taps, x, t)
                 terms = [
                     distance(_flat(self._feature(seen[path])), _flat(wanted[None]))
                     for path, wanted in target.items()
                 ]
                 return torch.stack(terms).mean()
 
-            lr = guided.between(config.lr, config.lr_end, index, count)
+            lr = latent_guidance.interpolate_rate(config.lr, config.lr_end, index, count)
             return minimize(loss, x, [lr] * config.inner_steps)
 
         return change
@@ -231,27 +234,25 @@ class Method(base.Method[Config]):
             return features
         return losses.spatial_marginal_mean(features, self.config.cells)
 
-    def _times(
-        self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling
-    ) -> list[float]:
+    def _times(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> list[float]:
         """The noisiest level and the guided ones: those at which a motion was taken."""
-        count = max(1, guided.level_count(self.config.guided, sampling))
-        return guided.first_times(backbone, shape, sampling, count)
+        count = max(1, latent_guidance.level_count(self.config.guided, sampling))
+        return latent_guidance.first_times(backbone, shape, sampling, count)
 
-    def _check(self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling) -> None:
+    def _check(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> None:
         """Raise `BadMotion` for a motion of other weights, levels or features.
 
         One with more taps than are asked for will do, and so will any prefix of its own prompt.
         """
         motion.check_made_for(backbone, self.name)
-        asked = {"steps": sampling.steps, **self.learned_settings()}
+        asked = {"steps": sampling.steps, **self.cache_key_settings()}
         del asked["prompt_prefix"]
-        guided.check_settings(motion, asked)
-        count = guided.level_count(self.config.guided, sampling)
-        taps = guided.places(backbone, self.config.taps) if count else ()
+        latent_guidance.check_settings(motion, asked)
+        count = latent_guidance.level_count(self.config.guided, sampling)
+        taps = latent_guidance.select_taps(backbone, self.config.taps) if count else ()
         motion.check_holds("noise", *(tap.path for tap in taps))
         times = self._times(backbone, motion.tensors["noise"].shape, sampling)
-        guided.check_times(motion, backbone, times)
+        latent_guidance.check_times(motion, backbone, times)
 
 
 def _flat(features: Tensor) -> Tensor:

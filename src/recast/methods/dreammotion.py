@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 from torch.optim import SGD, Adam, Optimizer
 
-from recast import losses
 from recast.backbones.base import Backbone
+from recast.diffusion.noise_schedule import Denoiser
+from recast.diffusion.optimize import Group, gradient, packed, restore, train
+from recast.diffusion.sampling import check_finite, generator_of, randn
 from recast.errors import BadCall
 from recast.events import Done, Event, Note, Preview, Step
-from recast.features import Tap
-from recast.guided import level, look, places
-from recast.methods import base
-from recast.methods.base import check_setting
-from recast.optimize import Group, gradient, packed, restore, train
-from recast.sampling import check_finite, generator_of, randn
-from recast.schedule import Denoiser
+from recast.feature_guidance import losses
+from recast.feature_guidance.latent_guidance import read_features, select_taps, time_of_level
+from recast.motions.method import MotionMethod, Sampling, check_setting, the_clip_itself
+from recast.motions.motion import Motion
+from recast.networks.feature_hooks import Tap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +99,7 @@ PRESETS = {
 
 
 @final
-class Method(base.Method[Config]):
+class Method(MotionMethod[Config]):
     """Learns nothing but the clip's latents; all else happens under the new prompt."""
 
     name = "dreammotion"
@@ -110,22 +110,22 @@ class Method(base.Method[Config]):
     def roles(self) -> tuple[str, ...]:
         return self.config.keys
 
-    def learned_settings(self) -> Mapping[str, Any]:
+    def cache_key_settings(self) -> Mapping[str, Any]:
         return {}
 
     def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Encodes the clip: "latents", (C, F, H, W)."""
-        yield Done(result=base.the_clip_itself(self.name, backbone, video, prompt, sampling))
+        yield Done(result=the_clip_itself(self.name, backbone, video, prompt, sampling))
 
     def transfer(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Distil the prompt into the clip. Raises `BadCall` for prompts that do not differ."""
         motion.check_made_for(backbone, self.name)
         motion.check_holds("latents")
-        described = motion.described
+        described = motion.source_prompt
         if described.split() == prompt.split():
             raise BadCall(f"the source prompt is the prompt itself, {prompt!r}: nothing to change")
         source = motion.tensors["latents"][None].to(backbone.device)
@@ -172,12 +172,12 @@ def _descended(
     yield Done(result=z.detach().clone())
 
 
-def _free(motion: base.Motion, latents: Tensor, backbone: Backbone) -> Tensor | None:
+def _free(motion: Motion, latents: Tensor, backbone: Backbone) -> Tensor | None:
     """The mask at the latents' size: a position is free if any pixel of it is."""
     mask = motion.tensors.get("mask")
     if mask is None:
         return None
-    packs = [mask[shown].any(0) for shown in backbone.shown(len(mask))]
+    packs = [mask[shown].any(0) for shown in backbone.latent_frame_spans(len(mask))]
     return adaptive_max_pool2d(torch.stack(packs).to(latents), latents.shape[-2:])
 
 
@@ -212,17 +212,19 @@ class _Distillation:
         source: Tensor,
         described: str,
         prompt: str,
-        sampling: base.Sampling,
+        sampling: Sampling,
     ) -> _Distillation:
         """One for a source and a pair of prompts."""
         negative, scale = sampling.negative_prompt, sampling.guidance_scale
-        to_prompt, to_source = (backbone.guided(p, negative, scale) for p in (prompt, described))
+        to_prompt, to_source = (
+            backbone.cfg_denoiser(p, negative, scale) for p in (prompt, described)
+        )
         plain = [backbone.denoiser(backbone.encode_text([p])) for p in (prompt, described)]
         return cls(
             config=config,
             backbone=backbone,
             source=source,
-            taps=places(backbone, config.keys),
+            taps=select_taps(backbone, config.keys),
             guided=(to_prompt, to_source),
             plain=(plain[0], plain[1]),
             seed=sampling.seed,
@@ -264,10 +266,10 @@ class _Distillation:
     def _level(self, generator: torch.Generator) -> Tensor:
         draw = float(torch.rand((), generator=generator))
         share = self.config.cleanest + draw * (self.config.noisiest - self.config.cleanest)
-        return level(self.backbone.schedule.sized(self.source.shape), share)
+        return time_of_level(self.backbone.schedule.sized(self.source.shape), share)
 
     def _keys(self, x: Tensor, t: Tensor, plain: Denoiser) -> Mapping[str, Tensor]:
-        seen = look(self.backbone, plain, self.taps, x, t)
+        seen = read_features(self.backbone, plain, self.taps, x, t)
         return {path: found.float() for path, found in seen.items()}
 
     def _structure(self, keys: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:

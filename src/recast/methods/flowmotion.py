@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from recast import guided
 from recast.backbones.base import Backbone
+from recast.diffusion.noise_schedule import Denoised, Denoiser, per_sample
+from recast.diffusion.optimize import minimize
+from recast.diffusion.sampling import randn
 from recast.events import Done, Event
-from recast.methods import base
-from recast.methods.base import check_setting
-from recast.optimize import minimize
-from recast.sampling import randn
-from recast.schedule import Denoised, Denoiser, per_sample
+from recast.feature_guidance import latent_guidance
+from recast.motions.method import MotionMethod, Sampling, check_setting, the_clip_itself
+from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,23 +93,23 @@ def along(velocity: Tensor, mean: Tensor, across: float) -> Tensor:
 
 
 @final
-class Method(base.Method[Config]):
+class Method(MotionMethod[Config]):
     """Learns nothing but the clip's latents."""
 
     name = "flowmotion"
     takes_windows = True
 
-    def learned_settings(self) -> Mapping[str, Any]:
+    def cache_key_settings(self) -> Mapping[str, Any]:
         return {}
 
     def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Encodes the clip: "latents", (C, F, H, W)."""
-        yield Done(result=base.the_clip_itself(self.name, backbone, video, prompt, sampling))
+        yield Done(result=the_clip_itself(self.name, backbone, video, prompt, sampling))
 
     def transfer(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Sample from random noise, the first levels guided by the source's clean estimates."""
         motion.check_made_for(backbone, self.name)
@@ -117,12 +117,12 @@ class Method(base.Method[Config]):
         source = motion.tensors["latents"][None].to(backbone.device)
         generator = torch.Generator().manual_seed(sampling.seed)
         eps = randn(tuple(source.shape), generator, backbone.device)
-        plain = backbone.denoiser(backbone.encode_text([motion.described]))
-        count = guided.level_count(self.config.guided, sampling)
-        times = guided.first_times(backbone, eps.shape, sampling, count)
+        plain = backbone.denoiser(backbone.encode_text([motion.source_prompt]))
+        count = latent_guidance.level_count(self.config.guided, sampling)
+        times = latent_guidance.first_times(backbone, eps.shape, sampling, count)
         early = {t: n for n, t in enumerate(times)}
         history: dict[int, list[float]] = {}
-        denoise = backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale)
+        denoise = backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale)
         steered = _Steered(self.config, backbone, denoise)
 
         def estimates(x: Tensor, t: Tensor) -> Denoised:
@@ -130,11 +130,13 @@ class Method(base.Method[Config]):
             if index is None:
                 return denoise(x, t)
             target = plain(backbone.schedule.noised(source, eps, t), t).x0
-            with guided.at_level(index, sampling.steps, t):
+            with latent_guidance.name_level_in_errors(index, sampling.steps, t):
                 out, history[index] = steered(x, t, target)
             return out
 
-        latents = yield from guided.sampled(backbone, estimates, eps, sampling, history=history)
+        latents = yield from latent_guidance.sample_with_events(
+            backbone, estimates, eps, sampling, history=history
+        )
         yield Done(result=latents)
 
 

@@ -18,13 +18,14 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from recast import guided, noise
 from recast.backbones.base import Backbone
+from recast.diffusion import initial_noise
+from recast.diffusion.optimize import minimize
 from recast.errors import BadCall
 from recast.events import Done, Event
-from recast.methods import base
-from recast.methods.base import check_setting
-from recast.optimize import minimize
+from recast.feature_guidance import latent_guidance
+from recast.motions.method import MotionMethod, Sampling, check_setting
+from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +45,7 @@ class Config:
     """Adam's learning rate at the first guided level."""
     lr_end: float = 0.001
     """Adam's learning rate at the last guided level; between them it changes linearly."""
-    initial_noise: noise.Kind = "random"
+    initial_noise: initial_noise.Kind = "random"
     """What a sample starts from: random; inverted; low_frequency; blended;
     low_frequency_blended."""
     inversion_steps: int = 1
@@ -98,7 +99,7 @@ def distance(feature: Tensor, target: Tensor) -> Tensor:
 
 
 @final
-class Method(base.Method[Config]):
+class Method(MotionMethod[Config]):
     """Learn once per clip, transfer for many prompts."""
 
     name = "moft"
@@ -108,22 +109,22 @@ class Method(base.Method[Config]):
     def roles(self) -> tuple[str, ...]:
         return self.config.taps
 
-    def learned_settings(self) -> Mapping[str, Any]:
-        return guided.settings(self.config, _LEARNED)
+    def cache_key_settings(self) -> Mapping[str, Any]:
+        return latent_guidance.json_settings(self.config, _LEARNED)
 
     def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise" and, for each tap,
         its motion feature at the guided levels, (L, F, H, W, C'), on "…/channels", (L, C')."""
-        trace = yield from guided.inverted(
+        trace = yield from latent_guidance.record_inversion(
             backbone,
             video,
             prompt,
             sampling.steps,
-            guided=guided.level_count(self.config.guided, sampling),
+            guided=latent_guidance.level_count(self.config.guided, sampling),
             steps=self.config.inversion_steps,
-            taps=guided.places(backbone, self.config.taps),
+            taps=latent_guidance.select_taps(backbone, self.config.taps),
             keep=lambda features: motion_feature(features.float()),
         )
         tensors = {"noise": trace.noise}
@@ -133,38 +134,40 @@ class Method(base.Method[Config]):
             kept = [one[..., numbers] for one, numbers in zip(levels, chosen, strict=True)]
             tensors[path] = torch.stack(kept)
         times = self._times(backbone, trace.noise.shape, sampling)
-        yield Done(result=guided.taught(self, backbone, tensors, prompt, sampling, times))
+        yield Done(
+            result=latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
+        )
 
     def transfer(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Sample with guidance by the motion features."""
         self._check(backbone, motion, sampling)
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
         history: dict[int, list[float]] = {}
-        count = guided.level_count(self.config.guided, sampling)
-        taps = guided.places(backbone, self.config.taps)
-        change = guided.windowed(
+        count = latent_guidance.level_count(self.config.guided, sampling)
+        taps = latent_guidance.select_taps(backbone, self.config.taps)
+        change = latent_guidance.change_in_windows(
             backbone,
             motion,
             taps if count else (),
             lambda part: self._change(backbone, part, prompt, count),
         )
-        latents = yield from guided.sampled(
+        latents = yield from latent_guidance.sample_with_events(
             backbone,
-            backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),
-            noise.initial(self.config.initial_noise, inverted, generator),
+            backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale),
+            initial_noise.initial(self.config.initial_noise, inverted, generator),
             sampling,
-            edit=guided.early(count, sampling.steps, change, history),
+            edit=latent_guidance.edit_first_levels(count, sampling.steps, change, history),
             history=history,
         )
         yield Done(result=latents)
 
     def _change(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, count: int
-    ) -> guided.Change:
-        config, taps = self.config, guided.places(backbone, self.config.taps)
+        self, backbone: Backbone, motion: Motion, prompt: str, count: int
+    ) -> latent_guidance.Change:
+        config, taps = self.config, latent_guidance.select_taps(backbone, self.config.taps)
         plain = backbone.denoiser(backbone.encode_text([prompt]))
 
         def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
@@ -172,7 +175,7 @@ class Method(base.Method[Config]):
                 return motion.tensors[name][index].to(x.device)
 
             def loss(x: Tensor) -> Tensor:
-                seen = guided.look(backbone, plain, taps, x, t)
+                seen = latent_guidance.read_features(backbone, plain, taps, x, t)
                 terms = [
                     distance(
                         motion_feature(seen[tap.path].float()[..., of(f"{tap.path}/channels")]),
@@ -182,24 +185,24 @@ class Method(base.Method[Config]):
                 ]
                 return torch.stack(terms).mean()
 
-            lr = guided.between(config.lr, config.lr_end, index, count)
+            lr = latent_guidance.interpolate_rate(config.lr, config.lr_end, index, count)
             return minimize(loss, x, [lr] * config.inner_steps)
 
         return change
 
-    def _times(
-        self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling
-    ) -> list[float]:
+    def _times(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> list[float]:
         """The noisiest level and the guided ones: those at which a motion was taken."""
-        count = max(1, guided.level_count(self.config.guided, sampling))
-        return guided.first_times(backbone, shape, sampling, count)
+        count = max(1, latent_guidance.level_count(self.config.guided, sampling))
+        return latent_guidance.first_times(backbone, shape, sampling, count)
 
-    def _check(self, backbone: Backbone, motion: base.Motion, sampling: base.Sampling) -> None:
+    def _check(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> None:
         motion.check_made_for(backbone, self.name)
-        guided.check_settings(motion, {"steps": sampling.steps, **self.learned_settings()})
-        count = guided.level_count(self.config.guided, sampling)
-        taps = guided.places(backbone, self.config.taps) if count else ()
+        latent_guidance.check_settings(
+            motion, {"steps": sampling.steps, **self.cache_key_settings()}
+        )
+        count = latent_guidance.level_count(self.config.guided, sampling)
+        taps = latent_guidance.select_taps(backbone, self.config.taps) if count else ()
         paths = [tap.path for tap in taps]
         motion.check_holds("noise", *paths, *(f"{path}/channels" for path in paths))
         times = self._times(backbone, motion.tensors["noise"].shape, sampling)
-        guided.check_times(motion, backbone, times)
+        latent_guidance.check_times(motion, backbone, times)

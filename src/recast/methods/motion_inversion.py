@@ -15,11 +15,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from recast.adapters import Adapter, MotionEmbeddings, Transformer, input_shapes
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
-from recast.methods import _tuning, base
-from recast.methods._training import Training
+from recast.finetuning import trained_method
+from recast.finetuning.objectives import Training
+from recast.motions.method import check_setting
+from recast.networks.adapters import Adapter, MotionEmbeddings, Transformer, input_shapes
 
 _ROLE = "temporal_transformers"
 
@@ -50,10 +51,10 @@ class Config(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
-        base.check_setting("places", self.places, self.places >= 0, "at least 0")
-        base.check_setting("gamma", self.gamma, self.gamma >= 0, "at least 0")
-        base.check_setting("rank", self.rank, self.rank >= 1, "at least 1")
-        base.check_setting("spatial_lr", self.spatial_lr, self.spatial_lr > 0, "above 0")
+        check_setting("places", self.places, self.places >= 0, "at least 0")
+        check_setting("gamma", self.gamma, self.gamma >= 0, "at least 0")
+        check_setting("rank", self.rank, self.rank >= 1, "at least 1")
+        check_setting("spatial_lr", self.spatial_lr, self.spatial_lr > 0, "above 0")
 
 
 PRESETS = {
@@ -67,11 +68,11 @@ PRESETS = {
 
 
 @final
-class Method(_tuning.Method[Config]):
+class Method(trained_method.Method[Config]):
     """Learn once, as a small file; use it with any prompt."""
 
     name = "motion_inversion"
-    of_transfer = _tuning.Method.of_transfer | {"gamma", "difference"}
+    of_transfer = trained_method.Method.of_transfer | {"gamma", "difference"}
     scales = MappingProxyType({"gamma": "value."})
 
     @property
@@ -93,7 +94,7 @@ class Method(_tuning.Method[Config]):
             backbone.network,
             tensors,
             backbone.device,
-            backbone.places(_ROLE),
+            backbone.transformers_for(_ROLE),
             gamma=1.0 if learning else self.config.gamma,
             difference=self.config.difference and not learning,
         )
@@ -103,7 +104,7 @@ class Method(_tuning.Method[Config]):
         return (self.config.rank, self.config.spatial_lr) if hybrid else None
 
     def _chosen(self, backbone: Backbone) -> Sequence[Transformer]:
-        there, asked = backbone.places(_ROLE), self.config.places
+        there, asked = backbone.transformers_for(_ROLE), self.config.places
         if asked > len(there):
             raise BadCall(
                 f"places is {asked}, and {backbone.name} has {len(there)} temporal transformers on "

@@ -21,15 +21,15 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from recast import guided
 from recast.backbones.base import Backbone
+from recast.diffusion.noise_schedule import Denoised, Denoiser, per_sample
+from recast.diffusion.optimize import gradient
+from recast.diffusion.sampling import randn
 from recast.errors import BadCall
 from recast.events import Done, Event
-from recast.methods import base
-from recast.methods.base import check_setting
-from recast.optimize import gradient
-from recast.sampling import randn
-from recast.schedule import Denoised, Denoiser, per_sample
+from recast.feature_guidance import latent_guidance
+from recast.motions.method import MotionMethod, Sampling, check_setting
+from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +76,7 @@ PRESETS = {
     # not make that model follow a path reliably (docs/methods.md).
     "fast": Config(weight=60.0, guided=0.8, ramp=0.1),
     "paper": Config(
-        prompt_suffix=", 8k, high detailed, best quality, film grain, Fujifilm XT3",
+        prompt_suffix=", 8k, high detailed, best quality, film temporal_patch, Fujifilm XT3",
         negative_prompt=_NEGATIVE,
     ),
     # A misspelt key in its config leaves the suffix out.
@@ -99,7 +99,7 @@ def ramped(index: int, count: int, ramp: float) -> float:
 
 
 @final
-class Method(base.Method[Config]):
+class Method(MotionMethod[Config]):
     """Learn once per clip, transfer for many prompts and any number of steps."""
 
     name = "motionclone"
@@ -108,15 +108,15 @@ class Method(base.Method[Config]):
     def roles(self) -> tuple[str, ...]:
         return (self.config.queries, self.config.keys)
 
-    def worded(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
+    def format_prompts(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
         config = self.config
         return prompt + config.prompt_suffix, negative_prompt or config.negative_prompt
 
-    def learned_settings(self) -> Mapping[str, Any]:
-        return guided.settings(self.config, _LEARNED)
+    def cache_key_settings(self) -> Mapping[str, Any]:
+        return latent_guidance.json_settings(self.config, _LEARNED)
 
     def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """One pass. The motion holds, for the n-th place, the largest entries of each row of its
         attention as "n/values", (H, W, heads, F, top), and their frames as "n/frames"."""
@@ -124,31 +124,35 @@ class Method(base.Method[Config]):
         if self.config.top > x.shape[2]:
             told = f"top is {self.config.top}, and a row of attention has {x.shape[2]} frames"
             raise BadCall(f"{told}; it must be at most that")
-        t = guided.level(backbone.schedule.sized(x.shape), self.config.level)
+        t = latent_guidance.time_of_level(backbone.schedule.sized(x.shape), self.config.level)
         plain = backbone.denoiser(backbone.encode_text([""]))  # as the authors' code reads it
         tensors: dict[str, Tensor] = {}
         for number, rows in enumerate(
-            self._attention(backbone, plain, guided.noised(backbone, x, t), t)
+            self._attention(backbone, plain, latent_guidance.noised_source(backbone, x, t), t)
         ):
             largest = rows[0].topk(self.config.top)
             tensors[f"{number}/values"] = largest.values
             tensors[f"{number}/frames"] = largest.indices.to(torch.int16)
         tensors["size"] = torch.tensor(x.shape)
-        yield Done(result=guided.taught(self, backbone, tensors, prompt, sampling, [float(t)]))
+        yield Done(
+            result=latent_guidance.build_motion(
+                self, backbone, tensors, prompt, sampling, [float(t)]
+            )
+        )
 
     def transfer(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Sample from random noise; in the first levels attention goes where the source's went."""
-        config, count = self.config, guided.level_count(self.config.guided, sampling)
+        config, count = self.config, latent_guidance.level_count(self.config.guided, sampling)
         self._check(backbone, motion)
-        prompt, negative = self.worded(prompt, sampling.negative_prompt)
+        prompt, negative = self.format_prompts(prompt, sampling.negative_prompt)
         generator = torch.Generator().manual_seed(sampling.seed)
         x = randn(tuple(motion.tensors["size"].tolist()), generator, backbone.device)
         scale = sampling.guidance_scale + config.more_guidance
-        denoise = backbone.guided(prompt, negative, scale)
+        denoise = backbone.cfg_denoiser(prompt, negative, scale)
         loss = self._loss(backbone, motion, prompt)
-        times = guided.first_times(backbone, x.shape, sampling, count)
+        times = latent_guidance.first_times(backbone, x.shape, sampling, count)
         numbers = {t: n for n, t in enumerate(times)}
         history: dict[int, list[float]] = {}
 
@@ -156,26 +160,28 @@ class Method(base.Method[Config]):
             out, index = denoise(x, t), numbers.get(float(t))
             if index is None:
                 return out
-            with guided.at_level(index, sampling.steps, t):
+            with latent_guidance.name_level_in_errors(index, sampling.steps, t):
                 slope = gradient(lambda x: loss(x, t), x)
             history[index] = [slope.loss]
             weight = config.weight * ramped(index, count, config.ramp)
             sigma = per_sample(backbone.schedule.sigma(t), x)
             return Denoised(out.x0, out.eps - sigma * weight * slope.gradient)
 
-        latents = yield from guided.sampled(backbone, scored, x, sampling, history=history)
+        latents = yield from latent_guidance.sample_with_events(
+            backbone, scored, x, sampling, history=history
+        )
         yield Done(result=latents)
 
     def _attention(
         self, backbone: Backbone, denoise: Denoiser, x: Tensor, t: Tensor
     ) -> list[Tensor]:
         """(B, H, W, heads, F, F) of every place."""
-        pairs = guided.pairs(backbone, self.config.queries, self.config.keys)
-        seen = guided.look(backbone, denoise, list(chain(*pairs)), x, t)
+        pairs = latent_guidance.tap_pairs(backbone, self.config.queries, self.config.keys)
+        seen = latent_guidance.read_features(backbone, denoise, list(chain(*pairs)), x, t)
         return [attention_over_frames(seen[q.path], seen[k.path], q.heads) for q, k in pairs]
 
     def _loss(
-        self, backbone: Backbone, motion: base.Motion, prompt: str
+        self, backbone: Backbone, motion: Motion, prompt: str
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """(x_t, t) -> the sum over places of the mean squared error of the kept entries."""
         plain = backbone.denoiser(backbone.encode_text([prompt]))
@@ -192,10 +198,10 @@ class Method(base.Method[Config]):
 
         return loss
 
-    def _check(self, backbone: Backbone, motion: base.Motion) -> None:
+    def _check(self, backbone: Backbone, motion: Motion) -> None:
         motion.check_made_for(backbone, self.name)
-        guided.check_settings(motion, self.learned_settings())
-        count = len(guided.pairs(backbone, self.config.queries, self.config.keys))
+        latent_guidance.check_settings(motion, self.cache_key_settings())
+        count = len(latent_guidance.tap_pairs(backbone, self.config.queries, self.config.keys))
         motion.check_holds(
             "size", *(f"{n}/{what}" for n in range(count) for what in ("values", "frames"))
         )

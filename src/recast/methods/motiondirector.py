@@ -14,10 +14,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from recast.adapters import Adapter, LoRA
 from recast.backbones.base import Backbone
-from recast.methods import _tuning, base
-from recast.methods._training import Objective, Training
+from recast.finetuning import trained_method
+from recast.finetuning.objectives import Objective, Training
+from recast.motions.method import check_setting
+from recast.networks.adapters import Adapter, LoRA
 
 _ROLE = "all_temporal_transformers"
 
@@ -36,7 +37,7 @@ class Config(Training):
 
     def __post_init__(self) -> None:
         Training.__post_init__(self)
-        base.check_setting("rank", self.rank, self.rank >= 1, "at least 1")
+        check_setting("rank", self.rank, self.rank >= 1, "at least 1")
 
 
 PRESETS = {
@@ -46,7 +47,7 @@ PRESETS = {
 
 
 @final
-class Method(_tuning.Method[Config]):
+class Method(trained_method.Method[Config]):
     """Keeps the temporal LoRA, under the keys of diffusers and peft."""
 
     name = "motiondirector"
@@ -60,7 +61,9 @@ class Method(_tuning.Method[Config]):
     ) -> dict[str, Tensor]:
         """LoRA on every linear layer of every temporal transformer."""
         network = backbone.network
-        paths = [path for place in backbone.places(_ROLE) for path in place.linears(network)]
+        paths = [
+            path for place in backbone.transformers_for(_ROLE) for path in place.linears(network)
+        ]
         return LoRA.fresh(network, paths, self.config.rank, backbone.component, generator)
 
     def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:

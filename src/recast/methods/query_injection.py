@@ -19,13 +19,14 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from recast import guided, noise
 from recast.backbones.base import Backbone
+from recast.diffusion import initial_noise
+from recast.diffusion.noise_schedule import Denoiser
 from recast.errors import BadCall
 from recast.events import Done, Event
-from recast.methods import base
-from recast.methods.base import check_setting
-from recast.schedule import Denoiser
+from recast.feature_guidance import latent_guidance
+from recast.motions.method import MotionMethod, Sampling, check_setting
+from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +39,7 @@ class Config:
     """Which places of these roles, counted from 0; empty is all."""
     injected: float = 0.4
     """Share of the levels, from the noisiest, at which they are; 0 is plain sampling."""
-    initial_noise: noise.Kind = "random"
+    initial_noise: initial_noise.Kind = "random"
     """What a sample starts from: random; inverted; low_frequency; blended;
     low_frequency_blended."""
     inversion_steps: int = 1
@@ -61,7 +62,7 @@ PRESETS = {
 
 
 @final
-class Method(base.Method[Config]):
+class Method(MotionMethod[Config]):
     """Learn once per clip, transfer for many prompts."""
 
     name = "query_injection"
@@ -70,41 +71,45 @@ class Method(base.Method[Config]):
     def roles(self) -> tuple[str, ...]:
         return self.config.queries
 
-    def learned_settings(self) -> Mapping[str, Any]:
-        return guided.settings(self.config, ("injected", "inversion_steps"))
+    def cache_key_settings(self) -> Mapping[str, Any]:
+        return latent_guidance.json_settings(self.config, ("injected", "inversion_steps"))
 
     def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise", (C, F, H, W), and
         x_t of the injected levels as "latents", (L, C, F, H, W)."""
-        trace = yield from guided.inverted(
+        trace = yield from latent_guidance.record_inversion(
             backbone,
             video,
             prompt,
             sampling.steps,
-            guided=guided.level_count(self.config.injected, sampling),
+            guided=latent_guidance.level_count(self.config.injected, sampling),
             steps=self.config.inversion_steps,
         )
         tensors = {"noise": trace.noise, "latents": trace.latents}
         times = self._times(backbone, trace.noise.shape, sampling)
-        yield Done(result=guided.taught(self, backbone, tensors, prompt, sampling, times))
+        yield Done(
+            result=latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
+        )
 
     def transfer(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Sample with the source's queries in the first levels."""
         motion.check_made_for(backbone, self.name)
-        guided.check_settings(motion, {"steps": sampling.steps, **self.learned_settings()})
+        latent_guidance.check_settings(
+            motion, {"steps": sampling.steps, **self.cache_key_settings()}
+        )
         motion.check_holds("noise", "latents")
         times = self._times(backbone, motion.tensors["noise"].shape, sampling)
-        guided.check_times(motion, backbone, times)
+        latent_guidance.check_times(motion, backbone, times)
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
-        latents = yield from guided.sampled(
+        latents = yield from latent_guidance.sample_with_events(
             backbone,
             self._injected(backbone, motion, prompt, sampling, times),
-            noise.initial(self.config.initial_noise, inverted, generator),
+            initial_noise.initial(self.config.initial_noise, inverted, generator),
             sampling,
         )
         yield Done(result=latents)
@@ -112,28 +117,26 @@ class Method(base.Method[Config]):
     def _injected(
         self,
         backbone: Backbone,
-        motion: base.Motion,
+        motion: Motion,
         prompt: str,
-        sampling: base.Sampling,
+        sampling: Sampling,
         times: Sequence[float],
     ) -> Denoiser:
-        taps = guided.places(backbone, self.config.queries, self.config.places)
+        taps = latent_guidance.select_taps(backbone, self.config.queries, self.config.places)
         levels = dict(zip(times, motion.tensors["latents"], strict=True))
-        source = backbone.denoiser(backbone.encode_text([motion.described]))
+        source = backbone.denoiser(backbone.encode_text([motion.source_prompt]))
 
         def queries(t: Tensor) -> Mapping[str, Tensor] | None:
             if float(t) not in levels:
                 return None
-            return guided.look(
+            return latent_guidance.read_features(
                 backbone, source, taps, levels[float(t)][None].to(backbone.device), t
             )
 
-        denoise = backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale)
-        return guided.injecting(backbone, denoise, taps, queries)
+        denoise = backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale)
+        return latent_guidance.inject_features(backbone, denoise, taps, queries)
 
-    def _times(
-        self, backbone: Backbone, shape: Sequence[int], sampling: base.Sampling
-    ) -> list[float]:
+    def _times(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> list[float]:
         """The injected levels."""
-        count = guided.level_count(self.config.injected, sampling)
-        return guided.first_times(backbone, shape, sampling, count)
+        count = latent_guidance.level_count(self.config.injected, sampling)
+        return latent_guidance.first_times(backbone, shape, sampling, count)

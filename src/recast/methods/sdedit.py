@@ -14,12 +14,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from recast import guided
 from recast.backbones.base import Backbone
+from recast.diffusion.sampling import randn
 from recast.errors import BadCall
 from recast.events import Done, Event
-from recast.methods import base
-from recast.sampling import randn
+from recast.feature_guidance import latent_guidance
+from recast.motions.method import MotionMethod, Sampling, the_clip_itself
+from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,23 +45,23 @@ PRESETS = {
 
 
 @final
-class Method(base.Method[Config]):
+class Method(MotionMethod[Config]):
     """Learns nothing but the clip's latents."""
 
     name = "sdedit"
     takes_windows = True
 
-    def learned_settings(self) -> Mapping[str, Any]:
+    def cache_key_settings(self) -> Mapping[str, Any]:
         return {}
 
     def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Encodes the clip, (C, F, H, W)."""
-        yield Done(result=base.the_clip_itself(self.name, backbone, video, prompt, sampling))
+        yield Done(result=the_clip_itself(self.name, backbone, video, prompt, sampling))
 
     def transfer(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Sample from the noised source, at the levels below `strength` only."""
         motion.check_made_for(backbone, self.name)
@@ -72,9 +73,9 @@ class Method(base.Method[Config]):
         t = schedule.grid(sampling.steps)[part][0]
         generator = torch.Generator().manual_seed(sampling.seed)
         eps = randn(tuple(x0.shape), generator, backbone.device)
-        latents = yield from guided.sampled(
+        latents = yield from latent_guidance.sample_with_events(
             backbone,
-            backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),
+            backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale),
             schedule.noised(x0, eps, t),
             sampling,
             restart=self.config.restart,

@@ -14,11 +14,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from recast import noise
-from recast.adapters import Adapter, Shifts
 from recast.backbones.base import Backbone
-from recast.methods import _tuning
-from recast.methods._training import Training, WithoutLoRA
+from recast.diffusion import initial_noise
+from recast.finetuning import trained_method
+from recast.finetuning.objectives import Training, WithoutLoRA
+from recast.networks.adapters import Adapter, Shifts
 
 _ROLE, _QUERIES = "all_temporal_transformers", "spatial_transformers"
 
@@ -36,7 +36,7 @@ class Config(Training):
     objective: WithoutLoRA = "mse"
     """mse: what the network says against what it should. debiased: that, with and without what the
     frames share. vmc, vmc_released: see vmc."""
-    initial_noise: noise.Kind = "inverted"
+    initial_noise: initial_noise.Kind = "inverted"
     """What a sample starts from: random; inverted; low_frequency; blended;
     low_frequency_blended."""
 
@@ -48,7 +48,7 @@ PRESETS = {
 
 
 @final
-class Method(_tuning.Method[Config]):
+class Method(trained_method.Method[Config]):
     """Tunes the queries of spatial attention, to frame and words, and all temporal projections."""
 
     name = "tune_a_video"
@@ -65,7 +65,7 @@ class Method(_tuning.Method[Config]):
         queries = [attention.query for place in spatial for attention in place.attentions]
         temporal = [
             path
-            for place in backbone.places(_ROLE)
+            for place in backbone.transformers_for(_ROLE)
             for attention in place.attentions
             for path in attention
         ]

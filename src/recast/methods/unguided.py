@@ -9,11 +9,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from recast import guided
 from recast.backbones.base import Backbone
+from recast.diffusion.sampling import randn
 from recast.events import Done, Event
-from recast.methods import base
-from recast.sampling import randn
+from recast.feature_guidance import latent_guidance
+from recast.motions.method import MotionMethod, Sampling
+from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,22 +29,22 @@ PRESETS = {"plain": Config(), "restart": Config(restart=True)}
 
 
 @final
-class Method(base.Method[Config]):
+class Method(MotionMethod[Config]):
     """Takes nothing from the clip but its length and size."""
 
     name = "unguided"
     takes_windows = True
 
-    def learned_settings(self) -> Mapping[str, Any]:
+    def cache_key_settings(self) -> Mapping[str, Any]:
         return {}
 
     def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Keeps the clip's shape."""
         frames, height, width = video.shape[2:]
         yield Done(
-            result=base.Motion(
+            result=Motion(
                 method=self.name,
                 backbone=backbone.fingerprint,
                 tensors={"size": torch.tensor([frames, height, width])},
@@ -52,16 +53,16 @@ class Method(base.Method[Config]):
         )
 
     def transfer(
-        self, backbone: Backbone, motion: base.Motion, prompt: str, sampling: base.Sampling
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Iterator[Event]:
         """Sample from random noise."""
         motion.check_made_for(backbone, self.name)
         frames, height, width = motion.tensors["size"].tolist()
         generator = torch.Generator().manual_seed(sampling.seed)
         x = randn(backbone.latent_shape(frames, height, width), generator, backbone.device)
-        latents = yield from guided.sampled(
+        latents = yield from latent_guidance.sample_with_events(
             backbone,
-            backbone.guided(prompt, sampling.negative_prompt, sampling.guidance_scale),
+            backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale),
             x,
             sampling,
             restart=self.config.restart,

@@ -12,11 +12,21 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from recast.trackers import Tracks
-
 Array = NDArray[np.float64]
 Need = Literal["source", "tracks", "prompt", "clip", "lpips", "truth", "camera"]
 NEEDS: tuple[Need, ...] = get_args(Need)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracks:
+    """Points (F, N, 2), x and y in pixels, and whether each is seen in a frame, (F, N)."""
+
+    points: Array
+    visible: NDArray[np.bool_]
+
+    def only(self, chosen: NDArray[np.bool_]) -> "Tracks":
+        """The tracks of a choice (N,)."""
+        return Tracks(self.points[:, chosen], self.visible[:, chosen])
 
 
 class State(NamedTuple):
@@ -27,7 +37,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Look:
+class ClipView:
     """One clip as metrics see it; what nothing needed is None."""
 
     frames: NDArray[np.uint8]
@@ -59,8 +69,8 @@ class Truth:
 class Judged:
     """A result and what it is judged against, frame by frame at one size."""
 
-    result: Look
-    source: Look | None = None
+    result: ClipView
+    source: ClipView | None = None
     text: Array | None = None
     """CLIP's embedding of the prompt, (D,), of length 1."""
     lpips: Array | None = None

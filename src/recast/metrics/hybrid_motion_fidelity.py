@@ -9,8 +9,7 @@ from functools import reduce
 
 import numpy as np
 
-from recast.metrics.base import Array, Judged, Metric, by_name, headings
-from recast.trackers import Tracks
+from recast.metrics.base import Array, Judged, Metric, Tracks, by_name, headings
 
 ALPHA = 0.5
 MOST = 256

@@ -7,7 +7,7 @@ of what moves. Neither tells a leak from a prompt that asks for the same look: c
 import numpy as np
 from numpy.typing import NDArray
 
-from recast.metrics.base import STILL, Array, Judged, Look, Metric, by_name
+from recast.metrics.base import STILL, Array, ClipView, Judged, Metric, by_name
 
 BINS = 8
 """Bins of the histogram along each of red, green and blue."""
@@ -25,7 +25,7 @@ def histogram(frames: NDArray[np.uint8], region: NDArray[np.bool_]) -> Array:
     return np.bincount(index, minlength=BINS**3) / max(1, len(index))
 
 
-def tracked_region(look: Look, side: int) -> NDArray[np.bool_]:
+def tracked_region(look: ClipView, side: int) -> NDArray[np.bool_]:
     """Where a clip moves: the cells of its tracks that are seen and do not stand still, (F, H, W).
     All of it where nothing does."""
     assert look.tracks is not None

@@ -8,8 +8,7 @@ ones agree and a still and a moving one do not; only frames count in which both 
 import numpy as np
 from numpy.typing import NDArray
 
-from recast.metrics.base import Array, Judged, Metric, by_name, headings
-from recast.trackers import Tracks
+from recast.metrics.base import Array, Judged, Metric, Tracks, by_name, headings
 
 LEAST_SEEN = 0.5
 """A tracklet counts if it is seen in this share of the steps, as does a pair of tracklets."""

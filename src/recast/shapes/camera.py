@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from recast import trackers
+from recast.evaluation import trackers
 from recast.shapes.geometry import Array
 from recast.shapes.world import Scene
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from recast.errors import BadCall
 from recast.events import Done, Event, Step
-from recast.files import atomic
+from recast.media.atomic_files import atomic
 
 Loss = Callable[[Any, int, np.random.Generator], Tensor]
 

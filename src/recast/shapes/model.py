@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, UNet3DConditionModel, WanTransformer3DModel
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from recast.files import atomic_folder
+from recast.media.atomic_files import atomic_folder
 from recast.shapes import captions, networks, world
 from recast.shapes.networks import Design
 

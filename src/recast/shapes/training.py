@@ -25,7 +25,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from recast.errors import BadModel
 from recast.events import Done, Event, Step
-from recast.files import atomic, locked
+from recast.media.atomic_files import atomic, locked
 from recast.shapes import captions, networks, noising, world
 from recast.shapes.fitting import Loss, Stage, fit
 from recast.shapes.model import Model, text_encoder

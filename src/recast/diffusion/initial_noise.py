@@ -1,0 +1,51 @@
+"""The family of initial noises: how much of the inverted x_T a sample starts from."""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from recast.diffusion.sampling import randn
+
+Kind = Literal["random", "inverted", "low_frequency", "blended", "low_frequency_blended"]
+
+
+def initial(
+    kind: Kind,
+    inverted: Tensor,
+    generator: torch.Generator,
+    *,
+    factor: int = 4,
+    align_corners: bool = False,
+    share: float = 0.5,
+) -> Tensor:
+    """The noise a sample starts from, shaped as `inverted` (1, C, F, H, W).
+
+    random: ε. inverted: x_T (VMC). low_frequency: LF(x_T) + (ε − LF(ε)) (DMT eq. 4). blended:
+    √p·x_T + √(1−p)·ε (MotionDirector, Motion Inversion). low_frequency_blended: LF of x_T, high
+    frequencies blended (released with Motion Inversion). `factor` is DMT's ξ, `share` is p.
+    """
+    eps = randn(tuple(inverted.shape), generator, inverted.device)
+    if kind == "random":
+        return eps
+    if kind == "inverted":
+        return inverted
+    blended = share**0.5 * inverted + (1 - share) ** 0.5 * eps
+    if kind == "blended":
+        return blended
+    high = eps if kind == "low_frequency" else blended
+    low_inverted = low_pass(inverted, factor, align_corners)
+    return low_inverted + (high - low_pass(high, factor, align_corners))
+
+
+def low_pass(x: Tensor, factor: int, align_corners: bool = False) -> Tensor:
+    """LF_ξ of DMT eq. 4: each frame of x (B, C, F, H, W) shrunk by `factor` and enlarged again,
+    bilinearly, antialiased on the way down. A side never falls under one cell."""
+    batch, channels, frames, height, width = x.shape
+    images = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
+    small = (max(1, height // factor), max(1, width // factor))
+    resize = partial(interpolate, mode="bilinear", align_corners=align_corners, antialias=True)
+    low = resize(resize(images, small), (height, width))
+    return low.reshape(batch, frames, channels, height, width).transpose(1, 2)

@@ -1,0 +1,135 @@
+"""Point trackers: where the points of a clip's first frame go.
+
+`flow` needs no weights: dense optical flow, chained over the frames, trusted where forward and
+backward flow agree. `cotracker` is Meta's CoTracker (its code and weights are CC-BY-NC, so it is
+never installed with Recast). Anything that takes frames and gives `Tracks` is a tracker.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+
+from recast.errors import BadModel
+from recast.metrics.base import Array, Tracks
+
+GRID = 32
+"""Points along a frame's shorter side."""
+_SIDE = 128  # smaller clips are enlarged to this shorter side before their flow is found
+COTRACKER = "facebookresearch/co-tracker"
+
+
+Tracker = Callable[[NDArray[np.uint8]], Tracks]
+"""Takes frames (F, H, W, 3) uint8."""
+
+
+def flow(frames: NDArray[np.uint8], grid: int = GRID, start: Array | None = None) -> Tracks:
+    """Farneback's optical flow (SCIA 2003; OpenCV's) chained from frame to frame.
+
+    A point is lost for good where forward and backward flow disagree (Sundaram et al., ECCV 2010,
+    eq. 5) or where it leaves the frame. The flow is found on the clip's main colour axis, since
+    two colours may have one brightness. DIS flow, which OpenCV also has, drags plain backgrounds
+    along with what moves before them. Points begin at `start` (N, 2), without it on a grid.
+    """
+    height, width = frames.shape[1:3]
+    scale = max(1.0, _SIDE / min(height, width))
+    size = (round(width * scale), round(height * scale))
+    gray = [cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in _one_axis(frames)]
+    points = [(_grid(height, width, grid) if start is None else start) * scale]
+    visible = [np.ones(len(points[0]), bool)]
+    for before, after in pairwise(gray):
+        forward, backward = _farneback(before, after), _farneback(after, before)
+        step = _sampled(forward, points[-1])
+        there = points[-1] + step
+        back = _sampled(backward, there)
+        gap = ((step + back) ** 2).sum(-1)
+        agree = gap < 0.01 * ((step**2).sum(-1) + (back**2).sum(-1)) + 0.5
+        inside = ((there >= 0) & (there < size)).all(-1)
+        points.append(there)
+        visible.append(visible[-1] & agree & inside)
+    return Tracks(np.stack(points) / scale, np.stack(visible))
+
+
+def cotracker(
+    frames: NDArray[np.uint8],
+    grid: int = GRID,
+    *,
+    model: str = "cotracker3_offline",
+    folder: Path | None = None,
+    device: str = "cpu",
+) -> Tracks:
+    """CoTracker 3 (Karaev et al. 2024), from torch.hub or a local clone `folder` of its repository.
+
+    Raises `BadModel` where it cannot be had.
+    """
+    tracker = _cotracker(model, folder, device)
+    height, width = frames.shape[1:3]
+    start = torch.from_numpy(_grid(height, width, grid)).float()
+    queries = torch.cat([torch.zeros(len(start), 1), start], 1)[None].to(device)
+    clip = rearrange(torch.from_numpy(frames), "f h w c -> 1 f c h w").float().to(device)
+    with torch.no_grad():
+        points, visible = tracker(clip, queries=queries)
+    return Tracks(points[0].double().cpu().numpy(), visible[0].bool().cpu().numpy())
+
+
+@lru_cache(maxsize=1)
+def _cotracker(model: str, folder: Path | None, device: str) -> Any:
+    try:
+        source = {"source": "local"} if folder else {"trust_repo": True}
+        load: Any = torch.hub.load
+        return load(str(folder or COTRACKER), model, **source).to(device)
+    except Exception as error:  # whatever a download or foreign code may raise
+        reason = " ".join(str(error).split())[:120]
+        raise BadModel(
+            f"CoTracker cannot be loaded ({reason}); take --tracker flow, which needs no weights, "
+            f"or --cotracker with a clone of github.com/{COTRACKER} and its checkpoint (CC-BY-NC)"
+        ) from error
+
+
+def _one_axis(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Every pixel's place on the axis along which the clip's colours differ most, 0 to 255."""
+    pixels = frames.reshape(-1, 3).astype(np.float32)
+    centred = pixels - pixels.mean(0)
+    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    axis = axis if axis.sum() >= 0 else -axis
+    value = centred @ axis
+    low, high = value.min(), value.max()
+    level = (value - low) * (255 / max(high - low, 1.0))
+    return np.asarray(np.round(level).astype(np.uint8).reshape(frames.shape[:3]))
+
+
+def _farneback(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
+    field = cv2.calcOpticalFlowFarneback(
+        before,
+        after,
+        np.zeros((*before.shape, 2), np.float32),
+        pyr_scale=0.5,
+        levels=4,
+        winsize=21,
+        iterations=5,
+        poly_n=7,
+        poly_sigma=1.5,
+        flags=cv2.OPTFLOW_FARNEBACK_GAUSSIAN,
+    )
+    return np.asarray(field)
+
+
+def _grid(height: int, width: int, count: int) -> Array:
+    """Points (N, 2) at the centres of square cells, `count` of them along the shorter side."""
+    cell = min(height, width) / count
+    x, y = ((np.arange(round(side / cell)) + 0.5) * cell for side in (width, height))
+    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+
+
+def _sampled(field: NDArray[np.float32], points: Array) -> Array:
+    """A flow field (H, W, 2) at points (N, 2), bilinear, the nearest one outside."""
+    x, y = np.moveaxis((points - 0.5).astype(np.float32)[None], -1, 0)
+    values = cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(values[0], float)

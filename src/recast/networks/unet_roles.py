@@ -1,0 +1,133 @@
+"""What the UNets of video models have in common: the names of their layers.
+
+Blocks of `resnets`, `temp_convs`, `attentions` and `temp_attentions` or, in AnimateDiff,
+`motion_modules`, on (B·F, C, H, W). Owns which
+of them play which role, and how all of them run under gradient checkpointing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from recast.networks.adapters import Attention, Transformer
+from recast.networks.feature_hooks import Tap
+
+_WITHIN = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"
+_ACROSS = (
+    r"up_blocks\.1\.(temp_attentions|motion_modules)\.\d+\.transformer_blocks\.\d+\.attn[12]\."
+)
+_LAYER = re.compile(
+    r"((down_blocks\.\d+|mid_block|up_blocks\.\d+)\."
+    r"(resnets|temp_convs|attentions|temp_attentions|motion_modules)\.\d+)|transformer_in"
+)
+
+_TRANSFORMER = re.compile(
+    r"(?P<way>down_blocks|mid_block|up_blocks)(\.(?P<block>\d+))?\."
+    r"(?P<kind>attentions|temp_attentions|motion_modules)\.\d+|transformer_in"
+)
+
+
+def _images(output: Tensor, frames: int) -> Tensor:
+    return rearrange(output, "(b f) c h w -> b f h w c", f=frames)
+
+
+def tokens(output: Tensor, frames: int) -> Tensor:
+    """What attention sees of an image: its positions in a row, (B, F, H·W, 1, C)."""
+    return rearrange(output, "(b f) n c -> b f n 1 c", f=frames)
+
+
+def _over_time(output: Tensor, frames: int) -> Tensor:
+    """What temporal attention sees: a row of frames at each position. It is not told where a clip
+    ends and the next begins, so that those of a batch are positions of one."""
+    return rearrange(output, "n f c -> 1 f n 1 c", f=frames)
+
+
+_PROJECTIONS = {
+    "queries": (_WITHIN + "to_q", tokens),
+    "keys": (_WITHIN + "to_k", tokens),
+    "values": (_WITHIN + "to_v", tokens),
+    "temporal_queries": (_ACROSS + "to_q", _over_time),
+    "temporal_keys": (_ACROSS + "to_k", _over_time),
+}
+
+
+def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
+    """Role -> taps. Layer 1 of a decoder block is where DMT's released code taps; a spatial
+    conv is the resnet's hidden state before its residual sum. "queries", "keys" and "values" are
+    those of the decoder's self-attention within a frame, all of them (DreamMotion);
+    "temporal_queries" and "temporal_keys" those across frames, of decoder block 1 (MotionClone)."""
+    places = {
+        "upsampler": "upsamplers.0",
+        "spatial_conv": "resnets.1.conv2",
+        "temporal_conv": "temp_convs.1",
+        "spatial_attention": "attentions.1",
+        "temporal_attention": "temp_attentions.1",
+    }
+    if "motion_modules" in {name.split(".")[-1] for name, _ in unet.named_modules()}:
+        places["temporal_attention"] = "motion_modules.1"
+    found: dict[str, tuple[Tap, ...]] = {"middle": (Tap("mid_block", _images),)}
+    for index, block in enumerate(unet.get_submodule("up_blocks").children()):
+        there = dict(block.named_modules())
+        for kind, place in places.items():
+            if place in there:
+                tap = Tap(f"up_blocks.{index}.{place}", _images)
+                found[f"decoder{index}.{kind}"] = (tap,)
+    for role, (pattern, layout) in _PROJECTIONS.items():
+        if taps := tuple(_projections(unet, pattern, layout)):
+            found[role] = taps
+    if "decoder1.upsampler" in found:
+        found["motion"] = found["decoder1.upsampler"]
+    return found
+
+
+def transformers(unet: nn.Module) -> dict[str, tuple[Transformer, ...]]:
+    """Role -> transformers. In a temporal one of these UNets both attn1 and attn2 are
+    self-attention over the frames. "temporal_transformers" are ZeroScope's fifteen, the five of
+    1280 channels first; with the middle and `transformer_in` they are all. A spatial one attends
+    within a frame, and to the words."""
+    found = [match for name, _ in unet.named_modules() if (match := _TRANSFORMER.fullmatch(name))]
+    ups = len(list(unet.get_submodule("up_blocks").children()))
+
+    def coarseness(match: re.Match[str]) -> int:
+        block = int(match["block"])
+        return block - ups + 1 if match["way"] == "down_blocks" else -block
+
+    temporal = [match for match in found if match["kind"] != "attentions"]
+    chosen = sorted((match for match in temporal if match["block"]), key=coarseness, reverse=True)
+    spatial = [match for match in found if match["kind"] == "attentions"]
+    told = {
+        "temporal_transformers": chosen,
+        "all_temporal_transformers": temporal,
+        "spatial_transformers": spatial,
+    }
+    return {
+        role: tuple(_transformer(unet, match[0]) for match in matches)
+        for role, matches in told.items()
+        if matches
+    }
+
+
+def _transformer(unet: nn.Module, path: str) -> Transformer:
+    inside = unet.get_submodule(path).named_modules(prefix=path)
+    stems = [name.removesuffix("to_q") for name, _ in inside if name.endswith(".to_q")]
+    attentions = (Attention(f"{s}to_q", f"{s}to_k", f"{s}to_v", f"{s}to_out.0") for s in stems)
+    return Transformer(path, tuple(attentions))
+
+
+def _projections(
+    unet: nn.Module, pattern: str, layout: Callable[[Tensor, int], Tensor]
+) -> Iterator[Tap]:
+    for path, _ in unet.named_modules():
+        if re.fullmatch(pattern, path):
+            attention: Any = unet.get_submodule(path.rpartition(".")[0])
+            yield Tap(path, layout, heads=attention.heads)
+
+
+def layers(unet: nn.Module) -> list[nn.Module]:
+    """Those that gradient checkpointing runs again."""
+    return [layer for name, layer in unet.named_modules() if _LAYER.fullmatch(name)]

@@ -1,0 +1,336 @@
+"""From a name that a user types to a loaded model or a configured method.
+
+Owns how a backbone's name is resolved: an alias, a folder in diffusers' format, or a hub id. Names
+no model and no method itself.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from recast import registry
+from recast.backbones.base import Backbone, Settings
+from recast.errors import BadCall, BadModel, UnknownName
+from recast.motions.method import MotionMethod
+
+if TYPE_CHECKING:
+    from recast.networks.meta_model import MetaModel
+
+_INDEX = "model_index.json"
+
+
+def methods() -> list[str]:
+    """The names of all methods."""
+    return registry.names("methods")
+
+
+def method_module(name: str) -> ModuleType:
+    """The file of a method. Raises `UnknownName`."""
+    return registry.load("methods", name)
+
+
+def presets(method: str) -> Mapping[str, Any]:
+    """A method's named configs; the first is the default. Raises `UnknownName`."""
+    found: Mapping[str, Any] = method_module(method).PRESETS
+    return found
+
+
+def preset(method: str, name: str | None = None) -> Any:
+    """One config of a method, its default without a name. Raises `UnknownName`."""
+    known = presets(method)
+    if name is None:
+        return next(iter(known.values()))
+    if name not in known:
+        raise UnknownName(f"preset of {method}", name, known)
+    return known[name]
+
+
+def configured(method: str, config: Any) -> MotionMethod[Any]:
+    """A method that is ready to work, with its default config for None."""
+    made: MotionMethod[Any] = method_module(method).Method(
+        preset(method) if config is None else config
+    )
+    return made
+
+
+def check_runs(method: MotionMethod[Any], backbone: Backbone) -> None:
+    """Raise `BadCall` unless the backbone has every role that the method, as configured, needs; the
+    message names the methods that run on it, if the fault is not in the settings alone."""
+    known = {*backbone.roles, *backbone.transformers}
+    trains = any(role in backbone.transformers for role in method.roles)
+    if trains and backbone.offload == "blocks":
+        raise BadCall(
+            f"{method.name} trains, and --offload blocks keeps what it would train away from the "
+            "device; use --offload networks"
+        )
+    if trains and backbone.weights != "full":
+        raise BadCall(f"{method.name} trains, and needs --weights full, not {backbone.weights}")
+    missing = [role for role in method.roles if role not in known]
+    if not missing:
+        return
+    able = [name for name in methods() if set(configured(name, None).roles) <= known]
+    ways = (
+        f"it has {_listed([*backbone.roles, *backbone.transformers])}"
+        if method.name in able
+        else f"methods that run on it: {', '.join(able)}"
+    )
+    raise BadCall(f"{backbone.name} has no role {missing[0]!r}, which {method.name} needs; {ways}")
+
+
+def check_clips(method: MotionMethod[Any], count: int) -> None:
+    """Raise `BadCall` for several clips where the method learns from one."""
+    if count > 1 and not method.takes_clips:
+        able = [name for name in methods() if configured(name, None).takes_clips]
+        raise BadCall(
+            f"{count} clips, and {method.name} learns from one; methods that take several: "
+            f"{', '.join(able)}"
+        )
+
+
+def check_described(method: MotionMethod[Any], source_prompt: str) -> None:
+    """Raise `BadCall` for a source without a prompt where the method samples under it to learn."""
+    if method.learns_by_sampling and not source_prompt.strip():
+        raise BadCall(
+            f"{method.name}, as it is configured, learns while it samples a clip like the source; "
+            "say in --source-prompt what that shows"
+        )
+
+
+def check_windows(
+    method: MotionMethod[Any], backbone: Backbone, size: tuple[int, int, int] | None
+) -> None:
+    """Raise `BadCall` for a clip of these frames, height and width that the model would see in
+    windows, and a method that needs it whole."""
+    if size is None or method.takes_windows:
+        return
+    if len(backbone.windows(backbone.latent_shape(*size)[2])) > 1:
+        able = [name for name in methods() if configured(name, None).takes_windows]
+        raise BadCall(
+            f"{size[0]} frames are more than --window, and {method.name} needs a clip whole; "
+            f"methods that work in windows: {', '.join(able)}"
+        )
+
+
+def _listed(roles: Iterable[str]) -> str:
+    """Roles in a line; those that only a number tells apart as their first and last."""
+    families: dict[tuple[str, bool], list[str]] = {}
+    for role in roles:
+        bare = role.rstrip("0123456789")
+        families.setdefault((bare, bare == role), []).append(role)
+    return ", ".join(
+        f"{own[0]} to {own[-1]}" if len(own) > 1 else own[0] for own in families.values()
+    )
+
+
+def aliases() -> dict[str, str]:
+    """Every short name of a model, and the name of the backbone file that loads it."""
+    return {alias: name for name in registry.names("backbones") for alias in _module(name).ALIASES}
+
+
+def load(name: str, settings: Settings | None = None) -> Backbone:
+    """Load a backbone by alias, folder or hub id; an id that has an alias is that alias.
+
+    Raises `UnknownName` for a name that is none of these, `BadModel` for a folder or id that holds
+    no model that Recast can use, `BadCall` for settings that this machine cannot meet.
+    """
+    settings, name = settings or Settings(), _known_as(name)
+    return _loaded(_loader(name), name, settings)
+
+
+def stand_in(name: str) -> str:
+    """The shipped model on which methods are measured in place of this one; empty where there is
+    none. Raises as `load` does for a name that is no model's."""
+    return _stand_in(_loader(_known_as(name)))
+
+
+def _known_as(name: str) -> str:
+    """The alias of a hub id, the first if it has several; any other name as it is."""
+    if name.count("/") != 1 or Path(name).expanduser().is_dir():
+        return name
+    found = aliases().items()
+    return next((alias for alias, module in found if _module(module).ALIASES[alias] == name), name)
+
+
+def _loader(name: str, *, download: bool = True) -> ModuleType:
+    """The backbone file that loads a model of this name; without `download` a hub id is looked up
+    in the local cache alone."""
+    found, folder = aliases(), Path(name).expanduser()
+    if name in found:
+        return _module(found[name])
+    if folder.is_dir():
+        return _for_folder(folder)
+    if _is_file_path(name):
+        raise BadModel(f"there is no model folder {name}; check the path")
+    if name.count("/") == 1:
+        return _for_index(_hub_index(name), name) if download else _for_folder(_cached(name))
+    raise UnknownName("backbone", name, found)
+
+
+@contextmanager
+def outlined(
+    name: str, settings: Settings, device: torch.device
+) -> Iterator[tuple[Backbone, MetaModel]]:
+    """Within the block a backbone without weights, as `load` would load it for a run on `device`:
+    its passes have shapes and no values, and take no memory. Nothing is downloaded; an alias that
+    is not there whole is made of the config that its makers published, where Recast knows it.
+
+    Raises `BadModel` for a model that is not on this machine, and as `load` does.
+    """
+    with registry.unheard():
+        from recast.networks import meta_model  # with diffusers and transformers, which load slowly
+
+    plain = replace(settings, offload="none")
+    with meta_model.use_meta_models(device) as outline, tempfile.TemporaryDirectory() as scratch:
+        there = _there(_known_as(name), Path(scratch))
+        loader = _loader(there, download=False)
+        if not loader.__name__.startswith(f"{__package__}."):
+            raise BadModel(f"{name} is a model of another package, which has to load it whole")
+        yield _loaded(loader, there, plain), outline
+
+
+def with_random_weights(name: str, settings: Settings) -> Backbone:
+    """The named model at its full size, its weights drawn anew: to measure what runs take where the
+    real ones cannot be had. Nothing is downloaded, as in `outlined`; what stands for the tokenizer
+    knows letters.
+
+    Raises as `load` does, and `BadModel` for a model whose configs are not known here.
+    """
+    with registry.unheard():
+        from recast.networks import checkpoint_loading, meta_model  # as in `outlined`
+
+    device = checkpoint_loading.device(settings.device)
+    home = device if settings.offload == "none" else torch.device("cpu")
+    with (
+        meta_model.random_weights(device, home),
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        there = _there(_known_as(name), Path(scratch))
+        loader = _loader(there, download=False)
+        return _loaded(loader, there, settings)
+
+
+def published(alias: str) -> Mapping[str, Any]:
+    """File -> content of the configs that a model's makers published; empty where Recast does not
+    know them."""
+    module = aliases().get(alias)
+    return getattr(_module(module), "PUBLISHED", {}).get(alias, {}) if module else {}
+
+
+def _there(name: str, scratch: Path) -> str:
+    """The name itself or, of an alias whose configs are not all downloaded, a folder in `scratch`
+    of those that its makers published."""
+    files = published(name)
+    if not files:
+        return name
+    source = _module(aliases()[name]).ALIASES[name]
+    if _has_all(source, files):
+        return name
+    folder = scratch / source.split("/")[-1]
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(json.dumps(dict(content)))
+    return str(folder)
+
+
+def _has_all(source: str, files: Iterable[str]) -> bool:
+    """Whether the files of a hub id are in the local cache. Of several ids it is the first that
+    has the pipeline's files."""
+    try:
+        first, *_ = [_cached(one) for one in source.split(" + ")]
+    except BadModel:
+        return False
+    return all((first / path).is_file() for path in files)
+
+
+def _cached(hub: str) -> Path:
+    with registry.unheard():
+        from recast.networks import meta_model
+    return meta_model.cached(hub)
+
+
+def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
+    """Use the networks of a diffusers pipeline that is already loaded, where and as they are.
+
+    Raises `BadModel`, naming the pipelines that do.
+    """
+    kind = type(pipeline).__name__
+    module = _pipelines().get(kind)
+    if module is None:
+        raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
+    settings = settings or Settings()
+    return _set(module.wrap(pipeline, settings), module, settings)
+
+
+def _loaded(module: ModuleType, name: str, settings: Settings) -> Backbone:
+    return _set(module.load(name, settings), module, settings)
+
+
+def _set(backbone: Backbone, module: ModuleType, settings: Settings) -> Backbone:
+    """With the settings that mean the same to every model."""
+    backbone.stand_in = _stand_in(module)
+    backbone.dynamic_guidance, backbone.offload = settings.dynamic_guidance, settings.offload
+    backbone.weights = settings.weights
+    if settings.window is not None:
+        backbone.see_at_once(settings.window)
+    return backbone
+
+
+def _stand_in(module: ModuleType) -> str:
+    return str(getattr(module, "STAND_IN", ""))
+
+
+def _module(name: str) -> ModuleType:
+    return registry.load("backbones", name)
+
+
+def _pipelines() -> dict[str, ModuleType]:
+    modules = map(_module, registry.names("backbones"))
+    return {kind: module for module in modules for kind in module.PIPELINES}
+
+
+def _supported() -> str:
+    return ", ".join(sorted(_pipelines()))
+
+
+def _is_file_path(name: str) -> bool:
+    return name.startswith((".", "~", "/")) or name.count("/") > 1 or Path(name).exists()
+
+
+def _for_folder(folder: Path) -> ModuleType:
+    index = folder / _INDEX
+    if not index.is_file():
+        raise BadModel(f"{folder} is not a diffusers model folder: it has no {_INDEX}")
+    return _for_index(index, str(folder))
+
+
+def _for_index(index: Path, name: str) -> ModuleType:
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadModel(f"{name} has a {_INDEX} that names no _class_name; it is damaged") from error
+    module = _pipelines().get(str(kind))
+    if module is None:
+        raise BadModel(f"{name} holds a {kind}, and Recast can load {_supported()}")
+    return module
+
+
+def _hub_index(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, _INDEX))
+    except Exception as error:  # which classes the hub's client raises changes with its version
+        reason = type(error).__name__
+        raise BadModel(
+            f"{name} is no local folder and cannot be downloaded ({reason}); check the id, or, "
+            "without a network, copy the model here and pass its folder"
+        ) from error

@@ -1,0 +1,122 @@
+"""Clips as models want them: the right frames at the right size, as tensors and back.
+
+Owns what "not given" means for frames, size and rate: the model's own numbers.
+"""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from recast.backbones.base import Backbone
+from recast.errors import BadCall, BadClip
+from recast.media import video as videos
+from recast.media.video import Fit, Video
+
+MOTION = ".safetensors"
+"""The suffix that tells a motion from a clip."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Which part of the clip is taken, and how it is made to fit the model."""
+
+    start: float = 0.0
+    """Where in the clip to begin, in seconds."""
+    frames: int | None = None
+    """How many frames; without it as many as the model was made for."""
+    fps: float | None = None
+    """Frames per second to take from the clip; without it the model's own rate."""
+    height: int | None = None
+    """Height of the frames in pixels; without it the model's own."""
+    width: int | None = None
+    """Width of the frames in pixels; without it the model's own."""
+    fit: Fit = "crop"
+    """How the clip gets to that size: crop keeps the centre, pad adds black bars, stretch changes
+    the shape."""
+    source_prompt: str = ""
+    """What the clip shows; some methods learn better with it."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "height", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadCall(f"--{name} is at least 1, got {value}")
+
+    def changed(self) -> list[str]:
+        """The flags that were set to something else than their default."""
+        plain = Source()
+        return [
+            f"--{field.name.replace('_', '-')}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(plain, field.name)
+        ]
+
+    def size(self, backbone: Backbone) -> tuple[int, int, int]:
+        """Frames, height and width for this model. Raises `BadCall` if it cannot take them."""
+        own = backbone.defaults
+        size = (self.frames or own.frames, self.height or own.height, self.width or own.width)
+        backbone.latent_shape(*size)
+        return size
+
+    def rate(self, backbone: Backbone) -> float:
+        """Frames per second for this model."""
+        return backbone.defaults.fps if self.fps is None else self.fps
+
+
+def check(path: Path, source: Source) -> None:
+    """Raise `BadClip` unless there is a clip that opens; cheap, before a model is loaded."""
+    videos.read(path, start=source.start, frames=1, fps=source.fps)
+
+
+def read(path: Path, source: Source, backbone: Backbone) -> Video:
+    """The clip, cut and fitted for the model. Raises `BadClip`, `BadCall`."""
+    frames, height, width = source.size(backbone)
+    clip = videos.read(path, start=source.start, frames=frames, fps=source.rate(backbone))
+    return videos.fit(clip, height, width, source.fit)
+
+
+def suit(clip: Video, source: Source, backbone: Backbone) -> Video:
+    """A clip in memory, cut and fitted for the model by the rule of `recast.read`: frame i is the
+    one on screen at start + i / fps. Raises `BadClip`, `BadCall`."""
+    frames, height, width = source.size(backbone)
+    fps = source.rate(backbone)
+    times = source.start + np.arange(frames) / float(videos.exact_rate(fps))
+    # A thousandth of a frame: time stamps that are the same on paper differ by rounding.
+    chosen = np.floor(times * clip.fps + 1e-3).astype(int)
+    if chosen[-1] >= len(clip):
+        there = int((chosen < len(clip)).sum())
+        raise BadClip(
+            f"the clip has {there} frames at {fps:g} fps, {frames} are needed; take a longer clip, "
+            "fewer frames or a higher rate"
+        )
+    notes = clip.notes
+    if not np.array_equal(chosen, np.arange(len(clip))):
+        notes = (*notes, f"took {frames} of {len(clip)} frames at {fps:g} fps")
+    taken = replace(clip, frames=clip.frames[chosen], fps=fps, notes=notes)
+    return videos.fit(taken, height, width, source.fit)
+
+
+def held(clip: Video, times: int) -> Video:
+    """Every frame but the last held for so many, at as many times the rate: what a cascade puts
+    frames between, beside its result."""
+    if times == 1:
+        return clip
+    frames = clip.frames.repeat(times, axis=0)[: times * (len(clip) - 1) + 1]
+    return replace(clip, frames=frames, fps=clip.fps * times)
+
+
+def to_tensor(clip: Video) -> Tensor:
+    """(1, 3, F, H, W) float32 in [-1, 1]."""
+    frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).float() / 127.5 - 1
+    return rearrange(frames, "f h w c -> 1 c f h w")
+
+
+def to_video(clip: Tensor, fps: float) -> Video:
+    """(1, 3, F, H, W) in [-1, 1] as pixels, rounded to the nearest level."""
+    frames = rearrange(clip.detach().float().cpu(), "1 c f h w -> f h w c")
+    levels = ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Video(levels.contiguous().numpy(), fps)

@@ -1,0 +1,139 @@
+"""Outputs appear whole or not at all: every way to fail leaves the folder as it was."""
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+
+from recast.errors import BadCall, NoSpace
+from recast.media.atomic_files import atomic, atomic_folder, locked
+
+Writer = Callable[[Path], AbstractContextManager[Path]]
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(str(item.relative_to(folder)) for item in folder.rglob("*"))
+
+
+def test_file_appears_under_its_name_only_when_whole(tmp_path: Path) -> None:
+    final = tmp_path / "new" / "deep" / "out.bin"
+    with atomic(final) as temporary:
+        temporary.write_bytes(b"whole")
+        assert temporary.parent == final.parent
+        assert temporary.suffix == ".bin"
+        assert not final.exists()
+    assert final.read_bytes() == b"whole"
+    assert _listing(final.parent) == ["out.bin"]
+
+
+def _fail_half_way(temporary: Path, failure: BaseException) -> None:
+    (temporary / "part" if temporary.is_dir() else temporary).write_bytes(b"half")
+    raise failure
+
+
+@pytest.mark.parametrize("failure", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
+@pytest.mark.parametrize("writer", [atomic, atomic_folder])
+def test_failure_inside_leaves_nothing(
+    tmp_path: Path, writer: Writer, failure: BaseException
+) -> None:
+    with pytest.raises(type(failure)), writer(tmp_path / "made" / "out") as temporary:
+        _fail_half_way(temporary, failure)
+    assert _listing(tmp_path) == []
+
+
+def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
+    final = tmp_path / "out.txt"
+    final.write_text("old")
+    with pytest.raises(ValueError, match="x"), atomic(final) as temporary:
+        _fail_half_way(temporary, ValueError("x"))
+    assert final.read_text() == "old"
+    assert _listing(tmp_path) == ["out.txt"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("writer", [atomic, atomic_folder])
+def test_full_disk_is_one_line_and_nothing_written(
+    tmp_path: Path, writer: Writer, code: int
+) -> None:
+    with (
+        pytest.raises(NoSpace, match=r"no space left on the disk for .*out"),
+        writer(tmp_path / "out") as temporary,
+    ):
+        _fail_half_way(temporary, OSError(code, "full"))
+    assert _listing(tmp_path) == []
+
+
+def test_other_system_errors_of_the_body_pass(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "out"):
+        (tmp_path / "missing").read_bytes()
+    assert _listing(tmp_path) == []
+
+
+def test_folder_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
+    final = tmp_path / "frames"
+    for names in (["a", "b"], ["c"]):
+        with atomic_folder(final) as temporary:
+            for name in names:
+                (temporary / name).write_text(name)
+    assert _listing(tmp_path) == ["frames", "frames/c"]
+
+
+def test_failed_replacement_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = tmp_path / "frames"
+    with atomic_folder(final) as temporary:
+        (temporary / "old").write_text("old")
+    rename, calls = Path.rename, []
+
+    def second_fails(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(BadCall, match="input/output error"), atomic_folder(final) as temporary:
+        (temporary / "new").write_text("new")
+    assert _listing(tmp_path) == ["frames", "frames/old"]
+
+
+def test_impossible_places_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadCall, match="a folder of that name exists"), atomic(tmp_path / "folder"):
+        pass
+    with (
+        pytest.raises(BadCall, match="a file of that name exists"),
+        atomic_folder(tmp_path / "file"),
+    ):
+        pass
+    with (
+        pytest.raises(BadCall, match=r"cannot write .*: (file exists|not a directory)"),
+        atomic(tmp_path / "file" / "below"),
+    ):
+        pass
+    with pytest.raises(BadCall, match="file name too long"), atomic(tmp_path / ("x" * 300)):
+        pass
+    assert _listing(tmp_path) == ["file", "folder"]
+
+
+def test_a_locked_folder_is_one_processs_own(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    code = "import sys; from recast.files import locked; from pathlib import Path\n"
+    code += "with locked(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=PIPE, stdout=PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(BadCall, match="another process is working in"), locked(folder):
+            pass
+        other.kill()
+    with locked(folder):
+        pass

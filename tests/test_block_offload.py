@@ -1,0 +1,160 @@
+"""Blocks that visit: the same passes and gradients, and no copy of a weight stays behind.
+
+On a CPU a visit is a copy beside the weight at home, so all but the crossing itself is tested.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recast.backbones import animatediff, unet3d
+from recast.backbones.base import Backbone, Settings
+from recast.errors import BadCall
+from recast.feature_guidance import latent_guidance
+from recast.networks import block_offload, placement
+from recast.networks.tensor_memory import TensorMemory
+from recast.pipeline import model_loading
+
+from .tinies import MADE, clip, latents, levels, pipeline, run
+
+CPU = torch.device("cpu")
+TINY: dict[str, Callable[[], Backbone]] = {
+    "unet3d": unet3d.tiny,
+    "animatediff": animatediff.tiny,
+    **{kind: MADE[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
+}
+
+
+@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) -> None:
+    """To the last tap, as a guided step goes."""
+    found = []
+    for visiting in (False, True):
+        backbone: Any = TINY[kind]()
+        backbone._settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
+        taps = latent_guidance.select_taps(backbone, ["motion", "keys"])
+        denoise = backbone.denoiser(backbone.encode_text(["a"]))
+        t = backbone.schedule.sized((1, 1, 3, 4, 6)).grid(2)[1]
+        start = latents(backbone).requires_grad_(True)
+        if visiting:
+            block_offload.attach(backbone.network, CPU)
+        homes = [one.data_ptr() for one in block_offload.tensors(backbone.network)]
+        with TensorMemory() as ledger:
+            seen = latent_guidance.read_features(backbone, denoise, taps, start, t)
+            kept = ledger.held
+        total = sum(features.square().sum() for features in seen.values())
+        (slope,) = torch.autograd.grad(total, start)
+        found.append((slope, kept))
+        assert [one.data_ptr() for one in block_offload.tensors(backbone.network)] == homes
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[1][1] <= found[0][1]  # not one copy of a weight
+
+
+@pytest.mark.parametrize("kind", ["5b", "wan", "experts", "ltx", "hunyuan"])
+def test_a_whole_model_works_by_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text, passes and the VAE, where a CPU may stand for the device."""
+    plain = MADE[kind]()
+    monkeypatch.setattr(placement, "check_offload", lambda wanted, device: None)
+    visiting = model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="blocks"))
+    assert visiting.offload == "blocks"
+    x, t = latents(plain), levels(plain)[0]
+    for made in (plain, visiting):
+        made.defaults = plain.defaults
+    for ask in (
+        lambda model: model.encode_text(["a b", ""]),
+        lambda model: run(model, x, t, ["a b"]),
+        lambda model: model.decode(x),
+        lambda model: model.encode(clip(plain)),
+    ):
+        assert torch.equal(ask(visiting), ask(plain))
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_blocks_are_most_of_a_network_and_each_is_little(kind: str) -> None:
+    network = TINY[kind]().network
+    parts = [
+        sum(one.numel() for one in block_offload.tensors(block))
+        for block in block_offload.blocks(network)
+    ]
+    left = sum(one.numel() for one in block_offload.rest(network))
+    assert sum(parts) + left == sum(one.numel() for one in block_offload.tensors(network))
+    assert len({id(block) for block in block_offload.blocks(network)}) == len(parts) > 2
+
+
+class Halves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.list = nn.ModuleList([nn.LayerNorm(4), nn.Linear(4, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.list:
+            x = block(x)
+        return x
+
+
+def test_only_one_block_is_there_at_a_time() -> None:
+    network = Halves().requires_grad_(False)
+    homes = {one.data_ptr() for one in block_offload.tensors(network)}
+    away: list[list[bool]] = []
+
+    def look(*_: Any) -> None:
+        away.append([block.weight.data_ptr() not in homes for block in network.list])
+
+    for block in network.list:  # inside the visit
+        forward = block.forward
+        block.forward = lambda x, forward=forward: (look(), forward(x))[1]
+    block_offload.attach(network, CPU)
+    network(torch.ones(2, 4))
+    assert away == [[True, False], [False, True]]
+    assert {one.data_ptr() for one in block_offload.tensors(network)} == homes
+    left = {id(one) for one in block_offload.rest(network)}
+    assert left == {id(network.first.weight), id(network.first.bias)}
+
+
+def test_a_block_goes_home_when_it_fails() -> None:
+    network = Halves().requires_grad_(False)
+    block_offload.attach(network, CPU)
+    homes = [one.data_ptr() for one in block_offload.tensors(network)]
+    with pytest.raises(RuntimeError):
+        network.list[1](torch.ones(2, 5))
+    assert [one.data_ptr() for one in block_offload.tensors(network)] == homes
+
+
+class Placed:
+    """Stands for a weight, and for its values, on a device that need not be here."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.data = torch.device(device), self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name == "data":
+            object.__setattr__(self, "device", value.device)
+
+    def to(self, device: torch.device | str) -> "Placed":
+        return Placed(str(device))
+
+
+def test_what_is_in_no_block_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Halves(), Halves()
+    weights = {one: [Placed("cpu"), Placed("cpu")], other: [Placed("cuda:0")]}
+    monkeypatch.setattr(block_offload, "rest", lambda network: weights[network])
+    block_offload.take_turns(one, [one, other], torch.device("cuda"))
+    assert [w.device.type for w in (*weights[one], *weights[other])] == ["cuda", "cuda", "cpu"]
+    before = list(weights[one])
+    block_offload.take_turns(one, [one, other], torch.device("cuda"))
+    assert [w.data for w in weights[one]] == [w.data for w in before]
+
+
+def test_methods_that_train_take_no_blocks() -> None:
+    backbone = unet3d.tiny()
+    backbone.offload = "blocks"
+    with pytest.raises(BadCall, match="vmc trains, and --offload blocks keeps"):
+        model_loading.check_runs(model_loading.configured("vmc", None), backbone)
+    model_loading.check_runs(model_loading.configured("dmt", None), backbone)

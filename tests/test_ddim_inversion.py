@@ -1,0 +1,127 @@
+"""Inversion: its order, and that sampling finds the way back."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recast.backbones.gaussian import Gaussian
+from recast.diffusion.ddim_inversion import invert
+from recast.diffusion.noise_schedule import Cosine, Denoised, Denoiser, Discrete, Flow, Schedule
+from recast.diffusion.sampling import sample
+from recast.errors import NotFinite
+
+MEANS = torch.tensor([[0.8, -0.3, 0.1], [-0.6, 0.5, 0.4], [0.1, 0.7, -0.9]])
+STD = 0.5
+TABLE = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
+SCHEDULES: list[Schedule] = [
+    Cosine(),
+    Cosine(prediction="epsilon"),
+    Flow(),
+    Discrete(TABLE, prediction="epsilon", spacing="trailing"),
+    Discrete(TABLE, prediction="v_prediction", spacing="trailing", ends_clean=False),
+]
+IDS = ["cosine v", "cosine epsilon", "flow", "discrete epsilon", "discrete v"]
+
+
+def mixture(schedule: Schedule, components: int = 3) -> Denoiser:
+    model = Gaussian(MEANS[:components], STD, schedule)
+    return model.denoiser(model.encode_text([""]))
+
+
+def clip() -> Tensor:
+    return torch.randn(1, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+
+
+def inverted(denoise: Denoiser, schedule: Schedule, grid: Tensor, x0: Tensor) -> Tensor:
+    return list(invert(denoise, schedule, grid, x0))[-1].x
+
+
+def order(steps: list[int], errors: list[float]) -> float:
+    return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+def exact_noise(schedule: Schedule, grid: Tensor, x0: Tensor) -> Tensor:
+    """x_T of one Gaussian, in closed form: (x_t − α·μ) / √(α²·s² + σ²) stays what it was."""
+    mean = MEANS[0].reshape(1, 3, 1, 1, 1)
+    (alpha, alpha0), (sigma, sigma0) = (
+        level(grid[[0, -1]]).tolist() for level in (schedule.alpha, schedule.sigma)
+    )
+    scale = ((alpha**2 * STD**2 + sigma**2) / (alpha0**2 * STD**2 + sigma0**2)) ** 0.5
+    return alpha * mean + scale * (x0 - alpha0 * mean)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=IDS)
+def test_inversion_converges_at_first_order(schedule: Schedule) -> None:
+    denoise, x0 = mixture(schedule, components=1), clip()
+    steps = [25, 50, 100, 200]
+    errors = []
+    for n in steps:
+        grid = schedule.grid(n)
+        error = inverted(denoise, schedule, grid, x0) - exact_noise(schedule, grid, x0)
+        errors.append(float(error.abs().mean()))
+    assert order(steps, errors) == pytest.approx(1, abs=0.15)
+    assert errors[-1] < 0.02
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=IDS)
+def test_sampling_returns_to_the_clip_at_first_order(schedule: Schedule) -> None:
+    denoise, x0 = mixture(schedule), clip()
+    steps = [25, 50, 100, 200]
+    errors = []
+    for n in steps:
+        grid = schedule.grid(n)
+        noisy = inverted(denoise, schedule, grid, x0)
+        errors.append(float((list(sample(denoise, schedule, grid, noisy))[-1].x - x0).abs().mean()))
+    assert order(steps, errors) == pytest.approx(1, abs=0.2)
+    assert errors[-1] < 0.02
+
+
+def test_a_refined_discrete_grid_inverts_closer() -> None:
+    """DMT's setting: inverted on 1000 steps, sampled on 50 of the same levels."""
+    schedule = Discrete(TABLE, prediction="epsilon", offset=1, ends_clean=False)
+    denoise, x0 = mixture(schedule, components=1), clip()
+    grid = schedule.grid(50)
+    fine = schedule.refine(grid, 1000)
+    exact = exact_noise(schedule, grid, x0)
+    coarse = float((inverted(denoise, schedule, grid, x0) - exact).abs().mean())
+    close = float((inverted(denoise, schedule, fine, x0) - exact).abs().mean())
+    assert close < coarse / 10
+    reached = {float(level.s) for level in invert(denoise, schedule, fine, x0)}
+    assert set(grid[:-1].tolist()) <= reached
+
+
+def test_the_denoiser_sees_every_level_but_the_noisiest() -> None:
+    schedule = Flow()
+    model, seen = mixture(schedule), []
+
+    def watched(x: Tensor, t: Tensor) -> Denoised:
+        seen.append((float(t), x.clone()))
+        return model(x, t)
+
+    x0, grid = clip(), schedule.grid(4)
+    levels = list(invert(watched, schedule, grid, x0))
+    assert [t for t, _ in seen] == grid.flip(0)[:-1].tolist()
+    assert torch.equal(seen[0][1], x0)
+    for (_, x), level in zip(seen[1:], levels, strict=False):
+        assert torch.equal(x, level.x)
+    assert float(levels[-1].s) == float(grid[0])
+
+
+def test_the_inverted_clip_is_the_noise_of_its_distribution() -> None:
+    """Draws of the mixture invert to standard normal noise: mean 0, variance 1, no correlation."""
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randint(3, (32768,), generator=generator)
+    drawn = MEANS[which] + STD * torch.randn(32768, 3, generator=generator)
+    x0 = drawn.T.reshape(1, 3, 8, 64, 64)
+    noisy = inverted(mixture(Cosine()), Cosine(), Cosine().grid(400), x0)[0].reshape(3, -1)
+    torch.testing.assert_close(noisy.mean(1), torch.zeros(3), atol=0.02, rtol=0)
+    torch.testing.assert_close(torch.cov(noisy), torch.eye(3), atol=0.03, rtol=0)
+
+
+def test_a_broken_level_is_named() -> None:
+    def broken(x: Tensor, t: Tensor) -> Denoised:
+        return Denoised(x, x * float("nan"))
+
+    with pytest.raises(NotFinite, match=r"inversion step 1 of 4 \(t = 0\)"):
+        list(invert(broken, Flow(), Flow().grid(4), clip()))

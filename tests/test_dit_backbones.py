@@ -1,0 +1,508 @@
+"""What holds for every video transformer: taps, memory, masks over packed frames, loading."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recast
+from recast.backbones import cogvideox, wan
+from recast.backbones.base import Backbone, Settings
+from recast.errors import BadCall, UnknownName
+from recast.events import Done
+from recast.feature_guidance import latent_guidance
+from recast.media.video import Video
+from recast.methods import dmt, dreammotion
+from recast.motions.motion import Motion
+from recast.networks import dit_roles, placement
+from recast.networks.feature_hooks import Tap, added, record
+from recast.pipeline import edit_mask, model_loading
+from recast.pipeline import run as runs
+from recast.pipeline.config import Draw, RunConfig
+from recast.pipeline.motion_cache import MotionCache
+from recast.pipeline.source_clip import Source
+
+from .tinies import CPU, MADE, PIPED, clip, latents, levels, patch, pipeline, run
+
+
+def forwards(network: nn.Module) -> list[str]:
+    return [name for name, module in network.named_modules() if "forward" in module.__dict__]
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+# Full size
+
+
+# How many numbers the transformer has, and the grid and width of its features at its own clip.
+# Wan's counts are those of its published files, 57,153,966,336 bytes in float32 for the 14B and for
+# each expert, 19,999,150,848 for the 5B; the 1.3B's file of 5,676,070,424 bytes has a header.
+# LTX's are of 4.94 and 2.75 GB in float32, HunyuanVideo's of 9.97, 9.97 and 5.7 GB in bfloat16.
+# CogVideoX's makers say 2B and 5B.
+FULL = {
+    "cogvideox-2b": (1_693_783_872, (13, 30, 45), 1920),
+    "cogvideox-5b": (5_570_283_072, (13, 30, 45), 3072),
+    "cogvideox1.5-5b": (5_570_676_352, (11, 48, 85), 3072),
+    "wan": (1_418_996_800, (21, 30, 52), 1536),
+    "wan-14b": (57_153_966_336 // 4, (21, 30, 52), 5120),
+    "wan2.2-5b": (19_999_150_848 // 4, (31, 22, 40), 3072),
+    "wan2.2-a14b": (57_153_966_336 // 4, (21, 45, 80), 5120),
+    "ltx": (1_923_385_472, (21, 16, 22), 2048),
+    "hunyuan": (12_821_012_544, (33, 45, 80), 3072),
+}
+
+
+@pytest.mark.parametrize("alias", FULL)
+def test_the_published_models_at_their_full_size(alias: str) -> None:
+    """Without weights: how many there are, and what the roles read."""
+    count, grid, width = FULL[alias]
+    with model_loading.outlined(alias, CPU, torch.device("cpu")) as (backbone, outline):
+        counts = [sum(one.numel() for one in network.parameters()) for network in outline.networks]
+        assert count in counts
+        own = backbone.defaults
+        x = torch.empty(backbone.latent_shape(own.frames, own.height, own.width), device="meta")
+        t = backbone.schedule.sized(x.shape).grid(1)[0]
+        taps = [backbone.taps(role)[0] for role in ("motion", "keys", "queries")]
+        denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
+        seen = latent_guidance.read_features(backbone, denoise, taps, x, t)
+    assert [found.shape for found in seen.values()] == [(1, *grid, width)] * 3
+
+
+# Roles
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("role", ["motion", "keys", "queries", "block0", "keys2", "values0"])
+def test_a_stopped_pass_sees_what_a_whole_one_sees(kind: str, role: str) -> None:
+    backbone = MADE[kind]()
+    x, (tap,) = latents(backbone), backbone.taps(role)
+    for t in levels(backbone):
+        with torch.no_grad(), record(backbone.network, [tap], x.shape[2]) as whole:
+            run(backbone, x, t, ["a cat"])
+        finished = []
+        with torch.no_grad(), record(backbone.network, [tap], x.shape[2], stop=True) as stopped:
+            run(backbone, x, t, ["a cat"])
+            finished.append(role)
+        assert not finished
+        assert torch.equal(stopped[tap.path], whole[tap.path])
+        packed = 2 if kind == "1.5" else 1
+        _, _, frames, height, width = x.shape
+        places = (1, frames // packed, height // patch(kind), width // patch(kind))
+        assert stopped[tap.path].shape[:4] == places
+    assert hooks(backbone.network) == 0
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_token_is_a_place(kind: str) -> None:
+    """Before any attention, a feature changes with the latents at its own place, and only there."""
+    backbone = MADE[kind]()
+    x = latents(backbone)
+    moved = x.clone()
+    moved[:, :, -1, -1, 2] += 1
+    found = []
+    (tap,) = backbone.taps("queries0")
+    for one in (x, moved):
+        with torch.no_grad(), record(backbone.network, [tap], x.shape[2], stop=True) as seen:
+            run(backbone, one, levels(backbone)[0], ["a cat"])
+        found.append(seen[tap.path])
+    changed = (found[0] - found[1]).abs().amax((0, 4)) > 1e-6
+    places = [tuple(place) for place in changed.nonzero().tolist()]
+    frames, height, _ = changed.shape
+    assert places == [(frames - 1, height - 1, 2 // patch(kind))]
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_batch_keeps_its_clips_apart(kind: str) -> None:
+    backbone = MADE[kind]()
+    x, taps = latents(backbone, 2), backbone.taps("motion")
+
+    def seen(x: Tensor, prompts: list[str]) -> Tensor:
+        with torch.no_grad(), record(backbone.network, taps, x.shape[2], stop=True) as found:
+            run(backbone, x, levels(backbone)[0], prompts)
+        return found[taps[0].path]
+
+    both = seen(x, ["a cat", "a dog"])
+    torch.testing.assert_close(both[:1], seen(x[:1], ["a cat"]))
+    torch.testing.assert_close(both[1:], seen(x[1:], ["a dog"]))
+
+
+def test_roles_are_in_the_middle_and_one_can_choose() -> None:
+    backbone = wan.tiny()
+    assert backbone.taps("motion") == backbone.taps("middle") == backbone.taps("block1")
+    assert backbone.taps("keys") == backbone.taps("keys1")
+    assert [tap.path for tap in backbone.taps("queries2")] == ["blocks.2.attn1.norm_q"]
+    with pytest.raises(UnknownName, match=r"did you mean .*block2"):
+        backbone.taps("block3")
+
+
+def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
+    method = model_loading.configured("dmt", dmt.Config(taps=("decoder1.upsampler",)))
+    named = "queries, keys, values, temporal_queries, temporal_keys, motion, middle"
+    numbered = "block0 to block2, queries0 to queries2, keys0 to keys2, values0 to values2"
+    with pytest.raises(BadCall, match=f"it has {named}, {numbered}, positions$"):
+        model_loading.check_runs(method, wan.tiny())
+
+
+def test_both_experts_answer_for_one_place() -> None:
+    """A tap is read from whichever of the two a level is given to, under one name."""
+    backbone, (high, low) = wan.tiny_of(experts=True), ("high.blocks.1", "low.blocks.1")
+    assert backbone.taps("motion") == (Tap(high, backbone._grid.features, also=(low,)),)
+    x, found = latents(backbone), []
+    for t in levels(backbone):
+        with torch.no_grad(), record(backbone.network, backbone.taps("motion"), 3) as seen:
+            run(backbone, x, t, ["a cat"])
+        assert list(seen) == [high]
+        found.append(seen[high])
+    alone = wan.tiny_of()  # whose transformer is the first expert
+    with torch.no_grad(), record(alone.network, alone.taps("motion"), 3) as seen:
+        run(alone, x, levels(alone)[0], ["a cat"])
+    assert torch.equal(found[0], seen["blocks.1"])
+    assert not torch.allclose(found[0], found[1])
+
+
+# Positions
+
+
+def placed(backbone: Backbone) -> Tensor:
+    """The features of the role."""
+    x, taps = latents(backbone), backbone.taps("positions")
+    with torch.no_grad(), record(backbone.network, taps, x.shape[2], stop=True) as seen:
+        run(backbone, x, levels(backbone)[0], ["a cat"])
+    return seen[taps[0].path]
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_positions_are_moved_where_they_enter(kind: str) -> None:
+    """Unmoved they change no bit, in a batch either; moved at one place they change every frame."""
+    backbone = MADE[kind]()
+    x, (tap,), own = latents(backbone, 2), backbone.taps("positions"), placed(backbone)
+    (queries,) = backbone.taps("queries0")
+    with torch.no_grad(), record(backbone.network, [queries], x.shape[2], stop=True) as seen:
+        run(backbone, x[:1], levels(backbone)[0], ["a cat"])
+    assert own.shape[:4] == seen[queries.path].shape[:4]
+    for t in levels(backbone):
+        with torch.no_grad():
+            plain = run(backbone, x, t, ["a cat", "a dog"])
+            with added(backbone.network, [tap], {tap.path: torch.zeros_like(own)}, x.shape[2]):
+                assert torch.equal(run(backbone, x, t, ["a cat", "a dog"]), plain)
+            offset = torch.zeros_like(own)
+            offset[:, 0, 0, 0] = 0.5
+            with added(backbone.network, [tap], {tap.path: offset}, x.shape[2]):
+                moved = run(backbone, x, t, ["a cat", "a dog"])
+        changed = (moved - plain).abs().amax((1, 3, 4)) > 0
+        assert bool(changed.all()), "every frame of both clips"
+    assert hooks(backbone.network) == 0
+
+
+@pytest.mark.parametrize("kind", ["2b", "5b", "1.5"])
+def test_what_is_added_to_positions_is_added_to_the_models_own_tables(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authors of DiTFlow change these tables themselves."""
+    backbone = MADE[kind]()
+    x, t, (tap,) = latents(backbone), levels(backbone)[0], backbone.taps("positions")
+    own = placed(backbone)
+    offset = torch.randn(own.shape, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), added(backbone.network, [tap], {tap.path: offset}, x.shape[2]):
+        got = run(backbone, x, t, ["a cat"])
+    flat = offset.flatten(0, 3)
+    if kind == "2b":
+        embed = backbone._parts.transformer.patch_embed
+        table = embed._get_positional_embeddings
+        tokens = torch.zeros(1, embed.max_text_seq_length, flat.shape[1])
+        shift = torch.cat([tokens, flat[None]], 1)
+        moved = lambda *args, **named: table(*args, **named) + shift  # noqa: E731
+        monkeypatch.setattr(embed, "_get_positional_embeddings", moved)
+    else:
+        tables = cogvideox._rotary
+
+        def shifted(*args: Any) -> tuple[Tensor, Tensor]:
+            cos, sin = tables(*args)
+            return cos + flat[:, : cos.shape[1]], sin + flat[:, cos.shape[1] :]
+
+        monkeypatch.setattr(cogvideox, "_rotary", shifted)
+    with torch.no_grad():
+        torch.testing.assert_close(got, run(backbone, x, t, ["a cat"]))
+
+
+@pytest.mark.parametrize("kind", ["5b", "wan", "ltx", "hunyuan"])
+def test_rotary_positions_are_cosines_and_sines(kind: str) -> None:
+    """Which frame, row and column they are of shows in which of them differ."""
+    own = placed(MADE[kind]())
+    cos, sin = own.chunk(2, -1)
+    torch.testing.assert_close(cos**2 + sin**2, torch.ones_like(cos))
+    frames, rows, columns = own.diff(dim=1), own.diff(dim=2), own.diff(dim=3)
+    for along, others in ((frames, (2, 3)), (rows, (1, 3)), (columns, (1, 2))):
+        assert bool(along.any())
+        for other in others:  # one way has channels of its own
+            torch.testing.assert_close(along.diff(dim=other), 0 * along.diff(dim=other))
+
+
+@pytest.mark.parametrize("kind", ["2b", "5b", "wan", "ltx", "hunyuan"])
+def test_the_gradient_of_positions_is_a_difference(kind: str) -> None:
+    backbone = MADE[kind]()
+    x, t, (tap,) = latents(backbone), levels(backbone)[0], backbone.taps("positions")
+    own, seed = placed(backbone), torch.Generator().manual_seed(3)
+    way, heed = torch.randn(own.shape, generator=seed), torch.randn(x.shape, generator=seed)
+
+    def value(step: float, offset: Tensor) -> Tensor:
+        with added(backbone.network, [tap], {tap.path: offset + step * way}, x.shape[2]):
+            return (heed * run(backbone, x, t, ["a cat"])).sum()
+
+    start = torch.zeros_like(own, requires_grad=True)
+    (slope,) = torch.autograd.grad(value(0.0, start), start)
+    with torch.no_grad():
+        difference = (value(1e-2, start) - value(-1e-2, start)) / 2e-2
+    torch.testing.assert_close((slope * way).sum(), difference, rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", PIPED)
+def test_gradients_of_positions_do_not_depend_on_checkpointing(kind: str) -> None:
+    def gradient(**settings: Any) -> Tensor:
+        wrapped = model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", **settings))
+        x, taps = latents(MADE[kind]()), wrapped.taps("queries2")
+        (tap,), offset = wrapped.taps("positions"), torch.zeros_like(own)
+        offset.requires_grad_()
+        with (
+            added(wrapped.network, [tap], {tap.path: offset}, x.shape[2]),
+            record(wrapped.network, taps, x.shape[2], stop=True) as seen,
+        ):
+            run(wrapped, x, levels(wrapped)[0], ["a cat"])
+        (found,) = torch.autograd.grad(seen[taps[0].path].square().sum(), offset)
+        return found
+
+    own = placed(MADE[kind]())
+    expected = gradient()
+    assert float(expected.abs().max()) > 0
+    assert torch.equal(gradient(gradient_checkpointing=True), expected)
+
+
+# Memory
+
+
+@pytest.mark.parametrize("kind", PIPED)
+@pytest.mark.parametrize("role", ["motion", "keys"])
+def test_gradients_do_not_depend_on_checkpointing(kind: str, role: str) -> None:
+    def gradient(**settings: Any) -> Tensor:
+        wrapped = model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", **settings))
+        x = latents(MADE[kind]()).requires_grad_()
+        taps = wrapped.taps(role)
+        with record(wrapped.network, taps, x.shape[2], stop=True) as seen:
+            run(wrapped, x, levels(wrapped)[0], ["a cat"])
+        (found,) = torch.autograd.grad(seen[taps[0].path].square().sum(), x)
+        assert forwards(wrapped.network) == []
+        assert hooks(wrapped.network) == 0
+        return found
+
+    expected = gradient()
+    assert float(expected.abs().max()) > 0
+    assert torch.equal(gradient(gradient_checkpointing=True), expected)
+
+
+@pytest.mark.parametrize("kind", ["2b", "wan", "ltx", "hunyuan"])
+def test_checkpointing_keeps_less(kind: str) -> None:
+    def held(checkpointing: bool) -> int:
+        settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
+        backbone = model_loading.wrap(pipeline(MADE[kind]()), settings)
+        own = {weight.data_ptr() for weight in backbone.network.parameters()}
+        sizes = {}
+
+        def pack(saved: Tensor) -> Tensor:
+            if saved.data_ptr() not in own:
+                sizes[saved.data_ptr()] = saved.untyped_storage().nbytes()
+            return saved
+
+        x = latents(MADE[kind]())
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            assert run(backbone, x.requires_grad_(), levels(backbone)[0], ["a"]).requires_grad
+        return sum(sizes.values())
+
+    assert held(True) < held(False) / 2
+
+
+def test_an_error_inside_leaves_nothing_behind() -> None:
+    layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    before = []
+    with pytest.raises(ArithmeticError), placement.checkpointed(layers):  # noqa: PT012
+        before += forwards(layers)
+        raise ArithmeticError
+    assert before == ["0", "1"]
+    assert forwards(layers) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("2b", 256), ("wan", 272), ("ltx", 544), ("hunyuan", 272)]
+)
+def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
+    """Tiles are 240, 256 or 512 high; a clip within one is the same to the bit."""
+    pipe = pipeline(MADE[kind]())
+    whole = model_loading.wrap(pipe, CPU)
+    x = torch.randn(1, *whole.latent_shape(1, size, size)[1:])
+    expected, within = whole.decode(x), whole.decode(x[..., :4, :4])
+    assert not pipe.vae.use_tiling
+    tiled = model_loading.wrap(pipe, Settings(device="cpu", vae_tiling=True))
+    assert pipe.vae.use_tiling
+    assert torch.equal(tiled.decode(x[..., :4, :4]), within)
+    found = tiled.decode(x)
+    assert found.shape == expected.shape
+    assert not torch.equal(found, expected)
+    assert float((found - expected).norm() / expected.norm()) < 0.5
+
+
+def test_offloading_needs_something_to_offload_from() -> None:
+    for kind in ("2b", "wan", "ltx", "hunyuan"):
+        with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
+            model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="networks"))
+
+
+# Clips
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_clip_goes_in_and_comes_out(kind: str) -> None:
+    backbone, size = MADE[kind](), MADE[kind]().defaults
+    video = clip(backbone)
+    x = backbone.encode(video)
+    assert x.shape == backbone.latent_shape(size.frames, size.height, size.width)
+    assert x.dtype == torch.float32
+    assert torch.equal(x, backbone.encode(video))
+    made = backbone.decode(x)
+    assert made.shape == video.shape
+    assert float(made.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("frames", [1, 17])
+def test_every_length_that_is_taken_comes_back(kind: str, frames: int) -> None:
+    backbone, size = MADE[kind](), MADE[kind]().defaults
+    shape = backbone.latent_shape(frames, size.height, size.width)
+    video = torch.zeros(1, 3, frames, size.height, size.width)
+    assert backbone.encode(video).shape == shape
+    assert backbone.decode(torch.zeros(shape)).shape == video.shape
+    shown = backbone.latent_frame_spans(frames)
+    assert len(shown) == shape[2]
+    # Every frame is in what is shown, and in the order of the clip.
+    assert sorted({i for part in shown for i in range(frames)[part]}) == list(range(frames))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("2b", (50, 480, 720), "49 or 57 frames, got 50: this model takes one and then 8 at a"),
+        ("2b", (0, 480, 720), "1 or 9 frames, got 0"),
+        ("2b", (49, 488, 720), "height 488; it must be a multiple of 16, such as 480 or 496"),
+        ("1.5", (53, 64, 64), "49 or 57 frames, got 53"),
+        ("1.5", (9, 64, 96), "width 96; tiny-cogvideox takes at most 64"),
+        ("wan", (50, 480, 832), "49 or 53 frames, got 50: this model takes one and then 4 at a"),
+        ("wan", (81, 480, 840), "width 840; it must be a multiple of 16, such as 832 or 848"),
+        ("wide", (81, 720, 1280), "height 720; it must be a multiple of 32, such as 704 or 736"),
+        ("hunyuan", (128, 720, 1280), "125 or 129 frames, got 128: this model takes one and then"),
+        ("hunyuan", (129, 720, 1288), "width 1288; it must be a multiple of 16, such as 1280 or"),
+        ("ltx", (160, 512, 704), "153 or 161 frames, got 160: this model takes one and then 8 at"),
+        ("ltx", (161, 480, 720), "width 720; it must be a multiple of 32, such as 704 or 736"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told_the_nearest(
+    kind: str, size: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(BadCall, match=message):
+        MADE[kind]().latent_shape(*size)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("2b", 16), ("wan", 512), ("ltx", 128)])
+def test_a_prompt_is_taken_whole_or_not_at_all(kind: str, most: int) -> None:
+    backbone = MADE[kind]()
+    longest = " ".join("a" for _ in range((most - 1) // 2))  # two tokens each: a blank and a letter
+    assert backbone.check_prompt(longest) == []
+    assert backbone.encode_text([longest, ""]).shape == (2, most, 16)
+    for call in (backbone.check_prompt, lambda text: backbone.encode_text([text])):
+        with pytest.raises(BadCall, match=f"tokens, and the text encoder of tiny-.* {most - 1};"):
+            call(longest + " a")
+
+
+# Masks
+
+
+@pytest.mark.parametrize("kind", PIPED)
+def test_a_mask_covers_the_packs_that_it_touches(kind: str) -> None:
+    """One pixel of one frame frees the position, and the frames, that are packed with it."""
+    backbone = MADE[kind]()
+    size = backbone.defaults
+    mask = np.zeros((size.frames, size.height, size.width), bool)
+    mask[3, 0, 0] = True
+    source = latents(backbone)
+    motion = Motion(method="dreammotion", backbone="", tensors={}, metadata={}).masked(mask)
+    free = dreammotion._free(motion, source, backbone)
+    assert free is not None
+    assert free.shape == source.shape[2:]
+    where = 2 if kind == "1.5" else 1  # in 1.5 the first frame is there twice
+    assert free.nonzero().tolist() == [[where, 0, 0]]
+    first = np.zeros_like(mask)
+    first[0] = True
+    free = dreammotion._free(motion.masked(first), source, backbone)
+    assert free is not None
+    assert [bool(frame.all()) for frame in free] == [i < where for i in range(len(free))]
+
+
+def test_a_mask_by_attention_has_the_clips_frames(tmp_path: Path) -> None:
+    backbone = wan.tiny()
+    size, frames = backbone.defaults, clip(backbone)[0].permute(1, 2, 3, 0)
+    motion = recast.learn(
+        backbone,
+        Video(((frames + 1) * 127.5).to(torch.uint8).numpy(), size.fps),
+        method="dreammotion",
+        config=dreammotion.Config(iterations=1),
+        source=Source(source_prompt="a fat dog"),
+        store=MotionCache(tmp_path, 10**9),
+    )
+    mask = edit_mask.made("auto", backbone, motion, "a fat cat", 0)
+    assert mask.shape == (size.frames, size.height, size.width)
+    assert 0 < mask.mean() < 1
+    assert all((mask[i] == mask[1]).all() for i in range(2, 5))
+    assert not (mask[1] == mask[5]).all()
+    made = recast.transfer(backbone, motion, "a fat cat", mask="auto")
+    assert made.frames.shape == (size.frames, size.height, size.width, 3)
+
+
+@pytest.mark.parametrize("kind", ["1.5", "wan", "ltx"])
+def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
+    """Previews and results have the clip's frames and rate, whatever the latents have."""
+    backbone = MADE[kind]()
+    size, frames = backbone.defaults, clip(backbone)[0].permute(1, 2, 3, 0)
+    pixels = ((frames + 1) * 127.5).to(torch.uint8).numpy()
+    source = Video(pixels, size.fps).save(tmp_path / "clip.mp4")
+    config = RunConfig(
+        clip=source,
+        prompt="a fat cat",
+        method="dreammotion",
+        out=tmp_path / "out",
+        mask="0,0,0.5,1" if kind == "1.5" else "auto",
+        preview_every=1,
+        config=dreammotion.Config(iterations=2, report_every=1),
+        draw=Draw(steps=2),
+        source=Source(source_prompt="a fat dog"),
+    )
+    *_, done = runs.run(config, backbone, MotionCache(tmp_path / "store", 10**9))
+    assert isinstance(done, Done)
+    made = recast.read(done.result.videos[0])
+    assert made.frames.shape == pixels.shape
+    assert made.fps == size.fps
+    assert len(list((tmp_path / "out" / "previews").iterdir())) == 2
+    assert len(recast.read(tmp_path / "out" / "mask.mp4")) == size.frames
+
+
+def test_a_model_of_joint_attention_shows_none() -> None:
+    backbone = cogvideox.tiny()
+    with pytest.raises(BadCall, match="tiny-cogvideox shows no cross-attention"):
+        backbone.attention(latents(backbone), levels(backbone)[0], "a cat")
+
+
+def test_lengths_are_told_from_the_middle_too() -> None:
+    dit_roles.check_frames(49, 8)
+    with pytest.raises(BadCall, match="41 or 49 frames, got 48"):
+        dit_roles.check_frames(48, 8)

@@ -1,0 +1,202 @@
+"""Masks from the model's attention: which words they go by, where they lie, what they refuse."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import recast
+from recast.backbones import gaussian, unet3d
+from recast.backbones.base import Settings
+from recast.errors import BadCall, BadClip
+from recast.media.contact_sheet import save_png
+from recast.media.video import Video
+from recast.methods import dreammotion, sdedit
+from recast.pipeline import edit_mask, source_clip
+from recast.pipeline.motion_cache import MotionCache
+from recast.pipeline.source_clip import Source
+from recast.shapes import captions, world
+
+
+@pytest.mark.parametrize(
+    ("described", "prompt", "gone", "new"),
+    [
+        ("a red circle on a black ground", "a blue circle on a black ground", [1, 2], [1, 2]),
+        ("a red circle, moving", "An orange circle moving", [1, 2], [1, 2, 3]),
+        ("a dog", "a dog in the snow", [], [4]),
+        ("a small dog runs", "a dog runs", [1, 2, 3], []),
+        ("a dog on grass", "a dog on red sand", [3], [3, 4]),
+        ("a dog", "The dog.", [], []),
+    ],
+)
+def test_the_phrases_that_differ(
+    described: str, prompt: str, gone: list[int], new: list[int]
+) -> None:
+    assert edit_mask.changed_phrases(described, prompt) == (gone, new)
+
+
+def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
+    backbone = unet3d.tiny()
+    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = backbone.attention(x, backbone.schedule.grid(10)[3], "a fat cat")
+    assert maps.shape == (4, 8, 8, 3)
+    assert (maps > 0).all()
+    assert (maps.sum(-1) < 1).all()  # the rest goes to the other tokens
+    assert not torch.allclose(maps[..., 1], maps[..., 2])
+
+
+def test_the_model_finds_the_subject_and_the_background() -> None:
+    """Intersection over union with the true mask of a rendered scene."""
+    backbone = unet3d.load("shapes", Settings(device="cpu"))
+    scene = dataclasses.replace(
+        world.sample(7), shape="circle", colour="red", ground="gray", pattern="plain"
+    )
+    latents = backbone.encode(source_clip.to_tensor(Video(world.render(scene), world.FPS)))[0]
+    subject = np.asarray(world.truth(scene).mask)
+    described = captions.prompt(scene)
+    for changed, wanted in (
+        (dataclasses.replace(scene, colour="blue", shape="square"), subject),
+        (dataclasses.replace(scene, ground="brown"), ~subject),
+    ):
+        found = edit_mask.changed_region(
+            backbone, latents, described, captions.prompt(changed), subject.shape[1:]
+        )
+        assert (found & wanted).sum() / (found | wanted).sum() > 0.6
+
+
+def test_where_every_phrase_is_another_all_of_the_clip_may_change() -> None:
+    backbone = unet3d.tiny()
+    latents = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def free(described: str, prompt: str) -> float:
+        found = edit_mask.changed_region(backbone, latents, described, prompt, (16, 16))
+        assert found.shape == (3, 16, 16)
+        return float(found.mean())
+
+    assert free("a dog on grass", "a cat in snow") == 1
+    assert free("a dog", "a cat in snow") == 1
+    assert 0 < free("a dog", "a cat") < 1  # nobody speaks of what is behind them
+    assert 0 < free("a dog on grass", "a cat on grass") < 1
+
+
+def test_a_mask_from_python(tmp_path: Path) -> None:
+    """By attention, as a box and as an array; and what cannot be had is told."""
+    backbone = unet3d.tiny()
+    size = backbone.defaults
+    frames = np.random.default_rng(0).integers(0, 255, (size.frames, 16, 16, 3), np.uint8)
+    config = dreammotion.Config(iterations=1, lr=5.0)
+    motion = recast.learn(
+        backbone,
+        Video(frames, size.fps),
+        method="dreammotion",
+        config=config,
+        source=Source(source_prompt="a fat dog"),
+        store=MotionCache(tmp_path, 10**9),
+    )
+    plain = recast.transfer(backbone, motion, "a fat cat")
+    right = np.zeros((size.frames, 16, 16), bool)
+    right[:, :, 8:] = True
+    boxed = recast.transfer(backbone, motion, "a fat cat", mask="0.5,0,1,1")
+    np.testing.assert_array_equal(
+        boxed.frames, recast.transfer(backbone, motion, "a fat cat", mask=right).frames
+    )
+    found = recast.transfer(backbone, motion, "a fat cat", mask="auto")
+    assert not np.array_equal(found.frames, plain.frames)
+    assert not np.array_equal(found.frames, boxed.frames)
+    for mask, message in (
+        (
+            right[1:],
+            r"the mask is \(3, 16, 16\); it must be as .* = \(4, 16, 16\)",
+        ),
+        (right & False, "the mask is empty"),
+        ("0.5,0,0.2,1", "a box is LEFT,TOP,RIGHT,BOTTOM"),
+    ):
+        with pytest.raises(BadCall, match=message):
+            recast.transfer(backbone, motion, "a fat cat", mask=mask)
+    bare = dataclasses.replace(motion, metadata={"source_prompt": "a fat dog"})
+    with pytest.raises(BadCall, match="does not say how large its clip was"):
+        recast.transfer(backbone, bare, "a fat cat", mask=right)
+
+
+FACTS = {"frames": 4, "height": 16, "width": 16, "fps": 8.0, "source_size": [36, 64]}
+
+
+def painted(path: Path, height: int, width: int, left: float) -> str:
+    """An image of that size, bright from a share of its width on."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[:, round(left * width) :] = 255
+    return str(save_png(picture, path / "mask.png"))
+
+
+@pytest.mark.parametrize("size", [(36, 64), (720, 1280), (9, 16), (240, 426), (480, 854)])
+def test_a_mask_of_the_sources_shape_is_cropped_as_it_was(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """Of 16:9 the middle 9:9 is kept: what is bright from 0.5 on stays so."""
+    mask = edit_mask.read(painted(tmp_path, *size, 0.5), FACTS)
+    assert mask.shape == (4, 16, 16)
+    assert mask[..., 9:].all()
+    assert not mask[..., :7].any()
+
+
+def test_a_mask_of_the_fitted_clips_shape_is_taken_whole(tmp_path: Path) -> None:
+    mask = edit_mask.read(painted(tmp_path, 64, 64, 0.25), FACTS)
+    assert mask[..., 4:].all()
+    assert not mask[..., :3].any()
+
+
+@pytest.mark.parametrize("size", [(36, 48), (64, 36), (480, 800), (16, 18)])
+def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Before anything of it is cropped away."""
+    given = painted(tmp_path, *size, 0.9)
+    message = (
+        f"is {size[1]}x{size[0]}, which is another shape .* the source, 64x36, .* clip, 16x16, at"
+    )
+    with pytest.raises(BadClip, match=message):
+        edit_mask.read(given, FACTS)
+    with pytest.raises(BadClip, match="like the source, 16x16, or"):
+        edit_mask.read(given, {k: v for k, v in FACTS.items() if k != "source_size"})
+
+
+def test_an_empty_mask_says_where_it_became_so(tmp_path: Path) -> None:
+    with pytest.raises(BadClip, match=r"mask\.png is empty: nothing in it is bright"):
+        edit_mask.read(painted(tmp_path, 36, 64, 1), FACTS)
+    edge = painted(tmp_path, 36, 64, 0.9)
+    with pytest.raises(BadClip, match=r"nothing bright is left of it at 16x16 \(--fit crop\)"):
+        edit_mask.read(edge, FACTS)
+    assert edit_mask.read(edge, FACTS | {"fit": "stretch"})[..., 15].all()
+    with pytest.raises(BadClip, match="is empty: it holds no pixel of 16x16"):
+        edit_mask.read("0.01,0,0.02,1", FACTS)
+
+
+def test_a_motion_knows_the_shape_of_the_clip_it_was_given(tmp_path: Path) -> None:
+    backbone = unet3d.tiny()
+    frames = np.random.default_rng(0).integers(0, 255, (4, 18, 32, 3), np.uint8)
+    clip = Video(frames, backbone.defaults.fps)
+    motion = recast.learn(backbone, clip, method="dreammotion", store=MotionCache(tmp_path, 10**9))
+    mask = edit_mask.made(painted(tmp_path, 36, 64, 0.5), backbone, motion, "a cat", 0)
+    assert mask[..., 9:].all()
+
+
+def test_auto_says_what_it_needs() -> None:
+    latents = torch.zeros(3, 4, 8, 8)
+    with pytest.raises(BadCall, match="gaussian shows no cross-attention"):
+        edit_mask.changed_region(gaussian.tiny(), latents, "a dog", "a cat", (8, 8))
+    with pytest.raises(BadCall, match="needs words that differ"):
+        edit_mask.changed_region(gaussian.tiny(), latents, "a dog", "the dog.", (8, 8))
+    method = dreammotion.Method(dreammotion.Config())
+    with pytest.raises(BadCall, match="needs --source-prompt"):
+        edit_mask.check("auto", method, " ")
+    with pytest.raises(BadCall, match="sdedit takes no mask"):
+        edit_mask.check("auto", sdedit.Method(sdedit.Config()), "a dog")
+
+
+def test_the_overlay_dims_what_may_not_change() -> None:
+    clip = Video(np.full((2, 4, 4, 3), 200, np.uint8), 8.0)
+    mask = np.zeros((2, 4, 4), bool)
+    mask[1, :2] = True
+    shown = edit_mask.overlay(clip, mask).frames
+    assert (shown[mask] == 200).all()
+    assert (shown[~mask] == 60).all()

@@ -1,0 +1,302 @@
+"""Features read inside a network: equal to a full pass, and no hook ever left behind."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recast.errors import BadCall
+from recast.networks.feature_hooks import Tap, added, override, record, unrolled
+
+
+def frames_first(output: Tensor, frames: int) -> Tensor:
+    """(B·F, C, H, W) as a spatial layer of a video model has it, to (B, F, H, W, C)."""
+    return output.unflatten(0, (-1, frames)).permute(0, 1, 3, 4, 2)
+
+
+class Pair(nn.Module):
+    """Answers with a tuple, as many blocks do."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return x.tanh(), None
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 1))
+            self.pair = Pair()
+            self.tail = nn.Conv2d(5, 2, 1)
+        self.finished = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.tail(self.pair(self.body(x))[0])
+        self.finished += 1
+        return out
+
+
+TAPS = (Tap("body.0", frames_first), Tap("pair", frames_first))
+FRAMES = 3
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+def clip() -> Tensor:
+    return torch.randn(2 * FRAMES, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_module_answers_for_the_one_that_it_stands_in_for() -> None:
+    """Where only one of two modules runs in a pass, what is seen has the first one's name."""
+    network, x = Net(), clip()
+    network.other = nn.Conv2d(3, 4, 3)  # never called
+    with record(network, [Tap("other", frames_first, also=("body.0",))], FRAMES, stop=True) as seen:
+        network(x)
+    assert list(seen) == ["other"]
+    torch.testing.assert_close(seen["other"], frames_first(network.body[0](x), FRAMES))
+    assert network.finished == 0
+    assert hooks(network) == 0
+
+
+def test_a_module_is_replaced_as_the_one_that_it_stands_in_for() -> None:
+    network, x = Net(), clip()
+    network.other = nn.Conv2d(3, 4, 3)
+    tap = Tap("other", frames_first, also=("body.0",))
+    new = {"other": torch.zeros_like(frames_first(network.body[0](x), FRAMES))}
+    with override(network, [tap], new, FRAMES):
+        out = network(x)
+    torch.testing.assert_close(out, network.tail(network.body[1](0 * network.body[0](x)).tanh()))
+    assert hooks(network) == 0
+
+
+def test_features_are_the_modules_outputs() -> None:
+    network, x = Net(), clip()
+    with record(network, TAPS, FRAMES) as seen:
+        network(x)
+    assert list(seen) == ["body.0", "pair"]
+    torch.testing.assert_close(seen["body.0"], frames_first(network.body[0](x), FRAMES))
+    torch.testing.assert_close(seen["pair"], frames_first(network.body(x).tanh(), FRAMES))
+    assert seen["pair"].shape == (2, FRAMES, 4, 6, 5)
+    assert network.finished == 1
+    assert hooks(network) == 0
+
+
+def test_an_early_stop_sees_the_same_bytes() -> None:
+    network, x = Net(), clip()
+    with record(network, TAPS, FRAMES) as full:
+        network(x)
+    with record(network, TAPS, FRAMES, stop=True) as stopped:
+        network(x)
+    assert network.finished == 1, "the second pass should not have reached its end"
+    assert stopped.keys() == full.keys()
+    assert all(torch.equal(stopped[path], full[path]) for path in full)
+    assert hooks(network) == 0
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_gradients_flow_as_in_a_plain_pass(stop: bool) -> None:
+    network = Net()
+    x = clip().requires_grad_()
+    with record(network, TAPS, FRAMES, stop=stop) as seen:
+        network(x)
+    (got,) = torch.autograd.grad(seen["pair"].square().sum(), x)
+    (wanted,) = torch.autograd.grad(network.body(x).tanh().square().sum(), x)
+    torch.testing.assert_close(got, wanted)
+
+
+def test_an_exception_inside_removes_the_hooks_and_is_not_eaten() -> None:
+    network, hooked = Net(), []
+
+    def fail() -> None:
+        hooked.append(hooks(network))
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"), record(network, TAPS, FRAMES, stop=True):
+        fail()
+    assert hooked == [len(TAPS)]
+    assert hooks(network) == 0
+
+
+def test_an_exception_in_the_network_removes_the_hooks() -> None:
+    network = Net()
+    with pytest.raises(RuntimeError), record(network, TAPS, FRAMES):
+        network(torch.zeros(1, 1))
+    assert hooks(network) == 0
+
+
+def test_a_path_that_is_not_there_leaves_no_hook() -> None:
+    network = Net()
+    wrong = (*TAPS, Tap("body.9", frames_first))
+    with pytest.raises(AttributeError, match="9"), record(network, wrong, FRAMES):
+        pass
+    assert hooks(network) == 0
+
+
+def test_the_last_pass_counts() -> None:
+    network, x = Net(), clip()
+    with record(network, TAPS, FRAMES) as seen:
+        network(x)
+        network(2 * x)
+    torch.testing.assert_close(seen["pair"], frames_first(network.body(2 * x).tanh(), FRAMES))
+
+
+# Replacing
+
+
+def part_of(output: Tensor, frames: int) -> Tensor:
+    """All but the first channel, as a layer of image and text tokens shows its image tokens."""
+    return frames_first(output[:, 1:], frames)
+
+
+def test_the_network_goes_on_with_what_replaces_a_taps_output() -> None:
+    network, x = Net(), clip()
+    with record(network, TAPS, FRAMES) as other:
+        network(clip().flip(0))
+    with override(network, TAPS[:1], other, FRAMES):
+        replaced = network(x)
+    torch.testing.assert_close(replaced, network(clip().flip(0)))
+    assert not torch.equal(replaced, network(x))
+    with override(network, TAPS[1:], other, FRAMES):  # a module that answers with a tuple
+        torch.testing.assert_close(network(x), replaced)
+    assert hooks(network) == 0
+
+
+def test_what_is_no_feature_stays() -> None:
+    network, x = Net(), clip()
+    tap = Tap("body.0", part_of)
+    with record(network, [tap], FRAMES) as seen:
+        network(x)
+    with override(network, [tap], {"body.0": 0 * seen["body.0"]}, FRAMES):
+        out = network(x)
+    own = network.body[0](x)
+    own = torch.cat([own[:, :1], 0 * own[:, 1:]], 1)
+    torch.testing.assert_close(out, network.tail(network.body[1](own).tanh()))
+
+
+def test_features_of_one_clip_serve_a_batch() -> None:
+    network, x = Net(), clip()
+    with record(network, TAPS[:1], FRAMES) as one:
+        network(x[:FRAMES])
+    with override(network, TAPS[:1], one, FRAMES):
+        first, second = network(x).chunk(2)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, network(x[:FRAMES]))
+
+
+def test_gradients_pass_beside_and_through_replaced_features() -> None:
+    network = Net()
+    x, new = clip().requires_grad_(), torch.zeros(1, FRAMES, 4, 6, 3, requires_grad=True)
+    with override(network, [Tap("body.0", part_of)], {"body.0": new}, FRAMES):
+        loss = network(x).square().sum()
+    through, beside = torch.autograd.grad(loss, [new, x])
+    assert bool(through.any())
+    assert bool(beside.any())  # by the channel that was left
+
+
+def test_a_replacement_of_another_size_is_no_replacement() -> None:
+    network = Net()
+    wrong = {"body.0": torch.zeros(1, FRAMES, 4, 5, 4)}
+    with (
+        pytest.raises(RuntimeError, match="expanded size"),
+        override(network, TAPS[:1], wrong, FRAMES),
+    ):
+        network(clip())
+    assert hooks(network) == 0
+
+
+def test_an_exception_inside_stops_replacing() -> None:
+    network, hooked = Net(), []
+
+    def fail() -> None:
+        hooked.append(hooks(network))
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"), override(network, TAPS, {}, FRAMES):
+        fail()
+    with (
+        pytest.raises(AttributeError, match="9"),
+        override(network, (*TAPS, Tap("body.9", frames_first)), {}, FRAMES),
+    ):
+        pass
+    assert hooked == [len(TAPS)]
+    assert hooks(network) == 0
+
+
+# Shifting
+
+
+class Sides(nn.Module):
+    """Answers with two tensors that belong together, and one that does not."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, str]:
+        return x.cos(), x.sin(), "beside"
+
+
+class Turned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sides = Sides()
+
+    def forward(self, x: Tensor) -> Tensor:
+        cos, sin, beside = self.sides(x)
+        assert beside == "beside"
+        return x * cos + sin
+
+
+def test_the_network_goes_on_with_what_is_added() -> None:
+    network, x = Net(), clip()
+    offset = torch.randn(1, FRAMES, 4, 6, 3, generator=torch.Generator().manual_seed(1))
+    with added(network, [Tap("body.0", part_of)], {"body.0": offset}, FRAMES):
+        out = network(x)
+    moved = network.body[0](x)
+    moved[:, 1:] += offset[0].permute(0, 3, 1, 2).repeat(2, 1, 1, 1)
+    torch.testing.assert_close(out, network.tail(network.body[1](moved).tanh()))
+    assert hooks(network) == 0
+
+
+def test_what_adds_nothing_changes_no_bit() -> None:
+    network, x = Net(), clip()
+    nothing = {"body.0": torch.zeros(1, 1, 1, 1, 1), "pair": torch.zeros(1, 1, 1, 1, 1)}
+    with added(network, TAPS, nothing, FRAMES):
+        assert torch.equal(network(x), Net()(x))
+
+
+def test_tensors_side_by_side_are_read_and_shifted_as_one() -> None:
+    network, x = Turned(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    tap = Tap("sides", lambda output, frames: output[:, :, None, None], parts=2)
+    offset = torch.arange(8.0).reshape(1, 1, 1, 1, 8).requires_grad_()
+    with record(network, [tap], 3) as seen, added(network, [tap], {"sides": offset}, 3):
+        out = network(x)
+    assert torch.equal(seen["sides"], torch.cat([x.cos(), x.sin()], -1)[:, :, None, None])
+    torch.testing.assert_close(out, x * (x.cos() + torch.arange(4)) + x.sin() + torch.arange(4, 8))
+    (slope,) = torch.autograd.grad(out.sum(), offset)
+    torch.testing.assert_close(slope[..., :4].flatten(), x.sum((0, 1)))
+    torch.testing.assert_close(slope[..., 4:].flatten(), torch.full((4,), 6.0))
+
+
+def test_an_exception_inside_stops_shifting() -> None:
+    network = Net()
+    with pytest.raises(KeyError, match="body"), added(network, TAPS, {}, FRAMES):
+        network(clip())
+    assert hooks(network) == 0
+
+
+@pytest.mark.parametrize(
+    ("positions", "grid"), [(40 * 72, (40, 72)), (10 * 18, (10, 18)), (5 * 9, (5, 9))]
+)
+def test_a_row_of_positions_is_a_grid_of_the_latents_or_of_their_halves(
+    positions: int, grid: tuple[int, int]
+) -> None:
+    row = torch.arange(positions).float().reshape(1, 1, positions, 1, 1)
+    found = unrolled(row, 40, 72)
+    assert found.shape == (1, 1, *grid, 1)
+    assert torch.equal(found.flatten(), row.flatten())  # by rows
+    assert unrolled(found, 40, 72) is found
+
+
+def test_halves_are_rounded_up_as_strided_layers_round_them() -> None:
+    assert unrolled(torch.zeros(1, 2, 3 * 4, 1, 5), 5, 7).shape == (1, 2, 3, 4, 5)
+    with pytest.raises(BadCall, match="13 positions are no grid of 5x7 latents, nor of its halves"):
+        unrolled(torch.zeros(1, 2, 13, 1, 5), 5, 7)

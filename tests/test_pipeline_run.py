@@ -1,0 +1,812 @@
+"""A run from clip to folder: what it writes, what it refuses, what a failed one leaves behind."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recast import api
+from recast.backbones import gaussian, unet3d
+from recast.backbones.base import Backbone, Settings
+from recast.errors import BadCall, BadClip, BadMotion, NoSpace, NotFinite, OutOfMemory, RunFailed
+from recast.events import Done, Event, Note, Preview, Step
+from recast.media import video
+from recast.media.contact_sheet import save_png
+from recast.media.video import Video
+from recast.methods import dmt, dreammotion, motion_inversion, unguided
+from recast.motions.motion import Motion
+from recast.pipeline import output_folder, run, run_log, source_clip
+from recast.pipeline.config import Draw, LearnConfig, RunConfig
+from recast.pipeline.motion_cache import MotionCache
+from recast.pipeline.run import RunOutput
+from recast.pipeline.source_clip import Source, to_tensor, to_video
+from recast.shapes import world
+
+FAST = dmt.Config(inner_steps=2, inversion_steps=4, restart=False)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "ball.mp4"
+    return Video(world.render(world.sample(3)), world.FPS).save(path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> MotionCache:
+    return MotionCache(tmp_path / "store", 10**9)
+
+
+@pytest.fixture
+def job(clip: Path, tmp_path: Path) -> Callable[..., RunConfig[Any]]:
+    def make(**changes: Any) -> RunConfig[Any]:
+        plain: dict[str, Any] = {
+            "clip": clip,
+            "prompt": "a blue star",
+            "out": tmp_path / "out",
+            "config": FAST,
+            "draw": Draw(steps=4),
+        }
+        return RunConfig(**plain | changes)
+
+    return make
+
+
+def finished(events: Iterator[Event]) -> tuple[list[Event], Any]:
+    """All events, and what the last one brings."""
+    seen = list(events)
+    assert isinstance(seen[-1], Done)
+    return seen, seen[-1].result
+
+
+def untouched(folder: Path) -> bool:
+    """Neither the folder nor a temporary beside it is there."""
+    return not folder.exists() and not list(folder.parent.glob(".recast-*"))
+
+
+def raiser(error: BaseException) -> Callable[..., Any]:
+    def work(*args: Any) -> Iterator[Event]:
+        yield Step(stage="sample", index=1, total=2)
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize("backbone", [gaussian.tiny(), unet3d.tiny()], ids=lambda b: b.name)
+def test_a_run_writes_all_it_promises(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, backbone: Backbone
+) -> None:
+    events, result = finished(run.run(job(), backbone, store))
+    folder, own = result.folder, backbone.defaults
+    assert {path.name for path in folder.iterdir()} == {
+        "video.mp4",
+        "side_by_side.mp4",
+        "sheet.png",
+        "manifest.json",
+    }
+    made, pair = video.read(folder / "video.mp4"), video.read(folder / "side_by_side.mp4")
+    assert made.frames.shape == (own.frames, own.height, own.width, 3)
+    assert (made.fps, pair.fps) == (own.fps, own.fps)
+    assert len(pair) == own.frames
+    assert pair.width >= 2 * own.width
+    with Image.open(folder / "sheet.png") as sheet:
+        sheet.verify()
+    stages = list(dict.fromkeys(event.stage for event in events if isinstance(event, Step)))
+    assert stages == ["invert", "sample", "decode"]
+    assert result.videos == (folder / "video.mp4",)
+
+
+def test_a_prompt_that_fits_only_without_what_a_method_adds_is_refused_before_learning(
+    job: Callable[..., RunConfig[Any]], store: MotionCache
+) -> None:
+    """The tiny model takes few letters."""
+    backbone = unet3d.tiny()
+    config = job(config=dataclasses.replace(FAST, prompt_prefix="a " * 80))
+    with pytest.raises(BadCall, match="the prompt has 89 tokens"):
+        list(run.run(config, backbone, store))
+    assert backbone.nfe == 0
+
+
+def test_the_manifest_tells_what_was_done(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, clip: Path
+) -> None:
+    backbone = gaussian.tiny()
+    config = job(source=Source(frames=6, height=20, width=24), draw=Draw(steps=5, seed=7))
+    _, result = finished(run.run(config, backbone, store))
+    told = json.loads((result.folder / "manifest.json").read_text())
+    assert told == json.loads(json.dumps(result.manifest))
+    assert (told["prompt"], told["seed"]) == ("a blue star", 7)
+    assert told["sampling"] == {
+        "steps": 5,
+        "guidance_scale": 3.0,
+        "negative_prompt": "",
+        "seed": 7,
+    }
+    assert told["config"]["config"]["inner_steps"] == 2
+    assert told["clip"]["frames"] == 6
+    assert (told["clip"]["height"], told["clip"]["width"]) == (20, 24)
+    for name, path in (("source", clip), ("video.mp4", result.folder / "video.mp4")):
+        assert told["hashes"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told["backbone"]["fingerprint"] == backbone.fingerprint
+    assert sum(told["network_calls"].values()) == backbone.nfe
+    assert told["network_calls"]["learn"] > 0
+    assert [row["step"] for row in told["loss_per_step"]] == [1, 2]
+    assert all(row["loss"] <= row["loss_before"] for row in told["loss_per_step"])
+    assert {"read", "learn", "sample", "decode", "write"} <= set(told["timings"])
+    assert told["versions"]["torch"] == torch.__version__
+    assert any("cropped" in note or "resized" in note for note in told["notes"])
+
+
+def test_the_same_seed_makes_the_same_bytes(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    contents = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config = job(out=tmp_path / name, draw=Draw(steps=4, seed=seed))
+        _, result = finished(run.run(config, backbone, store))
+        contents.append((result.folder / "video.mp4").read_bytes())
+    assert contents[0] == contents[1]
+    assert contents[0] != contents[2]
+
+
+def test_samples_share_one_motion_and_are_the_single_runs(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    config = job(draw=Draw(steps=4, seed=5, samples=2))
+    events, result = finished(run.run(config, backbone, store))
+    stages = [event.stage for event in events if isinstance(event, Step) and event.index == 1]
+    assert stages.count("invert") == 1
+    assert stages.count("sample") == 2
+    assert {path.name for path in result.folder.iterdir()} == {
+        "seed-5",
+        "seed-6",
+        "sheet.png",
+        "manifest.json",
+    }
+    alone = job(out=tmp_path / "alone", draw=Draw(steps=4, seed=6))
+    _, single = finished(run.run(alone, backbone, store))
+    for name in ("video.mp4", "side_by_side.mp4", "sheet.png"):
+        pair = (single.folder / name, result.folder / "seed-6" / name)
+        assert pair[0].read_bytes() == pair[1].read_bytes()
+    assert [one["seed"] for one in result.manifest["samples"]] == [5, 6]
+    assert len(result.manifest["samples"][0]["loss_per_step"]) == 2
+    assert result.videos[1] == result.folder / "seed-6" / "video.mp4"
+
+
+def test_the_second_run_samples_at_once(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    finished(run.run(job(), backbone, store))
+    config = job(out=tmp_path / "two", prompt="a red ring", draw=Draw(steps=4, seed=3))
+    events, result = finished(run.run(config, backbone, store))
+    assert not any(isinstance(event, Step) and event.stage == "invert" for event in events)
+    assert result.manifest["motion"]["from"] == "store"
+    assert result.manifest["network_calls"]["learn"] == 0
+
+
+def test_a_damaged_entry_is_told_and_made_again(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    _, first = finished(run.run(job(), backbone, store))
+    (entry,) = store.entries()
+    entry.path.write_bytes(entry.path.read_bytes()[:-3])
+    events, second = finished(run.run(job(out=tmp_path / "two"), backbone, store))
+    assert any(isinstance(event, Note) and "damaged" in event.text for event in events)
+    assert any("damaged" in note for note in second.manifest["notes"])
+    assert second.manifest["hashes"]["video.mp4"] == first.manifest["hashes"]["video.mp4"]
+    (entry,) = store.entries()
+    assert store.get(entry.key) is not None
+
+
+def test_a_store_that_cannot_be_written_does_not_stop_a_run(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    events, result = finished(
+        run.run(job(), gaussian.tiny(), MotionCache(tmp_path / "file" / "store", 10**9))
+    )
+    assert (result.folder / "video.mp4").exists()
+    assert any(isinstance(event, Note) and "could not be kept" in event.text for event in events)
+    _, result = finished(run.run(job(), gaussian.tiny(), MotionCache(tmp_path / "store", 100)))
+    assert any("RECAST_STORE_CAP" in note for note in result.manifest["notes"])
+
+
+def test_a_motion_file_does_for_many_prompts(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, clip: Path, tmp_path: Path
+) -> None:
+    backbone = gaussian.tiny()
+    file = tmp_path / "ball.safetensors"
+    source = Source(fps=4, frames=6)
+    config = LearnConfig(clip=clip, out=file, config=FAST, steps=4, source=source)
+    _, path = finished(run.learn(config, backbone, store))
+    assert path == file
+    assert Motion.load(file).metadata["clip"]["name"] == "ball.mp4"
+    from_file = job(clip=file, draw=Draw())
+    _, result = finished(run.run(from_file, backbone, store))
+    assert {path.name for path in result.folder.iterdir()} == {
+        "video.mp4",
+        "sheet.png",
+        "manifest.json",
+    }
+    assert video.read(result.folder / "video.mp4").fps == 4
+    assert result.manifest["motion"]["from"] == "file"
+    _, direct = finished(run.run(job(out=tmp_path / "direct", source=source), backbone, store))
+    assert direct.videos[0].read_bytes() == result.videos[0].read_bytes()
+
+
+def test_a_motion_file_is_refused_where_it_does_not_fit(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, clip: Path, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "ball.safetensors", tmp_path / "out"
+    config = LearnConfig(clip=clip, out=file, config=FAST, steps=4)
+    finished(run.learn(config, gaussian.tiny(), store))
+    wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"source": Source(frames=4)}, BadCall, "--frames: .* dmt makes no others of it"),
+        ({"source": Source(height=8)}, BadCall, "--height: a motion file has its frames"),
+        ({"method": "unguided", "config": unguided.Config()}, BadCall, "was learned by dmt"),
+        ({"draw": Draw(steps=9)}, BadMotion, "steps 4, and 9 is asked"),
+        ({"clip": clip.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
+    ]
+    for changes, kind, words in wrong:
+        with pytest.raises(kind, match=words):
+            finished(run.run(job(**{"clip": file} | changes), gaussian.tiny(), store))
+        assert untouched(out)
+    with pytest.raises(BadMotion, match="learn it again"):
+        finished(run.run(job(clip=file), unet3d.tiny(), store))
+    damaged = file.read_bytes()
+    file.write_bytes(damaged[: len(damaged) // 2])
+    with pytest.raises(BadMotion, match="damaged"):
+        finished(run.run(job(clip=file), gaussian.tiny(), store))
+    assert untouched(out)
+
+
+def test_a_motion_file_ends_in_safetensors(clip: Path, store: MotionCache, tmp_path: Path) -> None:
+    with pytest.raises(BadCall, match=r"ends in \.safetensors"):
+        finished(run.learn(LearnConfig(clip=clip, out=tmp_path / "m.mp4", config=FAST)))
+
+
+def test_previews_show_every_so_many_levels(
+    job: Callable[..., RunConfig[Any]], store: MotionCache
+) -> None:
+    _, result = finished(run.run(job(preview_every=2), gaussian.tiny(), store))
+    names = sorted(path.name for path in (result.folder / "previews").iterdir())
+    assert names == ["sample-0002.png", "sample-0004.png"]
+
+
+def test_a_preview_that_falls_between_two_reports_is_that_of_the_next(
+    job: Callable[..., RunConfig[Any]], store: MotionCache
+) -> None:
+    config = dreammotion.Config(iterations=8, report_every=2)
+    asked = job(method="dreammotion", config=config, prompt="a cat", preview_every=3)
+    _, result = finished(run.run(asked, gaussian.tiny(), store))
+    names = sorted(path.name for path in (result.folder / "previews").iterdir())
+    assert names == ["distil-0004.png", "distil-0006.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"prompt": " \t"}, BadCall, "the prompt is empty"),
+        ({"clip": Path("none.mp4")}, BadClip, "does not exist"),
+        ({"source": Source(frames=400)}, BadClip, "400 are needed"),
+        ({"source": Source(height=15)}, BadCall, "multiple of 2"),
+        ({"source": Source(start=90)}, BadClip, "ends before --start"),
+    ],
+)
+def test_a_wrong_call_leaves_nothing(
+    job: Callable[..., RunConfig[Any]],
+    store: MotionCache,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    kind: type[Exception],
+    words: str,
+) -> None:
+    with pytest.raises(kind, match=words):
+        finished(run.run(job(**changes), unet3d.tiny(), store))
+    assert untouched(tmp_path / "out")
+
+
+def test_a_prompt_too_long_is_refused(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
+) -> None:
+    with pytest.raises(BadCall, match="the text encoder of tiny-unet3d takes 75"):
+        finished(run.run(job(prompt="word " * 80), unet3d.tiny(), store))
+    assert untouched(tmp_path / "out")
+
+
+def test_what_the_model_does_not_know_is_told(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "the shapes model does not know: dolphin"
+    monkeypatch.setattr(gaussian.Gaussian, "check_prompt", lambda self, prompt: [text])
+    events, result = finished(run.run(job(), gaussian.tiny(), store))
+    assert [e.text for e in events if isinstance(e, Note)].count(text) == 1
+    assert text in result.manifest["notes"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory, "fewer than 8 --frames or"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            OutOfMemory,
+            "--gradient-checkpointing .more than halves",
+        ),
+        (MemoryError(), OutOfMemory, "--dtype float16"),
+        (NotFinite("the latents are not finite at level 3"), RunFailed, "level 3"),
+        (OSError(errno.ENOSPC, "No space left on device"), NoSpace, "no space left"),
+    ],
+)
+def test_a_failed_run_says_why_and_leaves_nothing(
+    job: Callable[..., RunConfig[Any]],
+    store: MotionCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    monkeypatch.setattr(dmt.Method, "transfer", raiser(error))
+    with pytest.raises(kind, match=words):
+        finished(run.run(job(), gaussian.tiny(), store))
+    assert untouched(tmp_path / "out")
+
+
+def test_advice_names_only_what_is_not_done_yet(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dmt.Method, "transfer", raiser(MemoryError()))
+    lean = Settings(dtype="float16", gradient_checkpointing=True, offload="blocks", vae_tiling=True)
+    with pytest.raises(OutOfMemory) as caught:
+        finished(run.run(job(settings=lean), gaussian.tiny(), store))
+    assert "stage: sample" in str(caught.value)
+    assert "16x16" in str(caught.value)
+    for word in ("--dtype", "--gradient", "--offload", "--vae"):
+        assert word not in str(caught.value)
+
+
+def test_an_error_of_ours_is_not_dressed_up(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dmt.Method, "transfer", raiser(RuntimeError("a defect")))
+    with pytest.raises(RuntimeError, match="a defect"):
+        finished(run.run(job(), gaussian.tiny(), store))
+
+
+@pytest.mark.parametrize("stage", ["invert", "sample", "decode"])
+def test_closing_a_run_leaves_nothing(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path, stage: str
+) -> None:
+    events = run.run(job(preview_every=1), gaussian.tiny(), store)
+    for event in events:
+        if isinstance(event, Step) and event.stage == stage:
+            break
+    assert list(tmp_path.glob(".recast-*"))
+    events.close()
+    assert untouched(tmp_path / "out")
+
+
+def test_results_are_replaced_and_other_files_are_not(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
+) -> None:
+    backbone, out = gaussian.tiny(), tmp_path / "out"
+    finished(run.run(job(draw=Draw(steps=4, samples=2), preview_every=4), backbone, store))
+    finished(run.run(job(), backbone, store))
+    assert not (out / "seed-0").exists()
+    before = (out / "manifest.json").read_bytes()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(BadCall, match=r"holds other files \(notes.txt\)"):
+        finished(run.run(job(prompt="other"), backbone, store))
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "manifest.json").read_bytes() == before
+    (tmp_path / "file").touch()
+    with pytest.raises(BadCall, match="is a file; choose a folder"):
+        finished(run.run(job(out=tmp_path / "file"), backbone, store))
+
+
+def test_a_clip_inside_the_folder_is_safe(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path, clip: Path
+) -> None:
+    backbone, out = gaussian.tiny(), tmp_path / "out"
+    out.mkdir()
+    (out / "source.mp4").write_bytes(clip.read_bytes())
+    finished(run.run(job(clip=out / "source.mp4"), backbone, store))
+    assert (out / "source.mp4").read_bytes() == clip.read_bytes()
+    made = (out / "video.mp4").read_bytes()
+    with pytest.raises(BadCall, match="would replace the clip"):
+        finished(run.run(job(clip=out / "video.mp4"), backbone, store))
+    assert (out / "video.mp4").read_bytes() == made
+
+
+def test_the_default_folder_is_named_after_clip_and_prompt() -> None:
+    name = output_folder.default_folder(Path("x/My clip.mp4"), "A red/blue Circle, à la carte!")
+    assert name == Path("out/My clip-a-red-blue-circle-à-la-carte")
+    assert len(output_folder.default_folder(Path("a.mp4"), "long " * 99).name) < 60
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for make in (
+        lambda: Draw(samples=0),
+        lambda: Draw(seed=-1),
+        lambda: Draw(steps=0),
+        lambda: RunConfig(clip=Path("a"), prompt="a", config=FAST, preview_every=-1),
+        lambda: Source(frames=0),
+        lambda: LearnConfig(clip=Path("a"), config=FAST, steps=-1),
+    ):
+        with pytest.raises(BadCall, match="--"):
+            make()
+
+
+def test_pixels_survive_the_way_through_tensors() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
+    signal = to_tensor(Video(levels, 8))
+    assert (float(signal.min()), float(signal.max())) == (-1, 1)
+    assert np.array_equal(to_video(signal, 8).frames, levels)
+    assert np.array_equal(to_video(signal * 9, 8).frames[0, 0, 0], [0, 0, 0])
+
+
+def test_a_result_is_what_done_brings(
+    job: Callable[..., RunConfig[Any]], store: MotionCache
+) -> None:
+    _, result = finished(run.run(job(), gaussian.tiny(), store))
+    assert isinstance(result, RunOutput)
+
+
+def test_a_mask_is_cut_and_fitted_with_the_clip(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
+) -> None:
+    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1)
+    size = backbone.defaults
+    bright = np.zeros((12, 32, 32, 3), np.uint8)
+    bright[:, :, 16:] = 255
+    video_mask = Video(bright, world.FPS).save(tmp_path / "mask.mp4")
+    image_mask = save_png(bright[0], tmp_path / "mask.png")
+    made = []
+    for mask in (str(video_mask), str(image_mask), "0.5,0,1,1"):
+        events = run.run(
+            job(method="dreammotion", config=config, mask=mask, out=tmp_path / f"o{len(made)}"),
+            backbone,
+            store,
+        )
+        _, result = finished(events)
+        made.append(video.read(result.videos[0]).frames)
+        assert result.manifest["config"]["mask"] == mask
+        shown = video.read(result.folder / output_folder.MASK).frames
+        fitted = source_clip.read(job().clip, Source(), backbone).frames
+        light = [part.mean(axis=(0, 1, 3)) for part in (shown, fitted)]
+        assert light[0][:7] == pytest.approx(0.3 * light[1][:7], rel=0.3)
+        assert light[0][9:] == pytest.approx(light[1][9:], rel=0.3)
+    assert made[0].shape[:3] == (size.frames, size.height, size.width)
+    assert np.array_equal(made[0], made[1])
+    assert np.array_equal(made[0], made[2])
+
+
+def test_a_mask_is_cut_and_fitted_as_the_clip_of_a_motion_file_was(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
+) -> None:
+    """Half a second late and stretched, beside the clip and beside the file that knows it."""
+    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1, lr=5.0)
+    wide = Video(world.render(world.sample(3))[:, 16:48], world.FPS).save(tmp_path / "wide.mp4")
+    bright = np.zeros((12, 32, 64, 3), np.uint8)
+    for frame in range(12):
+        bright[frame, :, 4 * frame : 4 * frame + 20] = 255
+    mask = str(Video(bright, world.FPS).save(tmp_path / "mask.mp4"))
+    late = Source(start=0.5, fit="stretch")
+    asked = job(clip=wide, source=late, method="dreammotion", config=config, mask=mask)
+    _, direct = finished(run.run(asked, backbone, store))
+
+    file = tmp_path / "wide.safetensors"
+    lesson = LearnConfig(clip=wide, source=late, method="dreammotion", config=config, out=file)
+    finished(run.learn(lesson, backbone, store))
+    again = dataclasses.replace(asked, clip=file, source=Source(), out=tmp_path / "again")
+    _, from_file = finished(run.run(again, backbone, store))
+    free = video.fit(Video(bright[4:8], world.FPS), 16, 16, "stretch").frames.mean(-1) >= 128
+    wanted, *others = (
+        api.transfer(backbone, Motion.load(file), asked.prompt, mask=given)
+        for given in (free, mask, None)
+    )
+    assert np.array_equal(others[0].frames, wanted.frames)
+    assert not np.array_equal(others[1].frames, wanted.frames)
+    written = wanted.save(tmp_path / "wanted.mp4").read_bytes()
+    assert direct.videos[0].read_bytes() == written
+    assert from_file.videos[0].read_bytes() == written
+
+
+def test_a_run_that_is_broken_off_goes_on_where_it_was(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
+) -> None:
+    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=6, report_every=2)
+    asked = job(method="dreammotion", config=config, prompt="a cat")
+    _, whole = finished(run.run(asked, backbone, MotionCache(tmp_path / "other", 10**9)))
+
+    again = dataclasses.replace(asked, out=tmp_path / "again")
+    broken = run.run(again, backbone, store)
+    for event in broken:
+        if isinstance(event, Preview) and event.index == 4:
+            break
+    broken.close()
+    assert untouched(tmp_path / "again")
+    assert len(store.entries()) == 2  # the motion, and how far the transfer was
+
+    events, result = finished(run.run(again, backbone, store))
+    assert [event.index for event in events if isinstance(event, Step)] == [5, 6, 1]
+    assert "goes on from step 4 of a run that was broken off" in result.manifest["notes"]
+    assert result.manifest["hashes"]["video.mp4"] == whole.manifest["hashes"]["video.mp4"]
+    assert len(store.entries()) == 1
+    assert [row["step"] for row in whole.manifest["loss_per_step"]] == [1, 2, 3, 4, 5, 6]
+    assert result.manifest["loss_per_step"] == whole.manifest["loss_per_step"]
+
+
+def test_what_a_long_transfer_reached_is_kept_as_it_goes(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a run that is killed outright loses a minute at most; one state takes another's
+    place."""
+    monkeypatch.setattr(run_log, "_KEPT_EVERY", 0.0)
+    config = dreammotion.Config(iterations=6, report_every=2)
+    asked = job(method="dreammotion", config=config, prompt="a cat")
+    kept: dict[int, list[int]] = {}
+    for event in run.run(asked, unet3d.tiny(), store):
+        if isinstance(event, Step) and event.stage == "distil":
+            states = [entry.header().get("reached", 0) for entry in store.entries()]
+            kept[event.index] = [n for n in states if n]
+    assert [kept[index] for index in range(1, 7)] == [[], [], [2], [2], [4], [4]]
+
+
+def test_a_method_without_its_role_says_what_runs(
+    job: Callable[..., RunConfig[Any]], store: MotionCache
+) -> None:
+    """On a model without decoder attention there are no keys; a role that is none is told apart."""
+    backbone = unet3d.tiny()
+    backbone.roles = {role: taps for role, taps in backbone.roles.items() if role != "keys"}
+    message = (
+        "tiny-unet3d has no role 'keys', which dreammotion needs; "
+        "methods that run on it: (?!.*(ditflow|dreammotion)).*dmt,.* unguided"
+    )
+    with pytest.raises(BadCall, match=message):
+        list(run.run(job(method="dreammotion", config=dreammotion.Config()), backbone, store))
+    strange = dataclasses.replace(FAST, taps=("decoder9.upsampler",))
+    with pytest.raises(BadCall, match=r"no role 'decoder9.upsampler', .* it has middle, decoder"):
+        list(run.run(job(config=strange), backbone, store))
+
+
+def test_a_mask_that_the_model_makes(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
+) -> None:
+    """Shown as an overlay and told in a note; a motion file has its description with it."""
+    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1)
+    asked = job(method="dreammotion", config=config, mask="auto", prompt="a fat cat")
+    described = dataclasses.replace(asked.source, source_prompt="a fat dog")
+    _, result = finished(run.run(dataclasses.replace(asked, source=described), backbone, store))
+    assert (result.folder / output_folder.MASK).is_file()
+    assert re.search(r"the mask leaves \d+% of the clip free", str(result.manifest["notes"]))
+    with pytest.raises(BadCall, match="needs --source-prompt"):
+        next(run.run(asked, backbone, store))
+
+    learning = LearnConfig(
+        clip=asked.clip,
+        config=config,
+        method="dreammotion",
+        source=described,
+        out=tmp_path / "m.safetensors",
+    )
+    _, path = finished(run.learn(learning, backbone, store))
+    again = dataclasses.replace(asked, clip=path, out=tmp_path / "from-file")
+    _, from_file = finished(run.run(again, backbone, store))
+    assert (from_file.folder / output_folder.MASK).is_file()
+    one, other = (video.read(r.videos[0]).frames for r in (result, from_file))
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("mask", "method", "message"),
+    [
+        ("0,0,1,1", "dmt", "--mask: dmt takes no mask; methods that do: dreammotion"),
+        ("0.5,0,0.2,1", "dreammotion", "a box is LEFT,TOP,RIGHT,BOTTOM in shares of the frame"),
+        ("missing.png", "dreammotion", r"missing\.png does not exist"),
+    ],
+)
+def test_masks_that_cannot_be_used_are_refused_before_a_model_is_loaded(
+    job: Callable[..., RunConfig[Any]], mask: str, method: str, message: str
+) -> None:
+    config = dreammotion.Config() if method == "dreammotion" else FAST
+    with pytest.raises(BadCall, match=message):
+        list(run.run(job(mask=mask, method=method, config=config, backbone="no-such")))
+
+
+def test_masks_that_do_not_go_with_the_clip_are_refused(
+    job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
+) -> None:
+    config, backbone = dreammotion.Config(iterations=1), unet3d.tiny()
+    dark = Video(np.zeros((12, 8, 8, 3), np.uint8), world.FPS).save(tmp_path / "dark.mp4")
+    short = Video(np.zeros((2, 8, 8, 3), np.uint8), world.FPS).save(tmp_path / "short.mp4")
+    for path, message in ((dark, "is empty"), (short, "the mask does not go with the clip")):
+        events = run.run(job(method="dreammotion", config=config, mask=str(path)), backbone, store)
+        with pytest.raises(BadClip, match=message):
+            list(events)
+    assert untouched(tmp_path / "out")
+
+
+# --- methods that train ---------------------------------------------------------------------------
+
+TRAINED = motion_inversion.Config(iterations=6, checkpoint_every=2, inversion_steps=1, places=1)
+
+
+@pytest.fixture
+def lesson(clip: Path, tmp_path: Path) -> Callable[..., LearnConfig[Any]]:
+    def make(**changes: Any) -> LearnConfig[Any]:
+        plain: dict[str, Any] = {
+            "clip": clip,
+            "method": "motion_inversion",
+            "out": tmp_path / "swim.safetensors",
+            "config": TRAINED,
+            "steps": 4,
+        }
+        return LearnConfig(**plain | changes)
+
+    return make
+
+
+def trained(events: list[Event]) -> list[float]:
+    return [e.metrics["loss"] for e in events if isinstance(e, Step) and e.stage == "train"]
+
+
+def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
+    lesson: Callable[..., LearnConfig[Any]], tmp_path: Path, store: MotionCache
+) -> None:
+    backbone = unet3d.tiny()
+    events, path = finished(run.learn(lesson(), backbone, MotionCache(tmp_path / "other", 10**9)))
+    whole, curve = Motion.load(path), trained(events)
+    assert whole.metadata["losses"] == curve
+    assert len(curve) == 6
+
+    broken = run.learn(lesson(out=tmp_path / "again.safetensors"), backbone, store)
+    for event in broken:
+        if isinstance(event, Step) and event.stage == "train" and event.index == 5:
+            break
+    broken.close()
+    assert not (tmp_path / "again.safetensors").exists()
+    (entry,) = store.entries()  # how far it was
+    reached = entry.header()["cost"]
+
+    events, path = finished(run.learn(lesson(out=tmp_path / "again.safetensors"), backbone, store))
+    assert trained(events) == curve[4:]
+    assert not [e for e in events if isinstance(e, Step) and e.stage == "invert"]
+    assert [e.text for e in events if isinstance(e, Note)].count(
+        "goes on with learning that was broken off"
+    ) == 1
+    again = Motion.load(path)
+    assert again.metadata["losses"] == curve
+    cost, unbroken = again.metadata["cost"], whole.metadata["cost"]
+    assert cost["network_calls"] == unbroken["network_calls"] > reached["network_calls"] > 0
+    assert cost["seconds"] > reached["seconds"] > 0
+    assert again.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(again.tensors[name], t) for name, t in whole.tensors.items())
+    assert len(store.entries()) == 1  # the motion; how far it was is forgotten
+
+
+def test_what_long_learning_reached_leaves_other_motions_in_the_store(
+    lesson: Callable[..., LearnConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_log, "_KEPT_EVERY", 0.0)
+    backbone = unet3d.tiny()
+    state = Motion(method="dmt", backbone="x", tensors={"x": torch.zeros(1000)}, metadata={})
+    store.put("other", state)
+    (other,) = store.entries()
+    os.utime(other.path, (1000, 1000))
+    sizes = []
+    for event in run.learn(lesson(), backbone, store):
+        begun = [entry for entry in store.entries() if "begun" in entry.key]
+        if begun and not sizes:
+            sizes.append(begun[-1].size)
+            store.cap = other.size + int(1.5 * begun[-1].size)
+        if isinstance(event, Step):
+            assert len(begun) <= 1
+            assert store.get("other") is not None
+            os.utime(other.path, (1000, 1000))
+    assert sizes
+
+
+def test_learning_that_could_not_go_on_says_so_once(
+    lesson: Callable[..., LearnConfig[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that takes the motion, in float16, and no checkpoint: with moments, in float32."""
+    monkeypatch.setattr(run_log, "_KEPT_EVERY", 0.0)
+    backbone, store = unet3d.tiny(), MotionCache(tmp_path / "store", 10**9)
+    _, path = finished(run.learn(lesson(), backbone, store))
+    small = MotionCache(tmp_path / "small", int(1.5 * path.stat().st_size))
+    events, _ = finished(run.learn(lesson(), backbone, small))
+    notes = [e.text for e in events if isinstance(e, Note) and "begin anew" in e.text]
+    assert len(notes) == 1
+    assert "learning that is broken off will begin anew: with" in notes[0]
+    assert f"({small.cap / 1e6:,.1f} MB, RECAST_STORE_CAP)" in notes[0]
+    assert len(small.entries()) == 1
+
+
+@pytest.mark.parametrize(
+    ("strange", "words"),
+    [
+        (
+            {"optimizer/0.exp_avg": torch.zeros(2, 3)},
+            r"\(2, 3\), is not of what is trained",
+        ),
+        ({"adapter/strange": torch.zeros(2)}, "strange belongs to no temporal attention"),
+    ],
+)
+def test_learning_that_cannot_be_taken_up_begins_anew(
+    lesson: Callable[..., LearnConfig[Any]],
+    tmp_path: Path,
+    store: MotionCache,
+    strange: dict[str, torch.Tensor],
+    words: str,
+) -> None:
+    backbone = unet3d.tiny()
+    broken = run.learn(lesson(), backbone, store)
+    for event in broken:
+        if isinstance(event, Step) and event.stage == "train" and event.index == 3:
+            break
+    broken.close()
+    (entry,) = store.entries()
+    begun = Motion.load(entry.path)
+    store.put(entry.key, dataclasses.replace(begun, tensors={**begun.tensors, **strange}))
+    events, path = finished(run.learn(lesson(), backbone, store))
+    assert any(
+        isinstance(e, Note) and re.search(f"cannot be taken up, and begins anew: .*{words}", e.text)
+        for e in events
+    )
+    assert len(trained(events)) == len(Motion.load(path).metadata["losses"]) == 6
+    assert not [entry for entry in store.entries() if "begun" in entry.key]
+
+
+def test_several_clips_of_one_motion(
+    lesson: Callable[..., LearnConfig[Any]], clip: Path, tmp_path: Path, store: MotionCache
+) -> None:
+    other = Video(world.render(world.sample(4)), world.FPS).save(tmp_path / "other.mp4")
+    backbone = unet3d.tiny()
+    _, path = finished(run.learn(lesson(more=(other,)), backbone, store))
+    motion = Motion.load(path)
+    assert motion.metadata["clip"]["name"] == "ball.mp4, other.mp4"
+    alone = Motion.load(finished(run.learn(lesson(), backbone, store))[1])
+    # The noise is the first clip's; what is learned is of both.
+    assert torch.equal(motion.tensors["noise"], alone.tensors["noise"])
+    assert motion.metadata["losses"] != alone.metadata["losses"]
+    with pytest.raises(BadCall, match=r"2 clips, and dmt .*: motion_inversion, motiondirector, "):
+        finished(run.learn(lesson(more=(other,), method="dmt", config=FAST), backbone, store))
+    with pytest.raises(BadClip, match="does not exist"):
+        finished(run.learn(lesson(more=(tmp_path / "none.mp4",)), backbone, store))
+
+
+def test_a_motion_is_stretched_to_other_numbers_of_frames(
+    job: Callable[..., RunConfig[Any]], lesson: Callable[..., LearnConfig[Any]], store: MotionCache
+) -> None:
+    backbone = unet3d.tiny()
+    _, path = finished(run.learn(lesson(), backbone, store))
+    asked = {"clip": path, "method": "motion_inversion", "draw": Draw(), "source": Source(frames=6)}
+    with pytest.raises(BadMotion, match=r"noise has 4 frames .* 6 at .* or --initial-noise random"):
+        finished(run.run(job(**asked, config=TRAINED), backbone, store))
+    free = dataclasses.replace(TRAINED, initial_noise="random")
+    _, result = finished(run.run(job(**asked, config=free), backbone, store))
+    assert len(video.read(result.videos[0])) == 6
+    note = "the motion was learned on 4 frames and is used for 6"
+    assert note in result.manifest["notes"]
+
+
+def test_one_frame_is_no_motion(
+    lesson: Callable[..., LearnConfig[Any]], store: MotionCache
+) -> None:
+    with pytest.raises(BadClip, match="1 frame shows no motion; take a clip of at least 2"):
+        finished(run.learn(lesson(source=Source(frames=1)), unet3d.tiny(), store))

@@ -1,0 +1,185 @@
+"""Clips that are longer than a model sees at once."""
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+import torch
+
+import recast
+from recast import registry
+from recast.backbones import animatediff, gaussian, unet3d
+from recast.backbones.base import Backbone, Settings
+from recast.diffusion.temporal_windows import blend, spans
+from recast.errors import BadCall, BadMotion
+from recast.media.video import Video
+from recast.methods import dmt, moft, sdedit
+from recast.motions.method import MotionMethod
+from recast.pipeline import model_loading
+
+from . import tinies
+from .jobs import SAMPLING, clip, learn, result, transfer
+
+FEW = {"inner_steps": 2, "inversion_steps": 1, "guided": 0.5}
+GUIDED = [dmt.Method(dmt.Config(**FEW, restart=False)), moft.Method(moft.Config(**FEW))]
+
+
+@pytest.mark.parametrize("frames", [5, 16, 17, 24, 25, 32, 100])
+@pytest.mark.parametrize("window", [1, 2, 7, 16])
+@pytest.mark.parametrize("temporal_patch", [1, 2, 3])
+def test_windows_cover_all_frames_and_overlap_by_half(
+    frames: int, window: int, temporal_patch: int
+) -> None:
+    frames, window = frames * temporal_patch, window * temporal_patch
+    found = spans(frames, window, temporal_patch)
+    assert found[0].start == 0
+    assert found[-1].stop == frames
+    assert {one.stop - one.start for one in found} == {min(window, frames)}
+    for one, following in pairwise(found):
+        assert 0 < following.start - one.start <= max(temporal_patch, window // 2)
+        assert following.start % temporal_patch == 0
+
+
+def test_windows_begin_where_the_network_can() -> None:
+    starts = [one.start for one in spans(22, 8, temporal_patch=2)]
+    assert starts == [0, 4, 8, 10, 14]
+    assert spans(8, 8, temporal_patch=2) == (slice(0, 8),)
+
+
+def test_cuts_of_one_clip_blend_to_that_clip() -> None:
+    whole = torch.randn(2, 3, 21, 2, 2, generator=torch.Generator().manual_seed(0))
+    windows = spans(21, 8)
+    torch.testing.assert_close(blend([whole[:, :, one] for one in windows], windows), whole)
+    assert blend([whole], spans(21, 21)) is whole
+
+
+def test_the_end_of_a_window_weighs_least() -> None:
+    windows = spans(6, 4)
+    assert windows == (slice(0, 4), slice(2, 6))
+    parts = [torch.zeros(1, 1, 4, 1, 1), torch.ones(1, 1, 4, 1, 1)]
+    shares = blend(parts, windows).flatten()
+    torch.testing.assert_close(shares, torch.tensor([0, 0, 1 / 3, 2 / 3, 1, 1]))
+
+
+@pytest.mark.parametrize("name", registry.names("backbones"))
+def test_every_model_takes_more_than_its_window(name: str) -> None:
+    """A window sees its own frames and no others, and each is a call."""
+    backbone: Backbone = registry.load("backbones", name).tiny()
+    own = backbone.defaults
+    shape = backbone.latent_shape(own.frames, own.height, own.width)
+    backbone.window = shape[2]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*shape[:2], 2 * shape[2], *shape[3:], generator=generator)
+    t = backbone.schedule.sized(x.shape).grid(4)[1]
+    denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
+    with torch.no_grad():
+        out = denoise(x, t)
+        assert backbone.nfe == len(backbone.windows(x.shape[2])) > 2
+        first, last = denoise(x[:, :, : shape[2]], t), denoise(x[:, :, shape[2] :], t)
+    assert out.x0.shape == x.shape
+    torch.testing.assert_close(out.x0[:, :, 0], first.x0[:, :, 0])
+    torch.testing.assert_close(out.eps[:, :, -1], last.eps[:, :, -1])
+
+
+@pytest.mark.parametrize("kind", tinies.MADE)
+def test_windows_are_counted_in_frames_of_the_clip(kind: str) -> None:
+    backbone = tinies.MADE[kind]()
+    own = backbone.defaults
+    backbone.see_at_once(own.frames)
+    assert backbone.window == backbone.latent_shape(own.frames, own.height, own.width)[2]
+    if kind != "stable":
+        with pytest.raises(BadCall, match=f"frames, got {own.frames + 1}"):
+            backbone.see_at_once(own.frames + 1)
+
+
+@pytest.mark.parametrize("method", GUIDED, ids=lambda method: method.name)
+def test_a_window_as_long_as_the_clip_changes_nothing(method: MotionMethod) -> None:
+    plain, windowed = unet3d.tiny(), unet3d.tiny()
+    windowed.see_at_once(windowed.defaults.frames)
+    made = [transfer(method, one, learn(method, one)) for one in (plain, windowed)]
+    assert torch.equal(*made)
+
+
+@pytest.mark.parametrize("method", GUIDED, ids=lambda method: method.name)
+def test_every_window_is_guided_by_its_own_part_of_the_motion(method: MotionMethod) -> None:
+    """The source's features at the noisiest level are those of the windows on their own."""
+    backbone = unet3d.tiny()
+    frames = backbone.defaults.frames
+    backbone.see_at_once(frames // 2)
+    motion = learn(method, backbone)
+    (tap,) = backbone.taps("motion")
+    features = motion.tensors[tap.path]
+    assert features.shape[:2] == (2, 3 * (frames // 2))
+    before = backbone.nfe
+    latents = transfer(method, backbone, motion)
+    levels, inner, windows = 2, 2, 3
+    sampled = SAMPLING.steps * 2 * windows
+    assert backbone.nfe - before == sampled + levels * inner * windows
+    assert latents.shape == (1, *motion.tensors["noise"].shape)
+    assert torch.isfinite(latents).all()
+
+
+def test_guidance_in_windows_finds_the_sources_own_latents() -> None:
+    """Where x_t is the source's, every window's features are those that were learned."""
+    backbone = unet3d.tiny()
+    backbone.see_at_once(backbone.defaults.frames // 2)
+    method = dmt.Method(dmt.Config(**FEW, initial_noise="inverted"))
+    prompted = dataclasses.replace(SAMPLING, guidance_scale=1.0)
+    motion = learn(method, backbone, prompt="a cat")
+    losses = [
+        event.metrics["loss_before"]
+        for event in method.transfer(backbone, motion, "a cat", prompted)
+        if getattr(event, "metrics", None)
+    ]
+    assert losses[0] == pytest.approx(0, abs=1e-10)
+
+
+def test_a_motion_is_used_in_the_windows_it_was_learned_in() -> None:
+    backbone = unet3d.tiny()
+    method = GUIDED[0]
+    motion = learn(method, backbone)
+    whole = transfer(method, backbone, motion)
+    backbone.see_at_once(backbone.defaults.frames)  # one window is no windows
+    assert torch.equal(transfer(method, backbone, motion), whole)
+    backbone.see_at_once(2)
+    with pytest.raises(BadMotion, match="all frames at once, and 2 frames of latents are asked"):
+        transfer(method, backbone, motion)
+
+
+def test_a_model_with_few_positions_takes_long_clips_in_windows() -> None:
+    backbone = animatediff.tiny()
+    with pytest.raises(BadCall, match=r"40 frames; .* at most 32 at once; .* --window 32"):
+        backbone.latent_shape(40, 16, 16)
+    backbone.see_at_once(16)
+    assert backbone.latent_shape(40, 16, 16)[2] == 40
+
+
+def test_methods_that_need_a_clip_whole_say_so() -> None:
+    backbone = unet3d.tiny()
+    size = backbone.defaults
+    frames = ((clip(backbone)[0].permute(1, 2, 3, 0) + 1) * 127).byte().numpy()
+    video = Video(frames, size.fps)
+    backbone.see_at_once(size.frames // 2)
+    with pytest.raises(BadCall, match=r"dreammotion needs a clip whole; .* dmt, flowmotion, moft"):
+        recast.learn(backbone, video, method="dreammotion")
+    backbone.window = None
+    motion = recast.learn(backbone, video, method="dreammotion")
+    backbone.see_at_once(size.frames // 2)
+    with pytest.raises(BadCall, match=f"{size.frames} frames are more than --window"):
+        recast.transfer(backbone, motion, "a cat")
+
+
+def test_windows_are_set_when_a_model_is_loaded() -> None:
+    loaded = model_loading.load("gaussian", Settings(device="cpu", window=4))
+    assert loaded.window == 4
+    with pytest.raises(BadCall, match="frames 0; it must be"):
+        model_loading.load("gaussian", Settings(device="cpu", window=0))
+
+
+def test_methods_without_guidance_work_in_windows() -> None:
+    backbone = gaussian.tiny()
+    backbone.see_at_once(backbone.defaults.frames // 2)
+    method = sdedit.Method(sdedit.Config())
+    motion = learn(method, backbone)
+    made = result(method.transfer(backbone, motion, "a cat", SAMPLING))
+    assert made.shape == (1, *motion.tensors["latents"].shape)

@@ -1,0 +1,505 @@
+"""The methods that train: what they learn from, what they keep, what a sample makes of it."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor
+
+from recast import api
+from recast.backbones import animatediff, gaussian, unet3d
+from recast.backbones.base import Backbone, Settings
+from recast.diffusion.initial_noise import initial
+from recast.diffusion.sampling import sample
+from recast.errors import BadCall, BadMotion
+from recast.events import Checkpoint, Done, Event, Note, Step
+from recast.finetuning.objectives import Lessons, Training
+from recast.methods import motion_inversion, motiondirector, tune_a_video, vmc
+from recast.motions.method import Sampling
+from recast.motions.motion import Motion
+from recast.pipeline import model_loading
+
+SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=5)
+NAMES = ["motion_inversion", "motiondirector", "tune_a_video", "vmc"]
+KINDS = ["motion_inversion", "motiondirector", "vmc"]  # one for each kind of adapter
+# Rates at which few steps of the tiny network show.
+RATES = {"motion_inversion": 0.1, "motiondirector": 0.02, "tune_a_video": 0.01, "vmc": 0.01}
+
+
+def made(name: str, **changes: Any) -> Any:
+    plain: dict[str, Any] = {"iterations": 2, "inversion_steps": 1, "lr": RATES[name]}
+    return model_loading.configured(
+        name, dataclasses.replace(model_loading.preset(name), **plain | changes)
+    )
+
+
+def clip(backbone: Backbone, frames: int | None = None, seed: int = 0) -> Tensor:
+    size = backbone.defaults
+    shape = (1, 3, frames or size.frames, size.height, size.width)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def learned(
+    method: Any,
+    backbone: Backbone,
+    video: Tensor | None = None,
+    sampling: Sampling = SAMPLING,
+) -> Motion:
+    video = clip(backbone) if video is None else video
+    return result(method.learn(backbone, video, "a dog", sampling))
+
+
+@functools.cache
+def tiny() -> Backbone:
+    """One for all tests: training leaves it as it was."""
+    return unet3d.tiny()
+
+
+@functools.cache
+def motion_of(name: str, **changes: Any) -> Motion:
+    """What a method learns of the one clip, learned once."""
+    return learned(made(name, **changes), tiny())
+
+
+def result(events: Iterator[Event]) -> Any:
+    *_, done = events
+    assert isinstance(done, Done)
+    return done.result
+
+
+def same(one: Motion, other: Motion) -> bool:
+    return one.tensors.keys() == other.tensors.keys() and all(
+        torch.equal(one.tensors[name], tensor) for name, tensor in other.tensors.items()
+    )
+
+
+def adapted(motion: Motion) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in motion.tensors.items() if name != "noise"}
+
+
+def fixed_loss(method: Any, backbone: Backbone, tensors: dict[str, Tensor]) -> float:
+    """Over draws that no training saw."""
+    lessons = Lessons(
+        config=method.config,
+        backbone=backbone,
+        latents=backbone.encode(clip(backbone)),
+        plain=backbone.denoiser(backbone.encode_text(["a dog"])),
+        temporal=method.adapter(backbone, tensors, learning=True),
+    )
+    total = 0.0
+    for index in range(1000, 1004):
+        with torch.no_grad(), lessons._of_clip(index) as loss:
+            total += float(loss)
+    return total
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_falls_on_draws_that_it_did_not_see(name: str) -> None:
+    backbone = tiny()
+    method, trained = made(name), adapted(motion_of(name, iterations=5))
+    nothing = {key: 0 * tensor for key, tensor in trained.items()}
+    before, after = (fixed_loss(method, backbone, t) for t in (nothing, trained))
+    assert after < 0.998 * before
+
+
+@pytest.mark.parametrize("name", [*NAMES, "hybrid"])
+def test_a_checkpoint_goes_on_as_if_there_had_been_no_break(name: str, tmp_path: Path) -> None:
+    """From a file, in which tensors lie in another order than in the network."""
+    which = {"objective": "hybrid"} if name == "hybrid" else {}
+    trains = "motion_inversion" if name == "hybrid" else name
+    backbone, method = tiny(), made(trains, iterations=4, checkpoint_every=2, **which)
+    events = list(method.learn(backbone, clip(backbone), "a dog", SAMPLING))
+    checkpoints = [event for event in events if isinstance(event, Checkpoint)]
+    assert [event.index for event in checkpoints] == [2]
+    begun = Motion.load(checkpoints[0].state.save(tmp_path / "begun.safetensors"))
+    rest = list(method.learn_on(begun, backbone, clip(backbone), "a dog", SAMPLING))
+    curves = [
+        [e.metrics for e in es if isinstance(e, Step) and e.stage == "train"]
+        for es in (events, rest)
+    ]
+    assert curves[1] == curves[0][2:]
+    assert same(result(iter(events)), result(iter(rest)))
+    assert result(iter(rest)).metadata == result(iter(events)).metadata
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_checkpointing_of_gradients_changes_nothing(name: str) -> None:
+    """The layers run again on the way back, so the adapter has to be there still."""
+    kept = tiny()
+    assert isinstance(kept, unet3d.LatentUNet)
+    lean = unet3d.LatentUNet(
+        "lean",
+        kept._parts,
+        kept.defaults,
+        Settings(device="cpu", gradient_checkpointing=True),
+        kept.device,
+        frozenset(),
+    )
+    one, other = motion_of(name), learned(made(name), lean)
+    assert one.metadata["losses"] == other.metadata["losses"]
+    assert same(one, other)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_closing_learning_leaves_the_model_as_it_was(name: str) -> None:
+    backbone = tiny()
+    modules = dict(backbone.network.named_modules())
+    events = made(name).learn(backbone, clip(backbone), "a dog", SAMPLING)
+    for event in events:
+        if isinstance(event, Step) and event.stage == "train":
+            break
+    events.close()
+    assert dict(backbone.network.named_modules()) == modules
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules.values())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_without_strength_it_is_the_untouched_model(name: str) -> None:
+    backbone = tiny()
+    motion = motion_of(name)
+    noise = motion.tensors["noise"][None]
+    x = initial("blended", noise, torch.Generator().manual_seed(SAMPLING.seed))
+    grid = backbone.schedule.grid(2)
+    *_, plain = sample(backbone.cfg_denoiser("a cat", "", 3.0), backbone.schedule, grid, x)
+    got = {
+        strength: result(
+            made(name, strength=strength, initial_noise="blended").transfer(
+                backbone, motion, "a cat", SAMPLING
+            )
+        )
+        for strength in (0.0, 1.0, 2.0)
+    }
+    assert torch.equal(got[0.0], plain.x)
+    moved = [float((got[strength] - plain.x).norm()) for strength in (1.0, 2.0)]
+    assert 0 < moved[0] < moved[1]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_learned_depends_on_the_training_seed_alone(name: str) -> None:
+    """Not on that of the result, which the store's key does not know."""
+    backbone = tiny()
+    one = motion_of(name)
+    other = dataclasses.replace(SAMPLING, seed=2)
+    assert same(learned(made(name), backbone, sampling=other), one)
+    assert not same(motion_of(name, training_seed=1), one)
+    settings = dict(made(name).cache_key_settings())
+    assert "training_seed" in settings
+    assert not {"strength", "initial_noise", "gamma", "difference"} & settings.keys()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_two_motions_mixed(name: str) -> None:
+    backbone, method = tiny(), made(name)
+    other = learned(method, backbone, clip(backbone, seed=1))
+    one, two = (
+        dataclasses.replace(motion, metadata={**motion.metadata, "clip": {"name": clip_name}})
+        for motion, clip_name in ((motion_of(name), "a.mp4"), (other, "b.mp4"))
+    )
+    only = api.mix([one, two], [1.0, 0.0])
+    assert torch.equal(only.tensors["noise"], one.tensors["noise"])
+    free = made(name, initial_noise="random")
+    half = api.mix([one, one], [0.5, 0.5])
+    whole, again, twice = (
+        result(free.transfer(backbone, motion, "a cat", SAMPLING)) for motion in (one, only, half)
+    )
+    torch.testing.assert_close(again, whole)
+    torch.testing.assert_close(twice, whole, atol=1e-3, rtol=1e-3)  # kept in float16
+    both = api.mix([one, two], [1.0, 1.0])
+    expected = (one.tensors["noise"] + two.tensors["noise"]) / 2**0.5
+    torch.testing.assert_close(both.tensors["noise"], expected)
+    assert [part["clip"] for part in both.metadata["mixed"]] == ["a.mp4", "b.mp4"]
+    assert "losses" not in both.metadata
+
+
+def configured(motion: Motion, **config: Any) -> Motion:
+    """As a file has it that was learned with this config."""
+    told = dataclasses.asdict(made(motion.method, **config).config)
+    return dataclasses.replace(motion, metadata={**motion.metadata, "config": told})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_in_a_mix_each_motion_has_its_own_strength(name: str) -> None:
+    backbone, one = tiny(), motion_of(name)
+    other = learned(made(name), backbone, clip(backbone, seed=1))
+    got = api.mix([configured(one, strength=0.5), configured(other, strength=2.0)], [1.0, 0.3])
+    expected = api.mix([configured(one), configured(other)], [0.5, 0.6])
+    assert all(torch.equal(got.tensors[n], t) for n, t in adapted(expected).items())
+    assert api.config_of(got).strength == 1
+
+
+def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
+    """So a camera's motion, without its values, and an object's, with them, go together."""
+    backbone, method = tiny(), made("motion_inversion", iterations=4)
+    camera = configured(learned(method, backbone), gamma=0.0)
+    thing = configured(learned(method, backbone, clip(backbone, seed=1)), gamma=0.5)
+    for motions in ([camera, thing], [thing, camera]):
+        both = api.mix(motions, [1.0, 1.0])
+        assert api.config_of(both).gamma == 1
+        for name, tensor in adapted(both).items():
+            one, two = camera.tensors[name].float(), thing.tensors[name].float()
+            expected = 0.5 * two if name.startswith("value.") else one + two
+            torch.testing.assert_close(tensor.float(), expected, atol=1e-3, rtol=1e-3)
+    alone = api.mix([camera], [1.0])
+    made_of = [
+        result(
+            model_loading.configured(m.method, api.config_of(m)).transfer(
+                backbone, m, "a cat", SAMPLING
+            )
+        )
+        for m in (camera, alone)
+    ]
+    torch.testing.assert_close(*made_of)
+
+
+def test_mixing_what_does_not_go_together_is_refused() -> None:
+    backbone = tiny()
+    one = motion_of("motion_inversion")
+    with pytest.raises(BadMotion, match=r"motion_inversion on .* and one by vmc on .* no sum"):
+        api.mix([one, motion_of("vmc")], [1, 1])
+    with pytest.raises(BadMotion, match=r"latents \(4, 4, 8, 8\) and \(4, 3, 8, 8\) have no sum"):
+        api.mix([one, learned(made("motion_inversion"), backbone, clip(backbone, 3))], [1, 1])
+    more = learned(
+        made("motion_inversion"), backbone, sampling=dataclasses.replace(SAMPLING, steps=4)
+    )
+    with pytest.raises(BadMotion, match=r"levels \(of --steps\) \[501.0\] and \[751.0\] have no"):
+        api.mix([one, more], [1, 1])
+    for name, value, told in [
+        ("difference", False, "True"),
+        ("initial_noise", "random", "blended"),
+    ]:
+        with pytest.raises(
+            BadMotion, match=f"{name} {told} and {value} have no sum; learn them wi"
+        ):
+            api.mix([configured(one), configured(one, **{name: value})], [1, 1])
+    with pytest.raises(BadCall, match="2 motions and 1 weights; give each motion one weight"):
+        api.mix([one, one], [1])
+    with pytest.raises(BadCall, match=r"weights \[0, 0\]; they must be numbers, and not all"):
+        api.mix([one, one], [0, 0])
+    taken = Motion(method="dmt", backbone=one.backbone, tensors={}, metadata={})
+    with pytest.raises(BadCall, match="motions of dmt have no sum"):
+        api.mix([taken, taken], [1, 1])
+
+
+# --- each method ----------------------------------------------------------------------------------
+
+
+def test_motion_inversion_takes_the_coarsest_places() -> None:
+    backbone = tiny()
+    there = backbone.transformers_for("temporal_transformers")
+    some = adapted(motion_of("motion_inversion", places=3))
+    assert {name for name in some if name.startswith("query_key.")} == {
+        f"query_key.{place.path}" for place in there[:3]
+    }
+    assert len([name for name in some if name.startswith("value.")]) == 6
+    assert len(adapted(motion_of("motion_inversion"))) == 3 * len(there)
+    with pytest.raises(BadCall, match=r"places is 10, and tiny-unet3d has 9 temporal transformers"):
+        motion_of("motion_inversion", places=10)
+
+
+def test_queries_and_keys_may_have_an_embedding_for_every_position() -> None:
+    plain, spatial = (adapted(motion_of("motion_inversion", spatial=s)) for s in (False, True))
+    assert set(plain) == set(spatial)
+    for name, tensor in spatial.items():
+        positions = len(tensor)
+        assert positions > 1
+        assert len(plain[name]) == (1 if name.startswith("query_key.") else positions)
+        assert plain[name].shape[1:] == tensor.shape[1:]
+
+
+def test_motion_inversions_presets_are_the_appendixs() -> None:
+    presets = motion_inversion.PRESETS
+    for name in ("object", "camera", "hybrid"):
+        config = presets[name]
+        assert (config.lr, config.weight_decay, config.spatial_lr) == (5e-2, 1e-2, 5e-4)
+        assert (config.initial_noise, config.noise_share) == ("blended", 0.5)
+        assert config.difference
+    assert [presets[n].iterations for n in ("object", "hybrid")] == [800, 800]
+    assert 100 <= presets["camera"].iterations <= 300
+    assert (presets["camera"].objective, presets["camera"].gamma) == ("debiased", 0)
+    assert (presets["hybrid"].objective, presets["object"].places) == ("hybrid", 5)
+
+
+def test_gamma_and_difference_are_for_making_clips_only() -> None:
+    backbone, plain = tiny(), made("motion_inversion", iterations=4)
+    other = made("motion_inversion", iterations=4, gamma=0.0, difference=False)
+    motion = learned(plain, backbone)
+    assert same(learned(other, backbone), motion)
+    made_of = [result(m.transfer(backbone, motion, "a cat", SAMPLING)) for m in (plain, other)]
+    assert not torch.equal(*made_of)
+    queries = {name: t for name, t in motion.tensors.items() if not name.startswith("value.")}
+    without = dataclasses.replace(motion, tensors=queries)
+    alone = result(plain.transfer(backbone, without, "a cat", SAMPLING))
+    assert torch.equal(made_of[1], alone)
+
+
+def test_the_spatial_lora_learns_beside_and_is_dropped() -> None:
+    """It is in the checkpoint and not in the motion, and what it learned shows in what it left."""
+    backbone = tiny()
+    for name, objective in (("motion_inversion", "hybrid"), ("motiondirector", "hybrid")):
+        events = list(
+            made(name, objective=objective, iterations=3, checkpoint_every=2).learn(
+                backbone, clip(backbone), "a dog", SAMPLING
+            )
+        )
+        (checkpoint,) = [event for event in events if isinstance(event, Checkpoint)]
+        spatial = {n: t for n, t in checkpoint.state.tensors.items() if n.startswith("spatial/")}
+        assert spatial
+        assert all(".attentions." in n for n in spatial)
+        assert any(float(t.abs().max()) > 0 for n, t in spatial.items() if "lora_B" in n)
+        motion = result(iter(events))
+        assert all("temp" in n or "transformer_in" in n for n in adapted(motion))
+        alone = motion_of(name, objective="debiased", iterations=3)
+        assert alone.tensors.keys() == motion.tensors.keys()
+        assert alone.metadata["losses"][0] == motion.metadata["losses"][0]
+        assert not same(alone, motion)
+
+
+def test_a_model_without_spatial_attention_is_told() -> None:
+    backbone = gaussian.tiny()
+    notes = [
+        event.text
+        for event in made("motiondirector").learn(backbone, clip(backbone), "", SAMPLING)
+        if isinstance(event, Note)
+    ]
+    assert notes == ["gaussian has no spatial attention, so no LoRA takes up the look"]
+
+
+def test_which_layers_vmc_and_tune_a_video_tune() -> None:
+    one = adapted(motion_of("vmc"))
+    assert {name.rsplit(".", 2)[1] for name in one} == {"to_q", "to_k", "to_v"}
+    assert all("temp" in name or "transformer_in" in name for name in one)
+    two = adapted(motion_of("tune_a_video"))
+    temporal = {name for name in two if "temp_" in name or "transformer_in" in name}
+    assert temporal == {*one, *(n.replace("to_q", "to_out.0") for n in one if "to_q" in n)}
+    spatial = two.keys() - temporal
+    assert all(name.endswith(("attn1.to_q.diff", "attn2.to_q.diff")) for name in spatial)
+    assert {name.split(".")[-3] for name in spatial} == {"attn1", "attn2"}
+
+
+def test_the_reference_presets_are_the_released_configs() -> None:
+    one = vmc.PRESETS["reference"]
+    assert (one.lr, one.iterations, one.clip_gradient) == (1e-4, 400, 1.0)
+    assert (one.objective, one.initial_noise) == ("vmc_released", "inverted")
+    two = motiondirector.PRESETS["reference"]
+    assert (two.lr, two.iterations, two.rank, two.noise_share) == (5e-4, 150, 32, 0.5)
+    three = tune_a_video.PRESETS["reference"]
+    assert (three.lr, three.iterations, three.clip_gradient) == (3e-5, 500, 1.0)
+    assert (three.objective, three.inversion_steps) == ("mse", 50)
+
+
+def test_the_losses_are_those_of_the_objective() -> None:
+    """They differ only in how they measure: the first one, before anything is learned."""
+    first = {
+        objective: motion_of("motion_inversion", objective=objective, iterations=1).metadata[
+            "losses"
+        ][0]
+        for objective in ("mse", "vmc", "vmc_released", "debiased", "hybrid")
+    }
+    assert len({*first.values()}) == 4
+    assert first["hybrid"] == first["debiased"] > first["mse"]
+
+
+def test_offset_noise_is_added() -> None:
+    plain, offset = (motion_of("vmc", objective="mse", offset_noise=o) for o in (0.0, 0.1))
+    assert plain.metadata["losses"] != offset.metadata["losses"]
+
+
+# --- what does not fit ----------------------------------------------------------------------------
+
+
+def test_damaged_motions_are_refused() -> None:
+    backbone, method = tiny(), made("motion_inversion")
+    motion = learned(method, backbone)
+    queries = next(name for name in motion.tensors if name.startswith("query_key."))
+    for tensors, message in [
+        ({n: t for n, t in motion.tensors.items() if n != "noise"}, "this motion has no noise"),
+        ({"noise": motion.tensors["noise"]}, "holds nothing that was learned"),
+        ({**motion.tensors, "strange": torch.zeros(2)}, "strange belongs to no temporal"),
+        ({**motion.tensors, queries: torch.zeros(1, 4, 3)}, "this model takes 8 channels|takes 16"),
+    ]:
+        damaged = dataclasses.replace(motion, tensors=tensors)
+        with pytest.raises(BadMotion, match=message):
+            list(method.transfer(backbone, damaged, "a cat", SAMPLING))
+
+
+def test_noise_of_another_level_is_refused() -> None:
+    backbone, method = tiny(), made("vmc")
+    motion = learned(method, backbone)
+    more = dataclasses.replace(SAMPLING, steps=4)
+    with pytest.raises(BadMotion, match=r"at level 501.0, and 4 at 751.0 are asked for"):
+        list(method.transfer(backbone, motion, "a cat", more))
+    free = made("vmc", initial_noise="random")
+    assert torch.isfinite(result(free.transfer(backbone, motion, "a cat", more))).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("vmc", {"iterations": 0}, "iterations is 0; it must be at least 1"),
+        ("vmc", {"lr": 0.0}, "lr is 0.0; it must be above 0"),
+        ("vmc", {"noise_share": 1.5}, "noise_share is 1.5; it must be between 0 and 1"),
+        ("vmc", {"strength": float("inf")}, "strength is inf; it must be a number"),
+        ("vmc", {"checkpoint_every": 0}, "checkpoint_every is 0"),
+        ("motion_inversion", {"places": -1}, "places is -1; it must be at least 0"),
+        ("motion_inversion", {"gamma": -1.0}, "gamma is -1.0"),
+        ("motiondirector", {"rank": 0}, "rank is 0; it must be at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    name: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadCall, match=message):
+        made(name, **changes)
+
+
+def test_the_settings_of_training_stand_in_one_place() -> None:
+    for name in NAMES:
+        assert isinstance(model_loading.preset(name), Training)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_with_adapters_of_the_users_is_refused_and_left_alone(name: str) -> None:
+    """AnimateDiff's LoRAs of camera motion, as diffusers loads them into a pipeline."""
+    backbone = animatediff.tiny()
+    network: Any = backbone.network
+    layer = backbone.transformers_for("all_temporal_transformers")[0].attentions[0].query
+    motion = learned(made(name), backbone)
+    network.add_adapter(LoraConfig(r=2, target_modules=[layer], init_lora_weights=False), "zoom")
+    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    denoise = backbone.denoiser(backbone.encode_text(["a dog"]))
+
+    def seen() -> Tensor:
+        with torch.no_grad():
+            return denoise(x, torch.tensor(501.0)).eps
+
+    before = seen()
+    message = r"adapters loaded \(zoom\); unload them first .* after fuse_lora"
+    with pytest.raises(BadCall, match=message):
+        next(made(name).learn(backbone, clip(backbone), "a dog", SAMPLING))
+    with pytest.raises(BadCall, match=message):
+        list(made(name).transfer(backbone, motion, "a cat", SAMPLING))
+    assert list(network.peft_config) == ["zoom"]
+    assert network.get_submodule(layer).active_adapters == ["zoom"]
+    assert torch.equal(seen(), before)
+    network.unload_lora()
+    assert same(learned(made(name), backbone), motion)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_network_in_half_precision_trains_tensors_in_full(name: str) -> None:
+    kept = unet3d.tiny()  # its own: it is changed
+    assert isinstance(kept, unet3d.LatentUNet)
+    kept._parts.unet.to(torch.bfloat16)
+    method = made(name, checkpoint_every=1)
+    events = list(method.learn(kept, clip(kept), "a dog", SAMPLING))
+    state = next(event.state for event in events if isinstance(event, Checkpoint))
+    trained = [t for n, t in state.tensors.items() if n.startswith("adapter/")]
+    assert all(tensor.dtype == torch.float32 for tensor in trained)
+    assert any(float(tensor.abs().max()) > 0 for tensor in trained)
+    latents = result(method.transfer(kept, result(iter(events)), "a cat", SAMPLING))
+    assert torch.isfinite(latents).all()
