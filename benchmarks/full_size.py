@@ -25,7 +25,7 @@ import torch
 
 from recast.backbones.base import Backbone, Settings
 from recast.errors import RecastError
-from recast.events import Done, Step
+from recast.events import Job, Step
 from recast.motions.method import Sampling
 from recast.pipeline import memory_estimate, model_loading
 
@@ -108,13 +108,11 @@ def stages(backbone: Backbone, size: tuple[int, int, int]) -> dict[str, Any]:
     return found
 
 
-def run(events: Any, clock: Clock) -> tuple[Any, dict[str, list[float]]]:
+def run(job: Job[Any], clock: Clock) -> tuple[Any, dict[str, list[float]]]:
     """The result of a job, or None where it was stopped after a few levels; the seconds of every
     step by what it was: "invert", "train", "distil", "guided" or "plain"."""
     before, found = clock.began, defaultdict(list)
-    for event in events:
-        if isinstance(event, Done):
-            return event.result, found
+    for event in job:
         if isinstance(event, Step):
             now = clock.now()
             plain = "guided" if "loss_before" in event.metrics else "plain"
@@ -122,7 +120,9 @@ def run(events: Any, clock: Clock) -> tuple[Any, dict[str, list[float]]]:
             before = now
             if event.stage == "sample" and event.index == FEW:
                 break
-    events.close()
+    else:
+        return job.result, found
+    job.close()
     return None, found
 
 

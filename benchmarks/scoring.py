@@ -1,13 +1,12 @@
 """What the benchmark scripts share: held-out pairs, the oracle's marks, intervals."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from recast.backbones.base import Backbone
 from recast.bench.pairs import held_out
-from recast.events import Done, Event
 from recast.media.video import Video
 from recast.methods import unguided
 from recast.metrics import true_motion
@@ -47,18 +46,10 @@ def unguided_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) -> 
         )
         size = min(backbone.defaults.height, backbone.defaults.width)
         video = source_clip.to_tensor(Video(world.render(source, size), world.FPS))
-        motion = last(method.learn(backbone, video, "", sampling))
-        latents = last(method.transfer(backbone, motion, captions.prompt(look), sampling))
+        motion = method.learn(backbone, video, "", sampling).run()
+        latents = method.transfer(backbone, motion, captions.prompt(look), sampling).run()
         frames = source_clip.to_video(backbone.decode(latents), world.FPS).frames
         yield {"pair": number, "prompt": captions.prompt(look), **judged(frames, source, look)}
-
-
-def last(events: Iterable[Event]) -> Any:
-    """The result of a job."""
-    for event in events:
-        if isinstance(event, Done):
-            return event.result
-    raise AssertionError("the job ended without a result")
 
 
 def interval(values: np.ndarray, middle: Callable[..., Any] = np.mean) -> str:

@@ -1,16 +1,16 @@
 """What tests of methods share: a small clip, and running a method from clip to latents."""
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.events import Done, Event
+from recast.events import Job
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
 
+T = TypeVar("T")
 SAMPLING = Sampling(steps=4, guidance_scale=3.0, seed=5)
 
 
@@ -23,11 +23,9 @@ def clip(backbone: Backbone) -> Tensor:
     return video
 
 
-def result(events: Iterator[Event]) -> Any:
+def result(job: Job[T]) -> T:
     """What the job made."""
-    *_, last = events
-    assert isinstance(last, Done)
-    return last.result
+    return job.run()
 
 
 def learn(method: MotionMethod[Any], backbone: Backbone, prompt: str = "a square") -> Motion:

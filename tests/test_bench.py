@@ -18,7 +18,7 @@ from recast import cli
 from recast.backbones.base import Settings
 from recast.bench import rows, runner, summary
 from recast.bench.runner import BenchConfig, Outcome
-from recast.events import Done, Note
+from recast.events import Note
 from recast.media import video
 from recast.media.atomic_files import locked
 from recast.media.video import Video
@@ -52,9 +52,9 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(suite: Path, out: Path, **options: Any) -> tuple[Outcome, list[str]]:
     """The outcome, and the notes on the way."""
-    *events, last = runner.bench(BenchConfig(suite=str(suite), out=out, **options))
-    assert isinstance(last, Done)
-    return last.result, [event.text for event in events if isinstance(event, Note)]
+    job = runner.bench(BenchConfig(suite=str(suite), out=out, **options))
+    events = list(job)
+    return job.result, [event.text for event in events if isinstance(event, Note)]
 
 
 @pytest.fixture(scope="module")

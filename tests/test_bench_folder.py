@@ -14,7 +14,6 @@ from recast import api
 from recast.backbones.base import Settings
 from recast.bench import rows, runner
 from recast.bench.runner import BenchConfig, Outcome
-from recast.events import Done
 from recast.media import video
 from recast.media.video import Video
 
@@ -58,8 +57,8 @@ def suite(tmp_path: Path) -> Path:
 def run(suite: Path, *methods: str, **options: Any) -> list[dict[str, Any]]:
     """The table that a run leaves."""
     told: dict[str, Any] = {"suite": str(suite), "out": suite.parent / "out", "methods": methods}
-    *_, last = runner.bench(BenchConfig(**(told | options)))
-    assert isinstance(last, Done)
+    last = runner.bench(BenchConfig(**(told | options)))
+    last.run()
     outcome: Outcome = last.result
     assert outcome.missing == 0
     table = pq.read_table(outcome.folder / rows.TABLE).to_pylist()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from recast import cli, registry
 from recast.backbones import gaussian
 from recast.cli import console, flags
-from recast.events import Done, Event, Note, Step
+from recast.events import Event, Note, Step, job
 from recast.media import video
 from recast.media.video import Video
 from recast.methods import dmt
@@ -157,9 +157,10 @@ def test_shapes_render_writes_clip_and_truth(call: Call) -> None:
 
 
 def test_shapes_train_takes_its_flags(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(config: training.TrainConfig) -> Iterator[Event]:
+    @job
+    def train(config: training.TrainConfig) -> Generator[Event, None, Path]:
         yield Step(stage="unet", index=config.steps, total=config.steps)
-        yield Done(result=config.out / "model")
+        return config.out / "model"
 
     monkeypatch.setattr(training, "train", train)
     code, out, err = call("shapes", "train", "--steps", 12, "--out", "here")
@@ -504,14 +505,16 @@ def test_bars_show_stages_and_losses(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
-    events: list[Event] = [
-        Step(stage="invert", index=1, total=1),
-        Step(stage="sample", index=1, total=2, metrics={"loss": 0.125}),
-        Note(text="[a] note"),
-        Step(stage="sample", index=2, total=2),
-        Done(result=42),
-    ]
-    assert console.watch(iter(events)) == 42
+
+    @job
+    def work() -> Generator[Event, None, int]:
+        yield Step(stage="invert", index=1, total=1)
+        yield Step(stage="sample", index=1, total=2, metrics={"loss": 0.125})
+        yield Note(text="[a] note")
+        yield Step(stage="sample", index=2, total=2)
+        return 42
+
+    assert console.show(work()) == 42
     out, err = capsys.readouterr()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", err)
     assert out == ""
@@ -525,7 +528,8 @@ def test_bars_show_stages_and_losses(
 def test_a_watched_job_is_closed_when_drawing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
 
-    def job() -> Any:
+    @job
+    def work() -> Generator[Event, None, None]:
         try:
             yield Step(stage="sample", index=1, total=2)
         finally:
@@ -535,9 +539,8 @@ def test_a_watched_job_is_closed_when_drawing_fails(monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(console._Bars, "step", interrupted)
-    events = job()
     with pytest.raises(KeyboardInterrupt):
-        console.watch(events)
+        console.show(work())
     assert closed == [True]
 
 

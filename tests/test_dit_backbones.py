@@ -12,7 +12,6 @@ import recast
 from recast.backbones import cogvideox, wan
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, UnknownName
-from recast.events import Done
 from recast.feature_guidance import latent_guidance
 from recast.media.video import Video
 from recast.methods import dmt, dreammotion
@@ -487,8 +486,8 @@ def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
         draw=Draw(steps=2),
         source=Source(source_prompt="a fat dog"),
     )
-    *_, done = runs.run(config, backbone, MotionCache(tmp_path / "store", 10**9))
-    assert isinstance(done, Done)
+    done = runs.run(config, backbone, MotionCache(tmp_path / "store", 10**9))
+    done.run()
     made = recast.read(done.result.videos[0])
     assert made.frames.shape == pixels.shape
     assert made.fps == size.fps

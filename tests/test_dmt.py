@@ -1,7 +1,7 @@
 """DMT: what is recorded, what is optimised, what its presets say, and what it refuses."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from recast.diffusion.ddim_inversion import invert
 from recast.diffusion.optimize import minimize
 from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadMotion, NotFinite, UnknownName
-from recast.events import Done, Event, Preview, Step
+from recast.events import Job, Preview, Step
 from recast.feature_guidance import losses
 from recast.methods import dmt, unguided
 from recast.methods.dmt import PRESETS, Config, Method
@@ -48,10 +48,8 @@ def motion(backbone: Backbone, video: Tensor) -> Motion:
     return learn(backbone, video, SHORT)
 
 
-def result(events: Iterator[Event]) -> Any:
-    *_, last = events
-    assert isinstance(last, Done)
-    return last.result
+def result(job: Job[Any]) -> Any:
+    return job.run()
 
 
 def learn(
@@ -114,8 +112,8 @@ def test_learn_records_what_one_finds_by_hand(
 
 def test_it_takes_one_pass(backbone: Backbone, video: Tensor) -> None:
     before = backbone.nfe
-    *steps, done = Method(SHORT).learn(backbone, video, "a square", SAMPLING)
-    assert isinstance(done, Done)
+    done = Method(SHORT).learn(backbone, video, "a square", SAMPLING)
+    steps = list(done)
     assert [(step.index, step.total) for step in steps if isinstance(step, Step)] == [
         (n + 1, 8) for n in range(8)
     ]

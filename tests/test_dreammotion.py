@@ -15,7 +15,7 @@ from recast.cli import flags
 from recast.diffusion.optimize import gradient, minimize
 from recast.diffusion.sampling import randn
 from recast.errors import BadCall, BadMotion, UnknownName
-from recast.events import Done, Note, Preview, Step
+from recast.events import Job, Note, Preview, Step
 from recast.methods.dreammotion import PRESETS, Config, Method, _Distillation
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
@@ -31,16 +31,16 @@ def clip(backbone: Backbone) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def edited(backbone: Backbone, config: Config, source_prompt: str = "a dog") -> list[Any]:
+def edited(backbone: Backbone, config: Config, source_prompt: str = "a dog") -> Job[Tensor]:
     method = Method(config)
-    *_, learned = method.learn(backbone, clip(backbone), source_prompt, SAMPLING)
-    assert isinstance(learned, Done)
-    return list(method.transfer(backbone, learned.result, "a cat", SAMPLING))
+    learned = method.learn(backbone, clip(backbone), source_prompt, SAMPLING)
+    learned.run()
+    return method.transfer(backbone, learned.result, "a cat", SAMPLING)
 
 
 def test_one_step_is_the_difference_of_two_scores() -> None:
     backbone = unet3d.tiny()
-    latents = edited(backbone, ONLY_SCORE)[-1].result
+    latents = edited(backbone, ONLY_SCORE).run()
     source = backbone.encode(clip(backbone))
     drawn = np.random.SeedSequence((SAMPLING.seed, 1)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(drawn[0]) >> 1)
@@ -51,7 +51,7 @@ def test_one_step_is_the_difference_of_two_scores() -> None:
         scores = [backbone.cfg_denoiser(p, "", 3.0)(noised, t).eps for p in ("a cat", "a dog")]
     torch.testing.assert_close(latents, source - 0.1 * (scores[0] - scores[1]))
     by_area = dataclasses.replace(ONLY_SCORE, scale_by_area=True, lr=0.1 / 2000)
-    scaled = edited(backbone, by_area)[-1].result
+    scaled = edited(backbone, by_area).run()
     area = source.shape[-1] * source.shape[-2]
     torch.testing.assert_close(scaled - source, (latents - source) / area, rtol=1e-3, atol=1e-5)
 
@@ -121,20 +121,20 @@ def test_the_scale_by_area_keeps_the_balance_of_score_and_terms() -> None:
 
 def test_it_tells_its_terms_and_previews() -> None:
     backbone = gaussian.tiny()
-    events = edited(backbone, Config(iterations=4, report_every=2))
+    events = list(edited(backbone, Config(iterations=4, report_every=2)))
     steps = [event for event in events if isinstance(event, Step)]
     assert [(step.index, step.total) for step in steps] == [(n, 4) for n in (1, 2, 3, 4)]
     terms, due = {"score", "spatial", "temporal"}, {"mean_gradient"}
     assert [set(step.metrics) for step in steps] == [terms, terms | due] * 2
     assert [event.index for event in events if isinstance(event, Preview)] == [2, 4]
     # Without a prompt of the source it does as well (docs/results/methods.md), so nothing is said.
-    for told in (events, edited(backbone, ONLY_SCORE, "")):
+    for told in (events, list(edited(backbone, ONLY_SCORE, ""))):
         assert not [event for event in told if isinstance(event, Note)]
 
 
 def reported(backbone: Backbone, config: Config) -> tuple[list[Tensor], list[float]]:
     """The latents and the mean gradient of every report."""
-    events = edited(backbone, config)
+    events = list(edited(backbone, config))
     steps = [event.metrics for event in events if isinstance(event, Step)]
     told = [metrics["mean_gradient"] for metrics in steps if "mean_gradient" in metrics]
     return [event.latents for event in events if isinstance(event, Preview)], told
@@ -161,7 +161,7 @@ def test_the_mean_gradient_is_that_of_the_steps_since_the_last_report() -> None:
 def test_adams_first_step_is_the_rate_everywhere() -> None:
     backbone = unet3d.tiny()
     config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01)
-    moved = edited(backbone, config)[-1].result - backbone.encode(clip(backbone))
+    moved = edited(backbone, config).run() - backbone.encode(clip(backbone))
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01), rtol=1e-2, atol=1e-6)
 
 
@@ -183,12 +183,12 @@ def test_it_stops_where_the_gradient_has_died(optimizer: Literal["sgd", "adam"])
     places, rms = reported(backbone, config)
     limit = (max(rms) + min(rms)) / 2
     stop = next(i for i, value in enumerate(rms) if value < limit)
-    *_, last, note, done = edited(backbone, dataclasses.replace(config, stop_below=limit))
+    done = edited(backbone, dataclasses.replace(config, stop_below=limit))
+    *_, last, note = done
     assert isinstance(last, Step)
     assert last.index == 5 * (stop + 1) < 100
     assert isinstance(note, Note)
     assert note.text == f"stopped after {last.index} iterations: the gradient has died"
-    assert isinstance(done, Done)
     assert torch.equal(done.result, places[stop])
 
 
@@ -198,14 +198,14 @@ def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been(
 ) -> None:
     config = Config(iterations=4, report_every=2, optimizer=optimizer)
     backbone, method = unet3d.tiny(), Method(config)
-    *_, learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
-    assert isinstance(learned, Done)
-    whole = list(method.transfer(backbone, learned.result, "a cat", SAMPLING))
-    half = next(event for event in whole if isinstance(event, Preview))
+    learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    learned.run()
+    whole = method.transfer(backbone, learned.result, "a cat", SAMPLING)
+    half = next(event for event in list(whole) if isinstance(event, Preview))
     begun = learned.result.reached(half.latents, half.index, half.memory)
-    rest = list(method.transfer(backbone, begun, "a cat", SAMPLING))
+    rest = method.transfer(backbone, begun, "a cat", SAMPLING)
     assert [event.index for event in rest if isinstance(event, Step)] == [3, 4]
-    assert torch.equal(rest[-1].result, whole[-1].result)
+    assert torch.equal(rest.result, whole.result)
 
 
 def test_a_transfer_broken_off_at_any_preview_stops_where_it_would_have() -> None:
@@ -213,25 +213,25 @@ def test_a_transfer_broken_off_at_any_preview_stops_where_it_would_have() -> Non
     config = Config(iterations=100, report_every=5)
     _, rms = reported(backbone, config)
     method = Method(dataclasses.replace(config, stop_below=(max(rms) + min(rms)) / 2))
-    *_, learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
-    assert isinstance(learned, Done)
-    whole = list(method.transfer(backbone, learned.result, "a cat", SAMPLING))
-    for reached in [event for event in whole if isinstance(event, Preview)]:
+    learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    learned.run()
+    whole = method.transfer(backbone, learned.result, "a cat", SAMPLING)
+    told = list(whole)
+    for reached in [event for event in told if isinstance(event, Preview)]:
         begun = learned.result.reached(reached.latents, reached.index, reached.memory)
-        *_, note, done = method.transfer(backbone, begun, "a cat", SAMPLING)
-        assert note == whole[-2]
-        assert isinstance(done, Done)
-        assert torch.equal(done.result, whole[-1].result)
+        done = method.transfer(backbone, begun, "a cat", SAMPLING)
+        assert list(done)[-1] == told[-1]
+        assert torch.equal(done.result, whole.result)
 
 
 def test_prompts_that_do_not_differ_are_refused() -> None:
     with pytest.raises(BadCall, match="the source prompt is the prompt itself, 'a cat'"):
-        edited(gaussian.tiny(), ONLY_SCORE, " a  cat")
+        edited(gaussian.tiny(), ONLY_SCORE, " a  cat").run()
 
 
 def test_a_backbone_without_the_role_says_which_it_has() -> None:
     with pytest.raises(UnknownName, match=r"unknown role for .* 'values'; .*keys"):
-        edited(gaussian.tiny(), dataclasses.replace(ONLY_SCORE, keys=("values",)))
+        edited(gaussian.tiny(), dataclasses.replace(ONLY_SCORE, keys=("values",))).run()
 
 
 def test_a_motion_without_latents_is_refused() -> None:
@@ -267,15 +267,15 @@ def test_no_setting_is_hidden_by_a_flag_of_the_run() -> None:
 def test_only_what_the_mask_leaves_free_is_changed(config: Config) -> None:
     backbone = unet3d.tiny()
     method, source = Method(config), backbone.encode(clip(backbone))
-    *_, learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
-    assert isinstance(learned, Done)
+    learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    learned.run()
     size = backbone.defaults
     mask = np.zeros((size.frames, size.height, size.width), bool)
     mask[:, :, size.width // 2 :] = True
     masked = learned.result.masked(mask)
-    *_, done = method.transfer(backbone, masked, "a cat", SAMPLING)
-    assert isinstance(done, Done)
+    done = method.transfer(backbone, masked, "a cat", SAMPLING)
+    done.run()
     half = source.shape[-1] // 2
     assert torch.equal(done.result[..., :half], source[..., :half])
-    free = edited(backbone, config)[-1].result
+    free = edited(backbone, config).run()
     torch.testing.assert_close(done.result[..., half:], free[..., half:])

@@ -19,7 +19,7 @@ from recast import api
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, BadClip, BadMotion, NoSpace, NotFinite, OutOfMemory, RunFailed
-from recast.events import Done, Event, Note, Preview, Step
+from recast.events import Event, Job, Note, Preview, Step
 from recast.media import video
 from recast.media.contact_sheet import save_png
 from recast.media.video import Video
@@ -61,11 +61,9 @@ def job(clip: Path, tmp_path: Path) -> Callable[..., RunConfig[Any]]:
     return make
 
 
-def finished(events: Iterator[Event]) -> tuple[list[Event], Any]:
-    """All events, and what the last one brings."""
-    seen = list(events)
-    assert isinstance(seen[-1], Done)
-    return seen, seen[-1].result
+def finished(job: Job[Any]) -> tuple[list[Event], Any]:
+    """All events, and the result."""
+    return list(job), job.result
 
 
 def untouched(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from recast.analysis import probe
 from recast.analysis.probe import ProbeConfig
 from recast.backbones import gaussian
 from recast.errors import BadCall, UnknownName
-from recast.events import Done, Step
+from recast.events import Step
 
 
 def test_a_linear_trace_is_found_and_noise_is_not():
@@ -23,10 +23,10 @@ def test_a_linear_trace_is_found_and_noise_is_not():
 
 
 def test_every_role_and_level_has_a_row():
-    events = list(probe.probe(gaussian.tiny(), ProbeConfig(clips=20, levels=(0.0, 1.0))))
+    job = probe.probe(gaussian.tiny(), ProbeConfig(clips=20, levels=(0.0, 1.0)))
+    events = list(job)
     assert [event.index for event in events if isinstance(event, Step)] == list(range(1, 21))
-    assert isinstance(events[-1], Done)
-    rows = {row.role: row.r2 for row in events[-1].result}
+    rows = {row.role: row.r2 for row in job.result}
     assert rows.keys() == {"motion", "keys"}
     # The mean colour of a frame hardly tells a place, and pure noise tells nothing.
     assert all(len(r2) == 2 and r2[1] < 0.2 for r2 in rows.values())

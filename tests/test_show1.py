@@ -13,7 +13,7 @@ from recast.backbones.show1 import network as show1_network
 from recast.backbones.show1.backbone import Show1
 from recast.diffusion.sampling import sample
 from recast.errors import BadCall
-from recast.events import Done, Step
+from recast.events import Step
 from recast.methods import dreammotion
 from recast.motions.method import Sampling
 from recast.networks import unet_roles
@@ -200,8 +200,8 @@ def test_dreammotion_runs_in_pixel_space() -> None:
     backbone, sampling = tiny(), Sampling(steps=2, guidance_scale=3.0, seed=1)
     video = randn(1, 3, 4, 16, 16).clamp(-1, 1)
     method = dreammotion.Method(dreammotion.Config(iterations=3, lr=0.5, report_every=1))
-    (learned,) = method.learn(backbone, video, "a square walks", sampling)
-    assert isinstance(learned, Done)
+    learned = method.learn(backbone, video, "a square walks", sampling)
+    assert list(learned) == []
     assert torch.equal(learned.result.tensors["latents"], video[0])
     events = list(method.transfer(backbone, learned.result, "a cat walks", sampling))
     told = [dict(event.metrics) for event in events if isinstance(event, Step)]

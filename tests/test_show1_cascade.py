@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from recast.backbones.show1 import backbone as show1
 from recast.backbones.show1 import cascade
 from recast.backbones.show1.backbone import Show1
 from recast.backbones.show1.cascade import NUMBERS, Numbers
-from recast.events import Done, Event, Preview, Step
+from recast.events import Event, Job, Preview, Step
 from recast.media import video
 from recast.media.video import Video
 from recast.methods import unguided
@@ -51,10 +50,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(cascade.NUMBERS, name, short)  # type: ignore[arg-type]
 
 
-def ended(events: Iterator[Event]) -> tuple[list[Event], Tensor]:
-    *told, last = events
-    assert isinstance(last, Done)
-    return told, last.result
+def ended(job: Job[Tensor]) -> tuple[list[Event], Tensor]:
+    return list(job), job.result
 
 
 @pytest.mark.usefixtures("quick")
@@ -228,8 +225,8 @@ def test_a_run_ends_with_the_cascade(saved: Path, tmp_path: Path) -> None:
         draw=Draw(steps=2),
         source=Source(frames=2, height=16, width=16),
     )
-    *told, done = run.run(config, backbone, MotionCache(tmp_path / "store", 10**9))
-    assert isinstance(done, Done)
+    done = run.run(config, backbone, MotionCache(tmp_path / "store", 10**9))
+    told = list(done)
     made = video.read(done.result.folder / "video.mp4")
     assert made.frames.shape == (5, 64, 64, 3)
     assert made.fps == 8

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from recast.backbones.base import Backbone, Settings
 from recast.diffusion.initial_noise import initial
 from recast.diffusion.sampling import sample
 from recast.errors import BadCall, BadMotion
-from recast.events import Checkpoint, Done, Event, Note, Step
+from recast.events import Checkpoint, Job, Note, Step
 from recast.finetuning.objectives import Lessons, Training
 from recast.methods import motion_inversion, motiondirector, tune_a_video, vmc
 from recast.motions.method import Sampling
@@ -66,10 +65,8 @@ def motion_of(name: str, **changes: Any) -> Motion:
     return learned(made(name, **changes), tiny())
 
 
-def result(events: Iterator[Event]) -> Any:
-    *_, done = events
-    assert isinstance(done, Done)
-    return done.result
+def result(job: Job[Any]) -> Any:
+    return job.run()
 
 
 def same(one: Motion, other: Motion) -> bool:

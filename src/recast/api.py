@@ -4,7 +4,7 @@ Each runs to its end; `on_event` sees every event on the way, and raising in it 
 """
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall
-from recast.events import Event
+from recast.events import Event, Job
 from recast.media.video import Video
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
@@ -58,12 +58,12 @@ def learn(
     model_loading.check_clips(made, len(given))
     fitted = [source_clip.suit(one, source, backbone) for one in given]
     sampling = _sampling(backbone, steps, None, "", 0)
-    job = RunLog()
+    log = RunLog()
     if source.source_prompt:
         backbone.check_prompt(source.source_prompt)
-    with memory_errors(job, Settings()):
+    with memory_errors(log, Settings()):
         events = learn_or_load(
-            job,
+            log,
             backbone,
             made,
             fitted,
@@ -71,7 +71,7 @@ def learn(
             sampling,
             store or MotionCache.default(),
         )
-        motion = _last(events, on_event)
+        motion = Job(events).run(on_event)
     return with_clip_metadata(motion, given[0], fitted[0], "clip in memory", source, config)
 
 
@@ -106,23 +106,23 @@ def transfer(
     own = int(motion.metadata.get("steps", backbone.defaults.steps))
     sampling = _sampling(backbone, steps or own, guidance_scale, negative_prompt, seed)
     texts = [text for text in made.format_prompts(prompt, negative_prompt) if text]
-    job = RunLog(notes=[note for text in texts for note in backbone.check_prompt(text)])
+    log = RunLog(notes=[note for text in texts for note in backbone.check_prompt(text)])
     facts: Mapping[str, Any] = motion.metadata.get("clip", {})
-    with memory_errors(job, Settings()):
+    with memory_errors(log, Settings()):
         if isinstance(mask, str):
             edit_mask.check(mask, made, motion.source_prompt)
             mask = edit_mask.made(mask, backbone, motion, prompt, seed)
         if mask is not None:
             motion = edit_mask.applied(mask, made, motion)
-        with job.timed("sample"):
-            events = job.relay(made.transfer(backbone, motion, prompt, sampling))
-            latents = _last(events, on_event)
-        with job.timed("decode"):
-            events = job.relay(backbone.finish(latents, prompt, seed))
-            pixels = _last(events, on_event)
+        with log.timed("sample"):
+            events = log.record(made.transfer(backbone, motion, prompt, sampling))
+            latents = Job(events).run(on_event)
+        with log.timed("decode"):
+            events = log.record(backbone.finish(latents, prompt, seed))
+            pixels = Job(events).run(on_event)
     fps = float(facts.get("fps", backbone.defaults.fps)) * backbone.frame_multiplier
     video = source_clip.to_video(pixels, fps)
-    return Video(video.frames, video.fps, tuple(dict.fromkeys(job.notes)))
+    return Video(video.frames, video.fps, tuple(dict.fromkeys(log.notes)))
 
 
 def mix(motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
@@ -162,17 +162,3 @@ def _sampling(
         negative_prompt=negative,
         seed=seed,
     )
-
-
-def _last(events: Generator[Event, None, T], on_event: Watch | None) -> T:
-    """What the generator returns, every event shown to `on_event` on the way."""
-    try:
-        while True:
-            event = next(events)
-            if on_event is not None:
-                on_event(event)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    finally:
-        events.close()

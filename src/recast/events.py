@@ -1,11 +1,22 @@
-"""What a running job tells its watcher: CLI, web page and benchmark draw the same events.
+"""How long work reports: as a `Job`, which yields events and ends in a result.
 
-A job is a generator of these. Closing the generator cancels the job.
+    job = pipeline.transfer(config)
+    for event in job:
+        show(event)
+    print(job.result.folder)
+
+Everything in Recast that takes longer than a moment is such a job: learning a motion, drawing a
+clip, a whole run, a benchmark, a training. The command line, the web page and a stranger's loop
+watch the same events. A function with `yield` becomes a job by the decorator `job`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, final
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,18 +31,18 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """The clean estimate so far, as latents (1, C, F, H, W); decoding it is up to the watcher."""
+    """The clean estimate so far, as latents (1, C, F, H, W). Whoever shows it decodes it."""
 
     stage: str
     index: int
     latents: Any
     memory: Mapping[str, Any] = field(default_factory=dict)
-    """Tensors that a broken-off transfer needs beside them, where it can go on from here."""
+    """Tensors that an interrupted transfer needs besides the latents, where it can resume here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """How far a job is that can go on from there: `state` is what it would need."""
+    """A point from which interrupted work can resume: `state` is what it needs for that."""
 
     index: int
     state: Any
@@ -44,11 +55,69 @@ class Note:
     text: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Done:
-    """The last event of every job, with what it made."""
-
-    result: Any
+Event = Step | Preview | Checkpoint | Note
 
 
-Event = Step | Preview | Checkpoint | Note | Done
+@final
+class Job(Generator[Event, None, T]):
+    """Work under way: iterate over it for its events, then read `result`.
+
+    Inside another job, `result = yield from job` passes the events on. Closing a job stops the
+    work; a job that is stopped leaves no file behind.
+    """
+
+    def __init__(self, events: Generator[Event, None, T]) -> None:
+        self._events = events
+        self._outcome: list[T] = []
+
+    @classmethod
+    def finished(cls, result: T) -> "Job[T]":
+        """A job that has nothing to report."""
+
+        def nothing() -> Generator[Event, None, T]:
+            yield from ()
+            return result
+
+        return cls(nothing())
+
+    @property
+    def result(self) -> T:
+        """What the work made. Raises `RuntimeError` before its end."""
+        if not self._outcome:
+            raise RuntimeError("the job has not ended; iterate over it to its end, or call run()")
+        return self._outcome[0]
+
+    def run(self, on_event: Callable[[Event], object] | None = None) -> T:
+        """Work to the end, show every event to `on_event`, and return the result. An exception
+        in `on_event` stops the work."""
+        try:
+            for event in self:
+                if on_event is not None:
+                    on_event(event)
+        finally:
+            self.close()
+        return self.result
+
+    def send(self, value: None) -> Event:
+        try:
+            return self._events.send(value)
+        except StopIteration as end:
+            if not self._outcome:
+                self._outcome.append(end.value)
+            raise StopIteration(self._outcome[0]) from None
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None, /) -> Event:
+        return self._events.throw(typ) if val is None else self._events.throw(typ, val, tb)
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def job(work: Callable[P, Generator[Event, None, T]]) -> Callable[P, Job[T]]:
+    """Decorator: calling the generator function makes a `Job`, which has not begun yet."""
+
+    @wraps(work)
+    def begin(*args: P.args, **kwargs: P.kwargs) -> Job[T]:
+        return Job(work(*args, **kwargs))
+
+    return begin

@@ -5,7 +5,7 @@ subject's displacement from its mean place, and judged on clips that the fit nev
 cannot read, guidance by that feature cannot ask for. Knows no model by name.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
-from recast.events import Done, Event, Step
+from recast.events import Event, Step, job
 from recast.feature_guidance.losses import spatial_marginal_mean
 from recast.networks.feature_hooks import Tap, record
 from recast.shapes import world
@@ -52,8 +52,9 @@ class Row:
     r2: tuple[float, ...]
 
 
-def probe(backbone: Backbone, config: ProbeConfig) -> Iterator[Event]:
-    """`Done.result` is a list of `Row`, one for each role in the network's order."""
+@job
+def probe(backbone: Backbone, config: ProbeConfig) -> Generator[Event, None, list[Row]]:
+    """The result is a list of `Row`, one for each role in the network's order."""
     taps = _taps(backbone, config.roles)
     places = tuple(dict.fromkeys(taps.values()))
     features, targets = Features(), list[Array]()
@@ -65,7 +66,7 @@ def probe(backbone: Backbone, config: ProbeConfig) -> Iterator[Event]:
     for role, tap in taps.items():
         read = [list(map(_centred, features.of(tap.path, n))) for n in range(len(config.levels))]
         rows.append(Row(role, tuple(_r2(found, targets) for found in read)))
-    yield Done(result=rows)
+    return rows
 
 
 class Features:

@@ -4,7 +4,7 @@ DMT's fig. 2 d, with the truth known: for every frame of some clips the frame wi
 spatial marginal mean among clips of other subjects, and how far apart the subjects of both are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recast.analysis import probe
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
-from recast.events import Done, Event, Step
+from recast.events import Event, Step, job
 from recast.shapes import world
 from recast.shapes.geometry import Array
 
@@ -63,8 +63,11 @@ class Retrieved:
     matches: tuple[Match, ...]
 
 
-def retrieve(backbone: Backbone, config: RetrievalConfig) -> Iterator[Event]:
-    """`Done.result` is a list of `Retrieved`."""
+@job
+def retrieve(
+    backbone: Backbone, config: RetrievalConfig
+) -> Generator[Event, None, list[Retrieved]]:
+    """The result is a list of `Retrieved`."""
     scenes = list(islice(probe.moving(backbone.defaults.frames), config.clips))
     taps = {role: backbone.taps(role)[0] for role in config.roles}
     features = probe.Features()
@@ -76,7 +79,7 @@ def retrieve(backbone: Backbone, config: RetrievalConfig) -> Iterator[Event]:
         for role, tap in taps.items()
         for number, level in enumerate(config.levels)
     ]
-    yield Done(result=found)
+    return found
 
 
 def _looked_up(

@@ -9,7 +9,7 @@ methods are measured in its place.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -21,7 +21,7 @@ from recast.diffusion.cfg import cfg, growing
 from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.temporal_windows import blend, spans
 from recast.errors import BadCall, UnknownName
-from recast.events import Done, Event
+from recast.events import Job
 from recast.networks import quantization
 from recast.networks.adapters import Transformer
 from recast.networks.feature_hooks import Tap
@@ -117,10 +117,10 @@ class Backbone(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to video (B, 3, F, H, W) in [-1, 1]."""
 
-    def finish(self, latents: Tensor, prompt: str, seed: int) -> Iterator[Event]:
+    def finish(self, latents: Tensor, prompt: str, seed: int) -> Job[Tensor]:
         """The clip that a user gets of latents (1, C, F, H, W): `decode`, and in a cascade the
-        stages after it, each with noise from the seed. Ends in `Done(video)`."""
-        yield Done(result=self.decode(latents))
+        stages after it, each with noise from the seed: (1, 3, F, H, W)."""
+        return Job.finished(self.decode(latents))
 
     @abstractmethod
     def encode_text(self, prompts: list[str]) -> Tensor:

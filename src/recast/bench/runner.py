@@ -19,7 +19,7 @@ from recast.bench.suite import Case, Suite, Variant
 from recast.bench.work import BenchResult, Task
 from recast.errors import BadCall
 from recast.evaluation.evaluate import Tools
-from recast.events import Done, Event, Note, Step
+from recast.events import Event, Note, Step, job
 from recast.media.atomic_files import locked
 
 
@@ -75,8 +75,9 @@ class Outcome:
     """Rows that could not even be written, since their process was lost."""
 
 
-def bench(config: BenchConfig, told: Suite | None = None) -> Generator[Event, None, None]:
-    """Run what is missing; the last event is `Done(Outcome)`. Raises `RecastError`.
+@job
+def bench(config: BenchConfig, told: Suite | None = None) -> Generator[Event, None, Outcome]:
+    """Run what is missing; the result says what is there. Raises `RecastError`.
 
     A suite `told` is used in place of the one that the config names.
     """
@@ -101,7 +102,7 @@ def bench(config: BenchConfig, told: Suite | None = None) -> Generator[Event, No
         failed=sum(row["error"] is not None for row in found),
         missing=sum(task.size for task in tasks) - len(current),
     )
-    yield Done(result=outcome)
+    return outcome
 
 
 def _done(

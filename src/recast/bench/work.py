@@ -27,7 +27,7 @@ from recast.bench.suite import Case, Variant
 from recast.errors import BadClip, RecastError
 from recast.evaluation import evaluate
 from recast.evaluation.evaluate import Tools
-from recast.events import Done, Note
+from recast.events import Note
 from recast.media import video as videos
 from recast.media.video import Video
 from recast.motions.motion import Motion
@@ -208,11 +208,10 @@ class _Making:
         truth = None if case.file else pairs.truth(case.scene, case.prompt, result.frames)
         tools, device = self.task.tools, str(self.backbone.device)
         judging = evaluate.evaluate(source, result, case.prompt, tools, mask, truth, device)
-        *events, last = judging
-        assert isinstance(last, Done)
+        events = list(judging)
         said = [event.text for event in events if isinstance(event, Note)]
         notes = "; ".join(dict.fromkeys((*source.notes, *result.notes, *said)))
-        scores = {rows.METRIC + score.metric.name: score.value for score in last.result}
+        scores = {rows.METRIC + score.metric.name: score.value for score in judging.result}
         return {"notes": notes or None, **scores}
 
     def identity(self, case: Case, seed: int) -> dict[str, Any]:

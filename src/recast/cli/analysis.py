@@ -16,7 +16,7 @@ from recast.analysis.retrieval import RetrievalConfig, Retrieved
 from recast.analysis.retrieval import retrieve as retrieved
 from recast.backbones.base import Settings
 from recast.cli import flags
-from recast.cli.console import say, watch
+from recast.cli.console import say, show
 from recast.errors import missing_extra
 from recast.media.contact_sheet import contact_sheet, save_png
 from recast.media.video import Video
@@ -73,7 +73,7 @@ class _InvertFeatures:
 def probe(argv: list[str], command: str, about: str) -> None:
     """Print R² for every role and noise level."""
     asked = flags.parse(_Probe, _Probe(), argv, command, about)
-    rows = watch(probed(memory_estimate.load(asked.backbone, asked.settings), asked.config))
+    rows = show(probed(memory_estimate.load(asked.backbone, asked.settings), asked.config))
     if asked.json:
         say(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
@@ -84,7 +84,7 @@ def retrieve(argv: list[str], command: str, about: str) -> None:
     """Print how near the subjects of retrieved frames are."""
     asked = flags.parse(_Retrieve, _Retrieve(), argv, command, about)
     backbone = memory_estimate.load(asked.backbone, asked.settings)
-    found: list[Retrieved] = watch(retrieved(backbone, asked.config))
+    found: list[Retrieved] = show(retrieved(backbone, asked.config))
     if asked.out is not None:
         nearest = min(found, key=lambda one: one.distance)
         scenes = list(islice(moving(backbone.defaults.frames), asked.config.clips))
@@ -118,7 +118,7 @@ def invert_features(argv: list[str], command: str, about: str) -> None:
         ray=asked.ray,
         settings=asked.settings,
     )
-    outcome: runner.Outcome = watch(runner.bench(config, told))
+    outcome: runner.Outcome = show(runner.bench(config, told))
     say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")
 
 

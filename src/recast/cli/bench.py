@@ -5,7 +5,7 @@ from typing import Any
 import tyro
 
 from recast.cli import flags
-from recast.cli.console import say, watch
+from recast.cli.console import say, show
 from recast.errors import RunFailed, missing_extra
 
 _MISSING: Any = tyro.MISSING
@@ -18,7 +18,7 @@ def bench(argv: list[str], command: str, about: str) -> None:
     default = runner.BenchConfig(suite=_MISSING)
     about = f"{about} Suites: {', '.join(suite.names())}."
     asked = flags.parse(runner.BenchConfig, default, flags.local_ray(argv), command, about)
-    outcome: runner.Outcome = watch(runner.bench(asked))
+    outcome: runner.Outcome = show(runner.bench(asked))
     say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")
     if outcome.failed or outcome.missing:
         raise RunFailed(

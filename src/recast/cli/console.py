@@ -5,9 +5,9 @@ Draws events and decides nothing.
 
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,7 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from recast.events import Done, Event, Note, Step
+from recast.events import Event, Job, Note, Step
+
+T = TypeVar("T")
 
 
 def say(text: str) -> None:
@@ -41,23 +43,19 @@ def waiting(text: str) -> Iterator[None]:
         yield
 
 
-def watch(events: Iterator[Event]) -> Any:
-    """Draw a job to its end and return its result. Leaving early closes the job."""
+def show(work: Job[T]) -> T:
+    """Draw a job to its end and return its result. Leaving early stops the job."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        with _Bars(console) as bars:
-            for event in events:
-                match event:
-                    case Step():
-                        bars.step(event)
-                    case Note():
-                        console.print(f"note: {event.text}", markup=False)
-                    case Done():
-                        return event.result
-    finally:
-        if isinstance(events, Generator):
-            events.close()
-    raise AssertionError("a job ends in Done")
+    with _Bars(console) as bars:
+
+        def draw(event: Event) -> None:
+            match event:
+                case Step():
+                    bars.step(event)
+                case Note():
+                    console.print(f"note: {event.text}", markup=False)
+
+        return work.run(draw)
 
 
 class _Bars:

@@ -9,7 +9,7 @@ import tyro
 
 from recast.bench import pairs
 from recast.cli import flags
-from recast.cli.console import complain, say, watch
+from recast.cli.console import complain, say, show
 from recast.evaluation import evaluate as evaluation
 from recast.evaluation.evaluate import Score, Tools
 from recast.media import video
@@ -61,7 +61,7 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
             complain(f"note: {name}: {note}")
     mask = None if asked.mask is None else evaluation.read_mask(asked.mask, result)
     truth = None if asked.truth is None else pairs.told(asked.truth, prompt, result.frames)
-    scores = watch(
+    scores = show(
         evaluation.evaluate(source, result, prompt, asked.tools, mask, truth, asked.device)
     )
     if asked.json:

@@ -9,7 +9,7 @@ import numpy as np
 
 from recast import registry
 from recast.cli import flags
-from recast.cli.console import say, watch
+from recast.cli.console import say, show
 from recast.errors import BadCall
 from recast.media.atomic_files import atomic
 from recast.media.video import Video
@@ -47,9 +47,7 @@ def train(argv: list[str], command: str, about: str) -> None:
         from recast.shapes import training  # diffusers and transformers load slowly
 
     default = training.TrainConfig(out=Path("out") / "shapes")
-    say(
-        str(watch(training.train(flags.parse(training.TrainConfig, default, argv, command, about))))
-    )
+    say(str(show(training.train(flags.parse(training.TrainConfig, default, argv, command, about)))))
 
 
 def _truth(scene: world.Scene, seed: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import tyro
 
 from recast import api
 from recast.cli import flags
-from recast.cli.console import complain, say, waiting, watch
+from recast.cli.console import complain, say, show, waiting
 from recast.media.video import Video
 from recast.motions.motion import Motion
 from recast.pipeline import (
@@ -60,7 +60,7 @@ def learn(argv: list[str], command: str, about: str) -> None:
     method, preset, config = _chosen(argv)
     default: LearnConfig[Any] = LearnConfig(clip=_MISSING, method=method, config=config)
     parsed = _parsed(_Learn(run=default, preset=preset), argv, command, about)
-    say(str(watch(run.learn(parsed.run))))
+    say(str(show(run.learn(parsed.run))))
 
 
 def demo(argv: list[str], command: str, about: str) -> None:
@@ -119,7 +119,7 @@ def _run(
     """Parse the flags, run, and tell on stdout what was made."""
     parsed = _parsed(default, argv, command, about)
     prepare(parsed.run)
-    result: RunOutput = watch(run.run(parsed.run))
+    result: RunOutput = show(run.run(parsed.run))
     say(manifest.text(result.manifest) if parsed.json else "\n".join(map(str, result.videos)))
     return result
 

@@ -6,7 +6,7 @@ rates and sizes are compared, and what a mask leaves of them. The numbers are th
 """
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from recast import registry
 from recast.errors import BadCall, BadClip, OneFrame
 from recast.evaluation import trackers
 from recast.evaluation.trackers import Tracker
-from recast.events import Done, Event, Note, Step
+from recast.events import Event, Note, Step, job
 from recast.media import video as videos
 from recast.media.video import Fit, Video
 from recast.metrics.base import ClipView, Judged, Metric, Tracks, Truth
@@ -187,6 +187,7 @@ def read_mask(path: Path, like: Video) -> Masks:
     return mask
 
 
+@job
 def evaluate(
     source: Video,
     result: Video,
@@ -195,8 +196,8 @@ def evaluate(
     mask: Masks | None = None,
     truth: Truth | None = None,
     device: str = "cpu",
-) -> Iterator[Event]:
-    """Every metric of two aligned clips. `Done.result` is a list of `Score`; one that lacks what it
+) -> Generator[Event, None, list[Score]]:
+    """Every metric of two aligned clips. The result is a list of `Score`; one that lacks what it
     needs, such as a prompt, says so instead of a value. Those of a truth are there if it is."""
     judged, missing = yield from _looked(source, result, prompt, tools, mask, device)
     judged = replace(judged, truth=truth)
@@ -209,7 +210,7 @@ def evaluate(
         lacking = [missing[need] for need in sorted(metric.needs) if need in missing]
         value = None if lacking else metric.score(judged)
         scores.append(Score(metric, value, lacking[0] if lacking else ""))
-    yield Done(result=scores)
+    return scores
 
 
 def _looked(

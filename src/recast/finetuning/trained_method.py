@@ -6,7 +6,7 @@ Knows no layer: a method says which adapter it trains, and with which numbers.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
@@ -20,7 +20,7 @@ from recast.diffusion import initial_noise
 from recast.diffusion.noise_schedule import Denoised
 from recast.diffusion.optimize import Group, adamw, adamw_class, packed, restore, train
 from recast.errors import BadClip, BadMotion
-from recast.events import Checkpoint, Done, Event, Note, Step
+from recast.events import Checkpoint, Event, Job, Note, Step, job
 from recast.feature_guidance.latent_guidance import (
     build_motion,
     json_settings,
@@ -72,7 +72,7 @@ class Method(MotionMethod[T], Generic[T]):
 
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Job[Motion]:
         """Invert the first clip for its noise, "noise" (C, F, h, w), and train on all of them,
         (N, 3, F, H, W). What is learned is kept in float16, the losses in the metadata."""
         return self._learn(None, backbone, video, prompt, sampling)
@@ -84,9 +84,10 @@ class Method(MotionMethod[T], Generic[T]):
         video: Tensor,
         prompt: str,
         sampling: Sampling,
-    ) -> Iterator[Event]:
+    ) -> Job[Motion]:
         return self._learn(begun, backbone, video, prompt, sampling)
 
+    @job
     def _learn(
         self,
         begun: Motion | None,
@@ -94,7 +95,7 @@ class Method(MotionMethod[T], Generic[T]):
         video: Tensor,
         prompt: str,
         sampling: Sampling,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Motion]:
         if video.shape[2] < 2:
             raise BadClip("1 frame shows no motion; take a clip of at least 2, such as --frames 8")
         check_bare(backbone.network)
@@ -124,7 +125,7 @@ class Method(MotionMethod[T], Generic[T]):
                 state = _state(lessons, optimizer)
                 yield Checkpoint(index=index, state=_kept(begun, state, seen))
         learned = {name: tensor.half() for name, tensor in lessons.temporal.tensors.items()}
-        yield Done(result=_kept(begun, learned, seen))
+        return _kept(begun, learned, seen)
 
     def _lessons(self, backbone: Backbone, latents: Tensor, prompt: str, begun: Motion) -> Lessons:
         """With new adapters, or those of a checkpoint."""
@@ -159,9 +160,10 @@ class Method(MotionMethod[T], Generic[T]):
     def _noisiest(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> float:
         return float(backbone.schedule.sized(shape).grid(sampling.steps)[0])
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Sample with the adapter in place, at its `strength`."""
         motion.check_made_for(backbone, self.name)
         learned = _learned(motion)
@@ -178,7 +180,7 @@ class Method(MotionMethod[T], Generic[T]):
                 return guided(x, t)
 
         latents = yield from sample_with_events(backbone, denoise, x, sampling)
-        yield Done(result=latents)
+        return latents
 
     def _start(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> tuple[Tensor, str]:
         """The noise to start from, and what the user should know of it. Raises `BadMotion` where

@@ -20,7 +20,7 @@ frame only; across frames they are compared all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -36,7 +36,7 @@ from recast.diffusion.noise_schedule import Denoiser
 from recast.diffusion.optimize import minimize
 from recast.diffusion.sampling import randn
 from recast.errors import BadCall
-from recast.events import Done, Event
+from recast.events import Event, job
 from recast.feature_guidance import latent_guidance
 from recast.motions.method import MotionMethod, Sampling, check_setting
 from recast.motions.motion import Motion
@@ -155,9 +155,10 @@ class Method(MotionMethod[Config]):
             self.config, every if self.learns_by_sampling else _LEARNED
         )
 
+    @job
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Motion]:
         """One pass. The motion holds the clip's "latents", (C, F, H, W), and for the n-th guided
         place its displacements as "n/flow", (F, F, H·W, 2).
 
@@ -180,7 +181,7 @@ class Method(MotionMethod[Config]):
             motion = latent_guidance.build_motion(
                 self, backbone, tensors, prompt, sampling, [float(t)]
             )
-        yield Done(result=motion)
+        return motion
 
     def _learned(
         self,
@@ -225,9 +226,10 @@ class Method(MotionMethod[Config]):
         told = {"shape": list(source.shape), "losses": losses}
         return replace(motion, metadata={**motion.metadata, **told})
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Sample from random noise with guidance by the displacements, or with the positions that
         were learned."""
         self._check(backbone, motion, sampling)
@@ -258,7 +260,7 @@ class Method(MotionMethod[Config]):
             edit=edit,
             history=history,
         )
-        yield Done(result=latents)
+        return latents
 
     def _injected(
         self,

@@ -8,7 +8,7 @@ noisiest levels, moves x_t until its features change over time as the clip's did
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -19,7 +19,7 @@ from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
 from recast.diffusion.optimize import minimize
 from recast.errors import BadCall
-from recast.events import Done, Event
+from recast.events import Event, job
 from recast.feature_guidance import latent_guidance, losses
 from recast.motions.method import MotionMethod, Sampling, check_setting
 from recast.motions.motion import Motion
@@ -141,9 +141,10 @@ class Method(MotionMethod[Config]):
     def cache_key_settings(self) -> Mapping[str, Any]:
         return latent_guidance.json_settings(self.config, _LEARNED)
 
+    @job
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Motion]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise" and, for each tap,
         its features at the guided levels, (L, F, C·cells²) or (L, F, H, W, C)."""
         trace = yield from latent_guidance.record_inversion(
@@ -158,13 +159,12 @@ class Method(MotionMethod[Config]):
         )
         tensors = {"noise": trace.noise, **trace.features}
         times = self._times(backbone, trace.noise.shape, sampling)
-        yield Done(
-            result=latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
-        )
+        return latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Sample with guidance by the motion's features."""
         config = self.config
         self._check(backbone, motion, sampling)
@@ -198,7 +198,7 @@ class Method(MotionMethod[Config]):
             restart=config.restart,
             generator=generator,
         )
-        yield Done(result=latents)
+        return latents
 
     def _change(
         self, backbone: Backbone, motion: Motion, prompt: str, count: int

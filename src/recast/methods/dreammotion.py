@@ -8,7 +8,7 @@ are the similarities among the source's own positions and frames, read from self
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
@@ -24,7 +24,7 @@ from recast.diffusion.noise_schedule import Denoiser
 from recast.diffusion.optimize import Group, gradient, packed, restore, train
 from recast.diffusion.sampling import check_finite, generator_of, randn
 from recast.errors import BadCall
-from recast.events import Done, Event, Note, Preview, Step
+from recast.events import Event, Job, Note, Preview, Step, job
 from recast.feature_guidance import losses
 from recast.feature_guidance.latent_guidance import read_features, select_taps, time_of_level
 from recast.motions.method import MotionMethod, Sampling, check_setting, the_clip_itself
@@ -115,13 +115,14 @@ class Method(MotionMethod[Config]):
 
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Job[Motion]:
         """Encodes the clip: "latents", (C, F, H, W)."""
-        yield Done(result=the_clip_itself(self.name, backbone, video, prompt, sampling))
+        return Job.finished(the_clip_itself(self.name, backbone, video, prompt, sampling))
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Distil the prompt into the clip. Raises `BadCall` for prompts that do not differ."""
         motion.check_made_for(backbone, self.name)
         motion.check_holds("latents")
@@ -131,7 +132,7 @@ class Method(MotionMethod[Config]):
         source = motion.tensors["latents"][None].to(backbone.device)
         step = _Distillation.of(self.config, backbone, source, described, prompt, sampling)
         step = replace(step, free=_free(motion, source, backbone))
-        yield from _descended(step, *motion.state(source))
+        return (yield from _descended(step, *motion.state(source)))
 
 
 _OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam}
@@ -139,7 +140,7 @@ _OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam}
 
 def _descended(
     step: _Distillation, begun: int, x: Tensor, memory: Mapping[str, Tensor]
-) -> Iterator[Event]:
+) -> Generator[Event, None, Tensor]:
     """The descent from x (1, C, F, h, w) to its end, after `begun` steps and what they remember."""
     config, total = step.config, step.config.iterations
     rates = np.linspace(config.lr, config.lr_decay * config.lr, total)
@@ -169,7 +170,7 @@ def _descended(
             latents = z.detach().clone()
             yield Preview(stage="distil", index=done, latents=latents, memory=packed(optimizer))
             gradients.zero_()
-    yield Done(result=z.detach().clone())
+    return z.detach().clone()
 
 
 def _free(motion: Motion, latents: Tensor, backbone: Backbone) -> Tensor | None:

@@ -14,7 +14,7 @@ network is not asked again for the x_t that was moved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -26,7 +26,7 @@ from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoised, Denoiser, per_sample
 from recast.diffusion.optimize import minimize
 from recast.diffusion.sampling import randn
-from recast.events import Done, Event
+from recast.events import Event, Job, job
 from recast.feature_guidance import latent_guidance
 from recast.motions.method import MotionMethod, Sampling, check_setting, the_clip_itself
 from recast.motions.motion import Motion
@@ -104,13 +104,14 @@ class Method(MotionMethod[Config]):
 
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Job[Motion]:
         """Encodes the clip: "latents", (C, F, H, W)."""
-        yield Done(result=the_clip_itself(self.name, backbone, video, prompt, sampling))
+        return Job.finished(the_clip_itself(self.name, backbone, video, prompt, sampling))
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Sample from random noise, the first levels guided by the source's clean estimates."""
         motion.check_made_for(backbone, self.name)
         motion.check_holds("latents")
@@ -137,7 +138,7 @@ class Method(MotionMethod[Config]):
         latents = yield from latent_guidance.sample_with_events(
             backbone, estimates, eps, sampling, history=history
         )
-        yield Done(result=latents)
+        return latents
 
 
 class _Steered:

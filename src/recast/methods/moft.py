@@ -9,7 +9,7 @@ MOFT's masks and dragged points, and its attention to an unguided sample beside 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -22,7 +22,7 @@ from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
 from recast.diffusion.optimize import minimize
 from recast.errors import BadCall
-from recast.events import Done, Event
+from recast.events import Event, job
 from recast.feature_guidance import latent_guidance
 from recast.motions.method import MotionMethod, Sampling, check_setting
 from recast.motions.motion import Motion
@@ -112,9 +112,10 @@ class Method(MotionMethod[Config]):
     def cache_key_settings(self) -> Mapping[str, Any]:
         return latent_guidance.json_settings(self.config, _LEARNED)
 
+    @job
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Motion]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise" and, for each tap,
         its motion feature at the guided levels, (L, F, H, W, C'), on "…/channels", (L, C')."""
         trace = yield from latent_guidance.record_inversion(
@@ -134,13 +135,12 @@ class Method(MotionMethod[Config]):
             kept = [one[..., numbers] for one, numbers in zip(levels, chosen, strict=True)]
             tensors[path] = torch.stack(kept)
         times = self._times(backbone, trace.noise.shape, sampling)
-        yield Done(
-            result=latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
-        )
+        return latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Sample with guidance by the motion features."""
         self._check(backbone, motion, sampling)
         generator = torch.Generator().manual_seed(sampling.seed)
@@ -162,7 +162,7 @@ class Method(MotionMethod[Config]):
             edit=latent_guidance.edit_first_levels(count, sampling.steps, change, history),
             history=history,
         )
-        yield Done(result=latents)
+        return latents
 
     def _change(
         self, backbone: Backbone, motion: Motion, prompt: str, count: int

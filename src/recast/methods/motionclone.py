@@ -11,7 +11,7 @@ alone. Not here: their uneven steps, of which 60 % lie in the noisiest 40 %, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, final
@@ -26,7 +26,7 @@ from recast.diffusion.noise_schedule import Denoised, Denoiser, per_sample
 from recast.diffusion.optimize import gradient
 from recast.diffusion.sampling import randn
 from recast.errors import BadCall
-from recast.events import Done, Event
+from recast.events import Event, Job, job
 from recast.feature_guidance import latent_guidance
 from recast.motions.method import MotionMethod, Sampling, check_setting
 from recast.motions.motion import Motion
@@ -117,7 +117,7 @@ class Method(MotionMethod[Config]):
 
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Job[Motion]:
         """One pass. The motion holds, for the n-th place, the largest entries of each row of its
         attention as "n/values", (H, W, heads, F, top), and their frames as "n/frames"."""
         x = backbone.encode(video)
@@ -134,15 +134,14 @@ class Method(MotionMethod[Config]):
             tensors[f"{number}/values"] = largest.values
             tensors[f"{number}/frames"] = largest.indices.to(torch.int16)
         tensors["size"] = torch.tensor(x.shape)
-        yield Done(
-            result=latent_guidance.build_motion(
-                self, backbone, tensors, prompt, sampling, [float(t)]
-            )
+        return Job.finished(
+            latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, [float(t)])
         )
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Sample from random noise; in the first levels attention goes where the source's went."""
         config, count = self.config, latent_guidance.level_count(self.config.guided, sampling)
         self._check(backbone, motion)
@@ -170,7 +169,7 @@ class Method(MotionMethod[Config]):
         latents = yield from latent_guidance.sample_with_events(
             backbone, scored, x, sampling, history=history
         )
-        yield Done(result=latents)
+        return latents
 
     def _attention(
         self, backbone: Backbone, denoise: Denoiser, x: Tensor, t: Tensor

@@ -12,7 +12,7 @@ neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -23,7 +23,7 @@ from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
 from recast.diffusion.noise_schedule import Denoiser
 from recast.errors import BadCall
-from recast.events import Done, Event
+from recast.events import Event, job
 from recast.feature_guidance import latent_guidance
 from recast.motions.method import MotionMethod, Sampling, check_setting
 from recast.motions.motion import Motion
@@ -74,9 +74,10 @@ class Method(MotionMethod[Config]):
     def cache_key_settings(self) -> Mapping[str, Any]:
         return latent_guidance.json_settings(self.config, ("injected", "inversion_steps"))
 
+    @job
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Motion]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise", (C, F, H, W), and
         x_t of the injected levels as "latents", (L, C, F, H, W)."""
         trace = yield from latent_guidance.record_inversion(
@@ -89,13 +90,12 @@ class Method(MotionMethod[Config]):
         )
         tensors = {"noise": trace.noise, "latents": trace.latents}
         times = self._times(backbone, trace.noise.shape, sampling)
-        yield Done(
-            result=latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
-        )
+        return latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Sample with the source's queries in the first levels."""
         motion.check_made_for(backbone, self.name)
         latent_guidance.check_settings(
@@ -112,7 +112,7 @@ class Method(MotionMethod[Config]):
             initial_noise.initial(self.config.initial_noise, inverted, generator),
             sampling,
         )
-        yield Done(result=latents)
+        return latents
 
     def _injected(
         self,

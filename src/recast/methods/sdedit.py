@@ -7,7 +7,7 @@ follows the prompt further and keeps less of the motion.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from recast.backbones.base import Backbone
 from recast.diffusion.sampling import randn
 from recast.errors import BadCall
-from recast.events import Done, Event
+from recast.events import Event, Job, job
 from recast.feature_guidance import latent_guidance
 from recast.motions.method import MotionMethod, Sampling, the_clip_itself
 from recast.motions.motion import Motion
@@ -56,13 +56,14 @@ class Method(MotionMethod[Config]):
 
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Job[Motion]:
         """Encodes the clip, (C, F, H, W)."""
-        yield Done(result=the_clip_itself(self.name, backbone, video, prompt, sampling))
+        return Job.finished(the_clip_itself(self.name, backbone, video, prompt, sampling))
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Sample from the noised source, at the levels below `strength` only."""
         motion.check_made_for(backbone, self.name)
         motion.check_holds("latents")
@@ -82,4 +83,4 @@ class Method(MotionMethod[Config]):
             generator=generator,
             part=part,
         )
-        yield Done(result=latents)
+        return latents

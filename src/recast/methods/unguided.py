@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.diffusion.sampling import randn
-from recast.events import Done, Event
+from recast.events import Event, Job, job
 from recast.feature_guidance import latent_guidance
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
@@ -40,11 +40,11 @@ class Method(MotionMethod[Config]):
 
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Job[Motion]:
         """Keeps the clip's shape."""
         frames, height, width = video.shape[2:]
-        yield Done(
-            result=Motion(
+        return Job.finished(
+            Motion(
                 method=self.name,
                 backbone=backbone.fingerprint,
                 tensors={"size": torch.tensor([frames, height, width])},
@@ -52,9 +52,10 @@ class Method(MotionMethod[Config]):
             )
         )
 
+    @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, Tensor]:
         """Sample from random noise."""
         motion.check_made_for(backbone, self.name)
         frames, height, width = motion.tensors["size"].tolist()
@@ -68,4 +69,4 @@ class Method(MotionMethod[Config]):
             restart=self.config.restart,
             generator=generator,
         )
-        yield Done(result=latents)
+        return latents

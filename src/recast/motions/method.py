@@ -6,7 +6,7 @@ Methods name no layer and no model; they see a `Backbone` and its roles.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
-from recast.events import Event
+from recast.events import Job
 from recast.motions.motion import Motion
 
 C = TypeVar("C")
@@ -89,9 +89,8 @@ class MotionMethod(ABC, Generic[C]):
     @abstractmethod
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
-        """Learn from video (1, 3, F, H, W) in [-1, 1], described by `prompt`. Ends in
-        `Done(Motion)`."""
+    ) -> Job[Motion]:
+        """Learn from video (1, 3, F, H, W) in [-1, 1], described by `prompt`."""
 
     def learn_on(
         self,
@@ -100,7 +99,7 @@ class MotionMethod(ABC, Generic[C]):
         video: Tensor,
         prompt: str,
         sampling: Sampling,
-    ) -> Iterator[Event]:
+    ) -> Job[Motion]:
         """Learn from what a `Checkpoint` of the same `learn` held; without those, anew. Raises
         `BadMotion` for one that it cannot take up."""
         return self.learn(backbone, video, prompt, sampling)
@@ -113,8 +112,8 @@ class MotionMethod(ABC, Generic[C]):
     @abstractmethod
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
-    ) -> Iterator[Event]:
-        """Make a clip with the motion. Ends in `Done(latents)`, latents (1, C, F, H, W)."""
+    ) -> Job[Tensor]:
+        """Make a clip with the motion: latents (1, C, F, H, W)."""
 
     @abstractmethod
     def cache_key_settings(self) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
-from recast.events import Done, Event
+from recast.events import Event, job
 from recast.media import contact_sheet
 from recast.media import video as videos
 from recast.media.video import Video
@@ -37,9 +37,10 @@ class RunOutput:
     manifest: Mapping[str, Any]
 
 
+@job
 def run(
     config: RunConfig[Any], backbone: Backbone | None = None, store: MotionCache | None = None
-) -> Generator[Event, None, None]:
+) -> Generator[Event, None, RunOutput]:
     """Do all that `config` asks for; the last event is `Done(RunOutput)`.
 
     A `backbone` that is loaded already is used in place of the named one. Closing the generator
@@ -55,30 +56,31 @@ def run(
         edit_mask.check(config.mask, method, described)
     folder = config.out or output_folder.default_folder(config.clip, config.prompt)
     output_folder.check_replaceable(folder, config.clip)
-    store, job = store or MotionCache.default(), RunLog()
-    with output_folder.replaced(folder) as work, memory_errors(job, config.settings):
+    store, log = store or MotionCache.default(), RunLog()
+    with output_folder.replaced(folder) as work, memory_errors(log, config.settings):
         if backbone is None:
-            backbone = yield from job.load(config.backbone, config.settings)
+            backbone = yield from log.load(config.backbone, config.settings)
         told = method.format_prompts(config.prompt, config.draw.negative_prompt)
-        yield from _prompt_notes(job, backbone, (*told, config.source.source_prompt))
+        yield from _prompt_notes(log, backbone, (*told, config.source.source_prompt))
         sampling = _sampling(config.draw, backbone, given)
         if given is not None:
             model_loading.check_windows(method, backbone, given.size)
             clip, motion = None, given
         else:
             clip, motion = yield from _learned(
-                job, config, (config.clip,), backbone, method, sampling, store
+                log, config, (config.clip,), backbone, method, sampling, store
             )
         if config.mask is not None:
-            motion = yield from _masked(job, config, backbone, motion)
-        making = SampleWriter(config, backbone, method, motion, clip, sampling, job, store)
+            motion = yield from _masked(log, config, backbone, motion)
+        making = SampleWriter(config, backbone, method, motion, clip, sampling, log, store)
         made = yield from making.all(work)
-    yield Done(result=RunOutput(folder=folder, videos=_videos(folder, made), manifest=made))
+    return RunOutput(folder=folder, videos=_videos(folder, made), manifest=made)
 
 
+@job
 def learn(
     config: LearnConfig[Any], backbone: Backbone | None = None, store: MotionCache | None = None
-) -> Generator[Event, None, None]:
+) -> Generator[Event, None, Path]:
     """Learn a motion and save it; the last event is `Done(path)`. Raises `RecastError`."""
     out = config.out or Path(f"motion{source_clip.MOTION}")
     if out.suffix != source_clip.MOTION:
@@ -89,15 +91,15 @@ def learn(
     model_loading.check_described(method, config.source.source_prompt)
     for path in paths:
         source_clip.check(path, config.source)
-    store, job = store or MotionCache.default(), RunLog()
-    with memory_errors(job, config.settings):
+    store, log = store or MotionCache.default(), RunLog()
+    with memory_errors(log, config.settings):
         if backbone is None:
-            backbone = yield from job.load(config.backbone, config.settings)
-        yield from _prompt_notes(job, backbone, (config.source.source_prompt,))
+            backbone = yield from log.load(config.backbone, config.settings)
+        yield from _prompt_notes(log, backbone, (config.source.source_prompt,))
         sampling = _sampling(Draw(steps=config.steps), backbone, None)
-        _, motion = yield from _learned(job, config, paths, backbone, method, sampling, store)
+        _, motion = yield from _learned(log, config, paths, backbone, method, sampling, store)
         motion.save(out)
-    yield Done(result=out)
+    return out
 
 
 def stretched(motion: Motion, method: MotionMethod[Any], frames: int) -> Motion:
@@ -159,15 +161,15 @@ def _opened(config: RunConfig[Any]) -> Motion | None:
 
 
 def _masked(
-    job: RunLog, config: RunConfig[Any], backbone: Backbone, motion: Motion
+    log: RunLog, config: RunConfig[Any], backbone: Backbone, motion: Motion
 ) -> Generator[Event, None, Motion]:
     """The motion with the mask that was asked for."""
     assert config.mask is not None
     before = backbone.nfe
-    with job.timed("mask"):
+    with log.timed("mask"):
         mask = edit_mask.made(config.mask, backbone, motion, config.prompt, config.draw.seed)
-    job.nfe += backbone.nfe - before
-    yield job.note(f"the mask leaves {mask.mean():.0%} of the clip free")
+    log.nfe += backbone.nfe - before
+    yield log.note(f"the mask leaves {mask.mean():.0%} of the clip free")
     return motion.masked(mask)
 
 
@@ -184,14 +186,14 @@ def _sampling(draw: Draw, backbone: Backbone, given: Motion | None) -> Sampling:
     )
 
 
-def _prompt_notes(job: RunLog, backbone: Backbone, prompts: tuple[str, ...]) -> Iterator[Event]:
+def _prompt_notes(log: RunLog, backbone: Backbone, prompts: tuple[str, ...]) -> Iterator[Event]:
     texts = [text for prompt in prompts if prompt for text in backbone.check_prompt(prompt)]
     for text in dict.fromkeys(texts):
-        yield job.note(text)
+        yield log.note(text)
 
 
 def _learned(
-    job: RunLog,
+    log: RunLog,
     config: RunConfig[Any] | LearnConfig[Any],
     paths: Sequence[Path],
     backbone: Backbone,
@@ -200,12 +202,12 @@ def _learned(
     store: MotionCache,
 ) -> Generator[Event, None, tuple[Video, Motion]]:
     """The first clip, fitted, and the motion of all."""
-    with job.timed("read"):
+    with log.timed("read"):
         fitted = [source_clip.read(path, config.source, backbone) for path in paths]
     for text in dict.fromkeys(text for clip in fitted for text in clip.notes):
-        yield job.note(text)
+        yield log.note(text)
     prompt = config.source.source_prompt
-    motion = yield from learn_or_load(job, backbone, method, fitted, prompt, sampling, store)
+    motion = yield from learn_or_load(log, backbone, method, fitted, prompt, sampling, store)
     names = ", ".join(path.name for path in paths)
     whole = videos.read(paths[0], frames=1)
     return fitted[0], with_clip_metadata(

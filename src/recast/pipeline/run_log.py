@@ -4,7 +4,7 @@ of a job (notes, timings, losses) that ends up in the manifest.
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadMotion, OutOfMemory, RecastError
-from recast.events import Checkpoint, Done, Event, Note, Step
+from recast.events import Checkpoint, Event, Job, Note, Step, job
 from recast.media.video import Video
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
@@ -23,6 +23,7 @@ from recast.pipeline import memory_estimate, model_loading, source_clip
 from recast.pipeline.motion_cache import MotionCache, motion_key, size_of
 
 E = TypeVar("E")
+T = TypeVar("T")
 Cost = Mapping[str, Any]
 _NOTHING: Cost = MappingProxyType({"network_calls": 0, "seconds": 0.0})
 """What learning has cost at its start."""
@@ -67,25 +68,20 @@ class RunLog:
         yield Step(stage="load", index=1, total=1)
         return backbone
 
-    def relay(self, events: Iterator[Event]) -> Generator[Event, None, Any]:
-        """Pass a method's events on, keep account of them, and return what the last one brings."""
-        try:
-            for event in events:
-                if isinstance(event, Done):
-                    return event.result
+    def record(self, work: Job[T]) -> Generator[Event, None, T]:
+        """Pass a job's events on, keep account of them, and return its result."""
+        with closing(work):
+            for event in work:
                 if isinstance(event, Note):
                     self.notes.append(event.text)
                 if isinstance(event, Step) and self.stage == "sample" and event.metrics:
                     self.losses.append({"step": event.index, **event.metrics})
                 yield event
-        finally:
-            if isinstance(events, Generator):
-                events.close()
-        raise AssertionError("a method's events end in Done")
+        return work.result
 
 
 def learn_or_load(
-    job: RunLog,
+    log: RunLog,
     backbone: Backbone,
     method: MotionMethod[Any],
     fitted: Sequence[Video],
@@ -98,31 +94,31 @@ def learn_or_load(
     model_loading.check_runs(method, backbone)
     model_loading.check_described(method, prompt)
     first, *others = fitted
-    job.size = (len(first), first.height, first.width)
-    model_loading.check_windows(method, backbone, job.size)
+    log.size = (len(first), first.height, first.width)
+    model_loading.check_windows(method, backbone, log.size)
     frames = np.stack([clip.frames for clip in fitted]) if others else first.frames
     key = motion_key(frames, backbone, method, prompt, sampling.steps)
-    with job.timed("learn"):
+    with log.timed("learn"):
         motion, trouble = _stored(store, key)
         if trouble:
-            yield job.note(trouble)
+            yield log.note(trouble)
         if motion is not None:
-            job.origin = "store"
+            log.origin = "store"
             return motion
         before = backbone.nfe
         video = torch.cat([source_clip.to_tensor(clip) for clip in fitted])
         asked = (backbone, video, prompt, sampling)
-        motion = yield from _taught(job, method, asked, store, f"{key}-begun")
-        job.nfe, job.origin = backbone.nfe - before, "clip"
+        motion = yield from _taught(log, method, asked, store, f"{key}-begun")
+        log.nfe, log.origin = backbone.nfe - before, "clip"
         trouble = _keep(store, key, motion)
         store.drop(f"{key}-begun")
         if trouble:
-            yield job.note(trouble)
+            yield log.note(trouble)
         return motion
 
 
 def _taught(
-    job: RunLog,
+    log: RunLog,
     method: MotionMethod[Any],
     asked: tuple[Backbone, Tensor, str, Sampling],
     store: MotionCache,
@@ -130,42 +126,45 @@ def _taught(
 ) -> Generator[Event, None, Motion]:
     """What a method learns, from where it was broken off if that is in the store under `key`."""
 
-    def followed(events: Iterator[Event], spent: Cost) -> Generator[Event, None, Motion]:
-        return (yield from _followed(job, events, _meter(asked[0], spent), store, key))
+    def followed(work: Job[Motion], spent: Cost) -> Generator[Event, None, Motion]:
+        return (yield from _with_checkpoints(log, work, _meter(asked[0], spent), store, key))
 
     begun, trouble = _stored(store, key)
     if trouble:
-        yield job.note(trouble)
+        yield log.note(trouble)
     if begun is not None:
-        yield job.note("goes on with learning that was broken off")
+        yield log.note("goes on with learning that was broken off")
         try:
             spent = begun.metadata.get("cost", _NOTHING)
             return (yield from followed(method.learn_on(begun, *asked), spent))
         except BadMotion as error:
             store.drop(key)
-            yield job.note(f"that cannot be taken up, and begins anew: {error}")
+            yield log.note(f"that cannot be taken up, and begins anew: {error}")
     return (yield from followed(method.learn(*asked), _NOTHING))
 
 
-def _followed(
-    job: RunLog, events: Iterator[Event], meter: Callable[[], Cost], store: MotionCache, key: str
+def _with_checkpoints(
+    log: RunLog, work: Job[Motion], meter: Callable[[], Cost], store: MotionCache, key: str
 ) -> Generator[Event, None, Motion]:
     """The motion that learning ends in; how far it is, is kept in the store. Both know their
     cost."""
     costs: dict[int, Cost] = {}
 
-    def read() -> Iterator[Event]:
-        for event in events:
-            if isinstance(event, Checkpoint):
-                costs[event.index] = meter()
-            yield event
+    @job
+    def priced() -> Generator[Event, None, Motion]:
+        with closing(work):
+            for event in work:
+                if isinstance(event, Checkpoint):
+                    costs[event.index] = meter()
+                yield event
+        return work.result
 
     def keep(reached: Checkpoint) -> str:
         state = _priced(reached.state, costs[reached.index])
         trouble = _keep(store, key, state, sole=True)
         return f"learning that is broken off will begin anew: {trouble}" if trouble else ""
 
-    motion = yield from job.relay(autosave(read(), Checkpoint, keep))
+    motion = yield from log.record(autosave(priced(), Checkpoint, keep))
     return _priced(motion, meter())
 
 
@@ -182,20 +181,19 @@ def _priced(motion: Motion, cost: Cost) -> Motion:
     return replace(motion, metadata={**motion.metadata, "cost": cost})
 
 
+@job
 def autosave(
-    events: Iterator[Event], kind: type[E], keep: Callable[[E], str | None]
-) -> Iterator[Event]:
-    """The same events; the newest of a kind is kept once a minute, and when the job breaks off.
-    What `keep` says went wrong is told, once."""
+    work: Job[T], kind: type[E], keep: Callable[[E], str | None]
+) -> Generator[Event, None, T]:
+    """The same job; its newest event of a kind is kept once a minute, and when the work is
+    interrupted. What `keep` says went wrong is told, once."""
     newest: E | None = None
     told: set[str] = set()
     last = time.monotonic()
     try:
-        for event in events:
+        for event in work:
             if isinstance(event, kind):
                 newest = event
-            if isinstance(event, Done):
-                newest = None
             yield event
             if newest is not None and time.monotonic() - last > _KEPT_EVERY:
                 trouble = keep(newest)
@@ -203,7 +201,10 @@ def autosave(
                 if trouble and trouble not in told:
                     told.add(trouble)
                     yield Note(text=trouble)
+        newest = None
+        return work.result
     finally:
+        work.close()
         if newest is not None:
             keep(newest)
 
@@ -234,14 +235,14 @@ def _keep(store: MotionCache, key: str, motion: Motion, *, sole: bool = False) -
 
 
 @contextmanager
-def memory_errors(job: RunLog, settings: Settings) -> Iterator[None]:
+def memory_errors(log: RunLog, settings: Settings) -> Iterator[None]:
     """Turn every allocator's complaint into `OutOfMemory`, which says what would help."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not _is_memory(error):
             raise
-        raise OutOfMemory(_advice(job, settings)) from error
+        raise OutOfMemory(_advice(log, settings)) from error
 
 
 def _is_memory(error: Exception) -> bool:
@@ -252,10 +253,10 @@ def _is_memory(error: Exception) -> bool:
     return any(word in str(error) for word in words)
 
 
-def _advice(job: RunLog, settings: Settings) -> str:
+def _advice(log: RunLog, settings: Settings) -> str:
     ways = []
-    if job.size:
-        frames, height, width = job.size
+    if log.size:
+        frames, height, width = log.size
         ways.append(
             f"fewer than {frames} --frames or less than {width}x{height} by --width and --height "
             "(activations grow with frames x height x width: half of one is half the memory)"
@@ -274,4 +275,4 @@ def _advice(job: RunLog, settings: Settings) -> str:
         ways.append("--offload networks (only the network at work stays on the device)")
     if settings.weights == "full" and settings.offload != "blocks":
         ways.append("--offload blocks (only its block at work does: slow)")
-    return f"the memory did not suffice (stage: {job.stage}); what helps: {'; '.join(ways)}"
+    return f"the memory did not suffice (stage: {log.stage}); what helps: {'; '.join(ways)}"

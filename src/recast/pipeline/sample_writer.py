@@ -5,17 +5,18 @@ Owns previews, what a broken-off transfer leaves for the next run, and the manif
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.errors import BadMotion, RecastError
-from recast.events import Event, Preview, Step
+from recast.events import Event, Job, Preview, Step, job
 from recast.media.video import Video
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
@@ -35,7 +36,7 @@ class SampleWriter:
     motion: Motion
     clip: Video | None
     sampling: Sampling
-    job: RunLog
+    log: RunLog
     store: MotionCache
 
     def all(self, work: Path) -> Generator[Event, None, dict[str, Any]]:
@@ -59,26 +60,28 @@ class SampleWriter:
         return whole
 
     def _one(self, folder: Path, seed: int) -> Generator[Event, None, tuple[Video, dict[str, Any]]]:
-        job, before = self.job, self.backbone.nfe
+        log, before = self.log, self.backbone.nfe
         folder.mkdir(exist_ok=True)
-        job.losses.clear()
+        log.losses.clear()
         sampling = dataclasses.replace(self.sampling, seed=seed)
         motion, key = self.motion, ""
         if self.method.resumes:
             key = transfer_key(motion, self.backbone, self.method, self.config.prompt, sampling)
             motion = yield from self._taken_up(key)
-        with job.timed("sample"):
+        with log.timed("sample"):
             events = self.method.transfer(self.backbone, motion, self.config.prompt, sampling)
             if key:
                 events = autosave(events, Preview, partial(self._keep, key))
-            latents = yield from job.relay(self._previewed(events, folder / output_folder.PREVIEWS))
+            latents = yield from log.record(
+                self._previewed(events, folder / output_folder.PREVIEWS)
+            )
         calls = self.backbone.nfe - before
-        with job.timed("decode"):
+        with log.timed("decode"):
             ending = self.backbone.finish(latents, self.config.prompt, seed)
-            pixels = yield from job.relay(ending)
+            pixels = yield from log.record(ending)
             result = source_clip.to_video(pixels, self._fps() * self.backbone.frame_multiplier)
         yield Step(stage="decode", index=1, total=1)
-        with job.timed("write"):
+        with log.timed("write"):
             told, also = self.config.prompt, self.config.also
             hashes = output_folder.write_media(folder, self._source(), result, told, also)
         finishing = self.backbone.nfe - before - calls
@@ -94,23 +97,24 @@ class SampleWriter:
             broken_off = self.store.get(key)
             if broken_off is not None:
                 index, latents, memory = broken_off.state(torch.zeros(()))
-                self.job.losses.extend(broken_off.metadata.get("losses", []))
-                yield self.job.note(f"goes on from step {index} of a run that was broken off")
+                self.log.losses.extend(broken_off.metadata.get("losses", []))
+                yield self.log.note(f"goes on from step {index} of a run that was broken off")
                 return self.motion.reached(latents, index, memory)
         return self.motion
 
     def _keep(self, key: str, preview: Preview) -> None:
-        losses = [row for row in self.job.losses if row["step"] <= preview.index]
+        losses = [row for row in self.log.losses if row["step"] <= preview.index]
         bare = dataclasses.replace(self.motion, tensors={}, metadata={"losses": losses})
         with contextlib.suppress(OSError, RecastError):  # the run itself needs no store
             state = bare.reached(preview.latents, preview.index, preview.memory)
             self.store.put(key, state, sole=True)
 
-    def _previewed(self, events: Iterator[Event], folder: Path) -> Iterator[Event]:
-        """The same events; every so many steps the estimate is written, or the first that the
+    @job
+    def _previewed(self, work: Job[Tensor], folder: Path) -> Generator[Event, None, Tensor]:
+        """The same job; every so many steps the estimate is written, or the first that the
         method reports after them."""
         every = due = self.config.preview_every
-        for event in events:
+        for event in work:
             if isinstance(event, Preview) and every and event.index >= due:
                 due = (event.index // every + 1) * every
                 folder.mkdir(exist_ok=True)
@@ -120,6 +124,7 @@ class SampleWriter:
                     folder / name, None, [(label, self._decoded(event.latents))]
                 )
             yield event
+        return work.result
 
     def _decoded(self, latents: Any) -> Video:
         return source_clip.to_video(self.backbone.decode(latents), self._fps())
@@ -139,7 +144,7 @@ class SampleWriter:
     def _manifest(
         self, sampling: Sampling, calls: Mapping[str, int], hashes: Mapping[str, str]
     ) -> dict[str, Any]:
-        job, backbone = self.job, self.backbone
+        log, backbone = self.log, self.backbone
         return {
             "format": manifest.FORMAT,
             "prompt": self.config.prompt,
@@ -147,16 +152,16 @@ class SampleWriter:
             "sampling": manifest.plain(sampling),
             "config": manifest.plain(self.config),
             "clip": self.motion.metadata.get("clip", {}),
-            "motion": {"method": self.motion.method, "from": job.origin},
+            "motion": {"method": self.motion.method, "from": log.origin},
             "backbone": {
                 "name": backbone.name,
                 "fingerprint": backbone.fingerprint,
                 "device": str(backbone.device),
             },
             "hashes": {"source": manifest.file_hash(self.config.clip), **hashes},
-            "network_calls": {"learn": job.nfe, **calls},
-            "loss_per_step": list(job.losses),
-            "timings": dict(job.timings),
+            "network_calls": {"learn": log.nfe, **calls},
+            "loss_per_step": list(log.losses),
+            "timings": dict(log.timings),
             "versions": manifest.versions(),
-            "notes": list(dict.fromkeys(job.notes)),
+            "notes": list(dict.fromkeys(log.notes)),
         }

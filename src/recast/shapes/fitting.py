@@ -8,7 +8,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from recast.errors import BadCall
-from recast.events import Done, Event, Step
+from recast.events import Event, Step, job
 from recast.media.atomic_files import atomic
 
 Loss = Callable[[Any, int, np.random.Generator], Tensor]
@@ -47,8 +47,9 @@ class Stage:
     """Called at every checkpoint with the average model and the number of steps."""
 
 
-def fit(stage: Stage, folder: Path, seed: int = 0) -> Iterator[Event]:
-    """Train `stage.model` in place and leave it with its EMA weights; the last event is `Done`.
+@job
+def fit(stage: Stage, folder: Path, seed: int = 0) -> Generator[Event, None, nn.Module]:
+    """Train `stage.model` in place and leave it with its EMA weights, which are the result.
 
     `folder` receives `<name>.pt`, from which a broken run goes on, and `<name>.jsonl`, the log.
     """
@@ -75,7 +76,7 @@ def fit(stage: Stage, folder: Path, seed: int = 0) -> Iterator[Event]:
             if stage.on_checkpoint is not None:
                 stage.on_checkpoint(average, step + 1)
     model.load_state_dict(average.state_dict())
-    yield Done(result=model.eval().requires_grad_(False))
+    return model.eval().requires_grad_(False)
 
 
 def _optimizers(stage: Stage, model: nn.Module) -> list[torch.optim.Optimizer]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from recast.errors import BadModel
-from recast.events import Done, Event, Step
+from recast.events import Event, Step, job
 from recast.media.atomic_files import atomic, locked
 from recast.shapes import captions, networks, noising, world
 from recast.shapes.fitting import Loss, Stage, fit
@@ -81,18 +81,19 @@ class TrainConfig:
     none."""
 
 
-def train(config: TrainConfig, design: Design | None = None) -> Iterator[Event]:
-    """Run every stage that is not finished yet. `Done.result` is the model's folder.
+@job
+def train(config: TrainConfig, design: Design | None = None) -> Generator[Event, None, Path]:
+    """Run every stage that is not finished yet. The result is the model's folder.
 
     Raises `BadModel` for a `start` of another design, `BadCall` while another run trains there.
     """
     if config.start is not None and not (config.start / "model_index.json").is_file():
         raise BadModel(f"{config.start} is no model folder to go on from")
     with locked(config.out):
-        yield from _train(config, design or Design())
+        return (yield from _train(config, design or Design()))
 
 
-def _train(config: TrainConfig, design: Design) -> Iterator[Event]:
+def _train(config: TrainConfig, design: Design) -> Generator[Event, None, Path]:
     torch.manual_seed(config.seed)
     tokenizer = _tokenizer(config)
     autoencoder = _begun(config, "autoencoder", networks.autoencoder(design))
@@ -113,7 +114,7 @@ def _train(config: TrainConfig, design: Design) -> Iterator[Event]:
     scaled = torch.from_numpy(latents * np.float16(autoencoder.config.scaling_factor))
     for stage in _denoiser_stages(config, model, scaled):
         yield from _stage(stage, config)
-    yield Done(result=model.save(config.out / "model"))
+    return model.save(config.out / "model")
 
 
 def _taken(config: TrainConfig, part: Part) -> bool:
@@ -138,7 +139,7 @@ def _begun(config: TrainConfig, part: Part, network: Any) -> Any:
 
 def _stage(stage: Stage, config: TrainConfig) -> Iterator[Event]:
     stage.model.to(config.device)
-    yield from (event for event in fit(stage, config.out, config.seed) if isinstance(event, Step))
+    yield from fit(stage, config.out, config.seed)
 
 
 def _tokenizer(config: TrainConfig) -> CLIPTokenizer:

@@ -17,7 +17,7 @@ without thresholding, the cascade by DDIM with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from recast.backbones.show1.cascade import BETWEEN, NUMBERS, Cascade, Name, Stag
 from recast.backbones.show1.network import UNet3DConditionModel, check_config
 from recast.diffusion.noise_schedule import Schedule, from_diffusers
 from recast.errors import BadCall, BadModel
-from recast.events import Done, Event
+from recast.events import Event, job
 from recast.networks import checkpoint_loading, placement, unet_roles
 from recast.networks import tiny as tiny_networks
 
@@ -177,7 +177,8 @@ class Show1(Backbone):
         """The keyframes themselves; `finish` makes more of them."""
         return latents.clamp(-1, 1)
 
-    def finish(self, latents: Tensor, prompt: str, seed: int) -> Iterator[Event]:
+    @job
+    def finish(self, latents: Tensor, prompt: str, seed: int) -> Generator[Event, None, Tensor]:
         """The keyframes through the stages that were loaded, under the prompt alone."""
         video = self.decode(latents)
         if self._parts.stages:
@@ -188,7 +189,7 @@ class Show1(Backbone):
                 call=self._counted,
             )
             video = yield from cascade.finished(video)
-        yield Done(result=video)
+        return video
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
