@@ -192,7 +192,7 @@ def outlined(
     with meta_model.use_meta_models(device) as outline, tempfile.TemporaryDirectory() as scratch:
         there = _there(_known_as(name), Path(scratch))
         loader = _loader(there, download=False)
-        if not loader.__name__.startswith(f"{__package__}."):
+        if not loader.__name__.startswith("recast."):
             raise BadModel(f"{name} is a model of another package, which has to load it whole")
         yield _loaded(loader, there, plain), outline
 
