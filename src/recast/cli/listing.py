@@ -12,8 +12,9 @@ from recast.backbones.base import Settings
 from recast.cli import flags
 from recast.cli.console import say, waiting
 from recast.errors import BadCall, BadMotion
-from recast.pipeline import default_method, model_loading
 from recast.pipeline import doctor as doctors
+from recast.pipeline import method_presets, model_loading
+from recast.pipeline.default_method import default_method
 from recast.pipeline.motion_cache import Entry, MotionCache, parse_size, sizes
 
 
@@ -57,8 +58,8 @@ def methods(argv: list[str], command: str, about: str) -> None:
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
     rows = []
     for name in registry.names("methods"):
-        first, *others = model_loading.presets(name)
-        rows.append((name, _first_line(model_loading.method_module(name).__doc__)))
+        first, *others = method_presets.presets(name)
+        rows.append((name, _first_line(method_presets.method_module(name).__doc__)))
         rows.append(("", f"presets: {', '.join([f'{first} (default)', *others])}"))
     _table(rows)
 
@@ -88,7 +89,7 @@ def doctor(argv: list[str], command: str, about: str) -> None:
         told = doctors.predicted(
             asked.backbone,
             asked.settings,
-            asked.method or (default_method.for_name(asked.backbone),),
+            asked.method or (default_method(asked.backbone),),
             size=(asked.frames, asked.height, asked.width),
             memory=parse_size(asked.memory) if asked.memory else None,
         )

@@ -15,7 +15,7 @@ from recast.cli.console import say
 from recast.errors import BadCall, BadMotion
 from recast.media.atomic_files import atomic
 from recast.motions.motion import Motion
-from recast.pipeline import source_clip
+from recast.pipeline.source_clip import MOTION_SUFFIX
 
 _MISSING: Any = tyro.MISSING
 _BARS = "▁▂▃▄▅▆▇█"
@@ -30,7 +30,7 @@ class _Mix:
     weights: tuple[float, ...] = ()
     """One for each: 1 1 adds two motions, 0.3 0.7 interpolates; without it each counts the same
     share."""
-    out: Path = Path(f"mix{source_clip.MOTION}")
+    out: Path = Path(f"mix{MOTION_SUFFIX}")
     """The motion file to write."""
 
 
@@ -49,8 +49,10 @@ def mix(argv: list[str], command: str, about: str) -> None:
     asked: _Mix = flags.parse(_Mix, _Mix(motions=()), argv, command, about)
     if len(asked.motions) < 2:
         raise BadCall("a mix takes at least 2 motion files")
-    if asked.out.suffix != source_clip.MOTION:
-        raise BadCall(f"--out {asked.out}: the name of a motion file ends in {source_clip.MOTION}")
+    if asked.out.suffix != MOTION_SUFFIX:
+        raise BadCall(
+            f"`out` is {asked.out}; the name of a motion file must end in {MOTION_SUFFIX}"
+        )
     weights = asked.weights or (1 / len(asked.motions),) * len(asked.motions)
     motions = [Motion.load(path) for path in asked.motions]
     say(str(api.mix(motions, weights).save(asked.out)))
