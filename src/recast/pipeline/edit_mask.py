@@ -32,7 +32,7 @@ _PLACES = {"in", "on", "at", "by", "near", "over", "under", "above", "below", "b
 _WAYS = {"from", "to", "of", "into", "onto", "through", "across", "along", "around", "up", "down"}
 _LINKS = {"and", "or", "but", "as", "with", "without", "while", "is", "are", "was", "were"}
 _BETWEEN = _ARTICLES | _PLACES | _WAYS | _LINKS
-# Tuned on the shapes world (docs/results/dreammotion.md): little noise, and half of the range.
+# Tuned on the shapes world (docs/log/dreammotion.md): little noise, and half of the range.
 _LEVELS = (0.1, 0.2, 0.3)
 _THRESHOLD = 0.5
 _GRID = 100
