@@ -151,7 +151,8 @@ def test_a_mask_of_the_fitted_clips_shape_is_taken_whole(tmp_path: Path) -> None
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     """Before anything of it is cropped away."""
     given = painted(tmp_path, *size, 0.9)
-    message = f"is {size[1]}x{size[0]}, which is not the aspect ratio .* the source, 64x36, .* clip, 16x16, at"
+    shape = f"{size[1]}x{size[0]}, which is not the aspect ratio"
+    message = f"is {shape} .* the source, 64x36, .* clip, 16x16, at"
     with pytest.raises(BadClip, match=message):
         edit_mask.read(given, FACTS)
     with pytest.raises(BadClip, match="like the source, 16x16, or"):

@@ -52,7 +52,7 @@ class _Retrieve:
 @dataclass(frozen=True, kw_only=True)
 class _InvertFeatures:
     clip: Annotated[Path | None, tyro.conf.Positional] = None
-    """The clip that is rebuilt from its features; without it held-out scenes of the shapes world."""
+    """The clip to rebuild from its features; without it held-out scenes of the shapes world."""
     prompt: str = "a video"
     """A general prompt, so that what the result shows comes from the features."""
     clips: int = 12

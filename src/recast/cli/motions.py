@@ -28,8 +28,8 @@ class _Mix:
     motions: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MOTION...")]
     """Motion files of one method on one model."""
     weights: tuple[float, ...] = ()
-    """One weight for each motion: 1 1 adds two motions, 0.3 0.7 interpolates; without it all weights
-    are equal and sum to 1."""
+    """One weight for each motion: 1 1 adds two motions, 0.3 0.7 interpolates; without it all
+    weights are equal and sum to 1."""
     out: Path = Path(f"mix{MOTION_SUFFIX}")
     """The motion file to write."""
 
