@@ -9,7 +9,7 @@ import pytest
 import recast
 from recast import cli
 from recast.backbones import gaussian
-from recast.errors import BadCall, UnknownName
+from recast.errors import BadCall
 from recast.media.video import Video
 from recast.methods import flowmotion, sdedit
 from recast.motions.motion import Motion
@@ -41,28 +41,14 @@ def test_what_is_measured_is_a_shipped_model_and_a_method() -> None:
         assert method in model_loading.methods()
 
 
-@pytest.mark.parametrize(
-    ("kind", "aliases"),
-    [
-        ("shapes", ("shapes", "zeroscope", "animatediff", "show1")),
-        ("shapes-dit", ("wan", "wan2.2-a14b", "cogvideox-2b", "ltx", "hunyuan")),
-    ],
-)
-def test_a_model_has_the_method_of_the_shipped_one_of_its_architecture(
-    best: dict[str, str], kind: str, aliases: tuple[str, ...]
-) -> None:
-    assert {default_method.for_name(alias) for alias in aliases} == {best[kind]}
+def test_a_shipped_model_has_its_own_and_any_other_model_has_dmt(best: dict[str, str]) -> None:
+    assert {name: default_method.for_name(name) for name in best} == best
+    assert {default_method.for_name(name) for name in ("zeroscope", "wan", "gaussian")} == {"dmt"}
 
 
-def test_where_nothing_stands_for_a_model_it_is_dmt(best: dict[str, str]) -> None:
-    assert default_method.for_name("gaussian") == "dmt"
-    with pytest.raises(UnknownName, match="did you mean zeroscope"):
-        default_method.for_name("zeroscop")
-
-
-def test_a_model_that_is_wrapped_or_loaded_knows_its_kind(best: dict[str, str]) -> None:
-    assert default_method.for_backbone(recast.wrap(pipeline(MADE["2b"]()))) == "flowmotion"
+def test_a_model_that_is_wrapped_or_loaded_has_that_of_its_name(best: dict[str, str]) -> None:
     assert default_method.for_backbone(recast.load("shapes")) == "sdedit"
+    assert default_method.for_backbone(recast.wrap(pipeline(MADE["2b"]()))) == "dmt"
     assert default_method.for_backbone(recast.load("gaussian")) == "dmt"
 
 
@@ -70,7 +56,7 @@ def test_learn_takes_it_and_a_config_says_its_own(
     best: dict[str, str], clip: Video, tmp_path: Path
 ) -> None:
     backbone, store = gaussian.tiny(), MotionCache(tmp_path, 10**9)
-    backbone.stand_in = "shapes-dit"
+    best["gaussian"] = "flowmotion"
     assert recast.learn(backbone, clip, steps=2, store=store).method == "flowmotion"
     config = sdedit.PRESETS["strength-70"]
     assert recast.learn(backbone, clip, config=config, steps=2, store=store).method == "sdedit"

@@ -22,8 +22,8 @@ def check(kind: Kind, offload: str) -> None:
         return
     if offload == "blocks":
         raise BadCall(
-            f"--weights {kind} goes with --offload none or networks; blocks that visit the device "
-            "have full weights"
+            f"`weights={kind}` does not work with `offload=blocks`; use `offload=networks` or "
+            "`weights=full`"
         )
     _torchao()
 

@@ -1,7 +1,7 @@
 """`--method auto`: the method with the best balance of motion, look and cost, as measured.
 
-That is on the shipped models. On the public ones nobody has measured it here: the shipped model of
-the same architecture stands for them.
+Owns a table by shipped model. A public model, on which nobody has measured it here, falls back to
+`DEFAULT_METHOD`.
 """
 
 from typing import Any
@@ -13,25 +13,20 @@ from recast.pipeline.config import DEFAULT_METHOD
 
 AUTO = "auto"
 _BEST = {"shapes": "dmt", "shapes-dit": "dmt"}
-"""By shipped model; `recast bench methods` is where it comes from."""
+"""The best method by shipped model, as `recast bench methods` measures it."""
 
 
 def for_name(name: str) -> str:
-    """The method for a model by alias, folder or hub id. Raises as `models.load` does for a name
-    that is none of these."""
-    return _BEST[name] if name in _BEST else _for(model_loading.stand_in(name))
+    """The method for a model by alias, folder or hub id."""
+    return _BEST.get(name, DEFAULT_METHOD)
 
 
 def for_backbone(backbone: Backbone, config: Any = None) -> str:
-    """The method for a model that is loaded; with a method's config, that method.
+    """The method for a loaded model or, with the config of a method, that method.
 
-    Raises `BadCall` for a config that is no method's.
+    Raises `BadCall` for a config that belongs to no method.
     """
-    return _for(backbone.stand_in) if config is None else _of(config)
-
-
-def _for(stand_in: str) -> str:
-    return _BEST.get(stand_in, DEFAULT_METHOD)
+    return for_name(backbone.name) if config is None else _of(config)
 
 
 def _of(config: Any) -> str:

@@ -19,6 +19,7 @@ from recast.events import Checkpoint, Event, Job, Note, Step, job
 from recast.media.video import Video
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
+from recast.networks.devices import is_out_of_memory
 from recast.pipeline import memory_estimate, model_loading, source_clip
 from recast.pipeline.motion_cache import MotionCache, motion_key, size_of
 
@@ -240,17 +241,9 @@ def memory_errors(log: RunLog, settings: Settings) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(_advice(log, settings)) from error
-
-
-def _is_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # PyTorch has no class of its own for the CPU's and Apple's allocators.
-    words = ("DefaultCPUAllocator", "not enough memory", "MPS backend out of memory")
-    return any(word in str(error) for word in words)
 
 
 def _advice(log: RunLog, settings: Settings) -> str:
