@@ -150,7 +150,7 @@ def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
 def test_both_experts_answer_for_one_place() -> None:
     """A tap is read from whichever of the two a level is given to, under one name."""
     backbone, (high, low) = wan.tiny_of(experts=True), ("high.blocks.1", "low.blocks.1")
-    assert backbone.taps("motion") == (Tap(high, backbone._grid.features, also=(low,)),)
+    assert backbone.taps("motion") == (Tap(high, backbone._grid.features, alternatives=(low,)),)
     x, found = latents(backbone), []
     for t in levels(backbone):
         with torch.no_grad(), record(backbone.network, backbone.taps("motion"), 3) as seen:

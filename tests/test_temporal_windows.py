@@ -172,7 +172,7 @@ def test_methods_that_need_a_clip_whole_say_so() -> None:
 def test_windows_are_set_when_a_model_is_loaded() -> None:
     loaded = model_loading.load("gaussian", Settings(device="cpu", window=4))
     assert loaded.window == 4
-    with pytest.raises(BadCall, match="frames 0; it must be"):
+    with pytest.raises(BadCall, match="`frames` must be at least 1, got 0"):
         model_loading.load("gaussian", Settings(device="cpu", window=0))
 
 

@@ -193,7 +193,7 @@ def fingerprint(network: nn.Module) -> str:
         return ""
     digest = hashlib.sha256()
     for name, weight in sorted(network.state_dict().items()):
-        flat = quantization.widened(weight).detach().flatten()
+        flat = quantization.dequantized(weight).detach().flatten()
         values = flat[:: max(1, len(flat) // 64)][:64].float().cpu().to(torch.float16)
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(values.numpy().tobytes())

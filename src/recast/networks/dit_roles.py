@@ -46,10 +46,10 @@ class TokenGrid:
         return output.reshape(-1, *self.shape, output.shape[-1])
 
 
-def rotary(grid: TokenGrid, path: str = "rope", *also: str) -> tuple[Tap, ...]:
+def rotary(grid: TokenGrid, path: str = "rope", *alternatives: str) -> tuple[Tap, ...]:
     """The taps of the role "positions" for rotary positions: the cosines and sines that rotate the
     queries and keys of every block."""
-    return (Tap(path, grid.positions, also=also, parts=2),)
+    return (Tap(path, grid.positions, alternatives=alternatives, parts=2),)
 
 
 _ATTENTION = {"queries": "norm_q", "keys": "norm_k", "values": "to_v"}

@@ -95,7 +95,7 @@ def checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
     try:
         for layer in before:
             layer.forward = partial(
-                checkpoint, partial(block_offload.again, layer.forward), use_reentrant=False
+                checkpoint, partial(block_offload.recomputed, layer.forward), use_reentrant=False
             )
         yield
     finally:
