@@ -124,12 +124,9 @@ def tiny() -> Backbone:
         unet = UNetMotionModel.from_unet2d(*tiny_pair())
         text_encoder, tokenizer = tiny_networks.clip_text(16)
         vae = tiny_networks.image_vae(4)
-        # Fresh motion modules end in zeros; without noise in them the frames would not mix.
-        for parameter in unet.parameters():
-            parameter.data.add_(0.02 * torch.randn_like(parameter))
+        tiny_networks.add_noise(unet)
     parts = ModelParts(
         name="tiny-animatediff",
-        device=torch.device("cpu"),
         unet=unet,
         vae=vae,
         text_encoder=text_encoder,

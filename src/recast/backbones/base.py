@@ -28,7 +28,7 @@ from recast.diffusion.temporal_windows import blend, spans
 from recast.errors import BadCall, BadModel, UnknownName
 from recast.events import Job
 from recast.networks import quantization
-from recast.networks.adapters import Transformer
+from recast.networks.attention_layers import Transformer
 from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout
 from recast.networks.settings import NetworkSettings
@@ -268,11 +268,13 @@ class Backbone(ABC):
         """The transformers of a role. Raises `UnknownName` with the nearest roles of this model."""
         return self._of_role(role, self.transformers)
 
+    @final
     def _of_role(self, role: str, roles: Mapping[str, tuple[Any, ...]]) -> tuple[Any, ...]:
         if role not in roles:
             raise UnknownName(f"role for {self.name}", role, roles)
         return roles[role]
 
+    @final
     def _denoiser(self, conditioning: Callable[[Tensor], Conditioning]) -> Denoiser:
         """The denoiser whose conditioning may depend on t. It counts `nfe` and works in windows."""
 

@@ -312,7 +312,6 @@ def tiny_of(*, rotary: bool = False, pairs: bool = False, levels: int = 1000) ->
         text_encoder, tokenizer = tiny_networks.t5(16)
     parts = ModelParts(
         name="tiny-cogvideox",
-        device=torch.device("cpu"),
         transformer=transformer,
         vae=vae,
         text_encoder=text_encoder,

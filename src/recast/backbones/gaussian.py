@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.noise_schedule import Flow, Prediction, Schedule, per_sample
 from recast.errors import BadCall, BadModel
-from recast.networks.adapters import Attention, Transformer
+from recast.networks.attention_layers import Attention, Transformer
 from recast.networks.devices import usable_device
 from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout

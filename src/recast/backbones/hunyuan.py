@@ -221,7 +221,6 @@ def tiny_of(*, distilled: bool = True) -> Hunyuan:
         text_encoder_2, tokenizer_2 = tiny_networks.clip_text(8)
     parts = ModelParts(
         name="tiny-hunyuan",
-        device=torch.device("cpu"),
         transformer=transformer,
         vae=vae,
         text_encoder=text_encoder,

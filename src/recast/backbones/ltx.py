@@ -209,7 +209,6 @@ def tiny_of(*, conditioned: bool = False) -> LTX:
         text_encoder, tokenizer = tiny_networks.t5(16)
     parts = ModelParts(
         name="tiny-ltx",
-        device=torch.device("cpu"),
         transformer=transformer,
         vae=vae,
         text_encoder=text_encoder,

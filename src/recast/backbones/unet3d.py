@@ -241,12 +241,9 @@ def tiny() -> Backbone:
         )
         vae = tiny_networks.image_vae(4)
         text_encoder, tokenizer = tiny_networks.clip_text(16)
-        # Fresh temporal layers end in zeros; without noise in them the frames would not mix.
-        for parameter in unet.parameters():
-            parameter.data.add_(0.02 * torch.randn_like(parameter))
+        tiny_networks.add_noise(unet)
     parts = ModelParts(
         name="tiny-unet3d",
-        device=torch.device("cpu"),
         unet=unet,
         vae=vae,
         text_encoder=text_encoder,

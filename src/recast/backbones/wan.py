@@ -309,7 +309,6 @@ def tiny_of(*, experts: bool = False, wide: bool = False, stable: bool = False) 
             text_encoder, tokenizer = tiny_networks.clip_text(16)
     parts = ModelParts(
         name="tiny-wan",
-        device=torch.device("cpu"),
         transformer=high,
         transformer_2=low if experts else None,
         boundary_ratio=0.875 if experts else None,

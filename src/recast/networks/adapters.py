@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -19,32 +19,11 @@ from torch.nn.functional import interpolate, linear
 from torch.utils.hooks import RemovableHandle
 
 from recast.errors import BadCall, BadMotion
+from recast.networks.attention_layers import Transformer
 
 _PEFT = "motion"
 """The name of the adapter inside peft's layers."""
 _A, _B, _DIFF = ".lora_A.weight", ".lora_B.weight", ".diff"
-
-
-class Attention(NamedTuple):
-    """One attention of a network: the paths of its linear projections."""
-
-    query: str
-    key: str
-    value: str
-    out: str
-
-
-class Transformer(NamedTuple):
-    """A module of a network and the attentions in it. The attentions of a temporal transformer are
-    over frames, and their projections take (B·h·w, F, C)."""
-
-    path: str
-    attentions: tuple[Attention, ...]
-
-    def linears(self, network: nn.Module) -> list[str]:
-        """The paths of all its linear layers."""
-        inside = network.get_submodule(self.path).named_modules(prefix=self.path)
-        return [path for path, module in inside if isinstance(module, nn.Linear)]
 
 
 def check_no_adapters(network: nn.Module) -> None:

@@ -24,6 +24,7 @@ from recast.networks.settings import NetworkSettings
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+_CPU = torch.device("cpu")
 PartClasses = Mapping[str, type[Any]]
 """The class of each part by its name: `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`
 and so on, the network that denoises first."""
@@ -35,9 +36,9 @@ class ModelParts:
     does not have is None."""
 
     name: str
-    device: torch.device
     scheduler: Mapping[str, Any]
     """The config of the scheduler."""
+    device: torch.device = _CPU
     text_encoder: Any
     tokenizer: Any
     unet: Any = None

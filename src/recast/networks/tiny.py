@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from diffusers import AutoencoderKL
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -102,6 +104,12 @@ def llama(width: int) -> tuple[LlamaModel, PreTrainedTokenizerFast]:
         num_attention_heads=2,
     )
     return LlamaModel(config), tokenizer
+
+
+def add_noise(network: nn.Module) -> None:
+    """Change all weights a little: fresh temporal layers end in zeros, and would not mix frames."""
+    for parameter in network.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
 
 
 def tokenizer(kind: type[T]) -> T:

@@ -14,7 +14,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from recast.networks.adapters import Attention, Transformer
+from recast.networks.attention_layers import Attention, Transformer
 from recast.networks.feature_hooks import Tap
 
 _WITHIN = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"

@@ -117,12 +117,9 @@ def tiny() -> Backbone:
             time_embedding_act_fn="gelu",
         )
         text_encoder, tokenizer = tiny_networks.t5(16)
-        # Fresh temporal layers end in zeros; without noise in them the frames would not mix.
-        for parameter in unet.parameters():
-            parameter.data.add_(0.02 * torch.randn_like(parameter))
+        tiny_networks.add_noise(unet)
     parts = ModelParts(
         name="tiny-show1",
-        device=torch.device("cpu"),
         unet=unet,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
