@@ -575,7 +575,7 @@ def test_doctor_says_what_it_cannot_predict(call: Call) -> None:
     assert (code, said) == (2, "recast: --frames needs a model; name it by --backbone\n")
     code, _, said = call("doctor", "--backbone", "wan", "--frames", "80")
     assert code == 2
-    assert "77 or 81 frames, got 80" in said
+    assert "must be 77 or 81, got 80" in said
     code, _, said = call("doctor", "--backbone", "gaussian")
     assert (code, "gaussian has no network" in said) == (2, True)
     code, _, said = call("doctor", "--backbone", "wan", "--method", "dtm")
