@@ -165,7 +165,7 @@ def case(
     """A row for each piece of work, by its name, until the time is over."""
     clock = Clock(devices.device_of(settings.device))
     try:
-        backbone = model_loading.with_random_weights(name, settings)
+        backbone = model_loading.load_with_random_weights(name, settings)
     except (RecastError, RuntimeError) as error:
         yield "load", failure(error)
         return
@@ -191,7 +191,7 @@ def measure(asked: argparse.Namespace) -> None:
         settings = Settings(device=asked.device, dtype=asked.dtype, **SAVING[saving])
         device = devices.device_of(settings.device)
         work = [one for one in ("stages", *methods) if (name, *size, saving, one) not in done]
-        if not work or settings.offload not in memory_estimate.offloads(settings, device):
+        if not work or settings.offload not in memory_estimate.offload_choices(settings, device):
             continue
         if time.monotonic() > end:
             print("out of time", flush=True)

@@ -155,6 +155,6 @@ def test_what_is_in_no_block_takes_turns(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_methods_that_train_take_no_blocks() -> None:
     backbone = unet3d.tiny()
     backbone.offload = "blocks"
-    with pytest.raises(BadCall, match="vmc trains, and --offload blocks keeps"):
+    with pytest.raises(BadCall, match="vmc trains layers, and `offload=blocks` keeps"):
         requirements.check_model(method_presets.configure("vmc"), backbone)
     requirements.check_model(method_presets.configure("dmt"), backbone)

@@ -60,7 +60,7 @@ FULL = {
 def test_the_published_models_at_their_full_size(alias: str) -> None:
     """Without weights: how many there are, and what the roles read."""
     count, grid, width = FULL[alias]
-    with model_loading.outlined(alias, CPU, torch.device("cpu")) as (backbone, outline):
+    with model_loading.load_on_meta(alias, CPU, torch.device("cpu")) as (backbone, outline):
         counts = [sum(one.numel() for one in network.parameters()) for network in outline.networks]
         assert count in counts
         own = backbone.defaults
