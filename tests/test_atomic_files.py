@@ -125,7 +125,7 @@ def test_impossible_places_are_named(tmp_path: Path) -> None:
 
 def test_a_locked_folder_is_one_processs_own(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
-    code = "import sys; from recast.files import locked; from pathlib import Path\n"
+    code = "import sys; from recast.media.atomic_files import locked; from pathlib import Path\n"
     code += "with locked(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], stdin=PIPE, stdout=PIPE, text=True

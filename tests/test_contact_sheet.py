@@ -89,7 +89,7 @@ def test_pairs_that_do_not_show_the_same_moment_are_refused() -> None:
         side_by_side(clip, Video(clip.frames, 12))
 
 
-def test_save_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_png(tmp_path: Path) -> None:
     picture = clips.moving(1, 20, 30)[0]
     for image in (picture, picture[..., 0], picture[:, ::-1]):
         path = save_png(image, tmp_path / "new" / "sheet.png")
@@ -99,10 +99,12 @@ def test_save_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadCall, match="float64"):
         save_png(picture / 255.0, tmp_path / "sheet.png")
 
-    def full(*_: object) -> None:
+
+def test_a_full_disk_leaves_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(NoSpace):
-        save_png(picture, tmp_path / "other" / "sheet.png")
-    assert [item.name for item in tmp_path.iterdir()] == ["new"]
+        save_png(clips.moving(1, 20, 30)[0], tmp_path / "other" / "sheet.png")
+    assert list(tmp_path.iterdir()) == []

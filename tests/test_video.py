@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from recast.errors import BadCall, BadClip, NoSpace
-from recast.media import ffmpeg, video
+from recast.media import frame_selection
 from recast.media.video import Video, fit, read
 
 from . import clips
@@ -139,13 +140,19 @@ def test_only_what_is_needed_is_decoded(tmp_path: Path, monkeypatch: pytest.Monk
     source = clips.encode(tmp_path / "long.mp4", clips.numbered(70), rate=10, options={"g": "10"})
     converted: list[object] = []
     demuxed: list[object] = []
-    picture, packets = ffmpeg._picture, ffmpeg._packets
-    monkeypatch.setattr(
-        ffmpeg, "_picture", lambda *args: (converted.append(args), picture(*args))[1]
-    )
-    monkeypatch.setattr(
-        ffmpeg, "_packets", lambda *args: (demuxed.append(p) or p for p in packets(*args))
-    )
+    to_ndarray, demux = av.VideoFrame.to_ndarray, av.container.InputContainer.demux
+
+    def counted_conversion(frame: av.VideoFrame, **options: object) -> object:
+        converted.append(frame)
+        return to_ndarray(frame, **options)
+
+    def counted_packets(container: object, *streams: object) -> Iterator[object]:
+        for packet in demux(container, *streams):
+            demuxed.append(packet)
+            yield packet
+
+    monkeypatch.setattr(av.VideoFrame, "to_ndarray", counted_conversion)
+    monkeypatch.setattr(av.container.InputContainer, "demux", counted_packets)
     assert clips.numbers(read(source, start=5, frames=4).frames) == [50, 51, 52, 53]
     assert len(converted) == 4
     assert len(demuxed) < 30
@@ -162,7 +169,7 @@ def test_natural_order(tmp_path: Path) -> None:
     clip = read(folder)
     assert clips.numbers(clip.frames) == list(range(12))
     assert clip.fps == 8
-    assert clip.notes == ("a folder of images states no rate, taken as 8 fps",)
+    assert clip.notes == ("a folder of images states no frame rate, 8 fps is assumed",)
     late = read(folder, fps=4, start=1.25, frames=3)
     assert (clips.numbers(late.frames), late.fps, late.notes) == ([5, 6, 7], 4, ())
 
@@ -203,7 +210,10 @@ def test_fit_says_what_was_done() -> None:
     assert crop.notes == ("before", "cropped 128x72 to 72x72 (centre), resized to 32x32")
     pad = fit(clip, 32, 32, "pad")
     assert pad.notes[1] == "resized 128x72 to 32x18, padded 32x18 to 32x32 with black"
-    assert fit(clip, 32, 32, "stretch").notes[1] == "stretched 128x72 to 32x32 (the shape changed)"
+    assert (
+        fit(clip, 32, 32, "stretch").notes[1]
+        == "stretched 128x72 to 32x32 (the aspect ratio changed)"
+    )
     assert fit(clip, 36, 64).notes[1] == "resized 128x72 to 64x36"
     assert fit(clip, 36, 64, "stretch").notes[1] == "resized 128x72 to 64x36"
     assert fit(clip, 72, 72).notes[1] == "cropped 128x72 to 72x72 (centre)"
@@ -272,7 +282,7 @@ def test_impossible_saves_name_the_choices(tmp_path: Path) -> None:
     clip = Video(clips.numbered(2), 60)
     with pytest.raises(BadCall, match=r"choose \.mp4, \.gif or no suffix"):
         clip.save(tmp_path / "clip.avi")
-    with pytest.raises(BadCall, match="a GIF runs at 50 fps or less, got 60"):
+    with pytest.raises(BadCall, match="a GIF must run at 50 fps or less, got 60"):
         clip.save(tmp_path / "clip.gif")
     assert list(tmp_path.iterdir()) == []
 
@@ -288,14 +298,14 @@ def test_a_video_is_checked() -> None:
 
 def test_impossible_requests(tmp_path: Path) -> None:
     source = clips.encode(tmp_path / "clip.mp4", clips.numbered(3))
-    for wrong, words in (
-        ({"start": -1.0}, "--start"),
-        ({"frames": 0}, "--frames"),
-        ({"fps": 0.0}, "frames per second"),
-        ({"background": (0, 0, 256)}, "background"),
+    for arguments, message in (
+        ({"start": -1.0}, "`start` must be a time in seconds, at least 0, got -1"),
+        ({"frames": 0}, "`frames` must be at least 1, got 0"),
+        ({"fps": 0.0}, "`fps` must be between"),
+        ({"background": (0, 0, 256)}, "`background` must be three numbers"),
     ):
-        with pytest.raises(BadCall, match=words):
-            read(source, **wrong)
+        with pytest.raises(BadCall, match=message):
+            read(source, **arguments)
     with pytest.raises(BadCall, match="crop, pad, stretch"):
         fit(read(source), 8, 8, "squash")  # type: ignore[arg-type]  # the wrong call
     with pytest.raises(BadCall, match="0x8"):
@@ -306,7 +316,7 @@ def test_too_much_for_the_memory_is_refused_at_the_first_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = clips.encode(tmp_path / "clip.mp4", clips.numbered(9))
-    monkeypatch.setattr(video, "MAX_BYTES", 5 * 32 * 48 * 3)
+    monkeypatch.setattr(frame_selection, "MAX_BYTES", 5 * 32 * 48 * 3)
     assert len(read(source, frames=5)) == 5
     for frames in (6, None):
         with pytest.raises(BadClip, match="5 frames fit"):
@@ -315,7 +325,8 @@ def test_too_much_for_the_memory_is_refused_at_the_first_frame(
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, recast.video, recast.sheet; print({'av', 'PIL', 'torch'} & set(sys.modules))"
+        "import sys, recast.media.video, recast.media.contact_sheet; "
+        "print({'av', 'PIL', 'torch'} & set(sys.modules))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "set()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
