@@ -140,9 +140,9 @@ def ceiling(count: int) -> str:
         back = backbone.decode(backbone.encode(video))
         errors.append(float((back - video).square().mean()))
         for name, tensor in zip(right, (video, back), strict=True):
-            verdict = oracle.judge(source_clip.to_video(tensor, world.FPS).frames)
+            detection = oracle.detect(source_clip.to_video(tensor, world.FPS).frames)
             looks = ("colour", "shape", "background")
-            right[name] += [getattr(verdict, look) == getattr(scene, look) for look in looks]
+            right[name] += [getattr(detection, look) == getattr(scene, look) for look in looks]
     lines = [f"autoencoder, mean squared error on [-1, 1]: {np.mean(errors):.4f}"]
     lines += [
         f"{name}, colour / shape / background right: {n} of {count}" for name, n in right.items()

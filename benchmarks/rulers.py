@@ -22,7 +22,7 @@ from recast.shapes import captions, world
 Change = Callable[[np.ndarray, int, str], np.ndarray]
 CHANGES: dict[str, Change] = {
     "itself": lambda frames, seed, prompt: frames,
-    "perfect answer": lambda frames, seed, prompt: pairs.answer(seed, prompt).frames,
+    "perfect answer": lambda frames, seed, prompt: pairs.ideal_result(seed, prompt).frames,
     "another clip": lambda frames, seed, prompt: world.render(world.sample(seed + 1000)),
     "reversed": lambda frames, seed, prompt: frames[::-1].copy(),
     "mirrored": lambda frames, seed, prompt: frames[:, :, ::-1].copy(),
@@ -43,9 +43,9 @@ def main(clips: int) -> None:
         for name, change in CHANGES.items():
             result = Video(change(source.frames, seed, prompt), world.FPS)
             asked = prompt if name == "perfect answer" else own
-            truth = pairs.truth(seed, asked, result.frames)
+            truth = pairs.ground_truth(seed, asked, result.frames)
             scores = scoring.last(
-                evaluate.evaluate(source, result, asked, evaluate.Tools(), truth=truth)
+                evaluate.evaluate(source, result, asked, evaluate.Tools(), ground_truth=truth)
             )
             for score in scores:
                 if score.value is not None:

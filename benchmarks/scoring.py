@@ -13,27 +13,27 @@ from recast.metrics import true_motion
 from recast.motions.method import Sampling
 from recast.pipeline import source_clip
 from recast.shapes import captions, oracle, world
-from recast.shapes.describe import dressed, named
+from recast.shapes.describe import parse_caption, with_appearance
 
 
 def pairs(count: int) -> Iterator[tuple[int, world.Scene, world.Scene]]:
     """(number, source, target look): held-out, the source moving, the target other in all."""
     for number, (seed, prompt) in enumerate(held_out(count)):
         source = world.sample(seed)
-        yield number, source, dressed(source, named(prompt))
+        yield number, source, with_appearance(source, parse_caption(prompt))
 
 
 def judged(frames: np.ndarray, source: world.Scene, look: world.Scene) -> dict[str, object]:
     """The oracle's marks for a clip that should move like `source` and look like `look`."""
-    verdict = oracle.judge(frames)
+    detection = oracle.detect(frames)
     return {
-        "correlation": round(true_motion.correlation(verdict.path, source.centre), 4),
-        "distance": round(true_motion.distance(verdict.path, source.centre), 4),
-        "colour": verdict.colour == look.colour,
-        "shape": verdict.shape == look.shape,
-        "background": verdict.background == look.background,
-        "moves": verdict.moves,
-        "drift": round(verdict.drift, 2) if look.pattern == "plain" else None,
+        "correlation": round(true_motion.correlation(detection.path, source.centre), 4),
+        "distance": round(true_motion.distance(detection.path, source.centre), 4),
+        "colour": detection.colour == look.colour,
+        "shape": detection.shape == look.shape,
+        "background": detection.background == look.background,
+        "moves": detection.moves,
+        "drift": round(detection.drift, 2) if look.pattern == "plain" else None,
     }
 
 

@@ -21,7 +21,7 @@ from recast.media.video import Video
 from recast.motions.method import Sampling
 from recast.pipeline import model_loading, source_clip
 from recast.shapes import captions, world
-from recast.shapes.describe import dressed, named
+from recast.shapes.describe import parse_caption, with_appearance
 
 COLUMNS = ("colour", "shape", "background", "drift", "correlation", "distance", "calls", "seconds")
 
@@ -54,7 +54,7 @@ def main() -> None:
         rows = defaultdict(list)
         for number, (seed, prompt) in track(enumerate(held_out(asked.pairs)), total=asked.pairs):
             source = world.sample(seed, frames)
-            look = dressed(source, named(prompt))
+            look = with_appearance(source, parse_caption(prompt))
             for name in ("unguided", "dmt"):
                 for backbone.window in (None, world.FRAMES):
                     rows[name, backbone.window].append(row(backbone, name, source, look, number))

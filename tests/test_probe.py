@@ -1,4 +1,4 @@
-"""The probe reads what is there, and nothing where nothing is."""
+"""A probe finds what features contain, and nothing in noise."""
 
 import json
 
@@ -18,8 +18,8 @@ def test_a_linear_trace_is_found_and_noise_is_not():
     mix = rng.standard_normal((2, 12))
     targets = [rng.standard_normal((16, 2)) for _ in range(60)]
     carried = [place @ mix + 0.01 * rng.standard_normal((16, 12)) for place in targets]
-    assert probe._r2(carried, targets) > 0.99
-    assert abs(probe._r2([rng.standard_normal((16, 12)) for _ in targets], targets)) < 0.1
+    assert probe.held_out_r2(carried, targets) > 0.99
+    assert abs(probe.held_out_r2([rng.standard_normal((16, 12)) for _ in targets], targets)) < 0.1
 
 
 def test_every_role_and_level_has_a_row():

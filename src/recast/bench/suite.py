@@ -234,7 +234,7 @@ def _scenes(told: _World) -> Iterator[Case]:
             prompt=prompt,
             group=told.group,
             scene=scene,
-            source_prompt=pairs.described(scene) if told.described else "",
+            source_prompt=pairs.source_prompt(scene) if told.described else "",
         )
 
 

@@ -14,7 +14,7 @@ from recast.errors import BadCall
 from recast.media.atomic_files import atomic
 from recast.media.video import Video
 from recast.shapes import captions, world
-from recast.shapes.describe import described
+from recast.shapes.describe import scene_from_caption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ def render(argv: list[str], command: str, about: str) -> None:
     asked = flags.parse(_Render, _Render(), argv, command, about)
     if asked.seed < 0:
         raise BadCall(f"--seed is a whole number from 0 on, got {asked.seed}")
-    scene = described(asked.caption, asked.seed)
+    scene = scene_from_caption(asked.caption, asked.seed)
     clip = Video(world.render(scene), world.FPS).save(asked.out)
     told = asked.out.with_suffix(".json")
     with atomic(told) as temporary:
@@ -43,7 +43,7 @@ def render(argv: list[str], command: str, about: str) -> None:
 
 def train(argv: list[str], command: str, about: str) -> None:
     """Train a model like those that ship."""
-    with registry.unheard():
+    with registry.quiet_imports():
         from recast.shapes import training  # diffusers and transformers load slowly
 
     default = training.TrainConfig(out=Path("out") / "shapes")

@@ -10,7 +10,8 @@ import numpy as np
 
 from recast.errors import BadCall
 from recast.media.atomic_files import atomic
-from recast.media.video import Pixels, Video, resize
+from recast.media.frame_source import Pixels
+from recast.media.video import Video, resize
 
 _GAP = 4
 """Pixels between tiles."""

@@ -185,7 +185,7 @@ def outlined(
 
     Raises `BadModel` for a model that is not on this machine, and as `load` does.
     """
-    with registry.unheard():
+    with registry.quiet_imports():
         from recast.networks import meta_model  # with diffusers and transformers, which load slowly
 
     plain = replace(settings, offload="none")
@@ -204,7 +204,7 @@ def with_random_weights(name: str, settings: Settings) -> Backbone:
 
     Raises as `load` does, and `BadModel` for a model whose configs are not known here.
     """
-    with registry.unheard():
+    with registry.quiet_imports():
         from recast.networks import checkpoint_loading, meta_model  # as in `outlined`
 
     device = checkpoint_loading.device(settings.device)
@@ -252,7 +252,7 @@ def _has_all(source: str, files: Iterable[str]) -> bool:
 
 
 def _cached(hub: str) -> Path:
-    with registry.unheard():
+    with registry.quiet_imports():
         from recast.networks import meta_model
     return meta_model.cached(hub)
 
