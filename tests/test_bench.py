@@ -127,7 +127,7 @@ def test_rows_that_were_made_elsewhere_are_not_made_again(
     table = pq.read_table(finished / "rows.parquet").to_pylist()
     table[0]["error"], table[1]["stamp"] = "no luck", "other settings"
     path = tmp_path / "theirs.parquet"
-    pq.write_table(rows._table(table), path)
+    pq.write_table(rows.as_table(table), path)
     made, write = [], rows.write
     monkeypatch.setattr(
         runner, "_write", lambda out, one, _: made.append(one.row["key"]) or write(out, one.row)
@@ -150,9 +150,9 @@ def test_tables_that_are_none_are_refused(
     pq.write_table(table.append_column("mood", table["clip"]), tmp_path / "new.parquet")
     out = ["--out", str(tmp_path / "out")]
     for path, told in (
-        (tmp_path / "no.parquet", "no.parquet is no rows.parquet that can be read"),
-        (tmp_path / "missing.parquet", "missing.parquet is no rows.parquet that can be read"),
-        (tmp_path, "is no rows.parquet that can be read"),
+        (tmp_path / "no.parquet", "no.parquet cannot be read as a rows.parquet"),
+        (tmp_path / "missing.parquet", "missing.parquet cannot be read as a rows.parquet"),
+        (tmp_path, "cannot be read as a rows.parquet"),
         (tmp_path / "old.parquet", "old.parquet lacks the column stamp"),
         (tmp_path / "new.parquet", "new.parquet has the column mood"),
     ):

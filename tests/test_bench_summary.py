@@ -103,7 +103,7 @@ def test_peaks_are_told_by_the_greatest_and_what_no_row_has_not_at_all() -> None
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.parquet")), ids=lambda path: path.stem)
 def test_committed_tables_have_columns_of_this_version(path: Path) -> None:
     found = pq.read_table(path).to_pylist()
-    assert rows._table(found).num_rows == len(found)
+    assert rows.as_table(found).num_rows == len(found)
 
 
 def test_tables_of_earlier_versions_can_be_read_and_taken_over(tmp_path: Path) -> None:
