@@ -159,7 +159,7 @@ def test_tables_that_are_none_are_refused(
         assert cli.main(["bench", str(suite), *out, "--have", str(path)]) == 2
         assert told in capsys.readouterr().err
     assert cli.main(["bench", str(other), *out, "--have", str(finished / "rows.parquet")]) == 2
-    assert "holds rows of the suite small, and this is other" in capsys.readouterr().err
+    assert "holds rows of the suite small, not of other" in capsys.readouterr().err
     assert not rows.read(tmp_path / "out")
 
 

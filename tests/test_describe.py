@@ -10,7 +10,7 @@ from recast.shapes.describe import scene_from_caption
 
 @pytest.mark.parametrize("seed", range(60))
 def test_it_reads_back_every_caption(seed: int) -> None:
-    """The other way round from `captions.caption`, whatever words it chose."""
+    """`scene_from_caption` is the inverse of `captions.caption`, for all its phrasings."""
     scene = world.sample(seed)
     text = captions.caption(scene, np.random.default_rng(seed))
     text = text.removeprefix("amazing quality, masterpiece, ")
@@ -46,7 +46,7 @@ def test_a_circle_that_moves_in_a_circle() -> None:
     assert (scene.shape, scene.path) == ("circle", "circle")
 
 
-def test_nothing_named_changes_nothing() -> None:
+def test_an_empty_caption_changes_nothing() -> None:
     assert np.array_equal(world.render(scene_from_caption("", 8)), world.render(world.sample(8)))
 
 

@@ -1,4 +1,4 @@
-"""Two clips made comparable, and the table that a user sees."""
+"""The alignment of two clips, and the scores that a user sees."""
 
 import json
 import subprocess
@@ -110,7 +110,7 @@ def test_evaluate_prints_every_metric(files: Path, capsys: pytest.CaptureFixture
     assert "stands still" in table
 
 
-def test_a_mask_restricts_what_is_judged(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mask_restricts_the_evaluation(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, result, mask = (files / f"{name}.mp4" for name in ("source", "result", "mask"))
     whole = _scores(capsys, source, result)["scores"]
     inside = _scores(capsys, source, result, "--mask", mask)["scores"]
@@ -150,7 +150,7 @@ def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:
         read_mask(files / "mask.mp4", clip(5, 64, 64))
 
 
-def test_a_mask_that_is_cut_short_is_no_still(files: Path, tmp_path: Path) -> None:
+def test_a_truncated_mask_is_not_used_as_a_still_image(files: Path, tmp_path: Path) -> None:
     whole = clips.encode(tmp_path / "whole.mkv", clips.moving(64, 64, 64))
     cut, still = tmp_path / "cut.mkv", tmp_path / "still.jpg"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -165,8 +165,8 @@ def test_a_mask_that_is_cut_short_is_no_still(files: Path, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def transferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """source.mp4, 90 numbered frames at 30 fps, and run/, made from 8 of them by `recast
-    transfer`."""
+    """source.mp4, 90 numbered frames at 30 fps, and run/, a result of `recast transfer` from
+    8 of them."""
     folder = tmp_path_factory.mktemp("transferred")
     Video(clips.numbered(90), 30).save(folder / "source.mp4")
     argv = ["transfer", str(folder / "source.mp4"), "a red ring", "--out", str(folder / "run")]
@@ -175,7 +175,7 @@ def transferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_is_compared_with_what_it_was_made_from(transferred: Path) -> None:
+def test_a_run_is_compared_with_its_part_of_the_source(transferred: Path) -> None:
     result = read_result(transferred / "run")
     assert (result.video, result.prompt) == (transferred / "run" / "video.mp4", "a red ring")
     source = read_source(transferred / "source.mp4", result)

@@ -39,7 +39,7 @@ def test_display_matrix_is_applied(tmp_path: Path, rotation: int, hflip: bool) -
         assert clip.notes == (turn,)
 
 
-def test_a_still_beside_the_video_is_not_taken_for_it(tmp_path: Path) -> None:
+def test_a_still_image_beside_the_video_is_ignored(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "both.mp4"), "w") as container:
         streams = [container.add_stream("libx264", 8) for _ in range(2)]
         for stream in streams:
@@ -81,7 +81,7 @@ def test_grey_sources(tmp_path: Path, pix_fmt: str) -> None:
     assert np.abs(clip.frames.astype(int) - frames).max() <= 1
 
 
-def test_alpha_is_laid_on_the_stated_colour(tmp_path: Path) -> None:
+def test_alpha_is_composited_over_the_background(tmp_path: Path) -> None:
     alpha = np.array([0, 64, 128, 255])[:, None, None].repeat(4, 1).repeat(4, 2)
     colour = np.full((4, 4, 4, 3), (200, 100, 0))
     rgba = np.concatenate([colour, alpha[..., None]], -1).astype(np.uint8)
@@ -152,10 +152,10 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
 # --- what cannot be read --------------------------------------------------------------------------
 
 
-def _refusal(path: Path, **asked: float) -> str:
-    """The one line that a bad source gets."""
+def _refusal(path: Path, **arguments: float) -> str:
+    """The one-line error for a bad source."""
     with pytest.raises(BadClip) as caught:
-        read(path, **asked)
+        read(path, **arguments)
     line = str(caught.value)
     assert "\n" not in line
     assert str(path) in line
@@ -250,7 +250,7 @@ def test_damage_in_the_middle(tmp_path: Path) -> None:
     assert len(read(source, frames=4)) == 4
 
 
-def test_too_few_frames_names_how_many_and_the_way_out(tmp_path: Path) -> None:
+def test_too_few_frames_names_the_count_and_the_remedies(tmp_path: Path) -> None:
     source = clips.encode(tmp_path / "clip.mp4", clips.numbered(20), rate=10)
     line = _refusal(source, frames=12, fps=5)
     assert line.endswith(
@@ -270,8 +270,8 @@ def test_one_frame_is_no_clip(tmp_path: Path, suffix: str) -> None:
         clips.encode(source, clips.numbered(1))
     else:
         Image.fromarray(clips.numbered(1)[0]).save(source)
-    for asked in ({}, {"frames": 16}, {"fps": 100, "frames": 4}):
-        assert "has only one frame" in _refusal(source, **asked)
+    for arguments in ({}, {"frames": 16}, {"fps": 100, "frames": 4}):
+        assert "has only one frame" in _refusal(source, **arguments)
     assert len(read(source, frames=1)) == 1
 
 

@@ -104,14 +104,14 @@ def test_standing_still_is_defined():
     assert motion.fidelity(NONE, MOVING, SIDE) == motion.fidelity(MOVING, NONE, SIDE) == 0
     assert motion.fidelity(NONE, NONE, SIDE) == 0
     single = MOVING.only(np.array([True, False]))
-    # To the right: found among both; of both, the one to the right is found (1), the other not (0).
+    # The single track has a match (1); of the two others, one has a match (1) and one has none (0).
     assert motion.fidelity(single, MOVING, SIDE) == pytest.approx((1 + 0.5) / 2)
     for pair in ((STILL, STILL), (STILL, MOVING), (NONE, NONE), (single, STILL)):
         assert math.isfinite(hybrid.hybrid(*pair, SIDE))
         assert math.isfinite(motion.legacy(*pair))
 
 
-def test_what_moves_is_judged_without_what_stands_still(scene):
+def test_moving_fidelity_ignores_still_tracks(scene):
     tracks = _truth(scene)
     assert motion.moving_fidelity(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
     right, down = (MOVING.only(np.array(chosen)) for chosen in ([True, False], [False, True]))
@@ -139,7 +139,7 @@ def _parts(tracks):
     return tracks.points, tracks.visible
 
 
-def test_true_motion_and_look_are_read_off_the_truth():
+def test_true_motion_and_attributes_by_hand():
     path = np.stack([np.linspace(0.2, 0.8, 6), np.full(6, 0.5)], -1)
     correct = {"colour": True, "shape": False, "background": False}
     view = ClipView(frames=np.zeros((6, 8, 8, 3), np.uint8))
@@ -174,13 +174,13 @@ def test_pixel_error_is_the_mean_difference():
     assert error(MetricInput(result=grey, source=black, mask=mask)) == pytest.approx(0.2)
 
 
-def test_the_threshold_of_standing_still_is_a_share_of_the_frame():
+def test_the_threshold_of_standing_still_is_relative_to_the_frame():
     creeping = _tracks(np.arange(5.0)[:, None, None] * [[[0.1, 0]]])  # 0.1 pixels per frame
     assert motion.fidelity(creeping, STILL, 64) == 1
     assert motion.fidelity(creeping, STILL, 16) == 0
 
 
-def test_only_steps_in_which_both_points_are_seen_count():
+def test_only_steps_in_which_both_points_are_visible_count():
     there, wrong = MOVING.points.copy(), MOVING.points.copy()
     wrong[4] += 50  # a jump that the tracker itself does not trust
     visible = np.ones(there.shape[:2], bool)
@@ -208,8 +208,8 @@ def test_the_frechet_distance_is_the_discrete_one():
     np.testing.assert_allclose(hybrid.frechet(a, b), expected)
 
 
-def test_long_clips_take_memory_by_their_length_and_not_by_its_square():
-    """Tables of all pairs of frames of all pairs of tracks would be 8·F bytes for each N·M·F."""
+def test_memory_grows_linearly_with_the_length_of_clips():
+    """A table of all frame pairs of all track pairs would need 8·F times N·M·F bytes."""
     count, frames = 24, 60
     a, b = np.random.default_rng(0).normal(size=(2, count, frames, 2))
     tracemalloc.start()
@@ -281,7 +281,7 @@ def test_every_metric_says_which_way_is_better():
     assert {need for metric in known.values() for need in metric.needs} <= set(base.NEEDS)
 
 
-def test_the_shipped_clip_tells_colours_apart():
+def test_the_shipped_clip_distinguishes_colours():
     embedder = clip.Embedder("shapes")
     red = embedder.embed_frames(
         world.render(replace(world.sample(world.HELD_OUT[0]), colour="red"))

@@ -10,15 +10,15 @@ from recast.shapes import camera, oracle, world
 
 
 def moving(kind: str) -> list[world.Scene]:
-    """Scenes of training, never held out, whose camera pans or zooms over a pattern."""
-    found = []
+    """Training scenes, never held out, whose camera pans or zooms over a pattern."""
+    scenes = []
     for seed in range(400):
         scene = world.sample(seed)
         zooms = np.ptp(scene.zoom) > 0
         pans = not zooms and np.ptp(scene.pan, 0).max() > 0
         if scene.pattern in camera.PATTERNS and {"zoom": zooms, "pan": pans}[kind]:
-            found.append(scene)
-    return found[:6]
+            scenes.append(scene)
+    return scenes[:6]
 
 
 @pytest.mark.parametrize("kind", ["pan", "zoom"])
@@ -37,17 +37,17 @@ def test_the_camera_of_rendered_clips_is_found(kind: str) -> None:
         assert there == pytest.approx(scene.background_points(point)[:, 0], abs=0.01)
 
 
-def test_a_camera_that_stands_still_is_as_wrong_as_the_scenes_goes_far() -> None:
+def test_the_error_of_a_still_camera_is_the_motion_of_the_scenes_camera() -> None:
     scene = moving("pan")[0]
     still = replace(scene, pan=np.repeat(scene.pan[:1], len(scene.pan), 0))
     frames = world.render(still)
     far = np.linalg.norm(scene.pan - scene.pan[0], axis=-1).mean()
-    found = camera.camera_error(frames, oracle.detect(frames).masks, scene)
-    assert found == pytest.approx(far, rel=0.02)
+    error = camera.camera_error(frames, oracle.detect(frames).masks, scene)
+    assert error == pytest.approx(far, rel=0.02)
     assert camera.camera_error(frames, oracle.detect(frames).masks, still) < 0.002
 
 
-def test_a_plain_background_tells_nothing() -> None:
+def test_a_plain_background_shows_no_camera_motion() -> None:
     scene = replace(moving("pan")[0], pattern="plain")
     frames = world.render(scene)
     pan, zoom = camera.estimate_camera(frames, oracle.detect(frames).masks)

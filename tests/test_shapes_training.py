@@ -41,13 +41,13 @@ def _finished(stage, folder):
 
 
 @pytest.mark.parametrize("muon", [False, True])
-def test_a_broken_run_ends_where_an_unbroken_one_does(tmp_path, muon):
-    unbroken = _finished(_stage(200, muon), tmp_path / "a")
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, muon):
+    uninterrupted = _finished(_stage(200, muon), tmp_path / "a")
     running = train_stage(_stage(200, muon), tmp_path / "b")
     for event in running:
         if isinstance(event, Step) and event.index == 100:
             running.close()
-    assert torch.equal(_finished(_stage(200, muon), tmp_path / "b"), unbroken)
+    assert torch.equal(_finished(_stage(200, muon), tmp_path / "b"), uninterrupted)
     logs = [(tmp_path / name / "toy.jsonl").read_text().splitlines() for name in "ab"]
     a, b = ([(row["step"], row["loss"]) for row in map(json.loads, log)] for log in logs)
     assert a == sorted(set(b))
@@ -100,7 +100,7 @@ def test_the_four_stages_end_in_a_model_that_loads(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_a_model_and_keeps_snapshots(tmp_path):
+def test_training_continues_from_a_model_and_saves_snapshots(tmp_path):
     zeros = {name: 0 for name in ONE_STEP if name.endswith("steps")}
     config = training.TrainConfig(
         out=tmp_path / "on",
@@ -129,25 +129,25 @@ def test_training_goes_on_from_a_model_and_keeps_snapshots(tmp_path):
 
 @pytest.mark.slow
 def test_clips_are_encoded_once_and_joint_steps_are_short(tmp_path, monkeypatch):
-    seen, plain = [], networks.unet
+    shapes, plain = [], networks.unet
 
     def watched(design):
         unet = plain(design)
-        unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+        unet.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
         return unet
 
     monkeypatch.setattr(networks, "unet", watched)
     few = {**ONE_STEP, "clips": 2, "image_steps": 0, "short_steps": 0}
     first = training.TrainConfig(out=tmp_path, **few | {"joint": 1.0})
     list(training.train(first))
-    assert seen == [(40, 8, 4, 8, 8)]
+    assert shapes == [(40, 8, 4, 8, 8)]
     encoded = np.load(tmp_path / "latents" / "000000.npy")
     assert len(encoded) == 2
     list(training.train(replace(first, joint=0.0, steps=2)))
-    assert seen[1:] == [(10, 8, 16, 8, 8)]
+    assert shapes[1:] == [(10, 8, 16, 8, 8)]
     np.save(tmp_path / "latents" / "000000.npy", encoded + 1)
     list(training.train(replace(first, clips=1)))
-    assert (np.load(tmp_path / "latents" / "000000.npy") == encoded + 1).all()  # not made again
+    assert (np.load(tmp_path / "latents" / "000000.npy") == encoded + 1).all()  # not encoded again
     list(training.train(replace(first, clips=3)))
     assert len(np.load(tmp_path / "latents" / "000000.npy")) == 3
 

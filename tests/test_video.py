@@ -67,19 +67,19 @@ def test_same_frames_same_bytes(tmp_path: Path, name: str) -> None:
     assert written[0] == written[1]
 
 
-def test_the_bytes_do_not_depend_on_what_lies_in_memory(tmp_path: Path) -> None:
-    # With x264's macroblock tree they do; it takes used memory to show it.
+def test_the_bytes_do_not_depend_on_the_content_of_free_memory(tmp_path: Path) -> None:
+    # With x264's macroblock tree they do, which shows only with used memory.
     rng = np.random.default_rng(0)
     blocks = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((16, 16, 1)))
     frames = [np.roll(blocks, shift, 1) + rng.normal(0, 4, blocks.shape) for shift in range(6)]
     clip = Video(np.stack(frames).clip(0, 255).astype(np.uint8), 8)
-    found = set()
+    contents = set()
     for _ in range(20):
         rubbish = [rng.integers(0, 256, size, np.uint8) for size in rng.integers(64, 200_000, 60)]
         rng.shuffle(rubbish)
         del rubbish[20:]
-        found.add(clip.save(tmp_path / "clip.mp4").read_bytes())
-    assert len(found) == 1
+        contents.add(clip.save(tmp_path / "clip.mp4").read_bytes())
+    assert len(contents) == 1
 
 
 # --- which frames ---------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_constant_rate_takes_every_frame_once(tmp_path: Path, suffix: str, codec
     assert clip.notes == ()
 
 
-def test_lower_rate_is_taken_by_time_stamps_and_said(tmp_path: Path) -> None:
+def test_a_lower_rate_selects_by_time_stamps_and_adds_a_note(tmp_path: Path) -> None:
     source = clips.encode(tmp_path / "clip.mp4", clips.numbered(24), rate=24)
     clip = read(source, fps=10, frames=6)
     assert clips.numbers(clip.frames) == [0, 2, 4, 7, 9, 12]  # floor(24 i / 10)
@@ -186,8 +186,8 @@ def test_animations_keep_their_own_time(tmp_path: Path, suffix: str) -> None:
         **({"lossless": True} if suffix == "webp" else {}),
     )
     clip = read(tmp_path / f"clip.{suffix}", fps=20)
-    shown = [index for index, length in enumerate(lengths) for _ in range(length // 50)]
-    assert clips.numbers(clip.frames) == shown
+    expected = [index for index, length in enumerate(lengths) for _ in range(length // 50)]
+    assert clips.numbers(clip.frames) == expected
     own = read(tmp_path / f"clip.{suffix}")
     assert own.fps == pytest.approx(4 / 0.6, rel=1e-3)
 
@@ -203,7 +203,7 @@ def test_gif_round_trip_keeps_rate_and_frames(tmp_path: Path) -> None:
 # --- fitting --------------------------------------------------------------------------------------
 
 
-def test_fit_says_what_was_done() -> None:
+def test_fit_notes_what_was_done() -> None:
     clip = Video(clips.moving(2, 72, 128), 8, ("before",))
     assert fit(clip, 72, 128) is clip
     crop = fit(clip, 32, 32)
@@ -236,7 +236,7 @@ def test_shrinking_averages_over_the_area() -> None:
     assert np.abs(fit(clip, 16, 16).frames[:, 2:-2, 2:-2].astype(int) - 127).max() <= 3
 
 
-def test_no_fit_squashes_but_stretch() -> None:
+def test_only_stretch_changes_the_aspect_ratio() -> None:
     """A disc stays a disc: its width and height agree under crop and pad."""
     y, x = np.mgrid[:90, :160]
     disc = (((x - 80) ** 2 + (y - 45) ** 2 < 30**2) * 255).astype(np.uint8)
@@ -274,7 +274,7 @@ def test_failed_saving_leaves_nothing(
     monkeypatch.setattr(av.container.OutputContainer, "mux", half, raising=True)
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(NoSpace if isinstance(failure, OSError) else KeyboardInterrupt):
-        Video(clips.numbered(9), 8).save(tmp_path / "made" / name)
+        Video(clips.numbered(9), 8).save(tmp_path / "new" / name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -312,7 +312,7 @@ def test_impossible_requests(tmp_path: Path) -> None:
         fit(read(source), 8, 0)
 
 
-def test_too_much_for_the_memory_is_refused_at_the_first_frame(
+def test_clips_above_the_memory_limit_are_refused_at_the_first_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = clips.encode(tmp_path / "clip.mp4", clips.numbered(9))

@@ -2,13 +2,13 @@
 
 The stages are: autoencoder (dense images); clip (frames and captions); latents (each clip is
 encoded once); and the denoiser, a UNet or a transformer (single frames, then short clips, then
-whole clips). The result is a folder in diffusers' format. This module owns data and losses; the
-loop is in `training_loop.py`.
+whole clips). The result is a folder in diffusers' format. This module owns the stages and
+their losses; the data are in `training_data.py`, and the loop is in `training_loop.py`.
 """
 
 import math
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -19,23 +19,27 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
-from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from recast.errors import BadModel
-from recast.events import Event, Step, job
-from recast.media.atomic_files import atomic, locked
+from recast.events import Event, job
+from recast.media.atomic_files import locked
 from recast.shapes import captions, networks, noising, world
 from recast.shapes.model import Model, text_encoder
 from recast.shapes.networks import Design
+from recast.shapes.training_data import (
+    clip_latents,
+    dense_images,
+    labelled_frames,
+    to_network_range,
+)
 from recast.shapes.training_loop import Loss, Stage, train_stage
 
 Network = Literal["unet", "transformer"]
 Part = Literal["autoencoder", "clip"] | Network
 _SHORT = (4, 40)  # frames of a short clip, and clips per batch
-_CLIPS_PER_FILE = 500  # of latents
 _FOLDERS: dict[Part, str] = {
     "autoencoder": "vae",
     "clip": "clip",
@@ -104,7 +108,8 @@ def _train(config: TrainConfig, design: Design) -> Generator[Event, None, Path]:
     yield from _stage(_autoencoder_stage(config, design, autoencoder), config)
     clip = _initial(config, "clip", networks.clip(len(tokenizer)))
     yield from _stage(_clip_stage(config, clip, tokenizer), config)
-    latents = yield from _latents(config, design, autoencoder)
+    folder = config.out / "latents"
+    latents = yield from clip_latents(folder, config.clips, autoencoder, design.size, config.device)
     if not (_is_from_start(config, "autoencoder") and config.autoencoder_steps == 0):
         scale = 1 / latents[:1000].astype(np.float32).std()
         autoencoder.register_to_config(scaling_factor=float(scale))
@@ -159,14 +164,14 @@ def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
 def _autoencoder_stage(config: TrainConfig, design: Design, model: AutoencoderKL) -> Stage:
     @cache
     def images() -> NDArray[np.uint8]:
-        return _cached(config.out / "images.npy", lambda: _dense_images(config.images, design.size))
+        return dense_images(config.out / "images.npy", config.images, design.size)
 
     def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
         pick = images()[rng.integers(0, config.images, 32)]
         pick = np.rot90(pick, int(rng.integers(4)), (1, 2))
         if rng.random() < 0.5:
             pick = pick[:, :, ::-1]
-        x = _to_network_range(pick).to(config.device)
+        x = to_network_range(pick).to(config.device)
         with torch.autocast(config.device, torch.bfloat16):
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample()).sample
@@ -193,16 +198,16 @@ class _ClassifiedClip(nn.Module):
 
 
 def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) -> Stage:
-    labelled = cache(partial(_labelled_frames, config))
+    read_labelled = cache(partial(labelled_frames, config.out / "frames.npy", config.images))
 
     def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
-        frames, labels, scenes = labelled()
+        frames, labels, scenes = read_labelled()
         pick = rng.integers(0, len(frames), 128)
         texts = [captions.caption(scenes[i], rng) for i in pick]
         tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
         out = model.clip(
             input_ids=tokens.input_ids.to(config.device),
-            pixel_values=_to_network_range(frames[pick]).to(config.device),
+            pixel_values=to_network_range(frames[pick]).to(config.device),
         )
         target = labels[pick].to(config.device)
         # All pairs with the same attributes are correct.
@@ -280,84 +285,6 @@ def _denoiser_stages(config: TrainConfig, model: Model, latents: Tensor) -> Iter
         )
 
 
-def _latents(
-    config: TrainConfig, design: Design, autoencoder: AutoencoderKL
-) -> Generator[Event, None, NDArray[np.float16]]:
-    """The unscaled latents of all training clips, (N, C, F, h, w).
-
-    Each clip is encoded once and stored, 500 clips per file, so that an interrupted run, or a later
-    run with more clips, encodes only those that are missing.
-    """
-    folder = config.out / "latents"
-    parts = []
-    for first in range(0, config.clips, _CLIPS_PER_FILE):
-        path = folder / f"{first:06}.npy"
-        count = min(_CLIPS_PER_FILE, config.clips - first)
-        part = np.load(path) if path.exists() else None
-        if part is None or len(part) < count:
-            encoded = []
-            for seed in range(first, first + count):
-                encoded.append(_encode_scene(autoencoder, seed, design, config.device))
-                if (seed + 1) % 50 == 0:
-                    yield Step(stage="latents", index=seed + 1, total=config.clips)
-            part = np.stack(encoded).astype(np.float16)
-            with atomic(path) as temporary, temporary.open("wb") as file:
-                np.save(file, part)
-        parts.append(part[:count])
-    return np.concatenate(parts)
-
-
-@torch.no_grad()
-def _encode_scene(
-    autoencoder: AutoencoderKL, seed: int, design: Design, device: str
-) -> NDArray[np.float32]:
-    frames = _to_network_range(world.render(world.sample(seed), design.size)).to(device)
-    with torch.autocast(device, torch.bfloat16):
-        mean = autoencoder.encode(frames).latent_dist.mean
-    return np.asarray(rearrange(mean.float().cpu().numpy(), "f c h w -> c f h w"))
-
-
-def _labelled_frames(
-    config: TrainConfig,
-) -> tuple[NDArray[np.uint8], Tensor, list[world.Scene]]:
-    """One frame of each of `images` scenes, its attributes as class indices (N, 4), and the
-    scenes."""
-    scenes = [world.sample(seed) for seed in range(config.images)]
-    frames = _cached(config.out / "frames.npy", lambda: _still_frames(scenes))
-    labels = [
-        (
-            world.SHAPES.index(scene.shape),
-            list(world.COLOURS).index(scene.colour),
-            list(world.GROUNDS).index(scene.ground),
-            world.PATTERNS.index(scene.pattern),
-        )
-        for scene in scenes
-    ]
-    return frames, torch.tensor(labels), scenes
-
-
-def _still_frames(scenes: list[world.Scene]) -> NDArray[np.uint8]:
-    return np.stack(
-        [world.render(world.still_of(scene, i % 16))[0] for i, scene in enumerate(scenes)]
-    )
-
-
-def _dense_images(count: int, size: int) -> NDArray[np.uint8]:
-    return np.stack([world.dense_image(np.random.default_rng(i), size) for i in range(count)])
-
-
-def _cached(path: Path, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    if not path.exists():
-        with atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, make())
-    return np.asarray(np.load(path))
-
-
-def _to_network_range(frames: NDArray[np.uint8]) -> Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, H, W) in [-1, 1]."""
-    x = torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1
-    return rearrange(x, "n h w c -> n c h w")
-
-
 def _drop_caption(text: str, rng: np.random.Generator) -> str:
+    """Sometimes an empty caption, for classifier-free guidance (Ho and Salimans 2022)."""
     return "" if rng.random() < 0.1 else text
