@@ -8,7 +8,7 @@ their losses; the data are in `training_data.py`, and the loop is in `training_l
 
 import math
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -232,14 +232,20 @@ def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) 
     )
 
 
-def _denoiser_stages(config: TrainConfig, model: Model, latents: Tensor) -> Iterator[Stage]:
+def _denoiser_losses(
+    config: TrainConfig, model: Model, latents: Tensor
+) -> Callable[[int, int, float], Loss]:
+    """A function (frames, batch, joint) -> loss of the denoiser on clips of `frames` frames.
+
+    `joint` is the fraction of steps that use short clips instead.
+    """
     design, tokenizer = model.design, model.tokenizer
     encode_text = text_encoder(model.clip).to(config.device)
     add_noise = noising.diffusion if config.network == "unet" else noising.flow
     scenes = [world.sample(seed) for seed in range(len(latents))]
 
-    def losses(frames: int, batch: int, joint: float = 0.0) -> Loss:
-        short = losses(*_SHORT) if joint else None
+    def losses(frames: int, batch: int, joint: float) -> Loss:
+        short = losses(*_SHORT, 0.0) if joint else None
 
         def loss(denoiser: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
             if short is not None and rng.random() < joint:
@@ -259,22 +265,25 @@ def _denoiser_stages(config: TrainConfig, model: Model, latents: Tensor) -> Iter
 
         return loss
 
+    return losses
+
+
+def _denoiser_stages(config: TrainConfig, model: Model, latents: Tensor) -> Iterator[Stage]:
     def save_snapshot(average: nn.Module, step: int) -> None:
         if config.snapshot_every and step % config.snapshot_every == 0:
             model.save(config.out / "snapshots" / f"{step:06}", average)
 
+    losses = _denoiser_losses(config, model, latents)
     plan = [
         (1, 160, config.image_steps, 0.1),
         (*_SHORT, config.short_steps, 0.1),
         (world.FRAMES, 10, config.steps, 0.3),
     ]
     for frames, batch, steps, cooldown in plan:
-        loss = losses(frames, batch, config.joint if frames == world.FRAMES else 0.0)
-        name = f"{config.network}{frames}"
         yield Stage(
-            name=name,
+            name=f"{config.network}{frames}",
             model=model.denoiser,
-            loss=loss,
+            loss=losses(frames, batch, config.joint if frames == world.FRAMES else 0.0),
             steps=steps,
             lr=1e-3 if config.network == "unet" else 2e-3,
             muon=config.network == "transformer",
