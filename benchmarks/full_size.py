@@ -28,7 +28,8 @@ from recast.backbones.base import Backbone, Settings
 from recast.errors import RecastError
 from recast.events import Job, Step
 from recast.motions.method import Sampling
-from recast.pipeline import memory_estimate, model_loading
+from recast.networks import devices
+from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
 
 Size = tuple[int | None, int | None, int | None]
 OWN: Size = (None, None, None)
@@ -136,8 +137,8 @@ def short(config: Any) -> Any:
 
 def method_row(backbone: Backbone, name: str, size: tuple[int, int, int]) -> dict[str, Any]:
     """Time and memory of learning and of transfer, and the median seconds of each kind of step."""
-    method = model_loading.configured(name, short(model_loading.preset(name)))
-    model_loading.check_runs(method, backbone)
+    method = method_presets.configure(name, short(method_presets.preset(name)))
+    requirements.check_model(method, backbone)
     sampling = Sampling(steps=STEPS, guidance_scale=backbone.defaults.guidance_scale)
     video = torch.rand(1, 3, *size) * 2 - 1
     clock = Clock(backbone.device)
@@ -163,7 +164,7 @@ def case(
     name: str, size: Size, settings: Settings, work: list[str], end: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """A named row for each measurement, until the time limit."""
-    clock = Clock(memory_estimate.device_of(settings))
+    clock = Clock(devices.device_of(settings.device))
     try:
         backbone = model_loading.with_random_weights(name, settings)
     except (RecastError, RuntimeError) as error:
@@ -189,7 +190,7 @@ def measure(asked: argparse.Namespace) -> None:
     done = {(r["backbone"], *r["asked"], r["saving"], r["work"]) for r in rows(asked.out)}
     for name, size, saving, methods in cases(asked.backbones, asked.methods):
         settings = Settings(device=asked.device, dtype=asked.dtype, **SAVING[saving])
-        device = memory_estimate.device_of(settings)
+        device = devices.device_of(settings.device)
         work = [one for one in ("stages", *methods) if (name, *size, saving, one) not in done]
         if not work or settings.offload not in memory_estimate.offloads(settings, device):
             continue
@@ -258,7 +259,7 @@ if __name__ == "__main__":
         "--minutes", type=float, default=60, help="time limit for starting a measurement"
     )
     making.add_argument("--backbones", nargs="+", default=list(SIZES))
-    making.add_argument("--methods", nargs="+", default=model_loading.methods())
+    making.add_argument("--methods", nargs="+", default=method_presets.method_names())
     making.add_argument("--device", default="auto")
     making.add_argument("--dtype", default="auto")
     showing = verbs.add_parser("table", help="print the tables")

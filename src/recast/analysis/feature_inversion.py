@@ -34,7 +34,7 @@ def suite(clip: Path | None, prompt: str, count: int, seeds: int, backbone: str)
     `seeds` is the number of results for each clip. Raises `BadClip` for a clip that cannot be read.
     """
     if clip is not None:
-        source_clip.check(clip, Source())
+        source_clip.check_opens(clip, Source())
         cases = [Case(clip=clip.stem, prompt=prompt, file=clip)]
     else:
         scenes = [scene for scene, _ in pairs.held_out(count)]

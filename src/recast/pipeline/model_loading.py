@@ -19,116 +19,13 @@ import torch
 
 from recast import registry
 from recast.backbones.base import Backbone, Settings
-from recast.errors import BadCall, BadModel, UnknownName
-from recast.motions.method import MotionMethod
+from recast.errors import BadModel, UnknownName
+from recast.networks import devices, hub_cache
 
 if TYPE_CHECKING:
     from recast.networks.meta_model import MetaModel
 
 _INDEX = "model_index.json"
-
-
-def methods() -> list[str]:
-    """The names of all methods."""
-    return registry.names("methods")
-
-
-def method_module(name: str) -> ModuleType:
-    """The file of a method. Raises `UnknownName`."""
-    return registry.load("methods", name)
-
-
-def presets(method: str) -> Mapping[str, Any]:
-    """A method's named configs; the first is the default. Raises `UnknownName`."""
-    found: Mapping[str, Any] = method_module(method).PRESETS
-    return found
-
-
-def preset(method: str, name: str | None = None) -> Any:
-    """One config of a method, its default without a name. Raises `UnknownName`."""
-    known = presets(method)
-    if name is None:
-        return next(iter(known.values()))
-    if name not in known:
-        raise UnknownName(f"preset of {method}", name, known)
-    return known[name]
-
-
-def configured(method: str, config: Any) -> MotionMethod[Any]:
-    """A method that is ready to work, with its default config for None."""
-    made: MotionMethod[Any] = method_module(method).Method(
-        preset(method) if config is None else config
-    )
-    return made
-
-
-def check_runs(method: MotionMethod[Any], backbone: Backbone) -> None:
-    """Raise `BadCall` unless the backbone has every role that the method, as configured, needs; the
-    message names the methods that run on it, if the fault is not in the settings alone."""
-    known = {*backbone.roles, *backbone.transformers}
-    trains = any(role in backbone.transformers for role in method.roles)
-    if trains and backbone.offload == "blocks":
-        raise BadCall(
-            f"{method.name} trains, and --offload blocks keeps what it would train away from the "
-            "device; use --offload networks"
-        )
-    if trains and backbone.weights != "full":
-        raise BadCall(f"{method.name} trains, and needs --weights full, not {backbone.weights}")
-    missing = [role for role in method.roles if role not in known]
-    if not missing:
-        return
-    able = [name for name in methods() if set(configured(name, None).roles) <= known]
-    ways = (
-        f"it has {_listed([*backbone.roles, *backbone.transformers])}"
-        if method.name in able
-        else f"methods that run on it: {', '.join(able)}"
-    )
-    raise BadCall(f"{backbone.name} has no role {missing[0]!r}, which {method.name} needs; {ways}")
-
-
-def check_clips(method: MotionMethod[Any], count: int) -> None:
-    """Raise `BadCall` for several clips where the method learns from one."""
-    if count > 1 and not method.takes_clips:
-        able = [name for name in methods() if configured(name, None).takes_clips]
-        raise BadCall(
-            f"{count} clips, and {method.name} learns from one; methods that take several: "
-            f"{', '.join(able)}"
-        )
-
-
-def check_described(method: MotionMethod[Any], source_prompt: str) -> None:
-    """Raise `BadCall` for a source without a prompt where the method samples under it to learn."""
-    if method.learns_by_sampling and not source_prompt.strip():
-        raise BadCall(
-            f"{method.name}, as it is configured, learns while it samples a clip like the source; "
-            "say in --source-prompt what that shows"
-        )
-
-
-def check_windows(
-    method: MotionMethod[Any], backbone: Backbone, size: tuple[int, int, int] | None
-) -> None:
-    """Raise `BadCall` for a clip of these frames, height and width that the model would see in
-    windows, and a method that needs it whole."""
-    if size is None or method.takes_windows:
-        return
-    if len(backbone.windows(backbone.latent_shape(*size)[2])) > 1:
-        able = [name for name in methods() if configured(name, None).takes_windows]
-        raise BadCall(
-            f"{size[0]} frames are more than --window, and {method.name} needs a clip whole; "
-            f"methods that work in windows: {', '.join(able)}"
-        )
-
-
-def _listed(roles: Iterable[str]) -> str:
-    """Roles in a line; those that only a number tells apart as their first and last."""
-    families: dict[tuple[str, bool], list[str]] = {}
-    for role in roles:
-        bare = role.rstrip("0123456789")
-        families.setdefault((bare, bare == role), []).append(role)
-    return ", ".join(
-        f"{own[0]} to {own[-1]}" if len(own) > 1 else own[0] for own in families.values()
-    )
 
 
 def aliases() -> dict[str, str]:
@@ -143,13 +40,8 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
     no model that Recast can use, `BadCall` for settings that this machine cannot meet.
     """
     settings, name = settings or Settings(), _known_as(name)
-    return _loaded(_loader(name), name, settings)
-
-
-def stand_in(name: str) -> str:
-    """The shipped model on which methods are measured in place of this one; empty where there is
-    none. Raises as `load` does for a name that is no model's."""
-    return _stand_in(_loader(_known_as(name)))
+    loaded: Backbone = _loader(name).load(name, settings)
+    return loaded
 
 
 def _known_as(name: str) -> str:
@@ -171,7 +63,11 @@ def _loader(name: str, *, download: bool = True) -> ModuleType:
     if _is_file_path(name):
         raise BadModel(f"there is no model folder {name}; check the path")
     if name.count("/") == 1:
-        return _for_index(_hub_index(name), name) if download else _for_folder(_cached(name))
+        return (
+            _for_index(_hub_index(name), name)
+            if download
+            else _for_folder(hub_cache.cached_folder(name))
+        )
     raise UnknownName("backbone", name, found)
 
 
@@ -194,7 +90,7 @@ def outlined(
         loader = _loader(there, download=False)
         if not loader.__name__.startswith("recast."):
             raise BadModel(f"{name} is a model of another package, which has to load it whole")
-        yield _loaded(loader, there, plain), outline
+        yield loader.load(there, plain), outline
 
 
 def with_random_weights(name: str, settings: Settings) -> Backbone:
@@ -205,17 +101,17 @@ def with_random_weights(name: str, settings: Settings) -> Backbone:
     Raises as `load` does, and `BadModel` for a model whose configs are not known here.
     """
     with registry.quiet_imports():
-        from recast.networks import checkpoint_loading, meta_model  # as in `outlined`
+        from recast.networks import meta_model  # as in `outlined`
 
-    device = checkpoint_loading.device(settings.device)
+    device = devices.usable_device(settings.device)
     home = device if settings.offload == "none" else torch.device("cpu")
     with (
         meta_model.random_weights(device, home),
         tempfile.TemporaryDirectory() as scratch,
     ):
         there = _there(_known_as(name), Path(scratch))
-        loader = _loader(there, download=False)
-        return _loaded(loader, there, settings)
+        drawn: Backbone = _loader(there, download=False).load(there, settings)
+        return drawn
 
 
 def published(alias: str) -> Mapping[str, Any]:
@@ -245,16 +141,10 @@ def _has_all(source: str, files: Iterable[str]) -> bool:
     """Whether the files of a hub id are in the local cache. Of several ids it is the first that
     has the pipeline's files."""
     try:
-        first, *_ = [_cached(one) for one in source.split(" + ")]
+        first, *_ = [hub_cache.cached_folder(one) for one in source.split(" + ")]
     except BadModel:
         return False
     return all((first / path).is_file() for path in files)
-
-
-def _cached(hub: str) -> Path:
-    with registry.quiet_imports():
-        from recast.networks import meta_model
-    return meta_model.cached(hub)
 
 
 def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
@@ -266,26 +156,8 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
     module = _pipelines().get(kind)
     if module is None:
         raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
-    settings = settings or Settings()
-    return _set(module.wrap(pipeline, settings), module, settings)
-
-
-def _loaded(module: ModuleType, name: str, settings: Settings) -> Backbone:
-    return _set(module.load(name, settings), module, settings)
-
-
-def _set(backbone: Backbone, module: ModuleType, settings: Settings) -> Backbone:
-    """With the settings that mean the same to every model."""
-    backbone.stand_in = _stand_in(module)
-    backbone.dynamic_guidance, backbone.offload = settings.dynamic_guidance, settings.offload
-    backbone.weights = settings.weights
-    if settings.window is not None:
-        backbone.see_at_once(settings.window)
-    return backbone
-
-
-def _stand_in(module: ModuleType) -> str:
-    return str(getattr(module, "STAND_IN", ""))
+    wrapped: Backbone = module.wrap(pipeline, settings or Settings())
+    return wrapped
 
 
 def _module(name: str) -> ModuleType:
