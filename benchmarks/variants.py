@@ -1,4 +1,4 @@
-"""The variants of DMT that are studied on the shapes model, in groups of one change each."""
+"""The variants of DMT that `dmt_on_shapes.py` compares, in groups that change one thing each."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -24,25 +24,26 @@ _BASE = dataclasses.replace(dmt.PRESETS["fast"], loss="pairwise", initial_noise=
 
 @dataclass(frozen=True)
 class Variant:
-    """A method, how it is run, and what is put in the place of a part of it."""
+    """A method, its sampling, and optionally a patch that replaces a part of it."""
 
     method: MotionMethod[Any]
     steps: int = 25
     guidance_scale: float | None = None
-    """The model's own for None."""
+    """None means the model's own."""
     described: bool = False
-    """Whether the source is learned under its own caption, and not under an empty one."""
+    """Learn the source under its own caption instead of an empty one."""
     patched: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def around(changes: dict[str, Any] | None = None, **options: Any) -> Variant:
-    """`BASE` with some settings changed: the preset `fast` with the paper's loss and start."""
+    """`BASE` with changed settings. `BASE` is the preset `fast` with the paper's loss and initial
+    noise."""
     return Variant(dmt.Method(dataclasses.replace(_BASE, **changes or {})), **options)
 
 
 @contextmanager
 def normalised_loss() -> Iterator[None]:
-    """Eq. 3 with every channel divided by the source's own deviation over the clip."""
+    """Eq. 3 with each channel divided by the source's standard deviation over the clip."""
 
     def loss(phi: Tensor, target: Tensor) -> Tensor:
         deviation = target.std(1, keepdim=True) + 1e-6
@@ -53,7 +54,7 @@ def normalised_loss() -> Iterator[None]:
 
 
 def along_the_gradient(momentum: float) -> Callable[[], AbstractContextManager[None]]:
-    """Steps of rms `lr` along the gradient, not Adam's; the momentum outlives the level."""
+    """Gradient steps of rms `lr` instead of Adam; the momentum is carried across noise levels."""
 
     @contextmanager
     def patched() -> Iterator[None]:

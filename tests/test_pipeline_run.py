@@ -305,7 +305,7 @@ def test_a_preview_that_falls_between_two_reports_is_that_of_the_next(
         ({"clip": Path("none.mp4")}, BadClip, "does not exist"),
         ({"source": Source(frames=400)}, BadClip, "400 are needed"),
         ({"source": Source(height=15)}, BadCall, "multiple of 2"),
-        ({"source": Source(start=90)}, BadClip, "ends before --start"),
+        ({"source": Source(start=90)}, BadClip, "ends before `start`"),
     ],
 )
 def test_a_wrong_call_leaves_nothing(

@@ -68,7 +68,7 @@ def load_on_meta(
     configs that its makers published, where Recast knows them. Raises `BadModel` for a model that
     is not on this machine, and as `load` does.
     """
-    with registry.unheard():
+    with registry.quiet_imports():
         from recast.networks import meta_model  # imports diffusers and transformers, which is slow
 
     settings = replace(settings, offload="none")
@@ -87,7 +87,7 @@ def load_with_random_weights(name: str, settings: Settings) -> Backbone:
     Nothing is downloaded, as in `load_on_meta`; the tokenizer is replaced by one that knows single
     letters. Raises as `load` does, and `BadModel` for a model whose configs are not known.
     """
-    with registry.unheard():
+    with registry.quiet_imports():
         from recast.networks import meta_model  # as in `load_on_meta`
 
     device = devices.usable_device(settings.device)
