@@ -1,4 +1,4 @@
-"""Devices and memory of this machine: what auto means, what is refused, what memory running out is."""
+"""Devices and memory of this machine: what auto means, and what running out of memory is."""
 
 from pathlib import Path
 
