@@ -1,6 +1,7 @@
 """Every method on every backbone, found and not listed: a new file is held to this with no edit."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,20 @@ def test_learn_save_load_transfer_decode(
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     assert not any(module._forward_hooks for module in backbone.network.modules())
+
+
+def test_a_backbones_methods_are_abstract_or_final() -> None:
+    """So a reader of a backbone's file knows that nothing else is changed in it."""
+    methods = {name: one for name, one in vars(Backbone).items() if inspect.isfunction(one)}
+    methods.pop("__init__")
+    abstract = {name for name in methods if name in Backbone.__abstractmethods__}
+    final = {name for name, one in methods.items() if getattr(one, "__final__", False)}
+    assert abstract | final == methods.keys()
+    for name in registry.names("backbones"):
+        kind = type(registry.load("backbones", name).tiny())
+        assert kind.__final__
+        assert kind.__bases__ == (Backbone,)
+        assert not final & vars(kind).keys()
 
 
 @pytest.mark.parametrize("method_name", registry.names("methods"))
