@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recast.backbones import unet3d
-from recast.diffusion.noise_schedule import from_diffusers
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall
 from recast.feature_guidance import latent_guidance
 from recast.methods.dmt import PRESETS, Config

@@ -30,7 +30,8 @@ from transformers import (
 )
 
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
-from recast.diffusion.noise_schedule import Denoiser, Schedule, from_diffusers
+from recast.diffusion.noise_schedule import Denoiser, Schedule
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
 from recast.networks import checkpoint_loading, dit_roles, placement
 from recast.networks import tiny as tiny_networks

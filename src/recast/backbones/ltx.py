@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
-from recast.diffusion.noise_schedule import Schedule, from_diffusers
+from recast.diffusion.noise_schedule import Schedule
 from recast.diffusion.sampling import randn
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
 from recast.networks import checkpoint_loading, dit_roles, placement
 from recast.networks import tiny as tiny_networks

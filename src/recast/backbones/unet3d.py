@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
-from recast.diffusion.noise_schedule import Schedule, from_diffusers
+from recast.diffusion.noise_schedule import Schedule
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall
 from recast.networks import (
     checkpoint_loading,

@@ -29,7 +29,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from recast.backbones.base import Defaults, Settings
-from recast.diffusion.noise_schedule import from_diffusers
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel
 from recast.networks import meta_model, placement, quantization
 
