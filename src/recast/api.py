@@ -134,7 +134,7 @@ def mix(motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
     if not all(math.isfinite(weight) for weight in weights) or not any(weights):
         raise BadCall(f"weights {list(weights)}; they must be numbers, and not all be 0")
     method = model_loading.configured(motions[0].method, config_of(motions[0]))
-    return method.mixed(motions, weights)
+    return method.mix(motions, weights)
 
 
 def config_of(motion: Motion) -> Any:

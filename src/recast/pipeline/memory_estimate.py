@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from recast.backbones.base import Backbone, Defaults, Settings
 from recast.errors import BadCall, BadModel, OutOfMemory
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.taps import read_features, select_taps
 from recast.networks import block_offload
 from recast.networks.feature_hooks import Tap
 from recast.networks.quantization import nbytes
@@ -254,7 +254,7 @@ def _taps(
         if not roles:
             notes[name] = "guides by no features: passes are all it needs"
         elif all(role in backbone.roles for role in roles):
-            found[name] = latent_guidance.select_taps(backbone, roles)
+            found[name] = select_taps(backbone, roles)
         elif all(role in backbone.transformers for role in roles):
             notes[name] = "trains: what its steps keep is not predicted"
         else:
@@ -294,7 +294,7 @@ def _guided(
     x = x[:, :, backbone.windows(shape[2])[0]].clone().requires_grad_(True)
 
     def step(ledger: TensorMemory) -> int:
-        seen = latent_guidance.read_features(backbone, denoise, taps, x, t)
+        seen = read_features(backbone, denoise, taps, x, t)
         kept = ledger.current
         with torch.enable_grad():
             loss = torch.stack([features.float().sum() for features in seen.values()]).sum()

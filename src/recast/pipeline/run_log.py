@@ -136,7 +136,7 @@ def _taught(
         yield log.note("goes on with learning that was broken off")
         try:
             spent = begun.metadata.get("cost", _NOTHING)
-            return (yield from followed(method.learn_on(begun, *asked), spent))
+            return (yield from followed(method.resume_learning(begun, *asked), spent))
         except BadMotion as error:
             store.drop(key)
             yield log.note(f"that cannot be taken up, and begins anew: {error}")

@@ -96,17 +96,17 @@ class SampleWriter:
         with contextlib.suppress(OSError, BadMotion):
             broken_off = self.store.get(key)
             if broken_off is not None:
-                index, latents, memory = broken_off.state(torch.zeros(()))
+                index, latents, memory = broken_off.progress(torch.zeros(()))
                 self.log.losses.extend(broken_off.metadata.get("losses", []))
                 yield self.log.note(f"goes on from step {index} of a run that was broken off")
-                return self.motion.reached(latents, index, memory)
+                return self.motion.with_progress(latents, index, memory)
         return self.motion
 
     def _keep(self, key: str, preview: Preview) -> None:
         losses = [row for row in self.log.losses if row["step"] <= preview.index]
         bare = dataclasses.replace(self.motion, tensors={}, metadata={"losses": losses})
         with contextlib.suppress(OSError, RecastError):  # the run itself needs no store
-            state = bare.reached(preview.latents, preview.index, preview.memory)
+            state = bare.with_progress(preview.latents, preview.index, preview.memory)
             self.store.put(key, state, sole=True)
 
     @job
