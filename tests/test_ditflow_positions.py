@@ -46,12 +46,12 @@ def test_a_motion_is_learned_level_by_level_and_used_without_optimisation(
     kind: str, tmp_path: Path
 ) -> None:
     backbone, method = MADE[kind](), Method(SHORT)
-    events = list(method.learn(backbone, clip(backbone), "a square", SAMPLING))
-    steps = [event for event in events if isinstance(event, Step)]
+    learning = method.learn(backbone, clip(backbone), "a square", SAMPLING)
+    steps = [event for event in learning if isinstance(event, Step)]
     told = [(step.stage, step.index, step.total) for step in steps]
     assert told == [("learn", 1, 2), ("learn", 2, 2)]
     assert all(step.metrics["loss"] < step.metrics["loss_before"] for step in steps)
-    motion: Motion = events[-1].result  # type: ignore[union-attr]
+    motion = learning.result
     grid = backbone.schedule.sized(backbone.latent_shape(*clip(backbone).shape[2:])).grid(4)
     assert motion.metadata["times"] == grid[:2].tolist()
     assert len(motion.metadata["losses"]) == 2 * 3
@@ -162,8 +162,7 @@ def test_learning_does_not_depend_on_how_clips_are_drawn_later() -> None:
     backbone, method = wan.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     other = Sampling(steps=4, guidance_scale=9.0, negative_prompt="blurry", seed=7)
-    *_, last = method.learn(backbone, clip(backbone), "a square", other)
-    found = last.result  # type: ignore[union-attr]
+    found = method.learn(backbone, clip(backbone), "a square", other).run()
     assert torch.equal(found.tensors["positions"], motion.tensors["positions"])
 
 

@@ -362,7 +362,7 @@ def test_a_closed_job_leaves_no_hooks(
     ):
         for _ in range(after):
             next(events)
-        events.close()  # type: ignore[attr-defined]  # every Iterator of events is a generator
+        events.close()
         assert hooks(backbone.network) == 0
         assert torch.is_grad_enabled()
 

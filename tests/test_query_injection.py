@@ -110,7 +110,7 @@ def test_a_closed_job_leaves_no_hooks() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     events = method.transfer(backbone, learn(method, backbone), "a cat", SAMPLING)
     next(events)
-    events.close()  # type: ignore[attr-defined]  # every Iterator of events is a generator
+    events.close()
     assert hooks(backbone) == 0
 
 

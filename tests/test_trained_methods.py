@@ -111,18 +111,19 @@ def test_a_checkpoint_goes_on_as_if_there_had_been_no_break(name: str, tmp_path:
     which = {"objective": "hybrid"} if name == "hybrid" else {}
     trains = "motion_inversion" if name == "hybrid" else name
     backbone, method = tiny(), made(trains, iterations=4, checkpoint_every=2, **which)
-    events = list(method.learn(backbone, clip(backbone), "a dog", SAMPLING))
+    whole = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    events = list(whole)
     checkpoints = [event for event in events if isinstance(event, Checkpoint)]
     assert [event.index for event in checkpoints] == [2]
-    begun = Motion.load(checkpoints[0].state.save(tmp_path / "begun.safetensors"))
-    rest = list(method.resume_learning(begun, backbone, clip(backbone), "a dog", SAMPLING))
+    checkpoint = Motion.load(checkpoints[0].state.save(tmp_path / "checkpoint.safetensors"))
+    rest = method.resume_learning(checkpoint, backbone, clip(backbone), "a dog", SAMPLING)
     curves = [
         [e.metrics for e in es if isinstance(e, Step) and e.stage == "train"]
-        for es in (events, rest)
+        for es in (events, list(rest))
     ]
     assert curves[1] == curves[0][2:]
-    assert same(result(iter(events)), result(iter(rest)))
-    assert result(iter(rest)).metadata == result(iter(events)).metadata
+    assert same(whole.result, rest.result)
+    assert rest.result.metadata == whole.result.metadata
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -343,17 +344,15 @@ def test_the_spatial_lora_learns_beside_and_is_dropped() -> None:
     """It is in the checkpoint and not in the motion, and what it learned shows in what it left."""
     backbone = tiny()
     for name, objective in (("motion_inversion", "hybrid"), ("motiondirector", "hybrid")):
-        events = list(
-            made(name, objective=objective, iterations=3, checkpoint_every=2).learn(
-                backbone, clip(backbone), "a dog", SAMPLING
-            )
+        learning = made(name, objective=objective, iterations=3, checkpoint_every=2).learn(
+            backbone, clip(backbone), "a dog", SAMPLING
         )
-        (checkpoint,) = [event for event in events if isinstance(event, Checkpoint)]
+        (checkpoint,) = [event for event in learning if isinstance(event, Checkpoint)]
         spatial = {n: t for n, t in checkpoint.state.tensors.items() if n.startswith("spatial/")}
         assert spatial
         assert all(".attentions." in n for n in spatial)
         assert any(float(t.abs().max()) > 0 for n, t in spatial.items() if "lora_B" in n)
-        motion = result(iter(events))
+        motion = learning.result
         assert all("temp" in n or "transformer_in" in n for n in adapted(motion))
         alone = motion_of(name, objective="debiased", iterations=3)
         assert alone.tensors.keys() == motion.tensors.keys()
@@ -500,10 +499,10 @@ def test_a_network_in_half_precision_trains_tensors_in_full(name: str) -> None:
     assert isinstance(kept, unet3d.LatentUNet)
     kept._parts.unet.to(torch.bfloat16)
     method = made(name, checkpoint_every=1)
-    events = list(method.learn(kept, clip(kept), "a dog", SAMPLING))
-    state = next(event.state for event in events if isinstance(event, Checkpoint))
+    learning = method.learn(kept, clip(kept), "a dog", SAMPLING)
+    (state,) = [event.state for event in learning if isinstance(event, Checkpoint)]
     trained = [t for n, t in state.tensors.items() if n.startswith("adapter/")]
     assert all(tensor.dtype == torch.float32 for tensor in trained)
     assert any(float(tensor.abs().max()) > 0 for tensor in trained)
-    latents = result(method.transfer(kept, result(iter(events)), "a cat", SAMPLING))
+    latents = result(method.transfer(kept, learning.result, "a cat", SAMPLING))
     assert torch.isfinite(latents).all()

@@ -321,6 +321,7 @@ class _Guidance:
         self._guided_steps = len(times)
         config = method.config
         self._taps = select_taps(backbone, config.injected, config.injected_places)
+        self._position = backbone.taps(_POSITIONS) if method.learns_by_sampling else ()
         self._injected: FeaturesAt = lambda t: None
         if source is not None:
             # The features of the source under the sample's own noise.
@@ -337,13 +338,11 @@ class _Guidance:
 
     def with_injection(self, denoise: Denoiser) -> Denoiser:
         """The denoiser with injected features and, at times with an offset, changed positions."""
-        if self._method.learns_by_sampling:
-            tap = self._position_tap()
 
-            def offset_at(t: Tensor) -> Mapping[str, Tensor] | None:
-                return {tap.path: self.offsets[float(t)]} if float(t) in self.offsets else None
+        def offset_at(t: Tensor) -> Mapping[str, Tensor] | None:
+            return self._at_position(self.offsets[float(t)]) if float(t) in self.offsets else None
 
-            denoise = inject_features(self._backbone, denoise, [tap], offset_at, added)
+        denoise = inject_features(self._backbone, denoise, self._position, offset_at, added)
         # The source is read outside of the changed positions.
         return inject_features(self._backbone, denoise, self._taps, self._injected)
 
@@ -375,10 +374,10 @@ class _Guidance:
 
     def _of_offset(self, loss: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
         """The loss at x_t as a function of what is added to the positions."""
-        tap, config = self._position_tap(), self._method.config
+        config, network = self._method.config, self._backbone.network
 
         def of_offset(offset: Tensor) -> Tensor:
-            with added(self._backbone.network, [tap], {tap.path: offset}, x.shape[2]):
+            with added(network, self._position, self._at_position(offset), x.shape[2]):
                 value = loss(x)
             if not value.requires_grad:
                 raise BadCall(
@@ -391,10 +390,9 @@ class _Guidance:
 
     def _zero_offset(self, x: Tensor, t: Tensor) -> Tensor:
         """An offset of the positions that changes nothing, (1, F, H, W, C) float32."""
-        tap = self._position_tap()
-        positions = read_features(self._backbone, self._plain, [tap], x, t)[tap.path]
+        features = read_features(self._backbone, self._plain, self._position, x, t)
+        (positions,) = features.values()
         return torch.zeros_like(positions, dtype=torch.float32)
 
-    def _position_tap(self) -> Tap:
-        (tap,) = self._backbone.taps(_POSITIONS)
-        return tap
+    def _at_position(self, offset: Tensor) -> dict[str, Tensor]:
+        return {tap.path: offset for tap in self._position}
