@@ -98,7 +98,7 @@ def transfer(
     """
     check_prompt(prompt)
     check_steps(steps)
-    motion.check_made_for(backbone, motion.method)
+    motion.check_compatible(backbone, motion.method)
     made = model_loading.configured(motion.method, config_of(motion) if config is None else config)
     if frames is not None:
         motion = stretched(motion, made, frames)

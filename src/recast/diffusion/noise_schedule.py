@@ -153,11 +153,12 @@ class Discrete(Schedule):
         return t.clamp_min(0).round().to(torch.int64)
 
     def _cumulative(self, t: Tensor) -> Tensor:
-        place = (t.to(torch.float64) + 1).clamp(0, len(self._table) - 1)
-        low = place.floor().long()
-        high = place.ceil().long()
+        """The cumulative alphas at times t, interpolated linearly between levels."""
+        position = (t.to(torch.float64) + 1).clamp(0, len(self._table) - 1)
+        low = position.floor().long()
+        high = position.ceil().long()
         return torch.lerp(
-            self._table.to(t.device)[low], self._table.to(t.device)[high], place - low
+            self._table.to(t.device)[low], self._table.to(t.device)[high], position - low
         )
 
 

@@ -92,7 +92,7 @@ def sample(
 
 
 def check_finite(x: Tensor, where: str) -> None:
-    """Raise `NotFinite`, which names the place, if x has a value that is not finite."""
+    """Raise `NotFinite`, which says `where`, if x has a value that is not finite."""
     if not bool(torch.isfinite(x).all()):
         raise NotFinite(
             f"the latents are not finite at {where}; try `dtype=float32`, a lower `guidance_scale` "

@@ -200,7 +200,7 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
     def _check(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> None:
         """Raise `BadMotion` for a motion of other weights, levels or features. A motion may have
         more taps than the config."""
-        motion.check_made_for(backbone, self.name)
+        motion.check_compatible(backbone, self.name)
         settings = {"steps": sampling.steps, **self.cache_key_settings()}
         motion.check_settings(
             {name: v for name, v in settings.items() if name not in self.unchecked_settings}

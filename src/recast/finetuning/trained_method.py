@@ -186,7 +186,7 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
         """Sample with the adapter, scaled by `strength`."""
-        motion.check_made_for(backbone, self.name)
+        motion.check_compatible(backbone, self.name)
         tensors = learned_parameters(motion)
         if self.config.strength != 1:
             tensors = weighted([tensors], [self.config.strength])

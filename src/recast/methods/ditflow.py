@@ -269,7 +269,7 @@ class Method(MotionMethod[Config]):
         """The displacements (F, F, H·W, 2) of every guided layer at x_t."""
         pairs = self.pairs(backbone)
         features = read_features(backbone, denoise, list(chain(*pairs)), x, t, grad=not strongest)
-        grids = {path: unrolled(found, *x.shape[-2:]) for path, found in features.items()}
+        grids = {path: unrolled(grid, *x.shape[-2:]) for path, grid in features.items()}
         temperature = self.config.temperature
         return [
             flow(grids[q.path], grids[k.path], q.heads, temperature, strongest=strongest)
@@ -289,7 +289,7 @@ class Method(MotionMethod[Config]):
     def _check(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> None:
         """Raise `BadMotion` for a motion of other weights or settings, and for positions of other
         levels."""
-        motion.check_made_for(backbone, self.name)
+        motion.check_compatible(backbone, self.name)
         motion.check_settings(self.cache_key_settings())
         if not self.learns_by_sampling:
             numbers = range(len(self.pairs(backbone)))

@@ -220,7 +220,7 @@ class Method(MotionMethod[Config]):
         return loss
 
     def _check(self, backbone: Backbone, motion: Motion) -> None:
-        motion.check_made_for(backbone, self.name)
+        motion.check_compatible(backbone, self.name)
         motion.check_settings(self.cache_key_settings())
         layers = range(len(tap_pairs(backbone, self.config.queries, self.config.keys)))
         motion.check_holds(

@@ -105,7 +105,7 @@ class Method(MotionMethod[Config]):
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
         """Sample with the source's queries at the noisiest levels."""
-        motion.check_made_for(backbone, self.name)
+        motion.check_compatible(backbone, self.name)
         motion.check_settings({"steps": sampling.steps, **self.cache_key_settings()})
         motion.check_holds("noise", "latents")
         times = self._times(backbone, motion.tensors["noise"].shape, sampling)

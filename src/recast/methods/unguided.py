@@ -60,7 +60,7 @@ class Method(MotionMethod[Config]):
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
         """Sample from random noise."""
-        motion.check_made_for(backbone, self.name)
+        motion.check_compatible(backbone, self.name)
         frames, height, width = motion.tensors["size"].tolist()
         generator = torch.Generator().manual_seed(sampling.seed)
         x = randn(backbone.latent_shape(frames, height, width), generator, backbone.device)

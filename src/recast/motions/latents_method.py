@@ -45,6 +45,6 @@ class LatentsMethod(MotionMethod[C], Generic[C]):
     def source_latents(self, backbone: Backbone, motion: Motion) -> Tensor:
         """The latents (1, C, F, H, W) of a motion, on the model's device. Raises `BadMotion` for a
         motion of another method or model."""
-        motion.check_made_for(backbone, self.name)
+        motion.check_compatible(backbone, self.name)
         motion.check_holds("latents")
         return motion.tensors["latents"][None].to(backbone.device)

@@ -138,7 +138,7 @@ class Motion:
                     f"this motion has no {name}, which {self.method} needs; learn it again"
                 )
 
-    def check_made_for(self, backbone: Backbone, method: str) -> None:
+    def check_compatible(self, backbone: Backbone, method: str) -> None:
         """Raise `BadMotion` if it was learned by another method or on other weights."""
         if self.method != method:
             raise BadMotion(f"this motion was learned by {self.method}, not by {method}")
