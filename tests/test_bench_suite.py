@@ -137,7 +137,7 @@ CLIP = '[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
         ),
         (
             HEAD + CLIP + '[[variant]]\nname = "x"\nmethod = "dmt"\nconfig = {guided = 2}\n',
-            "variant 'x': guided is 2; it must be between 0 and 1",
+            "variant 'x': `guided` must be between 0 and 1, got 2",
         ),
         ("about = \n", "mine.toml is not TOML"),
     ],

@@ -77,7 +77,7 @@ def test_learn_save_load_transfer_decode(
 
     learned = result(method.learn(backbone, video, "a square walks", SAMPLING))
     motion = Motion.load(learned.save(tmp_path / "motion.safetensors"))
-    motion.check_made_for(backbone, method_name)
+    motion.check_compatible(backbone, method_name)
     latents = result(method.transfer(backbone, motion, "a cat walks", SAMPLING))
     again = result(method.transfer(backbone, motion, "a cat walks", SAMPLING))
     from_memory = result(method.transfer(backbone, learned, "a cat walks", SAMPLING))

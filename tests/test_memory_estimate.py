@@ -23,7 +23,7 @@ from recast.backbones.base import Backbone, Conditioning, Settings
 from recast.bench import work
 from recast.cli import analysis
 from recast.errors import BadModel, OutOfMemory
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.taps import read_features, select_taps
 from recast.media.video import Video
 from recast.networks import checkpoint_loading, devices
 from recast.networks.devices import MainMemory
@@ -55,12 +55,12 @@ def size(name: str) -> tuple[int, int, int]:
 
 def step(backbone: Backbone, x: Tensor, text: Conditioning) -> Callable[[], None]:
     """A guided step of dmt's preset, without its loss."""
-    taps = latent_guidance.select_taps(backbone, ["motion"])
+    taps = select_taps(backbone, ["motion"])
     t = backbone.schedule.sized(x.shape).grid(1)[0]
     start = x.clone().requires_grad_(True)
 
     def once() -> None:
-        seen = latent_guidance.read_features(backbone, backbone.denoiser(text), taps, start, t)
+        seen = read_features(backbone, backbone.denoiser(text), taps, start, t)
         with torch.enable_grad():
             total = sum(features.sum() for features in seen.values())
         torch.autograd.grad(total, start)

@@ -14,7 +14,7 @@ from recast import cli
 from recast.backbones import animatediff
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, OutOfMemory
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.taps import read_features, select_taps
 from recast.networks import block_offload, devices, quantization
 from recast.networks.library_logging import quiet
 from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
@@ -39,8 +39,8 @@ def seen(backbone: Backbone) -> tuple[Tensor, Tensor]:
     """x̂_0, and the gradient of a guided step at x_t."""
     x, t = latents(backbone).requires_grad_(True), levels(backbone)[0]
     denoise = backbone.denoiser(backbone.encode_text(["a b"]))
-    taps = latent_guidance.select_taps(backbone, ["motion"])
-    (features,) = latent_guidance.read_features(backbone, denoise, taps, x, t).values()
+    taps = select_taps(backbone, ["motion"])
+    (features,) = read_features(backbone, denoise, taps, x, t).values()
     (slope,) = torch.autograd.grad(features.square().sum(), x)
     with torch.no_grad():
         return denoise(x, t).x0, slope

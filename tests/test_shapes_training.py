@@ -13,7 +13,8 @@ from torch import nn
 
 from recast.backbones import unet3d
 from recast.backbones.base import Settings
-from recast.diffusion.noise_schedule import Flow, from_diffusers
+from recast.diffusion.noise_schedule import Flow
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
 from recast.events import Step
 from recast.pipeline import model_loading

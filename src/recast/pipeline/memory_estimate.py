@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recast.backbones.base import Backbone, Defaults, Settings
 from recast.errors import BadCall, BadModel, OutOfMemory
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.taps import read_features, select_taps
 from recast.networks import block_offload, devices
 from recast.networks.feature_hooks import Tap
 from recast.networks.quantization import nbytes
@@ -217,7 +217,7 @@ def _taps(
         if not roles:
             notes[name] = "uses no features: it needs no more memory than sampling"
         elif all(role in backbone.roles for role in roles):
-            taps[name] = latent_guidance.select_taps(backbone, roles)
+            taps[name] = select_taps(backbone, roles)
         elif all(role in backbone.transformers for role in roles):
             notes[name] = "trains: the memory of its training steps is not estimated"
         else:
@@ -257,7 +257,7 @@ def _guided_step(
     x = x[:, :, backbone.windows(shape[2])[0]].clone().requires_grad_(True)
 
     def step(memory: TensorMemory) -> int:
-        features = latent_guidance.read_features(backbone, denoise, taps, x, t)
+        features = read_features(backbone, denoise, taps, x, t)
         saved = memory.current
         with torch.enable_grad():
             loss = torch.stack([one.float().sum() for one in features.values()]).sum()
