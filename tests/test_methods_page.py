@@ -1,4 +1,4 @@
-"""docs/methods.md against the methods themselves."""
+"""docs/reference/methods.md against the methods themselves."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from recast.motions.method import Sampling
 from .jobs import result
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \| (\d+) \+ (\d+) \|", PAGE, re.MULTILINE)
 
