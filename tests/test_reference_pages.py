@@ -58,6 +58,15 @@ def test_every_role_of_the_tiny_models_is_on_the_page_of_roles() -> None:
             assert pattern in listed or re.sub(r"\..*", "", pattern) in kinds, (name, role)
 
 
+def test_every_include_of_a_page_is_one() -> None:
+    """The build fails for a file that is missing, but shows a line that is no include as it is."""
+    pages = list(DOCS.rglob("*.md"))
+    lines = [line for one in pages for line in one.read_text(encoding="utf-8").splitlines()]
+    includes = [line for line in lines if line.startswith("--8")]
+    assert len(includes) >= 10
+    assert not [line for line in includes if not re.fullmatch(r'--8<-- "[\w./:-]+"', line)]
+
+
 def test_every_metric_need_is_explained() -> None:
     text = page("reference/metrics.md")
     for name in registry.names("metrics"):
