@@ -27,7 +27,7 @@ from recast.backbones.base import Backbone, Settings
 from recast.errors import RecastError
 from recast.events import Job, Step
 from recast.motions.method import Sampling
-from recast.pipeline import memory_estimate, model_loading
+from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
 
 Size = tuple[int | None, int | None, int | None]
 OWN: Size = (None, None, None)
@@ -135,8 +135,8 @@ def short(config: Any) -> Any:
 
 def method_row(backbone: Backbone, name: str, size: tuple[int, int, int]) -> dict[str, Any]:
     """What a method's two verbs take, and the median seconds of each kind of step."""
-    method = model_loading.configured(name, short(model_loading.preset(name)))
-    model_loading.check_runs(method, backbone)
+    method = method_presets.configure(name, short(method_presets.preset(name)))
+    requirements.check_model(method, backbone)
     sampling = Sampling(steps=STEPS, guidance_scale=backbone.defaults.guidance_scale)
     video = torch.rand(1, 3, *size) * 2 - 1
     clock = Clock(backbone.device)
@@ -255,7 +255,7 @@ if __name__ == "__main__":
     making.add_argument("--out", type=Path, required=True)
     making.add_argument("--minutes", type=float, default=60, help="after these nothing new begins")
     making.add_argument("--backbones", nargs="+", default=list(SIZES))
-    making.add_argument("--methods", nargs="+", default=model_loading.methods())
+    making.add_argument("--methods", nargs="+", default=method_presets.method_names())
     making.add_argument("--device", default="auto")
     making.add_argument("--dtype", default="auto")
     showing = verbs.add_parser("table", help="print what was measured")

@@ -1,4 +1,4 @@
-"""The tables of a benchmark's report as Markdown, for the pages under `docs/results/`.
+"""The tables of a benchmark's report as Markdown, for the pages under `docs/log/`.
 
 python benchmarks/tables.py out/bench-ablation --metrics text_similarity true_motion
 python benchmarks/tables.py benchmarks/results/ablation.parquet

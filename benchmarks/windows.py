@@ -19,7 +19,7 @@ from recast.backbones.base import Backbone, Settings
 from recast.bench.pairs import held_out
 from recast.media.video import Video
 from recast.motions.method import Sampling
-from recast.pipeline import model_loading, source_clip
+from recast.pipeline import method_presets, model_loading, source_clip
 from recast.shapes import captions, world
 from recast.shapes.describe import dressed, named
 
@@ -28,7 +28,7 @@ COLUMNS = ("colour", "shape", "background", "drift", "correlation", "distance", 
 
 def row(backbone: Backbone, name: str, source: world.Scene, look: world.Scene, seed: int) -> dict:
     """The oracle's marks of one clip, and what it cost."""
-    method = model_loading.configured(name, None)
+    method = method_presets.configure(name)
     began, before = time.monotonic(), backbone.nfe
     video = source_clip.to_tensor(Video(world.render(source), world.FPS))
     sampling = Sampling(

@@ -1,7 +1,7 @@
 """What a benchmark's folder holds: rows that are what would be made now, and no others."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recast import api
 from recast.backbones.base import Settings
 from recast.bench import rows, runner
 from recast.bench.runner import BenchConfig, Outcome
+from recast.events import Event, job
 from recast.media import video
 from recast.media.video import Video
+from recast.methods import dmt
+from recast.motions.motion import Motion
 
 from . import clips
 
@@ -179,16 +181,17 @@ def test_learning_is_measured_apart(
     """What it takes, by a learning that takes 400 MB; nothing is told where it was learned before.
     What the motion takes, by the file that it would be."""
     monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
-    learn, sizes = api.learn, []
+    learn, sizes = dmt.Method.learn, []
 
-    def heavy(*args: Any, **options: Any) -> Any:
-        taken = np.ones(50_000_000)
-        motion = learn(*args, **options)
-        time.sleep(0.1 + 0 * taken[0])  # memory is looked at twenty times a second
+    @job
+    def heavy(*args: Any) -> Generator[Event, None, Motion]:
+        memory = np.ones(50_000_000)
+        motion = yield from learn(*args)
+        time.sleep(0.1 + 0 * memory[0])  # memory is sampled twenty times a second
         sizes.append(motion.save(tmp_path / "motion.safetensors").stat().st_size)
         return motion
 
-    monkeypatch.setattr(api, "learn", heavy)
+    monkeypatch.setattr(dmt.Method, "learn", heavy)
     (row,) = run(suite, "inverted", limit=1)
     assert row["learn_peak_memory_mb"] > row["peak_memory_mb"] + 200
     assert sizes[0] / 1e6 - 0.01 < row["motion_mb"] < sizes[0] / 1e6

@@ -129,7 +129,7 @@ CLIP = '[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
         (HEAD + "[[world]]\npairs = '3'\n", "world.0.pairs: input should be a valid integer"),
         (HEAD + '[[world]]\npairs = 1\npaths = ["lime"]\n', "unknown path 'lime'; .*line"),
         (HEAD + "[source]\nframe = 3\n" + CLIP, r"\[source\]: unknown key 'frame'; .*frames"),
-        (HEAD + "[source]\nframes = 0\n" + CLIP, "--frames is at least 1, got 0"),
+        (HEAD + "[source]\nframes = 0\n" + CLIP, "frames must be at least 1, got 0"),
         (HEAD + CLIP + '[[variant]]\nname = "x"\nmethod = "dmr"\n', "unknown method 'dmr'"),
         (
             HEAD + CLIP + '[[variant]]\nname = "x"\nmethod = "dmt"\nconfig = {guide = 1}\n',
@@ -159,7 +159,7 @@ def test_other_encodings_are_told(folder: Path) -> None:
 def test_missing_clips_are_named_at_once(folder: Path) -> None:
     text = HEAD + CLIP + CLIP.replace("a.mp4", "b.mp4") + CLIP.replace("a.mp4", "c.mp4")
     with pytest.raises(
-        BadClip, match=r"2 of the 3 clips and masks of mine.toml .*: b.mp4, c.mp4; .*--clips"
+        BadClip, match=r"2 of the 3 clips and masks of mine.toml .*: b.mp4, c.mp4; .*`clips`"
     ):
         suite.read(written(folder, text))
 
@@ -209,5 +209,5 @@ def test_unknown_methods_are_told(folder: Path, method: str) -> None:
 
 
 def test_truth_is_for_rendered_clips(folder: Path) -> None:
-    with pytest.raises(BadCall, match="truth is known of rendered clips only"):
+    with pytest.raises(BadCall, match="truth is known for rendered clips only"):
         suite.read(written(folder, HEAD + CLIP)).variant("truth")

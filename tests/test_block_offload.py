@@ -16,7 +16,7 @@ from recast.errors import BadCall
 from recast.feature_guidance import latent_guidance
 from recast.networks import block_offload, placement
 from recast.networks.tensor_memory import TensorMemory
-from recast.pipeline import model_loading
+from recast.pipeline import method_presets, model_loading, requirements
 
 from .tinies import MADE, clip, latents, levels, pipeline, run
 
@@ -156,5 +156,5 @@ def test_methods_that_train_take_no_blocks() -> None:
     backbone = unet3d.tiny()
     backbone.offload = "blocks"
     with pytest.raises(BadCall, match="vmc trains, and --offload blocks keeps"):
-        model_loading.check_runs(model_loading.configured("vmc", None), backbone)
-    model_loading.check_runs(model_loading.configured("dmt", None), backbone)
+        requirements.check_model(method_presets.configure("vmc"), backbone)
+    requirements.check_model(method_presets.configure("dmt"), backbone)

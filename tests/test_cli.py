@@ -311,10 +311,10 @@ def test_a_motion_file_shows_the_middle_frame_of_its_clip(call: Call, ball: Path
     assert call("inspect", "old.safetensors")[0] == 0
     code, _, err = call("inspect", "old.safetensors", "--preview", "no.png")
     assert code == 2
-    assert "kept no preview; learn it again" in err
+    assert "saved no preview; learn it again" in err
     code, _, err = call("inspect", "m.safetensors", "--preview", "no.jpg")
     assert code == 2
-    assert "the name of the picture ends in .png" in err
+    assert "the name of the picture must end in .png" in err
 
 
 def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
@@ -335,11 +335,11 @@ def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ([], "no command given; recast --help lists them"),
+        ([], "no command was given; recast --help lists them"),
         (["transfr"], "unknown command 'transfr'; did you mean transfer"),
         (["store", "lss"], "unknown command 'store lss'; did you mean store ls"),
-        (["transfer"], "CLIP, PROMPT missing; see recast transfer --help"),
-        (["transfer", "CLIP"], "recast: PROMPT missing; see recast transfer --help"),
+        (["transfer"], "missing: CLIP, PROMPT; see recast transfer --help"),
+        (["transfer", "CLIP"], "recast: missing: PROMPT; see recast transfer --help"),
         (["transfer", "CLIP", "x", "y"], "unrecognized options: y; see recast transfer --help"),
         (["transfer", "CLIP", "x", "--bakbone", "y"], "did you mean --backbone"),
         (["transfer", "CLIP", "x", "--steps", "few"], "--steps takes INT, got 'few'; see"),
@@ -356,8 +356,8 @@ def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
         (["transfer", "TEXT", "x"], "notes.mp4"),
         (["transfer", "HALF", "x"], "half.mp4"),
         (["transfer", "CLIP", "x", "--frames", "90", *QUICK], "has 16 frames at 8 fps, 90 are"),
-        (["transfer", "CLIP", "x", "--frames", "0"], "--frames is at least 1, got 0"),
-        (["transfer", "CLIP", "x", "--samples", "0"], "--samples is at least 1, got 0"),
+        (["transfer", "CLIP", "x", "--frames", "0"], "--frames must be at least 1, got 0"),
+        (["transfer", "CLIP", "x", "--samples", "0"], "--samples must be at least 1, got 0"),
         (["transfer", "CLIP", "x", "--lr", "-1"], "lr is -1.0; it must be above 0"),
         (
             ["transfer", "CLIP", "x", "--taps", "nose", *QUICK],
@@ -367,16 +367,22 @@ def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
         (["transfer", "PICKLE", "x"], "is damaged or no safetensors file"),
         (["inspect", "PICKLE"], "is damaged or no safetensors file"),
         (["inspect", "FOREIGN"], "is no motion file of Recast"),
-        (["inspect"], "MOTION missing; see recast inspect --help"),
-        (["mix", "FOREIGN"], "a mix takes at least 2 motion files"),
-        (["mix", "FOREIGN", "FOREIGN", "--out", "m"], "a motion file ends in .safetensors"),
+        (["inspect"], "missing: MOTION; see recast inspect --help"),
+        (["mix", "FOREIGN"], "a mix needs at least 2 motion files"),
+        (["mix", "FOREIGN", "FOREIGN", "--out", "m"], "a motion file must end in .safetensors"),
         (["mix", "FOREIGN", "FOREIGN"], "is no motion file of Recast"),
-        (["learn", "CLIP", "CLIP", *QUICK], "2 clips, and dmt learns from one; methods that"),
+        (
+            ["learn", "CLIP", "CLIP", *QUICK],
+            "2 clips were given, and dmt learns from one; methods that",
+        ),
         (["learn", "CLIP", *TUNED, "--frames", "1"], "take a clip of at least 2, such as --frames"),
         (["learn", "CLIP", *TUNED, "--places", "2"], "places is 2, and gaussian has 1 temporal"),
-        (["learn", "CLIP", "--out", "m.mp4"], "a motion file ends in .safetensors"),
+        (["learn", "CLIP", "--out", "m.mp4"], "a motion file must end in .safetensors"),
         (["shapes", "render", "--caption", "a pink cow"], "cannot draw 'pink'; it knows circle"),
-        (["shapes", "render", "--seed", "-3"], "--seed is a whole number from 0 on, got -3"),
+        (
+            ["shapes", "render", "--seed", "-3"],
+            "--seed must be a whole number of at least 0, got -3",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_code_2(
@@ -412,9 +418,9 @@ def test_mistakes_read_the_same_in_a_terminal() -> None:
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), 1, "what helps: fewer than 8 --frames"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "what helps: --frames below 8"),
         (OSError(28, "No space left on device"), 1, "no space left on the disk"),
-        (KeyboardInterrupt(), 130, "stopped; nothing half-written was left behind"),
+        (KeyboardInterrupt(), 130, "stopped; no unfinished file was left behind"),
     ],
 )
 def test_a_run_that_breaks_off_leaves_nothing(
@@ -482,7 +488,7 @@ def test_ctrl_c_ends_with_130_and_without_partial_files(ball: Path, tmp_path: Pa
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err.endswith("recast: stopped; nothing half-written was left behind\n")
+    assert err.endswith("recast: stopped; no unfinished file was left behind\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -566,7 +572,7 @@ def test_doctor_predicts_a_run(call: Call) -> None:
 
 def test_doctor_says_what_it_cannot_predict(call: Call) -> None:
     code, _, said = call("doctor", "--frames", "9")
-    assert (code, said) == (2, "recast: --frames is about a model; name it by --backbone\n")
+    assert (code, said) == (2, "recast: --frames needs a model; name it by --backbone\n")
     code, _, said = call("doctor", "--backbone", "wan", "--frames", "80")
     assert code == 2
     assert "77 or 81 frames, got 80" in said

@@ -14,7 +14,7 @@ from recast.errors import BadCall
 from recast.events import Job, Preview, Step
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
-from recast.pipeline import model_loading
+from recast.pipeline import requirements
 
 SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=1)
 # Whatever a config calls the lengths of its loops: the contract holds at any.
@@ -48,7 +48,7 @@ def runs(method: MotionMethod[Any], backbone: Backbone) -> bool:
         return True
     assert all(role.endswith("_transformers") for role in missing), missing
     with pytest.raises(BadCall, match=f"has no role '.*_transformers', which {method.name} needs"):
-        model_loading.check_runs(method, backbone)
+        requirements.check_model(method, backbone)
     return False
 
 

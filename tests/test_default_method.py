@@ -1,4 +1,4 @@
-"""`--method auto`: which method is taken where none is named."""
+"""`--method auto`: which method is used where none is named."""
 
 import json
 from pathlib import Path
@@ -9,22 +9,13 @@ import pytest
 import recast
 from recast import cli
 from recast.backbones import gaussian
-from recast.errors import BadCall, UnknownName
+from recast.errors import BadCall
 from recast.media.video import Video
 from recast.methods import flowmotion, sdedit
 from recast.motions.motion import Motion
-from recast.pipeline import default_method, model_loading
+from recast.pipeline import method_presets, model_loading
+from recast.pipeline.default_method import BEST_MEASURED, DEFAULT_METHOD, default_method
 from recast.pipeline.motion_cache import MotionCache
-
-from .tinies import MADE, pipeline
-
-
-@pytest.fixture
-def best(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Other answers than the measured ones, one for each shipped model."""
-    table = {"shapes": "sdedit", "shapes-dit": "flowmotion"}
-    monkeypatch.setattr(default_method, "_BEST", table)
-    return table
 
 
 @pytest.fixture
@@ -35,52 +26,37 @@ def clip() -> Video:
     return Video(frames, 8.0)
 
 
-def test_what_is_measured_is_a_shipped_model_and_a_method() -> None:
-    for model, method in default_method._BEST.items():
-        assert model_loading.aliases()[model]
-        assert method in model_loading.methods()
+def test_the_table_names_shipped_models_and_methods() -> None:
+    for model, method in BEST_MEASURED.items():
+        assert Path(recast_alias(model)).is_dir()
+        assert method in method_presets.method_names()
 
 
-@pytest.mark.parametrize(
-    ("kind", "aliases"),
-    [
-        ("shapes", ("shapes", "zeroscope", "animatediff", "show1")),
-        ("shapes-dit", ("wan", "wan2.2-a14b", "cogvideox-2b", "ltx", "hunyuan")),
-    ],
-)
-def test_a_model_has_the_method_of_the_shipped_one_of_its_architecture(
-    best: dict[str, str], kind: str, aliases: tuple[str, ...]
-) -> None:
-    assert {default_method.for_name(alias) for alias in aliases} == {best[kind]}
+def recast_alias(name: str) -> str:
+    """Where an alias leads: for a shipped model, a folder."""
+    from recast import registry
+
+    module = registry.load("backbones", model_loading.aliases()[name])
+    return str(module.ALIASES[name])
 
 
-def test_where_nothing_stands_for_a_model_it_is_dmt(best: dict[str, str]) -> None:
-    assert default_method.for_name("gaussian") == "dmt"
-    with pytest.raises(UnknownName, match="did you mean zeroscope"):
-        default_method.for_name("zeroscop")
+def test_every_other_model_gets_dmt() -> None:
+    assert DEFAULT_METHOD == "dmt"
+    for name in ("zeroscope", "wan", "gaussian", "somebody/a-model", "a/folder"):
+        assert default_method(name) == "dmt"
 
 
-def test_a_model_that_is_wrapped_or_loaded_knows_its_kind(best: dict[str, str]) -> None:
-    assert default_method.for_backbone(recast.wrap(pipeline(MADE["2b"]()))) == "flowmotion"
-    assert default_method.for_backbone(recast.load("shapes")) == "sdedit"
-    assert default_method.for_backbone(recast.load("gaussian")) == "dmt"
-
-
-def test_learn_takes_it_and_a_config_says_its_own(
-    best: dict[str, str], clip: Video, tmp_path: Path
-) -> None:
+def test_learn_uses_the_default_and_a_config_names_its_own(clip: Video, tmp_path: Path) -> None:
     backbone, store = gaussian.tiny(), MotionCache(tmp_path, 10**9)
-    backbone.stand_in = "shapes-dit"
-    assert recast.learn(backbone, clip, steps=2, store=store).method == "flowmotion"
+    assert recast.learn(backbone, clip, steps=2, store=store).method == "dmt"
     config = sdedit.PRESETS["strength-70"]
     assert recast.learn(backbone, clip, config=config, steps=2, store=store).method == "sdedit"
-    with pytest.raises(BadCall, match="a str, which is no method's settings"):
+    with pytest.raises(BadCall, match="a str, which is the config of no method"):
         recast.learn(backbone, clip, config="fast", steps=2, store=store)
 
 
 @pytest.mark.parametrize("flag", [(), ("--method", "auto")])
-def test_the_command_line_takes_it(
-    best: dict[str, str],
+def test_the_command_line_uses_it_and_a_motion_file_names_its_own(
     clip: Video,
     flag: tuple[str, ...],
     tmp_path: Path,
@@ -89,15 +65,13 @@ def test_the_command_line_takes_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     clip.save(Path("clip.mp4"))
-    best["gaussian"] = "flowmotion"
-    gaussian_call = ("--backbone", "gaussian", "--steps", "2", *flag)
-    assert cli.main(["transfer", "clip.mp4", "a star", *gaussian_call, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["config"]["method"] == "flowmotion"
-    assert cli.main(["learn", "clip.mp4", *gaussian_call]) == 0
+    common = ("--backbone", "gaussian", "--steps", "2")
+    assert cli.main(["transfer", "clip.mp4", "a star", *common, *flag, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["method"] == "dmt"
+    # A motion file brings its own method, and with it that method's presets.
+    assert cli.main(["learn", "clip.mp4", *common, "--method", "flowmotion"]) == 0
     assert Motion.load(capsys.readouterr().out.strip()).method == "flowmotion"
-    # A motion file brings its own, its presets too.
-    best["gaussian"] = "sdedit"
     preset = next(name for name in flowmotion.PRESETS if name != "fast")
-    line = ["transfer", "motion.safetensors", "a star", *gaussian_call, "--preset", preset]
+    line = ["transfer", "motion.safetensors", "a star", *common, *flag, "--preset", preset]
     assert cli.main([*line, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["config"]["method"] == "flowmotion"

@@ -18,7 +18,7 @@ from recast.methods import dmt, dreammotion
 from recast.motions.motion import Motion
 from recast.networks import dit_roles, placement
 from recast.networks.feature_hooks import Tap, added, record
-from recast.pipeline import edit_mask, model_loading
+from recast.pipeline import edit_mask, method_presets, model_loading, requirements
 from recast.pipeline import run as runs
 from recast.pipeline.config import Draw, RunConfig
 from recast.pipeline.motion_cache import MotionCache
@@ -140,11 +140,11 @@ def test_roles_are_in_the_middle_and_one_can_choose() -> None:
 
 
 def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
-    method = model_loading.configured("dmt", dmt.Config(taps=("decoder1.upsampler",)))
+    method = method_presets.configure("dmt", dmt.Config(taps=("decoder1.upsampler",)))
     named = "queries, keys, values, temporal_queries, temporal_keys, motion, middle"
     numbered = "block0 to block2, queries0 to queries2, keys0 to keys2, values0 to values2"
     with pytest.raises(BadCall, match=f"it has {named}, {numbered}, positions$"):
-        model_loading.check_runs(method, wan.tiny())
+        requirements.check_model(method, wan.tiny())
 
 
 def test_both_experts_answer_for_one_place() -> None:
@@ -459,7 +459,7 @@ def test_a_mask_by_attention_has_the_clips_frames(tmp_path: Path) -> None:
         source=Source(source_prompt="a fat dog"),
         store=MotionCache(tmp_path, 10**9),
     )
-    mask = edit_mask.made("auto", backbone, motion, "a fat cat", 0)
+    mask = edit_mask.resolve("auto", backbone, motion, "a fat cat", 0)
     assert mask.shape == (size.frames, size.height, size.width)
     assert 0 < mask.mean() < 1
     assert all((mask[i] == mask[1]).all() for i in range(2, 5))
@@ -486,7 +486,7 @@ def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
         draw=Draw(steps=2),
         source=Source(source_prompt="a fat dog"),
     )
-    done = runs.run(config, backbone, MotionCache(tmp_path / "store", 10**9))
+    done = runs.transfer(config, backbone, MotionCache(tmp_path / "store", 10**9))
     done.run()
     made = recast.read(done.result.videos[0])
     assert made.frames.shape == pixels.shape

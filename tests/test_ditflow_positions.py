@@ -26,7 +26,7 @@ from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.networks import checkpoint_loading
 from recast.networks.feature_hooks import override
-from recast.pipeline import model_loading, motion_cache
+from recast.pipeline import model_loading, motion_cache, requirements
 from recast.pipeline.config import LearnConfig, RunConfig
 from recast.pipeline.run import learn as run_learn
 from recast.pipeline.run import run
@@ -228,7 +228,7 @@ def test_where_there_is_nothing_to_learn_it_is_said() -> None:
 def test_unets_have_no_positions(tmp_path: Path) -> None:
     message = "tiny-unet3d has no role 'positions', which ditflow needs; it has "
     with pytest.raises(BadCall, match=message):
-        model_loading.check_runs(Method(SHORT), unet3d.tiny())
+        requirements.check_model(Method(SHORT), unet3d.tiny())
     assert "positions" in Method(SHORT).roles
     assert "positions" not in Method(Config()).roles
 

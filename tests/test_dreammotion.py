@@ -127,7 +127,7 @@ def test_it_tells_its_terms_and_previews() -> None:
     terms, due = {"score", "spatial", "temporal"}, {"mean_gradient"}
     assert [set(step.metrics) for step in steps] == [terms, terms | due] * 2
     assert [event.index for event in events if isinstance(event, Preview)] == [2, 4]
-    # Without a prompt of the source it does as well (docs/results/methods.md), so nothing is said.
+    # Without a prompt of the source it does as well (docs/log/methods.md), so nothing is said.
     for told in (events, list(edited(backbone, ONLY_SCORE, ""))):
         assert not [event for event in told if isinstance(event, Note)]
 

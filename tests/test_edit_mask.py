@@ -108,7 +108,7 @@ def test_a_mask_from_python(tmp_path: Path) -> None:
     for mask, message in (
         (
             right[1:],
-            r"the mask is \(3, 16, 16\); it must be as .* = \(4, 16, 16\)",
+            r"the mask has the shape \(3, 16, 16\); it must be that .* = \(4, 16, 16\)",
         ),
         (right & False, "the mask is empty"),
         ("0.5,0,0.2,1", "a box is LEFT,TOP,RIGHT,BOTTOM"),
@@ -116,7 +116,7 @@ def test_a_mask_from_python(tmp_path: Path) -> None:
         with pytest.raises(BadCall, match=message):
             recast.transfer(backbone, motion, "a fat cat", mask=mask)
     bare = dataclasses.replace(motion, metadata={"source_prompt": "a fat dog"})
-    with pytest.raises(BadCall, match="does not say how large its clip was"):
+    with pytest.raises(BadCall, match="does not hold the size of its clip"):
         recast.transfer(backbone, bare, "a fat cat", mask=right)
 
 
@@ -151,9 +151,8 @@ def test_a_mask_of_the_fitted_clips_shape_is_taken_whole(tmp_path: Path) -> None
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     """Before anything of it is cropped away."""
     given = painted(tmp_path, *size, 0.9)
-    message = (
-        f"is {size[1]}x{size[0]}, which is another shape .* the source, 64x36, .* clip, 16x16, at"
-    )
+    shape = f"{size[1]}x{size[0]}, which is not the aspect ratio"
+    message = f"is {shape} .* the source, 64x36, .* clip, 16x16, at"
     with pytest.raises(BadClip, match=message):
         edit_mask.read(given, FACTS)
     with pytest.raises(BadClip, match="like the source, 16x16, or"):
@@ -164,7 +163,7 @@ def test_an_empty_mask_says_where_it_became_so(tmp_path: Path) -> None:
     with pytest.raises(BadClip, match=r"mask\.png is empty: nothing in it is bright"):
         edit_mask.read(painted(tmp_path, 36, 64, 1), FACTS)
     edge = painted(tmp_path, 36, 64, 0.9)
-    with pytest.raises(BadClip, match=r"nothing bright is left of it at 16x16 \(--fit crop\)"):
+    with pytest.raises(BadClip, match=r"nothing bright is left of it at 16x16 \(`fit=crop`\)"):
         edit_mask.read(edge, FACTS)
     assert edit_mask.read(edge, FACTS | {"fit": "stretch"})[..., 15].all()
     with pytest.raises(BadClip, match="is empty: it holds no pixel of 16x16"):
@@ -176,7 +175,7 @@ def test_a_motion_knows_the_shape_of_the_clip_it_was_given(tmp_path: Path) -> No
     frames = np.random.default_rng(0).integers(0, 255, (4, 18, 32, 3), np.uint8)
     clip = Video(frames, backbone.defaults.fps)
     motion = recast.learn(backbone, clip, method="dreammotion", store=MotionCache(tmp_path, 10**9))
-    mask = edit_mask.made(painted(tmp_path, 36, 64, 0.5), backbone, motion, "a cat", 0)
+    mask = edit_mask.resolve(painted(tmp_path, 36, 64, 0.5), backbone, motion, "a cat", 0)
     assert mask[..., 9:].all()
 
 
@@ -187,7 +186,7 @@ def test_auto_says_what_it_needs() -> None:
     with pytest.raises(BadCall, match="needs words that differ"):
         edit_mask.changed_region(gaussian.tiny(), latents, "a dog", "the dog.", (8, 8))
     method = dreammotion.Method(dreammotion.Config())
-    with pytest.raises(BadCall, match="needs --source-prompt"):
+    with pytest.raises(BadCall, match="needs `source_prompt`"):
         edit_mask.check("auto", method, " ")
     with pytest.raises(BadCall, match="sdedit takes no mask"):
         edit_mask.check("auto", sdedit.Method(sdedit.Config()), "a dog")

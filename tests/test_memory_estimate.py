@@ -27,7 +27,7 @@ from recast.feature_guidance import latent_guidance
 from recast.media.video import Video
 from recast.networks import checkpoint_loading
 from recast.networks.tensor_memory import TensorMemory
-from recast.pipeline import config, memory_estimate, model_loading, run
+from recast.pipeline import config, memory_estimate, method_presets, model_loading, run
 from recast.pipeline.memory_estimate import Forecast, MainMemory, Stage
 from recast.pipeline.motion_cache import MotionCache
 
@@ -381,10 +381,10 @@ def test_weights_that_cannot_fit_are_not_read(
         backbone="wan",
         settings=Settings(offload=offload),
         out=tmp_path / "out",
-        config=model_loading.preset("dmt"),
+        config=method_presets.preset("dmt"),
     )
     with pytest.raises(OutOfMemory, match=words):
-        list(run.run(job, store=MotionCache(tmp_path / "store", 0)))
+        list(run.transfer(job, cache=MotionCache(tmp_path / "store", 0)))
     assert not (tmp_path / "out").exists()
 
 

@@ -201,7 +201,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "4 gigs"])
 def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(BadCall, match="is no size"):
+    with pytest.raises(BadCall, match="is not a size"):
         parse_size(text)
 
 

@@ -25,7 +25,7 @@ from recast.media.contact_sheet import save_png
 from recast.media.video import Video
 from recast.methods import dmt, dreammotion, motion_inversion, unguided
 from recast.motions.motion import Motion
-from recast.pipeline import output_folder, run, run_log, source_clip
+from recast.pipeline import output_folder, run, source_clip
 from recast.pipeline.config import Draw, LearnConfig, RunConfig
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.run import RunOutput
@@ -83,7 +83,7 @@ def raiser(error: BaseException) -> Callable[..., Any]:
 def test_a_run_writes_all_it_promises(
     job: Callable[..., RunConfig[Any]], store: MotionCache, backbone: Backbone
 ) -> None:
-    events, result = finished(run.run(job(), backbone, store))
+    events, result = finished(run.transfer(job(), backbone, store))
     folder, own = result.folder, backbone.defaults
     assert {path.name for path in folder.iterdir()} == {
         "video.mp4",
@@ -110,7 +110,7 @@ def test_a_prompt_that_fits_only_without_what_a_method_adds_is_refused_before_le
     backbone = unet3d.tiny()
     config = job(config=dataclasses.replace(FAST, prompt_prefix="a " * 80))
     with pytest.raises(BadCall, match="the prompt has 89 tokens"):
-        list(run.run(config, backbone, store))
+        list(run.transfer(config, backbone, store))
     assert backbone.nfe == 0
 
 
@@ -119,7 +119,7 @@ def test_the_manifest_tells_what_was_done(
 ) -> None:
     backbone = gaussian.tiny()
     config = job(source=Source(frames=6, height=20, width=24), draw=Draw(steps=5, seed=7))
-    _, result = finished(run.run(config, backbone, store))
+    _, result = finished(run.transfer(config, backbone, store))
     told = json.loads((result.folder / "manifest.json").read_text())
     assert told == json.loads(json.dumps(result.manifest))
     assert (told["prompt"], told["seed"]) == ("a blue star", 7)
@@ -151,7 +151,7 @@ def test_the_same_seed_makes_the_same_bytes(
     contents = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         config = job(out=tmp_path / name, draw=Draw(steps=4, seed=seed))
-        _, result = finished(run.run(config, backbone, store))
+        _, result = finished(run.transfer(config, backbone, store))
         contents.append((result.folder / "video.mp4").read_bytes())
     assert contents[0] == contents[1]
     assert contents[0] != contents[2]
@@ -162,7 +162,7 @@ def test_samples_share_one_motion_and_are_the_single_runs(
 ) -> None:
     backbone = gaussian.tiny()
     config = job(draw=Draw(steps=4, seed=5, samples=2))
-    events, result = finished(run.run(config, backbone, store))
+    events, result = finished(run.transfer(config, backbone, store))
     stages = [event.stage for event in events if isinstance(event, Step) and event.index == 1]
     assert stages.count("invert") == 1
     assert stages.count("sample") == 2
@@ -173,7 +173,7 @@ def test_samples_share_one_motion_and_are_the_single_runs(
         "manifest.json",
     }
     alone = job(out=tmp_path / "alone", draw=Draw(steps=4, seed=6))
-    _, single = finished(run.run(alone, backbone, store))
+    _, single = finished(run.transfer(alone, backbone, store))
     for name in ("video.mp4", "side_by_side.mp4", "sheet.png"):
         pair = (single.folder / name, result.folder / "seed-6" / name)
         assert pair[0].read_bytes() == pair[1].read_bytes()
@@ -186,9 +186,9 @@ def test_the_second_run_samples_at_once(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
 ) -> None:
     backbone = gaussian.tiny()
-    finished(run.run(job(), backbone, store))
+    finished(run.transfer(job(), backbone, store))
     config = job(out=tmp_path / "two", prompt="a red ring", draw=Draw(steps=4, seed=3))
-    events, result = finished(run.run(config, backbone, store))
+    events, result = finished(run.transfer(config, backbone, store))
     assert not any(isinstance(event, Step) and event.stage == "invert" for event in events)
     assert result.manifest["motion"]["from"] == "store"
     assert result.manifest["network_calls"]["learn"] == 0
@@ -198,10 +198,10 @@ def test_a_damaged_entry_is_told_and_made_again(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
 ) -> None:
     backbone = gaussian.tiny()
-    _, first = finished(run.run(job(), backbone, store))
+    _, first = finished(run.transfer(job(), backbone, store))
     (entry,) = store.entries()
     entry.path.write_bytes(entry.path.read_bytes()[:-3])
-    events, second = finished(run.run(job(out=tmp_path / "two"), backbone, store))
+    events, second = finished(run.transfer(job(out=tmp_path / "two"), backbone, store))
     assert any(isinstance(event, Note) and "damaged" in event.text for event in events)
     assert any("damaged" in note for note in second.manifest["notes"])
     assert second.manifest["hashes"]["video.mp4"] == first.manifest["hashes"]["video.mp4"]
@@ -214,11 +214,11 @@ def test_a_store_that_cannot_be_written_does_not_stop_a_run(
 ) -> None:
     (tmp_path / "file").touch()
     events, result = finished(
-        run.run(job(), gaussian.tiny(), MotionCache(tmp_path / "file" / "store", 10**9))
+        run.transfer(job(), gaussian.tiny(), MotionCache(tmp_path / "file" / "store", 10**9))
     )
     assert (result.folder / "video.mp4").exists()
     assert any(isinstance(event, Note) and "could not be kept" in event.text for event in events)
-    _, result = finished(run.run(job(), gaussian.tiny(), MotionCache(tmp_path / "store", 100)))
+    _, result = finished(run.transfer(job(), gaussian.tiny(), MotionCache(tmp_path / "store", 100)))
     assert any("RECAST_STORE_CAP" in note for note in result.manifest["notes"])
 
 
@@ -233,7 +233,7 @@ def test_a_motion_file_does_for_many_prompts(
     assert path == file
     assert Motion.load(file).metadata["clip"]["name"] == "ball.mp4"
     from_file = job(clip=file, draw=Draw())
-    _, result = finished(run.run(from_file, backbone, store))
+    _, result = finished(run.transfer(from_file, backbone, store))
     assert {path.name for path in result.folder.iterdir()} == {
         "video.mp4",
         "sheet.png",
@@ -241,7 +241,7 @@ def test_a_motion_file_does_for_many_prompts(
     }
     assert video.read(result.folder / "video.mp4").fps == 4
     assert result.manifest["motion"]["from"] == "file"
-    _, direct = finished(run.run(job(out=tmp_path / "direct", source=source), backbone, store))
+    _, direct = finished(run.transfer(job(out=tmp_path / "direct", source=source), backbone, store))
     assert direct.videos[0].read_bytes() == result.videos[0].read_bytes()
 
 
@@ -252,34 +252,38 @@ def test_a_motion_file_is_refused_where_it_does_not_fit(
     config = LearnConfig(clip=clip, out=file, config=FAST, steps=4)
     finished(run.learn(config, gaussian.tiny(), store))
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"source": Source(frames=4)}, BadCall, "--frames: .* dmt makes no others of it"),
-        ({"source": Source(height=8)}, BadCall, "--height: a motion file has its frames"),
+        (
+            {"source": Source(frames=4)},
+            BadCall,
+            "`frames`: a motion of dmt has a fixed number of frames",
+        ),
+        ({"source": Source(height=8)}, BadCall, "`height`: a motion file has its frames"),
         ({"method": "unguided", "config": unguided.Config()}, BadCall, "was learned by dmt"),
         ({"draw": Draw(steps=9)}, BadMotion, "steps 4, and 9 is asked"),
         ({"clip": clip.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
     ]
     for changes, kind, words in wrong:
         with pytest.raises(kind, match=words):
-            finished(run.run(job(**{"clip": file} | changes), gaussian.tiny(), store))
+            finished(run.transfer(job(**{"clip": file} | changes), gaussian.tiny(), store))
         assert untouched(out)
     with pytest.raises(BadMotion, match="learn it again"):
-        finished(run.run(job(clip=file), unet3d.tiny(), store))
+        finished(run.transfer(job(clip=file), unet3d.tiny(), store))
     damaged = file.read_bytes()
     file.write_bytes(damaged[: len(damaged) // 2])
     with pytest.raises(BadMotion, match="damaged"):
-        finished(run.run(job(clip=file), gaussian.tiny(), store))
+        finished(run.transfer(job(clip=file), gaussian.tiny(), store))
     assert untouched(out)
 
 
 def test_a_motion_file_ends_in_safetensors(clip: Path, store: MotionCache, tmp_path: Path) -> None:
-    with pytest.raises(BadCall, match=r"ends in \.safetensors"):
+    with pytest.raises(BadCall, match=r"must end in \.safetensors"):
         finished(run.learn(LearnConfig(clip=clip, out=tmp_path / "m.mp4", config=FAST)))
 
 
 def test_previews_show_every_so_many_levels(
     job: Callable[..., RunConfig[Any]], store: MotionCache
 ) -> None:
-    _, result = finished(run.run(job(preview_every=2), gaussian.tiny(), store))
+    _, result = finished(run.transfer(job(preview_every=2), gaussian.tiny(), store))
     names = sorted(path.name for path in (result.folder / "previews").iterdir())
     assert names == ["sample-0002.png", "sample-0004.png"]
 
@@ -289,7 +293,7 @@ def test_a_preview_that_falls_between_two_reports_is_that_of_the_next(
 ) -> None:
     config = dreammotion.Config(iterations=8, report_every=2)
     asked = job(method="dreammotion", config=config, prompt="a cat", preview_every=3)
-    _, result = finished(run.run(asked, gaussian.tiny(), store))
+    _, result = finished(run.transfer(asked, gaussian.tiny(), store))
     names = sorted(path.name for path in (result.folder / "previews").iterdir())
     assert names == ["distil-0004.png", "distil-0006.png"]
 
@@ -313,7 +317,7 @@ def test_a_wrong_call_leaves_nothing(
     words: str,
 ) -> None:
     with pytest.raises(kind, match=words):
-        finished(run.run(job(**changes), unet3d.tiny(), store))
+        finished(run.transfer(job(**changes), unet3d.tiny(), store))
     assert untouched(tmp_path / "out")
 
 
@@ -321,7 +325,7 @@ def test_a_prompt_too_long_is_refused(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
 ) -> None:
     with pytest.raises(BadCall, match="the text encoder of tiny-unet3d takes 75"):
-        finished(run.run(job(prompt="word " * 80), unet3d.tiny(), store))
+        finished(run.transfer(job(prompt="word " * 80), unet3d.tiny(), store))
     assert untouched(tmp_path / "out")
 
 
@@ -330,7 +334,7 @@ def test_what_the_model_does_not_know_is_told(
 ) -> None:
     text = "the shapes model does not know: dolphin"
     monkeypatch.setattr(gaussian.Gaussian, "check_prompt", lambda self, prompt: [text])
-    events, result = finished(run.run(job(), gaussian.tiny(), store))
+    events, result = finished(run.transfer(job(), gaussian.tiny(), store))
     assert [e.text for e in events if isinstance(e, Note)].count(text) == 1
     assert text in result.manifest["notes"]
 
@@ -338,13 +342,13 @@ def test_what_the_model_does_not_know_is_told(
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory, "fewer than 8 --frames or"),
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory, "`frames` below 8, or"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
             OutOfMemory,
-            "--gradient-checkpointing .more than halves",
+            "`gradient_checkpointing=True` .less than half",
         ),
-        (MemoryError(), OutOfMemory, "--dtype float16"),
+        (MemoryError(), OutOfMemory, "`dtype=float16`"),
         (NotFinite("the latents are not finite at level 3"), RunFailed, "level 3"),
         (OSError(errno.ENOSPC, "No space left on device"), NoSpace, "no space left"),
     ],
@@ -360,7 +364,7 @@ def test_a_failed_run_says_why_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(dmt.Method, "transfer", raiser(error))
     with pytest.raises(kind, match=words):
-        finished(run.run(job(), gaussian.tiny(), store))
+        finished(run.transfer(job(), gaussian.tiny(), store))
     assert untouched(tmp_path / "out")
 
 
@@ -370,10 +374,10 @@ def test_advice_names_only_what_is_not_done_yet(
     monkeypatch.setattr(dmt.Method, "transfer", raiser(MemoryError()))
     lean = Settings(dtype="float16", gradient_checkpointing=True, offload="blocks", vae_tiling=True)
     with pytest.raises(OutOfMemory) as caught:
-        finished(run.run(job(settings=lean), gaussian.tiny(), store))
-    assert "stage: sample" in str(caught.value)
+        finished(run.transfer(job(settings=lean), gaussian.tiny(), store))
+    assert "stage 'sample'" in str(caught.value)
     assert "16x16" in str(caught.value)
-    for word in ("--dtype", "--gradient", "--offload", "--vae"):
+    for word in ("`dtype", "`gradient", "`offload", "`vae"):
         assert word not in str(caught.value)
 
 
@@ -382,14 +386,14 @@ def test_an_error_of_ours_is_not_dressed_up(
 ) -> None:
     monkeypatch.setattr(dmt.Method, "transfer", raiser(RuntimeError("a defect")))
     with pytest.raises(RuntimeError, match="a defect"):
-        finished(run.run(job(), gaussian.tiny(), store))
+        finished(run.transfer(job(), gaussian.tiny(), store))
 
 
 @pytest.mark.parametrize("stage", ["invert", "sample", "decode"])
 def test_closing_a_run_leaves_nothing(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path, stage: str
 ) -> None:
-    events = run.run(job(preview_every=1), gaussian.tiny(), store)
+    events = run.transfer(job(preview_every=1), gaussian.tiny(), store)
     for event in events:
         if isinstance(event, Step) and event.stage == stage:
             break
@@ -402,18 +406,18 @@ def test_results_are_replaced_and_other_files_are_not(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
 ) -> None:
     backbone, out = gaussian.tiny(), tmp_path / "out"
-    finished(run.run(job(draw=Draw(steps=4, samples=2), preview_every=4), backbone, store))
-    finished(run.run(job(), backbone, store))
+    finished(run.transfer(job(draw=Draw(steps=4, samples=2), preview_every=4), backbone, store))
+    finished(run.transfer(job(), backbone, store))
     assert not (out / "seed-0").exists()
     before = (out / "manifest.json").read_bytes()
     (out / "notes.txt").write_text("mine")
     with pytest.raises(BadCall, match=r"holds other files \(notes.txt\)"):
-        finished(run.run(job(prompt="other"), backbone, store))
+        finished(run.transfer(job(prompt="other"), backbone, store))
     assert (out / "notes.txt").read_text() == "mine"
     assert (out / "manifest.json").read_bytes() == before
     (tmp_path / "file").touch()
     with pytest.raises(BadCall, match="is a file; choose a folder"):
-        finished(run.run(job(out=tmp_path / "file"), backbone, store))
+        finished(run.transfer(job(out=tmp_path / "file"), backbone, store))
 
 
 def test_a_clip_inside_the_folder_is_safe(
@@ -422,11 +426,11 @@ def test_a_clip_inside_the_folder_is_safe(
     backbone, out = gaussian.tiny(), tmp_path / "out"
     out.mkdir()
     (out / "source.mp4").write_bytes(clip.read_bytes())
-    finished(run.run(job(clip=out / "source.mp4"), backbone, store))
+    finished(run.transfer(job(clip=out / "source.mp4"), backbone, store))
     assert (out / "source.mp4").read_bytes() == clip.read_bytes()
     made = (out / "video.mp4").read_bytes()
     with pytest.raises(BadCall, match="would replace the clip"):
-        finished(run.run(job(clip=out / "video.mp4"), backbone, store))
+        finished(run.transfer(job(clip=out / "video.mp4"), backbone, store))
     assert (out / "video.mp4").read_bytes() == made
 
 
@@ -445,7 +449,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         lambda: Source(frames=0),
         lambda: LearnConfig(clip=Path("a"), config=FAST, steps=-1),
     ):
-        with pytest.raises(BadCall, match="--"):
+        with pytest.raises(BadCall, match=r"^`[a-z_]+` must be"):
             make()
 
 
@@ -457,10 +461,10 @@ def test_pixels_survive_the_way_through_tensors() -> None:
     assert np.array_equal(to_video(signal * 9, 8).frames[0, 0, 0], [0, 0, 0])
 
 
-def test_a_result_is_what_done_brings(
+def test_the_result_of_a_run_is_its_output(
     job: Callable[..., RunConfig[Any]], store: MotionCache
 ) -> None:
-    _, result = finished(run.run(job(), gaussian.tiny(), store))
+    _, result = finished(run.transfer(job(), gaussian.tiny(), store))
     assert isinstance(result, RunOutput)
 
 
@@ -475,7 +479,7 @@ def test_a_mask_is_cut_and_fitted_with_the_clip(
     image_mask = save_png(bright[0], tmp_path / "mask.png")
     made = []
     for mask in (str(video_mask), str(image_mask), "0.5,0,1,1"):
-        events = run.run(
+        events = run.transfer(
             job(method="dreammotion", config=config, mask=mask, out=tmp_path / f"o{len(made)}"),
             backbone,
             store,
@@ -484,7 +488,7 @@ def test_a_mask_is_cut_and_fitted_with_the_clip(
         made.append(video.read(result.videos[0]).frames)
         assert result.manifest["config"]["mask"] == mask
         shown = video.read(result.folder / output_folder.MASK).frames
-        fitted = source_clip.read(job().clip, Source(), backbone).frames
+        fitted = source_clip.read(job().clip, Source(), backbone).video.frames
         light = [part.mean(axis=(0, 1, 3)) for part in (shown, fitted)]
         assert light[0][:7] == pytest.approx(0.3 * light[1][:7], rel=0.3)
         assert light[0][9:] == pytest.approx(light[1][9:], rel=0.3)
@@ -505,13 +509,13 @@ def test_a_mask_is_cut_and_fitted_as_the_clip_of_a_motion_file_was(
     mask = str(Video(bright, world.FPS).save(tmp_path / "mask.mp4"))
     late = Source(start=0.5, fit="stretch")
     asked = job(clip=wide, source=late, method="dreammotion", config=config, mask=mask)
-    _, direct = finished(run.run(asked, backbone, store))
+    _, direct = finished(run.transfer(asked, backbone, store))
 
     file = tmp_path / "wide.safetensors"
     lesson = LearnConfig(clip=wide, source=late, method="dreammotion", config=config, out=file)
     finished(run.learn(lesson, backbone, store))
     again = dataclasses.replace(asked, clip=file, source=Source(), out=tmp_path / "again")
-    _, from_file = finished(run.run(again, backbone, store))
+    _, from_file = finished(run.transfer(again, backbone, store))
     free = video.fit(Video(bright[4:8], world.FPS), 16, 16, "stretch").frames.mean(-1) >= 128
     wanted, *others = (
         api.transfer(backbone, Motion.load(file), asked.prompt, mask=given)
@@ -529,10 +533,10 @@ def test_a_run_that_is_broken_off_goes_on_where_it_was(
 ) -> None:
     backbone, config = unet3d.tiny(), dreammotion.Config(iterations=6, report_every=2)
     asked = job(method="dreammotion", config=config, prompt="a cat")
-    _, whole = finished(run.run(asked, backbone, MotionCache(tmp_path / "other", 10**9)))
+    _, whole = finished(run.transfer(asked, backbone, MotionCache(tmp_path / "other", 10**9)))
 
     again = dataclasses.replace(asked, out=tmp_path / "again")
-    broken = run.run(again, backbone, store)
+    broken = run.transfer(again, backbone, store)
     for event in broken:
         if isinstance(event, Preview) and event.index == 4:
             break
@@ -540,9 +544,9 @@ def test_a_run_that_is_broken_off_goes_on_where_it_was(
     assert untouched(tmp_path / "again")
     assert len(store.entries()) == 2  # the motion, and how far the transfer was
 
-    events, result = finished(run.run(again, backbone, store))
+    events, result = finished(run.transfer(again, backbone, store))
     assert [event.index for event in events if isinstance(event, Step)] == [5, 6, 1]
-    assert "goes on from step 4 of a run that was broken off" in result.manifest["notes"]
+    assert "resuming an interrupted run from step 4" in result.manifest["notes"]
     assert result.manifest["hashes"]["video.mp4"] == whole.manifest["hashes"]["video.mp4"]
     assert len(store.entries()) == 1
     assert [row["step"] for row in whole.manifest["loss_per_step"]] == [1, 2, 3, 4, 5, 6]
@@ -554,11 +558,11 @@ def test_what_a_long_transfer_reached_is_kept_as_it_goes(
 ) -> None:
     """So that a run that is killed outright loses a minute at most; one state takes another's
     place."""
-    monkeypatch.setattr(run_log, "_KEPT_EVERY", 0.0)
+    store.autosave_seconds = 0.0
     config = dreammotion.Config(iterations=6, report_every=2)
     asked = job(method="dreammotion", config=config, prompt="a cat")
     kept: dict[int, list[int]] = {}
-    for event in run.run(asked, unet3d.tiny(), store):
+    for event in run.transfer(asked, unet3d.tiny(), store):
         if isinstance(event, Step) and event.stage == "distil":
             states = [entry.header().get("reached", 0) for entry in store.entries()]
             kept[event.index] = [n for n in states if n]
@@ -576,10 +580,12 @@ def test_a_method_without_its_role_says_what_runs(
         "methods that run on it: (?!.*(ditflow|dreammotion)).*dmt,.* unguided"
     )
     with pytest.raises(BadCall, match=message):
-        list(run.run(job(method="dreammotion", config=dreammotion.Config()), backbone, store))
+        list(run.transfer(job(method="dreammotion", config=dreammotion.Config()), backbone, store))
     strange = dataclasses.replace(FAST, taps=("decoder9.upsampler",))
-    with pytest.raises(BadCall, match=r"no role 'decoder9.upsampler', .* it has middle, decoder"):
-        list(run.run(job(config=strange), backbone, store))
+    with pytest.raises(
+        BadCall, match=r"no role 'decoder9.upsampler', .* its roles are middle, decoder"
+    ):
+        list(run.transfer(job(config=strange), backbone, store))
 
 
 def test_a_mask_that_the_model_makes(
@@ -589,11 +595,13 @@ def test_a_mask_that_the_model_makes(
     backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1)
     asked = job(method="dreammotion", config=config, mask="auto", prompt="a fat cat")
     described = dataclasses.replace(asked.source, source_prompt="a fat dog")
-    _, result = finished(run.run(dataclasses.replace(asked, source=described), backbone, store))
+    _, result = finished(
+        run.transfer(dataclasses.replace(asked, source=described), backbone, store)
+    )
     assert (result.folder / output_folder.MASK).is_file()
-    assert re.search(r"the mask leaves \d+% of the clip free", str(result.manifest["notes"]))
-    with pytest.raises(BadCall, match="needs --source-prompt"):
-        next(run.run(asked, backbone, store))
+    assert re.search(r"the mask allows changes in \d+% of the clip", str(result.manifest["notes"]))
+    with pytest.raises(BadCall, match="needs `source_prompt`"):
+        next(run.transfer(asked, backbone, store))
 
     learning = LearnConfig(
         clip=asked.clip,
@@ -604,7 +612,7 @@ def test_a_mask_that_the_model_makes(
     )
     _, path = finished(run.learn(learning, backbone, store))
     again = dataclasses.replace(asked, clip=path, out=tmp_path / "from-file")
-    _, from_file = finished(run.run(again, backbone, store))
+    _, from_file = finished(run.transfer(again, backbone, store))
     assert (from_file.folder / output_folder.MASK).is_file()
     one, other = (video.read(r.videos[0]).frames for r in (result, from_file))
     assert np.array_equal(one, other)
@@ -613,8 +621,8 @@ def test_a_mask_that_the_model_makes(
 @pytest.mark.parametrize(
     ("mask", "method", "message"),
     [
-        ("0,0,1,1", "dmt", "--mask: dmt takes no mask; methods that do: dreammotion"),
-        ("0.5,0,0.2,1", "dreammotion", "a box is LEFT,TOP,RIGHT,BOTTOM in shares of the frame"),
+        ("0,0,1,1", "dmt", "`mask`: dmt takes no mask; methods that do: dreammotion"),
+        ("0.5,0,0.2,1", "dreammotion", "a box is LEFT,TOP,RIGHT,BOTTOM in fractions of the frame"),
         ("missing.png", "dreammotion", r"missing\.png does not exist"),
     ],
 )
@@ -623,7 +631,7 @@ def test_masks_that_cannot_be_used_are_refused_before_a_model_is_loaded(
 ) -> None:
     config = dreammotion.Config() if method == "dreammotion" else FAST
     with pytest.raises(BadCall, match=message):
-        list(run.run(job(mask=mask, method=method, config=config, backbone="no-such")))
+        list(run.transfer(job(mask=mask, method=method, config=config, backbone="no-such")))
 
 
 def test_masks_that_do_not_go_with_the_clip_are_refused(
@@ -632,8 +640,10 @@ def test_masks_that_do_not_go_with_the_clip_are_refused(
     config, backbone = dreammotion.Config(iterations=1), unet3d.tiny()
     dark = Video(np.zeros((12, 8, 8, 3), np.uint8), world.FPS).save(tmp_path / "dark.mp4")
     short = Video(np.zeros((2, 8, 8, 3), np.uint8), world.FPS).save(tmp_path / "short.mp4")
-    for path, message in ((dark, "is empty"), (short, "the mask does not go with the clip")):
-        events = run.run(job(method="dreammotion", config=config, mask=str(path)), backbone, store)
+    for path, message in ((dark, "is empty"), (short, "the mask does not fit the clip")):
+        events = run.transfer(
+            job(method="dreammotion", config=config, mask=str(path)), backbone, store
+        )
         with pytest.raises(BadClip, match=message):
             list(events)
     assert untouched(tmp_path / "out")
@@ -685,7 +695,7 @@ def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
     assert trained(events) == curve[4:]
     assert not [e for e in events if isinstance(e, Step) and e.stage == "invert"]
     assert [e.text for e in events if isinstance(e, Note)].count(
-        "goes on with learning that was broken off"
+        "resuming interrupted learning"
     ) == 1
     again = Motion.load(path)
     assert again.metadata["losses"] == curve
@@ -700,7 +710,7 @@ def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
 def test_what_long_learning_reached_leaves_other_motions_in_the_store(
     lesson: Callable[..., LearnConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_log, "_KEPT_EVERY", 0.0)
+    store.autosave_seconds = 0.0
     backbone = unet3d.tiny()
     state = Motion(method="dmt", backbone="x", tensors={"x": torch.zeros(1000)}, metadata={})
     store.put("other", state)
@@ -723,15 +733,16 @@ def test_learning_that_could_not_go_on_says_so_once(
     lesson: Callable[..., LearnConfig[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that takes the motion, in float16, and no checkpoint: with moments, in float32."""
-    monkeypatch.setattr(run_log, "_KEPT_EVERY", 0.0)
-    backbone, store = unet3d.tiny(), MotionCache(tmp_path / "store", 10**9)
+    backbone = unet3d.tiny()
+    store = MotionCache(tmp_path / "store", 10**9)
     _, path = finished(run.learn(lesson(), backbone, store))
-    small = MotionCache(tmp_path / "small", int(1.5 * path.stat().st_size))
+    size = int(1.5 * path.stat().st_size)
+    small = MotionCache(tmp_path / "small", size, autosave_seconds=0.0)
     events, _ = finished(run.learn(lesson(), backbone, small))
-    notes = [e.text for e in events if isinstance(e, Note) and "begin anew" in e.text]
+    notes = [e.text for e in events if isinstance(e, Note) and "start anew" in e.text]
     assert len(notes) == 1
-    assert "learning that is broken off will begin anew: with" in notes[0]
-    assert f"({small.cap / 1e6:,.1f} MB, RECAST_STORE_CAP)" in notes[0]
+    assert "learning that is interrupted will start anew: the motion takes" in notes[0]
+    assert f"({small.cap / 1e6:,.1f} MB, set by RECAST_STORE_CAP)" in notes[0]
     assert len(small.entries()) == 1
 
 
@@ -763,7 +774,8 @@ def test_learning_that_cannot_be_taken_up_begins_anew(
     store.put(entry.key, dataclasses.replace(begun, tensors={**begun.tensors, **strange}))
     events, path = finished(run.learn(lesson(), backbone, store))
     assert any(
-        isinstance(e, Note) and re.search(f"cannot be taken up, and begins anew: .*{words}", e.text)
+        isinstance(e, Note)
+        and re.search(f"cannot be used, so learning starts anew: .*{words}", e.text)
         for e in events
     )
     assert len(trained(events)) == len(Motion.load(path).metadata["losses"]) == 6
@@ -782,7 +794,9 @@ def test_several_clips_of_one_motion(
     # The noise is the first clip's; what is learned is of both.
     assert torch.equal(motion.tensors["noise"], alone.tensors["noise"])
     assert motion.metadata["losses"] != alone.metadata["losses"]
-    with pytest.raises(BadCall, match=r"2 clips, and dmt .*: motion_inversion, motiondirector, "):
+    with pytest.raises(
+        BadCall, match=r"2 clips were given, and dmt .*: motion_inversion, motiondirector, "
+    ):
         finished(run.learn(lesson(more=(other,), method="dmt", config=FAST), backbone, store))
     with pytest.raises(BadClip, match="does not exist"):
         finished(run.learn(lesson(more=(tmp_path / "none.mp4",)), backbone, store))
@@ -795,9 +809,9 @@ def test_a_motion_is_stretched_to_other_numbers_of_frames(
     _, path = finished(run.learn(lesson(), backbone, store))
     asked = {"clip": path, "method": "motion_inversion", "draw": Draw(), "source": Source(frames=6)}
     with pytest.raises(BadMotion, match=r"noise has 4 frames .* 6 at .* or --initial-noise random"):
-        finished(run.run(job(**asked, config=TRAINED), backbone, store))
+        finished(run.transfer(job(**asked, config=TRAINED), backbone, store))
     free = dataclasses.replace(TRAINED, initial_noise="random")
-    _, result = finished(run.run(job(**asked, config=free), backbone, store))
+    _, result = finished(run.transfer(job(**asked, config=free), backbone, store))
     assert len(video.read(result.videos[0])) == 6
     note = "the motion was learned on 4 frames and is used for 6"
     assert note in result.manifest["notes"]

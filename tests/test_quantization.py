@@ -16,7 +16,7 @@ from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, OutOfMemory
 from recast.feature_guidance import latent_guidance
 from recast.networks import block_offload, checkpoint_loading, quantization
-from recast.pipeline import memory_estimate, model_loading
+from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
 from recast.pipeline.run_log import RunLog, _advice
 
 from .tinies import CPU, MADE, clip, latents, levels, pipeline, run
@@ -120,8 +120,8 @@ def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         quantization.check("int8", "blocks")
     backbone = model_loading.load("shapes", Settings(device="cpu", weights="int8"))
     with pytest.raises(BadCall, match="vmc trains, and needs --weights full, not int8"):
-        model_loading.check_runs(model_loading.configured("vmc", None), backbone)
-    model_loading.check_runs(model_loading.configured("dmt", None), backbone)
+        requirements.check_model(method_presets.configure("vmc"), backbone)
+    requirements.check_model(method_presets.configure("dmt"), backbone)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(BadCall, match=r"pip install '\.\[quantize\]' brings it"):
         model_loading.load("shapes", Settings(device="cpu", weights="int8"))

@@ -10,7 +10,7 @@ from recast.events import Step
 from recast.methods import sdedit, unguided
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
-from recast.pipeline import model_loading
+from recast.pipeline import method_presets
 
 SAMPLING = Sampling(steps=10, guidance_scale=1.0, seed=3)
 
@@ -72,7 +72,7 @@ def test_from_a_level_without_signal_it_is_plain_sampling():
 
 
 def test_the_presets_are_five_noise_levels():
-    strengths = {config.strength for config in model_loading.presets("sdedit").values()}
+    strengths = {config.strength for config in method_presets.presets("sdedit").values()}
     assert strengths == {0.5, 0.6, 0.7, 0.8, 0.9}
 
 

@@ -225,7 +225,7 @@ def test_a_run_ends_with_the_cascade(saved: Path, tmp_path: Path) -> None:
         draw=Draw(steps=2),
         source=Source(frames=2, height=16, width=16),
     )
-    done = run.run(config, backbone, MotionCache(tmp_path / "store", 10**9))
+    done = run.transfer(config, backbone, MotionCache(tmp_path / "store", 10**9))
     told = list(done)
     made = video.read(done.result.folder / "video.mp4")
     assert made.frames.shape == (5, 64, 64, 3)

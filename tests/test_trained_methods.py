@@ -21,7 +21,7 @@ from recast.finetuning.objectives import Lessons, Training
 from recast.methods import motion_inversion, motiondirector, tune_a_video, vmc
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
-from recast.pipeline import model_loading
+from recast.pipeline import method_presets
 
 SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=5)
 NAMES = ["motion_inversion", "motiondirector", "tune_a_video", "vmc"]
@@ -32,8 +32,8 @@ RATES = {"motion_inversion": 0.1, "motiondirector": 0.02, "tune_a_video": 0.01, 
 
 def made(name: str, **changes: Any) -> Any:
     plain: dict[str, Any] = {"iterations": 2, "inversion_steps": 1, "lr": RATES[name]}
-    return model_loading.configured(
-        name, dataclasses.replace(model_loading.preset(name), **plain | changes)
+    return method_presets.configure(
+        name, dataclasses.replace(method_presets.preset(name), **plain | changes)
     )
 
 
@@ -226,7 +226,7 @@ def test_in_a_mix_each_motion_has_its_own_strength(name: str) -> None:
     got = api.mix([configured(one, strength=0.5), configured(other, strength=2.0)], [1.0, 0.3])
     expected = api.mix([configured(one), configured(other)], [0.5, 0.6])
     assert all(torch.equal(got.tensors[n], t) for n, t in adapted(expected).items())
-    assert api.config_of(got).strength == 1
+    assert method_presets.config_of_motion(got).strength == 1
 
 
 def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
@@ -236,7 +236,7 @@ def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
     thing = configured(learned(method, backbone, clip(backbone, seed=1)), gamma=0.5)
     for motions in ([camera, thing], [thing, camera]):
         both = api.mix(motions, [1.0, 1.0])
-        assert api.config_of(both).gamma == 1
+        assert method_presets.config_of_motion(both).gamma == 1
         for name, tensor in adapted(both).items():
             one, two = camera.tensors[name].float(), thing.tensors[name].float()
             expected = 0.5 * two if name.startswith("value.") else one + two
@@ -244,7 +244,7 @@ def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
     alone = api.mix([camera], [1.0])
     made_of = [
         result(
-            model_loading.configured(m.method, api.config_of(m)).transfer(
+            method_presets.configure(m.method, method_presets.config_of_motion(m)).transfer(
                 backbone, m, "a cat", SAMPLING
             )
         )
@@ -456,7 +456,7 @@ def test_settings_that_make_no_sense_are_refused(
 
 def test_the_settings_of_training_stand_in_one_place() -> None:
     for name in NAMES:
-        assert isinstance(model_loading.preset(name), Training)
+        assert isinstance(method_presets.preset(name), Training)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -29,7 +29,7 @@ _FULL = Config(
 def suite(clip: Path | None, prompt: str, count: int, seeds: int, backbone: str) -> Suite:
     """Of one clip, or of `count` held-out scenes. Raises `BadClip`."""
     if clip is not None:
-        source_clip.check(clip, Source())
+        source_clip.check_opens(clip, Source())
         cases = [Case(clip=clip.stem, prompt=prompt, file=clip)]
     else:
         scenes = [scene for scene, _ in pairs.held_out(count)]

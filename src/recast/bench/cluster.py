@@ -1,6 +1,6 @@
-"""The same work on Ray: one task for each clip, rows as they are made.
+"""The work of a benchmark on Ray: one task for each clip, whose rows arrive as they are made.
 
-A task whose process is lost is begun again; what it had handed over is not handed over twice.
+A task whose process is lost is started again; rows that it had delivered are not delivered twice.
 """
 
 import logging
@@ -18,9 +18,9 @@ RETRIES = 3
 
 
 def work(tasks: Sequence[Task], address: str) -> Iterator[BenchResult | Note]:
-    """What `recast.bench.work.work` gives for all tasks, in the order in which it is made; a note
-    for a task that was lost for good. Raises `BadCall` where there is no Ray, and what `work`
-    raises of Recast's own."""
+    """The results of `recast.bench.work.work` for all tasks, in the order in which they are made; a
+    note for a task that was lost for good. Raises `BadCall` where Ray is not available, and the
+    Recast errors that `work` raises."""
     ray = _connected(address)
     try:
         remote = ray.remote(num_returns="streaming", max_retries=RETRIES)(here.work)
@@ -38,7 +38,7 @@ def work(tasks: Sequence[Task], address: str) -> Iterator[BenchResult | Note]:
                 del running[ready]
             except ray.exceptions.RayError as error:
                 task = running.pop(ready)
-                # Its own text begins with a page of where it was raised.
+                # Ray's own text begins with a long traceback.
                 raised = isinstance(error, ray.exceptions.RayTaskError)
                 cause = error.cause if raised else error
                 if isinstance(cause, RecastError):
@@ -51,16 +51,16 @@ def work(tasks: Sequence[Task], address: str) -> Iterator[BenchResult | Note]:
 
 def _connected(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's workers yield to every other process unless told not to.
+    # By default Ray's workers have a lower priority than every other process.
     os.environ.setdefault("RAY_worker_niceness", "0")
     with missing_extra("ray"):
         import ray
     options: dict[str, Any] = {"address": address}
-    if address == LOCAL:  # which Ray takes for a cluster of one's own, whatever runs here already
+    if address == LOCAL:  # a new cluster, even if one is running here already
         options["include_dashboard"] = False
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadCall(f"--ray {address}: no cluster answers there ({reason})") from error
+        raise BadCall(f"`ray` is {address}, and no cluster answers there ({reason})") from error
     return ray

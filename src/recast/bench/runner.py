@@ -1,6 +1,6 @@
-"""A benchmark from a suite to its report: what is missing is run, here or on Ray, and written.
+"""A benchmark from a suite to its report: missing rows are made, in this process or on Ray.
 
-One process at a time works in a folder. A row is written as soon as it is there.
+One process at a time works in a folder. A row is written as soon as it is made.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -28,30 +28,33 @@ class BenchConfig:
     """Every method of a suite on every clip and prompt of it."""
 
     suite: Annotated[str, tyro.conf.arg(metavar="SUITE")]
-    """A suite that ships with Recast, or a file.toml."""
+    """The name of a suite that ships with Recast, or a TOML file."""
     methods: tuple[str, ...] = ()
-    """What to compare; without it what the suite says. METHOD, METHOD:PRESET, a variant that the
-    suite names, external:FOLDER for clips that another system made (CLIP-PROMPT.mp4), source for
-    the clip itself, truth for the perfect answer in the shapes world."""
+    """What to compare; without it what the suite says. Each entry is METHOD; METHOD:PRESET; a
+    variant that the suite defines; external:FOLDER for clips that another system made
+    (CLIP-PROMPT.mp4); source for the clip itself; or truth for the perfect answer in the shapes
+    world."""
     backbone: str | None = None
     """The model; without it the suite's."""
     seeds: int | None = None
-    """Results for each pair, with seeds from 0 on; without it as many as the suite says."""
+    """Number of results for each pair, with seeds 0, 1, 2 and so on; without it the suite's."""
     clips: Path | None = None
-    """Folder with the suite's clips, where it names files; without it the suite's own."""
+    """Folder with the suite's clips, where the suite names files; without it the folder of the
+    suite."""
     limit: int | None = None
-    """Only so many clips, evenly from the whole suite."""
+    """Use only this many clips, spread evenly over the suite."""
     out: Path | None = None
-    """Folder for rows, clips and the report; without it out/bench-SUITE. What is there already is
+    """Folder for rows, clips and the report; without it out/bench-SUITE. Rows that exist there are
     not made again."""
     have: tuple[Path, ...] = ()
-    """Tables that other folders or machines left, rows.parquet: their rows are taken over, and
-    not made again unless settings or weights are others now. Their clips are not in them."""
+    """Tables rows.parquet of other folders or machines. Their rows are taken over and not made
+    again, unless settings or weights have changed. The tables hold no clips."""
     threads: int = 1
-    """CPU threads of each process. Other numbers round differently, so a table should have one."""
+    """CPU threads of each process. Other numbers round differently, so one table should use one
+    number."""
     ray: str | None = None
-    """Run on Ray: "local" starts a cluster here, anything else is the address of one. As many
-    clips at once as there are CPUs (GPUs, where there are some)."""
+    """Run on Ray: "local" starts a cluster on this machine, anything else is the address of one. As
+    many clips run at once as there are CPUs, or GPUs where there are any."""
     tools: Tools = field(default_factory=Tools)
     settings: Settings = field(default_factory=Settings)
 
@@ -59,12 +62,12 @@ class BenchConfig:
         for name in ("seeds", "limit", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise BadCall(f"--{name} is at least 1, got {value}")
+                raise BadCall(f"`{name}` must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a benchmark left behind."""
+    """What a benchmark wrote."""
 
     folder: Path
     report: Path
@@ -72,28 +75,30 @@ class Outcome:
     failed: int
     """Rows that hold an error."""
     missing: int
-    """Rows that could not even be written, since their process was lost."""
+    """Rows that were not written because their process was lost."""
 
 
 @job
-def bench(config: BenchConfig, told: Suite | None = None) -> Generator[Event, None, Outcome]:
-    """Run what is missing; the result says what is there. Raises `RecastError`.
+def bench(config: BenchConfig, resolved: Suite | None = None) -> Generator[Event, None, Outcome]:
+    """Make the missing rows and the report. Raises `RecastError`.
 
-    A suite `told` is used in place of the one that the config names.
+    The suite `resolved` is used in place of the one that the config names.
     """
-    told = told or suite.read(config.suite, config.clips)
-    out = config.out or Path("out") / f"bench-{told.name}"
-    variants = tuple(told.variant(name) for name in dict.fromkeys(config.methods or told.methods))
+    resolved = resolved or suite.read(config.suite, config.clips)
+    out = config.out or Path("out") / f"bench-{resolved.name}"
+    variants = tuple(
+        resolved.variant(name) for name in dict.fromkeys(config.methods or resolved.methods)
+    )
     with locked(out):
         rows.sweep(out)
-        _check_folder(out, told)
-        theirs: dict[Id, Row] = {}
+        _check_folder(out, resolved)
+        adopted: dict[Id, Row] = {}
         for table in config.have:
-            theirs |= rows.adopt(out, table, told.name)
-        tasks = _tasks(config, told, variants, out, theirs)
-        current = yield from _done(tasks, config, out, theirs)
+            adopted |= rows.adopt(out, table, resolved.name)
+        tasks = _tasks(config, resolved, variants, out, adopted)
+        current = yield from _done(tasks, config, out, adopted)
         found = rows.export(out, current)
-        page = report.write(out, told, found)
+        page = report.write(out, resolved, found)
         yield Step(stage="report", index=1, total=1)
     outcome = Outcome(
         folder=out,
@@ -106,12 +111,12 @@ def bench(config: BenchConfig, told: Suite | None = None) -> Generator[Event, No
 
 
 def _done(
-    tasks: list[Task], config: BenchConfig, out: Path, theirs: Mapping[Id, Row]
+    tasks: list[Task], config: BenchConfig, out: Path, adopted: Mapping[Id, Row]
 ) -> Generator[Event, None, list[Id]]:
-    """Do the tasks, and write what they make; returns the names of all rows as they are now."""
+    """Do the tasks and write their results; returns the ids of all current rows."""
     total, mine = sum(task.size for task in tasks), rows.done(out)
     current: list[Id] = []
-    shown: set[str] = set()
+    written_sources: set[str] = set()
     for made in _worked(tasks, config):
         if isinstance(made, Note):
             yield made
@@ -119,48 +124,48 @@ def _done(
         name = (made.key, made.stamp)
         current.append(name)
         if made.row is not None:
-            _write(out, made, shown)
+            _write(out, made, written_sources)
             if made.row["error"]:
                 yield Note(text=_failure(made.row))
-        elif name in theirs and name not in mine:
-            rows.take_over(out, theirs[name])
+        elif name in adopted and name not in mine:
+            rows.take_over(out, adopted[name])
         yield Step(stage="row", index=len(current), total=total)
     return current
 
 
-def _check_folder(out: Path, told: Suite) -> None:
+def _check_folder(out: Path, resolved: Suite) -> None:
     """Raise `BadCall` for the rows of another suite."""
-    others = {row["suite"] for row in rows.read(out)} - {told.name}
+    others = {row["suite"] for row in rows.read(out)} - {resolved.name}
     if others:
         raise BadCall(
-            f"{out} holds rows of the suite {min(others)}; choose another --out for {told.name}"
+            f"{out} holds rows of the suite {min(others)}; choose another `out` for {resolved.name}"
         )
 
 
 def _tasks(
     config: BenchConfig,
-    told: Suite,
+    resolved: Suite,
     variants: tuple[Variant, ...],
     out: Path,
-    theirs: Mapping[Id, Row],
+    adopted: Mapping[Id, Row],
 ) -> list[Task]:
-    """One for each clip: the rows that are asked for, and those that are there besides."""
-    clips, seeds = _by_clip(told), tuple(range(config.seeds or told.seeds))
+    """One task for each clip: the rows that are asked for, and the existing rows to check."""
+    clips, seeds = _by_clip(resolved), tuple(range(config.seeds or resolved.seeds))
     count = min(config.limit or len(clips), len(clips))
     chosen = [index * len(clips) // count for index in range(count)]
-    done, there = rows.done(out) | theirs.keys(), [*rows.read(out), *theirs.values()]
+    done, there = rows.done(out) | adopted.keys(), [*rows.read(out), *adopted.values()]
     tasks = []
     for index, cases in enumerate(clips):
         mine = variants if index in chosen else ()
-        known = _known(told, cases, there)
+        known = _known(resolved, cases, there)
         task = Task(
-            suite=told.name,
+            suite=resolved.name,
             cases=tuple(cases),
             variants=mine,
             seeds=seeds,
-            backbone=config.backbone or told.backbone,
+            backbone=config.backbone or resolved.backbone,
             settings=config.settings,
-            source=told.source,
+            source=resolved.source,
             tools=config.tools,
             threads=config.threads,
             done=frozenset(done),
@@ -171,20 +176,22 @@ def _tasks(
     return tasks
 
 
-def _by_clip(told: Suite) -> list[list[Case]]:
+def _by_clip(resolved: Suite) -> list[list[Case]]:
     def name(case: Case) -> str:
         return case.clip
 
-    return [list(cases) for _, cases in groupby(sorted(told.cases, key=name), key=name)]
+    return [list(cases) for _, cases in groupby(sorted(resolved.cases, key=name), key=name)]
 
 
-def _known(told: Suite, cases: list[Case], there: list[Row]) -> Iterator[tuple[Variant, Case, int]]:
-    """What the rows of a clip are of, each once, as far as the suite still has it."""
+def _known(
+    resolved: Suite, cases: list[Case], there: list[Row]
+) -> Iterator[tuple[Variant, Case, int]]:
+    """Variant, case and seed of the existing rows of a clip, as far as the suite still has them."""
     by_prompt = {case.prompt: case for case in cases}
     mine = [row for row in there if row["clip"] == cases[0].clip and row["prompt"] in by_prompt]
     for name, prompt, seed in dict.fromkeys((r["variant"], r["prompt"], r["seed"]) for r in mine):
-        with suppress(BadCall):  # a method or folder that is there no more
-            yield told.variant(name), by_prompt[prompt], seed
+        with suppress(BadCall):  # a method or folder that no longer exists
+            yield resolved.variant(name), by_prompt[prompt], seed
 
 
 def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[BenchResult | Note]:
@@ -197,15 +204,15 @@ def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[BenchResult | No
         yield from cluster.work(tasks, config.ray)
 
 
-def _write(out: Path, made: BenchResult, shown: set[str]) -> None:
-    """The clips first, so that a row never names one that is not there. `shown` are the names of
-    those sources that were written: once a run, since one of an earlier run may be cut otherwise.
-    """
+def _write(out: Path, made: BenchResult, written_sources: set[str]) -> None:
+    """Write a result: its clips first, so that a row never names a missing clip. `written_sources`
+    are the sources that this run has written; each is written once a run, since the source of an
+    earlier run may have been cut differently."""
     assert made.row is not None
     clip = made.row["clip"]
-    if made.source is not None and clip not in shown:
+    if made.source is not None and clip not in written_sources:
         made.source.save(out / rows.VIDEOS / f"{clip}.mp4")
-        shown.add(clip)
+        written_sources.add(clip)
     if made.result is not None:
         made.result.save(out / made.row["video"])
     rows.write(out, made.row)

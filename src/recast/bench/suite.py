@@ -1,7 +1,7 @@
 """Suites: which clips, which prompts, which methods. A suite is a TOML file.
 
-Owns its keys and what is said about a wrong one. Everything that can be wrong with a suite is found
-here, before a model is loaded. Runs nothing.
+Owns the keys of that file and the errors about them. Everything that can be wrong with a suite is
+found here, before a model is loaded. Runs nothing.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recast.bench import pairs
 from recast.errors import BadCall, BadClip, UnknownName
-from recast.pipeline import model_loading, source_clip
+from recast.pipeline import method_presets, source_clip
 from recast.pipeline.source_clip import Source
 
 SHIPPED = Path(__file__).parent / "suites"
@@ -42,7 +42,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """What makes a result: a configured method, or a folder of results of another system."""
+    """What produces a result: a configured method, or a folder of results of another system."""
 
     name: str
     method: str
@@ -51,18 +51,18 @@ class Variant:
     steps: int | None = None
     guidance_scale: float | None = None
     mask: str | None = None
-    """As `recast transfer --mask` takes it."""
+    """A mask, as for `RunConfig.mask`."""
     folder: Path | None = None
 
     @property
     def needs_model(self) -> bool:
-        """Whether a backbone makes it."""
+        """Whether a model is needed to make the result."""
         return self.method not in ("external", "source", "truth")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Suite:
-    """All of a suite, resolved and checked."""
+    """A whole suite, resolved and checked."""
 
     name: str
     about: str
@@ -72,22 +72,22 @@ class Suite:
     cases: tuple[Case, ...]
     source: Source
     variants: Mapping[str, Variant]
-    """Those that the suite itself names."""
+    """The variants that the suite itself defines."""
 
     def variant(self, name: str) -> Variant:
-        """One of its own variants; METHOD or METHOD:PRESET; external:FOLDER; source; truth.
-        Raises `UnknownName`, `BadCall`."""
+        """A variant by its name: one that the suite defines; METHOD or METHOD:PRESET;
+        external:FOLDER; source; or truth. Raises `UnknownName`, `BadCall`."""
         if name in self.variants:
             return self.variants[name]
         if name.startswith(EXTERNAL):
             return _external(name)
         if name == "truth" and any(case.file for case in self.cases):
-            raise BadCall("truth is known of rendered clips only, and this suite has others")
+            raise BadCall("truth is known for rendered clips only, and this suite has other clips")
         if name in ("source", "truth"):
             return Variant(name=name, method=name)
         method, _, preset = name.partition(":")
         return Variant(
-            name=name, method=method, config=model_loading.preset(method, preset or None)
+            name=name, method=method, config=method_presets.preset(method, preset or None)
         )
 
 
@@ -127,7 +127,7 @@ class _Variant(_Table):
 
 
 class _Grid(_Table):
-    """Every combination of some settings: a key may name several that change together."""
+    """Every combination of some settings. A key may name several settings that change together."""
 
     method: str
     preset: str = ""
@@ -156,37 +156,39 @@ _TABLES: dict[str, type[BaseModel]] = {
 
 
 def names() -> list[str]:
-    """The suites that ship with Recast."""
+    """The names of the suites that ship with Recast."""
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
 def read(name: str, folder: Path | None = None) -> Suite:
-    """A suite by its name or file; clips are looked for in `folder`, else beside the file.
+    """Read a suite by its name or file. Its clips are in `folder`, by default that of the file.
 
-    Raises `UnknownName`, `BadCall`, and `BadClip` naming every clip and mask that is not there.
+    Raises `UnknownName`, `BadCall`, and `BadClip` with the name of every missing clip and mask.
     """
     path = SHIPPED / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml":
         raise UnknownName("suite", name, names())
-    told = _validated(path)
+    table = _validated(path)
     place = folder or path.parent
-    cases = [*chain.from_iterable(map(_scenes, told.world)), *_files(told.clip, place, path)]
+    cases = [*chain.from_iterable(map(_scenes, table.world)), *_files(table.clip, place, path)]
     if not cases:
-        raise BadCall(f"{path.name} has neither [[world]] nor [[clip]], so nothing to run")
+        raise BadCall(f"{path.name} has neither [[world]] nor [[clip]], so there is nothing to run")
     _check_names(cases, path.name)
-    gridded = [variant for grid in told.grid for variant in _combinations(grid)]
-    methods = (*told.methods, *(variant.name for variant in gridded))
+    gridded = [variant for grid in table.grid for variant in _combinations(grid)]
+    methods = (*table.methods, *(variant.name for variant in gridded))
     if not methods:
-        raise BadCall(f"{path.name} has neither methods nor [[grid]], so nothing to compare")
+        raise BadCall(
+            f"{path.name} has neither methods nor [[grid]], so there is nothing to compare"
+        )
     return Suite(
         name=path.stem,
-        about=told.about,
-        backbone=told.backbone,
-        seeds=told.seeds,
+        about=table.about,
+        backbone=table.backbone,
+        seeds=table.seeds,
         methods=methods,
         cases=tuple(cases),
-        source=_made(Source, told.source, f"{path.name}, [source]"),
-        variants={v.name: _variant(v, path.name) for v in (*told.variant, *gridded)},
+        source=_configured(Source, table.source, f"{path.name}, [source]"),
+        variants={v.name: _variant(v, path.name) for v in (*table.variant, *gridded)},
     )
 
 
@@ -210,72 +212,66 @@ def _text(path: Path) -> str:
 
 
 def _explained(error: ValidationError) -> str:
-    """The first thing that is wrong, where it is, and the keys that would do."""
+    """The first error, its place, and the keys that are valid there."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
         return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    tables: dict[str, type[BaseModel]] = {
-        "world": _World,
-        "clip": _Clip,
-        "variant": _Variant,
-        "grid": _Grid,
-    }
-    kind = tables.get(str(first["loc"][0]), _Suite) if len(first["loc"]) > 1 else _Suite
+    kind = _TABLES.get(str(first["loc"][0]), _Suite) if len(first["loc"]) > 1 else _Suite
     known = list(kind.model_fields)
     return f"{where}: {UnknownName('key', str(first['loc'][-1]), known)}"
 
 
-def _scenes(told: _World) -> Iterator[Case]:
-    asked = (told.changes, told.paths, told.camera, told.patterns)
-    for scene, prompt in pairs.held_out(told.pairs, *asked):
+def _scenes(table: _World) -> Iterator[Case]:
+    asked = (table.changes, table.paths, table.camera, table.patterns)
+    for scene, prompt in pairs.held_out(table.pairs, *asked):
         yield Case(
             clip=f"scene-{scene}",
             prompt=prompt,
-            group=told.group,
+            group=table.group,
             scene=scene,
-            source_prompt=pairs.described(scene) if told.described else "",
+            source_prompt=pairs.described(scene) if table.described else "",
         )
 
 
-def _files(told: Sequence[_Clip], place: Path, suite: Path) -> list[Case]:
-    named = [name for one in told for name in (one.file, one.mask) if name]
+def _files(table: Sequence[_Clip], place: Path, suite: Path) -> list[Case]:
+    named = [name for one in table for name in (one.file, one.mask) if name]
     missing = [name for name in named if not (place / name).exists()]
     if missing:
         raise BadClip(
             f"{len(missing)} of the {len(named)} clips and masks of {suite.name} are not in "
             f"{place}: {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; give their "
-            "folder with --clips"
+            "folder with `clips`"
         )
-    return [case for one in told for case in _prompted(one, place, suite)]
+    return [case for one in table for case in _prompted(one, place, suite)]
 
 
-def _prompted(told: _Clip, place: Path, suite: Path) -> Iterator[Case]:
-    prompts = list(told.prompts)
-    if told.prompt_file:
-        prompts += [line.strip() for line in _text(suite.parent / told.prompt_file).splitlines()]
+def _prompted(table: _Clip, place: Path, suite: Path) -> Iterator[Case]:
+    prompts = list(table.prompts)
+    if table.prompt_file:
+        prompts += [line.strip() for line in _text(suite.parent / table.prompt_file).splitlines()]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise BadCall(
-            f"{suite.name}: the clip {told.file} has no prompts; give prompts or prompt_file"
+            f"{suite.name}: the clip {table.file} has no prompts; give prompts or prompt_file"
         )
-    path, mask = place / told.file, place / told.mask if told.mask else None
+    path, mask = place / table.file, place / table.mask if table.mask else None
     for one in (path, mask):
         if one is not None:
-            source_clip.check(one, Source())
+            source_clip.check_opens(one, Source())
     for prompt in prompts:
         yield Case(
-            clip=told.name or path.stem,
+            clip=table.name or path.stem,
             prompt=prompt,
-            group=told.group,
+            group=table.group,
             file=path,
-            source_prompt=told.source_prompt,
+            source_prompt=table.source_prompt,
             mask=mask,
         )
 
 
 def _check_names(cases: Sequence[Case], suite: str) -> None:
-    """Raise `BadCall` for two clips of one name: rows, motions and files would be mixed up."""
+    """Raise `BadCall` for two clips of one name, whose rows and files would be mixed up."""
     first: dict[str, Case] = {}
     for case in cases:
         other = first.setdefault(case.clip, case)
@@ -290,42 +286,42 @@ def _check_names(cases: Sequence[Case], suite: str) -> None:
                 )
 
 
-def _variant(told: _Variant, suite: str) -> Variant:
-    default = model_loading.preset(told.method, told.preset or None)
-    config = _made(type(default), told.config, f"{suite}, variant {told.name!r}", default)
+def _variant(table: _Variant, suite: str) -> Variant:
+    default = method_presets.preset(table.method, table.preset or None)
+    config = _configured(type(default), table.config, f"{suite}, variant {table.name!r}", default)
     return Variant(
-        name=told.name,
-        method=told.method,
+        name=table.name,
+        method=table.method,
         config=config,
-        steps=told.steps,
-        guidance_scale=told.guidance_scale,
-        mask=told.mask,
+        steps=table.steps,
+        guidance_scale=table.guidance_scale,
+        mask=table.mask,
     )
 
 
-def _combinations(told: _Grid) -> Iterator[_Variant]:
-    """Named by what they change, such as "inner_steps 5, lr 0.04"."""
-    for values in product(*told.over.values()):
-        config = dict(told.config)
-        for key, value in zip(told.over, values, strict=True):
+def _combinations(table: _Grid) -> Iterator[_Variant]:
+    """The variants of a grid, named by what they change, such as "inner_steps 5, lr 0.04"."""
+    for values in product(*table.over.values()):
+        config = dict(table.config)
+        for key, value in zip(table.over, values, strict=True):
             names = key.split(",")
             both = value if len(names) > 1 else [value]
             if not isinstance(both, list) or len(both) != len(names):
                 raise BadCall(f"grid.over: {key!r} takes lists of {len(names)} values, got {value}")
             config |= dict(zip((name.strip() for name in names), both, strict=True))
         shown = [
-            f"{key.split(',')[0]} {_short(v)}" for key, v in zip(told.over, values, strict=True)
+            f"{key.split(',')[0]} {_short(v)}" for key, v in zip(table.over, values, strict=True)
         ]
-        name = f"{told.method}: {', '.join(shown)}"
-        yield _Variant(name=name, method=told.method, preset=told.preset, config=config)
+        name = f"{table.method}: {', '.join(shown)}"
+        yield _Variant(name=name, method=table.method, preset=table.preset, config=config)
 
 
 def _short(value: Any) -> str:
     return str(value[0] if isinstance(value, list) else value)
 
 
-def _made(kind: Any, given: Mapping[str, Any], where: str, default: Any = None) -> Any:
-    """A config with some values changed. Raises `BadCall`, naming the place."""
+def _configured(kind: Any, given: Mapping[str, Any], where: str, default: Any = None) -> Any:
+    """A config with some values changed. Raises `BadCall` with the place in the file."""
     known = {field.name for field in dataclasses.fields(kind)}
     for key in given:
         if key not in known:
@@ -334,11 +330,14 @@ def _made(kind: Any, given: Mapping[str, Any], where: str, default: Any = None) 
     try:
         return dataclasses.replace(kind() if default is None else default, **values)
     except (BadCall, TypeError) as error:
-        raise BadCall(f"{where}: {error}") from error
+        # The user wrote keys of a file, not fields of a call.
+        raise BadCall(f"{where}: {str(error).replace('`', '')}") from error
 
 
 def _external(name: str) -> Variant:
     folder = Path(name.removeprefix(EXTERNAL)).expanduser()
     if not folder.is_dir():
-        raise BadCall(f"{name}: no folder {folder}; it would hold CLIP-PROMPT.mp4 for each pair")
+        raise BadCall(
+            f"{name}: there is no folder {folder}; it must hold CLIP-PROMPT.mp4 for each pair"
+        )
     return Variant(name=name, method="external", folder=folder)

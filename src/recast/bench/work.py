@@ -1,7 +1,7 @@
 """The work of a benchmark: one clip, its prompts, every variant and seed, as rows.
 
-The same function runs here and on a cluster. A motion is learned once for a clip and used for all
-of its prompts. What fails becomes a row that says why, and the next one goes on.
+The same function runs in this process and on a cluster. A motion is learned once for a clip and
+used for all of its prompts. A failed result becomes a row that says why, and the work goes on.
 """
 
 import datetime
@@ -20,7 +20,6 @@ import cv2
 import psutil
 import torch
 
-from recast import api
 from recast.backbones.base import Backbone, Settings
 from recast.bench import pairs, rows
 from recast.bench.suite import Case, Variant
@@ -31,13 +30,21 @@ from recast.events import Note
 from recast.media import video as videos
 from recast.media.video import Video
 from recast.motions.motion import Motion
-from recast.pipeline import manifest, memory_estimate, output_folder, source_clip
+from recast.pipeline import (
+    manifest,
+    memory_estimate,
+    method_presets,
+    output_folder,
+    source_clip,
+    stages,
+)
+from recast.pipeline.config import Draw
 from recast.pipeline.source_clip import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """All that is to be made of one clip."""
+    """All results to make from one clip."""
 
     suite: str
     cases: tuple[Case, ...]
@@ -49,20 +56,20 @@ class Task:
     tools: Tools
     threads: int
     done: frozenset[rows.Id] = frozenset()
-    """Key and stamp of the rows that are there already."""
+    """Key and stamp of the rows that exist already."""
     others: tuple[tuple[Variant, Case, int], ...] = ()
-    """Variant, case and seed of more rows that are there: nobody asks to make them, but are they
-    what they would be if they were made now?"""
+    """Variant, case and seed of more existing rows: they are not made, but checked for whether they
+    still hold, that is, whether they would be the same if they were made now."""
 
     @property
     def size(self) -> int:
-        """How many rows the task makes or looks at."""
+        """How many rows the task makes or checks."""
         return len(self.cases) * len(self.variants) * len(self.seeds) + len(self.others)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BenchResult:
-    """What a row is called, and it and its clips; these are None for what was not made."""
+    """The name of a row, and the row with its clips; None for what did not have to be made."""
 
     key: str
     stamp: str
@@ -72,22 +79,22 @@ class BenchResult:
 
 
 def work(task: Task) -> Iterator[BenchResult]:
-    """Everything of a task, `task.size` times."""
+    """Every row of a task, `task.size` of them."""
     torch.set_num_threads(task.threads)
     cv2.setNumThreads(task.threads)
     backbone = _backbone(task.backbone, task.settings)
     try:
-        clip, trouble = _source(task.cases[0], task.source, backbone), None
+        clip, failure = _source(task.cases[0], task.source, backbone), None
     except RecastError as error:
-        clip, trouble = None, error
+        clip, failure = None, error
     for variant in task.variants:
-        making = _Making(task, backbone, clip, variant, trouble=trouble)
+        worker = _VariantWorker(task, backbone, clip, variant, failure=failure)
         for case in task.cases:
             for seed in task.seeds:
-                yield making.one(case, seed)
+                yield worker.result(case, seed)
     for variant, case, seed in task.others:
-        told = _Making(task, backbone, clip, variant).identity(case, seed)
-        yield BenchResult(told["key"], told["stamp"])
+        row = _VariantWorker(task, backbone, clip, variant).identity(case, seed)
+        yield BenchResult(row["key"], row["stamp"])
 
 
 @lru_cache(maxsize=1)
@@ -99,13 +106,13 @@ def _backbone(name: str, settings: Settings) -> Backbone:
 def _source(case: Case, source: Source, backbone: Backbone) -> Video:
     """The clip as the model sees it, which is what all results are judged against."""
     if case.file is not None:
-        return source_clip.read(case.file, source, backbone)
+        return source_clip.read(case.file, source, backbone).video
     frames, height, width = source.size(backbone)
     return pairs.source(case.scene, frames, min(height, width))
 
 
 @dataclass(slots=True)
-class _Making:
+class _VariantWorker:
     """One variant on one clip. Its motion is learned when it is first needed; if that fails, so
     does every row."""
 
@@ -114,30 +121,31 @@ class _Making:
     clip: Video | None
     variant: Variant
     motion: Motion | None = None
-    trouble: Exception | None = None
+    failure: Exception | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
+    """What learning cost, in columns of a row."""
 
-    def one(self, case: Case, seed: int) -> BenchResult:
-        """One row, unless it is there."""
+    def result(self, case: Case, seed: int) -> BenchResult:
+        """One row, unless it exists."""
         row = self.identity(case, seed)
         key, stamp = row["key"], row["stamp"]
         if (key, stamp) in self.task.done:
             return BenchResult(key, stamp)
-        result = None
+        video = None
         try:
-            result, spent = self._made(case, seed)
-            row |= spent | self._scores(case, result)
+            video, cost = self._video(case, seed)
+            row |= cost | self._scores(case, video)
             row["video"] = f"{rows.VIDEOS}/{key}.mp4"
         except Exception as error:  # a failed pair is a row, whatever failed
-            row["error"] = _told(error)
+            row["error"] = _error_text(error)
         row["versions"] = ", ".join(f"{name} {it}" for name, it in manifest.versions().items())
         row["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return BenchResult(key, stamp, row, None if row["error"] else result, self.clip)
+        return BenchResult(key, stamp, row, None if row["error"] else video, self.clip)
 
-    def _made(self, case: Case, seed: int) -> tuple[Video, dict[str, Any]]:
-        """The result and what it cost."""
-        if self.trouble is not None:
-            raise self.trouble
+    def _video(self, case: Case, seed: int) -> tuple[Video, dict[str, Any]]:
+        """The result, and what it cost."""
+        if self.failure is not None:
+            raise self.failure
         assert self.clip is not None
         match self.variant.method:
             case "source":
@@ -149,24 +157,22 @@ class _Making:
                 if path is None:
                     raise BadClip(f"{self.variant.folder} has no {_stem(case)}[-seed-{seed}].mp4")
                 return videos.read(path), {}
-        motion = self._learned()
+        return self._transferred(case.prompt, seed)
+
+    def _transferred(self, prompt: str, seed: int) -> tuple[Video, dict[str, Any]]:
+        motion, variant = self._learned(), self.variant
+        draw = Draw(seed=seed, steps=variant.steps, guidance_scale=variant.guidance_scale)
         with _peak_memory(self.backbone.device) as peak:
-            before, began = self.backbone.nfe, time.perf_counter()
-            result = api.transfer(
-                self.backbone,
-                motion,
-                case.prompt,
-                config=self.variant.config,
-                seed=seed,
-                steps=self.variant.steps,
-                guidance_scale=self.variant.guidance_scale,
-                mask=self.variant.mask,
-            )
-            seconds, calls = time.perf_counter() - began, self.backbone.nfe - before
-        spent = {"seconds": round(seconds, 3), "calls": calls, "peak_memory_mb": peak()}
-        return result, spent | dict(self.cost)
+            before, start = self.backbone.nfe, time.perf_counter()
+            video = stages.transfer_motion(
+                self.backbone, motion, prompt, config=variant.config, draw=draw, mask=variant.mask
+            ).run()
+            seconds, calls = time.perf_counter() - start, self.backbone.nfe - before
+        cost = {"seconds": round(seconds, 3), "calls": calls, "peak_memory_mb": peak()}
+        return video, cost | dict(self.cost)
 
     def _learned(self) -> Motion:
+        """The motion of the clip, learned at the first call."""
         if self.motion is not None:
             return self.motion
         assert self.clip is not None
@@ -179,24 +185,20 @@ class _Making:
         )
         before = self.backbone.nfe
         try:
+            method = method_presets.configure(self.variant.method, self.variant.config)
             with _peak_memory(self.backbone.device) as peak:
-                self.motion = api.learn(
-                    self.backbone,
-                    self.clip,
-                    method=self.variant.method,
-                    config=self.variant.config,
-                    steps=self.variant.steps,
-                    source=source,
-                )
+                self.motion = stages.learn_motion(
+                    self.backbone, method, [self.clip], source, steps=self.variant.steps
+                ).run()
         except RecastError as error:
-            self.trouble = error
+            self.failure = error
             raise
         cost = self.motion.metadata["cost"]
-        fresh = self.backbone.nfe - before == cost["network_calls"]  # else it was in the store
+        is_fresh = self.backbone.nfe - before == cost["network_calls"]  # else it was cached
         self.cost = {
             "learn_seconds": cost["seconds"],
             "learn_calls": cost["network_calls"],
-            "learn_peak_memory_mb": peak() if fresh else None,
+            "learn_peak_memory_mb": peak() if is_fresh else None,
             "motion_mb": sum(tensor.nbytes for tensor in self.motion.tensors.values()) / 1e6,
         }
         return self.motion
@@ -208,17 +210,16 @@ class _Making:
         truth = None if case.file else pairs.truth(case.scene, case.prompt, result.frames)
         tools, device = self.task.tools, str(self.backbone.device)
         judging = evaluate.evaluate(source, result, case.prompt, tools, mask, truth, device)
-        events = list(judging)
-        said = [event.text for event in events if isinstance(event, Note)]
-        notes = "; ".join(dict.fromkeys((*source.notes, *result.notes, *said)))
+        remarks = [event.text for event in judging if isinstance(event, Note)]
+        notes = "; ".join(dict.fromkeys((*source.notes, *result.notes, *remarks)))
         scores = {rows.METRIC + score.metric.name: score.value for score in judging.result}
         return {"notes": notes or None, **scores}
 
     def identity(self, case: Case, seed: int) -> dict[str, Any]:
-        """What is known of a row before it is made: `key` says which it is, and `stamp` is a hash
-        of all that its numbers depend on."""
+        """The columns of a row that are known before it is made. `key` identifies the row, and
+        `stamp` is a hash of everything that its numbers depend on."""
         task, variant = self.task, self.variant
-        told: dict[str, Any] = {
+        row: dict[str, Any] = {
             "suite": task.suite,
             "clip": case.clip,
             "group": case.group,
@@ -234,7 +235,7 @@ class _Making:
         if variant.needs_model:
             own = self.backbone.defaults
             scale = variant.guidance_scale
-            told |= {
+            row |= {
                 "config": json.dumps(manifest.plain(variant.config)),
                 "fingerprint": self.backbone.fingerprint,
                 "device": str(self.backbone.device),
@@ -242,20 +243,18 @@ class _Making:
                 "guidance_scale": own.guidance_scale if scale is None else scale,
             }
             if variant.mask is not None:
-                told["mask"] = variant.mask
+                row["mask"] = variant.mask
         settings = _changed(task.settings) if variant.needs_model else {}
         parts = [*self._files(case, seed), task.tools, task.backbone]
-        told |= {
-            "key": rows.key(
-                [told[name] for name in ("suite", "clip", "prompt", "variant", "seed")]
-            ),
-            "stamp": rows.key([told, *parts, settings] if settings else [told, *parts]),
+        row |= {
+            "key": rows.key([row[name] for name in ("suite", "clip", "prompt", "variant", "seed")]),
+            "stamp": rows.key([row, *parts, settings] if settings else [row, *parts]),
             "settings": json.dumps(settings) if settings else None,
         }
-        return dict.fromkeys(rows.COLUMNS) | told
+        return dict.fromkeys(rows.COLUMNS) | row
 
     def _files(self, case: Case, seed: int) -> list[str | None]:
-        """Hashes of the pixels and files that a row depends on; None for what is not there."""
+        """Hashes of the pixels and files that a row depends on; None for a missing one."""
         pixels = None if self.clip is None else manifest.frames_hash(self.clip)
         mask = None if case.mask is None else manifest.file_hash(case.mask)
         if self.variant.method != "external":
@@ -265,7 +264,7 @@ class _Making:
 
 
 def _changed(settings: Settings) -> dict[str, Any]:
-    """Those settings of the model that are not the default and that numbers depend on."""
+    """The settings of the model that differ from the default and that numbers depend on."""
     default = Settings()
     return {
         name: value
@@ -275,8 +274,8 @@ def _changed(settings: Settings) -> dict[str, Any]:
 
 
 def _external(variant: Variant, case: Case, seed: int) -> Path | None:
-    """CLIP-PROMPT, as `recast transfer` names its folders, perhaps followed by -seed-N: a clip, or
-    a folder with video.mp4. None if there is neither."""
+    """The file of another system's result: CLIP-PROMPT, as `recast transfer` names its folders,
+    optionally followed by -seed-N; a clip, or a folder with video.mp4. None if there is neither."""
     assert variant.folder is not None
     for name in (f"{_stem(case)}-seed-{seed}", _stem(case)):
         for path in (
@@ -294,25 +293,25 @@ def _stem(case: Case) -> str:
 
 @contextmanager
 def _peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
-    """Watches memory while the body runs; then the function gives the peak in MB: of the GPU where
-    there is one, else of the whole process, looked at twenty times a second."""
+    """Watch memory while the body runs; the function then gives the peak in MB: of the GPU where
+    there is one, else of the whole process, sampled twenty times a second."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
         return
-    process, stop, seen = psutil.Process(), threading.Event(), [0]
+    process, stop, highest = psutil.Process(), threading.Event(), [0]
 
-    def look() -> None:
+    def sample() -> None:
         while True:
-            seen.append(max(seen.pop(), process.memory_info().rss))
+            highest.append(max(highest.pop(), process.memory_info().rss))
             if stop.wait(0.05):
                 return
 
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=sample, daemon=True)
     watcher.start()
 
     def peak() -> float:
-        return round(seen[0] / 1e6, 1)
+        return round(highest[0] / 1e6, 1)
 
     try:
         yield peak
@@ -321,6 +320,6 @@ def _peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
         watcher.join()
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, RecastError) else f"{type(error).__name__}: {text}"

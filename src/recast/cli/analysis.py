@@ -1,4 +1,4 @@
-"""`recast analyze`: what a model's features hold."""
+"""`recast analyze`: what the features of a model contain."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ _SHOWN = 4
 @dataclass(frozen=True, kw_only=True)
 class _Probe:
     backbone: str = "shapes"
-    """Model to look into: an alias, a folder, or a hub id."""
+    """The model to analyze: an alias, a folder, or a hub id."""
     config: ProbeConfig = field(default_factory=ProbeConfig)
     settings: Settings = field(default_factory=Settings)
     json: bool = False
@@ -40,11 +40,11 @@ class _Probe:
 @dataclass(frozen=True, kw_only=True)
 class _Retrieve:
     backbone: str = "shapes"
-    """Model to look into: an alias, a folder, or a hub id."""
+    """The model to analyze: an alias, a folder, or a hub id."""
     config: RetrievalConfig = field(default_factory=RetrievalConfig)
     settings: Settings = field(default_factory=Settings)
     out: Path | None = None
-    """A .png that shows some clips' frames, and below them what was found for each."""
+    """A .png that shows frames of some clips, and below each the frame that was found for it."""
     json: bool = False
     """Print the numbers as JSON."""
 
@@ -52,19 +52,19 @@ class _Retrieve:
 @dataclass(frozen=True, kw_only=True)
 class _InvertFeatures:
     clip: Annotated[Path | None, tyro.conf.Positional] = None
-    """The clip whose features are rebuilt; without it held-out scenes of the shapes world."""
+    """The clip to rebuild from its features; without it held-out scenes of the shapes world."""
     prompt: str = "a video"
-    """General, so that what comes back comes from the features."""
+    """A general prompt, so that what the result shows comes from the features."""
     clips: int = 12
-    """How many scenes of the shapes world, where no clip is given."""
+    """Number of scenes of the shapes world, where no clip is given."""
     seeds: int = 3
-    """Results for each clip, each from a noise of its own."""
+    """Number of results for each clip, each from a different noise."""
     backbone: str = "shapes"
-    """Model to look into: an alias, a folder, or a hub id."""
+    """The model to analyze: an alias, a folder, or a hub id."""
     out: Path = Path("out") / "invert-features"
-    """Folder for the clips and the report; what is there already is not made again."""
+    """Folder for the clips and the report; results that exist there are not made again."""
     threads: int = 1
-    """CPU threads; other numbers round differently."""
+    """Number of CPU threads; other numbers round differently."""
     ray: str | None = None
     """Run on Ray, as `recast bench --ray` does."""
     settings: Settings = field(default_factory=Settings)
@@ -72,24 +72,24 @@ class _InvertFeatures:
 
 def probe(argv: list[str], command: str, about: str) -> None:
     """Print R² for every role and noise level."""
-    asked = flags.parse(_Probe, _Probe(), argv, command, about)
-    rows = show(probed(memory_estimate.load(asked.backbone, asked.settings), asked.config))
-    if asked.json:
+    call = flags.parse(_Probe, _Probe(), argv, command, about)
+    rows = show(probed(memory_estimate.load(call.backbone, call.settings), call.config))
+    if call.json:
         say(json.dumps([dataclasses.asdict(row) for row in rows]))
     else:
-        say(_table(asked.config.levels, rows))
+        say(_table(call.config.levels, rows))
 
 
 def retrieve(argv: list[str], command: str, about: str) -> None:
-    """Print how near the subjects of retrieved frames are."""
-    asked = flags.parse(_Retrieve, _Retrieve(), argv, command, about)
-    backbone = memory_estimate.load(asked.backbone, asked.settings)
-    found: list[Retrieved] = show(retrieved(backbone, asked.config))
-    if asked.out is not None:
+    """Print how close the subjects of the retrieved frames are to those of the queries."""
+    call = flags.parse(_Retrieve, _Retrieve(), argv, command, about)
+    backbone = memory_estimate.load(call.backbone, call.settings)
+    found: list[Retrieved] = show(retrieved(backbone, call.config))
+    if call.out is not None:
         nearest = min(found, key=lambda one: one.distance)
-        scenes = list(islice(moving(backbone.defaults.frames), asked.config.clips))
-        save_png(contact_sheet(_matches(nearest, scenes)), asked.out)
-    if asked.json:
+        scenes = list(islice(moving(backbone.defaults.frames), call.config.clips))
+        save_png(contact_sheet(_matches(nearest, scenes)), call.out)
+    if call.json:
         kept = ("role", "level", "distance", "random", "best")
         say(json.dumps([{name: getattr(one, name) for name in kept} for one in found]))
     else:
@@ -102,28 +102,26 @@ def retrieve(argv: list[str], command: str, about: str) -> None:
 
 
 def invert_features(argv: list[str], command: str, about: str) -> None:
-    """Run the suite of feature inversion, and print where its report is."""
+    """Run the suite of feature inversion and print the path of its report."""
     with missing_extra("bench"):
         from recast.analysis import feature_inversion
         from recast.bench import runner
     argv = flags.local_ray(argv)
-    asked = flags.parse(_InvertFeatures, _InvertFeatures(), argv, command, about)
-    told = feature_inversion.suite(
-        asked.clip, asked.prompt, asked.clips, asked.seeds, asked.backbone
-    )
+    call = flags.parse(_InvertFeatures, _InvertFeatures(), argv, command, about)
+    told = feature_inversion.suite(call.clip, call.prompt, call.clips, call.seeds, call.backbone)
     config = runner.BenchConfig(
         suite=told.name,
-        out=asked.out,
-        threads=asked.threads,
-        ray=asked.ray,
-        settings=asked.settings,
+        out=call.out,
+        threads=call.threads,
+        ray=call.ray,
+        settings=call.settings,
     )
     outcome: runner.Outcome = show(runner.bench(config, told))
     say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")
 
 
 def _matches(found: Retrieved, scenes: list[world.Scene]) -> list[tuple[str, Video]]:
-    """The frames of some clips, and below each row the frames that were found for them."""
+    """Rows of frames of some clips, and below each row the frames that were found for them."""
     rendered = [world.render(scene) for scene in scenes]
     rows = []
     clips = list(dict.fromkeys(match.clip for match in found.matches))

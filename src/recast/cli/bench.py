@@ -12,16 +12,16 @@ _MISSING: Any = tyro.MISSING
 
 
 def bench(argv: list[str], command: str, about: str) -> None:
-    """Run what is missing of a suite, and print where the report is."""
+    """Make the missing rows of a suite and print the path of its report."""
     with missing_extra("bench"):
         from recast.bench import runner, suite
     default = runner.BenchConfig(suite=_MISSING)
     about = f"{about} Suites: {', '.join(suite.names())}."
-    asked = flags.parse(runner.BenchConfig, default, flags.local_ray(argv), command, about)
-    outcome: runner.Outcome = show(runner.bench(asked))
+    call = flags.parse(runner.BenchConfig, default, flags.local_ray(argv), command, about)
+    outcome: runner.Outcome = show(runner.bench(call))
     say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")
     if outcome.failed or outcome.missing:
         raise RunFailed(
-            f"{outcome.failed} rows failed and {outcome.missing} were lost; the same command again "
-            "runs them again"
+            f"{outcome.failed} rows failed and {outcome.missing} were lost; run the same command "
+            "again to make them"
         )

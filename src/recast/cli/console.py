@@ -1,8 +1,10 @@
 """What the terminal shows: a bar for each stage, notes and errors on stderr, answers on stdout.
 
-Draws events and decides nothing.
+Draws events and decides nothing. The library names fields in backticks, such as `frames` or
+`offload=networks`; here they become the flags that set them.
 """
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -33,12 +35,23 @@ def say(text: str) -> None:
 
 def complain(text: str) -> None:
     """One line on stderr, whatever line breaks the text has."""
-    sys.stderr.write(f"recast: {' '.join(text.split())}\n")
+    sys.stderr.write(f"recast: {' '.join(with_flags(text).split())}\n")
+
+
+def with_flags(text: str) -> str:
+    """The text, with every field in backticks written as its flag: `window` as --window,
+    `offload=networks` as --offload networks, `vae_tiling=True` as --vae-tiling."""
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1].replace("_", "-"), match[2]
+        return f"--{name}" if value in (None, "True") else f"--{name} {value}"
+
+    return re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", flag, text)
 
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """On a terminal, show that something goes on whose end is not known."""
+    """On a terminal, show that work goes on whose end is not known."""
     with Console(stderr=True).status(text):
         yield
 
@@ -53,7 +66,7 @@ def show(work: Job[T]) -> T:
                 case Step():
                     bars.step(event)
                 case Note():
-                    console.print(f"note: {event.text}", markup=False)
+                    console.print(f"note: {with_flags(event.text)}", markup=False)
 
         return work.run(draw)
 

@@ -1,8 +1,8 @@
-"""From a command line to a config: tyro on our dataclasses, every mistake one line.
+"""From a command line to a config: tyro on our dataclasses, every mistake in one line.
 
-tyro reads types, defaults and help from the dataclasses. What it does not offer stands here: the
-nearest names for an unknown flag, one line in place of a box, and a method's settings beside those
-of the run under one roof.
+tyro reads types, defaults and help from the dataclasses. This module adds what tyro does not offer:
+the nearest names for an unknown flag, errors of one line instead of a box, and the settings of a
+method as flags beside those of the run.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
 def parse(kind: Any, default: Any, argv: Sequence[str], command: str, description: str = "") -> Any:
     """An instance of `kind` (a dataclass, with its parameters) from flags that start at `default`.
 
-    Prints help and raises SystemExit(0) if asked to. Raises `BadCall` for anything that is wrong.
+    Prints help and raises SystemExit(0) if asked to. Raises `BadCall` for every mistake.
     """
     if not asks_help(argv):
         _check_known(argv, default)
-    shown = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(shown):
+        with contextlib.redirect_stderr(message):
             return tyro.cli(
                 kind,
                 prog=command,
@@ -41,43 +41,44 @@ def parse(kind: Any, default: Any, argv: Sequence[str], command: str, descriptio
     except SystemExit as end:
         if not end.code:
             raise
-        raise BadCall(_one_line(shown.getvalue(), command)) from None
+        raise BadCall(_one_line(message.getvalue(), command)) from None
 
 
 def asks_help(argv: Sequence[str]) -> bool:
-    """Whether help is asked for."""
+    """Whether the command line asks for help."""
     return bool({"-h", "--help"} & set(argv))
 
 
 def value_of(flag: str, argv: Sequence[str]) -> str | None:
-    """What a flag is given in argv, before there is a parser; the last one counts."""
-    found = None
+    """The value of a flag in argv, read before there is a parser; the last one counts."""
+    value = None
     for index, word in enumerate(argv):
         if word == flag and index + 1 < len(argv):
-            found = argv[index + 1]
+            value = argv[index + 1]
         elif word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
-    return found
+            value = word.partition("=")[2]
+    return value
 
 
-def without(config: Any, taken: set[str]) -> tuple[type, Any]:
-    """A class like the config's own, and an instance, whose fields of these names are no flags.
+def without(config: Any, names: set[str]) -> tuple[type, Any]:
+    """A class like the config's own and an instance of it, in which fields of these names are not
+    flags.
 
-    A method may have a setting that the run has too; one flag then means the run's.
+    Where a method and the run have a setting of the same name, the flag means the run's.
     """
     kind = type(config)
     hints = get_type_hints(kind)
     hidden = [
         (f.name, Annotated[hints[f.name], tyro.conf.Suppress], dataclasses.field(default=f.default))
         for f in dataclasses.fields(kind)
-        if f.name in taken
+        if f.name in names
     ]
     if not hidden:
         return kind, config
-    shown = dataclasses.make_dataclass(
+    visible = dataclasses.make_dataclass(
         kind.__name__, hidden, bases=(kind,), frozen=True, kw_only=True
     )
-    return shown, shown(**_values(config))
+    return visible, visible(**_values(config))
 
 
 def restored(config: Any, kind: type[T]) -> T:
@@ -86,15 +87,15 @@ def restored(config: Any, kind: type[T]) -> T:
 
 
 def own_names(default: Any, but: Any = None) -> set[str]:
-    """The names of a config's fields that turn into flags, nested ones included, without `but`."""
-    found = set()
+    """The names of a config's fields that become flags, including nested ones but not `but`."""
+    names = set()
     for field in dataclasses.fields(default):
         value = getattr(default, field.name)
         if dataclasses.is_dataclass(value):
-            found |= set() if value is but else own_names(value, but)
+            names |= set() if value is but else own_names(value, but)
         else:
-            found.add(field.name)
-    return found
+            names.add(field.name)
+    return names
 
 
 def _values(config: Any) -> dict[str, Any]:
@@ -112,14 +113,14 @@ def _check_known(argv: Sequence[str], default: Any) -> None:
     for word in argv:
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in known:
-            offered = {name for name in known if not name.startswith("--no-")}
-            raise UnknownName("flag", flag, offered)
+            choices = {name for name in known if not name.startswith("--no-")}
+            raise UnknownName("flag", flag, choices)
 
 
 def _one_line(box: str, command: str) -> str:
-    """tyro's message without its frame, its title, and the repetition of the help."""
+    """tyro's message without its frame, its title and the help that it repeats."""
     lines = [re.sub(r"^[│ ] |│$", "", line).rstrip() for line in box.splitlines()[1:]]
-    # Rules part the title (where letters must be ASCII), the message and the help.
+    # Rules separate the title (where letters must be ASCII), the message and the help.
     rules = [index for index, line in enumerate(lines) if re.fullmatch(r" ?[─-]{4,}", line)]
     first = 1 if rules[:1] == [0] else 0
     body = lines[first : next((rule for rule in rules if rule >= first), len(lines))]
@@ -128,9 +129,9 @@ def _one_line(box: str, command: str) -> str:
         r"Error parsing (\S+): no type matching \{None\}\|(\S+) .* from \[(.+?)\]", text
     )
     if text.startswith("Missing from"):
-        # What is missing stands indented below that line, and its help still deeper.
+        # Missing arguments are indented below that line, and their help is indented further.
         names = [line.strip() for line in body if re.match(r" {4}\S", line)]
-        text = f"{', '.join(names)} missing"
+        text = f"missing: {', '.join(names)}"
     elif wrong:
         text = f"{wrong[1]} takes {wrong[2]}, got {wrong[3]}"
     elif text[1:2].islower():
@@ -139,7 +140,7 @@ def _one_line(box: str, command: str) -> str:
 
 
 def local_ray(argv: list[str]) -> list[str]:
-    """`--ray` alone means a cluster on this machine."""
+    """The command line, where `--ray` without a value means a cluster on this machine."""
     words = []
     for word, following in zip(argv, [*argv[1:], "--"], strict=True):
         words += [word, "local"] if word == "--ray" and following.startswith("--") else [word]

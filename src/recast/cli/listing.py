@@ -10,10 +10,11 @@ import tyro
 from recast import registry
 from recast.backbones.base import Settings
 from recast.cli import flags
-from recast.cli.console import say, waiting
+from recast.cli.console import say, waiting, with_flags
 from recast.errors import BadCall, BadMotion
-from recast.pipeline import default_method, model_loading
 from recast.pipeline import doctor as doctors
+from recast.pipeline import method_presets, model_loading
+from recast.pipeline.default_method import default_method
 from recast.pipeline.motion_cache import Entry, MotionCache, parse_size, sizes
 
 
@@ -25,46 +26,46 @@ class _NoFlags:
 @dataclass(frozen=True, kw_only=True)
 class _Prune:
     keep: str = ""
-    """How much may stay, such as 500MB; 0 removes all; without it what RECAST_STORE_CAP allows."""
+    """How much to keep, such as 500MB; 0 removes all; without it what RECAST_STORE_CAP allows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Doctor:
     backbone: str | None = None
     """Predict the memory that a run of this model takes, before it is downloaded or loaded: a name
-    that `recast backbones` lists, a folder, or a hub id. Counted are weights and activations, with
-    fused attention; not what kernels need for themselves and allocators keep besides, nor a text
-    encoder's activations or a method's own loss. --gradient-checkpointing and --offload are told
-    both ways."""
+    that `recast backbones` lists, a folder, or a hub id. The prediction counts weights and
+    activations, with fused attention. It does not count the workspaces of kernels, what an
+    allocator reserves, the activations of text encoders or a method's own loss. It covers runs with
+    and without --gradient-checkpointing, and every --offload."""
     method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A method whose guided steps are predicted, by its default preset; may be given several
-    times. Without it the one that a run without --method takes."""
+    """A method whose guided steps are predicted, with its default preset; may be given several
+    times. Without it the method of a run without --method."""
     frames: int | None = None
     """Frames of the clip; without it the model's own."""
     height: int | None = None
-    """Its height; without it the model's own."""
+    """Height of the clip in pixels; without it the model's own."""
     width: int | None = None
-    """Its width; without it the model's own."""
+    """Width of the clip in pixels; without it the model's own."""
     memory: str = ""
-    """How much memory the device has, such as 24GB, in place of this machine's; with --device cuda
-    it need not be here."""
+    """Memory of the device, such as 24GB, in place of this machine's. With --device cuda, this
+    machine needs no GPU."""
     settings: Settings = field(default_factory=Settings)
     """How the model is loaded and run."""
 
 
 def methods(argv: list[str], command: str, about: str) -> None:
-    """Every method with its presets."""
+    """Print every method with its presets."""
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
     rows = []
     for name in registry.names("methods"):
-        first, *others = model_loading.presets(name)
-        rows.append((name, _first_line(model_loading.method_module(name).__doc__)))
+        first, *others = method_presets.presets(name)
+        rows.append((name, _first_line(method_presets.method_module(name).__doc__)))
         rows.append(("", f"presets: {', '.join([f'{first} (default)', *others])}"))
     _table(rows)
 
 
 def backbones(argv: list[str], command: str, about: str) -> None:
-    """Every alias with where it leads."""
+    """Print every alias with the folder or hub id that it stands for."""
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
     rows = []
     for alias, name in model_loading.aliases().items():
@@ -75,29 +76,29 @@ def backbones(argv: list[str], command: str, about: str) -> None:
 
 
 def doctor(argv: list[str], command: str, about: str) -> None:
-    """What this machine offers, or what a run of a model would take."""
-    asked = flags.parse(_Doctor, _Doctor(), argv, command, about)
-    if asked.backbone is None:
+    """Print what this machine offers, or the memory that a run of a model would take."""
+    call = flags.parse(_Doctor, _Doctor(), argv, command, about)
+    if call.backbone is None:
         if argv:
-            raise BadCall(f"{argv[0]} is about a model; name it by --backbone")
-        with waiting("looking around"):
+            raise BadCall(f"{argv[0]} needs a model; name it by `backbone`")
+        with waiting("examining this machine"):
             rows = list(doctors.report())
         _table(rows)
         return
-    with waiting(f"counting what {asked.backbone} takes"):
+    with waiting(f"predicting the memory of {call.backbone}"):
         told = doctors.predicted(
-            asked.backbone,
-            asked.settings,
-            asked.method or (default_method.for_name(asked.backbone),),
-            size=(asked.frames, asked.height, asked.width),
-            memory=parse_size(asked.memory) if asked.memory else None,
+            call.backbone,
+            call.settings,
+            call.method or (default_method(call.backbone),),
+            size=(call.frames, call.height, call.width),
+            memory=parse_size(call.memory) if call.memory else None,
         )
         rows = list(told)
     _table(rows)
 
 
 def store_ls(argv: list[str], command: str, about: str) -> None:
-    """The entries, the most recently used first."""
+    """Print the entries, the most recently used first."""
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
     store = MotionCache.default()
     entries = store.entries()
@@ -107,7 +108,7 @@ def store_ls(argv: list[str], command: str, about: str) -> None:
 
 
 def store_prune(argv: list[str], command: str, about: str) -> None:
-    """Remove entries down to a size."""
+    """Remove entries until the store has a given size."""
     parsed = flags.parse(_Prune, _Prune(), argv, command, about)
     store = MotionCache.default()
     removed = store.prune(parse_size(parsed.keep) if parsed.keep else None)
@@ -127,7 +128,7 @@ def _described(entry: Entry) -> str:
 def _table(rows: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
-        say(f"{name:<{width}}  {text}")
+        say(f"{name:<{width}}  {with_flags(text)}")
 
 
 def _first_line(text: str | None) -> str:

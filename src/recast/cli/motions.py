@@ -1,4 +1,4 @@
-"""`recast mix` and `inspect`: motion files among themselves."""
+"""`recast mix` and `inspect`: commands about motion files alone."""
 
 import base64
 import json
@@ -15,12 +15,12 @@ from recast.cli.console import say
 from recast.errors import BadCall, BadMotion
 from recast.media.atomic_files import atomic
 from recast.motions.motion import Motion
-from recast.pipeline import source_clip
+from recast.pipeline.source_clip import MOTION_SUFFIX
 
 _MISSING: Any = tyro.MISSING
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40
-"""Bars of a loss curve, each the mean of as many losses."""
+"""Number of bars in a loss curve; each is the mean of equally many losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class _Mix:
     motions: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MOTION...")]
     """Motion files of one method on one model."""
     weights: tuple[float, ...] = ()
-    """One for each: 1 1 adds two motions, 0.3 0.7 interpolates; without it each counts the same
-    share."""
-    out: Path = Path(f"mix{source_clip.MOTION}")
+    """One weight for each motion: 1 1 adds two motions, 0.3 0.7 interpolates; without it all
+    weights are equal and sum to 1."""
+    out: Path = Path(f"mix{MOTION_SUFFIX}")
     """The motion file to write."""
 
 
@@ -39,47 +39,49 @@ class _Inspect:
     motion: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MOTION")]
     """A motion file."""
     json: bool = False
-    """Print all its metadata as JSON."""
+    """Print all metadata of the motion as JSON."""
     preview: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
-    """Write the middle frame of its clip, small, to this file too."""
+    """Also write the middle frame of the motion's clip, small, to this file."""
 
 
 def mix(argv: list[str], command: str, about: str) -> None:
     """Write the weighted sum of motions."""
-    asked: _Mix = flags.parse(_Mix, _Mix(motions=()), argv, command, about)
-    if len(asked.motions) < 2:
-        raise BadCall("a mix takes at least 2 motion files")
-    if asked.out.suffix != source_clip.MOTION:
-        raise BadCall(f"--out {asked.out}: the name of a motion file ends in {source_clip.MOTION}")
-    weights = asked.weights or (1 / len(asked.motions),) * len(asked.motions)
-    motions = [Motion.load(path) for path in asked.motions]
-    say(str(api.mix(motions, weights).save(asked.out)))
+    call: _Mix = flags.parse(_Mix, _Mix(motions=()), argv, command, about)
+    if len(call.motions) < 2:
+        raise BadCall("a mix needs at least 2 motion files")
+    if call.out.suffix != MOTION_SUFFIX:
+        raise BadCall(f"`out` is {call.out}; the name of a motion file must end in {MOTION_SUFFIX}")
+    weights = call.weights or (1 / len(call.motions),) * len(call.motions)
+    motions = [Motion.load(path) for path in call.motions]
+    say(str(api.mix(motions, weights).save(call.out)))
 
 
 def inspect(argv: list[str], command: str, about: str) -> None:
     """Print what a motion file holds."""
-    asked: _Inspect = flags.parse(_Inspect, _Inspect(motion=_MISSING), argv, command, about)
-    motion = Motion.load(asked.motion)
-    if asked.preview is not None:
-        _write_preview(motion, asked.preview)
-    if asked.json:
+    call: _Inspect = flags.parse(_Inspect, _Inspect(motion=_MISSING), argv, command, about)
+    motion = Motion.load(call.motion)
+    if call.preview is not None:
+        _write_preview(motion, call.preview)
+    if call.json:
         say(json.dumps({"method": motion.method, "backbone": motion.backbone, **motion.metadata}))
         return
-    rows = _told(motion, asked.motion.stat().st_size)
+    rows = _rows(motion, call.motion.stat().st_size)
     width = max(len(name) for name, _ in rows)
     say("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
 
 
 def _write_preview(motion: Motion, path: Path) -> None:
     if path.suffix.lower() != ".png":
-        raise BadCall(f"--preview {path}: the name of the picture ends in .png")
+        raise BadCall(f"`preview` is {path}; the name of the picture must end in .png")
     if "preview" not in motion.metadata:
-        raise BadMotion("this motion file is of a version that kept no preview; learn it again")
+        raise BadMotion(
+            "this motion file was made by a version that saved no preview; learn it again"
+        )
     with atomic(path) as temporary:
         temporary.write_bytes(base64.b64decode(motion.metadata["preview"]))
 
 
-def _told(motion: Motion, size: int) -> list[tuple[str, str]]:
+def _rows(motion: Motion, size: int) -> list[tuple[str, str]]:
     known, clip = motion.metadata, motion.metadata.get("clip", {})
     rows = [
         ("method", motion.method),
@@ -105,7 +107,8 @@ def _told(motion: Motion, size: int) -> list[tuple[str, str]]:
 
 
 def _curve(losses: list[float]) -> str:
-    """The losses as bars between their least and greatest mean, and the first and last mean."""
+    """The losses as a bar chart of means, scaled from the lowest to the highest, and the first and
+    last mean."""
     count = min(_WIDTH, len(losses))
     edges = [index * len(losses) // count for index in range(count + 1)]
     means = [sum(losses[start:end]) / (end - start) for start, end in pairwise(edges)]

@@ -1,4 +1,4 @@
-"""`recast shapes`: clips of the embedded world, and the training of the models that ship."""
+"""`recast shapes`: clips of the shapes world, and the training of the models that ship."""
 
 import json
 from dataclasses import dataclass
@@ -20,25 +20,26 @@ from recast.shapes.describe import described
 @dataclass(frozen=True, kw_only=True)
 class _Render:
     seed: int = world.HELD_OUT.start
-    """Which scene; the models that ship never saw those from 9000000 on."""
+    """Number of the scene. The shipped models were not trained on scenes from 9000000 on."""
     caption: str = ""
-    """What the scene shows instead, such as "a red circle on a navy background" or "a star moving
-    in a circle"; what it leaves out is the seed's."""
+    """What the scene shows, such as "a red circle on a navy background" or "a star moving in a
+    circle"; everything that the caption leaves out comes from the seed."""
     out: Path = Path("shapes.mp4")
-    """The clip to write: .mp4, .gif, or a folder. Beside it a .json tells caption and truth."""
+    """The clip to write: .mp4, .gif, or a folder. A .json file beside it holds caption and
+    truth."""
 
 
 def render(argv: list[str], command: str, about: str) -> None:
     """Write a clip and its truth."""
-    asked = flags.parse(_Render, _Render(), argv, command, about)
-    if asked.seed < 0:
-        raise BadCall(f"--seed is a whole number from 0 on, got {asked.seed}")
-    scene = described(asked.caption, asked.seed)
-    clip = Video(world.render(scene), world.FPS).save(asked.out)
-    told = asked.out.with_suffix(".json")
-    with atomic(told) as temporary:
-        temporary.write_text(json.dumps(_truth(scene, asked.seed), indent=1) + "\n")
-    say(f"{clip}\n{told}")
+    call = flags.parse(_Render, _Render(), argv, command, about)
+    if call.seed < 0:
+        raise BadCall(f"`seed` must be a whole number of at least 0, got {call.seed}")
+    scene = described(call.caption, call.seed)
+    clip = Video(world.render(scene), world.FPS).save(call.out)
+    truth = call.out.with_suffix(".json")
+    with atomic(truth) as temporary:
+        temporary.write_text(json.dumps(_truth(scene, call.seed), indent=1) + "\n")
+    say(f"{clip}\n{truth}")
 
 
 def train(argv: list[str], command: str, about: str) -> None:
@@ -51,7 +52,7 @@ def train(argv: list[str], command: str, about: str) -> None:
 
 
 def _truth(scene: world.Scene, seed: int) -> dict[str, Any]:
-    """What a reader of the clip may want to know of every frame, in pixels and radians."""
+    """The exact truth of every frame, in pixels and radians."""
     truth = world.truth(scene)
     listed = {
         name: np.round(getattr(truth, name), 4).tolist()

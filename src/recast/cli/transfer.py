@@ -4,26 +4,19 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import tyro
 
-from recast import api
 from recast.cli import flags
-from recast.cli.console import complain, say, show, waiting
+from recast.cli.console import complain, say, show
 from recast.media.video import Video
 from recast.motions.motion import Motion
-from recast.pipeline import (
-    default_method,
-    manifest,
-    model_loading,
-    output_folder,
-    recipes,
-    run,
-    source_clip,
-)
+from recast.pipeline import manifest, method_presets, output_folder, recipes, run
 from recast.pipeline.config import DEFAULT_BACKBONE, LearnConfig, RunConfig
+from recast.pipeline.default_method import AUTO, default_method
 from recast.pipeline.run import RunOutput
+from recast.pipeline.source_clip import MOTION_SUFFIX
 from recast.shapes import world
 
 C = TypeVar("C")
@@ -36,7 +29,7 @@ class _Transfer(Generic[C]):
     preset: str
     """Named settings of the method to start from; single flags change them."""
     json: bool = False
-    """Print the manifest on stdout, and nothing else there."""
+    """Print the manifest as JSON, and nothing else, on stdout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,65 +41,74 @@ class _Learn(Generic[C]):
 
 def transfer(argv: list[str], command: str, about: str) -> None:
     """`recast transfer CLIP PROMPT`."""
-    method, preset, config = _chosen(argv)
+    start = _starting_point(argv)
     default: RunConfig[Any] = RunConfig(
-        clip=_MISSING, prompt=_MISSING, method=method, config=config
+        clip=_MISSING, prompt=_MISSING, method=start.method, config=start.config
     )
-    _run(_Transfer(run=default, preset=preset), argv, command, about)
+    _run(_Transfer(run=default, preset=start.preset), argv, command, about)
 
 
 def learn(argv: list[str], command: str, about: str) -> None:
     """`recast learn CLIP`."""
-    method, preset, config = _chosen(argv)
-    default: LearnConfig[Any] = LearnConfig(clip=_MISSING, method=method, config=config)
-    parsed = _parsed(_Learn(run=default, preset=preset), argv, command, about)
+    start = _starting_point(argv)
+    default: LearnConfig[Any] = LearnConfig(clip=_MISSING, method=start.method, config=start.config)
+    parsed = _parse(_Learn(run=default, preset=start.preset), argv, command, about)
     say(str(show(run.learn(parsed.run))))
 
 
 def demo(argv: list[str], command: str, about: str) -> None:
-    """`recast demo`: the recipe, with the clip rendered first."""
-    recipe = recipes.demo()
-    method, preset, config = _chosen(argv)
+    """`recast demo`: the recipe, whose clip is rendered first."""
+    recipe, start = recipes.demo(), _starting_point(argv)
     out = Path(flags.value_of("--out", argv) or recipes.DEMO)
     clip = out / output_folder.SOURCE
-    default = dataclasses.replace(recipe, method=method, config=config, out=out, clip=clip)
+    default = dataclasses.replace(
+        recipe, method=start.method, config=start.config, out=out, clip=clip
+    )
 
     def render(config: RunConfig[Any]) -> None:
         if config.clip == clip:
             output_folder.check_replaceable(out, clip)
             Video(world.render(world.sample(recipes.SEED)), world.FPS).save(clip)
 
-    made = _run(_Transfer(run=default, preset=preset), argv, command, about, render)
-    complain(f"look at {made.folder / output_folder.PAIR} and {made.folder / output_folder.SHEET}")
+    output = _run(_Transfer(run=default, preset=start.preset), argv, command, about, render)
+    complain(
+        f"look at {output.folder / output_folder.PAIR} and {output.folder / output_folder.SHEET}"
+    )
 
 
-def _chosen(argv: list[str]) -> tuple[str, str, Any]:
+class _StartingPoint(NamedTuple):
+    """What the flags of a call change."""
+
+    method: str
+    preset: str
+    config: Any
+
+
+def _starting_point(argv: list[str]) -> _StartingPoint:
     """Method, preset and config that the flags start from: those of the motion file if there is
     one, unless --preset or another --method says otherwise. Raises `UnknownName`."""
-    method, preset = (
-        flags.value_of("--method", argv) or default_method.AUTO,
-        flags.value_of("--preset", argv),
-    )
-    given = _motion_in(argv)
-    if given is not None and method == default_method.AUTO:
-        method = given.method
-    if given is not None and not preset and method == given.method:
-        return method, "of the motion file", api.config_of(given)
-    if method == default_method.AUTO:
-        backbone = flags.value_of("--backbone", argv) or DEFAULT_BACKBONE
-        with waiting(f"looking up {backbone}"):
-            method = default_method.for_name(backbone)
-    preset = preset or next(iter(model_loading.presets(method)))
-    return method, preset, model_loading.preset(method, preset)
+    method, preset = flags.value_of("--method", argv) or AUTO, flags.value_of("--preset", argv)
+    motion = _motion_file(argv)
+    if motion is not None and method == AUTO:
+        method = motion.method
+    if motion is not None and not preset and method == motion.method:
+        config = method_presets.config_of_motion(motion)
+        return _StartingPoint(method, "of the motion file", config)
+    if method == AUTO:
+        method = default_method(flags.value_of("--backbone", argv) or DEFAULT_BACKBONE)
+    preset = preset or next(iter(method_presets.presets(method)))
+    return _StartingPoint(method, preset, method_presets.preset(method, preset))
 
 
-def _motion_in(argv: list[str]) -> Motion | None:
-    """The motion file among the arguments, leaving aside what is written."""
+def _motion_file(argv: list[str]) -> Motion | None:
+    """The motion file among the arguments, apart from the one to be written."""
     out = flags.value_of("--out", argv)
-    found = [
-        w for w in argv if w.endswith(source_clip.MOTION) and w != out and not w.startswith("--")
+    files = [
+        word
+        for word in argv
+        if word.endswith(MOTION_SUFFIX) and word != out and not word.startswith("--")
     ]
-    return Motion.load(found[0]) if found and Path(found[0]).is_file() else None
+    return Motion.load(files[0]) if files and Path(files[0]).is_file() else None
 
 
 def _run(
@@ -116,25 +118,25 @@ def _run(
     about: str,
     prepare: Callable[[RunConfig[Any]], None] = lambda config: None,
 ) -> RunOutput:
-    """Parse the flags, run, and tell on stdout what was made."""
-    parsed = _parsed(default, argv, command, about)
+    """Parse the flags, run, and say on stdout what was written."""
+    parsed = _parse(default, argv, command, about)
     prepare(parsed.run)
-    result: RunOutput = show(run.run(parsed.run))
-    say(manifest.text(result.manifest) if parsed.json else "\n".join(map(str, result.videos)))
-    return result
+    output = show(run.transfer(parsed.run))
+    say(manifest.text(output.manifest) if parsed.json else "\n".join(map(str, output.videos)))
+    return output
 
 
-def _parsed(default: Any, argv: list[str], command: str, about: str) -> Any:
+def _parse(default: Any, argv: list[str], command: str, about: str) -> Any:
     """A `_Transfer` or `_Learn` whose method settings are flags like all others.
 
-    Where a method has a setting that the run has too, the one flag means the run's.
+    Where a method has a setting of the same name as the run, the one flag means the run's.
     """
     config = default.run.config
-    taken = flags.own_names(default, but=config)
-    kind, shown = flags.without(config, taken)
-    start = dataclasses.replace(default, run=dataclasses.replace(default.run, config=shown))
+    names_of_run = flags.own_names(default, but=config)
+    kind, visible = flags.without(config, names_of_run)
+    start = dataclasses.replace(default, run=dataclasses.replace(default.run, config=visible))
     method = default.run.method
-    about = f"{about} Presets of {method}: {', '.join(model_loading.presets(method))}."
+    about = f"{about} Presets of {method}: {', '.join(method_presets.presets(method))}."
     parsed = flags.parse(type(default)[kind], start, argv, command, about)
     restored = flags.restored(parsed.run.config, type(config))
     chosen = dataclasses.replace(parsed.run, method=method, config=restored)

@@ -85,8 +85,8 @@ class Config:
 
 
 PRESETS = {
-    # Tuned on the shapes model (docs/results/dmt-on-shapes.md). One inversion step a level. From
-    # eq. 4's noise the camera is lost there (docs/results/methods.md).
+    # Tuned on the shapes model (docs/log/dmt-on-shapes.md). One inversion step a level. From
+    # eq. 4's noise the camera is lost there (docs/log/methods.md).
     "fast": Config(
         cells=2,
         loss="pairwise_cosine",

@@ -89,7 +89,7 @@ class Config:
 
 
 PRESETS = {
-    # Measured on the shapes model (docs/results/dreammotion.md): 60 steps are enough and 200 drift.
+    # Measured on the shapes model (docs/log/dreammotion.md): 60 steps are enough and 200 drift.
     # Uncut, the terms broke a clip now and then at a tenth of these weights.
     "fast": Config(iterations=60, spatial=1.0, temporal=1.0, limit=1.0),
     # 200 steps of SGD at DDS's scale. The paper's text gives no weights for its two terms: these

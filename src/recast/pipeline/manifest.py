@@ -1,4 +1,4 @@
-"""What is written beside every result so that it can be told, checked and made again.
+"""The record beside every result, by which it can be explained, checked and made again.
 
 Owns versions, hashes and the JSON form of configs. Knows no method and no model.
 """
@@ -8,25 +8,33 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from recast.media.video import Video
-from recast.pipeline.motion_cache import installed_version
 
 FORMAT = "recast-run-1"
 _PACKAGES = ("recast", "torch", "diffusers", "transformers", "numpy")
 
 
+def installed_version(package: str) -> str:
+    """The version of an installed package; "not installed" for one that runs from its sources."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def versions() -> dict[str, str]:
-    """What made the result: Python and the packages that change numbers."""
+    """The versions of Python and of the packages that change numbers."""
     return {"python": platform.python_version()} | {
         name: installed_version(name) for name in _PACKAGES
     }
 
 
 def plain(value: Any) -> Any:
-    """Configs and what they hold as JSON has it: objects, lists, strings, numbers."""
+    """A config and its values as JSON types: objects, lists, strings, numbers."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -37,7 +45,7 @@ def plain(value: Any) -> Any:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file, or of a folder's files with their names, in order."""
+    """The sha256 of a file, or of a folder's files with their names, in order."""
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -48,10 +56,10 @@ def file_hash(path: Path) -> str:
 
 
 def frames_hash(clip: Video) -> str:
-    """sha256 of the pixels and their shape."""
+    """The sha256 of a clip's pixels and their shape."""
     return hashlib.sha256(repr(clip.frames.shape).encode() + clip.frames.tobytes()).hexdigest()
 
 
 def text(manifest: Mapping[str, Any]) -> str:
-    """The manifest as it is written and printed."""
+    """A manifest as it is written and printed."""
     return json.dumps(manifest, indent=2, ensure_ascii=False)

@@ -26,7 +26,7 @@ from recast.networks import block_offload
 from recast.networks.feature_hooks import Tap
 from recast.networks.quantization import nbytes
 from recast.networks.tensor_memory import TensorMemory, fused
-from recast.pipeline import model_loading
+from recast.pipeline import method_presets, model_loading
 
 if TYPE_CHECKING:
     from recast.networks.meta_model import MetaModel
@@ -250,7 +250,7 @@ def _taps(
     none."""
     found, notes = {}, {}
     for name in methods:
-        roles = model_loading.configured(name, None).roles
+        roles = method_presets.configure(name).roles
         if not roles:
             notes[name] = "guides by no features: passes are all it needs"
         elif all(role in backbone.roles for role in roles):

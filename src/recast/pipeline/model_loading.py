@@ -19,116 +19,12 @@ import torch
 
 from recast import registry
 from recast.backbones.base import Backbone, Settings
-from recast.errors import BadCall, BadModel, UnknownName
-from recast.motions.method import MotionMethod
+from recast.errors import BadModel, UnknownName
 
 if TYPE_CHECKING:
     from recast.networks.meta_model import MetaModel
 
 _INDEX = "model_index.json"
-
-
-def methods() -> list[str]:
-    """The names of all methods."""
-    return registry.names("methods")
-
-
-def method_module(name: str) -> ModuleType:
-    """The file of a method. Raises `UnknownName`."""
-    return registry.load("methods", name)
-
-
-def presets(method: str) -> Mapping[str, Any]:
-    """A method's named configs; the first is the default. Raises `UnknownName`."""
-    found: Mapping[str, Any] = method_module(method).PRESETS
-    return found
-
-
-def preset(method: str, name: str | None = None) -> Any:
-    """One config of a method, its default without a name. Raises `UnknownName`."""
-    known = presets(method)
-    if name is None:
-        return next(iter(known.values()))
-    if name not in known:
-        raise UnknownName(f"preset of {method}", name, known)
-    return known[name]
-
-
-def configured(method: str, config: Any) -> MotionMethod[Any]:
-    """A method that is ready to work, with its default config for None."""
-    made: MotionMethod[Any] = method_module(method).Method(
-        preset(method) if config is None else config
-    )
-    return made
-
-
-def check_runs(method: MotionMethod[Any], backbone: Backbone) -> None:
-    """Raise `BadCall` unless the backbone has every role that the method, as configured, needs; the
-    message names the methods that run on it, if the fault is not in the settings alone."""
-    known = {*backbone.roles, *backbone.transformers}
-    trains = any(role in backbone.transformers for role in method.roles)
-    if trains and backbone.offload == "blocks":
-        raise BadCall(
-            f"{method.name} trains, and --offload blocks keeps what it would train away from the "
-            "device; use --offload networks"
-        )
-    if trains and backbone.weights != "full":
-        raise BadCall(f"{method.name} trains, and needs --weights full, not {backbone.weights}")
-    missing = [role for role in method.roles if role not in known]
-    if not missing:
-        return
-    able = [name for name in methods() if set(configured(name, None).roles) <= known]
-    ways = (
-        f"it has {_listed([*backbone.roles, *backbone.transformers])}"
-        if method.name in able
-        else f"methods that run on it: {', '.join(able)}"
-    )
-    raise BadCall(f"{backbone.name} has no role {missing[0]!r}, which {method.name} needs; {ways}")
-
-
-def check_clips(method: MotionMethod[Any], count: int) -> None:
-    """Raise `BadCall` for several clips where the method learns from one."""
-    if count > 1 and not method.takes_clips:
-        able = [name for name in methods() if configured(name, None).takes_clips]
-        raise BadCall(
-            f"{count} clips, and {method.name} learns from one; methods that take several: "
-            f"{', '.join(able)}"
-        )
-
-
-def check_described(method: MotionMethod[Any], source_prompt: str) -> None:
-    """Raise `BadCall` for a source without a prompt where the method samples under it to learn."""
-    if method.learns_by_sampling and not source_prompt.strip():
-        raise BadCall(
-            f"{method.name}, as it is configured, learns while it samples a clip like the source; "
-            "say in --source-prompt what that shows"
-        )
-
-
-def check_windows(
-    method: MotionMethod[Any], backbone: Backbone, size: tuple[int, int, int] | None
-) -> None:
-    """Raise `BadCall` for a clip of these frames, height and width that the model would see in
-    windows, and a method that needs it whole."""
-    if size is None or method.takes_windows:
-        return
-    if len(backbone.windows(backbone.latent_shape(*size)[2])) > 1:
-        able = [name for name in methods() if configured(name, None).takes_windows]
-        raise BadCall(
-            f"{size[0]} frames are more than --window, and {method.name} needs a clip whole; "
-            f"methods that work in windows: {', '.join(able)}"
-        )
-
-
-def _listed(roles: Iterable[str]) -> str:
-    """Roles in a line; those that only a number tells apart as their first and last."""
-    families: dict[tuple[str, bool], list[str]] = {}
-    for role in roles:
-        bare = role.rstrip("0123456789")
-        families.setdefault((bare, bare == role), []).append(role)
-    return ", ".join(
-        f"{own[0]} to {own[-1]}" if len(own) > 1 else own[0] for own in families.values()
-    )
 
 
 def aliases() -> dict[str, str]:

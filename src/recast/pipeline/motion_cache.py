@@ -1,9 +1,9 @@
-"""The motion store: what was learned from a clip is kept, so that the next run samples at once.
+"""The motion cache (`recast store`): motions on disk, so that the next run samples at once.
 
-An entry is one motion file, `<key>.<checksum>.safetensors`: the key says what it was learned from
-and how, the checksum what its bytes must be. One rename makes it, so two writers cannot mix, and
-whoever reads it notices damage. The least recently used go first when the store is full. Knows no
-video format and no method.
+An entry is one motion file, `<key>.<checksum>.safetensors`. The key is a hash of what the motion
+was learned from and how; the checksum is that of the file's bytes. An entry appears by one rename,
+so that two writers cannot mix, and every reader notices damage. When the cache is full, the least
+recently used entries are removed. Knows no video format and no method.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +25,7 @@ from recast.backbones.base import Backbone
 from recast.errors import BadCall, BadMotion
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import FORMAT, Motion
+from recast.pipeline.manifest import installed_version
 
 DEFAULT_CAP = "4GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -33,7 +33,7 @@ _SUFFIX = ".safetensors"
 _CHECKED = 32
 """Hexadecimal digits of the checksum: 128 bits."""
 _STALE = 24 * 3600
-"""Seconds after which an unfinished entry belongs to no living writer."""
+"""Seconds after which an unfinished entry is taken to be abandoned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,27 +55,31 @@ class Entry:
 
 
 class MotionCache:
-    """A folder of motions that takes at most `cap` bytes."""
+    """A folder of motions that takes at most `cap` bytes.
 
-    def __init__(self, folder: Path, cap: int) -> None:
-        self.folder, self.cap = folder, cap
+    Long work saves its state here every `autosave_seconds`.
+    """
+
+    def __init__(self, folder: Path, cap: int, autosave_seconds: float = 60.0) -> None:
+        self.folder, self.cap, self.autosave_seconds = folder, cap, autosave_seconds
 
     @classmethod
     def default(cls) -> "MotionCache":
-        """Where RECAST_STORE says, else in the user's cache; RECAST_STORE_CAP limits its size."""
+        """The cache in the folder RECAST_STORE, else in the user's cache folder. RECAST_STORE_CAP
+        limits its size."""
         cap = parse_size(os.environ.get("RECAST_STORE_CAP") or DEFAULT_CAP)
         place = os.environ.get("RECAST_STORE")
         if place:
             return cls(Path(place).expanduser(), cap)
-        import platformdirs  # only where nothing says where the store is
+        import platformdirs  # not needed where RECAST_STORE is set
 
         return cls(Path(platformdirs.user_cache_dir("recast")) / "motions", cap)
 
     def get(self, key: str) -> Motion | None:
         """The motion of that key, or None.
 
-        An entry that is damaged is removed; if no sound one is left, `BadMotion` is raised, once:
-        the next call returns None.
+        A damaged entry is removed. If no sound entry is left, `BadMotion` is raised once; the next
+        call returns None.
         """
         damage: Exception | None = None
         for entry in reversed(self._entries(key)):
@@ -89,7 +93,7 @@ class MotionCache:
                     entry.path.unlink(missing_ok=True)
                     damage = error
                 continue
-            with contextlib.suppress(OSError):  # a store that may only be read
+            with contextlib.suppress(OSError):  # a read-only cache
                 os.utime(entry.path)
             return motion
         if damage is not None:
@@ -97,11 +101,12 @@ class MotionCache:
         return None
 
     def put(self, key: str, motion: Motion, *, sole: bool = False) -> bool:
-        """Keep a motion, which is then the one of that key; False if it alone exceeds the cap.
+        """Keep a motion under a key; False if it alone exceeds the cap.
 
-        An older one of the key is left to age, so that who is about to read it finds it; a `sole`
-        one takes its place, before others have to make room for both.
-        Raises `NoSpace`, `BadCall` or `OSError` if it cannot be written; nothing is left behind.
+        An older motion of the key is left to age, so that a reader who is about to open it finds
+        it; a `sole` motion replaces it at once, so that other entries need not make room for both.
+        Raises `NoSpace`, `BadCall` or `OSError` if it cannot be written; then nothing is left
+        behind.
         """
         if size_of(motion) > self.cap:  # known before gigabytes are written
             return False
@@ -112,14 +117,14 @@ class MotionCache:
                 return False
             written.replace(self.folder / f"{key}.{_checksum(written)}{_SUFFIX}")
         if sole:
-            # The newest stays, be it another writer's, so that two writers never remove both.
+            # The newest stays, even another writer's, so that two writers never remove both.
             for entry in self._entries(key)[:-1]:
                 entry.path.unlink(missing_ok=True)
         self.prune()
         return True
 
     def drop(self, key: str) -> None:
-        """Forget what is kept under a key, as far as the disk lets."""
+        """Remove the entries of a key, as far as the disk allows."""
         for entry in self._entries(key):
             with contextlib.suppress(OSError):
                 entry.path.unlink(missing_ok=True)
@@ -129,30 +134,30 @@ class MotionCache:
         return self._entries("*")
 
     def prune(self, keep: int | None = None) -> list[Entry]:
-        """Remove the least recently used until at most `keep` bytes (the cap) are taken, and what
-        crashed writers left behind. Returns the removed entries."""
+        """Remove the least recently used entries until at most `keep` bytes (by default the cap)
+        are left, and the files of crashed writers. Returns the removed entries."""
         limit = self.cap if keep is None else keep
         entries = self.entries()
-        taken, removed = sum(entry.size for entry in entries), []
+        total, removed = sum(entry.size for entry in entries), []
         for entry in entries:
-            if limit and taken <= limit:  # a limit of 0 means all, be they damaged to 0 bytes
+            if limit and total <= limit:  # a limit of 0 means all, also entries damaged to 0 bytes
                 break
             entry.path.unlink(missing_ok=True)
-            taken -= entry.size
+            total -= entry.size
             removed.append(entry)
         self._sweep()
         return removed
 
     def _entries(self, key: str) -> list[Entry]:
-        found = []
+        entries = []
         for path in self.folder.glob(f"{key}.*{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+            with contextlib.suppress(FileNotFoundError):  # removed after it was listed
                 state = path.stat()
                 name = path.name.split(".")[0]
-                found.append(
+                entries.append(
                     Entry(key=name, path=path, size=state.st_size, used=state.st_mtime_ns / 1e9)
                 )
-        return sorted((e for e in found if e.key), key=lambda entry: (entry.used, entry.key))
+        return sorted((e for e in entries if e.key), key=lambda entry: (entry.used, entry.key))
 
     def _sweep(self) -> None:
         for path in self.folder.glob(".recast-*"):
@@ -170,11 +175,11 @@ def motion_key(
     prompt: str,
     steps: int,
 ) -> str:
-    """What a motion depends on, as one hash: the fitted frames (F, H, W, 3), the weights and how
-    they are computed, the method with the settings that change what it learns, the source prompt
-    and the number of sampling steps; of a method that samples to learn also how that is guided. A
-    new version of Recast learns anew."""
-    told = {
+    """A hash of everything that a motion depends on: the fitted frames (F, H, W, 3), the weights,
+    the arithmetic, the method with the settings that change what it learns, the source prompt, the
+    number of sampling steps and, for a method that samples in order to learn, the guidance. A new
+    version of Recast learns anew."""
+    facts = {
         "format": FORMAT,
         "recast": installed_version("recast"),
         "shape": frames.shape,
@@ -186,8 +191,8 @@ def motion_key(
         "window": backbone.window,
     }
     if method.learns_by_sampling:
-        told["guidance"] = [backbone.defaults.guidance_scale, backbone.dynamic_guidance]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        facts["guidance"] = [backbone.defaults.guidance_scale, backbone.dynamic_guidance]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(frames).data)
     return digest.hexdigest()
 
@@ -195,8 +200,8 @@ def motion_key(
 def transfer_key(
     motion: Motion, backbone: Backbone, method: MotionMethod[Any], prompt: str, sampling: Sampling
 ) -> str:
-    """What the result of a transfer depends on, as one hash."""
-    told = {
+    """A hash of everything that the result of a transfer depends on."""
+    facts = {
         "transfer": [FORMAT, installed_version("recast")],
         "backbone": [*_computed_on(backbone), f"dynamic guidance: {backbone.dynamic_guidance}"],
         "method": [method.name, repr(method.config)],
@@ -204,7 +209,7 @@ def transfer_key(
         "prompt": prompt,
         "sampling": repr(sampling),
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(motion.tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
@@ -212,34 +217,26 @@ def transfer_key(
 
 
 def _computed_on(backbone: Backbone) -> list[str]:
-    """The weights, and what decides how their results are rounded."""
+    """The weights, the device and the precision, which decide how results are rounded."""
     precision = next((str(weight.dtype) for weight in backbone.network.parameters()), "float32")
     return [backbone.fingerprint, backbone.device.type, precision]
-
-
-def installed_version(package: str) -> str:
-    """The version of an installed package; "not installed" for one that runs from its sources."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as 4GB, 500MB or 0. Raises `BadCall`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip().upper())
     if match is None:
-        raise BadCall(f"{text!r} is no size; write one like 4GB, 500MB or 0")
+        raise BadCall(f"{text!r} is not a size; write a size like 4GB, 500MB or 0")
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def size_of(motion: Motion) -> int:
-    """How many bytes a motion's tensors take: a little less than its file."""
+    """The bytes of a motion's tensors: a little less than its file takes."""
     return sum(tensor.nbytes for tensor in motion.tensors.values())
 
 
 def sizes(entries: Iterable[Entry]) -> int:
-    """How many bytes these entries take."""
+    """The bytes that these entries take."""
     return sum(entry.size for entry in entries)
 
 

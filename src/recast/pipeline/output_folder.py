@@ -1,7 +1,7 @@
 """The folder of a run: what it may replace, what it holds, how it is written.
 
-A folder appears whole or not at all. One that holds results of an earlier run is replaced as a
-whole; one that holds anything else is left alone.
+A folder appears complete or not at all. A folder that holds results of an earlier run is replaced
+as a whole; a folder that holds anything else is refused.
 """
 
 import re
@@ -26,32 +26,34 @@ _WRITTEN = {SOURCE, VIDEO, PAIR, SHEET, MANIFEST, PREVIEWS, MASK, *FORMS.values(
 
 
 def default_folder(clip: Path, prompt: str) -> Path:
-    """out/<clip>-<prompt>, with the prompt's first words in the letters that any disk takes."""
+    """out/<clip>-<prompt>, with the prompt's first words in letters that every disk accepts."""
     words = re.findall(r"\w+", prompt.lower())
     slug = "-".join(words)[:48].strip("-") or "prompt"
     return Path("out") / f"{clip.stem or clip.resolve().name}-{slug}"
 
 
 def check_replaceable(folder: Path, clip: Path) -> None:
-    """Raise `BadCall` if results must not be written there: it is a file, holds other things than
-    results, or holds the very clip that is read (but `source.mp4`, which stays)."""
+    """Raise `BadCall` if results must not be written there: if it is a file, holds anything but
+    results, or holds the clip that is read (`source.mp4` excepted, which is kept)."""
     if folder.exists() and not folder.is_dir():
-        raise BadCall(f"--out {folder} is a file; choose a folder")
+        raise BadCall(f"`out` is {folder}, which is a file; choose a folder")
     foreign = [] if not folder.is_dir() else [p for p in folder.iterdir() if not _is_ours(p)]
     if foreign:
         raise BadCall(
-            f"--out {folder} holds other files ({min(foreign).name}) and is not replaced; choose a "
-            "new folder, or one of an earlier run"
+            f"`out` is {folder}, which holds other files ({min(foreign).name}) and is not "
+            "replaced; choose a new folder, or one of an earlier run"
         )
     inside = folder.resolve() in clip.resolve().parents or folder.resolve() == clip.resolve()
     if inside and clip.resolve() != folder.resolve() / SOURCE:
-        raise BadCall(f"--out {folder} would replace the clip {clip} itself; choose another folder")
+        raise BadCall(
+            f"`out` is {folder}, which would replace the clip {clip} itself; choose another folder"
+        )
 
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` when the body ends well; a `source.mp4` that
-    is there comes along."""
+    """An empty folder that replaces `folder` when the body succeeds; an existing `source.mp4` is
+    copied over."""
     with atomic_folder(folder) as work:
         yield work
         kept = folder / SOURCE
@@ -66,8 +68,8 @@ def write_media(
     prompt: str,
     also: Sequence[Form] = (),
 ) -> dict[str, str]:
-    """Write the result, beside its source if there is one, and the sheet; and the result once more
-    in every form of `also`. Returns the hashes of the mp4 files."""
+    """Write the result, the result beside its source if there is one, a contact sheet, and the
+    result in every format of `also`. Returns the hashes of the mp4 files."""
     folder.mkdir(exist_ok=True)
     hashes = {VIDEO: manifests.file_hash(result.save(folder / VIDEO))}
     if source is not None:
@@ -82,7 +84,7 @@ def write_media(
 def write_sheet(
     path: Path, source: tuple[str, Video] | None, rows: Sequence[tuple[str, Video]]
 ) -> None:
-    """Stills of the source and of every result, row by row."""
+    """Write a contact sheet: stills of the source and of every result, row by row."""
     first = [] if source is None else [source]
     save_png(contact_sheet([*first, *rows]), path)
 

@@ -1,9 +1,9 @@
-"""Complete configs for known pairs of clip and prompt. A docstring says command, cost and score."""
+"""Complete configs for known pairs of clip and prompt. Docstrings say command, cost and score."""
 
 from pathlib import Path
 from typing import Any
 
-from recast.pipeline import model_loading, output_folder
+from recast.pipeline import method_presets, output_folder
 from recast.pipeline.config import RunConfig
 from recast.pipeline.source_clip import Source
 
@@ -11,7 +11,7 @@ DEMO = Path("out") / "demo"
 SEED = 9_000_014
 """The held-out scene whose motion the demo takes: an orange circle that bounces on black."""
 PROMPT = "a yellow square on a navy background"
-"""What the demo makes of it."""
+"""The prompt of the demo."""
 
 
 def demo() -> RunConfig[Any]:
@@ -24,6 +24,6 @@ def demo() -> RunConfig[Any]:
         clip=DEMO / output_folder.SOURCE,
         prompt=PROMPT,
         out=DEMO,
-        config=model_loading.preset("dmt", "fast"),
+        config=method_presets.preset("dmt", "fast"),
         source=Source(),
     )

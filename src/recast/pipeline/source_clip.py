@@ -1,4 +1,4 @@
-"""Clips as models want them: the right frames at the right size, as tensors and back.
+"""The source clip as a model takes it: the right frames at the right size, as tensors and back.
 
 Owns what "not given" means for frames, size and rate: the model's own numbers.
 """
@@ -16,18 +16,18 @@ from recast.errors import BadCall, BadClip
 from recast.media import video as videos
 from recast.media.video import Fit, Video
 
-MOTION = ".safetensors"
-"""The suffix that tells a motion from a clip."""
+MOTION_SUFFIX = ".safetensors"
+"""The suffix that distinguishes a motion file from a clip."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Which part of the clip is taken, and how it is made to fit the model."""
+    """Which part of the clip is used, and how it is fitted to the model."""
 
     start: float = 0.0
     """Where in the clip to begin, in seconds."""
     frames: int | None = None
-    """How many frames; without it as many as the model was made for."""
+    """How many frames to use; without it as many as the model was trained on."""
     fps: float | None = None
     """Frames per second to take from the clip; without it the model's own rate."""
     height: int | None = None
@@ -35,25 +35,21 @@ class Source:
     width: int | None = None
     """Width of the frames in pixels; without it the model's own."""
     fit: Fit = "crop"
-    """How the clip gets to that size: crop keeps the centre, pad adds black bars, stretch changes
-    the shape."""
+    """How the clip is brought to that size: crop keeps the centre, pad adds black bars, stretch
+    changes the aspect ratio."""
     source_prompt: str = ""
-    """What the clip shows; some methods learn better with it."""
+    """What the clip shows, in words; some methods need it, some learn better with it."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "height", "width"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise BadCall(f"--{name} is at least 1, got {value}")
+                raise BadCall(f"`{name}` must be at least 1, got {value}")
 
-    def changed(self) -> list[str]:
-        """The flags that were set to something else than their default."""
-        plain = Source()
-        return [
-            f"--{field.name.replace('_', '-')}"
-            for field in fields(self)
-            if getattr(self, field.name) != getattr(plain, field.name)
-        ]
+    def changed_fields(self) -> list[str]:
+        """The names of the fields that differ from their default."""
+        default = Source()
+        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
 
     def size(self, backbone: Backbone) -> tuple[int, int, int]:
         """Frames, height and width for this model. Raises `BadCall` if it cannot take them."""
@@ -67,42 +63,61 @@ class Source:
         return backbone.defaults.fps if self.fps is None else self.fps
 
 
-def check(path: Path, source: Source) -> None:
-    """Raise `BadClip` unless there is a clip that opens; cheap, before a model is loaded."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FittedClip:
+    """A source clip, cut and fitted for one model."""
+
+    video: Video
+    name: str
+    """What the clip is called in motion files and manifests."""
+    source_size: tuple[int, int]
+    """Height and width of the source before it was fitted, in pixels."""
+
+
+def check_opens(path: Path, source: Source) -> None:
+    """Raise `BadClip` unless the clip opens at `start`. Cheap: done before a model is loaded."""
     videos.read(path, start=source.start, frames=1, fps=source.fps)
 
 
-def read(path: Path, source: Source, backbone: Backbone) -> Video:
-    """The clip, cut and fitted for the model. Raises `BadClip`, `BadCall`."""
+def read(path: Path, source: Source, backbone: Backbone) -> FittedClip:
+    """Read a clip, cut and fitted for the model. Raises `BadClip`, `BadCall`."""
     frames, height, width = source.size(backbone)
     clip = videos.read(path, start=source.start, frames=frames, fps=source.rate(backbone))
-    return videos.fit(clip, height, width, source.fit)
+    return FittedClip(
+        video=videos.fit(clip, height, width, source.fit),
+        name=path.name,
+        source_size=(clip.height, clip.width),
+    )
 
 
-def suit(clip: Video, source: Source, backbone: Backbone) -> Video:
-    """A clip in memory, cut and fitted for the model by the rule of `recast.read`: frame i is the
-    one on screen at start + i / fps. Raises `BadClip`, `BadCall`."""
+def fit(clip: Video, source: Source, backbone: Backbone) -> FittedClip:
+    """Cut and fit a clip in memory, by the rule of `recast.read`: frame i of the result is the one
+    on screen at start + i / fps. Raises `BadClip`, `BadCall`."""
     frames, height, width = source.size(backbone)
     fps = source.rate(backbone)
     times = source.start + np.arange(frames) / float(videos.exact_rate(fps))
-    # A thousandth of a frame: time stamps that are the same on paper differ by rounding.
+    # A thousandth of a frame: equal time stamps differ by rounding.
     chosen = np.floor(times * clip.fps + 1e-3).astype(int)
     if chosen[-1] >= len(clip):
-        there = int((chosen < len(clip)).sum())
+        available = int((chosen < len(clip)).sum())
         raise BadClip(
-            f"the clip has {there} frames at {fps:g} fps, {frames} are needed; take a longer clip, "
-            "fewer frames or a higher rate"
+            f"the clip has {available} frames at {fps:g} fps, {frames} are needed; use a longer "
+            "clip, fewer frames or a higher rate"
         )
     notes = clip.notes
     if not np.array_equal(chosen, np.arange(len(clip))):
         notes = (*notes, f"took {frames} of {len(clip)} frames at {fps:g} fps")
-    taken = replace(clip, frames=clip.frames[chosen], fps=fps, notes=notes)
-    return videos.fit(taken, height, width, source.fit)
+    cut = replace(clip, frames=clip.frames[chosen], fps=fps, notes=notes)
+    return FittedClip(
+        video=videos.fit(cut, height, width, source.fit),
+        name="clip in memory",
+        source_size=(clip.height, clip.width),
+    )
 
 
-def held(clip: Video, times: int) -> Video:
-    """Every frame but the last held for so many, at as many times the rate: what a cascade puts
-    frames between, beside its result."""
+def repeat_frames(clip: Video, times: int) -> Video:
+    """Every frame but the last repeated so many times, at as many times the rate: the source beside
+    the result of a cascade, which puts frames between those of the source."""
     if times == 1:
         return clip
     frames = clip.frames.repeat(times, axis=0)[: times * (len(clip) - 1) + 1]

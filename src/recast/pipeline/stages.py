@@ -1,0 +1,223 @@
+"""The stages of a run, for a model and clips in memory: learn a motion, draw a clip with it.
+
+`learn_motion` and `transfer_motion` are what the Python functions and the benchmark call; `run`
+puts files around the same stages. Owns what holds for every caller: which checks come when, the
+sampling settings, the mask, the frame rate of a result, and what a motion knows of its clip.
+"""
+
+import base64
+import dataclasses
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recast.backbones.base import Backbone, Settings
+from recast.errors import BadCall
+from recast.events import Event, Job, job
+from recast.media import contact_sheet
+from recast.media.video import Video
+from recast.motions.method import MotionMethod, Sampling
+from recast.motions.motion import Motion
+from recast.pipeline import edit_mask, manifest, method_presets, requirements, source_clip
+from recast.pipeline.config import Draw, check_prompt
+from recast.pipeline.learning import learn_or_load
+from recast.pipeline.motion_cache import MotionCache
+from recast.pipeline.run_log import RunLog, explain_memory_errors
+from recast.pipeline.source_clip import FittedClip, Source
+
+Mask = NDArray[np.bool_] | str
+"""(F, H, W) in pixels of the fitted clip, or what `recast transfer --mask` takes."""
+
+
+@job
+def learn_motion(
+    backbone: Backbone,
+    method: MotionMethod[Any],
+    clips: Sequence[Video],
+    source: Source,
+    *,
+    steps: int | None = None,
+    cache: MotionCache | None = None,
+) -> Generator[Event, None, Motion]:
+    """Learn the motion of clips in memory, which are cut and fitted as `source` says.
+
+    Raises `RecastError`.
+    """
+    requirements.check_clip_count(method, len(clips))
+    requirements.check_source_prompt(method, source.source_prompt)
+    log = RunLog()
+    sampling = resolve_sampling(Draw(steps=steps), backbone)
+    with explain_memory_errors(log, Settings()):
+        yield from note_prompts(log, backbone, [source.source_prompt])
+        fitted = [source_clip.fit(clip, source, backbone) for clip in clips]
+        return (
+            yield from learn_from(
+                log, backbone, method, fitted, source, sampling, cache or MotionCache.default()
+            )
+        )
+
+
+@job
+def transfer_motion(
+    backbone: Backbone,
+    motion: Motion,
+    prompt: str,
+    *,
+    config: Any = None,
+    draw: Draw | None = None,
+    mask: Mask | None = None,
+    frames: int | None = None,
+) -> Generator[Event, None, Video]:
+    """Draw a clip with a motion; its `notes` say what the user should know.
+
+    `config` is by default the one that the motion was learned with. Raises `RecastError`.
+    """
+    draw = draw or Draw()
+    check_prompt(prompt)
+    motion.check_made_for(backbone, motion.method)
+    if config is None:
+        config = method_presets.config_of_motion(motion)
+    method = method_presets.configure(motion.method, config)
+    if frames is not None:
+        motion = stretch_motion(motion, method, frames)
+    requirements.check_windows(method, backbone, motion.size)
+    if isinstance(mask, str):
+        edit_mask.check(mask, method, motion.source_prompt)
+    log = RunLog()
+    sampling = resolve_sampling(draw, backbone, motion)
+    with explain_memory_errors(log, Settings()):
+        yield from note_prompts(
+            log, backbone, method.format_prompts(prompt, sampling.negative_prompt)
+        )
+        motion = yield from apply_mask(log, backbone, method, motion, prompt, sampling.seed, mask)
+        video = yield from draw_clip(log, backbone, method, motion, prompt, sampling)
+    return dataclasses.replace(video, notes=tuple(dict.fromkeys(log.notes)))
+
+
+def learn_from(
+    log: RunLog,
+    backbone: Backbone,
+    method: MotionMethod[Any],
+    clips: Sequence[FittedClip],
+    source: Source,
+    sampling: Sampling,
+    cache: MotionCache,
+) -> Generator[Event, None, Motion]:
+    """The motion of fitted clips, with what it has to know of the first of them so that a file of
+    it stands alone."""
+    yield from log.note_each(note for clip in clips for note in clip.video.notes)
+    motion = yield from learn_or_load(
+        log,
+        backbone,
+        method,
+        [clip.video for clip in clips],
+        source.source_prompt,
+        sampling,
+        cache,
+    )
+    return with_clip_metadata(motion, clips, source, method.config)
+
+
+def draw_clip(
+    log: RunLog,
+    backbone: Backbone,
+    method: MotionMethod[Any],
+    motion: Motion,
+    prompt: str,
+    sampling: Sampling,
+    watch: Callable[[Job[Tensor]], Job[Tensor]] = lambda work: work,
+) -> Generator[Event, None, Video]:
+    """Sample a clip and decode it. `watch` wraps the sampling, to save or to show its events."""
+    with log.timed("sample"), log.counted("transfer", backbone):
+        work = watch(method.transfer(backbone, motion, prompt, sampling))
+        latents = yield from log.record(work)
+    with log.timed("decode"), log.counted("finish", backbone):
+        pixels = yield from log.record(backbone.finish(latents, prompt, sampling.seed))
+        fps = clip_fps(motion, backbone) * backbone.frame_multiplier
+        return source_clip.to_video(pixels, fps)
+
+
+def resolve_sampling(draw: Draw, backbone: Backbone, motion: Motion | None = None) -> Sampling:
+    """The numbers of the call, else those that the motion was learned for, else the model's own."""
+    own = backbone.defaults
+    steps = own.steps if motion is None else int(motion.metadata.get("steps", own.steps))
+    scale = own.guidance_scale if draw.guidance_scale is None else draw.guidance_scale
+    return Sampling(
+        steps=draw.steps or steps,
+        guidance_scale=scale,
+        negative_prompt=draw.negative_prompt,
+        seed=draw.seed,
+    )
+
+
+def clip_fps(motion: Motion, backbone: Backbone) -> float:
+    """The frame rate of a motion's clip; the model's own where the motion does not say."""
+    clip: Mapping[str, Any] = motion.metadata.get("clip", {})
+    return float(clip.get("fps", backbone.defaults.fps))
+
+
+def note_prompts(log: RunLog, backbone: Backbone, prompts: Iterable[str]) -> Iterator[Event]:
+    """Check prompts, as far as they are not empty, and note what the user should know of them.
+    Raises `BadCall` for a prompt that the model cannot take whole."""
+    yield from log.note_each(
+        note for prompt in prompts if prompt for note in backbone.check_prompt(prompt)
+    )
+
+
+def stretch_motion(motion: Motion, method: MotionMethod[Any], frames: int) -> Motion:
+    """The motion for another number of frames. Raises `BadCall` where the method cannot do that."""
+    requirements.check_stretches(method)
+    if frames < 1:
+        raise BadCall(f"`frames` must be at least 1, got {frames}")
+    return motion.stretched(frames)
+
+
+def apply_mask(
+    log: RunLog,
+    backbone: Backbone,
+    method: MotionMethod[Any],
+    motion: Motion,
+    prompt: str,
+    seed: int,
+    mask: Mask | None,
+) -> Generator[Event, None, Motion]:
+    """The motion with the mask of the call, if there is one. Raises `BadCall`, `BadClip`."""
+    if mask is None:
+        return motion
+    if not isinstance(mask, str):
+        return edit_mask.apply(mask, method, motion)
+    before = backbone.nfe
+    with log.timed("mask"):
+        region = edit_mask.resolve(mask, backbone, motion, prompt, seed)
+    log.network_calls["learn"] += backbone.nfe - before
+    yield log.note(f"the mask allows changes in {region.mean():.0%} of the clip")
+    return motion.masked(region)
+
+
+def with_clip_metadata(
+    motion: Motion, clips: Sequence[FittedClip], source: Source, config: Any
+) -> Motion:
+    """The motion with the facts of its first clip, the config of its method, and the clip's middle
+    frame as "preview", a PNG in base64."""
+    clip, (height, width) = clips[0].video, clips[0].source_size
+    facts = {
+        "name": ", ".join(dict.fromkeys(one.name for one in clips)),
+        "fitted_sha256": manifest.frames_hash(clip),
+        "frames": len(clip),
+        "height": clip.height,
+        "width": clip.width,
+        "fps": clip.fps,
+        "start": source.start,
+        "fit": source.fit,
+        "source_size": [height, width],
+        "notes": list(clip.notes),
+    }
+    known = {
+        "clip": facts,
+        "config": manifest.plain(config),
+        "preview": base64.b64encode(contact_sheet.preview(clip)).decode(),
+    }
+    return dataclasses.replace(motion, metadata={**motion.metadata, **known})
