@@ -1,6 +1,7 @@
 """The examples of docs/extending: installed as a package, they join by name and work."""
 
 import json
+import runpy
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -45,6 +46,17 @@ def clip(tmp_path: Path) -> Path:
     path = tmp_path / "clip.mp4"
     assert cli.main(["shapes", "render", "--out", str(path)]) == 0
     return path
+
+
+@pytest.mark.slow
+def test_the_example_of_a_whole_run_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "whole_run.py"))
+    assert capsys.readouterr().out.splitlines()[-1] == "result"
+    assert (tmp_path / "result" / "video.mp4").is_file()
 
 
 def test_the_three_examples_join_by_name() -> None:

@@ -10,7 +10,7 @@ from pyarrow.parquet import read_table
 from recast import registry
 from recast.backbones import gaussian
 from recast.motions.method import Sampling
-from recast.pipeline import model_loading
+from recast.pipeline import method_presets, model_loading
 
 from .jobs import result
 
@@ -63,7 +63,7 @@ def test_the_matrix_says_which_pairs_run_and_which_are_measured() -> None:
     measured = {(row["method"], kinds[row["backbone"]]) for row in made}
     assert measured
     for name, cells in told.items():
-        needed = set(model_loading.configured(name, None).roles)
+        needed = set(method_presets.configure(name).roles)
         for backbone, cell in zip(backbones, cells, strict=True):
             has = {*models[backbone].roles, *models[backbone].transformers}
             runs = "measured" if (name, backbone) in measured else "yes"

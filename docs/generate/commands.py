@@ -5,8 +5,6 @@ names, defaults and help texts are those that the command itself shows.
 """
 
 import argparse
-import contextlib
-import io
 import re
 import warnings
 from typing import Any
@@ -39,20 +37,12 @@ class _Caught(BaseException):
 
 def all_commands() -> str:
     """A section for each command: its summary and a table of each group of flags."""
-    return "\n".join(_command(name) for name in names())
+    return "\n".join(_command(name) for name in cli.commands())
 
 
 def all_settings() -> str:
     """A section for each method: its settings, and their values in every preset."""
     return "\n".join(_method(name) for name in registry.names("methods"))
-
-
-def names() -> list[str]:
-    """The commands in the order of `recast --help`."""
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown):
-        cli.main(["--help"])
-    return re.findall(r"^  recast (\w[\w-]*(?: [\w-]+)?)  ", shown.getvalue(), re.MULTILINE)
 
 
 def _command(name: str) -> str:
