@@ -102,8 +102,16 @@ def _parts(action: argparse.Action) -> tuple[str, str, str]:
     default = {"None": "", "True": "yes", "False": "no"}.get(default, default)
     name = " / ".join(action.option_strings) or metavar
     takes = metavar if action.option_strings and action.nargs != 0 else ""
-    flag = f"`{name}`" + (f" `{takes}`" if takes else "")
+    flag = " ".join([f"`{name}`", *_values_of(takes)])
     return _cell(flag), _cell(f"`{default}`" if default.strip("'") else ""), _cell(text)
+
+
+def _values_of(metavar: str) -> list[str]:
+    """What a flag takes: a kind of value, or every choice on its own, so that a line may break."""
+    choices = re.match(r"^\{(.*)\}(\.*)$", metavar)
+    if choices is None:
+        return [f"`{metavar}`"] if metavar else []
+    return [" | ".join(f"`{choice}`" for choice in choices[1].split(",")) + choices[2]]
 
 
 def _cell(text: str) -> str:
@@ -126,14 +134,14 @@ def _method(name: str) -> str:
     flags = [action for group in parser._action_groups for action in group._group_actions]
     lines += [
         "",
-        f"| flag | {' | '.join(presets)} | meaning |",
+        f"| flag | meaning | {' | '.join(presets)} |",
         "| --- " * (len(presets) + 2) + "|",
     ]
     for action in filter(_is_flag, flags):
         flag, _, text = _parts(action)
         field = action.dest.replace("-", "_")
         values = " | ".join(_value(getattr(config, field)) for config in presets.values())
-        lines.append(f"| {flag} | {values} | {text} |")
+        lines.append(f"| {flag} | {text} | {values} |")
     return "\n".join([*lines, ""])
 
 
