@@ -27,6 +27,7 @@ from recast.backbones.base import Backbone, Settings
 from recast.errors import RecastError
 from recast.events import Job, Step
 from recast.motions.method import Sampling
+from recast.networks import devices
 from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
 
 Size = tuple[int | None, int | None, int | None]
@@ -162,7 +163,7 @@ def case(
     name: str, size: Size, settings: Settings, work: list[str], end: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """A row for each piece of work, by its name, until the time is over."""
-    clock = Clock(memory_estimate.device_of(settings))
+    clock = Clock(devices.device_of(settings.device))
     try:
         backbone = model_loading.with_random_weights(name, settings)
     except (RecastError, RuntimeError) as error:
@@ -188,7 +189,7 @@ def measure(asked: argparse.Namespace) -> None:
     done = {(r["backbone"], *r["asked"], r["saving"], r["work"]) for r in rows(asked.out)}
     for name, size, saving, methods in cases(asked.backbones, asked.methods):
         settings = Settings(device=asked.device, dtype=asked.dtype, **SAVING[saving])
-        device = memory_estimate.device_of(settings)
+        device = devices.device_of(settings.device)
         work = [one for one in ("stages", *methods) if (name, *size, saving, one) not in done]
         if not work or settings.offload not in memory_estimate.offloads(settings, device):
             continue

@@ -12,7 +12,7 @@ from recast.backbones.base import Settings
 from recast.backbones.show1 import backbone as show1
 from recast.backbones.show1 import network as show1_network
 from recast.backbones.show1.backbone import Show1
-from recast.networks import checkpoint_loading
+from recast.networks.library_logging import quiet
 
 CPU = Settings(device="cpu", dtype="float32")
 SMALL = {
@@ -97,7 +97,7 @@ def save(folder: Path) -> Path:
         if name.startswith("sr1"):
             noising = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
             write(folder / name / "image_noising_scheduler/scheduler_config.json", noising)
-    with checkpoint_loading.quiet():
+    with quiet():
         parts.text_encoder.save_pretrained(folder / "text_encoder")
         parts.tokenizer.save_pretrained(folder / "tokenizer")
     return folder

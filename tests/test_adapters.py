@@ -15,7 +15,14 @@ from recast.backbones.base import Backbone
 from recast.backbones.show1 import backbone as show1
 from recast.errors import BadMotion, UnknownName
 from recast.networks import unet_roles
-from recast.networks.adapters import Adapter, LoRA, MotionEmbeddings, Shifts, input_shapes, weighted
+from recast.networks.adapters import (
+    Adapter,
+    LoRA,
+    MotionEmbeddings,
+    WeightDifferences,
+    input_shapes,
+    weighted,
+)
 
 ROLE = "temporal_transformers"
 T = torch.tensor(501.0)
@@ -47,14 +54,16 @@ def fresh(kind: str, backbone: Backbone) -> dict[str, Tensor]:
         return MotionEmbeddings.zeros(backbone.transformers_for(ROLE), shapes_of(backbone))
     if kind == "lora":
         return LoRA.fresh(network, paths(backbone), 2, "unet", torch.Generator().manual_seed(0))
-    return Shifts.zeros(network, paths(backbone), "unet")
+    return WeightDifferences.zeros(network, paths(backbone), "unet")
 
 
 def made(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options: Any) -> Adapter:
     if kind == "embeddings":
         places = backbone.transformers_for(ROLE)
         return MotionEmbeddings(backbone.network, tensors, "cpu", places, **options)
-    return {"lora": LoRA, "shifts": Shifts}[kind](backbone.network, tensors, "cpu", "unet")
+    return {"lora": LoRA, "shifts": WeightDifferences}[kind](
+        backbone.network, tensors, "cpu", "unet"
+    )
 
 
 def filled(tensors: Mapping[str, Tensor], size: float = 0.3) -> dict[str, Tensor]:
@@ -241,7 +250,7 @@ def test_diffusers_loads_the_lora() -> None:
     network = Loading.from_config(other.network.config)
     network.load_state_dict(other.network.state_dict())
     network.load_lora_adapter(dict(tensors), prefix="unet", adapter_name="there")
-    text = other.encode_text(["a cat"])
+    text = other.encode_text(["a cat"]).text
     with torch.no_grad():
         made_there = network.eval()(x, T, encoder_hidden_states=text).sample
     torch.testing.assert_close(made_there, expected)
@@ -291,10 +300,22 @@ def test_sets_of_other_shapes_have_no_sum() -> None:
         ("embeddings", {"FIRST": torch.zeros(1, 3, 5)}, "this model takes 16 channels"),
         ("embeddings", {"FIRST": torch.zeros(0, 3, 16)}, "this model takes 16 channels"),
         ("lora", {"unet.nowhere.lora_A.weight": torch.zeros(2, 16)}, "a linear layer nowhere"),
-        ("lora", {"LINEAR.lora_A.weight": torch.zeros(2, 16)}, "no half of a LoRA of rank 2"),
-        ("lora", {"LINEAR.lora_B.weight": torch.zeros(16, 2)}, "no half of a LoRA of rank 0"),
-        ("shifts", {"LINEAR.diff": torch.zeros(3, 3)}, r"no difference of weights \(16, 16\)"),
-        ("shifts", {"LINEAR": torch.zeros(16, 16)}, "no difference of weights"),
+        (
+            "lora",
+            {"LINEAR.lora_A.weight": torch.zeros(2, 16)},
+            "is not a matrix of a LoRA of rank 2",
+        ),
+        (
+            "lora",
+            {"LINEAR.lora_B.weight": torch.zeros(16, 2)},
+            "is not a matrix of a LoRA of rank 0",
+        ),
+        (
+            "shifts",
+            {"LINEAR.diff": torch.zeros(3, 3)},
+            r"is not a difference of weights \(16, 16\)",
+        ),
+        ("shifts", {"LINEAR": torch.zeros(16, 16)}, "is not a difference of weights"),
     ],
 )
 def test_tensors_of_something_else_are_refused(

@@ -22,6 +22,7 @@ from recast.diffusion.sampling import ddim, sample
 from recast.errors import BadCall, BadModel
 from recast.networks import checkpoint_loading, unet_roles
 from recast.networks.feature_hooks import record
+from recast.networks.library_logging import quiet
 from recast.pipeline import model_loading
 
 CPU = Settings(device="cpu", dtype="float32")
@@ -127,7 +128,7 @@ def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
 def test_a_clip_is_as_long_as_the_adapters_positions() -> None:
     backbone = animatediff.tiny()
     assert backbone.latent_shape(32, 16, 16) == (1, 4, 32, 8, 8)
-    with pytest.raises(BadCall, match="33 frames; tiny-animatediff takes at most 32"):
+    with pytest.raises(BadCall, match="`frames` must be at most 32 for this model, got 33"):
         backbone.latent_shape(33, 16, 16)
 
 
@@ -162,7 +163,7 @@ def test_the_roles_at_full_size() -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    with checkpoint_loading.quiet():
+    with quiet():
         pipeline().save_pretrained(folder)
     return folder
 
@@ -177,7 +178,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     stable = StableDiffusionPipeline(
         pipe.vae, pipe.text_encoder, pipe.tokenizer, image, pipe.scheduler, None, None
     )
-    with checkpoint_loading.quiet():
+    with quiet():
         stable.save_pretrained(folder / "base")
         motion.save_pretrained(folder / "adapter")
     return folder / "base", folder / "adapter"
@@ -201,7 +202,7 @@ def test_a_base_and_an_adapter_join(
         asked.append((source, parts))
         return pair[0] if "stable-diffusion" in source else pair[1]
 
-    monkeypatch.setattr(checkpoint_loading, "folder", folder)
+    monkeypatch.setattr(checkpoint_loading, "find_folder", folder)
     loaded = model_loading.load("animatediff", CPU)
     assert asked == [
         (animatediff._ADAPTER, ("config.json", "diffusion_pytorch_model.*")),
@@ -220,7 +221,7 @@ def test_an_adapter_for_another_model_is_refused(pair: tuple[Path, Path], tmp_pa
     )
     other.save_pretrained(tmp_path)
     with pytest.raises(BadModel, match=r"does not fit .* \(Incompatible Motion Adapter"):
-        animatediff.joined(pair[0], tmp_path, torch.float32)
+        animatediff.join(pair[0], tmp_path, torch.float32, torch.device("cpu"), "joined")
 
 
 def test_a_bad_folder_is_told_why(saved: Path, tmp_path: Path) -> None:

@@ -142,6 +142,8 @@ def test_wrong_calls_are_refused(clip: Video, store: MotionCache) -> None:
         recast.transfer(backbone, motion, " \n")
     with pytest.raises(BadCall, match="`steps` must be at least 1"):
         recast.transfer(backbone, motion, "red", steps=0)
+    with pytest.raises(BadCall, match="`seed` must be a whole number from 0"):
+        recast.transfer(backbone, motion, "red", seed=-1)
     with pytest.raises(BadMotion, match="learn it again"):
         recast.transfer(unet3d.tiny(), motion, "red")
     with pytest.raises(UnknownName, match="did you mean dmt"):

@@ -35,7 +35,7 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
     found = []
     for visiting in (False, True):
         backbone: Any = TINY[kind]()
-        backbone._settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
+        backbone._placement.gradient_checkpointing = checkpointing
         taps = latent_guidance.select_taps(backbone, ["motion", "keys"])
         denoise = backbone.denoiser(backbone.encode_text(["a"]))
         t = backbone.schedule.sized((1, 1, 3, 4, 6)).grid(2)[1]
@@ -45,7 +45,7 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
         homes = [one.data_ptr() for one in block_offload.tensors(backbone.network)]
         with TensorMemory() as ledger:
             seen = latent_guidance.read_features(backbone, denoise, taps, start, t)
-            kept = ledger.held
+            kept = ledger.current
         total = sum(features.square().sum() for features in seen.values())
         (slope,) = torch.autograd.grad(total, start)
         found.append((slope, kept))
@@ -58,14 +58,14 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
 def test_a_whole_model_works_by_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text, passes and the VAE, where a CPU may stand for the device."""
     plain = MADE[kind]()
-    monkeypatch.setattr(placement, "check_offload", lambda wanted, device: None)
+    monkeypatch.setattr(placement, "check", lambda settings, device: None)
     visiting = model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="blocks"))
     assert visiting.offload == "blocks"
     x, t = latents(plain), levels(plain)[0]
     for made in (plain, visiting):
         made.defaults = plain.defaults
     for ask in (
-        lambda model: model.encode_text(["a b", ""]),
+        lambda model: model.encode_text(["a b", ""]).text,
         lambda model: run(model, x, t, ["a b"]),
         lambda model: model.decode(x),
         lambda model: model.encode(clip(plain)),

@@ -575,8 +575,27 @@ def test_doctor_says_what_it_cannot_predict(call: Call) -> None:
     assert (code, said) == (2, "recast: --frames needs a model; name it by --backbone\n")
     code, _, said = call("doctor", "--backbone", "wan", "--frames", "80")
     assert code == 2
-    assert "77 or 81 frames, got 80" in said
+    assert "must be 77 or 81, got 80" in said
     code, _, said = call("doctor", "--backbone", "gaussian")
     assert (code, "gaussian has no network" in said) == (2, True)
     code, _, said = call("doctor", "--backbone", "wan", "--method", "dtm")
     assert (code, "did you mean dmt?" in said) == (2, True)
+
+
+def test_version_and_help_load_nothing_heavy() -> None:
+    heavy = {"torch", "diffusers", "transformers", "numpy", "av", "tyro", "PIL"}
+    for flag in ("--version", "--help"):
+        code = (
+            f"import sys; from recast import cli; cli.main([{flag!r}]); "
+            f"print(sorted(set(sys.modules) & {heavy}))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_command_line_turns_fields_into_flags() -> None:
+    assert console.with_flags("use `offload=networks`, not `vae_tiling=True`") == (
+        "use --offload networks, not --vae-tiling"
+    )
+    assert console.with_flags("`source_prompt` is empty") == "--source-prompt is empty"
+    assert console.with_flags("a `Video` stays") == "a `Video` stays"

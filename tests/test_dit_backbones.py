@@ -16,7 +16,7 @@ from recast.feature_guidance import latent_guidance
 from recast.media.video import Video
 from recast.methods import dmt, dreammotion
 from recast.motions.motion import Motion
-from recast.networks import dit_roles, placement
+from recast.networks import latent_layout, placement
 from recast.networks.feature_hooks import Tap, added, record
 from recast.pipeline import edit_mask, method_presets, model_loading, requirements
 from recast.pipeline import run as runs
@@ -150,7 +150,7 @@ def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
 def test_both_experts_answer_for_one_place() -> None:
     """A tap is read from whichever of the two a level is given to, under one name."""
     backbone, (high, low) = wan.tiny_of(experts=True), ("high.blocks.1", "low.blocks.1")
-    assert backbone.taps("motion") == (Tap(high, backbone._grid.features, also=(low,)),)
+    assert backbone.taps("motion") == (Tap(high, backbone._grid.features, alternatives=(low,)),)
     x, found = latents(backbone), []
     for t in levels(backbone):
         with torch.no_grad(), record(backbone.network, backbone.taps("motion"), 3) as seen:
@@ -355,7 +355,7 @@ def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
 
 def test_offloading_needs_something_to_offload_from() -> None:
     for kind in ("2b", "wan", "ltx", "hunyuan"):
-        with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
+        with pytest.raises(BadCall, match="`offload` needs a cuda or mps device"):
             model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="networks"))
 
 
@@ -392,18 +392,34 @@ def test_every_length_that_is_taken_comes_back(kind: str, frames: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "size", "message"),
     [
-        ("2b", (50, 480, 720), "49 or 57 frames, got 50: this model takes one and then 8 at a"),
-        ("2b", (0, 480, 720), "1 or 9 frames, got 0"),
-        ("2b", (49, 488, 720), "height 488; it must be a multiple of 16, such as 480 or 496"),
-        ("1.5", (53, 64, 64), "49 or 57 frames, got 53"),
-        ("1.5", (9, 64, 96), "width 96; tiny-cogvideox takes at most 64"),
-        ("wan", (50, 480, 832), "49 or 53 frames, got 50: this model takes one and then 4 at a"),
-        ("wan", (81, 480, 840), "width 840; it must be a multiple of 16, such as 832 or 848"),
-        ("wide", (81, 720, 1280), "height 720; it must be a multiple of 32, such as 704 or 736"),
-        ("hunyuan", (128, 720, 1280), "125 or 129 frames, got 128: this model takes one and then"),
-        ("hunyuan", (129, 720, 1288), "width 1288; it must be a multiple of 16, such as 1280 or"),
-        ("ltx", (160, 512, 704), "153 or 161 frames, got 160: this model takes one and then 8 at"),
-        ("ltx", (161, 480, 720), "width 720; it must be a multiple of 32, such as 704 or 736"),
+        (
+            "2b",
+            (50, 480, 720),
+            "`frames` must be 49 or 57, got 50: this model takes one frame",
+        ),
+        ("2b", (0, 480, 720), "`frames` must be at least 1, got 0"),
+        ("2b", (49, 488, 720), "`height` must be a multiple of 16, such as 480 or"),
+        ("1.5", (53, 64, 64), "`frames` must be 49 or 57, got 53"),
+        ("1.5", (9, 64, 96), "`width` must be at most 64 for this model, got 96"),
+        (
+            "wan",
+            (50, 480, 832),
+            "`frames` must be 49 or 53, got 50: this model takes one frame",
+        ),
+        ("wan", (81, 480, 840), "`width` must be a multiple of 16, such as 832 or"),
+        ("wide", (81, 720, 1280), "`height` must be a multiple of 32, such as 704 or"),
+        (
+            "hunyuan",
+            (128, 720, 1280),
+            "`frames` must be 125 or 129, got 128: this model takes one frame",
+        ),
+        ("hunyuan", (129, 720, 1288), "`width` must be a multiple of 16, such as 1280 or"),
+        (
+            "ltx",
+            (160, 512, 704),
+            "`frames` must be 153 or 161, got 160: this model takes one frame",
+        ),
+        ("ltx", (161, 480, 720), "`width` must be a multiple of 32, such as 704 or"),
     ],
 )
 def test_sizes_that_do_not_fit_are_told_the_nearest(
@@ -418,7 +434,7 @@ def test_a_prompt_is_taken_whole_or_not_at_all(kind: str, most: int) -> None:
     backbone = MADE[kind]()
     longest = " ".join("a" for _ in range((most - 1) // 2))  # two tokens each: a blank and a letter
     assert backbone.check_prompt(longest) == []
-    assert backbone.encode_text([longest, ""]).shape == (2, most, 16)
+    assert backbone.encode_text([longest, ""]).text.shape == (2, most, 16)
     for call in (backbone.check_prompt, lambda text: backbone.encode_text([text])):
         with pytest.raises(BadCall, match=f"tokens, and the text encoder of tiny-.* {most - 1};"):
             call(longest + " a")
@@ -497,11 +513,11 @@ def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
 
 def test_a_model_of_joint_attention_shows_none() -> None:
     backbone = cogvideox.tiny()
-    with pytest.raises(BadCall, match="tiny-cogvideox shows no cross-attention"):
+    with pytest.raises(BadCall, match="tiny-cogvideox has no cross-attention"):
         backbone.attention(latents(backbone), levels(backbone)[0], "a cat")
 
 
 def test_lengths_are_told_from_the_middle_too() -> None:
-    dit_roles.check_frames(49, 8)
-    with pytest.raises(BadCall, match="41 or 49 frames, got 48"):
-        dit_roles.check_frames(48, 8)
+    latent_layout.check_frames(49, 8)
+    with pytest.raises(BadCall, match="`frames` must be 41 or 49, got 48"):
+        latent_layout.check_frames(48, 8)

@@ -13,7 +13,7 @@ from diffusers import UniPCMultistepScheduler
 from recast.backbones import cogvideox, hunyuan, ltx, wan
 from recast.backbones.base import Settings
 from recast.errors import BadModel
-from recast.networks import checkpoint_loading
+from recast.networks.library_logging import quiet
 from recast.pipeline import model_loading
 
 from .tinies import CPU, MADE, PIPED, Made, clip, latents, levels, pipeline, run
@@ -23,7 +23,7 @@ from .tinies import CPU, MADE, PIPED, Made, clip, latents, levels, pipeline, run
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / str(request.param)
     backbone = MADE[request.param]()
-    with checkpoint_loading.quiet():
+    with quiet():
         if request.param in PIPED:
             pipeline(backbone).save_pretrained(folder)
         else:
@@ -78,7 +78,7 @@ def test_a_wan_tells_what_it_was_made_for(
 ) -> None:
     """Whatever its folder is called, and wrapped."""
     pipe = pipeline(MADE[kind]())
-    with checkpoint_loading.quiet():
+    with quiet():
         pipe.save_pretrained(tmp_path / "0123abcd")
     for backbone in (model_loading.load(str(tmp_path / "0123abcd"), CPU), model_loading.wrap(pipe)):
         assert (backbone.defaults.height, backbone.defaults.steps) == expected

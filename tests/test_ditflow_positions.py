@@ -24,12 +24,12 @@ from recast.methods import unguided
 from recast.methods.ditflow import PRESETS, Config, Method, where_moving
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
-from recast.networks import checkpoint_loading
 from recast.networks.feature_hooks import override
+from recast.networks.library_logging import quiet
 from recast.pipeline import model_loading, motion_cache, requirements
 from recast.pipeline.config import LearnConfig, RunConfig
 from recast.pipeline.run import learn as run_learn
-from recast.pipeline.run import run
+from recast.pipeline.run import transfer as run
 from recast.shapes import world
 
 from .jobs import SAMPLING, clip, hooks, learn, transfer
@@ -277,7 +277,7 @@ def test_learn_once_and_use_with_new_prompts(
     # Of its own: the small models of two kinds have the same weights.
     monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
     tiny = MADE[kind]()
-    with checkpoint_loading.quiet():
+    with quiet():
         pipeline(tiny).save_pretrained(tmp_path / "model")
     Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
     size = ("--frames", "9", "--height", "32", "--width", "48")

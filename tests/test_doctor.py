@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from recast.backbones.base import Settings
+from recast.networks.devices import MainMemory
 from recast.pipeline import doctor
-from recast.pipeline.memory_estimate import MainMemory, gib
+from recast.pipeline.memory_estimate import gib
 
 GIB = 2**30
 SAVING = "--vae-slicing, --vae-tiling and --gradient-checkpointing"

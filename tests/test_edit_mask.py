@@ -181,7 +181,7 @@ def test_a_motion_knows_the_shape_of_the_clip_it_was_given(tmp_path: Path) -> No
 
 def test_auto_says_what_it_needs() -> None:
     latents = torch.zeros(3, 4, 8, 8)
-    with pytest.raises(BadCall, match="gaussian shows no cross-attention"):
+    with pytest.raises(BadCall, match="gaussian has no cross-attention"):
         edit_mask.changed_region(gaussian.tiny(), latents, "a dog", "a cat", (8, 8))
     with pytest.raises(BadCall, match="needs words that differ"):
         edit_mask.changed_region(gaussian.tiny(), latents, "a dog", "the dog.", (8, 8))

@@ -52,7 +52,9 @@ def test_a_module_answers_for_the_one_that_it_stands_in_for() -> None:
     """Where only one of two modules runs in a pass, what is seen has the first one's name."""
     network, x = Net(), clip()
     network.other = nn.Conv2d(3, 4, 3)  # never called
-    with record(network, [Tap("other", frames_first, also=("body.0",))], FRAMES, stop=True) as seen:
+    with record(
+        network, [Tap("other", frames_first, alternatives=("body.0",))], FRAMES, stop=True
+    ) as seen:
         network(x)
     assert list(seen) == ["other"]
     torch.testing.assert_close(seen["other"], frames_first(network.body[0](x), FRAMES))
@@ -63,7 +65,7 @@ def test_a_module_answers_for_the_one_that_it_stands_in_for() -> None:
 def test_a_module_is_replaced_as_the_one_that_it_stands_in_for() -> None:
     network, x = Net(), clip()
     network.other = nn.Conv2d(3, 4, 3)
-    tap = Tap("other", frames_first, also=("body.0",))
+    tap = Tap("other", frames_first, alternatives=("body.0",))
     new = {"other": torch.zeros_like(frames_first(network.body[0](x), FRAMES))}
     with override(network, [tap], new, FRAMES):
         out = network(x)
@@ -298,5 +300,5 @@ def test_a_row_of_positions_is_a_grid_of_the_latents_or_of_their_halves(
 
 def test_halves_are_rounded_up_as_strided_layers_round_them() -> None:
     assert unrolled(torch.zeros(1, 2, 3 * 4, 1, 5), 5, 7).shape == (1, 2, 3, 4, 5)
-    with pytest.raises(BadCall, match="13 positions are no grid of 5x7 latents, nor of its halves"):
+    with pytest.raises(BadCall, match="13 positions fit no grid of 5x7 latents, nor of its halves"):
         unrolled(torch.zeros(1, 2, 13, 1, 5), 5, 7)

@@ -26,7 +26,7 @@ def theirs(backbone: Hunyuan, x: Tensor, kind: str, **options: Any) -> Tensor:
     """What diffusers' pipeline makes of noise in 8 steps: "latent", or pictures as "pt"."""
     size = backbone.defaults
     # Its own number is that of Llama 3's tokens; the tiny tokenizer has more.
-    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._before}
+    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.tokens_before}
     return pipeline(backbone)(
         prompt=PROMPT,
         num_frames=size.frames,
@@ -89,7 +89,7 @@ def test_the_network_reads_the_scale() -> None:
         assert torch.equal(seen(1), plain(x, t).x0)
     # Growing, it is told another scale at every level.
     backbone.dynamic_guidance = True
-    growing, told = seen(6), backbone.weight(6)(t)
+    growing, told = seen(6), backbone.guidance_weight(6)(t)
     backbone.dynamic_guidance = False
     assert 1 < told < 7
     assert torch.equal(seen(told), growing)
@@ -115,21 +115,21 @@ def test_a_tokenizer_that_loses_blanks_is_refused() -> None:
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), inner.pre_tokenizer]
     )
-    with pytest.raises(BadModel, match=r"loses blanks or marks .* as a PreTrainedTokenizerFast"):
+    with pytest.raises(BadModel, match=r"loses white space .* as a PreTrainedTokenizerFast"):
         model_loading.wrap(pipe, CPU)
 
 
-def test_both_texts_lie_in_one_tensor() -> None:
-    """CLIP's eight numbers first, then Llama's tokens, zero after each text's end."""
+def test_both_texts_are_parts_of_the_conditioning() -> None:
+    """CLIP's eight numbers, and Llama's tokens, zero after each text's end."""
     backbone = hunyuan.tiny_of()
-    text, prompts = backbone.encode_text(["ab", ""]), ["ab", ""]
-    assert text.shape == (2, 257, 16)
+    found, prompts = backbone.encode_text(["ab", ""]), ["ab", ""]
+    assert found.text.shape == (2, 256, 16)
     pipe = pipeline(backbone)
-    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._before}
+    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.tokens_before}
     tokens, pooled, mask = pipe.encode_prompt(prompts, prompt_template=template)
-    torch.testing.assert_close(text[:, 0, :8], pooled)
-    assert not text[:, 0, 8:].any()
-    torch.testing.assert_close(text[:, 1:], tokens * mask[..., None])
+    torch.testing.assert_close(found.pooled, pooled)
+    torch.testing.assert_close(found.text, tokens * mask[..., None])
+    assert torch.equal(found.mask, mask.bool())
     # Two letters and the mark that ends a turn, or the mark alone.
     assert [int(row.sum()) for row in mask] == [3, 1]
 
@@ -138,9 +138,9 @@ def test_prompts_that_are_too_long_are_refused_and_long_ones_told() -> None:
     backbone = hunyuan.tiny_of()
     assert backbone.check_prompt("a" * 75) == []
     (note,) = backbone.check_prompt("a" * 76)
-    assert note == "the prompt has 76 tokens of CLIP, which reads 75 of them; Llama reads it whole"
-    text = backbone.encode_text(["a" * 255, "a" * 75])
-    assert bool(text[0, 1:].any(-1).all())
+    assert note.startswith("CLIP reads the first 75 of the prompt's 76 tokens")
+    text = backbone.encode_text(["a" * 255, "a" * 75]).text
+    assert bool(text[0].any(-1).all())
     for call in (backbone.check_prompt, lambda prompt: backbone.encode_text([prompt])):
         with pytest.raises(BadCall, match=r"256 tokens, and the text encoder of tiny-.* 255;"):
             call("a" * 256)

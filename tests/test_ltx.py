@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKLLTXVideo
 
 from recast.backbones import ltx
+from recast.backbones.base import Conditioning
 from recast.diffusion.sampling import sample
 from recast.errors import BadModel, BadMotion
 from recast.methods import dmt
@@ -73,13 +74,19 @@ def test_encoding_undoes_what_decoding_does_to_latents() -> None:
 
 def test_text_ends_in_zeros_and_attention_does_not_see_them() -> None:
     backbone = ltx.tiny_of()
-    text = backbone.encode_text(["ab", ""])
+    encoded = backbone.encode_text(["ab", ""])
+    text, mask = encoded.text, encoded.mask
+    assert mask is not None
     assert text.shape == (2, 128, 16)
+    assert torch.equal(mask, (text != 0).any(-1))
     # "▁", "a", "b" and the end; the empty prompt is its end alone.
     assert [int((row.abs().sum(-1) > 0).sum()) for row in text] == [4, 1]
     x, t = latents(backbone), torch.tensor(0.5)
     with torch.no_grad():
-        whole, cut = (backbone.denoiser(part)(x, t).x0 for part in (text[:1], text[:1, :4]))
+        whole, cut = (
+            backbone.denoiser(Conditioning(text=text[:1, :n], mask=mask[:1, :n]))(x, t).x0
+            for n in (128, 4)
+        )
     torch.testing.assert_close(whole, cut, atol=1e-6, rtol=0)
 
 

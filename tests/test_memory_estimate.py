@@ -19,16 +19,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from recast import registry
 from recast.backbones import unet3d, wan
-from recast.backbones.base import Backbone, Settings
+from recast.backbones.base import Backbone, Conditioning, Settings
 from recast.bench import work
 from recast.cli import analysis
 from recast.errors import BadModel, OutOfMemory
 from recast.feature_guidance import latent_guidance
 from recast.media.video import Video
-from recast.networks import checkpoint_loading
+from recast.networks import checkpoint_loading, devices
+from recast.networks.devices import MainMemory
 from recast.networks.tensor_memory import TensorMemory
 from recast.pipeline import config, memory_estimate, method_presets, model_loading, run
-from recast.pipeline.memory_estimate import Forecast, MainMemory, Stage
+from recast.pipeline.memory_estimate import Forecast, Stage
 from recast.pipeline.motion_cache import MotionCache
 
 from .tinies import CPU, MADE, pipeline
@@ -52,7 +53,7 @@ def size(name: str) -> tuple[int, int, int]:
     return (4, 64, 64) if name == "shapes" else SMALL
 
 
-def step(backbone: Backbone, x: Tensor, text: Tensor) -> Callable[[], None]:
+def step(backbone: Backbone, x: Tensor, text: Conditioning) -> Callable[[], None]:
     """A guided step of dmt's preset, without its loss."""
     taps = latent_guidance.select_taps(backbone, ["motion"])
     t = backbone.schedule.sized(x.shape).grid(1)[0]
@@ -427,11 +428,11 @@ def test_main_memory_is_told_with_swap_apart(
 ) -> None:
     file = tmp_path / "meminfo"
     file.write_text("MemTotal:       24684000 kB\nMemFree: 1 kB\nSwapTotal:       2048 kB\n")
-    monkeypatch.setattr(memory_estimate, "_MEMINFO", file)
-    assert memory_estimate.main_memory() == (24684000 * 1024, 2048 * 1024)
+    monkeypatch.setattr(devices, "_MEMINFO", file)
+    assert devices.main_memory() == (24684000 * 1024, 2048 * 1024)
     assert memory_estimate.room(torch.device("cpu")) == (24684000 + 2048) * 1024
     file.unlink()
-    assert memory_estimate.main_memory() is memory_estimate.room(torch.device("cpu")) is None
+    assert devices.main_memory() is memory_estimate.room(torch.device("cpu")) is None
 
 
 def test_weights_in_8_bits_are_whole_while_they_are_loaded() -> None:

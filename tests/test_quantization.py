@@ -15,7 +15,8 @@ from recast.backbones import animatediff
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, OutOfMemory
 from recast.feature_guidance import latent_guidance
-from recast.networks import block_offload, checkpoint_loading, quantization
+from recast.networks import block_offload, quantization
+from recast.networks.library_logging import quiet
 from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
 from recast.pipeline.run_log import RunLog, _advice
 
@@ -66,7 +67,7 @@ def test_a_saved_model_loads_with_them_in_silence(
 ) -> None:
     """In bfloat16: text encoders and transformers are rounded, the VAE is not."""
     tiny = MADE[kind]()
-    with checkpoint_loading.quiet():
+    with quiet():
         pipeline(tiny).save_pretrained(tmp_path / kind)
     capfd.readouterr()
     full, eight = (
@@ -105,7 +106,7 @@ def test_what_makers_keep_in_float32_stays() -> None:
 
 @pytest.mark.parametrize("kind", ["wan", "hunyuan"])
 def test_what_they_take_is_predicted(kind: str, tmp_path: Path) -> None:
-    with checkpoint_loading.quiet():
+    with quiet():
         pipeline(MADE[kind]()).save_pretrained(tmp_path / kind)
     asked: Any = {"device": torch.device("cpu"), "size": (17, 32, 48)}
     told = memory_estimate.forecast(str(tmp_path / kind), settings("int8"), **asked)
@@ -116,7 +117,7 @@ def test_what_they_take_is_predicted(kind: str, tmp_path: Path) -> None:
 
 
 def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadCall, match="--weights int8 goes with --offload none or networks"):
+    with pytest.raises(BadCall, match="`weights=int8` does not work with `offload=blocks`"):
         quantization.check("int8", "blocks")
     backbone = model_loading.load("shapes", Settings(device="cpu", weights="int8"))
     with pytest.raises(BadCall, match="vmc trains, and needs --weights full, not int8"):

@@ -65,12 +65,13 @@ def test_temporal_queries_serve_both_clips_of_a_guided_pass() -> None:
     motion, taps = learn(method, backbone), backbone.taps("temporal_queries")
     x, t = motion.tensors["latents"][:1], backbone.schedule.grid(4)[0]
     texts = backbone.encode_text(["", "a cat"])
+    negative, positive = (backbone.encode_text([prompt]) for prompt in ("", "a cat"))
     with torch.no_grad():
         with record(backbone.network, taps, 4) as seen:
-            backbone.denoiser(texts[:1])(x.flip(2), t)
+            backbone.denoiser(negative)(x.flip(2), t)
         with override(backbone.network, taps, seen, 4):
             both = backbone.denoiser(texts)(x.expand(2, *x.shape[1:]), t).eps
-            alone = [backbone.denoiser(text[None])(x, t).eps[0] for text in texts]
+            alone = [backbone.denoiser(one)(x, t).eps[0] for one in (negative, positive)]
         free = backbone.denoiser(texts)(x.expand(2, *x.shape[1:]), t).eps
     torch.testing.assert_close(both, torch.stack(alone), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(both, free, atol=1e-4)

@@ -140,7 +140,7 @@ def test_pixels_are_the_latents_and_half_of_the_output_is_dropped() -> None:
     assert torch.equal(backbone.decode(3 * video), (3 * video).clamp(-1, 1))
     text, t = backbone.encode_text(["a cat"]), torch.tensor(501)
     with torch.no_grad():
-        (raw,) = backbone.network(video, t, text)
+        (raw,) = backbone.network(video, t, text.text)
         assert torch.equal(backbone.predict(video, t, text), raw[:, :3])
     assert raw.shape[1] == 6
 
@@ -148,9 +148,9 @@ def test_pixels_are_the_latents_and_half_of_the_output_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ((0, 40, 64), "0 frames; at least 1, and 4 suits best"),
-        ((8, 36, 64), "height 36; it must be a multiple of 8, such as 32 or 40"),
-        ((8, 40, 60), "width 60; it must be a multiple of 8, such as 56 or 64"),
+        ((0, 40, 64), "`frames` must be at least 1, got 0"),
+        ((8, 36, 64), "`height` must be a multiple of 8, such as 32 or 40; got 36"),
+        ((8, 40, 60), "`width` must be a multiple of 8, such as 56 or 64; got 60"),
     ],
 )
 def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], message: str) -> None:
@@ -162,7 +162,7 @@ def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], me
 
 def test_prompts_are_lowered_padded_and_counted() -> None:
     backbone, fits, long = tiny(), "a" * 75, "a" * 77
-    text = backbone.encode_text(["  A Cat", "a cat", fits])
+    text = backbone.encode_text(["  A Cat", "a cat", fits]).text
     assert text.shape == (3, 77, 16)
     assert torch.equal(text[0], text[1])
     assert backbone.check_prompt(fits) == []
@@ -173,13 +173,8 @@ def test_prompts_are_lowered_padded_and_counted() -> None:
 
 def test_checkpointing_changes_no_gradient() -> None:
     kept = tiny()
-    again = Show1(
-        "again",
-        kept._parts,
-        kept.defaults,
-        Settings(device="cpu", gradient_checkpointing=True),
-        kept.device,
-    )
+    settings = Settings(device="cpu", gradient_checkpointing=True)
+    again = Show1(kept._parts, kept.defaults, settings)
 
     def gradient(backbone: Show1) -> Tensor:
         x = randn(1, 3, 3, 16, 16).requires_grad_()
@@ -203,12 +198,13 @@ def test_dreammotion_runs_in_pixel_space() -> None:
     learned = method.learn(backbone, video, "a square walks", sampling)
     assert list(learned) == []
     assert torch.equal(learned.result.tensors["latents"], video[0])
-    events = list(method.transfer(backbone, learned.result, "a cat walks", sampling))
+    job = method.transfer(backbone, learned.result, "a cat walks", sampling)
+    events = list(job)
     told = [dict(event.metrics) for event in events if isinstance(event, Step)]
     terms = {"mean_gradient", "score", "spatial", "temporal"}
     assert [set(metrics) for metrics in told] == [terms] * 3
     assert all(value > 0 for metrics in told for value in metrics.values())
-    result = events[-1].result  # type: ignore[union-attr]
+    result = job.result
     assert result.shape == video.shape
     assert 0 < float((result - video).abs().max()) < 5
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recast import api
+from recast.backbones.base import Conditioning
 from recast.backbones.show1 import backbone as show1
 from recast.backbones.show1 import cascade
 from recast.backbones.show1.backbone import Show1
@@ -131,15 +132,8 @@ def spied() -> tuple[Show1, dict[str, Spy]]:
         for name, spy in spies.items()
         if name in NUMBERS
     }
-    own, parts = tiny(), tiny()._parts
-    parts = show1.Parts(
-        unet=parts.unet,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        scheduler=parts.scheduler,
-        stages=stages,  # type: ignore[arg-type]
-    )
-    return Show1("spied", parts, own.defaults, CPU, own.device), spies
+    own = tiny()
+    return Show1(own._parts, own.defaults, CPU, stages), spies  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("quick")
@@ -161,7 +155,7 @@ def test_interpolation_is_given_both_keyframes_and_their_blend() -> None:
 @pytest.mark.usefixtures("quick")
 def test_enlarging_is_given_noised_frames_and_the_last_one_known() -> None:
     backbone, spies = spied()
-    del backbone._parts.stages["interpolation"]  # type: ignore[attr-defined]
+    del backbone._stages["interpolation"]  # type: ignore[attr-defined]
     keyframes = 0.9 * torch.ones(1, 3, 10, 8, 8)
     _, video = ended(backbone.finish(keyframes, "a cat", 0))
     assert video.shape == (1, 3, 10, 32, 32)
@@ -183,10 +177,10 @@ def test_enlarging_is_given_noised_frames_and_the_last_one_known() -> None:
 
 def test_a_stage_is_sampled_as_its_scheduler_asks() -> None:
     """Guided and thresholded; a network that says zero leaves only the threshold's trace."""
-    stage = spied()[0]._parts.stages["interpolation"]
+    stage = spied()[0]._stages["interpolation"]
     denoise = stage.denoiser(
         lambda network, x, t, text, level: torch.zeros(len(x), 6, *x.shape[2:]),
-        torch.zeros(2, 5, 16),
+        Conditioning(text=torch.zeros(2, 5, 16)),
         torch.zeros(1, 4, 5, 8, 8),
     )
     t, x = torch.tensor(500.0), 3 * randn(1, 3, 5, 8, 8)
@@ -199,7 +193,7 @@ def test_a_stage_is_sampled_as_its_scheduler_asks() -> None:
     )
     denoise = bare.denoiser(
         lambda network, x, t, text, level: torch.zeros(len(x), 6, *x.shape[2:]),
-        torch.zeros(2, 5, 16),
+        Conditioning(text=torch.zeros(2, 5, 16)),
         torch.zeros(1, 4, 5, 8, 8),
     )
     assert float(denoise(x, t).x0.abs().max()) > 3

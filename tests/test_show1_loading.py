@@ -68,9 +68,9 @@ def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
 
 def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
     """Said before anything is read: the folder is empty."""
-    with pytest.raises(BadCall, match="float16 is too slow on the CPU"):
+    with pytest.raises(BadCall, match="`dtype=float16` is too slow on the CPU"):
         show1.load(str(tmp_path), Settings(device="cpu", dtype="float16"))
-    with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
+    with pytest.raises(BadCall, match="`offload` needs a cuda or mps device"):
         show1.load(str(tmp_path), Settings(device="cpu", offload="networks"))
 
 
@@ -109,7 +109,7 @@ def test_sentencepiece_alone_will_do(folder: Path, tmp_path: Path) -> None:
     for prompt in ("a red dog walks", "blue  cat"):
         ids = loaded._parts.tokenizer(prompt).input_ids
         assert ids == [*oracle.encode(prompt), 1]
-    assert loaded.encode_text(["a red dog"]).shape == (1, 77, 16)
+    assert loaded.encode_text(["a red dog"]).text.shape == (1, 77, 16)
 
 
 def keys(path: Path, edit: Callable[[dict[str, Tensor]], Any]) -> None:

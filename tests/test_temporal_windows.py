@@ -88,7 +88,7 @@ def test_windows_are_counted_in_frames_of_the_clip(kind: str) -> None:
     backbone.see_at_once(own.frames)
     assert backbone.window == backbone.latent_shape(own.frames, own.height, own.width)[2]
     if kind != "stable":
-        with pytest.raises(BadCall, match=f"frames, got {own.frames + 1}"):
+        with pytest.raises(BadCall, match=f"`frames` must be .*, got {own.frames + 1}"):
             backbone.see_at_once(own.frames + 1)
 
 
@@ -148,7 +148,7 @@ def test_a_motion_is_used_in_the_windows_it_was_learned_in() -> None:
 
 def test_a_model_with_few_positions_takes_long_clips_in_windows() -> None:
     backbone = animatediff.tiny()
-    with pytest.raises(BadCall, match=r"40 frames; .* at most 32 at once; .* --window 32"):
+    with pytest.raises(BadCall, match=r"must be at most 32 .*, got 40; .* set `window` to 32"):
         backbone.latent_shape(40, 16, 16)
     backbone.see_at_once(16)
     assert backbone.latent_shape(40, 16, 16)[2] == 40
@@ -172,7 +172,7 @@ def test_methods_that_need_a_clip_whole_say_so() -> None:
 def test_windows_are_set_when_a_model_is_loaded() -> None:
     loaded = model_loading.load("gaussian", Settings(device="cpu", window=4))
     assert loaded.window == 4
-    with pytest.raises(BadCall, match="frames 0; it must be"):
+    with pytest.raises(BadCall, match="`frames` must be at least 1, got 0"):
         model_loading.load("gaussian", Settings(device="cpu", window=0))
 
 

@@ -129,14 +129,8 @@ def test_checkpointing_of_gradients_changes_nothing(name: str) -> None:
     """The layers run again on the way back, so the adapter has to be there still."""
     kept = tiny()
     assert isinstance(kept, unet3d.LatentUNet)
-    lean = unet3d.LatentUNet(
-        "lean",
-        kept._parts,
-        kept.defaults,
-        Settings(device="cpu", gradient_checkpointing=True),
-        kept.device,
-        frozenset(),
-    )
+    settings = Settings(device="cpu", gradient_checkpointing=True)
+    lean = unet3d.LatentUNet(kept._parts, kept.defaults, settings)
     one, other = motion_of(name), learned(made(name), lean)
     assert one.metadata["losses"] == other.metadata["losses"]
     assert same(one, other)

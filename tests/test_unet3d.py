@@ -1,5 +1,6 @@
 """UNet3D models: parity with diffusers, taps, memory settings, sizes, prompts, fingerprints."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recast.diffusion.sampling import sample
 from recast.errors import BadCall
 from recast.networks import checkpoint_loading, unet_roles
 from recast.networks.feature_hooks import Tap, record
+from recast.networks.library_logging import quiet
 
 CPU = Settings(device="cpu", dtype="float32")
 ZEROSCOPE = unet3d._SCHEDULER
@@ -43,7 +45,7 @@ def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
     tiny = unet3d.tiny()
     assert isinstance(tiny, LatentUNet)
     parts = tiny._parts
-    with checkpoint_loading.quiet():  # the pipeline says at every use that it is old
+    with quiet():  # the pipeline says at every use that it is old
         pipe = TextToVideoSDPipeline(
             vae=parts.vae,
             text_encoder=parts.text_encoder,
@@ -285,10 +287,10 @@ def test_encoding_is_deterministic_and_slicing_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ((0, 16, 16), "0 frames; at least 1"),
-        ((4, 17, 16), "height 17; it must be a multiple of 2, such as 16 or 18"),
-        ((4, 16, 31), "width 31; it must be a multiple of 2, such as 30 or 32"),
-        ((4, 1, 16), "height 1; it must be a multiple of 2, such as 2 or 4"),
+        ((0, 16, 16), "`frames` must be at least 1, got 0"),
+        ((4, 17, 16), "`height` must be a multiple of 2, such as 16 or 18; got 17"),
+        ((4, 16, 31), "`width` must be a multiple of 2, such as 30 or 32; got 31"),
+        ((4, 1, 16), "`height` must be a multiple of 2, such as 2 or 4; got 1"),
     ],
 )
 def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], message: str) -> None:
@@ -303,7 +305,7 @@ def test_a_prompt_that_is_too_long_is_counted() -> None:
     backbone = unet3d.tiny()
     fits, long = " ".join("a" * 75), " ".join("a" * 80)
     assert backbone.check_prompt(fits) == []
-    assert backbone.encode_text([fits, ""]).shape == (2, 77, 16)
+    assert backbone.encode_text([fits, ""]).text.shape == (2, 77, 16)
     for refuse in (backbone.check_prompt, lambda prompt: backbone.encode_text(["", prompt])):
         with pytest.raises(BadCall, match=r"the prompt has 80 tokens, and the .* takes 75"):
             refuse(long)
@@ -313,16 +315,15 @@ def test_a_tokenizer_that_knows_no_limit_is_held_to_the_encoders() -> None:
     pipe = pipeline()
     pipe.tokenizer.model_max_length = 10**30
     backbone = unet3d.wrap(pipe, CPU)
-    assert backbone.encode_text(["a"]).shape == (1, 77, 16)
+    assert backbone.encode_text(["a"]).text.shape == (1, 77, 16)
     with pytest.raises(BadCall, match="takes 75"):
         backbone.encode_text([" ".join("a" * 76)])
 
 
 def test_unknown_words_are_told() -> None:
     tiny = made()
-    known = LatentUNet(
-        "s", tiny._parts, tiny.defaults, CPU, torch.device("cpu"), frozenset({"red", "disc"})
-    )
+    parts = dataclasses.replace(tiny._parts, name="s", words=frozenset({"red", "disc"}))
+    known = LatentUNet(parts, tiny.defaults, CPU)
     assert known.check_prompt("Red disc, red!") == []
     assert known.check_prompt("a red cat") == ["the s model does not know: a, cat"]
 
@@ -332,9 +333,9 @@ def test_unknown_words_are_told() -> None:
 
 def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
     """Said before anything is read: the folder is empty."""
-    with pytest.raises(BadCall, match="float16 is too slow on the CPU; use float32 or bfloat16"):
+    with pytest.raises(BadCall, match="`dtype=float16` is too slow on the CPU; use float32"):
         unet3d.load(str(tmp_path), Settings(device="cpu", dtype="float16"))
-    with pytest.raises(BadCall, match="offload needs a cuda or mps device"):
+    with pytest.raises(BadCall, match="`offload` needs a cuda or mps device"):
         unet3d.load(str(tmp_path), Settings(device="cpu", offload="networks"))
 
 
@@ -358,7 +359,7 @@ def test_wrap_uses_the_pipelines_own_networks() -> None:
         frames=24, height=320, width=576, fps=8.0, steps=50, guidance_scale=10.0
     )
     assert backbone.fingerprint == unet3d.tiny().fingerprint
-    assert torch.equal(backbone.encode_text(["a cat"]), unet3d.tiny().encode_text(["a cat"]))
+    assert torch.equal(*(one.encode_text(["a cat"]).text for one in (backbone, unet3d.tiny())))
 
 
 def test_wrap_leaves_foreign_attention_alone() -> None:
@@ -390,7 +391,7 @@ def test_a_fingerprint_is_of_the_values_not_of_their_type() -> None:
     unet = unet3d.tiny().network
     expected = checkpoint_loading.fingerprint(unet)
     assert expected == checkpoint_loading.fingerprint(unet3d.tiny().network)
-    with checkpoint_loading.quiet():
+    with quiet():
         assert checkpoint_loading.fingerprint(unet.half()) == expected
         assert checkpoint_loading.fingerprint(unet.float()) == expected  # half's values in float32
         exact = checkpoint_loading.fingerprint(unet.bfloat16())

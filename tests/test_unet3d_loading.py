@@ -24,7 +24,7 @@ from recast.backbones import unet3d
 from recast.backbones.base import Defaults, Settings
 from recast.backbones.unet3d import LatentUNet
 from recast.errors import BadCall, BadModel, RecastError
-from recast.networks import checkpoint_loading
+from recast.networks.library_logging import quiet
 
 CPU = Settings(device="cpu", dtype="float32")
 ZEROSCOPE = unet3d._SCHEDULER
@@ -36,7 +36,7 @@ def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
     tiny = unet3d.tiny()
     assert isinstance(tiny, LatentUNet)
     parts = tiny._parts
-    with checkpoint_loading.quiet():  # the pipeline says at every use that it is old
+    with quiet():  # the pipeline says at every use that it is old
         pipe = TextToVideoSDPipeline(
             vae=parts.vae,
             text_encoder=parts.text_encoder,
@@ -58,7 +58,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    with checkpoint_loading.quiet():
+    with quiet():
         pipeline().save_pretrained(folder)
     return folder
 
@@ -98,7 +98,7 @@ def test_a_saved_pipeline_is_the_same_model(folder: Path, pickled: bool) -> None
 
 
 def test_what_diffusers_pickles_is_read(tmp_path: Path) -> None:
-    with checkpoint_loading.quiet():
+    with quiet():
         pipeline().save_pretrained(tmp_path / "m", safe_serialization=False)
     assert (tmp_path / "m" / f"{UNET}.bin").exists()
     loaded = unet3d.load(str(tmp_path / "m"), CPU)
@@ -157,19 +157,19 @@ def test_bars_that_were_off_stay_off(bars: bool) -> None:
         stack.callback(diffusers_logging.enable_progress_bar)
         transformers_logging.disable_progress_bar()
         diffusers_logging.disable_progress_bar()
-        with pytest.raises(ArithmeticError), checkpoint_loading.quiet(bars=bars):
+        with pytest.raises(ArithmeticError), quiet(bars=bars):
             raise ArithmeticError
         assert not transformers_logging.is_progress_bar_enabled()
         assert not diffusers_logging.is_progress_bar_enabled()
         assert are_progress_bars_disabled()
-    with checkpoint_loading.quiet(bars=bars):
+    with quiet(bars=bars):
         assert transformers_logging.is_progress_bar_enabled() is bars
 
 
 def test_a_device_that_is_not_there(saved: Path) -> None:
     missing = [name for name in ("cuda", "mps") if not _there(name)]
     for name in missing:
-        with pytest.raises(BadCall, match=f"device '{name}' is not there; this machine has"):
+        with pytest.raises(BadCall, match=f"`device={name}` is not available; this machine has"):
             unet3d.load(str(saved), Settings(device=name))
     assert missing
 
@@ -297,7 +297,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "card": (
         lambda f: (f / "recast.json").write_text('{"defaults": {"frames": 8}}'),
-        "recast.json does not say defaults and words as it should",
+        "recast.json must give exactly the six defaults",
     ),
 }
 

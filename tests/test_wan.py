@@ -40,8 +40,8 @@ def pipeline(backbone: Wan, **options: Any) -> WanPipeline:
         parts.vae,
         Euler(shift=3.0),
         parts.transformer,
-        parts.low,
-        **{"boundary_ratio": parts.boundary or None} | options,
+        parts.transformer_2,
+        **{"boundary_ratio": parts.boundary_ratio} | options,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -92,7 +92,7 @@ def test_encoding_undoes_what_decoding_does_to_latents() -> None:
 def test_the_boundary_belongs_to_the_expert_for_noise(low: bool, at: float) -> None:
     backbone = wan.tiny_of(experts=True)
     parts, t = backbone._parts, backbone.schedule.network_time(torch.tensor(at))
-    assert backbone._expert(t) is (parts.low if low else parts.transformer)
+    assert backbone._expert(t) is (parts.transformer_2 if low else parts.transformer)
 
 
 def test_one_expert_without_the_other_is_refused() -> None:
@@ -106,11 +106,11 @@ def test_one_expert_without_the_other_is_refused() -> None:
     "prompt", ["a cat", "  a\n cat\t", "tom &amp; jerry", "&amp;lt;b&amp;gt;", ""]
 )
 def test_prompts_are_cleaned_as_diffusers_cleans_them(prompt: str) -> None:
-    assert text_encoder.clean(prompt) == prompt_clean(prompt)
+    assert text_encoder.clean_whitespace_and_html(prompt) == prompt_clean(prompt)
 
 
 def test_text_ends_in_zeros() -> None:
-    text = wan.tiny().encode_text(["ab", ""])
+    text = wan.tiny().encode_text(["ab", ""]).text
     assert text.shape == (2, 512, 16)
     # "▁", "a", "b" and the end; the empty prompt is its end alone.
     assert [int((row.abs().sum(-1) > 0).sum()) for row in text] == [4, 1]

@@ -64,8 +64,8 @@ def pipeline(backbone: Made) -> DiffusionPipeline:
     else:
         pipe = WanPipeline(
             scheduler=UniPCMultistepScheduler(**parts.scheduler),
-            transformer_2=backbone._parts.low,
-            boundary_ratio=backbone._parts.boundary or None,
+            transformer_2=backbone._parts.transformer_2,
+            boundary_ratio=backbone._parts.boundary_ratio,
             **shared,
         )
     pipe.set_progress_bar_config(disable=True)

@@ -99,17 +99,24 @@ class Job(Generator[Event, None, T]):
         return self.result
 
     def send(self, value: None) -> Event:
+        """The next event, as a generator gives it."""
+        return self._advance(lambda: self._events.send(value))
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None, /) -> Event:
+        """Raise an exception inside the work, as in a generator."""
+        error = typ if val is None else val
+        return self._advance(lambda: self._events.throw(error))
+
+    def _advance(self, step: Callable[[], Event]) -> Event:
         try:
-            return self._events.send(value)
+            return step()
         except StopIteration as end:
             if not self._outcome:
                 self._outcome.append(end.value)
             raise StopIteration(self._outcome[0]) from None
 
-    def throw(self, typ: Any, val: Any = None, tb: Any = None, /) -> Event:
-        return self._events.throw(typ) if val is None else self._events.throw(typ, val, tb)
-
     def close(self) -> None:
+        """Stop the work."""
         self._events.close()
 
 

@@ -3,25 +3,27 @@
 Guo et al.: "AnimateDiff: Animate Your Personalized Text-to-Image Diffusion Models without Specific
 Tuning", ICLR 2024. The alias joins two hub ids, a Stable Diffusion and a motion adapter; a folder
 or hub id holds an AnimateDiffPipeline that was saved whole, with any Stable Diffusion 1.5 in it.
-Owns where such models come from; how they run is `_latent_unet`'s. A clip has at most 32 frames,
-the length of the adapter's table of positions.
+Owns where such models come from; `unet3d.LatentUNet` runs them. A clip has at most 32 frames, the
+length of the adapter's table of positions.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recast.backbones.base import Backbone, Defaults, Settings
-from recast.backbones.unet3d import LatentUNet, Parts
+from recast.backbones.unet3d import LatentUNet
 from recast.errors import BadModel
-from recast.networks import checkpoint_loading, meta_model, placement
+from recast.networks import checkpoint_loading, meta_model, pipeline_parts, placement
 from recast.networks import tiny as tiny_networks
-from recast.networks.meta_model import CLIP_LARGE, STABLE_VAE
+from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
+from recast.networks.text_encoder import CLIP_LARGE
+from recast.networks.vae import STABLE_DIFFUSION_VAE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -31,9 +33,66 @@ _ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
 _ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.*")
 ALIASES = {"animatediff": f"{_BASE} + {_ADAPTER}"}
 PIPELINES = frozenset({"AnimateDiffPipeline"})
-STAND_IN = "shapes"
-
+_CLASSES = {
+    "unet": UNetMotionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+}
 _DEFAULTS = Defaults(frames=16, height=512, width=512, fps=8.0, steps=25, guidance_scale=7.5)
+
+
+def load(source: str, settings: Settings) -> Backbone:
+    """Load from the alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
+    if source in ALIASES:
+        device = pipeline_parts.model_device(settings)
+        dtype = pipeline_parts.network_dtype(settings, device, torch.float16)
+        placement.check(settings, device)
+        adapter = checkpoint_loading.find_folder(_ADAPTER, _ADAPTER_FILES)
+        parts = join(checkpoint_loading.find_folder(_BASE), adapter, dtype, device, source)
+        return LatentUNet(parts, _DEFAULTS, settings)
+    folder = open_folder(source, settings, ALIASES, PIPELINES)
+    defaults = Defaults.of_card(folder.card) or _DEFAULTS
+    return LatentUNet(folder.parts(_CLASSES), defaults, settings)
+
+
+def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
+    """Use the networks of a loaded AnimateDiffPipeline, as `recast.wrap` does."""
+    return LatentUNet(take_parts(pipeline, _CLASSES), _DEFAULTS, settings)
+
+
+def join(
+    base: Path, adapter: Path, dtype: torch.dtype, device: torch.device, name: str
+) -> ModelParts:
+    """The parts of a folder with a Stable Diffusion and of one with a motion adapter for it.
+
+    Raises `BadModel` if they do not fit each other.
+    """
+    checkpoint_loading.check_index(base, frozenset({"StableDiffusionPipeline"}))
+    tokenizer = checkpoint_loading.tokenizer(CLIPTokenizer, base / "tokenizer")
+    motion = checkpoint_loading.network(MotionAdapter, adapter, dtype)
+    image = checkpoint_loading.network(UNet2DConditionModel, base / "unet", dtype)
+    try:
+        with meta_model.building():
+            unet = UNetMotionModel.from_unet2d(image, motion)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadModel(f"the adapter {adapter} does not fit {base} ({reason})") from error
+    encoder = base / "text_encoder"
+    return ModelParts(
+        name=name,
+        device=device,
+        unet=unet,
+        vae=checkpoint_loading.network(AutoencoderKL, base / "vae", dtype),
+        text_encoder=checkpoint_loading.text_network(CLIPTextModel, encoder, dtype),
+        tokenizer=tokenizer,
+        scheduler=_SCHEDULER,
+    )
+
+
+# Data: the published model, and a tiny one.
+
+
 # The adapter was trained on these levels and not on Stable Diffusion's own; the spacing is what
 # diffusers' documentation samples it with.
 _SCHEDULER = {
@@ -45,8 +104,6 @@ _SCHEDULER = {
     "steps_offset": 1,
     "set_alpha_to_one": False,
 }
-
-
 # What a folder of the two together would say where the classes have other defaults: enough to know
 # what they need before they are downloaded.
 PUBLISHED = {
@@ -54,71 +111,10 @@ PUBLISHED = {
         checkpoint_loading.INDEX: {"_class_name": "AnimateDiffPipeline"},
         "scheduler/scheduler_config.json": _SCHEDULER,
         "unet/config.json": {"_class_name": "UNetMotionModel", "cross_attention_dim": 768},
-        "vae/config.json": STABLE_VAE,
+        "vae/config.json": STABLE_DIFFUSION_VAE,
         "text_encoder/config.json": CLIP_LARGE,
     }
 }
-
-
-def load(source: str, settings: Settings) -> Backbone:
-    """Load from the alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    if source in ALIASES:
-        device = checkpoint_loading.device(settings.device)
-        dtype = checkpoint_loading.dtype(settings.dtype, device)
-        placement.check(settings, device)
-        adapter = checkpoint_loading.folder(_ADAPTER, _ADAPTER_FILES)
-        parts = joined(checkpoint_loading.folder(_BASE), adapter, dtype)
-        return LatentUNet(source, parts, _DEFAULTS, settings, device)
-    model = checkpoint_loading.opened(source, settings, ALIASES, PIPELINES)
-    scheduler, tokenizer = model.scheduler(), model.tokenizer(CLIPTokenizer)
-    unet = model.network(UNetMotionModel, "unet")
-    shared = _shared(model.folder, model.dtype)
-    parts = Parts(unet=unet, tokenizer=tokenizer, scheduler=scheduler, **shared)
-    defaults, words = model.card.defaults or _DEFAULTS, model.card.words
-    return LatentUNet(model.name, parts, defaults, settings, model.device, words)
-
-
-def joined(base: Path, adapter: Path, dtype: torch.dtype) -> Parts:
-    """The parts of a folder with a Stable Diffusion, and of one with a motion adapter for it.
-
-    Raises `BadModel` for two that do not fit each other.
-    """
-    checkpoint_loading.check_index(base, frozenset({"StableDiffusionPipeline"}))
-    tokenizer = checkpoint_loading.tokenizer(CLIPTokenizer, base / "tokenizer")
-    motion = checkpoint_loading.network(MotionAdapter, adapter, dtype)
-    image = checkpoint_loading.network(UNet2DConditionModel, base / "unet", dtype)
-    try:
-        with meta_model.making():
-            unet = UNetMotionModel.from_unet2d(image, motion)
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BadModel(f"the adapter {adapter} does not fit {base} ({reason})") from error
-    return Parts(unet=unet, tokenizer=tokenizer, scheduler=_SCHEDULER, **_shared(base, dtype))
-
-
-def _shared(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    return {
-        "vae": checkpoint_loading.network(AutoencoderKL, folder / "vae", dtype),
-        "text_encoder": checkpoint_loading.text_network(
-            CLIPTextModel, folder / "text_encoder", dtype
-        ),
-    }
-
-
-def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
-    """Use the networks of a loaded diffusers AnimateDiffPipeline, where and as they are.
-
-    The settings' device and dtype do not apply. The networks are frozen: no gradients, no dropout.
-    """
-    parts = Parts(
-        unet=pipeline.unet,
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler.config,
-    )
-    name = checkpoint_loading.wrapped_name(pipeline)
-    return LatentUNet(name, parts, _DEFAULTS, settings, pipeline.unet.device)
 
 
 def tiny() -> Backbone:
@@ -128,15 +124,17 @@ def tiny() -> Backbone:
         unet = UNetMotionModel.from_unet2d(*tiny_pair())
         text_encoder, tokenizer = tiny_networks.clip_text(16)
         vae = tiny_networks.image_vae(4)
-        # Fresh motion modules end in zeros; without noise in them the frames would not mix.
-        for parameter in unet.parameters():
-            parameter.data.add_(0.02 * torch.randn_like(parameter))
-    parts = Parts(
-        unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=_SCHEDULER
+        tiny_networks.add_noise(unet)
+    parts = ModelParts(
+        name="tiny-animatediff",
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=_SCHEDULER,
     )
     defaults = Defaults(frames=4, height=16, width=16, fps=8.0, steps=2, guidance_scale=3.0)
-    settings = Settings(device="cpu", dtype="float32")
-    return LatentUNet("tiny-animatediff", parts, defaults, settings, torch.device("cpu"))
+    return LatentUNet(parts, defaults, Settings(device="cpu"))
 
 
 def tiny_pair() -> tuple[UNet2DConditionModel, MotionAdapter]:

@@ -1,18 +1,23 @@
-"""What every text-to-video model offers, whatever it is made of.
+"""The contract of every text-to-video model.
 
-Latents are (B, C, F, H, W) float32; videos (B, 3, F, H, W) float32 in [-1, 1]. A backbone file
-defines `ALIASES` (short name -> folder or hub id), `PIPELINES` (the `_class_name`s of
-model_index.json that it loads), `load(source, settings)`, `wrap(pipeline)` and `tiny()`. It may
-define `PUBLISHED`: of an alias, the JSON files of its folder (path -> content), as far as
-their numbers differ from the defaults of the classes; and `STAND_IN`, the shipped model on which
-methods are measured in its place.
+Owns `Backbone`, its `Settings`, its `Defaults` and the `Conditioning` of its network. It refuses to
+know how any network is built, loaded or called: that is each backbone's file.
+
+Latents are (B, C, F, H, W) float32; videos are (B, 3, F, H, W) float32 in [-1, 1]. The file of a
+backbone defines `ALIASES` (short name -> folder or hub id), `PIPELINES` (the `_class_name`s in
+model_index.json that it loads), `load(source, settings)`, `wrap(pipeline, settings)` and `tiny()`.
+It may define `PUBLISHED`: alias -> the JSON files of its folder (path -> content), as far as their
+numbers differ from the defaults of the classes, from which the need of a model is predicted before
+it is downloaded.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -20,51 +25,36 @@ from torch import Tensor, nn
 from recast.diffusion.cfg import cfg, growing
 from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.temporal_windows import blend, spans
-from recast.errors import BadCall, UnknownName
+from recast.errors import BadCall, BadModel, UnknownName
 from recast.events import Job
 from recast.networks import quantization
-from recast.networks.adapters import Transformer
+from recast.networks.attention_layers import Transformer
 from recast.networks.feature_hooks import Tap
+from recast.networks.latent_layout import LatentLayout
+from recast.networks.settings import NetworkSettings
+
+if TYPE_CHECKING:
+    from recast.networks.pipeline_parts import ModelCard
+
+_NO_TRANSFORMERS: Mapping[str, tuple[Transformer, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class Settings(NetworkSettings):
     """How a model is loaded and run."""
 
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    """Where the model runs; auto takes cuda, then mps, then cpu."""
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """The networks' own precision; auto is float32 on the CPU, elsewhere bfloat16 for transformers
-    and float16 for the others. Latents and noise levels are float32 always."""
-    weights: quantization.Kind = "full"
-    """How the linear layers of the network and of its text encoders are kept: full, or in 8 bits,
-    which is half the memory of bfloat16 and rounds them. Guided steps save by it only with
-    gradient_checkpointing. Methods that train take full weights."""
-    vae_slicing: bool = True
-    """Encode and decode one frame at a time, where a model's frames are apart: a little slower, far
-    less memory."""
-    vae_tiling: bool = False
-    """Encode and decode large frames in overlapping tiles: less memory, not quite the same
-    pixels."""
-    gradient_checkpointing: bool = False
-    """Compute activations again on the way back: about a third slower, less than half the memory
-    of guided steps."""
-    offload: Literal["none", "networks", "blocks"] = "none"
-    """What is on the device (cuda or mps) only while it works: networks, one at a time, or their
-    blocks, one at a time, which takes least memory and most time, as all weights cross over in
-    every pass, and on its way back again. Methods that train take no blocks."""
     dynamic_guidance: bool = False
-    """Let guidance grow from 1 in pure noise to 1 + guidance scale at the end, as CogVideoX's
-    makers do. At guidance scale 1 there is none, as in diffusers."""
+    """Let guidance grow from 1 in pure noise to 1 + guidance scale at the end, as the authors of
+    CogVideoX do. At guidance scale 1 there is no guidance, as in diffusers."""
     window: int | None = None
-    """Frames that the network sees at once: a longer clip goes through it in windows of so many
-    that overlap by half, and are blended after every step. Without it the network sees the whole
-    clip. Some methods only."""
+    """The number of frames that the network sees at once. A longer clip passes through the network
+    in windows of this length that overlap by half and are blended after every step. By default the
+    network sees the whole clip. Only some methods work in windows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Defaults:
-    """What the model was trained for: the numbers used where the user says nothing."""
+    """The numbers that a model was trained for, used where the user gives none."""
 
     frames: int
     height: int
@@ -73,144 +63,231 @@ class Defaults:
     steps: int
     guidance_scale: float
 
+    @classmethod
+    def of_card(cls, card: ModelCard) -> Defaults | None:
+        """The defaults in a folder's card; None if it gives none. Raises `BadModel` for others than
+        these six numbers."""
+        if card.defaults is None:
+            return None
+        try:
+            return cls(**card.defaults)
+        except TypeError as error:
+            raise BadModel(f"{card.path} must give exactly the six defaults ({error})") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Conditioning:
+    """The inputs of a network beside x_t and t, for a batch of B prompts."""
+
+    text: Tensor
+    """The encoded prompts, (B, tokens, width)."""
+    mask: Tensor | None = None
+    """The tokens to which the network attends, (B, tokens) bool; None for all tokens."""
+    pooled: Tensor | None = None
+    """Each prompt as one vector, (B, width); None where the network reads none."""
+    guidance: float | None = None
+    """The guidance scale that a guidance-distilled network reads; None for no guidance."""
+
 
 class Backbone(ABC):
-    """A frozen text-to-video model. `calls` counts how many clips went through the network."""
+    """A frozen text-to-video model. Its methods are either abstract or final; how models differ
+    otherwise is data, which a subclass passes to `__init__`."""
 
     name: str
     network: nn.Module
+    component: str
+    """The name of `network` in diffusers' pipelines, which begins the keys of a LoRA."""
     schedule: Schedule
-    """Its noise levels; those of clips of one size are `schedule.sized(latents.shape)`."""
+    """The noise levels. Those for clips of one size are `schedule.sized(latents.shape)`."""
     defaults: Defaults
+    layout: LatentLayout
     device: torch.device
     roles: Mapping[str, tuple[Tap, ...]]
-    """Every role that a method may ask for, and its places in `network`."""
+    """The roles that a method may ask for, and the taps of each in `network`."""
+    transformers: Mapping[str, tuple[Transformer, ...]]
+    """The roles that adapters may ask for, and the transformers of each in `network`:
+    "temporal_transformers" are those of the down and up blocks, the coarsest first; the others are
+    "all_temporal_transformers" and "spatial_transformers"."""
     fingerprint: str
-    """A short hash of the weights: motions are bound to it."""
-    nfe: int = 0
-    transformers: Mapping[str, tuple[Transformer, ...]] = MappingProxyType({})
-    """The roles that adapters may ask for, and their transformers in `network`:
-    "temporal_transformers", those on the way down and up, the coarsest first;
-    "all_temporal_transformers"; "spatial_transformers"."""
-    component: str = "unet"
-    """What diffusers' pipelines call `network`, and with them the keys of a LoRA."""
-    frame_multiplier: int = 1
-    """How many times the frame rate of its latents' clip a finished clip has."""
-    offload: Literal["none", "networks", "blocks"] = "none"
-    """What of it is on the device only while it works."""
-    weights: quantization.Kind = "full"
-    """How the weights of its linear layers are kept."""
-    dynamic_guidance: bool = False
-    """Whether guidance grows on the way from noise (`guidance.growing`)."""
-    window: int | None = None
-    """Frames of latents that the network sees at once; None is all there are."""
-    temporal_patch: int = 1
-    """Frames of latents that the network reads as one."""
-    stand_in: str = ""
-    """The shipped model of the same architecture, if there is one: methods are measured on it."""
+    """A short hash of the weights, to which motions are bound."""
+    guidance_distilled: bool
+    """Whether the network reads the guidance scale, so that one pass does what classifier-free
+    guidance does in two."""
+    frame_multiplier: int
+    """The frame rate of a finished clip, divided by the frame rate of its latents."""
+    temporal_patch: int
+    """The number of latent frames that the network reads as one token."""
+    offload: Literal["none", "networks", "blocks"]
+    """Which weights wait in main memory until they are needed on the device."""
+    weights: quantization.Kind
+    """How the weights of linear layers are stored."""
+    dynamic_guidance: bool
+    """Whether guidance grows while noise is removed (`diffusion.cfg.growing`)."""
+    window: int | None
+    """The number of latent frames that the network sees at once; None for all of them."""
+    nfe: int
+    """Network function evaluations so far: how many clips have passed through the network."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        name: str,
+        network: nn.Module,
+        schedule: Schedule,
+        defaults: Defaults,
+        layout: LatentLayout,
+        device: torch.device,
+        roles: Mapping[str, tuple[Tap, ...]],
+        fingerprint: str,
+        transformers: Mapping[str, tuple[Transformer, ...]] = _NO_TRANSFORMERS,
+        component: str = "unet",
+        guidance_distilled: bool = False,
+        frame_multiplier: int = 1,
+        temporal_patch: int = 1,
+        word_attention: Callable[[Any, Tensor, Tensor, str], Tensor] | None = None,
+        cascade: Callable[[Any, Tensor, str, int], Job[Tensor]] | None = None,
+    ) -> None:
+        """`word_attention` computes `attention`, for a model with cross-attention to its text.
+        `cascade` takes a decoded clip, the prompt and the seed through the stages that follow the
+        network. Both are functions of the subclass and take the backbone first. The other arguments
+        are the attributes. Raises `BadCall` for a window that the model does not take."""
+        self.name, self.network, self.component = name, network, component
+        self.schedule, self.defaults, self.layout = schedule, defaults, layout
+        self.device, self.fingerprint = device, fingerprint
+        self.roles, self.transformers = roles, transformers
+        self.guidance_distilled = guidance_distilled
+        self.frame_multiplier, self.temporal_patch = frame_multiplier, temporal_patch
+        self._word_attention, self._cascade = word_attention, cascade
+        self.offload, self.weights = settings.offload, settings.weights
+        self.dynamic_guidance = settings.dynamic_guidance
+        self.window, self.nfe = None, 0
+        if settings.window is not None:
+            self.see_at_once(settings.window)
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
-        """Video (B, 3, F, H, W) in [-1, 1] to latents, deterministically."""
+        """Video (B, 3, F, H, W) in [-1, 1] to latents, deterministically. Raises `BadCall` for a
+        size that the model does not take."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to video (B, 3, F, H, W) in [-1, 1]."""
 
-    def finish(self, latents: Tensor, prompt: str, seed: int) -> Job[Tensor]:
-        """The clip that a user gets of latents (1, C, F, H, W): `decode`, and in a cascade the
-        stages after it, each with noise from the seed: (1, 3, F, H, W)."""
-        return Job.finished(self.decode(latents))
+    @abstractmethod
+    def encode_text(self, prompts: list[str]) -> Conditioning:
+        """The network's inputs for a batch of prompts. Raises `BadCall` for a prompt that is too
+        long."""
 
     @abstractmethod
-    def encode_text(self, prompts: list[str]) -> Tensor:
-        """What the network needs of each prompt, (B, tokens, width); only `predict` knows how it
-        lies there."""
-
-    @abstractmethod
-    def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """The network's raw output at x_t, (B, C, F, H, W) float32; t as the network reads it."""
-
-    @abstractmethod
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        """(1, C, F, H, W) of a clip. Raises `BadCall`, naming the sizes that would do."""
-
-    def latent_frame_spans(self, frames: int) -> list[slice]:
-        """Which of a clip's frames each frame of its latents shows; of a causal VAE that packs
-        them, the first one and then so many at a time."""
-        return [slice(frame, frame + 1) for frame in range(frames)]
-
-    def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
-        """How much every position of x_t (1, C, F, h, w) attends to each word of the prompt, words
-        as blanks part them: (F, h', w', words). Raises `BadCall` for a model that cannot tell."""
-        raise BadCall(
-            f"{self.name} shows no cross-attention, so it makes no mask of its own; give one as an "
-            "image, a video or a box"
-        )
-
     def check_prompt(self, prompt: str) -> list[str]:
-        """What the user should know of a prompt: words unknown to the model, and the like.
+        """Notes for the user about a prompt, such as words that the model does not know. Raises
+        `BadCall` for a prompt that is too long."""
 
-        Raises `BadCall` for a prompt that the model cannot take whole.
+    @abstractmethod
+    def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The raw output of the network at x_t, (B, C, F, H, W) float32. t is in the network's own
+        unit."""
+
+    @final
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        """(1, C, F, H, W) of a clip. Raises `BadCall`, naming the nearest sizes that the model
+        takes."""
+        return self.layout.shape(frames, height, width, windows=self.window is not None)
+
+    @final
+    def latent_frame_spans(self, frames: int) -> list[slice]:
+        """The frames of a clip that each frame of its latents covers."""
+        return self.layout.frame_spans(frames)
+
+    @final
+    def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
+        """The share of attention that every position of x_t (1, C, F, h, w) gives to each word of
+        the prompt, (F, h', w', words); words are separated by white space. Raises `BadCall` for a
+        model without cross-attention."""
+        if self._word_attention is None:
+            raise BadCall(
+                f"{self.name} has no cross-attention from which a mask can be made; give the mask "
+                "as an image, a video or a box"
+            )
+        return self._word_attention(self, x, t, prompt)
+
+    @final
+    def finish(self, latents: Tensor, prompt: str, seed: int) -> Job[Tensor]:
+        """The finished clip of latents (1, C, F, H, W), as (1, 3, F, H, W): decoded and, in a
+        cascade, through the stages that follow, whose noise comes from the seed."""
+        video = self.decode(latents)
+        if self._cascade is None:
+            return Job.finished(video)
+        return self._cascade(self, video, prompt, seed)
+
+    @final
+    def denoiser(self, conditioning: Conditioning) -> Denoiser:
+        """The denoiser for encoded prompts: it takes x_t (B, C, F, H, W) and a scalar t."""
+        return self._denoiser(lambda t: conditioning)
+
+    @final
+    def cfg_denoiser(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
+        """The denoiser of one clip under guidance; at scale 1 there is none.
+
+        A guidance-distilled network reads the scale and needs one pass. With a negative prompt it
+        too runs under classifier-free guidance, in two passes at scale 1.
         """
-        return []
+        if scale == 1:
+            return self.denoiser(self.encode_text([prompt]))
+        weight = self.guidance_weight(scale)
+        if self.guidance_distilled and not negative_prompt:
+            conditioning = self.encode_text([prompt])
+            return self._denoiser(lambda t: replace(conditioning, guidance=weight(t)))
+        return cfg(self.denoiser(self.encode_text([negative_prompt, prompt])), weight)
 
-    def denoiser(self, text: Tensor) -> Denoiser:
-        """Bind encoded prompts (B, …): the result takes x_t (B, C, F, H, W) and t, a scalar."""
-        return self.denoising(lambda x, t: self.predict(x, self.schedule.network_time(t), text))
+    @final
+    def guidance_weight(self, scale: float) -> Callable[[Tensor], float]:
+        """The weight of the prompt at time t, for a guidance scale."""
+        return growing(self.schedule, scale) if self.dynamic_guidance else lambda t: scale
 
-    def denoising(self, output: Callable[[Tensor, Tensor], Tensor]) -> Denoiser:
-        """The denoiser of the network's raw output at (x_t, t), which counts the calls."""
+    @final
+    def windows(self, frames: int) -> tuple[slice, ...]:
+        """The windows in which latents of so many frames pass through the network."""
+        return spans(frames, self.window or frames, self.temporal_patch)
 
-        def once(x: Tensor, t: Tensor) -> Denoised:
+    @final
+    def see_at_once(self, frames: int) -> None:
+        """Set the window to so many frames of a clip. Raises `BadCall` if the model takes no clip
+        of that length."""
+        size = self.defaults
+        self.window = self.latent_shape(frames, size.height, size.width)[2]
+
+    @final
+    def taps(self, role: str) -> tuple[Tap, ...]:
+        """The taps of a role. Raises `UnknownName` with the nearest roles of this model."""
+        return self._of_role(role, self.roles)
+
+    @final
+    def transformers_for(self, role: str) -> tuple[Transformer, ...]:
+        """The transformers of a role. Raises `UnknownName` with the nearest roles of this model."""
+        return self._of_role(role, self.transformers)
+
+    @final
+    def _of_role(self, role: str, roles: Mapping[str, tuple[Any, ...]]) -> tuple[Any, ...]:
+        if role not in roles:
+            raise UnknownName(f"role for {self.name}", role, roles)
+        return roles[role]
+
+    @final
+    def _denoiser(self, conditioning: Callable[[Tensor], Conditioning]) -> Denoiser:
+        """The denoiser whose conditioning may depend on t. It counts `nfe` and works in windows."""
+
+        def denoise_window(x: Tensor, t: Tensor) -> Denoised:
             self.nfe += len(x)
-            return self.schedule.denoised(output(x, t), x, t)
+            output = self.predict(x, self.schedule.network_time(t), conditioning(t))
+            return self.schedule.denoised(output, x, t)
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:
             windows = self.windows(x.shape[2])
             if len(windows) == 1:
-                return once(x, t)
-            parts = [once(x[:, :, window], t) for window in windows]
+                return denoise_window(x, t)
+            parts = [denoise_window(x[:, :, window], t) for window in windows]
             return Denoised(*(blend(estimates, windows) for estimates in zip(*parts, strict=True)))
 
         return denoise
-
-    def windows(self, frames: int) -> tuple[slice, ...]:
-        """Those in which latents of so many frames go through the network."""
-        return spans(frames, self.window or frames, self.temporal_patch)
-
-    def see_at_once(self, frames: int) -> None:
-        """Use windows of so many frames of a clip. Raises `BadCall` if the model takes no clip of
-        so many."""
-        own = self.defaults
-        self.window = self.latent_shape(frames, own.height, own.width)[2]
-
-    def cfg_denoiser(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
-        """The denoiser of one clip under classifier-free guidance; at scale 1 there is none."""
-        if scale == 1:
-            return self.denoiser(self.encode_text([prompt]))
-        pair = self.denoiser(self.encode_text([negative_prompt, prompt]))
-        return cfg(pair, self.weight(scale))
-
-    def weight(self, scale: float) -> Callable[[Tensor], float]:
-        """How much the prompt guides at a time, of a guidance scale."""
-        return growing(self.schedule, scale) if self.dynamic_guidance else lambda t: scale
-
-    def taps(self, role: str) -> tuple[Tap, ...]:
-        """The places of a role. Raises `UnknownName` with the nearest roles there are."""
-        if role not in self.roles:
-            raise UnknownName(f"role for {self.name}", role, self.roles)
-        return self.roles[role]
-
-    def transformers_for(self, role: str) -> tuple[Transformer, ...]:
-        """The transformers of a role. Raises `UnknownName` with the nearest roles there are."""
-        if role not in self.transformers:
-            raise UnknownName(f"role for {self.name}", role, self.transformers)
-        return self.transformers[role]
-
-
-def check_multiple(what: str, value: int, of: int) -> None:
-    """Raise `BadCall` unless value is a positive multiple; the message gives the nearest two."""
-    if value < of or value % of:
-        low = max(of, value // of * of)
-        raise BadCall(f"{what} {value}; it must be a multiple of {of}, such as {low} or {low + of}")

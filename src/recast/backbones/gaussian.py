@@ -6,20 +6,24 @@ latents, and a prompt chooses the weights of the components. Imports no network 
 """
 
 import hashlib
-from typing import Literal, final
+from typing import final
 
 import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.noise_schedule import Flow, Prediction, Schedule, per_sample
 from recast.errors import BadCall, BadModel
-from recast.networks.adapters import Attention, Transformer
+from recast.networks.attention_layers import Attention, Transformer
+from recast.networks.devices import usable_device
 from recast.networks.feature_hooks import Tap
+from recast.networks.latent_layout import LatentLayout
 
 ALIASES: dict[str, str] = {"gaussian": "gaussian"}
 PIPELINES: frozenset[str] = frozenset()
+_DEFAULTS = Defaults(frames=8, height=16, width=16, fps=8.0, steps=20, guidance_scale=3.0)
+_SETTINGS = Settings(device="cpu")
 
 
 class _Responsibilities(nn.Module):
@@ -116,31 +120,39 @@ _TRANSFORMERS = dict.fromkeys(
 
 @final
 class Gaussian(Backbone):
-    """The mixture of N(means[k], std²·I) at every position, means (K, 3), over any schedule."""
-
-    name = "gaussian"
-    defaults = Defaults(frames=8, height=16, width=16, fps=8.0, steps=20, guidance_scale=3.0)
-    roles = _ROLES
-    transformers = _TRANSFORMERS
+    """The mixture of N(means[k], std²·I) at every position, means (K, 3), for any schedule."""
 
     def __init__(
-        self, means: Tensor, std: float, schedule: Schedule, device: torch.device | str = "cpu"
+        self,
+        means: Tensor,
+        std: float,
+        schedule: Schedule,
+        device: torch.device | str = "cpu",
+        settings: Settings = _SETTINGS,
     ) -> None:
         if means.ndim != 2 or means.shape[1] != 3 or not std > 0:
             raise BadModel(
                 f"means {tuple(means.shape)} with std {std}; a mixture needs means (K, 3) and a "
                 "std above 0"
             )
-        self.device = torch.device(device)
-        self.schedule = schedule
-        self.network = _Network(means.to(torch.float32), std, schedule.prediction).to(self.device)
+        means = means.to(torch.float32)
         # The network's unit of time in the schedule's: 1000 for flows, 1 for the others.
         self._unit = float(schedule.network_time(torch.ones((), dtype=torch.float64)))
         self._components = len(means)
-        self.fingerprint = hashlib.sha256(
-            means.to(torch.float32).cpu().numpy().tobytes()
-            + repr((float(std), type(schedule).__name__, schedule.prediction)).encode()
-        ).hexdigest()[:16]
+        identity = repr((float(std), type(schedule).__name__, schedule.prediction))
+        weights = means.cpu().numpy().tobytes() + identity.encode()
+        super().__init__(
+            settings,
+            name="gaussian",
+            network=_Network(means, std, schedule.prediction).to(device),
+            schedule=schedule,
+            defaults=_DEFAULTS,
+            layout=LatentLayout(channels=3),
+            device=torch.device(device),
+            roles=_ROLES,
+            transformers=_TRANSFORMERS,
+            fingerprint=hashlib.sha256(weights).hexdigest()[:16],
+        )
 
     def encode(self, video: Tensor) -> Tensor:
         return video.to(device=self.device, dtype=torch.float32)
@@ -148,57 +160,45 @@ class Gaussian(Backbone):
     def decode(self, latents: Tensor) -> Tensor:
         return latents.clamp(-1, 1)
 
-    def encode_text(self, prompts: list[str]) -> Tensor:
-        """The logarithms of the components' weights, (B, 1, K): equal for the empty prompt."""
+    def encode_text(self, prompts: list[str]) -> Conditioning:
+        """The logarithms of the components' weights, (B, 1, K); equal for the empty prompt."""
         rows = [self._log_weights(prompt) for prompt in prompts]
-        return torch.stack(rows)[:, None].to(self.device)
+        return Conditioning(text=torch.stack(rows)[:, None].to(self.device))
 
-    def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def check_prompt(self, prompt: str) -> list[str]:
+        return []
+
+    def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         time = t.to(torch.float64) / self._unit
         alpha, sigma = self.schedule.alpha(time), self.schedule.sigma(time)
         x = x.to(torch.float32)
         levels = (per_sample(level.reshape(-1), x) for level in (alpha, sigma))
-        return self.network(x, *levels, text[:, 0])
-
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        for what, value in (("frames", frames), ("height", height), ("width", width)):
-            check_multiple(what, value, 1)
-        return (1, 3, frames, height, width)
+        return self.network(x, *levels, conditioning.text[:, 0])
 
     def _log_weights(self, prompt: str) -> Tensor:
-        """(K,) drawn from the prompt's own hash, uneven enough that guidance has a direction."""
+        """(K,) from the hash of the prompt, uneven enough that guidance has a direction."""
         seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:7], "big")
         logits = torch.randn(self._components, generator=torch.Generator().manual_seed(seed))
         return torch.log_softmax(2 * logits * (prompt != ""), 0)
 
 
 def load(source: str, settings: Settings) -> Backbone:
-    """The one mixture there is; `source` is "gaussian"."""
+    """Load the only mixture there is; `source` is "gaussian". auto is the CPU: a GPU would not be
+    faster. Raises `BadModel` for another source and `BadCall` for settings that do not apply."""
     if source != "gaussian":
         raise BadModel(f"{source!r} is no Gaussian mixture; the only one is called gaussian")
     if settings.dtype not in ("auto", "float32"):
-        raise BadCall(f"dtype {settings.dtype}; gaussian is exact in float32 only")
-    return _four_colours(_device(settings.device))
+        raise BadCall(f"`dtype={settings.dtype}` does not apply; gaussian is exact in float32 only")
+    name = "cpu" if settings.device == "auto" else settings.device
+    return _four_colours(usable_device(name), settings)
 
 
 def tiny() -> Backbone:
-    return _four_colours(torch.device("cpu"))
+    """The same mixture, on the CPU."""
+    return _four_colours(torch.device("cpu"), _SETTINGS)
 
 
-def _four_colours(device: torch.device) -> Gaussian:
-    """Four colours within [-0.9, 0.9]. A flow, whose grid starts without any signal."""
+def _four_colours(device: torch.device, settings: Settings) -> Gaussian:
+    """Four colours within [-0.9, 0.9], and a flow, whose grid begins without any signal."""
     means = 1.8 * torch.rand(4, 3, generator=torch.Generator().manual_seed(0)) - 0.9
-    return Gaussian(means, 0.25, Flow(), device)
-
-
-def _device(wanted: Literal["auto", "cuda", "mps", "cpu"]) -> torch.device:
-    """The device asked for; auto is the CPU, as there is nothing here to speed up."""
-    present = {
-        "cpu": True,
-        "auto": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not present[wanted]:
-        raise BadCall(f"device {wanted}; this machine has none, take cpu")
-    return torch.device("cpu" if wanted == "auto" else wanted)
+    return Gaussian(means, 0.25, Flow(), device, settings)

@@ -1,52 +1,50 @@
-"""HunyuanVideo: a transformer for flow matching that reads two kinds of text, and its guidance.
+"""HunyuanVideo: a guidance-distilled transformer for flow matching that reads two kinds of text.
 
 Kong et al.: "HunyuanVideo: A Systematic Framework For Large Video Generative Models" (2024). A
 folder or hub id in diffusers' format: a HunyuanVideoTransformer3DModel, whose first blocks keep the
-streams of clip and text apart and whose later ones have one row of tokens; an
-AutoencoderKLHunyuanVideo that packs four frames; Llama 3, which reads the prompt in a template that
-asks for a description of a video; CLIP, which gives the prompt as one vector; and a flow with a
-shift. A clip has 4k + 1 frames.
+tokens of clip and text in two streams and whose later blocks process them as one sequence; an
+AutoencoderKLHunyuanVideo that encodes four frames at a time; Llama 3, which reads the prompt in a
+template that asks for the description of a video; CLIP, which turns the prompt into one vector; and
+a flow with a shift. A clip has 4k + 1 frames.
 
 The network is distilled: the guidance scale is one of its inputs, and one pass does what two did.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
-from torch import Tensor, nn
-from torch.nn.functional import pad
-from transformers import (
-    CLIPTextModel,
-    CLIPTokenizer,
-    LlamaModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer, LlamaModel, PreTrainedTokenizerFast
 
-from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
-from recast.diffusion.noise_schedule import Denoiser, Schedule, from_diffusers
-from recast.errors import BadModel
-from recast.networks import checkpoint_loading, dit_roles, placement
+from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
+from recast.diffusion.noise_schedule import from_diffusers
+from recast.networks import checkpoint_loading, dit_roles
 from recast.networks import tiny as tiny_networks
-from recast.networks.meta_model import CLIP_LARGE
+from recast.networks.latent_layout import LatentLayout
+from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
+from recast.networks.placement import ModelPlacement
+from recast.networks.text_encoder import CLIP_LARGE, ClipPooledText, LlamaText
+from recast.networks.vae import ScaledVideoVae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 ALIASES = {"hunyuan": "hunyuanvideo-community/HunyuanVideo"}
 PIPELINES = frozenset({"HunyuanVideoPipeline"})
-STAND_IN = "shapes-dit"
-
-# The makers' own (hyvideo/config.py, and sample_video.py for the rate).
+_CLASSES = {
+    "transformer": HunyuanVideoTransformer3DModel,
+    "vae": AutoencoderKLHunyuanVideo,
+    "text_encoder": LlamaModel,
+    "tokenizer": PreTrainedTokenizerFast,
+    "text_encoder_2": CLIPTextModel,
+    "tokenizer_2": CLIPTokenizer,
+}
+# The authors' own numbers (hyvideo/config.py, and sample_video.py for the frame rate).
 _DEFAULTS = Defaults(frames=129, height=720, width=1280, fps=24.0, steps=50, guidance_scale=6.0)
-_SCHEDULER = {"num_train_timesteps": 1000, "shift": 7.0}
-# What Llama reads before and after the prompt: the makers' template for videos.
+# What Llama reads before and after the prompt: the authors' template for videos.
 _BEFORE = (
     "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following "
     "aspects: 1. The main content and theme of the video."
@@ -57,16 +55,117 @@ _BEFORE = (
     "<|start_header_id|>user<|end_header_id|>\n\n"
 )
 _AFTER = "<|eot_id|>"
-_TOKENS = 256
-"""So many tokens of Llama's are the prompt's, and what comes after it."""
-_LAYER = -3
-"""Which of Llama's hidden states is the text: the last but two."""
-_GLANCE = 77
-"""So many tokens CLIP reads, two of them its own."""
+_LLAMA_LENGTH = 256
+"""The number of Llama's tokens that hold the prompt and what follows it."""
+_LLAMA_LAYER = -3
+"""The hidden state of Llama that is the text: the third from the end."""
+_CLIP_LENGTH = 77
+"""The number of tokens that CLIP reads; two of them are its own."""
 
 
-# What the published folder says where the classes have other defaults: enough to know what it takes
-# before it is downloaded.
+def load(source: str, settings: Settings) -> Backbone:
+    """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
+    folder = open_folder(source, settings, ALIASES, PIPELINES, gpu_dtype=torch.bfloat16)
+    defaults = Defaults.of_card(folder.card) or _DEFAULTS
+    return Hunyuan(folder.parts(_CLASSES), defaults, settings)
+
+
+def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
+    """Use the networks of a loaded HunyuanVideoPipeline, as `recast.wrap` does."""
+    return Hunyuan(take_parts(pipeline, _CLASSES), _DEFAULTS, settings)
+
+
+@final
+class Hunyuan(Backbone):
+    """See the module. Construct it with `load`, `wrap` or `tiny`."""
+
+    def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
+        self._parts, self._config = parts, parts.transformer.config
+        self._placement = ModelPlacement(parts.networks, parts.device, settings)
+        self._vae = ScaledVideoVae(
+            parts.vae,
+            self._placement,
+            tiling=settings.vae_tiling,
+            spatial_factor=int(parts.vae.config.spatial_compression_ratio),
+        )
+        self._text = LlamaText(
+            parts,
+            self._placement,
+            before=_BEFORE,
+            after=_AFTER,
+            length=_LLAMA_LENGTH,
+            layer=_LLAMA_LAYER,
+        )
+        self._pooled_text = ClipPooledText(parts, self._placement, length=_CLIP_LENGTH)
+        self._grid = dit_roles.TokenGrid(heads="n a", text="last")
+        blocks = {
+            "transformer_blocks": self._config.num_layers,
+            "single_transformer_blocks": self._config.num_single_layers,
+        }
+        heads, factor = self._config.num_attention_heads, self._vae.spatial_factor
+        super().__init__(
+            settings,
+            name=parts.name,
+            network=parts.transformer,
+            component="transformer",
+            schedule=from_diffusers(parts.scheduler),
+            defaults=defaults,
+            layout=LatentLayout(
+                channels=self._config.in_channels,
+                spatial_factor=factor,
+                multiples=(factor * self._config.patch_size,) * 2,
+                frames_per_latent=self._vae.frames_per_latent,
+            ),
+            device=parts.device,
+            roles={
+                **dit_roles.roles(blocks, heads, self._grid, attention="attn"),
+                "positions": dit_roles.rotary(self._grid),
+            },
+            fingerprint=checkpoint_loading.fingerprint(parts.transformer),
+            guidance_distilled=bool(self._config.guidance_embeds),
+        )
+
+    def encode(self, video: Tensor) -> Tensor:
+        self.latent_shape(*video.shape[2:])
+        return self._vae.encode(video)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._vae.decode(latents)
+
+    def encode_text(self, prompts: list[str]) -> Conditioning:
+        dtype = self._parts.transformer.dtype
+        states, mask = self._text.encode(prompts)
+        pooled = self._pooled_text.encode(prompts)
+        return Conditioning(text=states.to(dtype), mask=mask, pooled=pooled.to(dtype))
+
+    def check_prompt(self, prompt: str) -> list[str]:
+        return [*self._text.check(prompt), *self._pooled_text.check(prompt)]
+
+    def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        transformer, config = self._placement.activate(self._parts.transformer), self._config
+        patches = (config.patch_size_t, config.patch_size, config.patch_size)
+        f, h, w = (side // patch for side, patch in zip(x.shape[2:], patches, strict=True))
+        self._grid.shape = (f, h, w)
+        guidance = 1.0 if conditioning.guidance is None else conditioning.guidance
+        scale = torch.full((len(x),), guidance, device=self.device, dtype=transformer.dtype)
+        blocks = transformer.transformer_blocks, transformer.single_transformer_blocks
+        with self._placement.checkpointing(*blocks):
+            out = transformer(
+                x.to(self.device, transformer.dtype),
+                t.to(self.device).expand(len(x)),
+                conditioning.text,
+                conditioning.mask,
+                conditioning.pooled,
+                1000 * scale,
+                return_dict=False,
+            )[0]
+        return out.float()
+
+
+# Data: the published model, and a tiny one.
+
+
+_SCHEDULER = {"num_train_timesteps": 1000, "shift": 7.0}
 PUBLISHED = {
     "hunyuan": {
         checkpoint_loading.INDEX: {"_class_name": "HunyuanVideoPipeline"},
@@ -88,56 +187,6 @@ PUBLISHED = {
         "text_encoder_2/config.json": CLIP_LARGE,
     }
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """The networks and tables that make up a model."""
-
-    transformer: HunyuanVideoTransformer3DModel
-    vae: AutoencoderKLHunyuanVideo
-    text_encoder: LlamaModel
-    tokenizer: PreTrainedTokenizerBase
-    text_encoder_2: CLIPTextModel
-    tokenizer_2: CLIPTokenizer
-    scheduler: Mapping[str, Any]
-
-
-def load(source: str, settings: Settings) -> Backbone:
-    """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    model = checkpoint_loading.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
-    scheduler = model.scheduler()
-    tokenizer = model.tokenizer(PreTrainedTokenizerFast)
-    tokenizer_2 = model.tokenizer(CLIPTokenizer, "tokenizer_2")
-    kind = HunyuanVideoTransformer3DModel
-    parts = Parts(
-        transformer=model.network(kind, "transformer"),
-        vae=model.network(AutoencoderKLHunyuanVideo, "vae"),
-        text_encoder=model.text_network(LlamaModel),
-        tokenizer=tokenizer,
-        text_encoder_2=model.text_network(CLIPTextModel, "text_encoder_2"),
-        tokenizer_2=tokenizer_2,
-        scheduler=scheduler,
-    )
-    return Hunyuan(model.name, parts, model.card.defaults or _DEFAULTS, settings, model.device)
-
-
-def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
-    """Use the networks of a loaded diffusers HunyuanVideoPipeline, where and as they are.
-
-    The settings' device and dtype do not apply. The networks are frozen: no gradients, no dropout.
-    """
-    parts = Parts(
-        transformer=pipeline.transformer,
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        text_encoder_2=pipeline.text_encoder_2,
-        tokenizer_2=pipeline.tokenizer_2,
-        scheduler=pipeline.scheduler.config,
-    )
-    name = checkpoint_loading.wrapped_name(pipeline)
-    return Hunyuan(name, parts, _DEFAULTS, settings, pipeline.transformer.device)
 
 
 def tiny() -> Backbone:
@@ -170,7 +219,8 @@ def tiny_of(*, distilled: bool = True) -> Hunyuan:
         )
         text_encoder, tokenizer = tiny_networks.llama(16)
         text_encoder_2, tokenizer_2 = tiny_networks.clip_text(8)
-    parts = Parts(
+    parts = ModelParts(
+        name="tiny-hunyuan",
         transformer=transformer,
         vae=vae,
         text_encoder=text_encoder,
@@ -180,166 +230,4 @@ def tiny_of(*, distilled: bool = True) -> Hunyuan:
         scheduler=_SCHEDULER,
     )
     defaults = Defaults(frames=9, height=32, width=48, fps=24.0, steps=2, guidance_scale=6.0)
-    settings = Settings(device="cpu", dtype="float32")
-    return Hunyuan("tiny-hunyuan", parts, defaults, settings, torch.device("cpu"))
-
-
-@final
-class Hunyuan(Backbone):
-    """See the module. Construct it with `load`, `wrap` or `tiny`."""
-
-    component = "transformer"
-
-    def __init__(
-        self,
-        name: str,
-        parts: Parts,
-        defaults: Defaults,
-        settings: Settings,
-        device: torch.device,
-    ) -> None:
-        checkpoint_loading.check_vocabulary(parts.tokenizer, parts.text_encoder)
-        checkpoint_loading.check_vocabulary(parts.tokenizer_2, parts.text_encoder_2)
-        _check_reads(parts.tokenizer)
-        self.name, self.defaults, self.device = name, defaults, device
-        self.network: nn.Module = parts.transformer
-        self.schedule: Schedule = from_diffusers(parts.scheduler)
-        self._parts, self._settings = parts, settings
-        networks = [parts.transformer, parts.vae, parts.text_encoder, parts.text_encoder_2]
-        self._placement = placement.ModelPlacement(networks, device, settings)
-        if settings.vae_tiling:
-            parts.vae.enable_tiling()
-        self._config = parts.transformer.config
-        self._factor = int(parts.vae.config.spatial_compression_ratio)
-        self._pack = int(parts.vae.config.temporal_compression_ratio)
-        # 95 of Llama 3's tokens, with the one that begins every text.
-        self._before = len(parts.tokenizer(_BEFORE).input_ids)
-        self._grid = dit_roles.Grid(heads="n a", text="last")
-        streams = {
-            "transformer_blocks": self._config.num_layers,
-            "single_transformer_blocks": self._config.num_single_layers,
-        }
-        heads = self._config.num_attention_heads
-        self.roles = {
-            **dit_roles.roles(streams, heads, self._grid, attention="attn"),
-            "positions": dit_roles.rotary(self._grid),
-        }
-        self.fingerprint = checkpoint_loading.fingerprint(parts.transformer)
-
-    @torch.no_grad()
-    def encode(self, video: Tensor) -> Tensor:
-        self.latent_shape(*video.shape[2:])
-        vae = self._placement.activate(self._parts.vae)
-        # The posterior's mean, not a draw: the same clip has the same latents.
-        found = vae.encode(video.to(self.device, vae.dtype)).latent_dist.mean
-        return found.float() * vae.config.scaling_factor
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        vae = self._placement.activate(self._parts.vae)
-        out = vae.decode((latents / vae.config.scaling_factor).to(self.device, vae.dtype)).sample
-        return out.float().clamp(-1, 1)
-
-    @torch.no_grad()
-    def encode_text(self, prompts: list[str]) -> Tensor:
-        """(B, 1 + 256, width): CLIP's vector, filled up with zeros, and Llama's tokens, zero after
-        each text's end."""
-        for prompt in prompts:
-            self.check_prompt(prompt)
-        dtype = self._parts.transformer.dtype
-        glance, tokens = self._glances(prompts).to(dtype), self._read(prompts).to(dtype)
-        width = max(glance.shape[-1], tokens.shape[-1])
-        rows = [pad(row, (0, width - row.shape[-1])) for row in (glance[:, None], tokens)]
-        return torch.cat(rows, 1)
-
-    def _read(self, prompts: list[str]) -> Tensor:
-        """The prompts' tokens by Llama, (B, 256, width)."""
-        tokens = self._parts.tokenizer(
-            [_BEFORE + prompt + _AFTER for prompt in prompts],
-            padding="max_length",
-            padding_side="right",
-            max_length=self._before + _TOKENS,
-            return_tensors="pt",
-        )
-        encoder = self._placement.activate(self._parts.text_encoder)
-        mask = tokens.attention_mask.to(self.device)
-        ids = tokens.input_ids.to(self.device)
-        states = encoder(ids, mask, output_hidden_states=True).hidden_states[_LAYER]
-        return states.masked_fill(mask[..., None] == 0, 0)[:, self._before :]
-
-    def _glances(self, prompts: list[str]) -> Tensor:
-        """The prompts as CLIP's vectors, (B, width)."""
-        tokens = self._parts.tokenizer_2(
-            prompts, padding="max_length", max_length=_GLANCE, truncation=True, return_tensors="pt"
-        )
-        encoder = self._placement.activate(self._parts.text_encoder_2)
-        return encoder(tokens.input_ids.to(self.device)).pooler_output
-
-    def predict(self, x: Tensor, t: Tensor, text: Tensor, guidance: float = 1.0) -> Tensor:
-        """With the guidance scale that the network is told, if it reads one."""
-        transformer, config = self._placement.activate(self._parts.transformer), self._config
-        patches = (config.patch_size_t, config.patch_size, config.patch_size)
-        f, h, w = (side // patch for side, patch in zip(x.shape[2:], patches, strict=True))
-        self._grid.shape = (f, h, w)
-        tokens = text[:, 1:, : config.text_embed_dim]
-        scale = torch.full((len(x),), guidance, device=self.device, dtype=transformer.dtype)
-        with ExitStack() as stack:
-            if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-                stack.enter_context(placement.checkpointed(blocks))
-            out = transformer(
-                x.to(self.device, transformer.dtype),
-                t.to(self.device).expand(len(x)),
-                tokens,
-                (tokens != 0).any(-1),
-                text[:, 0, : config.pooled_projection_dim],
-                1000 * scale,
-                return_dict=False,
-            )[0]
-        return out.float()
-
-    def cfg_denoiser(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
-        """One pass of the network, which is told the scale. A negative prompt asks for
-        classifier-free guidance in its place: two passes that are told 1. So does a network that
-        reads no scale."""
-        if negative_prompt or not self._config.guidance_embeds or scale == 1:
-            return super().cfg_denoiser(prompt, negative_prompt, scale)
-        text, weight = self.encode_text([prompt]), self.weight(scale)
-        return self.denoising(
-            lambda x, t: self.predict(x, self.schedule.network_time(t), text, weight(t))
-        )
-
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        dit_roles.check_frames(frames, self._pack)
-        of = self._factor * self._config.patch_size
-        check_multiple("height", height, of)
-        check_multiple("width", width, of)
-        packed = (frames - 1) // self._pack + 1
-        channels = self._config.in_channels
-        return (1, channels, packed, height // self._factor, width // self._factor)
-
-    def latent_frame_spans(self, frames: int) -> list[slice]:
-        return dit_roles.packs(frames, self._pack)
-
-    def check_prompt(self, prompt: str) -> list[str]:
-        """Says of a long prompt that CLIP reads only its beginning."""
-        after = len(self._parts.tokenizer(_AFTER, add_special_tokens=False).input_ids)
-        checkpoint_loading.check_length(self._parts.tokenizer, prompt, _TOKENS - after, self.name)
-        count = len(self._parts.tokenizer_2(prompt, verbose=False).input_ids)
-        if count <= _GLANCE:
-            return []
-        return [
-            f"the prompt has {count - 2} tokens of CLIP, which reads {_GLANCE - 2} of them; Llama "
-            "reads it whole"
-        ]
-
-
-def _check_reads(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `BadModel` for a tokenizer that does not read the template as it is written."""
-    tokens = tokenizer(_BEFORE, add_special_tokens=False).input_ids
-    if tokenizer.decode(tokens, clean_up_tokenization_spaces=False) != _BEFORE:
-        raise BadModel(
-            f"this {type(tokenizer).__name__} loses blanks or marks of what it reads, as "
-            "transformers' LlamaTokenizer does with Llama 3's files; load the folder tokenizer as "
-            "a PreTrainedTokenizerFast and give it to the pipeline"
-        )
+    return Hunyuan(parts, defaults, Settings(device="cpu"))

@@ -7,11 +7,8 @@ DDPM-type scheduler. `LatentUNet` serves AnimateDiff too, whose UNet is of anoth
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import torch
 from diffusers import AutoencoderKL, UNet3DConditionModel, UNetMotionModel
@@ -20,22 +17,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
-from recast.diffusion.noise_schedule import Schedule, from_diffusers
-from recast.errors import BadCall
-from recast.networks import (
-    checkpoint_loading,
-    meta_model,
-    placement,
-    unet_roles,
-)
-from recast.networks import (
-    tiny as tiny_networks,
-)
+from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
+from recast.diffusion.noise_schedule import from_diffusers
+from recast.networks import checkpoint_loading, meta_model, unet_roles
+from recast.networks import tiny as tiny_networks
 from recast.networks.feature_hooks import Tap, record
-from recast.networks.meta_model import CLIP_LARGE, STABLE_VAE
-from recast.networks.text_encoder import ClipText
-from recast.networks.vae import ImageVae
+from recast.networks.latent_layout import LatentLayout
+from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
+from recast.networks.placement import ModelPlacement
+from recast.networks.text_encoder import CLIP_LARGE, ClipText
+from recast.networks.vae import STABLE_DIFFUSION_VAE, ImageVae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -47,9 +38,13 @@ ALIASES = {
     "modelscope": "damo-vilab/text-to-video-ms-1.7b",
 }
 PIPELINES = frozenset({"TextToVideoSDPipeline"})
-STAND_IN = "shapes"
-
-# What the models were made for; a folder may say so itself in `recast.json`.
+_CLASSES = {
+    "unet": UNet3DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+}
+# The numbers that the models were trained for, by the names of their folders.
 _DEFAULTS = {
     "zeroscope_v2_576w": Defaults(
         frames=24, height=320, width=576, fps=8.0, steps=50, guidance_scale=10.0
@@ -58,6 +53,144 @@ _DEFAULTS = {
         frames=16, height=256, width=256, fps=8.0, steps=50, guidance_scale=9.0
     ),
 }
+_CROSS_ATTENTION = re.compile(
+    r"up_blocks\.(?P<block>\d+)\.attentions\.\d+\.transformer_blocks\.\d+\.attn2"
+)
+
+
+def load(source: str, settings: Settings) -> Backbone:
+    """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
+    folder = open_folder(source, settings, ALIASES, PIPELINES)
+    defaults, parts = Defaults.of_card(folder.card), folder.parts(_CLASSES)
+    published = _DEFAULTS.get(Path(ALIASES.get(source, source)).name)
+    return LatentUNet(parts, defaults or published or _guess_defaults(parts), settings)
+
+
+def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
+    """Use the networks of a loaded TextToVideoSDPipeline, as `recast.wrap` does."""
+    parts = take_parts(pipeline, _CLASSES)
+    return LatentUNet(parts, _DEFAULTS.get(parts.name) or _guess_defaults(parts), settings)
+
+
+def _guess_defaults(parts: ModelParts) -> Defaults:
+    factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+    side = int(parts.unet.config.sample_size or 32) * factor
+    return Defaults(frames=16, height=side, width=side, fps=8.0, steps=50, guidance_scale=9.0)
+
+
+@final
+class LatentUNet(Backbone):
+    """See the module. Construct it with `load`, `wrap` or `tiny`."""
+
+    def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
+        unet = parts.unet
+        self._parts = parts
+        self._placement = ModelPlacement(parts.networks, parts.device, settings)
+        self._vae = ImageVae(
+            parts.vae,
+            self._placement,
+            tiling=settings.vae_tiling,
+            slicing=settings.vae_slicing,
+        )
+        self._text = ClipText(parts, self._placement)
+        self._cross_attentions = _cross_attentions(unet)
+        if meta_model.computes_on(parts.device).type == "cpu":
+            _use_plain_temporal_attention(unet)
+        super().__init__(
+            settings,
+            name=parts.name,
+            network=unet,
+            schedule=from_diffusers(parts.scheduler),
+            defaults=defaults,
+            layout=LatentLayout(
+                channels=unet.config.in_channels,
+                spatial_factor=self._vae.spatial_factor,
+                # The length of AnimateDiff's table of temporal positions.
+                most_frames=unet.config.get("motion_max_seq_length"),
+            ),
+            device=parts.device,
+            roles=unet_roles.roles(unet),
+            transformers=unet_roles.transformers(unet),
+            fingerprint=checkpoint_loading.fingerprint(unet),
+            word_attention=LatentUNet._attention if self._cross_attentions else None,
+        )
+
+    def encode(self, video: Tensor) -> Tensor:
+        self.latent_shape(*video.shape[2:])  # the VAE would silently crop sizes that do not fit
+        return self._vae.encode(video)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._vae.decode(latents)
+
+    def encode_text(self, prompts: list[str]) -> Conditioning:
+        return Conditioning(text=self._text.encode(prompts).states.to(self._parts.unet.dtype))
+
+    def check_prompt(self, prompt: str) -> list[str]:
+        return self._text.check(prompt)
+
+    def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        unet, text = self._placement.activate(self._parts.unet), conditioning.text
+        # AnimateDiff's UNet takes the text once per frame.
+        if isinstance(unet, UNetMotionModel):
+            text = text.repeat_interleave(x.shape[2], 0)
+        dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through every module
+        with self._placement.checkpointing(unet_roles.layers(unet)):
+            out = unet(
+                x.to(self.device, dtype),
+                t.to(self.device),
+                encoder_hidden_states=text,
+                return_dict=False,
+            )[0]
+        return out.float()
+
+    @torch.no_grad()
+    def _attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
+        """The mean over the heads and spatial layers of the last up block with cross-attention,
+        whose maps have the size of the latents."""
+        unet, frames = self._parts.unet, x.shape[2]
+        paths = self._cross_attentions
+        taps = [
+            Tap(f"{path}.{side}", unet_roles.tokens) for path in paths for side in ("to_q", "to_k")
+        ]
+        with record(unet, taps, frames, stop=True) as seen:
+            self.denoiser(self.encode_text([prompt]))(x, t)
+        maps: list[Tensor] = []
+        for path in paths:
+            sizes = {"a": unet.get_submodule(path).heads}
+            queries, keys = (
+                rearrange(seen[f"{path}.{side}"].float(), "1 f n 1 (a c) -> f a n c", **sizes)
+                for side in ("to_q", "to_k")
+            )
+            maps.append((queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1))
+        tokens = rearrange(torch.stack(maps).mean(0), "f (h w) n -> f h w n", w=x.shape[-1])
+        spans = self._text.token_spans(prompt)
+        return torch.stack([tokens[..., span].mean(-1) for span in spans], -1)
+
+
+def _cross_attentions(unet: nn.Module) -> list[str]:
+    """The paths of the cross-attentions in the last up block that has any."""
+    found = [
+        match for name, _ in unet.named_modules() if (match := _CROSS_ATTENTION.fullmatch(name))
+    ]
+    return [match[0] for match in found if match["block"] == found[-1]["block"]]
+
+
+def _use_plain_temporal_attention(unet: UNet3DConditionModel | UNetMotionModel) -> None:
+    """On a CPU the fused kernel is slow for many sequences of a few frames (1.4 times, measured).
+
+    A kernel that diffusers did not choose itself stays as it is.
+    """
+    processors = dict(unet.attn_processors)
+    for name, processor in processors.items():
+        temporal = any(layers in name for layers in ("temp", "transformer_in", "motion_modules"))
+        if temporal and type(processor) is AttnProcessor2_0:
+            processors[name] = AttnProcessor()
+    unet.set_attn_processor(processors)
+
+
+# Data: the published models, and a tiny one.
+
+
 # ZeroScope's and ModelScope's.
 _SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -67,8 +200,6 @@ _SCHEDULER = {
     "steps_offset": 1,
     "set_alpha_to_one": False,
 }
-
-
 # What both published folders say where the classes have other defaults: enough to know what a model
 # needs before it is downloaded.
 _PUBLISHED = {
@@ -81,7 +212,7 @@ _PUBLISHED = {
         "cross_attention_dim": 1024,
         "attention_head_dim": 64,
     },
-    "vae/config.json": STABLE_VAE,
+    "vae/config.json": STABLE_DIFFUSION_VAE,
     # OpenCLIP's ViT-H/14 without its last layer, as Stable Diffusion 2 has it.
     "text_encoder/config.json": CLIP_LARGE
     | {
@@ -92,40 +223,6 @@ _PUBLISHED = {
     },
 }
 PUBLISHED = dict.fromkeys(("zeroscope", "modelscope"), _PUBLISHED)
-
-
-def load(source: str, settings: Settings) -> Backbone:
-    """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    model = checkpoint_loading.opened(source, settings, ALIASES, PIPELINES)
-    scheduler = model.scheduler()
-    tokenizer = model.tokenizer(CLIPTokenizer)
-    parts = Parts(
-        unet=model.network(UNet3DConditionModel, "unet"),
-        vae=model.network(AutoencoderKL, "vae"),
-        text_encoder=model.text_network(CLIPTextModel),
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-    )
-    known = _DEFAULTS.get(Path(ALIASES.get(source, source)).name)
-    defaults = model.card.defaults or known or _guessed(parts.unet, parts.vae)
-    return LatentUNet(model.name, parts, defaults, settings, model.device, model.card.words)
-
-
-def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
-    """Use the networks of a loaded diffusers TextToVideoSDPipeline, where and as they are.
-
-    The settings' device and dtype do not apply. The networks are frozen: no gradients, no dropout.
-    """
-    parts = Parts(
-        unet=pipeline.unet,
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler.config,
-    )
-    name = checkpoint_loading.wrapped_name(pipeline)
-    defaults = _DEFAULTS.get(name) or _guessed(parts.unet, parts.vae)
-    return LatentUNet(name, parts, defaults, settings, pipeline.unet.device)
 
 
 def tiny() -> Backbone:
@@ -144,145 +241,14 @@ def tiny() -> Backbone:
         )
         vae = tiny_networks.image_vae(4)
         text_encoder, tokenizer = tiny_networks.clip_text(16)
-        # Fresh temporal layers end in zeros; without noise in them the frames would not mix.
-        for parameter in unet.parameters():
-            parameter.data.add_(0.02 * torch.randn_like(parameter))
-    parts = Parts(
-        unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=_SCHEDULER
+        tiny_networks.add_noise(unet)
+    parts = ModelParts(
+        name="tiny-unet3d",
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=_SCHEDULER,
     )
     defaults = Defaults(frames=4, height=16, width=16, fps=8.0, steps=2, guidance_scale=3.0)
-    settings = Settings(device="cpu", dtype="float32")
-    return LatentUNet("tiny-unet3d", parts, defaults, settings, torch.device("cpu"))
-
-
-def _guessed(unet: UNet3DConditionModel, vae: AutoencoderKL) -> Defaults:
-    side = int(unet.config.sample_size or 32) * 2 ** (len(vae.config.block_out_channels) - 1)
-    return Defaults(frames=16, height=side, width=side, fps=8.0, steps=50, guidance_scale=9.0)
-
-
-_CROSS_ATTENTION = re.compile(r"up_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn2")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """The networks and tables that make up a model."""
-
-    unet: UNet3DConditionModel | UNetMotionModel
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    scheduler: Mapping[str, Any]
-
-
-@final
-class LatentUNet(Backbone):
-    """See the module."""
-
-    def __init__(
-        self,
-        name: str,
-        parts: Parts,
-        defaults: Defaults,
-        settings: Settings,
-        device: torch.device,
-        words: frozenset[str] = frozenset(),
-    ) -> None:
-        self.name, self.defaults, self.device = name, defaults, device
-        self.network: nn.Module = parts.unet
-        self.schedule: Schedule = from_diffusers(parts.scheduler)
-        self._parts, self._settings = parts, settings
-        networks = [parts.unet, parts.vae, parts.text_encoder]
-        self._placement = placement.ModelPlacement(networks, device, settings)
-        self._vae = ImageVae(parts.vae, self._placement, sliced=settings.vae_slicing)
-        self._text = ClipText(parts.text_encoder, parts.tokenizer, self._placement, name, words)
-        if settings.vae_tiling:
-            parts.vae.enable_tiling()
-        if meta_model.computes_on(device).type == "cpu":
-            _use_plain_temporal_attention(parts.unet)
-        self.roles = unet_roles.roles(parts.unet)
-        self.transformers = unet_roles.transformers(parts.unet)
-        self.fingerprint = checkpoint_loading.fingerprint(parts.unet)
-
-    def encode(self, video: Tensor) -> Tensor:
-        self.latent_shape(*video.shape[2:])  # the VAE would cut what does not fit, in silence
-        return self._vae.encode(video)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self._vae.decode(latents)
-
-    def encode_text(self, prompts: list[str]) -> Tensor:
-        return self._text.encode(prompts).to(self._parts.unet.dtype)
-
-    def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        unet = self._placement.activate(self._parts.unet)
-        # AnimateDiff's takes its text once for every frame.
-        if isinstance(unet, UNetMotionModel):
-            text = text.repeat_interleave(x.shape[2], 0)
-        dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through every module
-        with ExitStack() as stack:
-            if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(placement.checkpointed(unet_roles.layers(unet)))
-            out = unet(
-                x.to(self.device, dtype),
-                t.to(self.device),
-                encoder_hidden_states=text,
-                return_dict=False,
-            )[0]
-        return out.float()
-
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        if frames < 1:
-            raise BadCall(f"{frames} frames; at least 1, and {self.defaults.frames} suits best")
-        config, factor = self._parts.unet.config, self._vae.factor
-        # AnimateDiff's table of positions in time is so long.
-        most = config.get("motion_max_seq_length", frames)
-        if frames > most and not self.window:
-            told = f"{frames} frames; {self.name} takes at most {most} at once"
-            raise BadCall(f"{told}; longer clips need --window {most}, or less")
-        check_multiple("height", height, factor)
-        check_multiple("width", width, factor)
-        return (1, config.in_channels, frames, height // factor, width // factor)
-
-    @torch.no_grad()
-    def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
-        """The mean over heads and over the spatial layers of the last decoder block, whose maps are
-        as large as the latents."""
-        unet, frames = self._parts.unet, x.shape[2]
-        paths = [name for name, _ in unet.named_modules() if _CROSS_ATTENTION.fullmatch(name)]
-        last = paths[-1].split(".")[1] if paths else ""
-        paths = [path for path in paths if path.split(".")[1] == last]
-        if not paths:
-            return super().attention(x, t, prompt)
-        taps = [
-            Tap(f"{path}.{side}", unet_roles.tokens) for path in paths for side in ("to_q", "to_k")
-        ]
-        with record(unet, taps, frames, stop=True) as seen:
-            self.denoiser(self.encode_text([prompt]))(x, t)
-        maps: list[Tensor] = []
-        for path in paths:
-            parts = {"a": unet.get_submodule(path).heads}
-            queries, keys = (
-                rearrange(seen[f"{path}.{side}"].float(), "1 f n 1 (a c) -> f a n c", **parts)
-                for side in ("to_q", "to_k")
-            )
-            maps.append((queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1))
-        tokens = rearrange(torch.stack(maps).mean(0), "f (h w) n -> f h w n", w=x.shape[-1])
-        return torch.stack(
-            [tokens[..., own].mean(-1) for own in self._text.token_spans(prompt)], -1
-        )
-
-    def check_prompt(self, prompt: str) -> list[str]:
-        return self._text.check(prompt)
-
-
-def _use_plain_temporal_attention(unet: UNet3DConditionModel | UNetMotionModel) -> None:
-    """On a CPU the fused kernel is slow for many sequences of a few frames (1.4x, measured).
-
-    Only where diffusers chose the kernel: what somebody else has put there stays.
-    """
-    processors = dict(unet.attn_processors)
-    for name, processor in processors.items():
-        temporal = any(layers in name for layers in ("temp", "transformer_in", "motion_modules"))
-        if temporal and type(processor) is AttnProcessor2_0:
-            processors[name] = AttnProcessor()
-    unet.set_attn_processor(processors)
+    return LatentUNet(parts, defaults, Settings(device="cpu"))

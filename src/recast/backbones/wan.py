@@ -2,19 +2,17 @@
 
 Wan Team: "Wan: Open and Advanced Large-Scale Video Generative Models" (2025). A folder or hub id in
 diffusers' format: one WanTransformer3DModel with cross-attention to its text, or two that share the
-noise levels (2.2's A14B), an AutoencoderKLWan that packs four frames, UMT5 and a flow with a shift.
-A clip has 4k + 1 frames. A folder may have Stable Diffusion's VAE, which packs none, or CLIP in
-place of Wan's own.
+noise levels (2.2's A14B), an AutoencoderKLWan that encodes four frames at a time, UMT5, and a flow
+with a shift. A clip has 4k + 1 frames. In place of Wan's own VAE and text encoder a folder may have
+Stable Diffusion's VAE, which encodes every frame on its own, and CLIP.
 
-Sampling is Euler where the folders name UniPC. TI2V-5B's time for every token is one and the same
-where no image is given, so it is passed once.
+Sampling is Euler where the folders name UniPC. TI2V-5B reads a time for every token; these are all
+the same where no image is given, so the time is passed once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,13 +23,16 @@ from diffusers import AutoencoderKL, AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderModel
 
-from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
-from recast.diffusion.noise_schedule import Schedule, from_diffusers
+from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
+from recast.diffusion.noise_schedule import from_diffusers
 from recast.errors import BadModel
-from recast.networks import checkpoint_loading, dit_roles, placement
+from recast.networks import checkpoint_loading, dit_roles
 from recast.networks import tiny as tiny_networks
-from recast.networks.text_encoder import UMT5_XXL, ClipText, Umt5Text
-from recast.networks.vae import ImageVae, PackedVae
+from recast.networks.latent_layout import LatentLayout
+from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
+from recast.networks.placement import ModelPlacement
+from recast.networks.text_encoder import UMT5_XXL, ClipText, T5Text, clean_whitespace_and_html
+from recast.networks.vae import ImageVae, WanVae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -45,13 +46,186 @@ ALIASES = {
     "wan2.2-a14b": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
 }
 PIPELINES = frozenset({"WanPipeline"})
-STAND_IN = "shapes-dit"
-_UMT5 = (UMT5EncoderModel, T5Tokenizer)
-
-# Wan's own configs; sizes for the shift of 3 that the folders of 2.1 name, which is that of 480p.
-_FIRST = Defaults(frames=81, height=480, width=832, fps=16.0, steps=50, guidance_scale=5.0)
+_CLASSES: dict[str, type[Any]] = {
+    "transformer": WanTransformer3DModel,
+    "vae": AutoencoderKLWan,
+    "text_encoder": UMT5EncoderModel,
+    "tokenizer": T5Tokenizer,
+}
+_TEXT_LENGTH = 512
+# The numbers of Wan's own configs, at the sizes for the shift of 3 that the folders of 2.1 name,
+# which is that of 480p.
+_DEFAULTS = Defaults(frames=81, height=480, width=832, fps=16.0, steps=50, guidance_scale=5.0)
 _5B_DEFAULTS = Defaults(frames=121, height=704, width=1280, fps=24.0, steps=50, guidance_scale=5.0)
 _A14B_DEFAULTS = Defaults(frames=81, height=720, width=1280, fps=16.0, steps=40, guidance_scale=4.0)
+
+
+def load(source: str, settings: Settings) -> Backbone:
+    """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
+    folder = open_folder(source, settings, ALIASES, PIPELINES, gpu_dtype=torch.bfloat16)
+    card = Defaults.of_card(folder.card)
+    index = checkpoint_loading.read_json(folder.path / checkpoint_loading.INDEX)
+    boundary = index.get("boundary_ratio")
+    _check_experts((folder.path / "transformer_2").is_dir(), boundary)
+    parts = folder.parts(
+        _classes(folder.path, two=boundary is not None),
+        # In float32, as the documentation of diffusers advises for Wan's VAE, which is small.
+        float32=("vae",),
+        boundary_ratio=boundary,
+    )
+    return Wan(parts, card or _defaults(parts), settings)
+
+
+def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
+    """Use the networks of a loaded WanPipeline, as `recast.wrap` does."""
+    parts = take_parts(pipeline, _CLASSES | {"transformer_2": WanTransformer3DModel})
+    _check_experts(parts.transformer_2 is not None, parts.boundary_ratio)
+    return Wan(parts, _defaults(parts), settings)
+
+
+def _classes(path: Path, *, two: bool) -> dict[str, type[Any]]:
+    """The classes of a folder's parts."""
+    classes = dict(_CLASSES)
+    if two:
+        classes = {"transformer": WanTransformer3DModel, "transformer_2": WanTransformer3DModel}
+        classes |= _CLASSES
+    vae = checkpoint_loading.read_json(path / "vae" / "config.json")
+    if vae.get("_class_name") == "AutoencoderKL":
+        classes["vae"] = AutoencoderKL
+    text = checkpoint_loading.read_json(path / "text_encoder" / "config.json")
+    if text.get("model_type") == "clip_text_model":
+        classes |= {"text_encoder": CLIPTextModel, "tokenizer": CLIPTokenizer}
+    return classes
+
+
+def _defaults(parts: ModelParts) -> Defaults:
+    """The numbers that a model was trained for, whatever its folder is called: among Wan's models
+    only A14B has two experts, and only TI2V-5B has latents of 48 channels."""
+    if parts.transformer_2 is not None:
+        return _A14B_DEFAULTS
+    wide = parts.transformer.config.in_channels == _5B["in_channels"]
+    return _5B_DEFAULTS if wide else _DEFAULTS
+
+
+@final
+class Wan(Backbone):
+    """See the module. Construct it with `load`, `wrap` or `tiny`.
+
+    For a model with two experts `network` holds both, as "high" and "low".
+    """
+
+    def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
+        self._parts, self._config = parts, parts.transformer.config
+        network, prefixes = parts.transformer, [""]
+        if parts.transformer_2 is not None:
+            network = nn.ModuleDict({"high": parts.transformer, "low": parts.transformer_2})
+            prefixes = ["high.", "low."]
+        self._placement = ModelPlacement(parts.networks, parts.device, settings)
+        self._vae, self._text = self._build_vae(settings), self._build_text_encoder()
+        self._grid = dit_roles.TokenGrid()
+        blocks, heads = {"blocks": self._config.num_layers}, self._config.num_attention_heads
+        ropes = (f"{prefix}rope" for prefix in prefixes)
+        factor, (_, *patch) = self._vae.spatial_factor, self._config.patch_size
+        super().__init__(
+            settings,
+            name=parts.name,
+            network=network,
+            component="transformer",
+            schedule=from_diffusers(parts.scheduler),
+            defaults=defaults,
+            layout=LatentLayout(
+                channels=self._config.in_channels,
+                spatial_factor=factor,
+                multiples=(factor * patch[0], factor * patch[1]),
+                frames_per_latent=self._vae.frames_per_latent,
+            ),
+            device=parts.device,
+            roles={
+                **dit_roles.roles(blocks, heads, self._grid, experts=prefixes),
+                "positions": dit_roles.rotary(self._grid, *ropes),
+            },
+            fingerprint=checkpoint_loading.fingerprint(network),
+            word_attention=Wan._attention,
+        )
+
+    def encode(self, video: Tensor) -> Tensor:
+        self.latent_shape(*video.shape[2:])
+        return self._vae.encode(video)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._vae.decode(latents)
+
+    def encode_text(self, prompts: list[str]) -> Conditioning:
+        # The transformer attends to the padding too, whose states are zero.
+        states = self._text.encode(prompts).states
+        return Conditioning(text=states.to(self._parts.transformer.dtype))
+
+    def check_prompt(self, prompt: str) -> list[str]:
+        return self._text.check(prompt)
+
+    def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        transformer = self._placement.activate(self._expert(t))
+        f, h, w = (
+            side // patch for side, patch in zip(x.shape[2:], self._config.patch_size, strict=True)
+        )
+        self._grid.shape = (f, h, w)
+        with self._placement.checkpointing(transformer.blocks):
+            out = transformer(
+                x.to(self.device, transformer.dtype),
+                t.to(self.device).expand(len(x)),
+                conditioning.text,
+                return_dict=False,
+            )[0]
+        return out.float()
+
+    def _attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
+        return dit_roles.word_attention(
+            self._expert(self.schedule.network_time(t)),
+            "blocks",
+            self._grid,
+            partial(self.denoiser(self.encode_text([prompt])), x, t),
+            heads=self._config.num_attention_heads,
+            token_spans=self._text.token_spans(prompt),
+        )
+
+    def _expert(self, t: Tensor) -> WanTransformer3DModel:
+        """The transformer for a time in the network's unit."""
+        boundary = self._parts.boundary_ratio
+        levels = float(self._parts.scheduler.get("num_train_timesteps", 1000))
+        if boundary is None or float(t) >= boundary * levels:
+            return self._parts.transformer
+        return self._parts.transformer_2
+
+    def _build_vae(self, settings: Settings) -> WanVae | ImageVae:
+        vae, tiling = self._parts.vae, settings.vae_tiling
+        if isinstance(vae, AutoencoderKL):
+            return ImageVae(vae, self._placement, tiling=tiling, slicing=settings.vae_slicing)
+        return WanVae(vae, self._placement, tiling=tiling)
+
+    def _build_text_encoder(self) -> T5Text | ClipText:
+        if isinstance(self._parts.text_encoder, CLIPTextModel):
+            return ClipText(self._parts, self._placement)
+        return T5Text(
+            self._parts,
+            self._placement,
+            length=_TEXT_LENGTH,
+            attend_to_padding=False,
+            zero_padding=True,
+            clean=clean_whitespace_and_html,
+        )
+
+
+def _check_experts(two: bool, boundary: float | None) -> None:
+    if two != (boundary is not None):
+        raise BadModel(
+            "two transformers need a boundary_ratio, at which the second takes over, and one takes "
+            f"none; transformer_2 {'is' if two else 'is not'} there, boundary_ratio is {boundary}"
+        )
+
+
+# Data: the published models, and a tiny one.
+
+
 _SCHEDULER = {
     "num_train_timesteps": 1000,
     "prediction_type": "flow_prediction",
@@ -105,96 +279,14 @@ PUBLISHED = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """The networks and tables that make up a model."""
-
-    transformer: WanTransformer3DModel
-    vae: AutoencoderKLWan | AutoencoderKL
-    text_encoder: UMT5EncoderModel | CLIPTextModel
-    tokenizer: T5Tokenizer | CLIPTokenizer
-    scheduler: Mapping[str, Any]
-    low: WanTransformer3DModel | None = None
-    """The expert for the levels below the boundary."""
-    boundary: float = 0.0
-    """The level, from 0 to 1, at which `transformer` hands over to `low`."""
-
-
-def load(source: str, settings: Settings) -> Backbone:
-    """Load from an alias, a folder or a hub id. Raises `BadModel` with what is wrong with it."""
-    model = checkpoint_loading.opened(source, settings, ALIASES, PIPELINES, torch.bfloat16)
-    scheduler = model.scheduler()
-    boundary = checkpoint_loading.json_of(model.folder / checkpoint_loading.INDEX).get(
-        "boundary_ratio"
-    )
-    _check_experts((model.folder / "transformer_2").is_dir(), boundary)
-    vae, text_encoder, tokenizer = _kinds(model.folder)
-    words = model.tokenizer(tokenizer)
-    experts = [
-        model.network(WanTransformer3DModel, name)
-        for name in ("transformer", *(["transformer_2"] if boundary else []))
-    ]
-    parts = Parts(
-        transformer=experts[0],
-        # In float32, as diffusers' documentation advises for Wan's; it is small.
-        vae=model.network(vae, "vae", torch.float32),
-        text_encoder=model.text_network(text_encoder),
-        tokenizer=words,
-        scheduler=scheduler,
-        low=experts[1] if boundary else None,
-        boundary=boundary or 0.0,
-    )
-    defaults = model.card.defaults or _defaults(parts)
-    return Wan(model.name, parts, defaults, settings, model.device, model.card.words)
-
-
-def _kinds(folder: Path) -> tuple[type[Any], type[Any], type[Any]]:
-    """The classes of a folder's VAE, text encoder and tokenizer."""
-    vae = checkpoint_loading.json_of(folder / "vae" / "config.json").get("_class_name")
-    text = checkpoint_loading.json_of(folder / "text_encoder" / "config.json").get("model_type")
-    return (
-        AutoencoderKL if vae == "AutoencoderKL" else AutoencoderKLWan,
-        *((CLIPTextModel, CLIPTokenizer) if text == "clip_text_model" else _UMT5),
-    )
-
-
-def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
-    """Use the networks of a loaded diffusers WanPipeline, where and as they are.
-
-    The settings' device and dtype do not apply. The networks are frozen: no gradients, no dropout.
-    """
-    boundary = pipeline.config.get("boundary_ratio")
-    _check_experts(pipeline.transformer_2 is not None, boundary)
-    parts = Parts(
-        transformer=pipeline.transformer,
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler.config,
-        low=pipeline.transformer_2,
-        boundary=boundary or 0.0,
-    )
-    name = checkpoint_loading.wrapped_name(pipeline)
-    return Wan(name, parts, _defaults(parts), settings, pipeline.transformer.device)
-
-
-def _defaults(parts: Parts) -> Defaults:
-    """What a model was made for, whatever its folder is called: of Wan's, A14B alone has two
-    experts, and TI2V-5B latents of 48 channels."""
-    if parts.low is not None:
-        return _A14B_DEFAULTS
-    wide = parts.transformer.config.in_channels == _5B["in_channels"]
-    return _5B_DEFAULTS if wide else _FIRST
-
-
 def tiny() -> Backbone:
     """A random model of the same classes as 2.1, for tests on a CPU."""
     return tiny_of()
 
 
 def tiny_of(*, experts: bool = False, wide: bool = False, stable: bool = False) -> Wan:
-    """A small random 2.1, with two `experts` an A14B, with the `wide` VAE of 2.2 a TI2V-5B, and
-    with the VAE and the text encoder of Stable Diffusion a `stable` one."""
+    """A small random 2.1; with two `experts` an A14B; with the `wide` VAE of 2.2 a TI2V-5B; with
+    the VAE and the text encoder of Stable Diffusion a `stable` one."""
     channels = 6 if wide else 4
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -215,22 +307,22 @@ def tiny_of(*, experts: bool = False, wide: bool = False, stable: bool = False) 
         if stable:
             vae = tiny_networks.image_vae(channels)
             text_encoder, tokenizer = tiny_networks.clip_text(16)
-    parts = Parts(
+    parts = ModelParts(
+        name="tiny-wan",
         transformer=high,
+        transformer_2=low if experts else None,
+        boundary_ratio=0.875 if experts else None,
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         scheduler=_SCHEDULER,
-        low=low if experts else None,
-        boundary=0.875 if experts else 0.0,
     )
     defaults = Defaults(frames=9, height=32, width=48, fps=16.0, steps=2, guidance_scale=3.0)
     if stable:
         defaults = Defaults(frames=4, height=16, width=24, fps=8.0, steps=2, guidance_scale=3.0)
     elif wide:
         defaults = Defaults(frames=9, height=64, width=96, fps=24.0, steps=2, guidance_scale=3.0)
-    settings = Settings(device="cpu", dtype="float32")
-    return Wan("tiny-wan", parts, defaults, settings, torch.device("cpu"))
+    return Wan(parts, defaults, Settings(device="cpu"))
 
 
 def _tiny_transformer(channels: int) -> WanTransformer3DModel:
@@ -244,130 +336,3 @@ def _tiny_transformer(channels: int) -> WanTransformer3DModel:
         ffn_dim=32,
         num_layers=3,
     )
-
-
-@final
-class Wan(Backbone):
-    """See the module. Construct it with `load`, `wrap` or `tiny`.
-
-    Of a model with two experts `network` holds both, as "high" and "low".
-    """
-
-    component = "transformer"
-
-    def __init__(
-        self,
-        name: str,
-        parts: Parts,
-        defaults: Defaults,
-        settings: Settings,
-        device: torch.device,
-        words: frozenset[str] = frozenset(),
-    ) -> None:
-        self.name, self.defaults, self.device = name, defaults, device
-        self.schedule: Schedule = from_diffusers(parts.scheduler)
-        self._parts, self._settings = parts, settings
-        experts, prefixes = [parts.transformer], [""]
-        self.network: nn.Module = parts.transformer
-        if parts.low is not None:
-            experts, prefixes = [parts.transformer, parts.low], ["high.", "low."]
-            self.network = nn.ModuleDict({"high": parts.transformer, "low": parts.low})
-        self._placement = placement.ModelPlacement(
-            [*experts, parts.vae, parts.text_encoder], device, settings
-        )
-        self._vae: PackedVae | ImageVae
-        if isinstance(parts.vae, AutoencoderKL):
-            self._vae = ImageVae(parts.vae, self._placement, sliced=settings.vae_slicing)
-        else:
-            self._vae = PackedVae(parts.vae, self._placement)
-        if settings.vae_tiling:
-            parts.vae.enable_tiling()
-        encoder, tokenizer = parts.text_encoder, parts.tokenizer
-        self._text: Umt5Text | ClipText
-        if isinstance(encoder, CLIPTextModel):
-            self._text = ClipText(encoder, tokenizer, self._placement, name, words)
-        else:
-            self._text = Umt5Text(encoder, tokenizer, self._placement, name)
-        self._config = parts.transformer.config
-        self._grid = dit_roles.Grid()
-        blocks, heads = {"blocks": self._config.num_layers}, self._config.num_attention_heads
-        ropes = (f"{prefix}rope" for prefix in prefixes)
-        self.roles = {
-            **dit_roles.roles(blocks, heads, self._grid, experts=prefixes),
-            "positions": dit_roles.rotary(self._grid, *ropes),
-        }
-        self.fingerprint = checkpoint_loading.fingerprint(self.network)
-
-    def encode(self, video: Tensor) -> Tensor:
-        self.latent_shape(*video.shape[2:])
-        return self._vae.encode(video)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self._vae.decode(latents)
-
-    def encode_text(self, prompts: list[str]) -> Tensor:
-        return self._text.encode(prompts).to(self._parts.transformer.dtype)
-
-    def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        transformer = self._placement.activate(self._expert(t))
-        self._grid.shape = self._tokens_of(x)
-        with ExitStack() as stack:
-            if self._settings.gradient_checkpointing and torch.is_grad_enabled():
-                stack.enter_context(placement.checkpointed(transformer.blocks))
-            out = transformer(
-                x.to(self.device, transformer.dtype),
-                t.to(self.device).expand(len(x)),
-                text,
-                return_dict=False,
-            )[0]
-        return out.float()
-
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        dit_roles.check_frames(frames, self._vae.pack)
-        _, *patch = self._config.patch_size
-        check_multiple("height", height, self._vae.factor * patch[0])
-        check_multiple("width", width, self._vae.factor * patch[1])
-        packed = (frames - 1) // self._vae.pack + 1
-        channels = self._config.in_channels
-        return (1, channels, packed, height // self._vae.factor, width // self._vae.factor)
-
-    def latent_frame_spans(self, frames: int) -> list[slice]:
-        return dit_roles.packs(frames, self._vae.pack)
-
-    def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
-        return dit_roles.attention(
-            self._expert(self.schedule.network_time(t)),
-            "blocks",
-            self._grid,
-            partial(self.denoiser(self.encode_text([prompt])), x, t),
-            heads=self._config.num_attention_heads,
-            places=self._text.token_spans(prompt),
-        )
-
-    def check_prompt(self, prompt: str) -> list[str]:
-        return self._text.check(prompt)
-
-    def _expert(self, t: Tensor) -> WanTransformer3DModel:
-        """The transformer for a time as the network reads it."""
-        low = self._parts.low
-        if low is None or float(t) >= self._parts.boundary * self._scale:
-            return self._parts.transformer
-        return low
-
-    @property
-    def _scale(self) -> float:
-        return float(self._parts.scheduler.get("num_train_timesteps", 1000))
-
-    def _tokens_of(self, x: Tensor) -> tuple[int, int, int]:
-        f, h, w = (
-            side // patch for side, patch in zip(x.shape[2:], self._config.patch_size, strict=True)
-        )
-        return f, h, w
-
-
-def _check_experts(two: bool, boundary: float | None) -> None:
-    if two != (boundary is not None):
-        raise BadModel(
-            "two transformers need a boundary_ratio, at which the second takes over, and one takes "
-            f"none; transformer_2 {'is' if two else 'is not'} there, boundary_ratio is {boundary}"
-        )

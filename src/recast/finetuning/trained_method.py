@@ -30,7 +30,7 @@ from recast.feature_guidance.latent_guidance import (
 from recast.finetuning.objectives import Lessons, Training
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
-from recast.networks.adapters import Adapter, LoRA, check_bare, weighted
+from recast.networks.adapters import Adapter, LoRA, check_no_adapters, weighted
 
 _ADAPTER, _SPATIAL, _OPTIMIZER = "adapter/", "spatial/", "optimizer/"
 """How the names of a checkpoint's tensors begin."""
@@ -98,7 +98,7 @@ class Method(MotionMethod[T], Generic[T]):
     ) -> Generator[Event, None, Motion]:
         if video.shape[2] < 2:
             raise BadClip("1 frame shows no motion; take a clip of at least 2, such as --frames 8")
-        check_bare(backbone.network)
+        check_no_adapters(backbone.network)
         config, spatial, kind = self.config, self.spatial(), adamw_class(self.config.eight_bit)
         latents = backbone.encode(video)
         if begun is None:

@@ -20,7 +20,8 @@ from recast.errors import BadCall
 from recast.finetuning import trained_method
 from recast.finetuning.objectives import Training
 from recast.motions.method import check_setting
-from recast.networks.adapters import Adapter, MotionEmbeddings, Transformer, input_shapes
+from recast.networks.adapters import Adapter, MotionEmbeddings, input_shapes
+from recast.networks.attention_layers import Transformer
 
 _ROLE = "temporal_transformers"
 

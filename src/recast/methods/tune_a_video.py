@@ -18,7 +18,7 @@ from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
 from recast.finetuning import trained_method
 from recast.finetuning.objectives import Training, WithoutLoRA
-from recast.networks.adapters import Adapter, Shifts
+from recast.networks.adapters import Adapter, WeightDifferences
 
 _ROLE, _QUERIES = "all_temporal_transformers", "spatial_transformers"
 
@@ -69,7 +69,7 @@ class Method(trained_method.Method[Config]):
             for attention in place.attentions
             for path in attention
         ]
-        return Shifts.zeros(backbone.network, [*queries, *temporal], backbone.component)
+        return WeightDifferences.zeros(backbone.network, [*queries, *temporal], backbone.component)
 
     def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:
-        return Shifts(backbone.network, tensors, backbone.device, backbone.component)
+        return WeightDifferences(backbone.network, tensors, backbone.device, backbone.component)

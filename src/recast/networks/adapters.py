@@ -1,8 +1,9 @@
-"""What a frozen network can be given and rid of again: motion embeddings, LoRA, shifted weights.
+"""Adapters, which change a frozen network only while they are applied: motion embeddings, LoRA and
+differences of weights.
 
-An adapter is a set of trainable tensors, named as a motion file names them, and a context manager
-within which the network uses them. Which layers are meant is told by the backbone's transformers.
-Knows no method and no training.
+An adapter is a set of trainable tensors, named as in a motion file, and a context manager inside
+which the network uses them. A backbone's `transformers` say which layers there are. Owns what the
+tensors do to the layers. It refuses to know methods and training.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -18,53 +19,32 @@ from torch.nn.functional import interpolate, linear
 from torch.utils.hooks import RemovableHandle
 
 from recast.errors import BadCall, BadMotion
+from recast.networks.attention_layers import Transformer
 
 _PEFT = "motion"
-"""What the adapter is called inside peft's layers."""
-_A, _B, _SHIFT = ".lora_A.weight", ".lora_B.weight", ".diff"
+"""The name of the adapter inside peft's layers."""
+_A, _B, _DIFF = ".lora_A.weight", ".lora_B.weight", ".diff"
 
 
-class Attention(NamedTuple):
-    """One attention of a network: the paths of its linear projections."""
-
-    query: str
-    key: str
-    value: str
-    out: str
-
-
-class Transformer(NamedTuple):
-    """A module of a network and the attentions in it. Those of a temporal one are over frames, and
-    their projections take (B·h·w, F, C)."""
-
-    path: str
-    attentions: tuple[Attention, ...]
-
-    def linears(self, network: nn.Module) -> list[str]:
-        """The paths of all its linear layers."""
-        inside = network.get_submodule(self.path).named_modules(prefix=self.path)
-        return [path for path, module in inside if isinstance(module, nn.Linear)]
-
-
-def check_bare(network: nn.Module) -> None:
-    """Raise `BadCall` for a network with adapters of the user's, which peft would switch off."""
-    there = network.__dict__.get("peft_config")
-    if there is not None:
-        names = ", ".join(there) or "deleted ones, whose layers are still there"
+def check_no_adapters(network: nn.Module) -> None:
+    """Raise `BadCall` for a network with adapters of the user, which peft would disable."""
+    loaded = network.__dict__.get("peft_config")
+    if loaded is not None:
+        names = ", ".join(loaded) or "deleted ones, whose layers are still there"
         raise BadCall(
             f"this model has adapters loaded ({names}); unload them first (unload_lora_weights), "
-            "after fuse_lora if the model is to keep what they do, and wrap it again"
+            "after fuse_lora if the model should keep their effect, and wrap it again"
         )
 
 
 class Adapter(ABC):
     """Trainable tensors, in float32 on the network's device, and how the network uses them. Raises
-    `BadCall` for a network that has others."""
+    `BadCall` for a network that has other adapters."""
 
     def __init__(self, network: nn.Module, tensors: Mapping[str, Tensor], device: Any) -> None:
-        check_bare(network)
+        check_no_adapters(network)
         self.network = network
-        # In the order of the names, which is a file's too: optimisers number what they train.
+        # In the order of the names, as in a file, because optimisers number their parameters.
         self.tensors = {
             name: nn.Parameter(tensor.detach().to(device, torch.float32, copy=True))
             for name, tensor in sorted(tensors.items())
@@ -72,11 +52,12 @@ class Adapter(ABC):
 
     @abstractmethod
     def applied(self) -> AbstractContextManager[None]:
-        """Within the block the network uses the tensors. It is as it was afterwards, also after an
-        error. A gradient through a checkpointed network has to be taken within it too."""
+        """Inside this context the network uses the tensors; afterwards, also after an exception, it
+        is unchanged. With gradient checkpointing the backward pass must be inside the context
+        too."""
 
     def _linear(self, name: str, path: str) -> nn.Linear:
-        """The layer that a tensor of that name belongs to. Raises `BadMotion`."""
+        """The layer to which the tensor of that name belongs. Raises `BadMotion`."""
         try:
             layer = self.network.get_submodule(path)
         except AttributeError:
@@ -91,13 +72,13 @@ class Adapter(ABC):
 
 @final
 class MotionEmbeddings(Adapter):
-    """m^QK and m^V of Motion Inversion (Wang et al. 2024, eq. 1), added to what the projections of
-    temporal self-attention take.
+    """m^QK and m^V of Motion Inversion (Wang et al. 2024, eq. 1), added to the inputs of the
+    projections of temporal self-attention.
 
-    "query_key.<transformer>" is (1, F, C), shared by the transformer's attentions, as released, or
-    (h·w, F, C); "value.<projection>" is (h·w, F, C). `gamma` scales m^V, and `difference` puts
-    m_i − m_(i−1) in its place, which leaves static appearance out. Clips of other lengths stretch
-    both linearly.
+    "query_key.<transformer>" is (1, F, C), shared by the attentions of the transformer as in the
+    released code, or (h·w, F, C); "value.<projection>" is (h·w, F, C). `gamma` scales m^V, and with
+    `difference` m_i − m_(i−1) takes its place, which removes static appearance. For clips of other
+    lengths both are interpolated linearly.
     """
 
     def __init__(
@@ -112,19 +93,19 @@ class MotionEmbeddings(Adapter):
     ) -> None:
         super().__init__(network, tensors, device)
         self._gamma, self._difference = gamma, difference
-        self._places: list[tuple[str, str]] = []
-        """Projections and the tensors that they take."""
+        self._pairs: list[tuple[str, str]] = []
+        """The paths of projections, each with the name of the tensor that is added to its input."""
         for path, attentions in transformers:
             for attention in attentions:
-                self._places += [
+                self._pairs += [
                     (projection, f"query_key.{path}")
                     for projection in (attention.query, attention.key)
                 ]
-                self._places.append((attention.value, f"value.{attention.value}"))
-        self._places = [place for place in self._places if place[1] in tensors]
-        for name in set(tensors) - {name for _, name in self._places}:
+                self._pairs.append((attention.value, f"value.{attention.value}"))
+        self._pairs = [pair for pair in self._pairs if pair[1] in tensors]
+        for name in set(tensors) - {name for _, name in self._pairs}:
             raise BadMotion(f"the motion's {name} belongs to no temporal attention of this model")
-        for path, name in self._places:
+        for path, name in self._pairs:
             self._check(name, tensors[name], self._linear(name, path).in_features)
 
     @staticmethod
@@ -134,8 +115,8 @@ class MotionEmbeddings(Adapter):
         *,
         spatial: bool = False,
     ) -> dict[str, Tensor]:
-        """Tensors that change nothing yet, for projections that take these shapes (h·w, F, C); with
-        `spatial` m^QK too has a value for every position."""
+        """Tensors without effect, for projections whose inputs have these shapes (h·w, F, C). With
+        `spatial`, m^QK too has a value for every position."""
         tensors = {}
         for path, attentions in transformers:
             positions, *rest = shapes[attentions[0].query]
@@ -148,7 +129,7 @@ class MotionEmbeddings(Adapter):
     def applied(self) -> Iterator[None]:
         handles: list[RemovableHandle] = []
         try:
-            for path, name in self._places:
+            for path, name in self._pairs:
                 added = self._value if name.startswith("value.") else _stretched
                 hook = _adding(self.tensors[name], added)
                 handles.append(self.network.get_submodule(path).register_forward_pre_hook(hook))
@@ -158,7 +139,7 @@ class MotionEmbeddings(Adapter):
                 handle.remove()
 
     def _value(self, embedding: Tensor, frames: int) -> Tensor:
-        """γ·m^V, or γ times its difference in time; the first frame keeps its own."""
+        """γ·m^V, or γ times its difference in time, in which the first frame keeps its value."""
         embedding = _stretched(embedding, frames)
         if self._difference:
             steps = embedding[:, 1:] - embedding[:, :-1]
@@ -199,11 +180,11 @@ def _stretched(embedding: Tensor, frames: int) -> Tensor:
 
 @contextmanager
 def input_shapes(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Within the block a forward pass fills the dict: path of a layer -> shape of what it takes."""
+    """Inside this context a forward pass fills the dict: path of a layer -> shape of its input."""
     seen: dict[str, tuple[int, ...]] = {}
     handles: list[RemovableHandle] = []
 
-    def look(path: str) -> Callable[[nn.Module, Any], None]:
+    def hook(path: str) -> Callable[[nn.Module, Any], None]:
         def keep(module: nn.Module, args: Any) -> None:
             seen[path] = tuple(args[0].shape)
 
@@ -211,7 +192,7 @@ def input_shapes(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str,
 
     try:
         for path in paths:
-            handles.append(network.get_submodule(path).register_forward_pre_hook(look(path)))
+            handles.append(network.get_submodule(path).register_forward_pre_hook(hook(path)))
         yield seen
     finally:
         for handle in handles:
@@ -222,8 +203,9 @@ def input_shapes(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str,
 class LoRA(Adapter):
     """Low-rank additions to linear layers (Hu et al. 2022), in peft's layers.
 
-    "<component>.<layer>.lora_A.weight" is (rank, in), "….lora_B.weight" is (out, rank): the keys of
-    diffusers, and without the component peft's. α equals the rank, so that W becomes W + B·A.
+    "<component>.<layer>.lora_A.weight" is (rank, in) and "<component>.<layer>.lora_B.weight" is
+    (out, rank): the keys of diffusers and, without the component, those of peft. α equals the rank,
+    so that W becomes W + B·A.
     """
 
     def __init__(
@@ -247,7 +229,7 @@ class LoRA(Adapter):
         component: str,
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Tensors that change nothing yet: B is zero, A uniform within 1/√in, as peft draws it."""
+        """Tensors without effect: B is zero, and A is uniform within ±1/√in, as in peft."""
         tensors = {}
         for path in paths:
             layer = network.get_submodule(path)
@@ -270,7 +252,8 @@ class LoRA(Adapter):
                 _put(self.network, path, base)
 
     def _paths(self, component: str) -> list[str]:
-        """The adapted layers. Raises `BadMotion` for names or shapes that are not LoRA's."""
+        """The paths of the adapted layers. Raises `BadMotion` for names or shapes that no LoRA
+        has."""
         paths = []
         for name, tensor in self.tensors.items():
             path = name.removeprefix(f"{component}.").removesuffix(_A).removesuffix(_B)
@@ -282,8 +265,8 @@ class LoRA(Adapter):
             shape = next((wanted[s] for s in wanted if name == stem + s), None)
             if shape is None or not pair or tuple(tensor.shape) != shape:
                 raise BadMotion(
-                    f"the motion's {name}, {tuple(tensor.shape)}, is no half of a LoRA of rank "
-                    f"{rank} for a layer from {layer.in_features} to {layer.out_features}"
+                    f"the motion's {name}, {tuple(tensor.shape)}, is not a matrix of a LoRA of "
+                    f"rank {rank} for a layer from {layer.in_features} to {layer.out_features}"
                 )
             if name.endswith(_A):
                 paths.append(path)
@@ -294,13 +277,14 @@ class LoRA(Adapter):
 
 
 def _peft_layers(network: nn.Module, paths: list[str], rank: int) -> dict[str, nn.Module]:
-    """peft's layer for each of these, made around the network's own, which stay in place."""
-    from peft import LoraConfig, inject_adapter_in_model  # takes a second to load
+    """peft's layer for each of these paths. It wraps the network's own layer, which stays in the
+    network."""
+    from peft import LoraConfig, inject_adapter_in_model  # importing takes a second
 
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=paths, lora_dropout=0.0)
     bases = {path: network.get_submodule(path) for path in paths}
     try:
-        # Without storage, as its matrices are then replaced.
+        # On the meta device, because its matrices are replaced afterwards.
         inject_adapter_in_model(config, network, _PEFT, low_cpu_mem_usage=True)
         layers = {path: network.get_submodule(path).eval() for path in paths}
         for layer in layers.values():
@@ -313,8 +297,8 @@ def _peft_layers(network: nn.Module, paths: list[str], rank: int) -> dict[str, n
 
 
 def _by_position(module: nn.Module, args: Any, named: Any) -> Any:
-    """What is given by name as if it were not: diffusers calls `proj_in(input=…)` in AnimateDiff's
-    transformers, and in peft's layers that argument has another name."""
+    """Pass keyword arguments by position: diffusers calls `proj_in(input=…)` in AnimateDiff's
+    transformers, and the argument of peft's layers has another name."""
     return (*args, *named.values()), {}
 
 
@@ -324,36 +308,35 @@ def _put(network: nn.Module, path: str, module: nn.Module) -> None:
 
 
 @final
-class Shifts(Adapter):
-    """Differences that are added to the weights of linear layers: tuning in full, yet removable.
+class WeightDifferences(Adapter):
+    """Differences that are added to the weights of linear layers: full fine-tuning that can be
+    removed again.
 
-    "<component>.<layer>.diff" is (out, in). AdamW's weight decay then draws the differences to
-    zero, not the weights.
+    "<component>.<layer>.diff" is (out, in). AdamW's weight decay acts on the differences and not on
+    the weights.
     """
 
     def __init__(
         self, network: nn.Module, tensors: Mapping[str, Tensor], device: Any, component: str
     ) -> None:
         super().__init__(network, tensors, device)
-        self._places: list[tuple[str, str]] = []
+        self._pairs: list[tuple[str, str]] = []
         for name, tensor in tensors.items():
-            path = name.removeprefix(f"{component}.").removesuffix(_SHIFT)
+            path = name.removeprefix(f"{component}.").removesuffix(_DIFF)
             layer = self._linear(name, path)
-            named = name == f"{component}.{path}{_SHIFT}"
+            named = name == f"{component}.{path}{_DIFF}"
             if not named or tensor.shape != layer.weight.shape:
                 raise BadMotion(
-                    f"the motion's {name}, {tuple(tensor.shape)}, is no difference of weights "
-                    f"{tuple(layer.weight.shape)}"
+                    f"the motion's {name}, {tuple(tensor.shape)}, is not a difference of "
+                    f"weights {tuple(layer.weight.shape)}"
                 )
-            self._places.append((path, name))
+            self._pairs.append((path, name))
 
     @staticmethod
     def zeros(network: nn.Module, paths: Iterable[str], component: str) -> dict[str, Tensor]:
-        """Tensors that change nothing yet."""
+        """Tensors without effect."""
         return {
-            f"{component}.{path}{_SHIFT}": torch.zeros(
-                network.get_parameter(f"{path}.weight").shape
-            )
+            f"{component}.{path}{_DIFF}": torch.zeros(network.get_parameter(f"{path}.weight").shape)
             for path in paths
         }
 
@@ -361,11 +344,11 @@ class Shifts(Adapter):
     def applied(self) -> Iterator[None]:
         handles: list[RemovableHandle] = []
 
-        def hook(shift: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-            return lambda module, args, output: output + linear(args[0], shift.to(args[0]))
+        def hook(diff: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+            return lambda module, args, output: output + linear(args[0], diff.to(args[0]))
 
         try:
-            for path, name in self._places:
+            for path, name in self._pairs:
                 layer = self.network.get_submodule(path)
                 handles.append(layer.register_forward_hook(hook(self.tensors[name])))
             yield
@@ -377,23 +360,23 @@ class Shifts(Adapter):
 def weighted(sets: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
     """The tensors whose effect is the weighted sum of the effects of several sets of one kind.
 
-    What a set lacks counts as zero. LoRAs add up by joining their ranks. Raises `BadMotion` for
-    tensors of different shapes, which have no sum.
+    A tensor that a set lacks counts as zero. The ranks of LoRAs are concatenated. Raises
+    `BadMotion` for tensors of different shapes, which have no sum.
     """
     names = dict.fromkeys(name for tensors in sets for name in tensors)
-    found: dict[str, Tensor] = {}
+    total: dict[str, Tensor] = {}
     for name in names:
-        there = [(t[name].float(), w) for t, w in zip(sets, weights, strict=True) if name in t]
+        terms = [(t[name].float(), w) for t, w in zip(sets, weights, strict=True) if name in t]
         if name.endswith(_A):
-            found[name] = torch.cat([tensor for tensor, _ in there])
+            total[name] = torch.cat([tensor for tensor, _ in terms])
         elif name.endswith(_B):
-            found[name] = torch.cat([weight * tensor for tensor, weight in there], 1)
+            total[name] = torch.cat([weight * tensor for tensor, weight in terms], 1)
         else:
-            shapes = sorted({tuple(tensor.shape) for tensor, _ in there})
+            shapes = sorted({tuple(tensor.shape) for tensor, _ in terms})
             if len(shapes) > 1:
                 raise BadMotion(
                     f"the motions do not add up: {name} is {' and '.join(map(str, shapes))}; learn "
                     "them at one size and number of frames"
                 )
-            found[name] = torch.stack([weight * tensor for tensor, weight in there]).sum(0)
-    return found
+            total[name] = torch.stack([weight * tensor for tensor, weight in terms]).sum(0)
+    return total

@@ -1,9 +1,10 @@
-"""Weights that wait in main memory and visit the device block by block, while a block runs.
+"""Weights that stay in main memory and are copied to the device block by block, while a block runs.
 
-Knows no model. Gradients flow through blocks that have left: what autograd saves of a visiting
-weight is where it is at home, and it comes again when the way back needs it. (diffusers' group
-offloading minds forward passes only: of a norm, autograd saves the parameter itself, whose values
-by then lie on another device.)
+Owns the copies of forward and backward passes. It refuses to know models and settings. Gradients
+flow through blocks whose weights have left the device: autograd saves a reference to the weight in
+main memory, and the weight is copied again when the backward pass needs it. (diffusers' group
+offloading supports forward passes only: for a norm, autograd saves the parameter itself, whose
+values are on another device by the time of the backward pass.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-_AGAIN: ContextVar[bool] = ContextVar("again", default=False)
+_RECOMPUTED: ContextVar[bool] = ContextVar("recomputed", default=False)
 
 
-class _Away(NamedTuple):
-    """A saved view of a weight."""
+class _SavedWeight(NamedTuple):
+    """A view of a weight that autograd saves, without its copy on the device."""
 
     home: Tensor
     shape: torch.Size
@@ -28,8 +29,9 @@ class _Away(NamedTuple):
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The entries of the outermost module lists, in order; of one that has module lists of its own,
-    their entries. So no block is larger than what gradient checkpointing runs again."""
+    """The entries of the outermost module lists, in order; for an entry that has module lists of
+    its own, their entries. So no block is larger than a layer that gradient checkpointing
+    recomputes."""
     found: list[nn.Module] = []
     for child in network.children():
         if not isinstance(child, nn.ModuleList):
@@ -53,7 +55,7 @@ def rest(network: nn.Module) -> list[Tensor]:
 
 
 def attach(network: nn.Module, device: torch.device) -> None:
-    """From now on the network is at home in main memory, and its blocks visit the device when they
+    """Move the network to main memory for good; its blocks are copied to the device when they
     run."""
     network.to("cpu")
     for block in blocks(network):
@@ -61,8 +63,8 @@ def attach(network: nn.Module, device: torch.device) -> None:
 
 
 def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
-    """Bring what is in no block of a network to the device, unless it is there; that of the others
-    gives way."""
+    """Move the weights outside the blocks of a network to the device, unless they are there, and
+    those of the other networks to main memory."""
     own = rest(network)
     if all(one.device.type == device.type for one in own):
         return
@@ -73,14 +75,14 @@ def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.
         one.data = one.data.to(device)
 
 
-def again(forward: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    """Call a forward that checkpointing will run again on the way back: it saves nothing, so no
-    weight has to be remembered."""
-    token = _AGAIN.set(True)
+def recomputed(forward: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """Call a forward function that checkpointing will call again in the backward pass: autograd
+    saves nothing in this call, so no weight has to be recorded."""
+    token = _RECOMPUTED.set(True)
     try:
         return forward(*args, **named)
     finally:
-        _AGAIN.reset(token)
+        _RECOMPUTED.reset(token)
 
 
 def _run(
@@ -90,18 +92,18 @@ def _run(
     *args: Any,
     **named: Any,
 ) -> Any:
-    with _visiting(block, device):
+    with _on_device(block, device):
         return forward(*args, **named)
 
 
 @contextmanager
-def _visiting(block: nn.Module, device: torch.device) -> Iterator[None]:
-    """Within the block of code the weights are copies on the device."""
+def _on_device(block: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside this context the weights of a block are copies on the device."""
     homes = [(one, one.data) for one in tensors(block)]
     try:
         for one, home in homes:
             one.data = home.to(device, copy=True)
-        if _AGAIN.get():
+        if _RECOMPUTED.get():
             yield
         else:
             known = {one.untyped_storage().data_ptr(): home for one, home in homes}
@@ -114,14 +116,14 @@ def _visiting(block: nn.Module, device: torch.device) -> Iterator[None]:
             one.data = home
 
 
-def _pack(known: dict[int, Tensor], tensor: Tensor) -> Tensor | _Away:
+def _pack(known: dict[int, Tensor], tensor: Tensor) -> Tensor | _SavedWeight:
     home = known.get(tensor.untyped_storage().data_ptr())
     if home is None:
         return tensor
-    return _Away(home, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+    return _SavedWeight(home, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
 
-def _unpack(device: torch.device, saved: Tensor | _Away) -> Tensor:
+def _unpack(device: torch.device, saved: Tensor | _SavedWeight) -> Tensor:
     if isinstance(saved, Tensor):
         return saved
     copy = saved.home.to(device, copy=True)

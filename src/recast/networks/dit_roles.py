@@ -1,9 +1,8 @@
-"""What video transformers have in common: tokens that lie in a grid, and packed frames.
+"""What video transformers have in common: tokens on a grid, and the roles of their blocks.
 
-A transformer's layers see one row of tokens, in which those of the text may come first or last.
-Owns how such a row reads as features, which blocks play which role, and which
-clip lengths a VAE that packs frames takes. Which block is best for a role nobody has measured here;
-DiTFlow (Pondaven et al., CVPR 2025) guides CogVideoX near its middle, as the roles do.
+Owns how a sequence of tokens is read as features and which block plays which role. It refuses to
+know which model a transformer belongs to. Nobody has measured here which block is best for a role;
+DiTFlow (Pondaven et al., CVPR 2025) guides CogVideoX near its middle, as these roles do.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from recast.errors import BadCall
 from recast.networks.feature_hooks import Tap, record
 
 
-class Grid:
-    """How the tokens of the pass under way lie; the backbone sets it before each pass.
+class TokenGrid:
+    """The grid of the tokens in the current pass; a backbone sets `shape` before each pass.
 
-    `heads`: how a layer's output lies that has the heads apart. `text`: where its tokens are.
+    `heads` is the order of attention heads (a) and tokens (n) in a layer's output that separates
+    them. `text` says whether the tokens of the text come before or after those of the clip.
     """
 
     def __init__(
@@ -33,25 +32,24 @@ class Grid:
         """Frames, height and width in tokens."""
 
     def features(self, output: Tensor, frames: int) -> Tensor:
-        """A layer's output, (B, N, C) or with heads, as (B, F, H, W, C): heads side by side, text
-        left out."""
+        """The output of a layer, (B, N, C) or with separate heads, as (B, F, H, W, C): heads side
+        by side, without the tokens of the text."""
         if output.ndim == 4:
             output = rearrange(output, f"b {self._heads} c -> b n (a c)")
         f, h, w = self.shape
         own = slice(f * h * w) if self._text == "last" else slice(-f * h * w, None)
         return rearrange(output[:, own], "b (f h w) c -> b f h w c", f=f, h=h, w=w)
 
-    def tables(self, output: Tensor, frames: int) -> Tensor:
-        """What rotary positions are told by, (…, N, …, C), which knows no text, as (B, F, H, W, C).
-
-        Other dimensions are of size 1, but for that of the batch, where there is one."""
+    def positions(self, output: Tensor, frames: int) -> Tensor:
+        """A table of rotary positions, (…, N, …, C), which has no entries for the text, as
+        (B, F, H, W, C). All other dimensions, except that of a batch, must be of size 1."""
         return output.reshape(-1, *self.shape, output.shape[-1])
 
 
-def rotary(grid: Grid, path: str = "rope", *also: str) -> tuple[Tap, ...]:
-    """The role "positions" where they are rotary: cosines and sines, which turn the queries and
-    keys of every block."""
-    return (Tap(path, grid.tables, also=also, parts=2),)
+def rotary(grid: TokenGrid, path: str = "rope", *alternatives: str) -> tuple[Tap, ...]:
+    """The taps of the role "positions" for rotary positions: the cosines and sines that rotate the
+    queries and keys of every block."""
+    return (Tap(path, grid.positions, alternatives=alternatives, parts=2),)
 
 
 _ATTENTION = {"queries": "norm_q", "keys": "norm_k", "values": "to_v"}
@@ -60,94 +58,82 @@ _ATTENTION = {"queries": "norm_q", "keys": "norm_k", "values": "to_v"}
 def roles(
     blocks: Mapping[str, int],
     heads: int,
-    grid: Grid,
+    grid: TokenGrid,
     *,
     attention: str = "attn1",
     experts: Sequence[str] = ("",),
 ) -> dict[str, tuple[Tap, ...]]:
-    """Role -> taps, for blocks in module lists, each of so many, whose self-attention is called
-    `attention`. Numbers run on from list to list.
+    """Role -> taps, for module lists of blocks (name -> number of blocks) whose self-attention is
+    called `attention`. Blocks are numbered from list to list.
 
-    "block3" is what block 3 puts out; "queries3", "keys3" and "values3" are its self-attention's,
-    normalised and without positions. Those without a number are the middle block's, where a pass
-    can stop. It attends across space and time at once, so that its queries and keys are the
-    temporal ones too. `experts` are prefixes of modules that take each other's place.
+    "block3" is the output of block 3; "queries3", "keys3" and "values3" are those of its
+    self-attention, normalised and without positions. The roles without a number belong to the
+    middle block, after which a pass can stop. Its self-attention covers space and time at once, so
+    its queries and keys are also the temporal ones. `experts` are the path prefixes of modules that
+    replace each other between noise levels.
     """
 
     def tap(path: str, heads: int = 1) -> tuple[Tap, ...]:
         first, *others = (f"{expert}{path}" for expert in experts)
         return (Tap(first, grid.features, heads, tuple(others)),)
 
-    found: dict[str, tuple[Tap, ...]] = {}
+    numbered: dict[str, tuple[Tap, ...]] = {}
     paths = [f"{name}.{index}" for name, count in blocks.items() for index in range(count)]
     for index, block in enumerate(paths):
-        found[f"block{index}"] = tap(block)
+        numbered[f"block{index}"] = tap(block)
         for role, layer in _ATTENTION.items():
-            found[f"{role}{index}"] = tap(f"{block}.{attention}.{layer}", heads)
+            numbered[f"{role}{index}"] = tap(f"{block}.{attention}.{layer}", heads)
     middle = len(paths) // 2
-    own = {role: f"{role}{middle}" for role in _ATTENTION}
-    own |= {f"temporal_{role}": f"{role}{middle}" for role in ("queries", "keys")}
-    own |= dict.fromkeys(("motion", "middle"), f"block{middle}")
-    return {**{role: found[name] for role, name in own.items()}, **found}
+    named = {role: f"{role}{middle}" for role in _ATTENTION}
+    named |= {f"temporal_{role}": f"{role}{middle}" for role in ("queries", "keys")}
+    named |= dict.fromkeys(("motion", "middle"), f"block{middle}")
+    return {**{role: numbered[name] for role, name in named.items()}, **numbered}
 
 
 @torch.no_grad()
-def attention(
+def word_attention(
     network: nn.Module,
     blocks: str,
-    grid: Grid,
-    look: Callable[[], object],
+    grid: TokenGrid,
+    run: Callable[[], object],
     *,
     heads: int,
-    places: Sequence[slice],
+    token_spans: Sequence[slice],
     tokens: int | None = None,
 ) -> Tensor:
-    """What each position attends to each word of the text, (F, H, W, words), in a pass of one clip
-    that `look` makes: the mean over heads and over the middle third of `blocks`. Unmeasured.
+    """The share of attention that each position gives to each word, (F, H, W, words), in the pass
+    of one clip that `run` makes: the mean over heads and over the middle third of `blocks`, which
+    is an unmeasured choice.
 
-    `places` are the tokens of each word, `tokens` how many count at all; None is every one.
+    `token_spans` are the tokens of each word. The softmax is over the first `tokens` tokens of the
+    text; None for all of them.
     """
     count = len(network.get_submodule(blocks))  # type: ignore[arg-type]  # a module list
     paths = [f"{blocks}.{i}.attn2" for i in range(count // 3, count - count // 3)]
     queries = [Tap(f"{path}.norm_q", grid.features) for path in paths]
-    keys = [Tap(f"{path}.norm_k", _as_it_is) for path in paths]
+    keys = [Tap(f"{path}.norm_k", _unchanged) for path in paths]
     with record(network, [*queries, *keys], 0, stop=True) as seen:
-        look()
+        run()
     maps = [
-        _shares(seen[query.path], seen[key.path][:, :tokens], heads, places)
+        _word_shares(seen[query.path], seen[key.path][:, :tokens], heads, token_spans)
         for query, key in zip(queries, keys, strict=True)
     ]
     return torch.stack(maps).mean(0)
 
 
-def _as_it_is(output: Tensor, frames: int) -> Tensor:
+def _unchanged(output: Tensor, frames: int) -> Tensor:
     return output
 
 
-def _shares(queries: Tensor, keys: Tensor, heads: int, places: Sequence[slice]) -> Tensor:
-    """What each position, (1, F, H, W, C), attends to the tokens of each word, (F, H, W, words),
-    keys being (1, N, C); frame by frame, as the maps of all would not fit."""
+def _word_shares(queries: Tensor, keys: Tensor, heads: int, token_spans: Sequence[slice]) -> Tensor:
+    """The attention of each position, (1, F, H, W, C), to the tokens of each word, as
+    (F, H, W, words), for keys (1, N, C). One frame at a time, because the maps of all frames would
+    need too much memory."""
     key = rearrange(keys[0].float(), "n (a c) -> a n c", a=heads)
     frames = []
     for frame in queries[0]:
         query = rearrange(frame.float(), "h w (a c) -> a (h w) c", a=heads)
         shares = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(0)
-        words = torch.stack([shares[:, own].mean(-1) for own in places], -1)
+        words = torch.stack([shares[:, own].mean(-1) for own in token_spans], -1)
         frames.append(rearrange(words, "(h w) n -> h w n", h=frame.shape[0]))
     return torch.stack(frames)
-
-
-def check_frames(frames: int, pack: int) -> None:
-    """Raise `BadCall` unless a clip is one frame and then whole packs; the message gives the two
-    nearest lengths."""
-    if frames < 1 or (frames - 1) % pack:
-        low = max(0, frames - 1) // pack * pack + 1
-        raise BadCall(
-            f"{low} or {low + pack} frames, got {frames}: this model takes one and then {pack} at "
-            "a time"
-        )
-
-
-def packs(frames: int, size: int) -> list[slice]:
-    """The frames that each frame of a causal VAE's latents shows: one, and then `size` each."""
-    return [slice(0, 1), *(slice(start, start + size) for start in range(1, frames, size))]

@@ -1,7 +1,7 @@
-"""Reading, replacing and shifting features inside a network, by forward hooks that are always
-removed.
+"""Reading and changing features inside a network, by forward hooks that are always removed.
 
-Features are (B, F, H, W, C). What a role's taps are is the backbone's business.
+Owns `Tap` and the contexts that record, replace and add features, (B, F, H, W, C). It refuses to
+know which taps a role has: that is the backbone's knowledge.
 """
 
 import math
@@ -18,33 +18,33 @@ from recast.errors import BadCall
 
 
 class Tap(NamedTuple):
-    """One place in a network: a module, and how its output reads as features."""
+    """One module of a network, and how its output is read as features."""
 
     path: str
     to_features: Callable[[Tensor, int], Tensor]
-    """(the module's output, frames of x_t) -> (B, F, H, W, C): a choice of its entries, in another
-    order; F is less where a layer packs frames."""
+    """(output of the module, frames of x_t) -> (B, F, H, W, C): a selection of the output's
+    entries, in another order. F is smaller where a token covers several frames."""
     heads: int = 1
-    """Into how many heads attention parts the channels."""
-    also: tuple[str, ...] = ()
-    """Modules that stand in for it in some passes, as one expert does for another."""
+    """The number of attention heads into which the channels are divided."""
+    alternatives: tuple[str, ...] = ()
+    """Modules that take its place in some passes, as one expert takes that of another."""
     parts: int = 1
-    """How many tensors the output is that read as one, side by side in their last dimension, as
-    cosines and sines do."""
+    """The number of tensors in the output that are read as one, side by side in their last
+    dimension, such as cosines and sines."""
 
 
 class _Stop(Exception):
-    """Ends a forward pass of which nothing more is wanted. Never leaves `record`."""
+    """Ends a forward pass early. It never leaves `record`."""
 
 
 @contextmanager
 def record(
     network: nn.Module, taps: Sequence[Tap], frames: int, *, stop: bool = False
 ) -> Iterator[dict[str, Tensor]]:
-    """Within the block, a forward pass fills the dict: tap path -> features.
+    """Inside this context a forward pass fills the dict: tap path -> features.
 
-    With `stop`, the pass ends as soon as every tap has been seen, and with it the block: the call
-    of the network has to be its last statement. Gradients flow as they do in a full pass.
+    With `stop`, the pass ends as soon as every tap has been recorded, and the context ends with it,
+    so the call of the network must be its last statement. Gradients flow as in a full pass.
     """
     seen: dict[str, Tensor] = {}
 
@@ -67,10 +67,11 @@ def record(
 def override(
     network: nn.Module, taps: Sequence[Tap], features: Mapping[str, Tensor], frames: int
 ) -> Iterator[None]:
-    """Within the block, the network goes on with these features in place of the taps' own.
+    """Inside this context the network continues with these features in place of the taps' own.
 
-    tap path -> (B, F, H, W, C), or of one clip for a batch of any size. What of an output is no
-    feature stays as it is. With checkpointing the way back belongs into the block too.
+    `features` maps tap paths to (B, F, H, W, C), or to the features of one clip for a batch of any
+    size. Entries of the output that are not part of the features are left unchanged. With gradient
+    checkpointing the backward pass must be inside the context too.
     """
     with _written(network, taps, features, frames, Tensor.index_copy):
         yield
@@ -80,8 +81,8 @@ def override(
 def added(
     network: nn.Module, taps: Sequence[Tap], offsets: Mapping[str, Tensor], frames: int
 ) -> Iterator[None]:
-    """Within the block, the network goes on with the taps' own features plus these; else as
-    `override`."""
+    """Inside this context the network continues with the taps' own features plus these; otherwise
+    as `override`."""
     with _written(network, taps, offsets, frames, Tensor.index_add):
         yield
 
@@ -94,18 +95,18 @@ def _written(
     frames: int,
     write: Callable[[Tensor, int, Tensor, Tensor], Tensor],
 ) -> Iterator[None]:
-    """`write` puts new features at their places in a flat output, (output, 0, places, new)."""
+    """`write(output, 0, indices, new)` puts new features at their indices in a flat output."""
 
     def hook(tap: Tap) -> Callable[[nn.Module, Any, Any], Any]:
         def change(module: nn.Module, args: Any, output: Any) -> Any:
             own = _tensor(output, tap.parts)
-            # Where each feature stands in the output: whatever the layout, this undoes it.
-            place = torch.arange(own.numel(), device=own.device).reshape(own.shape)
-            place = tap.to_features(place, frames)
+            # The index of each feature in the output, which inverts `to_features` for any layout.
+            index = torch.arange(own.numel(), device=own.device).reshape(own.shape)
+            index = tap.to_features(index, frames)
             new = features[tap.path].to(own)
-            # Where a batch reads as one clip, its clips' positions follow one another.
-            new = new.repeat(1, 1, place.shape[2] // new.shape[2], 1, 1).expand(place.shape)
-            out = write(own.flatten(), 0, place.flatten(), new.flatten()).reshape(own.shape)
+            # Where a batch is read as one clip, the positions of its clips follow one another.
+            new = new.repeat(1, 1, index.shape[2] // new.shape[2], 1, 1).expand(index.shape)
+            out = write(own.flatten(), 0, index.flatten(), new.flatten()).reshape(own.shape)
             if isinstance(output, Tensor):
                 return out
             return (*out.chunk(tap.parts, -1), *output[tap.parts :])
@@ -125,7 +126,7 @@ def _hooked(
     handles: list[RemovableHandle] = []
     try:
         for tap in taps:
-            for path in (tap.path, *tap.also):
+            for path in (tap.path, *tap.alternatives):
                 handles.append(network.get_submodule(path).register_forward_hook(hook(tap)))
         yield
     finally:
@@ -134,10 +135,11 @@ def _hooked(
 
 
 def unrolled(features: Tensor, height: int, width: int) -> Tensor:
-    """Positions that stand in a row, (B, F, H·W, 1, C), as a grid (B, F, H, W, C): that of latents
-    of this height and width, or of them halved as often as needed. Grids stay as they are.
+    """Positions in a row, (B, F, H·W, 1, C), as a grid (B, F, H, W, C): the grid of latents of this
+    height and width, halved as often as needed. Features that are a grid already are returned
+    unchanged.
 
-    Raises `BadCall` for a row that is no such grid.
+    Raises `BadCall` for a row whose length fits no such grid.
     """
     rows, columns = features.shape[2:4]
     if columns > 1:
@@ -147,13 +149,13 @@ def unrolled(features: Tensor, height: int, width: int) -> Tensor:
         tall, wide = math.ceil(tall / 2), math.ceil(wide / 2)
     if tall * wide != rows:
         raise BadCall(
-            f"{rows} positions are no grid of {height}x{width} latents, nor of its halves"
+            f"{rows} positions fit no grid of {height}x{width} latents, nor one of its halves"
         )
     return rearrange(features, "b f (h w) 1 c -> b f h w c", h=tall)
 
 
 def _tensor(output: Any, parts: int = 1) -> Tensor:
-    """The tensor of a module's output, which may be a tuple or one of diffusers' dataclasses; of
+    """The tensor in a module's output, which may be a tuple or one of diffusers' dataclasses; for
     several `parts`, all of them side by side."""
     if isinstance(output, Tensor):
         return output

@@ -1,7 +1,8 @@
-"""The networks of one model in memory: frozen, perhaps with weights in 8 bits, on the device or
-taking turns on it, and layers that run again on the way back.
+"""The networks of one model in memory.
 
-Shared by every backbone of diffusers' networks. Knows no model and no file.
+Owns where the networks are: frozen, in full or 8-bit weights, on the device all the time or only
+while they are needed; and which of their layers gradient checkpointing computes again. It refuses
+to know which model the networks make up and from which files they came.
 """
 
 from __future__ import annotations
@@ -16,27 +17,22 @@ from diffusers.models.autoencoders.vae import AutoencoderMixin
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from recast.backbones.base import Settings
 from recast.errors import BadCall
 from recast.networks import block_offload, meta_model, quantization
+from recast.networks.settings import NetworkSettings
 
 N = TypeVar("N", bound=nn.Module)
 
 
-def check(settings: Settings, device: torch.device) -> None:
-    """Raise `BadCall` for weights that cannot be kept as the settings say."""
-    check_offload(settings.offload, device)
+def check(settings: NetworkSettings, device: torch.device) -> None:
+    """Raise `BadCall` for weights that cannot be stored or offloaded as the settings ask."""
+    if settings.offload != "none" and device.type == "cpu":
+        raise BadCall("`offload` needs a cuda or mps device to offload from; this is the CPU")
     quantization.check(settings.weights, settings.offload)
 
 
-def check_offload(wanted: str, device: torch.device) -> None:
-    """Raise `BadCall` where there is nothing to offload from."""
-    if wanted != "none" and device.type == "cpu":
-        raise BadCall("offload needs a cuda or mps device to offload from; this is the CPU")
-
-
 def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
-    """Bring a network to the device, unless it is there; the others give way."""
+    """Move a network to the device, unless it is there, and all others to main memory."""
     # By type: a network moved to "cuda" says that it is on "cuda:0".
     if next(network.parameters()).device.type != device.type:
         for other in networks:
@@ -45,30 +41,33 @@ def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.
 
 
 class ModelPlacement:
-    """The networks of one model: frozen; on the device, or, offloaded, taking turns on it as wholes
-    or block by block."""
+    """The networks of one model: frozen, and on the device either all the time or, with offloading,
+    one network or one block at a time. Raises `BadCall` as `check` does."""
 
     def __init__(
-        self, networks: Sequence[nn.Module], device: torch.device, settings: Settings
+        self, networks: Sequence[nn.Module], device: torch.device, settings: NetworkSettings
     ) -> None:
         check(settings, device)
-        self.networks, self.device, self._offload = networks, device, settings.offload
+        self.networks, self.device = networks, device
+        self.gradient_checkpointing = settings.gradient_checkpointing
+        self._offload = settings.offload
         for network in networks:
             network.eval().requires_grad_(False)
-            # A VAE is convolutions, and what it rounds is seen at once.
+            # A VAE consists of convolutions, and its rounding errors would be visible at once.
             if not isinstance(network, AutoencoderMixin):
                 quantization.quantize(network, settings.weights)
             if settings.offload == "none":
                 network.to(device)
             if settings.offload == "blocks":
                 block_offload.attach(network, device)
-        if outline := meta_model.current():
-            outline.networks.extend(networks)
+        if model := meta_model.current():
+            model.networks.extend(networks)
 
     def activate(self, network: N) -> N:
-        """One of the networks, on the device; with offloading, the others give way."""
-        if outline := meta_model.current():
-            outline.activated.append(network)
+        """Bring one of the networks to the device and return it; with offloading, the others move
+        to main memory."""
+        if model := meta_model.current():
+            model.activated.append(network)
             return network
         if self._offload == "blocks":
             block_offload.take_turns(network, self.networks, self.device)
@@ -76,16 +75,27 @@ class ModelPlacement:
             take_turns(network, self.networks, self.device)
         return network
 
+    @contextmanager
+    def checkpointing(self, *layers: Iterable[nn.Module]) -> Iterator[None]:
+        """Inside this context these layers are computed again in the backward pass, if the settings
+        ask for it and gradients are computed at all."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            with checkpointed(layer for some in layers for layer in some):
+                yield
+        else:
+            yield
+
 
 @contextmanager
 def checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the block these layers keep their inputs only and run again on the way back."""
-    # accelerate's hooks, for one, live in the same place.
+    """Inside this context these layers save only their inputs, and are computed again in the
+    backward pass."""
+    # Other libraries, such as accelerate, also replace `forward` on the instance.
     before = {layer: layer.__dict__.get("forward") for layer in layers}
     try:
         for layer in before:
             layer.forward = partial(
-                checkpoint, partial(block_offload.again, layer.forward), use_reentrant=False
+                checkpoint, partial(block_offload.recomputed, layer.forward), use_reentrant=False
             )
         yield
     finally:

@@ -1,8 +1,9 @@
-"""Linear layers whose weights are kept in 8 bits, by torchao: half the memory of bfloat16.
+"""Linear layers with 8-bit weights, by torchao: half the memory of bfloat16.
 
-Knows no model. Weights alone are rounded, each row with a scale of its own; what passes a layer
-keeps its precision, and gradients flow through. For the way back autograd keeps what the weights
-of a layer were widened to, unless gradient checkpointing runs its block again.
+Owns the rounding of weights and the number of bytes that they take. It refuses to know models. Only
+weights are rounded, each row with its own scale; activations keep their precision, and gradients
+flow through. Autograd saves the dequantized weights of a layer for the backward pass, unless
+gradient checkpointing recomputes the layer's block.
 """
 
 from typing import Any, Literal
@@ -17,23 +18,24 @@ Kind = Literal["full", "int8", "float8"]
 
 
 def check(kind: Kind, offload: str) -> None:
-    """Raise `BadCall` where such weights cannot be had, or cannot visit the device by blocks."""
+    """Raise `BadCall` for 8-bit weights without torchao or with block offloading."""
     if kind == "full":
         return
     if offload == "blocks":
         raise BadCall(
-            f"--weights {kind} goes with --offload none or networks; blocks that visit the device "
-            "have full weights"
+            f"`weights={kind}` does not work with `offload=blocks`; use `offload=networks` or "
+            "`weights=full`"
         )
     _torchao()
 
 
 def quantize(network: nn.Module, kind: Kind) -> None:
-    """Keep the linear layers' weights so, in place. What the network's makers keep in float32
-    stays as it is. Raises `BadCall` where torchao is not installed."""
+    """Quantize the weights of all linear layers in place, except those that the network's authors
+    keep in float32. Raises `BadCall` where torchao is not installed."""
     if kind == "full":
         return
-    library, kept = _torchao(), set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    library = _torchao()
+    in_float32 = set(getattr(network, "_keep_in_fp32_modules", None) or ())
     config = {
         "int8": library.Int8WeightOnlyConfig,
         "float8": library.Float8WeightOnlyConfig,
@@ -42,23 +44,23 @@ def quantize(network: nn.Module, kind: Kind) -> None:
     def chosen(module: nn.Module, path: str) -> bool:
         if not isinstance(module, nn.Linear) or _is_quantized(module.weight):
             return False
-        return module.weight.dtype != torch.float32 or not kept & set(path.split("."))
+        return module.weight.dtype != torch.float32 or not in_float32 & set(path.split("."))
 
     library.quantize_(network, config(), filter_fn=chosen)
 
 
-def widened(weight: Tensor) -> Tensor:
-    """The numbers that a weight stands for, as a plain tensor."""
-    kept: Any = weight
-    return kept.dequantize() if _is_quantized(weight) else weight
+def dequantized(weight: Tensor) -> Tensor:
+    """The values of a weight, as a plain tensor."""
+    quantized: Any = weight
+    return quantized.dequantize() if _is_quantized(weight) else weight
 
 
 def nbytes(weight: Tensor) -> int:
-    """The bytes that a weight really takes."""
+    """The bytes that a weight takes, with the scales of a quantized one."""
     if not _is_quantized(weight):
         return weight.nbytes
-    kept: Any = weight
-    parts = (getattr(kept, name) for name in kept.__tensor_flatten__()[0])
+    quantized: Any = weight
+    parts = (getattr(quantized, name) for name in quantized.__tensor_flatten__()[0])
     return sum(part.nbytes for part in parts if part is not None)
 
 

@@ -1,10 +1,9 @@
-"""How many bytes of tensors a computation holds at once: counted, whatever device they are on.
+"""The number of bytes of tensors that a computation holds at once, on any device.
 
-Also on torch's meta device, where tensors have a shape and no values, so that what a computation
-would need can be told without the memory for it. Knows no model.
-
-Not in it: what kernels need for themselves and what an allocator rounds up and keeps. Storages are
-counted as long as something holds them, each of them once.
+Owns the count of storages, each of them once and as long as something references it. It also works
+on torch's meta device, where tensors have shapes but no values, so that the memory of a computation
+can be predicted without having it. It refuses to know models, and it does not count the workspaces
+of kernels and the rounding and caching of an allocator.
 """
 
 import weakref
@@ -20,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 
 class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
-    """Within the block, `held` is how many bytes live in storages that were made in it, and `most`
-    the largest number so far. What was there before, weights among it, is not counted."""
+    """Inside this context `current` is the number of bytes in storages that were created in it, and
+    `peak` is the largest number so far. Older storages, such as weights, are not counted."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -58,10 +57,10 @@ class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
 @contextmanager
 def fused() -> Iterator[None]:
-    """Within the block, attention keeps what fused kernels keep for the way back (queries, keys,
-    values, the result, one number a query and head) and no maps. On the meta device torch would
-    take the way that keeps all maps."""
-    # A function mode would be off while gradients run, and with it off where layers run again.
+    """Inside this context attention saves for the backward pass what fused kernels save: queries,
+    keys, values, the result and one number per query and head, but no attention maps. On the meta
+    device torch would otherwise choose the implementation that saves all maps."""
+    # A torch function mode would be inactive in the backward pass, and so in recomputed layers.
     own = functional.scaled_dot_product_attention
     functional.scaled_dot_product_attention = _attention
     try:
@@ -80,11 +79,11 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """By the CPU's fused kernel, which is registered for the meta device too. Takes what
-    `scaled_dot_product_attention` does, of (B, heads, N, C)."""
+    """Attention by the CPU's fused kernel, which is registered for the meta device too. It takes
+    the arguments of `scaled_dot_product_attention`, for (B, heads, N, C)."""
     if enable_gqa:
-        times = query.shape[-3] // key.shape[-3]
-        key, value = (one.repeat_interleave(times, -3) for one in (key, value))
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (one.repeat_interleave(repeats, -3) for one in (key, value))
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
             ~attn_mask, -torch.inf

@@ -1,20 +1,25 @@
-"""Text encoders: prompts to what a network is conditioned on."""
+"""Text encoders: prompts to the text part of a network's conditioning.
+
+Owns one class for each kind of text encoder, what it does with the padding of short prompts, and
+the refusal of prompts that are too long. It refuses to know which model reads the text.
+"""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderModel
 
-from recast.networks import checkpoint_loading
+from recast.errors import BadCall, BadModel
+from recast.networks.pipeline_parts import ModelParts
 from recast.networks.placement import ModelPlacement
 
-_TOKENS = 512
-UMT5_XXL = {
-    "model_type": "umt5",
-    "vocab_size": 256384,
+T5_XXL = {
+    "model_type": "t5",
+    "vocab_size": 32128,
     "d_model": 4096,
     "d_kv": 64,
     "d_ff": 10240,
@@ -22,110 +27,245 @@ UMT5_XXL = {
     "num_heads": 64,
     "feed_forward_proj": "gated-gelu",
 }
-"""The config of Wan's own."""
+"""The config of the largest T5 1.1, whose encoder several models use."""
+UMT5_XXL = T5_XXL | {"model_type": "umt5", "vocab_size": 256384}
+"""The config of Wan's text encoder."""
+CLIP_LARGE = {
+    "model_type": "clip_text_model",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 49408,
+}
+"""The config of CLIP's ViT-L/14, which Stable Diffusion 1 uses."""
 
 
+class EncodedText(NamedTuple):
+    """The hidden states of a text encoder."""
+
+    states: Tensor
+    """(B, tokens, width)."""
+    mask: Tensor
+    """(B, tokens), bool: which tokens belong to the prompt and are not padding."""
+
+
+@final
 class ClipText:
-    """Prompts as CLIP's text encoder reads them, for the model called `name`.
+    """Prompts through CLIP's text encoder. The network attends to the padding too."""
 
-    `words` are all that the model was trained on; empty where nobody counted them.
+    def __init__(self, parts: ModelParts, placement: ModelPlacement) -> None:
+        self._encoder, self._tokenizer = parts.text_encoder, parts.tokenizer
+        check_vocabulary(self._tokenizer, self._encoder)
+        self._placement, self._name, self._words = placement, parts.name, parts.words
+        positions = self._encoder.config.max_position_embeddings
+        self._length = min(self._tokenizer.model_max_length, positions)
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str]) -> EncodedText:
+        """Raises `BadCall` for a prompt that is too long."""
+        for prompt in prompts:
+            self._check_length(prompt)
+        tokens = _padded(self._tokenizer, prompts, self._length)
+        encoder = self._placement.activate(self._encoder)
+        states = encoder(tokens.input_ids.to(self._placement.device)).last_hidden_state
+        return EncodedText(states, tokens.attention_mask.to(states.device, torch.bool))
+
+    def check(self, prompt: str) -> list[str]:
+        """Notes about words that the model does not know. Raises `BadCall` for a prompt that is too
+        long."""
+        self._check_length(prompt)
+        letters = "".join(c if c.isalpha() else " " for c in prompt.lower())
+        unknown = [word for word in letters.split() if word not in self._words]
+        if self._words and unknown:
+            return [f"the {self._name} model does not know: {', '.join(dict.fromkeys(unknown))}"]
+        return []
+
+    def token_spans(self, prompt: str) -> list[slice]:
+        """The tokens of each word of the prompt; words are separated by white space."""
+        # A first token begins every text.
+        return _token_spans(self._tokenizer, prompt.split(), 1)
+
+    def _check_length(self, prompt: str) -> None:
+        check_length(self._tokenizer, prompt, self._length - 2, self._name)
+
+
+@final
+class T5Text:
+    """Prompts through the encoder of T5 or UMT5, padded to `length` tokens.
+
+    `attend_to_padding`: whether the encoder itself attends to the padding; it must be what the
+    model was trained with. `zero_padding`: whether the states of the padding are set to zero.
+    `clean` is applied to every prompt first.
     """
 
     def __init__(
         self,
-        encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        parts: ModelParts,
         placement: ModelPlacement,
-        name: str,
-        words: frozenset[str] = frozenset(),
+        *,
+        length: int,
+        attend_to_padding: bool,
+        zero_padding: bool,
+        clean: Callable[[str], str] = str,
     ) -> None:
-        checkpoint_loading.check_vocabulary(tokenizer, encoder)
-        self._encoder, self._tokenizer, self._placement = encoder, tokenizer, placement
-        self._name, self._words = name, words
-        self._longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        self._encoder, self._tokenizer = parts.text_encoder, parts.tokenizer
+        check_vocabulary(self._tokenizer, self._encoder)
+        self._placement, self._name, self._length = placement, parts.name, length
+        self._attend_to_padding, self._zero_padding = attend_to_padding, zero_padding
+        self._clean = clean
 
     @torch.no_grad()
-    def encode(self, prompts: list[str]) -> Tensor:
-        """(B, tokens, width). Raises `BadCall` for a prompt that is too long."""
+    def encode(self, prompts: list[str]) -> EncodedText:
+        """Raises `BadCall` for a prompt that is too long."""
         for prompt in prompts:
-            self._check_length(prompt)
-        tokens = self._tokenizer(
-            prompts, padding="max_length", max_length=self._longest, return_tensors="pt"
-        )
-        encoder = self._placement.activate(self._encoder)
-        out: Tensor = encoder(tokens.input_ids.to(self._placement.device)).last_hidden_state
-        return out
+            self.check(prompt)
+        tokens = _padded(self._tokenizer, [self._clean(prompt) for prompt in prompts], self._length)
+        encoder, device = self._placement.activate(self._encoder), self._placement.device
+        mask = tokens.attention_mask.to(device)
+        ids = tokens.input_ids.to(device)
+        states = encoder(ids, None if self._attend_to_padding else mask).last_hidden_state
+        if self._zero_padding:
+            states = states.masked_fill(mask[..., None] == 0, 0)
+        return EncodedText(states, mask.bool())
 
     def check(self, prompt: str) -> list[str]:
-        """Words that the model does not know. Raises `BadCall` for a prompt that is too long."""
-        self._check_length(prompt)
-        strange = [word for word in _words(prompt) if word not in self._words]
-        if self._words and strange:
-            return [f"the {self._name} model does not know: {', '.join(dict.fromkeys(strange))}"]
+        """No notes. Raises `BadCall` for a prompt that is too long."""
+        # The last token ends every text.
+        check_length(self._tokenizer, self._clean(prompt), self._length - 1, self._name)
         return []
 
     def token_spans(self, prompt: str) -> list[slice]:
-        """Which of the encoder's tokens belong to each word."""
-        # After the token that begins every text.
-        return checkpoint_loading.token_spans(self._tokenizer, prompt.split(), 1)
-
-    def _check_length(self, prompt: str) -> None:
-        checkpoint_loading.check_length(self._tokenizer, prompt, self._longest - 2, self._name)
+        """The tokens of each word of the prompt; words are separated by white space."""
+        return _token_spans(self._tokenizer, [self._clean(word) for word in prompt.split()], 0)
 
 
-def _words(prompt: str) -> list[str]:
-    letters = "".join(c if c.isalpha() else " " for c in prompt.lower())
-    return letters.split()
+@final
+class LlamaText:
+    """Prompts through Llama in a chat template, (B, `length`, width), zero after each text's end.
 
-
-class Umt5Text:
-    """Prompts as UMT5 reads them, for the model called `name`."""
+    `before` and `after` are the template; `length` tokens hold the prompt and what follows it.
+    `layer` is the index of the hidden state that is the text. Raises `BadModel` for a tokenizer
+    that loses characters of the template.
+    """
 
     def __init__(
         self,
-        encoder: UMT5EncoderModel,
-        tokenizer: T5Tokenizer,
+        parts: ModelParts,
         placement: ModelPlacement,
-        name: str,
+        *,
+        before: str,
+        after: str,
+        length: int,
+        layer: int,
     ) -> None:
-        checkpoint_loading.check_vocabulary(tokenizer, encoder)
-        self._encoder, self._tokenizer, self._placement, self._name = (
-            encoder,
-            tokenizer,
-            placement,
-            name,
-        )
+        self._encoder, self._tokenizer = parts.text_encoder, parts.tokenizer
+        check_vocabulary(self._tokenizer, self._encoder)
+        _check_round_trip(self._tokenizer, before)
+        self._placement, self._name = placement, parts.name
+        self._before, self._after, self._length, self._layer = before, after, length, layer
+        self.tokens_before = len(self._tokenizer(before).input_ids)
+        """How many tokens precede the prompt, with the one that begins every text."""
+
+    @torch.no_grad()
+    def encode(self, prompts: list[str]) -> EncodedText:
+        """Raises `BadCall` for a prompt that is too long."""
+        for prompt in prompts:
+            self.check(prompt)
+        texts = [self._before + prompt + self._after for prompt in prompts]
+        length = self.tokens_before + self._length
+        tokens = _padded(self._tokenizer, texts, length, padding_side="right")
+        encoder, device = self._placement.activate(self._encoder), self._placement.device
+        mask = tokens.attention_mask.to(device)
+        ids = tokens.input_ids.to(device)
+        states = encoder(ids, mask, output_hidden_states=True).hidden_states[self._layer]
+        states = states.masked_fill(mask[..., None] == 0, 0)
+        return EncodedText(states[:, self.tokens_before :], mask[:, self.tokens_before :].bool())
+
+    def check(self, prompt: str) -> list[str]:
+        """No notes. Raises `BadCall` for a prompt that is too long."""
+        after = len(self._tokenizer(self._after, add_special_tokens=False).input_ids)
+        check_length(self._tokenizer, prompt, self._length - after, self._name)
+        return []
+
+
+@final
+class ClipPooledText:
+    """Prompts as one vector each, by CLIP's second text encoder of a model, which reads the first
+    `length` tokens."""
+
+    def __init__(self, parts: ModelParts, placement: ModelPlacement, *, length: int) -> None:
+        self._encoder, self._tokenizer = parts.text_encoder_2, parts.tokenizer_2
+        check_vocabulary(self._tokenizer, self._encoder)
+        self._placement, self._length = placement, length
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Tensor:
-        """(B, 512, width), zero after each text's end. Raises `BadCall` for one too long."""
-        for prompt in prompts:
-            self.check(prompt)
-        tokens = self._tokenizer(
-            [clean(prompt) for prompt in prompts],
-            padding="max_length",
-            max_length=_TOKENS,
-            return_tensors="pt",
-        )
+        """(B, width)."""
+        tokens = _padded(self._tokenizer, prompts, self._length, truncation=True)
         encoder = self._placement.activate(self._encoder)
-        mask = tokens.attention_mask.to(self._placement.device)
-        out = encoder(tokens.input_ids.to(self._placement.device), mask).last_hidden_state
-        return out.masked_fill(mask[..., None] == 0, 0)
+        pooled: Tensor = encoder(tokens.input_ids.to(self._placement.device)).pooler_output
+        return pooled
 
     def check(self, prompt: str) -> list[str]:
-        """Raises `BadCall` for a prompt that is too long; there is nothing else to say."""
-        # One place is for the token that ends every text.
-        checkpoint_loading.check_length(self._tokenizer, clean(prompt), _TOKENS - 1, self._name)
-        return []
+        """A note about a prompt of which CLIP reads only the beginning."""
+        count = len(self._tokenizer(prompt, verbose=False).input_ids)
+        if count <= self._length:
+            return []
+        return [
+            f"CLIP reads the first {self._length - 2} of the prompt's {count - 2} tokens; the "
+            "model's other text encoder reads the whole prompt"
+        ]
 
-    def token_spans(self, prompt: str) -> list[slice]:
-        """Which of the encoder's tokens belong to each word."""
-        return checkpoint_loading.token_spans(
-            self._tokenizer, [clean(w) for w in prompt.split()], 0
+
+def clean_whitespace_and_html(prompt: str) -> str:
+    """The prompt as Wan cleans it: HTML entities become characters, and white space becomes single
+    blanks. Wan's use of ftfy (wrong encodings, curly quotes) is not repeated."""
+    return " ".join(html.unescape(html.unescape(prompt)).split())
+
+
+def check_vocabulary(tokenizer: Any, text_encoder: Any) -> None:
+    """Raise `BadModel` for a tokenizer with more tokens than the text encoder knows."""
+    known, count = text_encoder.config.vocab_size, len(tokenizer)
+    if count > known:
+        raise BadModel(
+            f"the tokenizer has {count} tokens and the text encoder knows {known}; they belong to "
+            "two different models"
         )
 
 
-def clean(prompt: str) -> str:
-    """A prompt as Wan reads it: characters spelt as HTML become themselves, and blanks single. What
-    ftfy repairs besides (wrong encodings, curly quotes) is left as it is."""
-    return " ".join(html.unescape(html.unescape(prompt)).split())
+def check_length(tokenizer: Any, prompt: str, most: int, name: str) -> None:
+    """Raise `BadCall` for a prompt of more than `most` tokens, for the model called `name`."""
+    # `verbose=False` silences the tokenizer's own warning about the length.
+    count = len(tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+    if count > most:
+        raise BadCall(
+            f"the prompt has {count} tokens, and the text encoder of {name} takes {most}; "
+            f"shorten {prompt[:40]!r}…"
+        )
+
+
+def _token_spans(tokenizer: Any, words: Sequence[str], start: int) -> list[slice]:
+    """The tokens of each of a text's words, if the first word begins at token `start`."""
+    spans = []
+    for word in words:
+        end = start + len(tokenizer(word, add_special_tokens=False).input_ids)
+        spans.append(slice(start, end))
+        start = end
+    return spans
+
+
+def _padded(tokenizer: Any, texts: list[str], length: int, **options: Any) -> Any:
+    """The tokens of texts, padded to a length: `input_ids` and `attention_mask`, (B, length)."""
+    return tokenizer(texts, padding="max_length", max_length=length, return_tensors="pt", **options)
+
+
+def _check_round_trip(tokenizer: Any, text: str) -> None:
+    """Raise `BadModel` for a tokenizer that does not decode a text as it was written."""
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+    if tokenizer.decode(tokens, clean_up_tokenization_spaces=False) != text:
+        raise BadModel(
+            f"this {type(tokenizer).__name__} loses white space or special tokens of the text, as "
+            "transformers' LlamaTokenizer does with the files of Llama 3; load the tokenizer "
+            "folder as a PreTrainedTokenizerFast and give it to the pipeline"
+        )

@@ -1,4 +1,7 @@
-"""Tiny random parts for every backbone's `tiny()`: VAEs, and text encoders that know letters."""
+"""Tiny random parts for every backbone's `tiny()`.
+
+Owns small VAEs and text encoders, whose tokenizers know only letters. It refuses to know models.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from diffusers import AutoencoderKL
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -29,7 +34,7 @@ _LETTERS = [chr(code) for code in range(33, 127)]
 
 
 def image_vae(channels: int) -> AutoencoderKL:
-    """Stable Diffusion's, of two pixels to a latent."""
+    """The class of Stable Diffusion's VAE, with two pixels per latent."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -41,14 +46,14 @@ def image_vae(channels: int) -> AutoencoderKL:
 
 
 def clip_text(width: int) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """CLIP's text encoder."""
+    """The text encoder of CLIP, with its tokenizer."""
     vocabulary = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     with tempfile.TemporaryDirectory() as scratch:
         files = Path(scratch) / "vocab.json", Path(scratch) / "merges.txt"
         files[0].write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
         files[1].write_text("#version: 0.2\n")
-        made = CLIPTokenizer(str(files[0]), str(files[1]), model_max_length=77)
+        tokenizer = CLIPTokenizer(str(files[0]), str(files[1]), model_max_length=77)
     config = CLIPTextConfig(
         vocab_size=len(vocabulary),
         hidden_size=width,
@@ -58,34 +63,34 @@ def clip_text(width: int) -> tuple[CLIPTextModel, CLIPTokenizer]:
         bos_token_id=len(vocabulary) - 2,
         eos_token_id=len(vocabulary) - 1,
     )
-    return CLIPTextModel(config), made
+    return CLIPTextModel(config), tokenizer
 
 
 def t5(width: int) -> tuple[T5EncoderModel, T5Tokenizer]:
-    """T5's encoder."""
-    tokenizer = _sentences()
+    """The encoder of T5, with its tokenizer."""
+    tokenizer = _sentence_tokenizer()
     return T5EncoderModel(T5Config(**_t5_config(width, len(tokenizer)))), tokenizer
 
 
 def umt5(width: int) -> tuple[UMT5EncoderModel, T5Tokenizer]:
-    """UMT5's encoder, with T5's kind of tokenizer."""
-    tokenizer = _sentences()
+    """The encoder of UMT5, with T5's class of tokenizer."""
+    tokenizer = _sentence_tokenizer()
     return UMT5EncoderModel(UMT5Config(**_t5_config(width, len(tokenizer)))), tokenizer
 
 
 def llama(width: int) -> tuple[LlamaModel, PreTrainedTokenizerFast]:
-    """Llama 3, with a tokenizer that knows its marks."""
-    marks = ["<unk>", "<pad>", "<|begin_of_text|>", "<|end_of_text|>"]
-    marks += ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-    vocabulary = {token: i for i, token in enumerate([*marks, " ", "\n", *_LETTERS])}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    made.decoder = decoders.Fuse()
+    """Llama 3, with a tokenizer that knows its special tokens."""
+    special = ["<unk>", "<pad>", "<|begin_of_text|>", "<|end_of_text|>"]
+    special += ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    vocabulary = {token: i for i, token in enumerate([*special, " ", "\n", *_LETTERS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
     first = ("<|begin_of_text|>", vocabulary["<|begin_of_text|>"])
-    made.post_processor = processors.TemplateProcessing(f"{first[0]} $A", special_tokens=[first])
-    made.add_special_tokens(marks)
+    backend.post_processor = processors.TemplateProcessing(f"{first[0]} $A", special_tokens=[first])
+    backend.add_special_tokens(special)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=backend,
         bos_token="<|begin_of_text|>",
         eos_token="<|end_of_text|>",
         pad_token="<pad>",
@@ -101,18 +106,24 @@ def llama(width: int) -> tuple[LlamaModel, PreTrainedTokenizerFast]:
     return LlamaModel(config), tokenizer
 
 
+def add_noise(network: nn.Module) -> None:
+    """Change all weights a little: fresh temporal layers end in zeros, and would not mix frames."""
+    for parameter in network.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+
+
 def tokenizer(kind: type[T]) -> T:
-    """One of the kind, for a text encoder of any size."""
-    makers: dict[Any, Callable[[], Any]] = {
+    """A tokenizer of this class, for a text encoder of any size."""
+    builders: dict[Any, Callable[[], Any]] = {
         CLIPTokenizer: lambda: clip_text(4)[1],
-        T5Tokenizer: _sentences,
+        T5Tokenizer: _sentence_tokenizer,
         PreTrainedTokenizerFast: lambda: llama(4)[1],
     }
-    made: T = makers[kind]()
-    return made
+    built: T = builders[kind]()
+    return built
 
 
-def _sentences() -> T5Tokenizer:
+def _sentence_tokenizer() -> T5Tokenizer:
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     vocabulary = [*special, *((letter, -4.0) for letter in _LETTERS)]
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)

@@ -1,8 +1,8 @@
 """What the UNets of video models have in common: the names of their layers.
 
-Blocks of `resnets`, `temp_convs`, `attentions` and `temp_attentions` or, in AnimateDiff,
-`motion_modules`, on (B·F, C, H, W). Owns which
-of them play which role, and how all of them run under gradient checkpointing.
+The blocks consist of `resnets`, `temp_convs`, `attentions` and `temp_attentions` or, in
+AnimateDiff, `motion_modules`, on (B·F, C, H, W). Owns which layer plays which role, and which
+layers gradient checkpointing recomputes. It refuses to know which model a UNet belongs to.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from recast.networks.adapters import Attention, Transformer
+from recast.networks.attention_layers import Attention, Transformer
 from recast.networks.feature_hooks import Tap
 
 _WITHIN = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"
@@ -37,13 +37,13 @@ def _images(output: Tensor, frames: int) -> Tensor:
 
 
 def tokens(output: Tensor, frames: int) -> Tensor:
-    """What attention sees of an image: its positions in a row, (B, F, H·W, 1, C)."""
+    """The input or output of attention within a frame: positions in a row, (B, F, H·W, 1, C)."""
     return rearrange(output, "(b f) n c -> b f n 1 c", f=frames)
 
 
 def _over_time(output: Tensor, frames: int) -> Tensor:
-    """What temporal attention sees: a row of frames at each position. It is not told where a clip
-    ends and the next begins, so that those of a batch are positions of one."""
+    """The input or output of temporal attention: a row of frames at each position, (1, F, N, 1, C).
+    It has no batch dimension, so the clips of a batch are read as positions of one clip."""
     return rearrange(output, "n f c -> 1 f n 1 c", f=frames)
 
 
@@ -57,10 +57,13 @@ _PROJECTIONS = {
 
 
 def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
-    """Role -> taps. Layer 1 of a decoder block is where DMT's released code taps; a spatial
-    conv is the resnet's hidden state before its residual sum. "queries", "keys" and "values" are
-    those of the decoder's self-attention within a frame, all of them (DreamMotion);
-    "temporal_queries" and "temporal_keys" those across frames, of decoder block 1 (MotionClone)."""
+    """Role -> taps.
+
+    DMT's released code taps layer 1 of a decoder block; a spatial conv is the hidden state of the
+    resnet before its residual sum. "queries", "keys" and "values" are those of every self-attention
+    within a frame in the decoder (DreamMotion). "temporal_queries" and "temporal_keys" are those
+    across frames in decoder block 1 (MotionClone).
+    """
     places = {
         "upsampler": "upsamplers.0",
         "spatial_conv": "resnets.1.conv2",
@@ -86,10 +89,14 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
 
 
 def transformers(unet: nn.Module) -> dict[str, tuple[Transformer, ...]]:
-    """Role -> transformers. In a temporal one of these UNets both attn1 and attn2 are
-    self-attention over the frames. "temporal_transformers" are ZeroScope's fifteen, the five of
-    1280 channels first; with the middle and `transformer_in` they are all. A spatial one attends
-    within a frame, and to the words."""
+    """Role -> transformers.
+
+    In a temporal transformer of these UNets both attn1 and attn2 are self-attention over the
+    frames. "temporal_transformers" are those of the down and up blocks, the coarsest first (15 in
+    ZeroScope, of which the five with 1280 channels come first); "all_temporal_transformers" also
+    has those of the middle block and `transformer_in`. "spatial_transformers" attend within a frame
+    and to the text.
+    """
     found = [match for name, _ in unet.named_modules() if (match := _TRANSFORMER.fullmatch(name))]
     ups = len(list(unet.get_submodule("up_blocks").children()))
 
@@ -100,14 +107,14 @@ def transformers(unet: nn.Module) -> dict[str, tuple[Transformer, ...]]:
     temporal = [match for match in found if match["kind"] != "attentions"]
     chosen = sorted((match for match in temporal if match["block"]), key=coarseness, reverse=True)
     spatial = [match for match in found if match["kind"] == "attentions"]
-    told = {
+    matches_of = {
         "temporal_transformers": chosen,
         "all_temporal_transformers": temporal,
         "spatial_transformers": spatial,
     }
     return {
         role: tuple(_transformer(unet, match[0]) for match in matches)
-        for role, matches in told.items()
+        for role, matches in matches_of.items()
         if matches
     }
 
@@ -129,5 +136,5 @@ def _projections(
 
 
 def layers(unet: nn.Module) -> list[nn.Module]:
-    """Those that gradient checkpointing runs again."""
+    """The layers that gradient checkpointing recomputes."""
     return [layer for name, layer in unet.named_modules() if _LAYER.fullmatch(name)]

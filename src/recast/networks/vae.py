@@ -1,38 +1,95 @@
-"""VAEs: clips to latents and back."""
+"""VAEs: video to latents and back.
+
+Owns one class for each way of encoding and normalising latents. Videos are (B, 3, F, H, W) in
+[-1, 1], latents (B, C, f, h, w) in float32. It refuses to know which model uses a VAE.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import Any, final
+
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLWan
 from einops import rearrange
 from torch import Tensor
 
+from recast.diffusion.sampling import randn
 from recast.networks.placement import ModelPlacement
 
+STABLE_DIFFUSION_VAE = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+"""The config of Stable Diffusion's VAE."""
+# The noise level at which LTX-Video's timestep-conditioned VAEs decode, and the share of noise: the
+# makers' own settings, for 0.9.7 among others.
+_LTX_DECODE_TIMESTEP = 0.05
+_LTX_DECODE_NOISE = 0.025
 
-class ImageVae:
-    """Clips to latents and back, one image at a time or, without slicing, all at once."""
 
-    def __init__(self, vae: AutoencoderKL, placement: ModelPlacement, *, sliced: bool) -> None:
-        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        """Pixels to a latent, along a side."""
-        self.pack = 1
-        """Frames to a frame of the latents."""
-        self._vae, self._placement, self._sliced = vae, placement, sliced
+class Vae(ABC):
+    """A VAE of diffusers on its device. With `tiling`, large frames go through it in tiles."""
+
+    spatial_factor: int
+    """Pixels per latent, along each side of a frame."""
+    frames_per_latent: int
+    """Frames of the video per frame of the latents, after the first frame."""
+
+    def __init__(self, vae: Any, placement: ModelPlacement, *, tiling: bool) -> None:
+        self._vae, self._placement = vae, placement
+        if tiling:
+            vae.enable_tiling()
+
+    @abstractmethod
+    def encode(self, video: Tensor) -> Tensor:
+        """Video to normalised latents: the mean of the posterior, not a sample, so that the same
+        video always has the same latents."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents to video."""
+
+    @final
+    def _mean(self, video: Tensor) -> Tensor:
+        """The posterior's mean, in float32."""
+        vae = self._placement.activate(self._vae)
+        mean: Tensor = vae.encode(video.to(self._placement.device, vae.dtype)).latent_dist.mean
+        return mean.float()
+
+    @final
+    def _decoded(self, latents: Tensor, *timestep: Tensor | None) -> Tensor:
+        """The video of latents that are not normalised."""
+        vae = self._placement.activate(self._vae)
+        video: Tensor = vae.decode(latents.to(self._placement.device, vae.dtype), *timestep).sample
+        return video.float().clamp(-1, 1)
+
+
+@final
+class ImageVae(Vae):
+    """An AutoencoderKL, which encodes every frame on its own: one frame at a time or, without
+    `slicing`, all of them at once. It crops frames whose size it cannot encode."""
+
+    frames_per_latent = 1
+
+    def __init__(self, vae: Any, placement: ModelPlacement, *, tiling: bool, slicing: bool) -> None:
+        super().__init__(vae, placement, tiling=tiling)
+        self.spatial_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._slicing = slicing
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """(B, 3, F, H, W) in [-1, 1] to (B, C, F, h, w). The VAE cuts what does not fit."""
         vae = self._placement.activate(self._vae)
         images = rearrange(video, "b c f h w -> (b f) c h w").to(self._placement.device, vae.dtype)
-        # The posterior's mean, not a draw: the same clip has the same latents.
         means = [vae.encode(part).latent_dist.mean for part in self._slices(images)]
         latents = torch.cat(means).float() * vae.config.scaling_factor
         return rearrange(latents, "(b f) c h w -> b c f h w", b=len(video))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, F, h, w) to (B, 3, F, H, W) in [-1, 1]."""
         vae = self._placement.activate(self._vae)
         images = rearrange(latents, "b c f h w -> (b f) c h w") / vae.config.scaling_factor
         images = images.to(self._placement.device, vae.dtype)
@@ -40,38 +97,99 @@ class ImageVae:
         return rearrange(frames, "(b f) c h w -> b c f h w", b=len(latents)).clamp(-1, 1)
 
     def _slices(self, images: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(images, 1 if self._sliced else len(images))
+        return torch.split(images, 1 if self._slicing else len(images))
 
 
-class PackedVae:
-    """Clips to latents and back, one frame and then so many at a time."""
+@final
+class ScaledVideoVae(Vae):
+    """A causal video VAE whose latents are normalised by one factor, as those of CogVideoX and
+    HunyuanVideo."""
 
-    def __init__(self, vae: AutoencoderKLWan, placement: ModelPlacement) -> None:
-        self.factor = int(vae.config.scale_factor_spatial)
-        """Pixels to a latent, along a side."""
-        self.pack = int(vae.config.scale_factor_temporal)
-        """Frames to a frame of the latents, after the first."""
-        self._vae, self._placement = vae, placement
+    def __init__(
+        self, vae: Any, placement: ModelPlacement, *, tiling: bool, spatial_factor: int
+    ) -> None:
+        super().__init__(vae, placement, tiling=tiling)
+        self.spatial_factor = spatial_factor
+        self.frames_per_latent = int(vae.config.temporal_compression_ratio)
+        self._scale = vae.config.scaling_factor
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """(B, 3, F, H, W) in [-1, 1] to (B, C, f, h, w)."""
-        vae = self._placement.activate(self._vae)
-        # The posterior's mean, not a draw: the same clip has the same latents.
-        found = vae.encode(video.to(self._placement.device, vae.dtype)).latent_dist.mean.float()
-        mean, std = self._levels(found)
-        return (found - mean) / std
+        return self._mean(video) * self._scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, f, h, w) to (B, 3, F, H, W) in [-1, 1]."""
-        vae = self._placement.activate(self._vae)
-        mean, std = self._levels(latents)
-        out = vae.decode((latents * std + mean).to(self._placement.device, vae.dtype)).sample
-        return out.float().clamp(-1, 1)
+        return self._decoded(latents / self._scale)
 
-    def _levels(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the channels."""
+
+@final
+class WanVae(Vae):
+    """An AutoencoderKLWan, a causal video VAE whose latents are normalised by channel."""
+
+    def __init__(self, vae: Any, placement: ModelPlacement, *, tiling: bool) -> None:
+        super().__init__(vae, placement, tiling=tiling)
+        self.spatial_factor = int(vae.config.scale_factor_spatial)
+        self.frames_per_latent = int(vae.config.scale_factor_temporal)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        latents = self._mean(video)
+        mean, std = self._statistics(latents)
+        return (latents - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics(latents)
+        return self._decoded(latents * std + mean)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the channels, (1, C, 1, 1, 1)."""
         config = self._vae.config
         mean, std = (torch.tensor(v).to(like) for v in (config.latents_mean, config.latents_std))
         return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+
+
+@final
+class LtxVae(Vae):
+    """An AutoencoderKLLTXVideo, a causal video VAE whose latents are normalised by channel.
+
+    The VAEs of LTX-Video 0.9.1 and later do the last denoising step: they decode at a noise level.
+    The noise is always the same, so that decoding is a function of the latents.
+    """
+
+    def __init__(self, vae: Any, placement: ModelPlacement, *, tiling: bool) -> None:
+        super().__init__(vae, placement, tiling=tiling)
+        self.spatial_factor = int(vae.spatial_compression_ratio)
+        self.frames_per_latent = int(vae.temporal_compression_ratio)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        latents = self._mean(video)
+        mean, std = self._statistics(latents)
+        return (latents - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        device = self._placement.device
+        mean, std = self._statistics(latents)
+        z, timestep = latents * std + mean, None
+        if self._vae.config.timestep_conditioning:
+            generator = torch.Generator().manual_seed(0)
+            noise = randn(tuple(z.shape), generator, z.device)
+            z = (1 - _LTX_DECODE_NOISE) * z + _LTX_DECODE_NOISE * noise
+            timestep = torch.full(
+                (len(z),), _LTX_DECODE_TIMESTEP, device=device, dtype=self._vae.dtype
+            )
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(
+                0
+            )  # the layers of such a decoder draw noise from the global generator
+            return self._decoded(z, timestep)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the channels, (C, 1, 1, 1)."""
+        mean, std = (
+            rearrange(v.to(like), "c -> c 1 1 1")
+            for v in (self._vae.latents_mean, self._vae.latents_std)
+        )
+        return mean, std / self._vae.config.scaling_factor

@@ -17,18 +17,22 @@ import torch
 
 from recast import registry
 from recast.backbones.base import Settings
-from recast.errors import RecastError
+from recast.errors import BadModel, RecastError
 from recast.media import video
+from recast.networks.devices import (
+    MainMemory,
+    best_device,
+    device_of,
+    installed_ram,
+    main_memory,
+)
+from recast.networks.hub_cache import cached_folder
 from recast.pipeline import manifest, model_loading
 from recast.pipeline.memory_estimate import (
     Forecast,
-    MainMemory,
     Stage,
-    best_device,
-    device_of,
     forecast,
     gib,
-    main_memory,
     offloads,
 )
 from recast.pipeline.motion_cache import MotionCache, sizes
@@ -72,7 +76,7 @@ def predicted(
 ) -> Iterator[tuple[str, str]]:
     """Pairs of a topic and what a run of a model takes, at its own frames, height or width where
     `size` has None, on a device of so many bytes, or this machine's. Raises as `forecast` does."""
-    device = device_of(settings)
+    device = device_of(settings.device)
     told = forecast(backbone, settings, device, methods, size)
     frames, height, width = told.size
     yield "setting", f"{backbone}, {frames} frames of {width}x{height}, --device {device.type}"
@@ -142,7 +146,7 @@ def _whole(device: torch.device) -> int | None:
     """All the memory of a device; None for one that is not here."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(0)[1] if torch.cuda.is_available() else None
-    return _memory() or None
+    return installed_ram() or None
 
 
 def _devices() -> Iterator[tuple[str, str]]:
@@ -151,9 +155,9 @@ def _devices() -> Iterator[tuple[str, str]]:
         name = torch.cuda.get_device_name(index)
         yield f"cuda:{index}", f"{name}, {gib(free)} of {gib(total)} free"
     if torch.backends.mps.is_available():
-        yield "mps", f"Apple GPU, shares {gib(_memory())}"
+        yield "mps", f"Apple GPU, shares {gib(installed_ram())}"
     threads = torch.get_num_threads()
-    yield "cpu", f"{gib(_memory())} memory, {threads} threads for torch"
+    yield "cpu", f"{gib(installed_ram())} memory, {threads} threads for torch"
     yield "--device auto", best_device()
 
 
@@ -194,12 +198,13 @@ def _model(source: str, listed: Iterable[str] = ()) -> str:
             if folder is None:
                 return f"{one} is not there" if "/" in one else "needs no weights; fits"
         else:
-            folder = _cached(one)
-            if folder is None:
-                return f"{one} is not downloaded yet"
+            try:
+                folder = cached_folder(one)
+            except BadModel as error:
+                return str(error)
         folders.append(folder)
     cuda = torch.cuda.is_available()
-    memory = torch.cuda.mem_get_info(0)[0] if cuda else _memory()
+    memory = torch.cuda.mem_get_info(0)[0] if cuda else installed_ram()
     # As --dtype auto loads them, whatever they are on disk.
     try:
         parts = [n * (2 if cuda else 4) for folder in folders for n in counts(folder)]
@@ -254,22 +259,3 @@ def fits(parts: Sequence[int], memory: int, *, offload: bool) -> str:
     if offload:
         least, ways = max(parts), f"--offload networks, {ways}"
     return f"fits with {ways}" if memory >= _TIGHT * least else f"more than {gib(memory)} can hold"
-
-
-def _cached(source: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    # What is no pipeline, such as an adapter, has no index.
-    for name in ("model_index.json", "config.json"):
-        found = try_to_load_from_cache(source, name)
-        if isinstance(found, str):
-            return Path(found).parent
-    return None
-
-
-def _memory() -> int:
-    """Bytes of main memory, 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 0

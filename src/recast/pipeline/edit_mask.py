@@ -233,20 +233,10 @@ def changed_region(
     ]
     if not any(others) and max(map(len, phrases)) > 1:
         return np.ones((latents.shape[1], *size), bool)
-    generator = torch.Generator().manual_seed(seed)
-    x = latents[None].to(backbone.device)
-    grid = backbone.schedule.sized(x.shape).grid(_GRID)
-    total = torch.zeros((), device=x.device)
-    for level in _LEVELS:
-        t = grid[round((1 - level) * _GRID)]
-        noised = backbone.schedule.noised(x, randn(tuple(x.shape), generator, x.device), t)
-        for text, changed, rest in zip((source_prompt, prompt), changed_words, others, strict=True):
-            if changed:
-                maps = backbone.attention(noised, t, text)
-                total = total + maps[..., changed].mean(-1)
-                if rest:
-                    total = total - maps[..., rest].mean(-1)
-    wide = interpolate(_smoothed(total)[:, None], size=size, mode="bilinear")[:, 0]
+    excess = _attention_to_changes(
+        backbone, latents, (source_prompt, prompt), changed_words, others, seed
+    )
+    wide = interpolate(_smoothed(excess)[:, None], size=size, mode="bilinear")[:, 0]
     low, high = wide.aminmax()
     if not high > low:
         raise BadCall(
@@ -254,6 +244,32 @@ def changed_region(
             "results; give a mask as an image, a video or a box"
         )
     return np.asarray((wide > low + _THRESHOLD * (high - low)).cpu())
+
+
+def _attention_to_changes(
+    backbone: Backbone,
+    latents: Tensor,
+    texts: tuple[str, str],
+    changed_words: Sequence[Sequence[int]],
+    other_words: Sequence[Sequence[int]],
+    seed: int,
+) -> Tensor:
+    """How much more each position of the latents (C, F, h, w) attends to the changed words of both
+    texts than to their other words, summed over noise levels: (F, h, w)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = latents[None].to(backbone.device)
+    grid = backbone.schedule.sized(x.shape).grid(_GRID)
+    total = torch.zeros((), device=x.device)
+    for level in _LEVELS:
+        t = grid[round((1 - level) * _GRID)]
+        noised = backbone.schedule.noised(x, randn(tuple(x.shape), generator, x.device), t)
+        for text, changed, others in zip(texts, changed_words, other_words, strict=True):
+            if changed:
+                maps = backbone.attention(noised, t, text)
+                total = total + maps[..., changed].mean(-1)
+                if others:
+                    total = total - maps[..., others].mean(-1)
+    return total
 
 
 def _phrases(words: Sequence[str]) -> list[list[int]]:

@@ -10,10 +10,8 @@ its features in the stages that only record.
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -23,6 +21,7 @@ from recast.backbones.base import Backbone, Defaults, Settings
 from recast.errors import BadCall, BadModel, OutOfMemory
 from recast.feature_guidance import latent_guidance
 from recast.networks import block_offload
+from recast.networks.devices import device_of, main_memory
 from recast.networks.feature_hooks import Tap
 from recast.networks.quantization import nbytes
 from recast.networks.tensor_memory import TensorMemory, fused
@@ -30,8 +29,6 @@ from recast.pipeline import method_presets, model_loading
 
 if TYPE_CHECKING:
     from recast.networks.meta_model import MetaModel
-
-_MEMINFO = Path("/proc/meminfo")
 
 
 class Stage(NamedTuple):
@@ -139,21 +136,6 @@ def weights(name: str, settings: Settings, device: torch.device) -> dict[str, in
     }
 
 
-class MainMemory(NamedTuple):
-    """What this machine has in all, in bytes."""
-
-    ram: int
-    swap: int
-
-
-def main_memory() -> MainMemory | None:
-    """None where the system does not say (macOS swaps as it likes, Windows has no such file)."""
-    if not _MEMINFO.is_file():
-        return None
-    found = dict(re.findall(r"^(MemTotal|SwapTotal): +(\d+) kB$", _MEMINFO.read_text(), re.M))
-    return MainMemory(1024 * int(found["MemTotal"]), 1024 * int(found["SwapTotal"]))
-
-
 def room(device: torch.device) -> int | None:
     """Bytes that a device has in all, with main memory's swap; None where that is not known, or
     where more may be lent (Windows lends CUDA main memory)."""
@@ -162,18 +144,6 @@ def room(device: torch.device) -> int | None:
         return None if lends else int(torch.cuda.get_device_properties(device).total_memory)
     main = main_memory()
     return None if device.type != "cpu" or main is None else sum(main)
-
-
-def best_device() -> str:
-    """What `--device auto` takes."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def device_of(settings: Settings) -> torch.device:
-    """Where a run with these settings computes."""
-    return torch.device(best_device() if settings.device == "auto" else settings.device)
 
 
 def load(name: str, settings: Settings) -> Backbone:
@@ -186,7 +156,7 @@ def check_room(name: str, settings: Settings) -> None:
     """Raise `OutOfMemory` for a model whose weights alone are more than the device has or, where
     they wait there for their turn, main memory; nothing is loaded. A model of which nothing is
     known before it is loaded passes."""
-    device, main = device_of(settings), main_memory()
+    device, main = device_of(settings.device), main_memory()
     there = room(device)
     if there is None and main is None:
         return

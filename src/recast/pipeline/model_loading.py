@@ -20,6 +20,7 @@ import torch
 from recast import registry
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadModel, UnknownName
+from recast.networks import devices, hub_cache
 
 if TYPE_CHECKING:
     from recast.networks.meta_model import MetaModel
@@ -39,13 +40,8 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
     no model that Recast can use, `BadCall` for settings that this machine cannot meet.
     """
     settings, name = settings or Settings(), _known_as(name)
-    return _loaded(_loader(name), name, settings)
-
-
-def stand_in(name: str) -> str:
-    """The shipped model on which methods are measured in place of this one; empty where there is
-    none. Raises as `load` does for a name that is no model's."""
-    return _stand_in(_loader(_known_as(name)))
+    loaded: Backbone = _loader(name).load(name, settings)
+    return loaded
 
 
 def _known_as(name: str) -> str:
@@ -67,7 +63,11 @@ def _loader(name: str, *, download: bool = True) -> ModuleType:
     if _is_file_path(name):
         raise BadModel(f"there is no model folder {name}; check the path")
     if name.count("/") == 1:
-        return _for_index(_hub_index(name), name) if download else _for_folder(_cached(name))
+        return (
+            _for_index(_hub_index(name), name)
+            if download
+            else _for_folder(hub_cache.cached_folder(name))
+        )
     raise UnknownName("backbone", name, found)
 
 
@@ -90,7 +90,7 @@ def outlined(
         loader = _loader(there, download=False)
         if not loader.__name__.startswith("recast."):
             raise BadModel(f"{name} is a model of another package, which has to load it whole")
-        yield _loaded(loader, there, plain), outline
+        yield loader.load(there, plain), outline
 
 
 def with_random_weights(name: str, settings: Settings) -> Backbone:
@@ -101,17 +101,17 @@ def with_random_weights(name: str, settings: Settings) -> Backbone:
     Raises as `load` does, and `BadModel` for a model whose configs are not known here.
     """
     with registry.unheard():
-        from recast.networks import checkpoint_loading, meta_model  # as in `outlined`
+        from recast.networks import meta_model  # as in `outlined`
 
-    device = checkpoint_loading.device(settings.device)
+    device = devices.usable_device(settings.device)
     home = device if settings.offload == "none" else torch.device("cpu")
     with (
         meta_model.random_weights(device, home),
         tempfile.TemporaryDirectory() as scratch,
     ):
         there = _there(_known_as(name), Path(scratch))
-        loader = _loader(there, download=False)
-        return _loaded(loader, there, settings)
+        drawn: Backbone = _loader(there, download=False).load(there, settings)
+        return drawn
 
 
 def published(alias: str) -> Mapping[str, Any]:
@@ -141,16 +141,10 @@ def _has_all(source: str, files: Iterable[str]) -> bool:
     """Whether the files of a hub id are in the local cache. Of several ids it is the first that
     has the pipeline's files."""
     try:
-        first, *_ = [_cached(one) for one in source.split(" + ")]
+        first, *_ = [hub_cache.cached_folder(one) for one in source.split(" + ")]
     except BadModel:
         return False
     return all((first / path).is_file() for path in files)
-
-
-def _cached(hub: str) -> Path:
-    with registry.unheard():
-        from recast.networks import meta_model
-    return meta_model.cached(hub)
 
 
 def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
@@ -162,26 +156,8 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
     module = _pipelines().get(kind)
     if module is None:
         raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
-    settings = settings or Settings()
-    return _set(module.wrap(pipeline, settings), module, settings)
-
-
-def _loaded(module: ModuleType, name: str, settings: Settings) -> Backbone:
-    return _set(module.load(name, settings), module, settings)
-
-
-def _set(backbone: Backbone, module: ModuleType, settings: Settings) -> Backbone:
-    """With the settings that mean the same to every model."""
-    backbone.stand_in = _stand_in(module)
-    backbone.dynamic_guidance, backbone.offload = settings.dynamic_guidance, settings.offload
-    backbone.weights = settings.weights
-    if settings.window is not None:
-        backbone.see_at_once(settings.window)
-    return backbone
-
-
-def _stand_in(module: ModuleType) -> str:
-    return str(getattr(module, "STAND_IN", ""))
+    wrapped: Backbone = module.wrap(pipeline, settings or Settings())
+    return wrapped
 
 
 def _module(name: str) -> ModuleType:

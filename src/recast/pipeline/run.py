@@ -71,16 +71,8 @@ def transfer(
         motion = yield from apply_mask(
             log, backbone, method, motion, config.prompt, sampling.seed, config.mask
         )
-        writer = SampleWriter(
-            config=config,
-            backbone=backbone,
-            method=method,
-            motion=motion,
-            clip=None if clip is None else clip.video,
-            sampling=sampling,
-            log=log,
-            cache=cache,
-        )
+        source = None if clip is None else clip.video
+        writer = SampleWriter(config, backbone, method, motion, source, sampling, log, cache)
         written = yield from writer.write_all(work)
     return RunOutput(folder=folder, videos=_videos(folder, written), manifest=written)
 

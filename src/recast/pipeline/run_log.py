@@ -9,11 +9,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import torch
-
 from recast.backbones.base import Backbone, Settings
 from recast.errors import OutOfMemory
 from recast.events import Event, Job, Note, Step
+from recast.networks.devices import is_out_of_memory
 from recast.pipeline import memory_estimate
 
 T = TypeVar("T")
@@ -90,17 +89,9 @@ def explain_memory_errors(log: RunLog, settings: Settings) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(_advice(log, settings)) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # PyTorch has no class of its own for the CPU's and Apple's allocators.
-    words = ("DefaultCPUAllocator", "not enough memory", "MPS backend out of memory")
-    return any(word in str(error) for word in words)
 
 
 def _advice(log: RunLog, settings: Settings) -> str:

@@ -28,7 +28,7 @@ from recast.pipeline.run_log import RunLog
 from recast.pipeline.stages import clip_fps, draw_clip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class SampleWriter:
     """All that is known when sampling begins; `write_all` draws, decodes and writes every seed."""
 

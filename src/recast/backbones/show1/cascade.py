@@ -1,9 +1,10 @@
-"""What Show-1 does after its keyframes: frames between them, then four times the size.
+"""The stages of Show-1 after its keyframes: frames between them, then four times the size.
 
 Zhang et al., IJCV 2024; order, windows and numbers are those of `run_inference.py` in its released
-code. Every stage is sampled by the library's own DDIM with the dynamic thresholding that its
-scheduler's config asks for, where the released code takes DPM-Solver++. Knows no files; the
-backbone lends the call of a network.
+code. Every stage is sampled by the library's own DDIM with the dynamic thresholding that the config
+of its scheduler asks for, where the released code uses DPM-Solver++. Owns the order of the stages
+and the frames that each is given. It refuses to know files, devices and how a network is called:
+the backbone passes that in.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from recast.backbones.base import Conditioning
 from recast.diffusion.cfg import cfg, thresholded
 from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule, from_diffusers
 from recast.diffusion.sampling import randn, sample
 from recast.events import Event, Step
 
 Name = Literal["interpolation", "sr1", "sr1_image"]
-# (network, x, t as the network reads it, text, noise level or None) -> raw output, float32
-Call = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# (network, x, t in its own unit, conditioning, noise level (B,) or None) -> raw output, float32
+Call = Callable[[nn.Module, Tensor, Tensor, Conditioning, Tensor | None], Tensor]
 
 BETWEEN = 4
-"""Steps from one keyframe to the next after interpolation."""
+"""The number of steps from one keyframe to the next after interpolation."""
 LARGER = 4
-"""How many times as high and wide the first super-resolution makes a frame."""
+"""The factor by which the first super-resolution enlarges height and width."""
 _WINDOW = 8
-"""Frames that are enlarged at once; the first of them is the last of the window before."""
+"""The number of frames that are enlarged at once; the first is the last of the window before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +43,9 @@ class Numbers:
     steps: int
     guidance_scale: float
     channels: int
-    """Of the network's input: the noisy frames' three, and those of what is given."""
+    """Input channels of the network: three of the noisy frames, and those of the given frames."""
     level: int | None = None
-    """The noise level, in the schedule's steps, to which what is to be enlarged is noised."""
+    """The noise level, in steps of the schedule, to which the frames to enlarge are noised."""
 
 
 NUMBERS: Mapping[Name, Numbers] = {
@@ -55,22 +57,23 @@ NUMBERS: Mapping[Name, Numbers] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Stage:
-    """One network of the cascade with its tables."""
+    """One network of the cascade with its schedules."""
 
     numbers: Numbers
     unet: nn.Module
     scheduler: Mapping[str, Any]
     noising: Mapping[str, Any] | None = None
-    """The schedule of the noise in what is to be enlarged."""
+    """The config of the schedule by which the frames to enlarge are noised."""
 
-    def denoiser(self, call: Call, pair: Tensor, given: Tensor) -> Denoiser:
-        """Guided from the first to the second text of `pair`, beside frames that are given."""
+    def denoiser(self, call: Call, conditioning: Conditioning, given: Tensor) -> Denoiser:
+        """The denoiser under classifier-free guidance, for the conditioning of two prompts, the
+        negative one first, and given frames (1, C, F, H, W) that the network reads beside x_t."""
         schedule, level = from_diffusers(self.scheduler), self.numbers.level
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:
-            beside = torch.cat([x, given.expand(len(x), -1, -1, -1, -1)], 1)
-            labels = None if level is None else torch.full((len(x),), level)
-            output = call(self.unet, beside, schedule.network_time(t), pair, labels)
+            inputs = torch.cat([x, given.expand(len(x), -1, -1, -1, -1)], 1)
+            levels = None if level is None else torch.full((len(x),), level)
+            output = call(self.unet, inputs, schedule.network_time(t), conditioning, levels)
             return schedule.denoised(output[:, : x.shape[1]], x, t)
 
         guided = cfg(denoise, self.numbers.guidance_scale)
@@ -80,7 +83,7 @@ class Stage:
         return thresholded(guided, schedule, share, self.scheduler.get("sample_max_value", 1.0))
 
     def noised(self, video: Tensor, generator: torch.Generator) -> Tensor:
-        """What is to be enlarged, at the stage's noise level."""
+        """Frames to enlarge, at the noise level of the stage."""
         assert self.noising is not None
         assert self.numbers.level is not None
         schedule: Schedule = from_diffusers(self.noising)
@@ -90,25 +93,25 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Cascade:
-    """The stages that are there, for one prompt and seed. Clips are (1, 3, F, H, W) in [-1, 1]."""
+    """The stages of a model, for one prompt and seed. Clips are (1, 3, F, H, W) in [-1, 1]."""
 
     stages: Mapping[Name, Stage]
-    pair: Tensor
-    """The empty text and the prompt, encoded."""
+    conditioning: Conditioning
+    """Of the empty prompt and the prompt."""
     seed: int
     call: Call
 
-    def finished(self, video: Tensor) -> Generator[Event, None, Tensor]:
-        """Keyframes through every stage there is."""
+    def run(self, video: Tensor) -> Generator[Event, None, Tensor]:
+        """Take keyframes through every stage of the model."""
         if "interpolation" in self.stages:
-            video = yield from self.interpolated(video)
+            video = yield from self.interpolate(video)
         if "sr1" in self.stages:
-            video = yield from self.enlarged(video)
+            video = yield from self.enlarge(video)
         return video
 
-    def interpolated(self, keyframes: Tensor) -> Generator[Event, None, Tensor]:
-        """Three frames between every two, so that F become 4·(F − 1) + 1."""
-        stage, count, made = self.stages["interpolation"], keyframes.shape[2] - 1, []
+    def interpolate(self, keyframes: Tensor) -> Generator[Event, None, Tensor]:
+        """Three frames between every two, so that F frames become 4·(F − 1) + 1."""
+        stage, count, windows = self.stages["interpolation"], keyframes.shape[2] - 1, []
         shape = (*keyframes.shape[:2], BETWEEN + 1, *keyframes.shape[3:])
         noise = randn(shape, self._generator(), keyframes.device)  # the same in every gap
         for index in range(count):
@@ -117,32 +120,32 @@ class Cascade:
             known = torch.zeros_like(between[:, :1])
             known[:, :, [0, -1]] = 1
             given = torch.cat([between, known], 1)
-            told = Step(stage="interpolate", index=index, total=count)
-            made.append((yield from self._sampled(stage, given, noise, told)))
-        last = made[-1] if made else keyframes
-        return torch.cat([*(window[:, :, :BETWEEN] for window in made), last[:, :, -1:]], 2)
+            window = Step(stage="interpolate", index=index, total=count)
+            windows.append((yield from self._sample(stage, given, noise, window)))
+        last = windows[-1] if windows else keyframes
+        return torch.cat([*(window[:, :, :BETWEEN] for window in windows), last[:, :, -1:]], 2)
 
-    def enlarged(self, small: Tensor) -> Generator[Event, None, Tensor]:
-        """Four times as high and wide; the very first frame by the network for images, if there is
-        one, and every window beside the last frame of the one before."""
-        starts, made = range(0, max(small.shape[2] - 1, 1), _WINDOW - 1), []
+    def enlarge(self, small: Tensor) -> Generator[Event, None, Tensor]:
+        """Four times the height and width. The network for images enlarges the very first frame, if
+        the model has one; every window begins with the last frame of the window before."""
+        starts, windows = range(0, max(small.shape[2] - 1, 1), _WINDOW - 1), []
         known = None
         if "sr1_image" in self.stages:
-            told = Step(stage="enlarge the first frame", index=0, total=1)
-            known = yield from self._larger("sr1_image", small[:, :, :1], None, told)
+            window = Step(stage="enlarge the first frame", index=0, total=1)
+            known = yield from self._enlarge_window("sr1_image", small[:, :, :1], None, window)
         for index, start in enumerate(starts):
-            told = Step(stage="enlarge", index=index, total=len(starts))
-            window = small[:, :, start : start + _WINDOW]
-            larger = yield from self._larger("sr1", window, known, told)
-            made.append(larger[:, :, 1:] if index else larger)
+            window = Step(stage="enlarge", index=index, total=len(starts))
+            frames = small[:, :, start : start + _WINDOW]
+            larger = yield from self._enlarge_window("sr1", frames, known, window)
+            windows.append(larger[:, :, 1:] if index else larger)
             known = larger[:, :, -1:]
-        return torch.cat(made, 2)
+        return torch.cat(windows, 2)
 
-    def _larger(
-        self, name: Name, frames: Tensor, known: Tensor | None, told: Step
+    def _enlarge_window(
+        self, name: Name, frames: Tensor, known: Tensor | None, window: Step
     ) -> Generator[Event, None, Tensor]:
-        """A window enlarged beside itself, resized and noised, but with its first frame as it is
-        known."""
+        """Enlarge a window, given its own frames resized and noised, but the first one as `known`,
+        which is already large."""
         stage, generator = self.stages[name], self._generator()
         size = (LARGER * frames.shape[3], LARGER * frames.shape[4])
         noise = randn((*frames.shape[:3], *size), generator, frames.device)
@@ -152,19 +155,19 @@ class Cascade:
         given = stage.noised(resized, generator)
         if known is not None:
             given = torch.cat([known, given[:, :, 1:]], 2)
-        return (yield from self._sampled(stage, given, noise, told))
+        return (yield from self._sample(stage, given, noise, window))
 
-    def _sampled(
-        self, stage: Stage, given: Tensor, noise: Tensor, told: Step
+    def _sample(
+        self, stage: Stage, given: Tensor, noise: Tensor, window: Step
     ) -> Generator[Event, None, Tensor]:
-        """Sample a window from noise; `told` says which of how many it is."""
+        """Sample one window from noise; `window.index` counts from 0."""
         steps, x = stage.numbers.steps, noise
         schedule = from_diffusers(stage.scheduler)
-        denoise = stage.denoiser(self.call, self.pair, given)
+        denoise = stage.denoiser(self.call, self.conditioning, given)
         for level in sample(denoise, schedule, schedule.grid(steps), x):
             x = level.x
-            done = told.index * steps + level.index + 1
-            yield Step(stage=told.stage, index=done, total=told.total * steps)
+            done = window.index * steps + level.index + 1
+            yield Step(stage=window.stage, index=done, total=window.total * steps)
         return x.clamp(-1, 1)
 
     def _generator(self) -> torch.Generator:

@@ -1,0 +1,78 @@
+"""The devices of this machine and their memory.
+
+Owns which device `auto` means, how much main memory there is, and how an allocator says that memory
+ran out. It refuses to know networks, models and settings.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from recast.errors import BadCall
+
+_MEMINFO = Path("/proc/meminfo")
+# PyTorch has no exception class of its own for the allocators of the CPU and of Apple's GPUs.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "MPS backend out of memory")
+
+
+def best_device() -> str:
+    """The device that `auto` means: cuda, else mps, else cpu."""
+    return available_devices()[0]
+
+
+def available_devices() -> list[str]:
+    """The devices of this machine, the fastest first."""
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    return [name for name, usable in there.items() if usable]
+
+
+def device_of(name: str) -> torch.device:
+    """The device that a setting names. The device may be absent from this machine."""
+    return torch.device(best_device() if name == "auto" else name)
+
+
+def usable_device(name: str) -> torch.device:
+    """The device that a setting names. Raises `BadCall` if this machine does not have it."""
+    usable = available_devices()
+    if name != "auto" and name not in usable:
+        raise BadCall(f"`device={name}` is not available; this machine has {', '.join(usable)}")
+    return device_of(name)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the memory of a device, or main memory, did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+class MainMemory(NamedTuple):
+    """The main memory of a machine, in bytes."""
+
+    ram: int
+    swap: int
+
+
+def main_memory() -> MainMemory | None:
+    """RAM and swap of this machine; None where the system does not report a fixed amount of swap
+    (macOS grows it on demand, Windows has no such file)."""
+    if not _MEMINFO.is_file():
+        return None
+    sizes = dict(re.findall(r"^(MemTotal|SwapTotal): +(\d+) kB$", _MEMINFO.read_text(), re.M))
+    return MainMemory(1024 * int(sizes["MemTotal"]), 1024 * int(sizes["SwapTotal"]))
+
+
+def installed_ram() -> int:
+    """Bytes of RAM of this machine, also where the amount of swap is unknown; 0 where the system
+    does not report them."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0

@@ -1,0 +1,46 @@
+"""Silence for the libraries that load models.
+
+Owns the log levels, warnings and progress bars of diffusers, transformers and huggingface_hub while
+Recast loads a model. It refuses to know what is loaded.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+from transformers.utils import logging as transformers_logging
+
+
+@contextmanager
+def quiet(*, bars: bool = False) -> Iterator[None]:
+    """Inside this context the loading libraries do not log or warn, and they draw no progress bars
+    unless `bars` is true. Every problem becomes an exception of Recast instead."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    hub_bars = not are_progress_bars_disabled()
+    transformers_bars = transformers_logging.is_progress_bar_enabled()
+    diffusers_bars = diffusers_logging.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            if not bars:
+                transformers_logging.disable_progress_bar()  # this disables those of the hub too
+                diffusers_logging.disable_progress_bar()
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if transformers_bars:
+                transformers_logging.enable_progress_bar()
+            if diffusers_bars:
+                diffusers_logging.enable_progress_bar()
+            (enable_progress_bars if hub_bars else disable_progress_bars)()

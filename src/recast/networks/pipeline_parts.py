@@ -1,0 +1,198 @@
+"""The parts that make up a model, under the names that diffusers' pipelines give them.
+
+Owns how a model folder is opened, in which order its parts are read, and how the parts of a
+pipeline that is already loaded are taken over. It refuses to know which classes and numbers a model
+has: a backbone gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from recast.diffusion.noise_schedule import from_diffusers
+from recast.errors import BadCall, BadModel
+from recast.networks import checkpoint_loading, meta_model, placement
+from recast.networks.devices import usable_device
+from recast.networks.settings import NetworkSettings
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_CPU = torch.device("cpu")
+PartClasses = Mapping[str, type[Any]]
+"""The class of each part by its name: `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`
+and so on, the network that denoises first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelParts:
+    """The networks and tables of one model, named as in diffusers' pipelines. A part that the model
+    does not have is None."""
+
+    name: str
+    scheduler: Mapping[str, Any]
+    """The config of the scheduler."""
+    device: torch.device = _CPU
+    text_encoder: Any
+    tokenizer: Any
+    unet: Any = None
+    transformer: Any = None
+    transformer_2: Any = None
+    """The second expert of a model whose experts share the noise levels."""
+    boundary_ratio: float | None = None
+    """The noise level, from 0 to 1, below which `transformer_2` takes over."""
+    vae: Any = None
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    words: frozenset[str] = frozenset()
+    """All words that the model was trained on; empty where they are unknown."""
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All networks, the one that denoises first."""
+        names = ("unet", "transformer", "transformer_2", "vae", "text_encoder", "text_encoder_2")
+        parts = (getattr(self, name) for name in names)
+        return [part for part in parts if part is not None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """The content of a model folder's `recast.json`."""
+
+    path: Path
+    defaults: Mapping[str, Any] | None = None
+    """Frames, height, width, fps, steps and guidance scale, as plain numbers; None if the card does
+    not give them."""
+    words: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFolder:
+    """A model folder of which only small files have been read, so that an error in it shows before
+    gigabytes of weights are loaded."""
+
+    name: str
+    path: Path
+    card: ModelCard
+    device: torch.device
+    dtype: torch.dtype
+
+    def parts(
+        self,
+        classes: PartClasses,
+        *,
+        float32: Collection[str] = (),
+        boundary_ratio: float | None = None,
+    ) -> ModelParts:
+        """Read the scheduler and the tokenizers first, which are small, and then the networks; the
+        parts named in `float32` in that precision. Raises `BadModel`."""
+        read: dict[str, Any] = {"scheduler": read_scheduler(self.path / "scheduler")}
+        for part, kind in classes.items():
+            if part.startswith("tokenizer"):
+                read[part] = checkpoint_loading.tokenizer(kind, self.path / part)
+        for part, kind in classes.items():
+            dtype = torch.float32 if part in float32 else self.dtype
+            if part.startswith("text_encoder"):
+                read[part] = checkpoint_loading.text_network(kind, self.path / part, dtype)
+            elif part not in read:
+                read[part] = checkpoint_loading.network(kind, self.path / part, dtype)
+        return ModelParts(
+            name=self.name,
+            device=self.device,
+            words=self.card.words,
+            boundary_ratio=boundary_ratio,
+            **read,
+        )
+
+
+def open_folder(
+    source: str,
+    settings: NetworkSettings,
+    aliases: Mapping[str, str],
+    pipelines: frozenset[str],
+    *,
+    gpu_dtype: torch.dtype = torch.float16,
+    download: Sequence[str] = (),
+) -> ModelFolder:
+    """Open the folder of an alias, a hub id or a path.
+
+    `gpu_dtype` is what `dtype=auto` means on a GPU, and `download` is as in `find_folder`. Raises
+    `BadModel` for a folder that is not one of these pipelines and `BadCall` for settings that this
+    machine cannot meet.
+    """
+    device = model_device(settings)
+    dtype = network_dtype(settings, device, gpu_dtype)
+    placement.check(settings, device)
+    path = checkpoint_loading.find_folder(aliases.get(source, source), download)
+    checkpoint_loading.check_index(path, pipelines)
+    return ModelFolder(
+        name=_loaded_name(source, aliases),
+        path=path,
+        card=_read_card(path / "recast.json"),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def read_scheduler(folder: Path) -> dict[str, Any]:
+    """The config of a scheduler. Raises `BadModel` for a kind that Recast does not know."""
+    config = checkpoint_loading.read_json(folder / "scheduler_config.json")
+    from_diffusers(config)
+    return config
+
+
+def take_parts(pipeline: DiffusionPipeline, classes: PartClasses) -> ModelParts:
+    """The parts of a diffusers pipeline that is already loaded, on the device where they are."""
+    parts: dict[str, Any] = {name: getattr(pipeline, name) for name in classes}
+    first = parts[next(iter(classes))]
+    return ModelParts(
+        # The last part of the folder or hub id from which the pipeline was loaded.
+        name=Path(str(pipeline.config.get("_name_or_path") or "wrapped")).name,
+        device=first.device,
+        scheduler=pipeline.scheduler.config,
+        boundary_ratio=pipeline.config.get("boundary_ratio"),
+        **parts,
+    )
+
+
+def model_device(settings: NetworkSettings) -> torch.device:
+    """The device on which networks are built. Raises `BadCall` if this machine does not have it."""
+    return meta_model.META if meta_model.on_meta() else usable_device(settings.device)
+
+
+def network_dtype(
+    settings: NetworkSettings, device: torch.device, gpu_dtype: torch.dtype
+) -> torch.dtype:
+    """The precision of the networks. Raises `BadCall` for float16 on the CPU."""
+    device = meta_model.computes_on(device)
+    if settings.dtype == "auto":
+        return torch.float32 if device.type == "cpu" else gpu_dtype
+    if settings.dtype == "float16" and device.type == "cpu":
+        raise BadCall("`dtype=float16` is too slow on the CPU; use float32 or bfloat16")
+    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    return kinds[settings.dtype]
+
+
+def _loaded_name(source: str, aliases: Mapping[str, str]) -> str:
+    """The name of a model that was loaded: its alias, else the last part of its id or path."""
+    path = Path(source).expanduser()
+    name = source if source in aliases or not path.is_dir() else path.resolve().name
+    return name.split("/")[-1]
+
+
+def _read_card(path: Path) -> ModelCard:
+    """The card at a path; an empty card if there is no such file."""
+    if not path.exists():
+        return ModelCard(path=path)
+    content = checkpoint_loading.read_json(path)
+    try:
+        words = frozenset(content.get("words", ()))
+    except TypeError as error:
+        raise BadModel(f"{path} must list `words` as an array of strings ({error})") from error
+    return ModelCard(path=path, defaults=content.get("defaults"), words=words)

@@ -1,0 +1,59 @@
+"""Files that the version before this one wrote: `data/` holds a motion and the folder of a run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import recast
+from recast import cli
+from recast.backbones import gaussian
+from recast.evaluation import evaluate
+from recast.media import video
+from recast.motions.motion import Motion
+from recast.pipeline import manifest
+from recast.pipeline.method_presets import config_of_motion
+
+DATA = Path(__file__).parent / "data"
+MOTION, RUN = DATA / "motion-of-0.1.0.safetensors", DATA / "run-of-0.1.0"
+
+
+def test_a_motion_file_loads_and_keeps_what_it_says() -> None:
+    motion = Motion.load(MOTION)
+    assert (motion.method, motion.source_prompt) == ("dmt", "a circle")
+    assert motion.size == (4, 16, 16)
+    assert motion.backbone == gaussian.tiny().fingerprint
+    config = config_of_motion(motion)
+    assert (config.guided, config.inner_steps, config.initial_noise) == (0.6, 10, "inverted")
+
+
+def test_a_motion_file_makes_the_same_clip() -> None:
+    made = recast.transfer(recast.load("gaussian"), Motion.load(MOTION), "a square")
+    before = json.loads((RUN / "manifest.json").read_text())
+    assert (len(made), made.fps) == (before["clip"]["frames"], before["clip"]["fps"])
+    encoded = video.read(RUN / "video.mp4")
+    assert abs(made.frames.astype(int) - encoded.frames.astype(int)).mean() < 4  # H.264 loses some
+
+
+def test_the_command_line_writes_the_manifest_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same call as then: all but what depends on the day and the machine."""
+    shutil.copy(MOTION, tmp_path / "motion.safetensors")
+    monkeypatch.chdir(tmp_path)
+    line = ["transfer", "motion.safetensors", "a square", "--backbone", "gaussian", "--out", "run"]
+    assert cli.main([*line, "--json"]) == 0
+    now = json.loads(capsys.readouterr().out)
+    before = json.loads((RUN / "manifest.json").read_text())
+    assert now.keys() == before.keys()
+    for key in ("versions", "timings", "loss_per_step", "hashes", "notes"):
+        assert type(now.pop(key)) is type(before.pop(key))
+    assert now == before
+    assert now["format"] == manifest.FORMAT
+
+
+def test_a_folder_of_results_can_be_scored() -> None:
+    result = evaluate.made(RUN)
+    assert result.prompt == "a square"
+    assert (result.frames, result.size) == (4, (16, 16))

@@ -1,0 +1,60 @@
+"""What a method needs is checked before the work begins, and the error names who could do it."""
+
+import pytest
+
+from recast.backbones import gaussian, unet3d
+from recast.errors import BadCall
+from recast.methods import ditflow, dmt, dreammotion
+from recast.pipeline import requirements
+from recast.pipeline.method_presets import configure, method_names
+
+
+def test_several_clips_are_for_methods_that_train() -> None:
+    requirements.check_clip_count(configure("vmc"), 3)
+    requirements.check_clip_count(configure("dmt"), 1)
+    with pytest.raises(BadCall, match=r"3 clips were given, and dmt .*: motion_inversion, .*vmc$"):
+        requirements.check_clip_count(configure("dmt"), 3)
+
+
+def test_a_mask_is_for_dreammotion() -> None:
+    requirements.check_takes_mask(configure("dreammotion"))
+    with pytest.raises(BadCall, match=r"^`mask`: dmt takes no mask; methods that do: dreammotion$"):
+        requirements.check_takes_mask(configure("dmt"))
+
+
+def test_other_lengths_are_for_methods_that_train() -> None:
+    requirements.check_stretches(configure("motion_inversion"))
+    with pytest.raises(BadCall, match=r"^`frames`: a motion of dmt has a fixed number of frames"):
+        requirements.check_stretches(configure("dmt"))
+
+
+def test_a_method_that_learns_by_sampling_needs_the_source_prompt() -> None:
+    method = ditflow.Method(ditflow.Config(optimised="positions"))
+    requirements.check_source_prompt(method, "a ball")
+    requirements.check_source_prompt(configure("dmt"), "")
+    with pytest.raises(BadCall, match="describe the source in `source_prompt`"):
+        requirements.check_source_prompt(method, " ")
+
+
+def test_a_clip_in_windows_is_refused_where_it_is_needed_whole() -> None:
+    backbone = gaussian.tiny()
+    backbone.see_at_once(4)
+    requirements.check_windows(configure("dmt"), backbone, (8, 16, 16))
+    requirements.check_windows(configure("dreammotion"), backbone, (4, 16, 16))
+    requirements.check_windows(configure("dreammotion"), backbone, None)
+    with pytest.raises(BadCall, match="8 frames, which is more than `window`, and dreammotion"):
+        requirements.check_windows(configure("dreammotion"), backbone, (8, 16, 16))
+
+
+def test_a_missing_role_names_the_methods_that_run() -> None:
+    backbone = gaussian.tiny()
+    for name in method_names():
+        missing = set(configure(name).roles) - {*backbone.roles, *backbone.transformers}
+        if not missing:
+            requirements.check_model(configure(name), backbone)
+    wrong = dreammotion.Method(dreammotion.Config(keys=("values",)))
+    with pytest.raises(BadCall, match=r"gaussian has no role 'values', .*; its roles are motion"):
+        requirements.check_model(wrong, backbone)
+    unknown = dmt.Method(dmt.Config(taps=("block3",)))
+    with pytest.raises(BadCall, match=r"no role 'block3', which dmt needs; its roles are .*decode"):
+        requirements.check_model(unknown, unet3d.tiny())
