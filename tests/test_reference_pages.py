@@ -1,6 +1,7 @@
 """The hand-written pages of the reference against the code: formats, roles, models and words."""
 
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import numpy as np
 
 import recast
 from recast import registry
+from recast.backbones import unet3d
 from recast.bench import suite
-from recast.networks import checkpoint_loading
 from recast.pipeline import model_loading
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -34,10 +35,13 @@ def test_the_example_of_a_suite_is_one(tmp_path: Path) -> None:
     assert tomllib.loads(text)["grid"]
 
 
-def test_the_example_of_a_model_card_is_one() -> None:
-    card = checkpoint_loading.card(DOCS / "examples" / "recast.json")
-    assert card.defaults is not None
-    assert card.defaults.frames == 24
+def test_the_example_of_a_model_card_is_one(tmp_path: Path) -> None:
+    """Beside a shipped model's weights it changes the defaults of the model."""
+    folder = tmp_path / "shapes"
+    shutil.copytree(unet3d.SHAPES, folder)
+    shutil.copy(DOCS / "examples" / "recast.json", folder)
+    own = recast.load(str(folder)).defaults
+    assert (own.frames, own.height, own.width, own.steps) == (24, 320, 576, 50)
 
 
 def test_every_named_model_is_in_the_table() -> None:

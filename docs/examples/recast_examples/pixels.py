@@ -7,18 +7,19 @@ for.
 from __future__ import annotations
 
 import zlib
-from types import MappingProxyType
 from typing import Any, final
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from recast.backbones.base import Backbone, Defaults, Settings, check_multiple
+from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.noise_schedule import Flow
 from recast.errors import BadModel
 from recast.networks.checkpoint_loading import fingerprint
+from recast.networks.devices import usable_device
 from recast.networks.feature_hooks import Tap
+from recast.networks.latent_layout import LatentLayout
 
 WIDTH = 16
 
@@ -40,6 +41,9 @@ class Network(nn.Module):
 
 
 # --8<-- [start:backbone]
+DEFAULTS = Defaults(frames=8, height=32, width=32, fps=8.0, steps=10, guidance_scale=3.0)
+
+
 def channels_last(output: Tensor, frames: int) -> Tensor:
     """The output of a Conv3d as features (B, F, H, W, C)."""
     return rearrange(output, "b c f h w -> b f h w c")
@@ -49,15 +53,18 @@ def channels_last(output: Tensor, frames: int) -> Tensor:
 class Pixels(Backbone):
     """The network as a backbone: its latents are the pixels themselves."""
 
-    name = "pixels"
-    defaults = Defaults(frames=8, height=32, width=32, fps=8.0, steps=10, guidance_scale=3.0)
-    roles = MappingProxyType({"motion": (Tap("middle", channels_last),)})
-
-    def __init__(self, network: Network, device: torch.device) -> None:
-        self.network = network.to(device).requires_grad_(False)
-        self.device = device
-        self.schedule = Flow()
-        self.fingerprint = fingerprint(network)
+    def __init__(self, network: Network, device: torch.device, settings: Settings) -> None:
+        super().__init__(
+            settings,
+            name="pixels",
+            network=network.to(device).requires_grad_(False),
+            schedule=Flow(),
+            defaults=DEFAULTS,
+            layout=LatentLayout(channels=3),
+            device=device,
+            roles={"motion": (Tap("middle", channels_last),)},
+            fingerprint=fingerprint(network),
+        )
 
     def encode(self, video: Tensor) -> Tensor:
         return video.to(device=self.device, dtype=torch.float32)
@@ -65,20 +72,19 @@ class Pixels(Backbone):
     def decode(self, latents: Tensor) -> Tensor:
         return latents.clamp(-1, 1)
 
-    def encode_text(self, prompts: list[str]) -> Tensor:
+    def encode_text(self, prompts: list[str]) -> Conditioning:
         """A vector for each prompt, (B, 1, WIDTH), drawn from the letters of the prompt."""
         seeds = (zlib.crc32(prompt.encode()) for prompt in prompts)
         rows = [torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(s)) for s in seeds]
-        return torch.stack(rows).to(self.device)
+        return Conditioning(text=torch.stack(rows).to(self.device))
 
-    def predict(self, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+    def check_prompt(self, prompt: str) -> list[str]:
+        """No note: this network accepts every prompt."""
+        return []
+
+    def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         time = t.to(torch.float32).reshape(-1).expand(len(x)) / 1000
-        return self.network(x.float(), time, text)
-
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        for what, value in (("frames", frames), ("height", height), ("width", width)):
-            check_multiple(what, value, 1)
-        return (1, 3, frames, height, width)
+        return self.network(x.float(), time, conditioning.text)
 
 
 # --8<-- [end:backbone]
@@ -93,7 +99,7 @@ def load(source: str, settings: Settings) -> Backbone:
     """The one network that there is. A backbone of your own reads its weights from `source`."""
     if source != "pixels":
         raise BadModel(f"there is no model {source!r}; the only one is called pixels")
-    return _random(torch.device("cpu" if settings.device == "auto" else settings.device))
+    return _random(usable_device(settings.device), settings)
 
 
 def wrap(pipeline: Any, settings: Settings) -> Backbone:
@@ -103,13 +109,13 @@ def wrap(pipeline: Any, settings: Settings) -> Backbone:
 
 def tiny() -> Backbone:
     """What the tests run: the same small network on the CPU."""
-    return _random(torch.device("cpu"))
+    return _random(torch.device("cpu"), Settings())
 
 
-def _random(device: torch.device) -> Pixels:
+def _random(device: torch.device, settings: Settings) -> Pixels:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Pixels(Network(), device)
+        return Pixels(Network(), device, settings)
 
 
 # --8<-- [end:module]
