@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import commands
+import messages
 import outputs
 import tables
 
@@ -18,6 +19,7 @@ _GENERATORS: dict[str, Callable[[str], str]] = {
     "metrics": lambda _: tables.metrics(),
     "suites": lambda _: tables.suites(),
     "columns": lambda _: tables.columns(),
+    "messages": lambda _: messages.every_message(),
     "prints": outputs.prints,
     "fails": outputs.fails,
 }
