@@ -34,7 +34,7 @@ INSTALL := $(BIN)/python -m pip install --no-input --disable-pip-version-check -
 # .venv is half-made; with another place in it the clone was moved, which breaks a virtual
 # environment; and a Python that cannot find its packages was removed or upgraded. Such a .venv is
 # made anew. One that is sound but older than its inputs is only updated.
-PACKAGES := pip torch diffusers recast pytest xdist mkdocs
+PACKAGES := pip torch diffusers recast pytest xdist
 PROBE := from importlib.util import find_spec; import sys; sys.exit(not all(map(find_spec, sys.argv[1:])))
 PLACE := $(shell $(BIN)/python -c '$(PROBE)' $(PACKAGES) 2>/dev/null && cat $(STAMP) 2>/dev/null)
 ifneq ($(PLACE),$(CURDIR))
