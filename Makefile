@@ -1,8 +1,10 @@
 # A clone needs no other set-up: every target makes its own .venv first, once.
 #
 #   make demo       a first clip, made with what ships in the repository
-#   make test       lint, format, import contracts, types, then the tests; all run, whatever fails
-#   make lint | style | contracts | types | pytest      one of these alone
+#   make test       lint, format, import contracts, types, the documentation, then the tests; all
+#                   run, whatever fails
+#   make lint | style | contracts | types | docs | pytest      one of these alone; docs builds the
+#                   documentation into site/, and a warning or a broken link fails it
 #   make format     rewrite the files the way `make test` wants them
 #   make setup      only the .venv
 #   make clean      remove the .venv and every cache
@@ -44,7 +46,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint style contracts types pytest format clean
+.PHONY: help setup demo test lint style contracts types docs pytest format clean
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
@@ -56,7 +58,7 @@ demo: $(STAMP)
 
 # Cheap before dear, and a failure does not keep the later ones from running.
 test: $(STAMP)
-	@$(MAKE) --no-print-directory --keep-going lint style contracts types pytest
+	@$(MAKE) --no-print-directory --keep-going lint style contracts types docs pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -70,6 +72,9 @@ contracts: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
 pytest: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
@@ -78,7 +83,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache build dist site
 
 # torch goes first and alone, so that the choice of its build is made before anything asks for it.
 $(STAMP): pyproject.toml constraints.txt

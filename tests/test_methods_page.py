@@ -1,21 +1,21 @@
-"""docs/methods.md against the methods themselves."""
+"""docs/reference/methods.md against the methods themselves."""
 
 import re
 from pathlib import Path
 
 import pytest
-import recast.models
 import torch
 from pyarrow.parquet import read_table
 
 from recast import registry
 from recast.backbones import gaussian
 from recast.motions.method import Sampling
+from recast.pipeline import method_presets, model_loading
 
 from .jobs import result
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
 ROWS = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \| (\d+) \+ (\d+) \|", PAGE, re.MULTILINE)
 
@@ -55,7 +55,7 @@ def test_the_matrix_says_which_pairs_run_and_which_are_measured() -> None:
     }
     assert told.keys() == set(registry.names("methods"))
     models = {name: registry.load("backbones", name).tiny() for name in backbones}
-    kinds = recast.models.aliases()
+    kinds = model_loading.aliases()
     rows = [
         row for path in RESULTS.glob("methods*.parquet") for row in read_table(path).to_pylist()
     ]
@@ -63,7 +63,7 @@ def test_the_matrix_says_which_pairs_run_and_which_are_measured() -> None:
     measured = {(row["method"], kinds[row["backbone"]]) for row in made}
     assert measured
     for name, cells in told.items():
-        needed = set(recast.models.configured(name, None).roles)
+        needed = set(method_presets.configure(name).roles)
         for backbone, cell in zip(backbones, cells, strict=True):
             has = {*models[backbone].roles, *models[backbone].transformers}
             runs = "measured" if (name, backbone) in measured else "yes"

@@ -1,0 +1,1 @@
+"""The examples of the chapter "Extending": a backbone, a method and a metric in another package."""

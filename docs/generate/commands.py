@@ -1,0 +1,155 @@
+"""The reference of the command line, from the dataclasses that define the flags.
+
+A command is called with `--help`, and the dataclass that it hands to tyro is caught on the way. So
+names, defaults and help texts are those that the command itself shows.
+"""
+
+import argparse
+import re
+import warnings
+from typing import Any
+
+import tyro
+
+from recast import cli, registry
+
+_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+_TITLES = {
+    "positional arguments": "Arguments",
+    "options": "Options",
+    "draw options": "Sampling",
+    "source options": "Source clip",
+    "settings options": "Model",
+    "tools options": "Judges",
+    "config options": "Settings",
+}
+_BY_METHOD = {"transfer", "learn", "demo"}
+"""Commands whose `config` flags are a method's; those stand on the page of the methods."""
+
+
+class _Caught(BaseException):
+    """Carries what a command gave to tyro out of the command."""
+
+    def __init__(self, kind: Any, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.kind, self.options = kind, options
+
+
+def all_commands() -> str:
+    """A section for each command: its summary and a table of each group of flags."""
+    return "\n".join(_command(name) for name in cli.commands())
+
+
+def all_settings() -> str:
+    """A section for each method: its settings, and their values in every preset."""
+    return "\n".join(_method(name) for name in registry.names("methods"))
+
+
+def _command(name: str) -> str:
+    parser, about = _parser_of(name.split())
+    lines = [f"## recast {name}", "", about, ""]
+    for group in parser._action_groups:
+        rows = [_row(action) for action in group._group_actions if _is_flag(action)]
+        title = _TITLES.get(str(group.title), str(group.title))
+        if str(group.title) == "config options" and name in _BY_METHOD:
+            lines += [f"**{title} of the method**: see [Methods](methods.md#settings).", ""]
+        elif rows:
+            lines += [f"**{title}**", "", "| flag | default | meaning |", "| --- | --- | --- |"]
+            lines += [*rows, ""]
+    return "\n".join(lines)
+
+
+def _parser_of(words: list[str]) -> tuple[argparse.ArgumentParser, str]:
+    real = tyro.cli
+
+    def catch(kind: Any, **options: Any) -> None:
+        raise _Caught(kind, options)
+
+    tyro.cli = catch  # type: ignore[assignment]
+    try:
+        cli.main([*words, "--help"])
+    except _Caught as caught:
+        options = {k: v for k, v in caught.options.items() if k in ("default", "config")}
+        about = str(caught.options.get("description") or "")
+        return _parser(caught.kind, **options), re.sub(r" Presets of .*", "", about)
+    finally:
+        tyro.cli = real
+    raise RuntimeError(f"recast {' '.join(words)} --help did not reach tyro")
+
+
+def _parser(kind: Any, **options: Any) -> argparse.ArgumentParser:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return tyro.extras.get_parser(kind, **options)
+
+
+def _is_flag(action: argparse.Action) -> bool:
+    return action.dest != "help" and action.help != argparse.SUPPRESS
+
+
+def _row(action: argparse.Action) -> str:
+    flag, default, text = _parts(action)
+    return f"| {flag} | {default} | {text} |"
+
+
+def _parts(action: argparse.Action) -> tuple[str, str, str]:
+    """Flag with the values that it takes, default, and help, as cells of a table."""
+    text = " ".join(str(action.help).split())
+    found = re.search(r"\s*\((?:default: (.*)|required)\)$", text)
+    default = "" if found is None or found[1] is None else found[1]
+    text = text if found is None else text[: found.start()]
+    metavar = re.sub(r"^\[(\S+) \[.*$", r"\1...", str(action.metavar or "").replace("{None}|", ""))
+    default = {"None": "", "True": "yes", "False": "no"}.get(default, default)
+    name = " / ".join(action.option_strings) or metavar
+    takes = metavar if action.option_strings and action.nargs != 0 else ""
+    flag = " ".join([f"`{name}`", *_values_of(takes)])
+    return _cell(flag), _cell(f"`{default}`" if default.strip("'") else ""), _cell(text)
+
+
+def _values_of(metavar: str) -> list[str]:
+    """What a flag takes: a kind of value, or every choice on its own, so that a line may break."""
+    choices = re.match(r"^\{(.*)\}(\.*)$", metavar)
+    if choices is None:
+        return [f"`{metavar}`"] if metavar else []
+    return [" | ".join(f"`{choice}`" for choice in choices[1].split(",")) + choices[2]]
+
+
+def _cell(text: str) -> str:
+    outside = re.split(r"(`[^`]*`)", text)
+    escaped = [
+        part if part.startswith("`") else part.replace("<", "&lt;").replace("*", "\\*")
+        for part in outside
+    ]
+    return "".join(escaped).replace("|", "\\|")
+
+
+def _method(name: str) -> str:
+    module = registry.load("methods", name)
+    presets: dict[str, Any] = module.PRESETS
+    summary = (module.__doc__ or "").strip().split("\n\n")[0]
+    first = next(iter(presets))
+    lines = [f"### {name} {{#settings-{name}}}", "", _cell(" ".join(summary.split())), ""]
+    lines.append(f"Presets: {', '.join(f'`{p}`' for p in presets)}; the default is `{first}`.")
+    parser = _parser(module.Config, default=presets[first], config=_MARKERS)
+    flags = [action for group in parser._action_groups for action in group._group_actions]
+    lines += [
+        "",
+        f"| flag | meaning | {' | '.join(presets)} |",
+        "| --- " * (len(presets) + 2) + "|",
+    ]
+    for action in filter(_is_flag, flags):
+        flag, _, text = _parts(action)
+        field = action.dest.replace("-", "_")
+        values = " | ".join(_value(getattr(config, field)) for config in presets.values())
+        lines.append(f"| {flag} | {text} | {values} |")
+    return "\n".join([*lines, ""])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"`{one}`" for one in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return f"`{value}`" if value else ""
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,36 @@
+"""MkDocs hook: replaces each `<!-- generate: ... -->` line of a page by text made from the program.
+
+Nothing is written into the source tree. The build fails where a command that a page runs does not
+end as the page says.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import commands
+import messages
+import outputs
+import tables
+
+_GENERATORS: dict[str, Callable[[str], str]] = {
+    "commands": lambda _: commands.all_commands(),
+    "settings": lambda _: commands.all_settings(),
+    "metrics": lambda _: tables.metrics(),
+    "suites": lambda _: tables.suites(),
+    "columns": lambda _: tables.columns(),
+    "messages": lambda _: messages.every_message(),
+    "prints": outputs.prints,
+    "fails": outputs.fails,
+}
+_DIRECTIVE = re.compile(r"^<!-- generate: ([\w-]+) ?(.*?) -->$", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The page with every directive replaced. Raises `KeyError` for an unknown directive."""
+    return _DIRECTIVE.sub(lambda match: _GENERATORS[match[1]](match[2]), markdown)
+
+
+def on_post_build(**_: Any) -> None:
+    """Remove the folder in which the pages' commands ran."""
+    outputs.close()
