@@ -375,8 +375,8 @@ def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
             ["learn", "CLIP", "CLIP", *QUICK],
             "2 clips were given, and dmt learns from one; methods that",
         ),
-        (["learn", "CLIP", *TUNED, "--frames", "1"], "take a clip of at least 2, such as --frames"),
-        (["learn", "CLIP", *TUNED, "--places", "2"], "places is 2, and gaussian has 1 temporal"),
+        (["learn", "CLIP", *TUNED, "--frames", "1"], "--frames must be at least 2 to learn motion"),
+        (["learn", "CLIP", *TUNED, "--places", "2"], "--places must be at most 1, the number of"),
         (["learn", "CLIP", "--out", "m.mp4"], "a motion file must end in .safetensors"),
         (["shapes", "render", "--caption", "a pink cow"], "cannot draw 'pink'; it knows circle"),
         (

@@ -751,7 +751,7 @@ def test_learning_that_could_not_go_on_says_so_once(
     [
         (
             {"optimizer/0.exp_avg": torch.zeros(2, 3)},
-            r"\(2, 3\), is not of what is trained",
+            r"has shape \(2, 3\), which does not fit",
         ),
         ({"adapter/strange": torch.zeros(2)}, "strange belongs to no temporal attention"),
     ],
@@ -808,7 +808,7 @@ def test_a_motion_is_stretched_to_other_numbers_of_frames(
     backbone = unet3d.tiny()
     _, path = finished(run.learn(lesson(), backbone, store))
     asked = {"clip": path, "method": "motion_inversion", "draw": Draw(), "source": Source(frames=6)}
-    with pytest.raises(BadMotion, match=r"noise has 4 frames .* 6 at .* or --initial-noise random"):
+    with pytest.raises(BadMotion, match=r"noise has 4 frames .* 6 at .* or `initial_noise=random`"):
         finished(run.transfer(job(**asked, config=TRAINED), backbone, store))
     free = dataclasses.replace(TRAINED, initial_noise="random")
     _, result = finished(run.transfer(job(**asked, config=free), backbone, store))
