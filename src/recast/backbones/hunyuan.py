@@ -23,6 +23,7 @@ from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.networks import checkpoint_loading, dit_roles
 from recast.networks import tiny as tiny_networks
+from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout
 from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
 from recast.networks.placement import ModelPlacement
@@ -98,11 +99,7 @@ class Hunyuan(Backbone):
         )
         self._pooled_text = ClipPooledText(parts, self._placement, length=_CLIP_LENGTH)
         self._grid = dit_roles.TokenGrid(heads="n a", text="last")
-        blocks = {
-            "transformer_blocks": self._config.num_layers,
-            "single_transformer_blocks": self._config.num_single_layers,
-        }
-        heads, factor = self._config.num_attention_heads, self._vae.spatial_factor
+        factor = self._vae.spatial_factor
         super().__init__(
             settings,
             name=parts.name,
@@ -117,10 +114,7 @@ class Hunyuan(Backbone):
                 frames_per_latent=self._vae.frames_per_latent,
             ),
             device=parts.device,
-            roles={
-                **dit_roles.roles(blocks, heads, self._grid, attention="attn"),
-                "positions": dit_roles.rotary(self._grid),
-            },
+            roles=self._roles(),
             fingerprint=checkpoint_loading.fingerprint(parts.transformer),
             guidance_distilled=bool(self._config.guidance_embeds),
         )
@@ -160,6 +154,15 @@ class Hunyuan(Backbone):
                 return_dict=False,
             )[0]
         return out.float()
+
+    def _roles(self) -> dict[str, tuple[Tap, ...]]:
+        blocks = {
+            "transformer_blocks": self._config.num_layers,
+            "single_transformer_blocks": self._config.num_single_layers,
+        }
+        heads = self._config.num_attention_heads
+        roles = dit_roles.roles(blocks, heads, self._grid, attention="attn")
+        return {**roles, "positions": dit_roles.rotary(self._grid)}
 
 
 # Data: the published model, and a tiny one.

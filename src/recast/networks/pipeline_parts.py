@@ -194,5 +194,5 @@ def _read_card(path: Path) -> ModelCard:
     try:
         words = frozenset(content.get("words", ()))
     except TypeError as error:
-        raise BadModel(f"{path} must list `words` as an array of strings ({error})") from error
+        raise BadModel(f"{path} must give words as an array of strings ({error})") from error
     return ModelCard(path=path, defaults=content.get("defaults"), words=words)
