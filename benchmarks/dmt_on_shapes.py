@@ -1,13 +1,14 @@
-"""How well DMT moves things on the shipped model, on held-out pairs of the shapes world.
+"""How well DMT transfers motion with the shipped model, on held-out pairs of the shapes world.
 
     python benchmarks/dmt_on_shapes.py run --group main --pairs 64
     python benchmarks/dmt_on_shapes.py table --group main
     python benchmarks/dmt_on_shapes.py ceiling --pairs 100
 
-A pair is a held-out clip whose subject moves, and a prompt for another colour, shape and scene.
-Results are judged by the oracle on the pixels, against the world's truth. A row is written as
-soon as it is done; a rerun does only what is missing; `--shard 0/2` and `--shard 1/2` share the
-work between two processes. `ceiling` says what the oracle and the autoencoder alone let through.
+A pair is a held-out clip whose subject moves, and a prompt for another colour, shape and
+background. The oracle scores the pixels of each result against the ground truth. Each row is
+written as soon as it is computed, and a rerun computes only missing rows; `--shard 0/2` and
+`--shard 1/2` divide the work between two processes. `ceiling` measures the accuracy of the oracle
+and of the autoencoder alone.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from variants import BASE, COSINES, GROUPS, LONG, MAIN, Variant
 from recast.backbones import unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.media.video import Video
+from recast.metrics.base import ATTRIBUTES
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.pipeline import source_clip
@@ -52,21 +54,21 @@ def run(
     model: str = "shapes",
     only: Sequence[str] = (),
 ) -> None:
-    """Make every missing row of this shard, variant by variant."""
+    """Compute all missing rows of this shard, variant by variant."""
     torch.set_num_threads(1)
     index, shards = (int(part) for part in shard.split("/"))
     backbone = unet3d.load(model, Settings(device="cpu"))
     mine = [pair for pair in scoring.pairs(count) if pair[0] % shards == index]
     path = out.with_suffix(f".{index}.jsonl") if shards > 1 else out
     if any(row["model"] != backbone.fingerprint for row in _rows(out)):
-        raise SystemExit(f"{out} has rows of another model; give another --out, or remove it")
+        raise SystemExit(f"{out} has rows of another model; give another --out, or remove the file")
     done = {(row["variant"], row["pair"]) for row in _rows(out)}
-    # Variant by variant; then, pair by pair, the two that share a long inversion.
+    # First variant by variant; then, pair by pair, the two variants that share a long inversion.
     variants = {name: GROUPS[group][name] for name in only or GROUPS[group]}
     short = [name for name in variants if name not in LONG]
     todo = [(name, pair) for name in short for pair in mine]
     todo += [(name, pair) for pair in mine for name in LONG if name in variants]
-    for name, (number, source, look) in todo:
+    for name, (number, source, target) in todo:
         if (name, number) in done:
             continue
         variant = variants[name]
@@ -75,77 +77,80 @@ def run(
             guidance_scale=variant.guidance_scale or backbone.defaults.guidance_scale,
             seed=seed + number,
         )
-        kept = out.parent / f".motion-{number}.safetensors" if name in LONG else None
-        motion = _learned(backbone, variant, source, sampling, kept)
+        motion_file = out.parent / f".motion-{number}.safetensors" if name in LONG else None
+        motion = _learn_or_load(backbone, variant, source, sampling, motion_file)
         row = {"model": backbone.fingerprint, "variant": name, "pair": number}
         row["steps"] = variant.steps
-        row |= _measured(backbone, variant, motion, source, look, sampling)
+        row |= _measure(backbone, variant, motion, source, target, sampling)
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
 
-def _learned(
+def _learn_or_load(
     backbone: Backbone,
     variant: Variant,
     source: world.Scene,
     sampling: Sampling,
-    kept: Path | None,
+    motion_file: Path | None,
 ) -> Motion:
-    """The motion, learned, or taken from the file `kept`."""
-    if kept is None or not kept.exists():
+    """The motion, which is learned, or loaded from `motion_file` if it exists."""
+    if motion_file is None or not motion_file.exists():
         before, video = backbone.nfe, source_clip.to_tensor(Video(world.render(source), world.FPS))
-        learner = MAIN[LONG[0]].method if kept else variant.method
+        learner = MAIN[LONG[0]].method if motion_file else variant.method
         prompt = captions.prompt(source) if variant.described else ""
-        motion: Motion = scoring.last(learner.learn(backbone, video, prompt, sampling))
+        motion: Motion = learner.learn(backbone, video, prompt, sampling).run()
         metadata = {**motion.metadata, "calls": backbone.nfe - before}
         motion = dataclasses.replace(motion, metadata=metadata)
-        if kept is None:
+        if motion_file is None:
             return motion
-        motion.save(kept)
-    motion = Motion.load(kept)
+        motion.save(motion_file)
+    motion = Motion.load(motion_file)
     settings = dict(variant.method.cache_key_settings())
     return dataclasses.replace(motion, metadata={**motion.metadata, "settings": settings})
 
 
-def _measured(
+def _measure(
     backbone: Backbone,
     variant: Variant,
     motion: Motion,
     source: world.Scene,
-    look: world.Scene,
+    target: world.Scene,
     sampling: Sampling,
 ) -> dict[str, object]:
-    before, began = backbone.nfe, time.perf_counter()
-    prompt = captions.prompt(look)
+    before, start_time = backbone.nfe, time.perf_counter()
+    prompt = captions.prompt(target)
     with variant.patched():
-        latents = scoring.last(variant.method.transfer(backbone, motion, prompt, sampling))
+        latents = variant.method.transfer(backbone, motion, prompt, sampling).run()
     frames = source_clip.to_video(backbone.decode(latents), world.FPS).frames
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start_time
     return {
         "prompt": prompt,
-        **scoring.judged(frames, source, look),
+        **scoring.oracle_scores(frames, source, target),
         "calls": motion.metadata["calls"] + backbone.nfe - before,
         "seconds": round(seconds, 2),
     }
 
 
 def ceiling(count: int) -> str:
-    """How often the oracle is right on rendered clips, and on those the autoencoder gives back."""
+    """How often the oracle is correct on rendered clips, and on clips that the autoencoder has
+    encoded and decoded."""
     backbone = unet3d.load("shapes", Settings(device="cpu"))
     errors: list[float] = []
-    right = {"rendered": np.zeros(3, int), "through the autoencoder": np.zeros(3, int)}
+    correct = {"rendered": np.zeros(3, int), "through the autoencoder": np.zeros(3, int)}
     for seed in world.HELD_OUT[:count]:
         scene = world.sample(seed)
         video = source_clip.to_tensor(Video(world.render(scene), world.FPS))
         back = backbone.decode(backbone.encode(video))
         errors.append(float((back - video).square().mean()))
-        for name, tensor in zip(right, (video, back), strict=True):
-            verdict = oracle.judge(source_clip.to_video(tensor, world.FPS).frames)
-            looks = ("colour", "shape", "background")
-            right[name] += [getattr(verdict, look) == getattr(scene, look) for look in looks]
+        for name, tensor in zip(correct, (video, back), strict=True):
+            detection = oracle.detect(source_clip.to_video(tensor, world.FPS).frames)
+            correct[name] += [
+                getattr(detection, attribute) == getattr(scene, attribute)
+                for attribute in ATTRIBUTES
+            ]
     lines = [f"autoencoder, mean squared error on [-1, 1]: {np.mean(errors):.4f}"]
     lines += [
-        f"{name}, colour / shape / background right: {n} of {count}" for name, n in right.items()
+        f"{name}, colour / shape / background right: {n} of {count}" for name, n in correct.items()
     ]
     return "\n".join(lines)
 
@@ -156,7 +161,7 @@ def _rows(out: Path) -> list[dict]:
 
 
 def table(out: Path, group: str) -> str:
-    """Markdown, with bootstrap 95 % intervals over pairs."""
+    """A Markdown table with bootstrap 95 % intervals over pairs."""
     rows = _rows(out)
     lines = [
         f"| variant | pairs | {' | '.join(COLUMNS.values())} |",
@@ -171,19 +176,22 @@ def table(out: Path, group: str) -> str:
 
 
 def differences(out: Path, group: str) -> str:
-    """Every variant less what its group varies, over the pairs that both have, with 95 %
-    intervals."""
+    """The difference of each variant to the base of its group, over the pairs that both have, with
+    95 % intervals."""
     other = COSINES if group == "cosine" else BASE
-    found: dict[str, dict[int, dict]] = {}
+    rows: dict[str, dict[int, dict]] = {}
     for row in _rows(out):
-        found.setdefault(row["variant"], {})[row["pair"]] = row
+        rows.setdefault(row["variant"], {})[row["pair"]] = row
     columns = list(COLUMNS)[:5]
-    lines = [f"| less {other} | pairs | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 2)]
-    for name in [name for name in GROUPS[group] if name in found and name != other]:
-        both = sorted(set(found[name]) & set(found[other]))
+    lines = [
+        f"| difference to {other} | pairs | {' | '.join(columns)} |",
+        "|" + "---|" * (len(columns) + 2),
+    ]
+    for name in [name for name in GROUPS[group] if name in rows and name != other]:
+        both = sorted(set(rows[name]) & set(rows[other]))
         cells = []
         for column in columns:
-            values = [[float(found[v][n][column]) for n in both] for v in (name, other)]
+            values = [[float(rows[v][n][column]) for n in both] for v in (name, other)]
             cells.append(scoring.interval(np.subtract(*values), np.mean))
         lines.append(f"| {name} | {len(both)} | {' | '.join(cells)} |")
     return "\n".join(lines)

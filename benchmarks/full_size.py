@@ -1,12 +1,13 @@
-"""What every method takes on the public models at their full size, with random weights.
+"""Time and memory of every method on the public models at full size, with random weights.
 
     python benchmarks/full_size.py run --minutes 9 --out benchmarks/results/full-size.jsonl
     python benchmarks/full_size.py run --backbones shapes --out tried.jsonl
     python benchmarks/full_size.py table benchmarks/results/full-size.jsonl
 
-Seconds and peak memory do not depend on what the weights are. Each method runs with its default
-preset as far as shows what one step of it takes: a few steps of inversion or training, the first
-levels of a sampling. A row that is there is not made again, so that the same command goes on.
+Time and peak memory do not depend on the values of the weights. Each method runs with its default
+preset, but only for as long as is needed to measure one step: a few steps of inversion or training,
+and the first levels of sampling. Existing rows are not measured again, so that the same command
+resumes an interrupted run.
 """
 
 import argparse
@@ -54,19 +55,19 @@ SAVING = {
         "offload": "blocks",
     },
 }
-"""The settings that save memory, in the order in which they are tried."""
+"""Settings that save memory, in the order of measurement."""
 SHOWN = ("dmt", "motion_inversion")
-"""The methods that are tried with all of them: one that guides, one that trains."""
+"""Methods that are measured with all these settings: one that guides latents, one that trains."""
 FEW = 3
-"""Steps of learning, and levels of a sampling, that are timed."""
+"""Number of timed steps of learning, and of timed levels of sampling."""
 STEPS = 5
-"""Levels of the sampling, of which every method guides the first."""
+"""Levels of sampling; every method guides at least the first."""
 STAGES = ("text", "pass", "encode", "decode")
 KINDS = ("invert", "train", "distil", "guided", "plain")
 
 
 class Clock:
-    """Seconds and peak memory, in GiB, of a stretch of work."""
+    """Measures the seconds and the peak memory in GiB of a piece of work."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -88,7 +89,7 @@ class Clock:
 
 
 def stages(backbone: Backbone, size: tuple[int, int, int]) -> dict[str, Any]:
-    """What one pass of each network takes, the second time."""
+    """Time and memory of one forward pass of each network, measured on the second pass."""
     video = torch.rand(1, 3, *size) * 2 - 1
     x = torch.randn(backbone.latent_shape(*size), device=backbone.device)
     t = backbone.schedule.sized(x.shape).grid(STEPS)[0]
@@ -110,8 +111,8 @@ def stages(backbone: Backbone, size: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def run(job: Job[Any], clock: Clock) -> tuple[Any, dict[str, list[float]]]:
-    """The result of a job, or None where it was stopped after a few levels; the seconds of every
-    step by what it was: "invert", "train", "distil", "guided" or "plain"."""
+    """The result of a job, or None if it was stopped after a few levels; and the seconds of each
+    step by kind: "invert", "train", "distil", "guided" or "plain"."""
     before, found = clock.began, defaultdict(list)
     for event in job:
         if isinstance(event, Step):
@@ -128,14 +129,14 @@ def run(job: Job[Any], clock: Clock) -> tuple[Any, dict[str, list[float]]]:
 
 
 def short(config: Any) -> Any:
-    """The config with few steps of learning, and of optimisation in place of sampling."""
+    """The config with only a few steps of learning or of optimisation."""
     there = {field.name for field in dataclasses.fields(config)}
     few = {"iterations": FEW, "inversion_steps": FEW, "checkpoint_every": FEW, "report_every": 1}
     return dataclasses.replace(config, **{k: v for k, v in few.items() if k in there})
 
 
 def method_row(backbone: Backbone, name: str, size: tuple[int, int, int]) -> dict[str, Any]:
-    """What a method's two verbs take, and the median seconds of each kind of step."""
+    """Time and memory of learning and of transfer, and the median seconds of each kind of step."""
     method = method_presets.configure(name, short(method_presets.preset(name)))
     requirements.check_model(method, backbone)
     sampling = Sampling(steps=STEPS, guidance_scale=backbone.defaults.guidance_scale)
@@ -152,7 +153,7 @@ def method_row(backbone: Backbone, name: str, size: tuple[int, int, int]) -> dic
 
 
 def cases(backbones: list[str], methods: list[str]) -> Iterator[tuple[str, Size, str, list[str]]]:
-    """Model, size, settings, methods; all models plain before the first with what saves memory."""
+    """(model, size, settings, methods): first all models without settings that save memory."""
     for flags in SAVING:
         for name in backbones:
             for size in SIZES.get(name, [OWN]):
@@ -162,10 +163,10 @@ def cases(backbones: list[str], methods: list[str]) -> Iterator[tuple[str, Size,
 def case(
     name: str, size: Size, settings: Settings, work: list[str], end: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A row for each piece of work, by its name, until the time is over."""
+    """A named row for each measurement, until the time limit."""
     clock = Clock(devices.device_of(settings.device))
     try:
-        backbone = model_loading.with_random_weights(name, settings)
+        backbone = model_loading.load_with_random_weights(name, settings)
     except (RecastError, RuntimeError) as error:
         yield "load", failure(error)
         return
@@ -184,14 +185,14 @@ def case(
 
 
 def measure(asked: argparse.Namespace) -> None:
-    """Append a row for all that has none yet, until the time is over."""
+    """Append all missing rows, until the time limit."""
     end = time.monotonic() + 60 * asked.minutes
     done = {(r["backbone"], *r["asked"], r["saving"], r["work"]) for r in rows(asked.out)}
     for name, size, saving, methods in cases(asked.backbones, asked.methods):
         settings = Settings(device=asked.device, dtype=asked.dtype, **SAVING[saving])
         device = devices.device_of(settings.device)
         work = [one for one in ("stages", *methods) if (name, *size, saving, one) not in done]
-        if not work or settings.offload not in memory_estimate.offloads(settings, device):
+        if not work or settings.offload not in memory_estimate.offload_choices(settings, device):
             continue
         if time.monotonic() > end:
             print("out of time", flush=True)
@@ -214,7 +215,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def table(path: Path) -> str:
-    """Markdown: what each stage takes, then each method."""
+    """Markdown tables: first the stages, then the methods."""
     made = [row for row in rows(path) if row["work"] != "load"]
     first = [row for row in made if row["work"] == "stages"]
     lines = head("", STAGES) + [line(row, "", staged) for row in first]
@@ -252,14 +253,16 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    making = verbs.add_parser("run", help="measure what has no row yet")
+    making = verbs.add_parser("run", help="measure the missing rows")
     making.add_argument("--out", type=Path, required=True)
-    making.add_argument("--minutes", type=float, default=60, help="after these nothing new begins")
+    making.add_argument(
+        "--minutes", type=float, default=60, help="time limit for starting a measurement"
+    )
     making.add_argument("--backbones", nargs="+", default=list(SIZES))
     making.add_argument("--methods", nargs="+", default=method_presets.method_names())
     making.add_argument("--device", default="auto")
     making.add_argument("--dtype", default="auto")
-    showing = verbs.add_parser("table", help="print what was measured")
+    showing = verbs.add_parser("table", help="print the tables")
     showing.add_argument("out", type=Path)
     asked = parser.parse_args()
     if asked.verb == "run":

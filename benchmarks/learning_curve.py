@@ -1,4 +1,4 @@
-"""The oracle's scores of a model while it is trained, from the snapshots that training keeps.
+"""The oracle's scores of a model during its training, from the snapshots of `recast shapes train`.
 
 recast shapes train --out runs/shapes --snapshot-every 1000
 python benchmarks/learning_curve.py score runs/shapes/snapshots/* runs/shapes/model
@@ -20,7 +20,7 @@ COLUMNS = ("colour", "shape", "background", "moves", "drift")
 
 
 def score(folders: list[Path], out: Path, prompts: int) -> None:
-    """Append a row for every snapshot that has none yet."""
+    """Append a row for each snapshot that has no row."""
     torch.set_num_threads(1)
     done = {row["snapshot"] for row in _rows(out)}
     for folder in folders:
@@ -34,15 +34,17 @@ def score(folders: list[Path], out: Path, prompts: int) -> None:
 
 
 def table(out: Path) -> str:
-    """Markdown, with bootstrap 95 % intervals over prompts."""
+    """A Markdown table with bootstrap 95 % intervals over prompts."""
     head = ["steps on whole clips", *COLUMNS]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *map(_line, _rows(out))])
 
 
 def _line(row: dict) -> str:
-    found = ([mark[column] for mark in row["marks"]] for column in COLUMNS)
-    values = (np.array([value for value in column if value is not None], float) for column in found)
+    columns = ([mark[column] for mark in row["marks"]] for column in COLUMNS)
+    values = (
+        np.array([value for value in column if value is not None], float) for column in columns
+    )
     return f"| {row['snapshot'].lstrip('0') or 0} | {' | '.join(map(scoring.interval, values))} |"
 
 

@@ -1,10 +1,11 @@
-"""How well `--mask auto` finds what is to change, on rendered pairs whose true mask is known.
+"""Accuracy of `--mask auto` on rendered pairs whose true edit mask is known.
 
     python benchmarks/masks.py --pairs 64
 
-Intersection over union with the subject's mask (edits of the subject) or with the rest (edits of
-the background), mean and bootstrap 95 % interval. "through the latents" is the true mask brought to
-the latents' size and back: no map of that size can do much better.
+The table shows intersection over union with the mask of the subject (for edits of the subject) or
+of the background (for edits of the background), as mean and bootstrap 95 % interval. The column
+"through the latents" resizes the true mask to the size of the latents and back; this is about the
+best that a map of that size can reach.
 """
 
 import argparse
@@ -30,16 +31,16 @@ def main() -> None:
     print("| edit | pairs | IoU | worst | through the latents |\n|---|---|---|---|---|")
     for edit in ("colour", "shape", "subject", "background"):
         found, ceiling = [], []
-        for number, source, look in pairs(count):
+        for number, source, target in pairs(count):
             wanted = np.asarray(world.truth(source).mask)
             latents = backbone.encode(
                 source_clip.to_tensor(Video(world.render(source), world.FPS))
             )[0]
             changed = {
-                "colour": {"colour": look.colour},
-                "shape": {"shape": look.shape},
-                "subject": {"colour": look.colour, "shape": look.shape},
-                "background": {"ground": look.ground, "pattern": look.pattern},
+                "colour": {"colour": target.colour},
+                "shape": {"shape": target.shape},
+                "subject": {"colour": target.colour, "shape": target.shape},
+                "background": {"ground": target.ground, "pattern": target.pattern},
             }[edit]
             if edit == "background":
                 wanted = ~wanted

@@ -1,11 +1,12 @@
-"""The pilot study: which design of the shipped model learns fastest, at equal time on one core.
+"""The pilot study: which design of the shipped model learns fastest in equal time on one core.
 
     python benchmarks/pilot.py run --only 8x8
     python benchmarks/pilot.py table
 
-A candidate is trained for about twenty minutes on one thread (its steps are set for that; the table
-says what they took), with the text encoder of the shipped model and, where it has the same grid,
-its autoencoder. Then it is judged unguided on held-out prompts, and probed for the subject's place.
+Each candidate is trained for about twenty minutes on one thread; its number of steps is chosen for
+that, and the table shows the measured time. It uses the text encoder of the shipped model, and its
+autoencoder if the latents have the same size. The oracle then scores clips generated from held-out
+prompts, and a linear probe measures how well features predict the position of the subject.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 from recast.analysis.probe import ProbeConfig, probe
 from recast.backbones import unet3d
 from recast.backbones.base import Settings
-from recast.events import Event, Step
+from recast.events import Event, Job, Step
 from recast.shapes import training, world
 from recast.shapes.networks import Design
 from recast.shapes.training import TrainConfig
@@ -33,7 +34,10 @@ EPSILON = {"prediction": "epsilon", "zero_snr": False}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design, its UNet steps on one, four and sixteen frames, the last in part on four."""
+    """A design, and its training steps on clips of one, four and sixteen frames.
+
+    `joint` is the fraction of the last steps that use four frames instead.
+    """
 
     steps: tuple[int, int, int]
     design: Design = field(default_factory=Design)
@@ -54,7 +58,7 @@ CANDIDATES = {
 
 
 def run(name: str, folder: Path, out: Path, count: int, clips: int) -> None:
-    """Train a candidate, score it, and write its row."""
+    """Train and score a candidate, and append its row to `out`."""
     candidate = CANDIDATES[name]
     design = candidate.design
     place = folder / name.replace(", ", "-").replace(" ", "-")
@@ -76,10 +80,10 @@ def run(name: str, folder: Path, out: Path, count: int, clips: int) -> None:
         steps=whole,
         joint=candidate.joint,
     )
-    model = _shown(training.train(config, design))
+    model = _train(training.train(config, design))
     backbone = unet3d.load(str(model), Settings(device="cpu"))
     marks = list(scoring.unguided_rows(backbone, count, backbone.defaults.steps))
-    probed = scoring.last(probe(backbone, ProbeConfig(clips=100, roles=PROBED)))
+    probed = probe(backbone, ProbeConfig(clips=100, roles=PROBED)).run()
     logs = [place / f"unet{frames}.jsonl" for frames in (1, 4, world.FRAMES)]
     seconds = [
         json.loads(log.read_text().splitlines()[-1])["seconds"] for log in logs if log.exists()
@@ -97,7 +101,8 @@ def run(name: str, folder: Path, out: Path, count: int, clips: int) -> None:
 
 
 def _grid(design: Design, folder: Path, clips: int) -> Path:
-    """A model folder with an autoencoder for this grid; every clip's latents lie beside it."""
+    """A model folder with an autoencoder for latents of this size; its parent folder holds the
+    latents of all clips."""
     same = (design.size, design.autoencoder) == (Design().size, Design().autoencoder)
     place = folder / f"grid{design.grid}"
     config = TrainConfig(
@@ -115,22 +120,21 @@ def _grid(design: Design, folder: Path, clips: int) -> Path:
         size=design.size, autoencoder=design.autoencoder, latent_channels=design.latent_channels
     )
     model = place / "model"
-    return model if model.exists() else _shown(training.train(config, plain))
+    return model if model.exists() else _train(training.train(config, plain))
 
 
-def _shown(events: object) -> Path:
-    """The result of a training, whose progress is printed."""
-    return scoring.last(map(_printed, events))
+def _train(training_job: Job[Path]) -> Path:
+    """Run a training and print its progress."""
+    return training_job.run(_print_step)
 
 
-def _printed(event: Event) -> Event:
+def _print_step(event: Event) -> None:
     if isinstance(event, Step) and event.index % 50 == 0:
         print(event.stage, event.index, event.total, dict(event.metrics), flush=True)
-    return event
 
 
 def table(out: Path) -> str:
-    """Markdown, with bootstrap 95 % intervals over prompts."""
+    """A Markdown table with bootstrap 95 % intervals over prompts."""
     head = ["candidate", "steps", "minutes", "prompts", *COLUMNS]
     head += [f"R² {role}" for role in PROBED]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]

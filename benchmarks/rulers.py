@@ -1,20 +1,19 @@
-"""What every metric says of clips whose motion is known: the ruler, measured.
+"""Validation of the metrics: the value of each metric on clips whose motion is known.
 
     python benchmarks/rulers.py
 
-Held-out clips of the shapes world against themselves, against the perfect answer to a prompt for
-another look, and against clips that move otherwise. Means over clips; tracker `flow`, CLIP
-`shapes`.
+Held-out clips of the shapes world are compared with themselves, with the perfect result for a
+prompt for another appearance, and with clips that move differently. The table shows means over
+clips, with the tracker `flow` and the CLIP `shapes`.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
-import scoring
 
 from recast.bench import pairs
-from recast.evaluation import evaluate
+from recast.evaluation import Tools, evaluate, metrics
 from recast.media.video import Video
 from recast.metrics.base import Metric
 from recast.shapes import captions, world
@@ -22,7 +21,7 @@ from recast.shapes import captions, world
 Change = Callable[[np.ndarray, int, str], np.ndarray]
 CHANGES: dict[str, Change] = {
     "itself": lambda frames, seed, prompt: frames,
-    "perfect answer": lambda frames, seed, prompt: pairs.answer(seed, prompt).frames,
+    "perfect answer": lambda frames, seed, prompt: pairs.ideal_result(seed, prompt).frames,
     "another clip": lambda frames, seed, prompt: world.render(world.sample(seed + 1000)),
     "reversed": lambda frames, seed, prompt: frames[::-1].copy(),
     "mirrored": lambda frames, seed, prompt: frames[:, :, ::-1].copy(),
@@ -34,26 +33,24 @@ CHANGES: dict[str, Change] = {
 
 
 def main(clips: int) -> None:
-    """Print a Markdown table, a line for each metric."""
-    found: dict[str, dict[str, list[float]]] = {}
-    known: dict[str, Metric] = evaluate.metrics()
+    """Print a Markdown table with a row for each metric."""
+    results: dict[str, dict[str, list[float]]] = {}
+    known: Mapping[str, Metric] = metrics()
     for seed, prompt in pairs.held_out(clips):
         source = pairs.source(seed)
-        own = captions.prompt(world.sample(seed))
+        source_prompt = captions.prompt(world.sample(seed))
         for name, change in CHANGES.items():
             result = Video(change(source.frames, seed, prompt), world.FPS)
-            asked = prompt if name == "perfect answer" else own
-            truth = pairs.truth(seed, asked, result.frames)
-            scores = scoring.last(
-                evaluate.evaluate(source, result, asked, evaluate.Tools(), truth=truth)
-            )
+            text = prompt if name == "perfect answer" else source_prompt
+            truth = pairs.ground_truth(seed, text, result.frames)
+            scores = evaluate.evaluate(source, result, text, Tools(), ground_truth=truth).run()
             for score in scores:
                 if score.value is not None:
-                    values = found.setdefault(score.metric.name, {})
+                    values = results.setdefault(score.metric.name, {})
                     values.setdefault(name, []).append(score.value)
     print(f"| metric | {' | '.join(CHANGES)} |")
     print("|---|" + "---|" * len(CHANGES))
-    for metric, values in found.items():
+    for metric, values in results.items():
         cells = [f"{np.mean(values[name]):.2f}" for name in CHANGES]
         arrow = "↑" if known[metric].higher_is_better else "↓"
         print(f"| `{metric}` {arrow} | {' | '.join(cells)} |")

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: held-out pairs, the oracle's marks, intervals."""
+"""Shared by the benchmark scripts: held-out pairs, scores of the oracle, bootstrap intervals."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,47 +13,54 @@ from recast.metrics import true_motion
 from recast.motions.method import Sampling
 from recast.pipeline import source_clip
 from recast.shapes import captions, oracle, world
-from recast.shapes.describe import dressed, named
+from recast.shapes.describe import parse_caption, with_appearance
 
 
 def pairs(count: int) -> Iterator[tuple[int, world.Scene, world.Scene]]:
-    """(number, source, target look): held-out, the source moving, the target other in all."""
+    """Held-out (number, source, target): the source moves, and the target has the same motion and
+    differs in colour, shape and background."""
     for number, (seed, prompt) in enumerate(held_out(count)):
         source = world.sample(seed)
-        yield number, source, dressed(source, named(prompt))
+        yield number, source, with_appearance(source, parse_caption(prompt))
 
 
-def judged(frames: np.ndarray, source: world.Scene, look: world.Scene) -> dict[str, object]:
-    """The oracle's marks for a clip that should move like `source` and look like `look`."""
-    verdict = oracle.judge(frames)
+def oracle_scores(
+    frames: np.ndarray, source: world.Scene, target: world.Scene
+) -> dict[str, object]:
+    """The oracle's scores of a clip that should move like `source` and look like `target`."""
+    detection = oracle.detect(frames)
     return {
-        "correlation": round(true_motion.correlation(verdict.path, source.centre), 4),
-        "distance": round(true_motion.distance(verdict.path, source.centre), 4),
-        "colour": verdict.colour == look.colour,
-        "shape": verdict.shape == look.shape,
-        "background": verdict.background == look.background,
-        "moves": verdict.moves,
-        "drift": round(verdict.drift, 2) if look.pattern == "plain" else None,
+        "correlation": round(true_motion.correlation(detection.path, source.centre), 4),
+        "distance": round(true_motion.distance(detection.path, source.centre), 4),
+        "colour": detection.colour == target.colour,
+        "shape": detection.shape == target.shape,
+        "background": detection.background == target.background,
+        "moves": detection.moves,
+        "drift": round(detection.drift, 2) if target.pattern == "plain" else None,
     }
 
 
 def unguided_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) -> Iterator[dict]:
-    """Text to video for the prompts of `count` pairs: the oracle's marks of each clip."""
+    """The oracle's scores of text-to-video clips for the prompts of `count` pairs."""
     method = unguided.Method(unguided.Config())
-    for number, source, look in pairs(count):
+    for number, source, target in pairs(count):
         sampling = Sampling(
             steps=steps, guidance_scale=backbone.defaults.guidance_scale, seed=seed + number
         )
         size = min(backbone.defaults.height, backbone.defaults.width)
         video = source_clip.to_tensor(Video(world.render(source, size), world.FPS))
         motion = method.learn(backbone, video, "", sampling).run()
-        latents = method.transfer(backbone, motion, captions.prompt(look), sampling).run()
+        latents = method.transfer(backbone, motion, captions.prompt(target), sampling).run()
         frames = source_clip.to_video(backbone.decode(latents), world.FPS).frames
-        yield {"pair": number, "prompt": captions.prompt(look), **judged(frames, source, look)}
+        yield {
+            "pair": number,
+            "prompt": captions.prompt(target),
+            **oracle_scores(frames, source, target),
+        }
 
 
 def interval(values: np.ndarray, middle: Callable[..., Any] = np.mean) -> str:
-    """A statistic with its bootstrap 95 % interval."""
+    """A statistic with its bootstrap 95 % interval, in the form 0.94 [0.92, 0.95]."""
     if not len(values):
         return "–"
     draws = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))

@@ -1,10 +1,10 @@
-"""The sensitivity sheet of DMT's fast preset: every setting, and what each number alone changes.
+"""Sensitivity of DMT's preset `fast`: all tried settings, and the effect of each parameter.
 
     recast bench sensitivity
     python benchmarks/sensitivity.py [out/bench-sensitivity/rows.parquet]
 
-An effect is the mean difference between two values of one number over all that the others may be,
-on the same pairs, with a 95 % interval over clips.
+An effect is the mean difference between two values of one parameter, over all combinations of the
+other parameters, on the same pairs, with a 95 % interval over clips.
 """
 
 import itertools
@@ -23,13 +23,13 @@ COSTS = ("learn_calls", "calls", "learn_seconds", "seconds")
 
 
 def setting(row: Row) -> tuple[float, ...]:
-    """The numbers of a row's config that are varied."""
+    """The values of the varied parameters in a row's config."""
     config = json.loads(row["config"])
     return tuple(config[name] for name in FACTORS)
 
 
 def sheet(rows: list[Row]) -> str:
-    """Markdown: a line for each setting, costs as means."""
+    """A Markdown table with a row for each setting; costs are means."""
     head = [*FACTORS, *METRICS, *COSTS]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for values in sorted({setting(row) for row in rows}):
@@ -44,7 +44,7 @@ def sheet(rows: list[Row]) -> str:
 
 
 def effects(rows: list[Row]) -> str:
-    """Markdown: a line for each step from one value of a number to the next."""
+    """A Markdown table with a row for each step from one value of a parameter to the next."""
     lines = [f"| from → to | {' | '.join(METRICS)} |", "|" + "---|" * (len(METRICS) + 1)]
     for index, name in enumerate(FACTORS):
         levels = sorted({setting(row)[index] for row in rows})
@@ -55,15 +55,16 @@ def effects(rows: list[Row]) -> str:
 
 
 def _effect(rows: list[Row], index: int, levels: tuple[float, float], metric: str) -> str:
-    """The rest of a setting stands for the prompt, so that pairs are told apart by it too."""
-    found = []
+    """The other parameters become part of the prompt, so that only rows that agree in them are
+    paired."""
+    results = []
     for row in rows:
         values = setting(row)
         if values[index] in levels:
             rest = f"{row['prompt']} {values[:index] + values[index + 1 :]}"
-            found.append({**row, "variant": str(values[index]), "prompt": rest})
+            results.append({**row, "variant": str(values[index]), "prompt": rest})
     low, high = (str(level) for level in levels)
-    mean = summary.paired(found, high, low, metric)
+    mean = summary.paired(results, high, low, metric)
     return "–" if mean is None else mean.text(3)
 
 

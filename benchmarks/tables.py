@@ -13,30 +13,35 @@ from pyarrow import parquet
 from recast.bench import chart, report, rows, suite, summary
 from recast.media.atomic_files import atomic
 
-LOOK = ("true_look", "share of colour, shape and background that are right")
+APPEARANCE = ("true_look", "fraction of correct attributes (colour, shape, background)")
 PATH = ("true_motion", "correlation of the subject's path with the source's")
 
 
 def main(path: Path, metrics: list[str], group: str | None, picture: Path | None) -> None:
-    """Print every table, variants in the order of the suite if Recast ships it; of the metrics
-    those that are named, or all. Draw the look against the path, if a picture is asked for."""
-    found = rows.read(path) if path.is_dir() else parquet.read_table(path).to_pylist()
-    found = [row for row in found if group in (None, row["group"])]
+    """Print all tables, for the given metrics or for all of them.
+
+    Variants are in the order of the suite if it ships with Recast. With `picture`, also draw the
+    scatter plot of appearance against motion.
+    """
+    results = rows.read(path) if path.is_dir() else parquet.read_table(path).to_pylist()
+    results = [row for row in results if group in (None, row["group"])]
     if metrics:
         kept = {rows.METRIC + name for name in metrics}
-        found = [
+        results = [
             {k: v for k, v in row.items() if not k.startswith(rows.METRIC) or k in kept}
-            for row in found
+            for row in results
         ]
-    name = found[0]["suite"]
+    name = results[0]["suite"]
     order = suite.read(name).methods if name in suite.names() else ()
     if picture is not None:
-        drawn = chart.scatter(found, summary.variants(found, order), LOOK, PATH)
-        if drawn is None:
-            raise SystemExit(f"no row has both {LOOK[0]} and {PATH[0]}, so there is no picture")
+        png = chart.scatter(results, summary.variants(results, order), APPEARANCE, PATH)
+        if png is None:
+            raise SystemExit(
+                f"no variant has both {APPEARANCE[0]} and {PATH[0]}, so there is nothing to draw"
+            )
         with atomic(picture) as temporary:
-            temporary.write_bytes(drawn)
-    for table in report.tables(found, order):
+            temporary.write_bytes(png)
+    for table in report.tables(results, order):
         print(f"### {table.title}\n\n| {' | '.join(table.head)} |\n|{'---|' * len(table.head)}")
         for line in table.body:
             print(f"| {' | '.join(line)} |")
@@ -49,7 +54,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("path", type=Path, help="a benchmark's folder, or its rows.parquet")
     parser.add_argument("--metrics", nargs="+", default=[])
-    parser.add_argument("--group", help="only these pairs of the suite")
-    parser.add_argument("--scatter", type=Path, help="a PNG of the look against the path")
-    asked = parser.parse_args()
-    main(asked.path, asked.metrics, asked.group, asked.scatter)
+    parser.add_argument("--group", help="only the pairs of this group")
+    parser.add_argument("--scatter", type=Path, help="path of a PNG: appearance against motion")
+    arguments = parser.parse_args()
+    main(arguments.path, arguments.metrics, arguments.group, arguments.scatter)

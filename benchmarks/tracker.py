@@ -1,9 +1,9 @@
-"""How well the tracker `flow` follows points, against the truth of rendered clips.
+"""Accuracy of the tracker `flow`, against the exact tracks of rendered clips.
 
     python benchmarks/tracker.py
 
-A point counts in every frame in which the truth says that it is seen. What flow says is seen no
-longer is not judged: `kept` is the share of the points that it still follows.
+A point counts in each frame in which it is visible according to the ground truth. Errors are
+measured only where the tracker still follows the point; `kept` is the fraction of such points.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from recast.shapes import world
 PIXELS = (1, 2, 4)
 
 
-def measured(seed: int) -> dict[str, np.ndarray]:
-    """For one clip: subject and background, each (kept, within 1, 2, 4 pixels)."""
+def measure(seed: int) -> dict[str, np.ndarray]:
+    """For one clip, (kept, within 1, 2, 4 pixels) for the subject and for the background."""
     scene = world.sample(seed)
     truth = world.truth(scene)
-    found = trackers.flow(world.render(scene), start=truth.tracks[0])
-    error = np.linalg.norm(found.points - truth.tracks, axis=-1)[1:]
+    tracks = trackers.flow(world.render(scene), start=truth.tracks[0])
+    error = np.linalg.norm(tracks.points - truth.tracks, axis=-1)[1:]
     still = np.ptp(scene.pan, 0).max() == np.ptp(scene.zoom) == 0
     parts = {
         "subject": truth.on_subject,
@@ -31,10 +31,10 @@ def measured(seed: int) -> dict[str, np.ndarray]:
     }
     rows = {}
     for name, chosen in parts.items():
-        there = truth.visible[1:, chosen]
-        kept = there & found.visible[1:, chosen]
+        visible = truth.visible[1:, chosen]
+        kept = visible & tracks.visible[1:, chosen]
         near = [(error[:, chosen][kept] <= pixels).mean() for pixels in PIXELS]
-        rows[name] = np.array([kept.sum() / there.sum(), *near])
+        rows[name] = np.array([kept.sum() / visible.sum(), *near])
     return rows
 
 
@@ -42,7 +42,7 @@ def main(clips: int) -> None:
     """Print a Markdown table with bootstrap 95 % intervals over clips."""
     found: dict[str, list[np.ndarray]] = {}
     for seed in world.HELD_OUT[:clips]:
-        for name, row in measured(seed).items():
+        for name, row in measure(seed).items():
             found.setdefault(name, []).append(row)
     print("| points | clips | kept | " + " | ".join(f"within {p} px" for p in PIXELS) + " |")
     print("|---|---|---|" + "---|" * len(PIXELS))

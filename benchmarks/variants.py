@@ -1,4 +1,4 @@
-"""The variants of DMT that are studied on the shapes model, in groups of one change each."""
+"""The variants of DMT that are measured on the shapes model, in groups of one change each."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.feature_guidance import latent_guidance, losses
+from recast.feature_guidance import feature_matching, losses
 from recast.methods import dmt, unguided
 from recast.motions.method import MotionMethod
 
@@ -24,36 +24,39 @@ _BASE = dataclasses.replace(dmt.PRESETS["fast"], loss="pairwise", initial_noise=
 
 @dataclass(frozen=True)
 class Variant:
-    """A method, how it is run, and what is put in the place of a part of it."""
+    """A method, how it is run, and a patch of one of its parts."""
 
     method: MotionMethod[Any]
     steps: int = 25
     guidance_scale: float | None = None
-    """The model's own for None."""
+    """None is the model's default."""
     described: bool = False
-    """Whether the source is learned under its own caption, and not under an empty one."""
+    """Whether the source is learned with its own caption in place of an empty prompt."""
     patched: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """A context in which the variant runs."""
 
 
 def around(changes: dict[str, Any] | None = None, **options: Any) -> Variant:
-    """`BASE` with some settings changed: the preset `fast` with the paper's loss and start."""
+    """`BASE` with changed settings. `BASE` is the preset `fast` with the paper's loss and initial
+    noise."""
     return Variant(dmt.Method(dataclasses.replace(_BASE, **changes or {})), **options)
 
 
 @contextmanager
 def normalised_loss() -> Iterator[None]:
-    """Eq. 3 with every channel divided by the source's own deviation over the clip."""
+    """Eq. 3 with every channel divided by the source's standard deviation over the clip."""
 
     def loss(phi: Tensor, target: Tensor) -> Tensor:
         deviation = target.std(1, keepdim=True) + 1e-6
         return losses.pairwise_difference(phi / deviation, target / deviation)
 
-    with mock.patch.dict(dmt._LOSSES, {"pairwise": loss}):
+    with mock.patch.dict(dmt._DISTANCES, {"pairwise": loss}):
         yield
 
 
 def along_the_gradient(momentum: float) -> Callable[[], AbstractContextManager[None]]:
-    """Steps of rms `lr` along the gradient, not Adam's; the momentum outlives the level."""
+    """Steps along the gradient with RMS `lr` in place of Adam. The momentum is kept from level to
+    level."""
 
     @contextmanager
     def patched() -> Iterator[None]:
@@ -75,7 +78,7 @@ def along_the_gradient(momentum: float) -> Callable[[], AbstractContextManager[N
                 x = x - lr * velocity
             return x, history
 
-        with mock.patch.object(dmt, "minimize", minimize):
+        with mock.patch.object(feature_matching, "minimize", minimize):
             yield
 
     return patched
@@ -83,21 +86,23 @@ def along_the_gradient(momentum: float) -> Callable[[], AbstractContextManager[N
 
 @contextmanager
 def through_x0() -> Iterator[None]:
-    """The gradient taken through x̂_0: the features are those of x_t still, written as α·x̂_0 + σ·ε̂
-    with ε̂ held, so that what reaches x_t has passed the denoiser."""
-    look = latent_guidance.look
+    """The gradient is taken through x̂_0. The features are still those of x_t, which is written as
+    α·x̂_0 + σ·ε̂ with constant ε̂, so that the gradient passes the denoiser before it reaches x_t."""
+    read_features = feature_matching.read_features
 
-    def looked(backbone: Backbone, denoise: Denoiser, taps: Any, x: Tensor, t: Tensor) -> Any:
+    def read_through_x0(
+        backbone: Backbone, denoise: Denoiser, taps: Any, x: Tensor, t: Tensor
+    ) -> Any:
         out, schedule = denoise(x, t), backbone.schedule.sized(x.shape)
         x = schedule.alpha(t) * out.x0 + schedule.sigma(t) * out.eps.detach()
-        return look(backbone, denoise, taps, x.float(), t)
+        return read_features(backbone, denoise, taps, x.float(), t)
 
-    with mock.patch.object(latent_guidance, "look", looked):
+    with mock.patch.object(feature_matching, "read_features", read_through_x0):
         yield
 
 
-# One inversion serves `paper` and `reference`: 999 and 1000 steps refine 50 levels alike, and the
-# taps of `reference` hold that of `paper`. These two take the 50 sampling steps of the paper.
+# One inversion serves `paper` and `reference`: 999 and 1000 steps give the same refined grid of 50
+# levels, and the taps of `reference` include that of `paper`. Both take the paper's 50 steps.
 MAIN = {
     "unguided": Variant(unguided.Method(unguided.Config()), steps=50),
     "eq. 4's noise alone": around({"guided": 0.0}),

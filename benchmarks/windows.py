@@ -1,10 +1,10 @@
-"""Clips longer than those a shipped model was trained on: seen whole, and in windows.
+"""Clips longer than those a shipped model was trained on: as a whole, and in temporal windows.
 
     python benchmarks/windows.py --pairs 16 --frames 32 48
 
-Held-out pairs of so many frames; the model saw 16 in training, and windows are as long. Drift is
-the mean distance of a frame's plain background from the clip's mean, in 8-bit levels. Means with
-bootstrap 95 % intervals over pairs.
+The script uses held-out pairs of the given lengths. The model was trained on 16 frames, which is
+also the length of a window. Drift is the mean distance of a frame's plain background from the
+clip's mean, in 8-bit levels. The tables show means with bootstrap 95 % intervals over pairs.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections import defaultdict
 
 import numpy as np
 from rich.progress import track
-from scoring import interval, judged, last
+from scoring import interval, oracle_scores
 
 from recast.backbones.base import Backbone, Settings
 from recast.bench.pairs import held_out
@@ -21,24 +21,24 @@ from recast.media.video import Video
 from recast.motions.method import Sampling
 from recast.pipeline import method_presets, model_loading, source_clip
 from recast.shapes import captions, world
-from recast.shapes.describe import dressed, named
+from recast.shapes.describe import parse_caption, with_appearance
 
 COLUMNS = ("colour", "shape", "background", "drift", "correlation", "distance", "calls", "seconds")
 
 
-def row(backbone: Backbone, name: str, source: world.Scene, look: world.Scene, seed: int) -> dict:
-    """The oracle's marks of one clip, and what it cost."""
+def row(backbone: Backbone, name: str, source: world.Scene, target: world.Scene, seed: int) -> dict:
+    """The oracle's scores of one clip, and its cost."""
     method = method_presets.configure(name)
     began, before = time.monotonic(), backbone.nfe
     video = source_clip.to_tensor(Video(world.render(source), world.FPS))
     sampling = Sampling(
         steps=backbone.defaults.steps, guidance_scale=backbone.defaults.guidance_scale, seed=seed
     )
-    motion = last(method.learn(backbone, video, "", sampling))
-    latents = last(method.transfer(backbone, motion, captions.prompt(look), sampling))
+    motion = method.learn(backbone, video, "", sampling).run()
+    latents = method.transfer(backbone, motion, captions.prompt(target), sampling).run()
     frames = source_clip.to_video(backbone.decode(latents), world.FPS).frames
     cost = {"calls": backbone.nfe - before, "seconds": time.monotonic() - began}
-    return {**judged(frames, source, look), **cost}
+    return {**oracle_scores(frames, source, target), **cost}
 
 
 def main() -> None:
@@ -54,15 +54,15 @@ def main() -> None:
         rows = defaultdict(list)
         for number, (seed, prompt) in track(enumerate(held_out(asked.pairs)), total=asked.pairs):
             source = world.sample(seed, frames)
-            look = dressed(source, named(prompt))
+            target = with_appearance(source, parse_caption(prompt))
             for name in ("unguided", "dmt"):
                 for backbone.window in (None, world.FRAMES):
-                    rows[name, backbone.window].append(row(backbone, name, source, look, number))
-        for (name, window), found in rows.items():
-            seen = [
-                np.array([one[c] for one in found if one[c] is not None], float) for c in COLUMNS
+                    rows[name, backbone.window].append(row(backbone, name, source, target, number))
+        for (name, window), results in rows.items():
+            values = [
+                np.array([one[c] for one in results if one[c] is not None], float) for c in COLUMNS
             ]
-            cells = (frames, name, window or "all", *map(interval, seen))
+            cells = (frames, name, window or "all", *map(interval, values))
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 

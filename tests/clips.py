@@ -1,4 +1,4 @@
-"""Sources for the tests of reading, written with PyAV and Pillow alone, not with what is tested."""
+"""Source files for tests, written with PyAV and Pillow directly and not with the tested code."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -37,7 +37,7 @@ def moving(count: int, height: int, width: int) -> Pixels:
 
 
 def corners(height: int = 32, width: int = 48) -> Pixels:
-    """One picture with red, green, blue and white quarters, so that every turn can be told."""
+    """An image with red, green, blue and white quarters, in which every rotation is visible."""
     picture = np.zeros((height, width, 3), np.uint8)
     h, w = height // 2, width // 2
     picture[:h, :w], picture[:h, w:] = (255, 0, 0), (0, 255, 0)

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: every way to fail leaves the folder as it was."""
+"""Atomic writing: after every kind of failure the folder is as before."""
 
 import errno
 import subprocess
@@ -20,7 +20,7 @@ def _listing(folder: Path) -> list[str]:
     return sorted(str(item.relative_to(folder)) for item in folder.rglob("*"))
 
 
-def test_file_appears_under_its_name_only_when_whole(tmp_path: Path) -> None:
+def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     final = tmp_path / "new" / "deep" / "out.bin"
     with atomic(final) as temporary:
         temporary.write_bytes(b"whole")
@@ -41,7 +41,7 @@ def _fail_half_way(temporary: Path, failure: BaseException) -> None:
 def test_failure_inside_leaves_nothing(
     tmp_path: Path, writer: Writer, failure: BaseException
 ) -> None:
-    with pytest.raises(type(failure)), writer(tmp_path / "made" / "out") as temporary:
+    with pytest.raises(type(failure)), writer(tmp_path / "new" / "out") as temporary:
         _fail_half_way(temporary, failure)
     assert _listing(tmp_path) == []
 
@@ -57,7 +57,7 @@ def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("writer", [atomic, atomic_folder])
-def test_full_disk_is_one_line_and_nothing_written(
+def test_a_full_disk_is_a_one_line_error_and_nothing_is_written(
     tmp_path: Path, writer: Writer, code: int
 ) -> None:
     with (
@@ -123,9 +123,9 @@ def test_impossible_places_are_named(tmp_path: Path) -> None:
     assert _listing(tmp_path) == ["file", "folder"]
 
 
-def test_a_locked_folder_is_one_processs_own(tmp_path: Path) -> None:
+def test_a_locked_folder_belongs_to_one_process(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
-    code = "import sys; from recast.files import locked; from pathlib import Path\n"
+    code = "import sys; from recast.media.atomic_files import locked; from pathlib import Path\n"
     code += "with locked(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], stdin=PIPE, stdout=PIPE, text=True

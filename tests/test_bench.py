@@ -130,7 +130,7 @@ def test_rows_that_were_made_elsewhere_are_not_made_again(
     for row in table:
         row["finished"] = "long ago"
     path = tmp_path / "theirs.parquet"
-    pq.write_table(rows._table(table), path)
+    pq.write_table(rows.as_table(table), path)
     outcome, _ = run(suite, tmp_path / "out", have=(path,))
     made = [row["key"] for row in rows.read(tmp_path / "out") if row["finished"] != "long ago"]
     assert sorted(made) == sorted([failed["key"], stale["key"]])
@@ -151,16 +151,16 @@ def test_tables_that_are_none_are_refused(
     pq.write_table(table.append_column("mood", table["clip"]), tmp_path / "new.parquet")
     out = ["--out", str(tmp_path / "out")]
     for path, told in (
-        (tmp_path / "no.parquet", "no.parquet is no rows.parquet that can be read"),
-        (tmp_path / "missing.parquet", "missing.parquet is no rows.parquet that can be read"),
-        (tmp_path, "is no rows.parquet that can be read"),
+        (tmp_path / "no.parquet", "no.parquet cannot be read as a rows.parquet"),
+        (tmp_path / "missing.parquet", "missing.parquet cannot be read as a rows.parquet"),
+        (tmp_path, "cannot be read as a rows.parquet"),
         (tmp_path / "old.parquet", "old.parquet lacks the column stamp"),
         (tmp_path / "new.parquet", "new.parquet has the column mood"),
     ):
         assert cli.main(["bench", str(suite), *out, "--have", str(path)]) == 2
         assert told in capsys.readouterr().err
     assert cli.main(["bench", str(other), *out, "--have", str(finished / "rows.parquet")]) == 2
-    assert "holds rows of the suite small, and this is other" in capsys.readouterr().err
+    assert "holds rows of the suite small, not of other" in capsys.readouterr().err
     assert not rows.read(tmp_path / "out")
 
 

@@ -11,7 +11,7 @@ from recast.media.video import Video
 from recast.metrics.true_motion import correlation
 from recast.pipeline import source_clip
 from recast.shapes import oracle, world
-from recast.shapes.describe import named
+from recast.shapes.describe import parse_caption
 
 HEAD = 'about = "a test"\nmethods = ["unguided"]\n'
 
@@ -49,7 +49,7 @@ def test_the_shapes_suite_has_64_pairs_in_three_groups() -> None:
     assert len(cases) == len({(case.clip, case.prompt) for case in cases}) == 64
     assert {case.group for case in cases} == {"easy", "medium", "hard"}
     for case in cases:
-        source, asked = world.sample(case.scene), named(case.prompt)
+        source, asked = world.sample(case.scene), parse_caption(case.prompt)
         changed = {name for name in ("colour", "shape") if asked[name] != getattr(source, name)}
         ground = asked["ground"] != source.ground or asked.get("pattern", "plain") != source.pattern
         expected = {"easy": {"colour"}, "medium": {"colour", "shape"}, "hard": {"colour", "shape"}}
@@ -60,13 +60,13 @@ def test_the_shapes_suite_has_64_pairs_in_three_groups() -> None:
 
 def test_the_perfect_answer_moves_like_the_source_and_looks_as_asked() -> None:
     for seed, prompt in pairs.held_out(4):
-        answer = pairs.answer(seed, prompt)
-        truth = pairs.truth(seed, prompt, answer.frames)
-        assert all(truth.right.values())
-        assert correlation(truth.found, truth.path) > 0.99
-        of_source = pairs.truth(seed, prompt, pairs.source(seed).frames)
-        assert not any(of_source.right.values())
-        assert oracle.judge(answer.frames).colour == named(prompt)["colour"]
+        answer = pairs.ideal_result(seed, prompt)
+        truth = pairs.ground_truth(seed, prompt, answer.frames)
+        assert all(truth.attribute_correct.values())
+        assert correlation(truth.detected_path, truth.expected_path) > 0.99
+        of_source = pairs.ground_truth(seed, prompt, pairs.source(seed).frames)
+        assert not any(of_source.attribute_correct.values())
+        assert oracle.detect(answer.frames).colour == parse_caption(prompt)["colour"]
 
 
 def test_the_truth_tracker_follows_rendered_points() -> None:
@@ -137,7 +137,7 @@ CLIP = '[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
         ),
         (
             HEAD + CLIP + '[[variant]]\nname = "x"\nmethod = "dmt"\nconfig = {guided = 2}\n',
-            "variant 'x': guided is 2; it must be between 0 and 1",
+            "variant 'x': `guided` must be between 0 and 1, got 2",
         ),
         ("about = \n", "mine.toml is not TOML"),
     ],

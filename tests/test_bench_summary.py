@@ -12,15 +12,15 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def row(clip: str, variant: str, value: float | None, **more: object) -> dict[str, object]:
-    told = {"clip": clip, "prompt": "p", "seed": 0, "variant": variant, "error": None}
-    return told | {"metric.m": value} | more
+    columns = {"clip": clip, "prompt": "p", "seed": 0, "variant": variant, "error": None}
+    return columns | {"metric.m": value} | more
 
 
-def test_the_interval_is_that_of_the_clips() -> None:
+def test_the_interval_is_over_clips_and_not_over_rows() -> None:
     """100 clips of two rows each: the standard error is that of 100 values, not of 200."""
     values = np.random.default_rng(1).normal(size=100)
-    found = [row(str(i), "a", v, seed=seed) for i, v in enumerate(values) for seed in (0, 1)]
-    mean = summary.mean(found, "metric.m")
+    results = [row(str(i), "a", v, seed=seed) for i, v in enumerate(values) for seed in (0, 1)]
+    mean = summary.mean(results, "metric.m")
     assert mean is not None
     assert (mean.clips, mean.rows) == (100, 200)
     assert mean.value == pytest.approx(values.mean())
@@ -30,8 +30,10 @@ def test_the_interval_is_that_of_the_clips() -> None:
 
 
 def test_paired_differences_use_what_both_have() -> None:
-    found = [row(str(i), "a", i + 0.5) for i in range(10)] + [row(str(i), "b", i) for i in range(8)]
-    difference = summary.paired(found, "a", "b", "m")
+    results = [row(str(i), "a", i + 0.5) for i in range(10)] + [
+        row(str(i), "b", i) for i in range(8)
+    ]
+    difference = summary.paired(results, "a", "b", "m")
     assert difference is not None
     assert (difference.value, difference.interval) == (0.5, (0.5, 0.5))
     assert (difference.clips, difference.rows) == (8, 8)
@@ -40,30 +42,30 @@ def test_paired_differences_use_what_both_have() -> None:
 
 def test_rows_without_a_value_do_not_count() -> None:
     assert summary.mean([row("a", "v", None)], "metric.m") is None
-    found = [row("a", "v", None), row("b", "v", 1.0), row("c", "w", 1.0, error="broken")]
-    mean = summary.mean(found[:2], "metric.m")
+    results = [row("a", "v", None), row("b", "v", 1.0), row("c", "w", 1.0, error="broken")]
+    mean = summary.mean(results[:2], "metric.m")
     assert mean is not None
     assert mean.rows == 1
-    assert summary.paired(found, "v", "w", "m") is None
-    assert summary.variants(found) == ["v"]
+    assert summary.paired(results, "v", "w", "m") is None
+    assert summary.variants(results) == ["v"]
 
 
 def test_bounds_come_first() -> None:
-    found = [row("a", name, 1.0) for name in ("dmt", "unguided", "sdedit", "source")]
-    assert summary.variants(found) == ["source", "unguided", "dmt", "sdedit"]
-    asked = ("sdedit", "unguided", "dmt", "source", "dmt:paper")
-    assert summary.variants(found, asked) == ["source", "unguided", "sdedit", "dmt"]
+    results = [row("a", name, 1.0) for name in ("dmt", "unguided", "sdedit", "source")]
+    assert summary.variants(results) == ["source", "unguided", "dmt", "sdedit"]
+    order = ("sdedit", "unguided", "dmt", "source", "dmt:paper")
+    assert summary.variants(results, order) == ["source", "unguided", "sdedit", "dmt"]
 
 
-def test_no_two_variants_look_alike_in_the_picture() -> None:
+def test_every_variant_has_its_own_marker_and_colour() -> None:
     names = ["source", "truth", "unguided", *(f"method {index}" for index in range(40))]
-    found = chart.styles(names)
-    assert list(found) == names
-    assert len(set(found.values())) == len(names)
-    assert len({colour for name, (_, colour) in found.items() if name in summary.BOUNDS}) == 1
+    results = chart.styles(names)
+    assert list(results) == names
+    assert len(set(results.values())) == len(names)
+    assert len({colour for name, (_, colour) in results.items() if name in summary.BOUNDS}) == 1
 
 
-def test_one_clip_says_nothing_of_others() -> None:
+def test_one_clip_has_no_interval() -> None:
     mean = summary.mean([row("a", "v", 0.25, seed=seed) for seed in (0, 1)], "metric.m")
     assert mean is not None
     assert (mean.interval, mean.bars(), mean.text()) == (None, None, "0.25")
@@ -71,48 +73,48 @@ def test_one_clip_says_nothing_of_others() -> None:
 
 @pytest.mark.parametrize("value", [0.0931, 0.3256])
 def test_a_mean_lies_within_its_interval(value: float) -> None:
-    """Equal values, whose sums in other orders are all rounded up from the mean of these counts."""
+    """Equal values with counts for which sums in another order round up from the mean."""
     counts = {
         0.0931: [1, 4, 2, 1, 2, 2, 4, 3, 5, 3, 5, 1, 2, 1, 2, 5, 1, 1, 3, 5],
         0.3256: [4, 1, 1, 2, 4, 1, 5, 1, 5, 1, 2, 2, 5, 2, 4, 1, 2, 1, 2, 5],
     }[value]
-    found = [row(str(i), "v", value, seed=s) for i, n in enumerate(counts) for s in range(n)]
-    found = [one | {"metric.n": value} for one in found]
-    assert chart.scatter(found, ["v"], ("m", "m"), ("n", "n")) is not None
-    mean = summary.mean(found, "metric.m")
+    results = [row(str(i), "v", value, seed=s) for i, n in enumerate(counts) for s in range(n)]
+    results = [one | {"metric.n": value} for one in results]
+    assert chart.scatter(results, ["v"], ("m", "m"), ("n", "n")) is not None
+    mean = summary.mean(results, "metric.m")
     assert mean is not None
     assert mean.interval is not None
     assert mean.interval[0] <= mean.value <= mean.interval[1]
 
 
-def test_peaks_are_told_by_the_greatest_and_what_no_row_has_not_at_all() -> None:
+def test_costs_show_the_maximum_of_peaks_and_omit_missing_columns() -> None:
     costs = {"fingerprint": "f", "group": "", "seconds": 3.0, "peak_memory_mb": 50.0}
-    found = [row("a", "v", 1.0) | costs, row("b", "v", 1.0) | costs | {"peak_memory_mb": 90.0}]
-    found[1]["seconds"] = 5.0
+    results = [row("a", "v", 1.0) | costs, row("b", "v", 1.0) | costs | {"peak_memory_mb": 90.0}]
+    results[1]["seconds"] = 5.0
 
-    def told() -> dict[str, str]:
-        (table,) = (one for one in report.tables(found) if one.title.startswith("Cost"))
+    def costs_of_v() -> dict[str, str]:
+        (table,) = (one for one in report.tables(results) if one.title.startswith("Cost"))
         return {line[0]: line[1] for line in table.body}
 
-    assert told() == {"seconds to transfer": "4", "peak memory to transfer, MB": "90"}
-    found[0] |= {"motion_mb": 0.25, "learn_peak_memory_mb": 70.0}
-    assert told()["size of the motion, MB"] == "0.25"
-    assert told()["peak memory to learn, MB"] == "70"
+    assert costs_of_v() == {"seconds to transfer": "4", "peak memory to transfer, MB": "90"}
+    results[0] |= {"motion_mb": 0.25, "learn_peak_memory_mb": 70.0}
+    assert costs_of_v()["size of the motion, MB"] == "0.25"
+    assert costs_of_v()["peak memory to learn, MB"] == "70"
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.parquet")), ids=lambda path: path.stem)
 def test_committed_tables_have_columns_of_this_version(path: Path) -> None:
-    found = pq.read_table(path).to_pylist()
-    assert rows._table(found).num_rows == len(found)
+    results = pq.read_table(path).to_pylist()
+    assert rows.as_table(results).num_rows == len(results)
 
 
-def test_tables_of_earlier_versions_can_be_read_and_taken_over(tmp_path: Path) -> None:
+def test_tables_of_earlier_versions_can_be_imported(tmp_path: Path) -> None:
     path = RESULTS / "sensitivity.parquet"
-    found = pq.read_table(path).to_pylist()
-    assert {"motion_mb", "learn_peak_memory_mb"}.isdisjoint(found[0])
-    assert report.tables(found)[-1].title.startswith("Cost")
+    results = pq.read_table(path).to_pylist()
+    assert {"motion_mb", "learn_peak_memory_mb"}.isdisjoint(results[0])
+    assert report.tables(results)[-1].title.startswith("Cost")
     theirs = rows.adopt(tmp_path, path, "sensitivity")
     assert rows.done(tmp_path) == theirs.keys()
     again = rows.export(tmp_path, theirs)
-    assert sorted(one["key"] for one in again) == sorted(one["key"] for one in found)
+    assert sorted(one["key"] for one in again) == sorted(one["key"] for one in results)
     assert all(one["motion_mb"] is None for one in again)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recast.backbones import animatediff, unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.taps import read_features, select_taps
 from recast.networks import block_offload, placement
 from recast.networks.tensor_memory import TensorMemory
 from recast.pipeline import method_presets, model_loading, requirements
@@ -36,7 +36,7 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
     for visiting in (False, True):
         backbone: Any = TINY[kind]()
         backbone._placement.gradient_checkpointing = checkpointing
-        taps = latent_guidance.select_taps(backbone, ["motion", "keys"])
+        taps = select_taps(backbone, ["motion", "keys"])
         denoise = backbone.denoiser(backbone.encode_text(["a"]))
         t = backbone.schedule.sized((1, 1, 3, 4, 6)).grid(2)[1]
         start = latents(backbone).requires_grad_(True)
@@ -44,7 +44,7 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
             block_offload.attach(backbone.network, CPU)
         homes = [one.data_ptr() for one in block_offload.tensors(backbone.network)]
         with TensorMemory() as ledger:
-            seen = latent_guidance.read_features(backbone, denoise, taps, start, t)
+            seen = read_features(backbone, denoise, taps, start, t)
             kept = ledger.current
         total = sum(features.square().sum() for features in seen.values())
         (slope,) = torch.autograd.grad(total, start)
@@ -155,6 +155,6 @@ def test_what_is_in_no_block_takes_turns(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_methods_that_train_take_no_blocks() -> None:
     backbone = unet3d.tiny()
     backbone.offload = "blocks"
-    with pytest.raises(BadCall, match="vmc trains, and --offload blocks keeps"):
+    with pytest.raises(BadCall, match="vmc trains layers, and `offload=blocks` keeps"):
         requirements.check_model(method_presets.configure("vmc"), backbone)
     requirements.check_model(method_presets.configure("dmt"), backbone)

@@ -182,7 +182,7 @@ def test_doctor_tries_things(call: Call, monkeypatch: pytest.MonkeyPatch) -> Non
     code, out, _ = call("doctor")
     assert code == 0
     assert ["torch", torch.__version__] in [line.split() for line in out.splitlines()]
-    assert "H.264 in mp4 writes and reads" in out
+    assert "H.264 in mp4 can be written and read" in out
     assert re.search(r"model gaussian +needs no weights; fits", out)
     assert re.search(r"model zeroscope +cerspense/zeroscope_v2_576w", out)
 
@@ -322,7 +322,7 @@ def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
     line = ("transfer", "m.safetensors", "a star", "--backbone", "gaussian", "--out", "r")
     code, _, err = call(*line, "--frames", "12")
     assert code == 2
-    assert "12 at 1.0 are asked for; take as many, or --initial-noise random" in err
+    assert "12 at 1.0; use the same --frames and --steps, or --initial-noise random" in err
     code, _, err = call(*line, "--frames", "12", "--initial-noise", "random")
     assert code == 0
     assert "note: the motion was learned on 8 frames and is used for 12" in err
@@ -358,7 +358,7 @@ def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
         (["transfer", "CLIP", "x", "--frames", "90", *QUICK], "has 16 frames at 8 fps, 90 are"),
         (["transfer", "CLIP", "x", "--frames", "0"], "--frames must be at least 1, got 0"),
         (["transfer", "CLIP", "x", "--samples", "0"], "--samples must be at least 1, got 0"),
-        (["transfer", "CLIP", "x", "--lr", "-1"], "lr is -1.0; it must be above 0"),
+        (["transfer", "CLIP", "x", "--lr", "-1"], "--lr must be above 0, got -1.0"),
         (
             ["transfer", "CLIP", "x", "--taps", "nose", *QUICK],
             "gaussian has no role 'nose', which dmt needs",
@@ -566,7 +566,7 @@ def test_doctor_predicts_a_run(call: Call) -> None:
     assert re.search(r"setting +wan, 33 frames of 832x480, --device cuda", out)
     assert re.search(r"weights +10\.6 GiB UMT5EncoderModel", out)
     assert re.search(r"memory +22\.4 GiB", out)
-    assert re.search(r"sdedit +guides by no features", out)
+    assert re.search(r"sdedit +uses no features", out)
     assert re.search(r"a run of dmt .*: fits with --gradient-checkpointing\n", out)
 
 

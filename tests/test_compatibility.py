@@ -9,7 +9,7 @@ import pytest
 import recast
 from recast import cli
 from recast.backbones import gaussian
-from recast.evaluation import evaluate
+from recast.evaluation import read_result
 from recast.media import video
 from recast.motions.motion import Motion
 from recast.pipeline import manifest
@@ -54,6 +54,6 @@ def test_the_command_line_writes_the_manifest_of_before(
 
 
 def test_a_folder_of_results_can_be_scored() -> None:
-    result = evaluate.made(RUN)
+    result = read_result(RUN)
     assert result.prompt == "a square"
     assert (result.frames, result.size) == (4, (16, 16))

@@ -1,4 +1,4 @@
-"""Layout: where every tile stands, and that nothing is scaled, cut or lengthened in silence."""
+"""Layout: the position of each tile, and that scaling and cutting are never silent."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_contact_sheet_geometry() -> None:
     assert (sheet[top : top + 64, GAP + 3 * (128 + GAP) :] == 255).all()
 
 
-def test_labels_are_drawn_above_their_rows_and_kept_inside() -> None:
+def test_labels_are_drawn_above_their_rows_and_shortened_to_fit() -> None:
     clip = Video(clips.numbered(2, 64, 64), 8)
     sheets = [contact_sheet([(label, clip)], 2) for label in ("", "a bear", "a bear " * 50)]
     lines = [sheet[GAP : GAP + LABEL] for sheet in sheets]
@@ -47,7 +47,7 @@ def test_labels_are_drawn_above_their_rows_and_kept_inside() -> None:
 
 
 @pytest.mark.parametrize(("width", "tile"), [(16, 128), (50, 150), (128, 128), (200, 200)])
-def test_small_frames_are_enlarged_by_a_whole_factor(width: int, tile: int) -> None:
+def test_small_frames_are_enlarged_by_an_integer_factor(width: int, tile: int) -> None:
     clip = Video(clips.moving(2, 10, width), 8)
     sheet = contact_sheet([("", clip)], 2)
     factor = tile // width
@@ -57,7 +57,7 @@ def test_small_frames_are_enlarged_by_a_whole_factor(width: int, tile: int) -> N
     np.testing.assert_array_equal(drawn, np.kron(clip.frames[0], np.ones((factor, factor, 1))))
 
 
-def test_large_frames_are_shrunk_and_small_ones_beside_them_grow() -> None:
+def test_large_frames_are_shrunk_and_smaller_ones_enlarged() -> None:
     large, small = Video(clips.numbered(1, 90, 960), 8), Video(clips.numbered(1, 64, 64), 8)
     sheet = contact_sheet([("", large), ("", small)], 1)
     assert sheet.shape == (GAP + 2 * (LABEL + GAP) + 30 + 320, GAP + 320 + GAP, 3)
@@ -81,7 +81,7 @@ def test_side_by_side() -> None:
     assert side_by_side(left, left).notes == ()
 
 
-def test_pairs_that_do_not_show_the_same_moment_are_refused() -> None:
+def test_pairs_of_different_length_or_rate_are_refused() -> None:
     clip = Video(clips.numbered(3), 8)
     with pytest.raises(BadCall, match="got 3 and 2 frames"):
         side_by_side(clip, Video(clip.frames[:2], 8))
@@ -89,7 +89,7 @@ def test_pairs_that_do_not_show_the_same_moment_are_refused() -> None:
         side_by_side(clip, Video(clip.frames, 12))
 
 
-def test_save_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_png(tmp_path: Path) -> None:
     picture = clips.moving(1, 20, 30)[0]
     for image in (picture, picture[..., 0], picture[:, ::-1]):
         path = save_png(image, tmp_path / "new" / "sheet.png")
@@ -99,10 +99,12 @@ def test_save_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadCall, match="float64"):
         save_png(picture / 255.0, tmp_path / "sheet.png")
 
-    def full(*_: object) -> None:
+
+def test_a_full_disk_leaves_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
     with pytest.raises(NoSpace):
-        save_png(picture, tmp_path / "other" / "sheet.png")
-    assert [item.name for item in tmp_path.iterdir()] == ["new"]
+        save_png(clips.moving(1, 20, 30)[0], tmp_path / "other" / "sheet.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """Every method on every backbone, found and not listed: a new file is held to this with no edit."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_learn_save_load_transfer_decode(
 
     learned = result(method.learn(backbone, video, "a square walks", SAMPLING))
     motion = Motion.load(learned.save(tmp_path / "motion.safetensors"))
-    motion.check_made_for(backbone, method_name)
+    motion.check_compatible(backbone, method_name)
     latents = result(method.transfer(backbone, motion, "a cat walks", SAMPLING))
     again = result(method.transfer(backbone, motion, "a cat walks", SAMPLING))
     from_memory = result(method.transfer(backbone, learned, "a cat walks", SAMPLING))
@@ -96,6 +97,20 @@ def test_learn_save_load_transfer_decode(
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     assert not any(module._forward_hooks for module in backbone.network.modules())
+
+
+def test_a_backbones_methods_are_abstract_or_final() -> None:
+    """So a reader of a backbone's file knows that nothing else is changed in it."""
+    methods = {name: one for name, one in vars(Backbone).items() if inspect.isfunction(one)}
+    methods.pop("__init__")
+    abstract = {name for name in methods if name in Backbone.__abstractmethods__}
+    final = {name for name, one in methods.items() if getattr(one, "__final__", False)}
+    assert abstract | final == methods.keys()
+    for name in registry.names("backbones"):
+        kind = type(registry.load("backbones", name).tiny())
+        assert kind.__final__
+        assert kind.__bases__ == (Backbone,)
+        assert not final & vars(kind).keys()
 
 
 @pytest.mark.parametrize("method_name", registry.names("methods"))

@@ -1,20 +1,20 @@
-"""Scenes from sentences: what is named is there, the rest is the seed's, the unknown is refused."""
+"""Scenes from captions: what is named is drawn, the rest is the seed's, other words are errors."""
 
 import numpy as np
 import pytest
 
 from recast.errors import BadCall
 from recast.shapes import captions, world
-from recast.shapes.describe import described
+from recast.shapes.describe import scene_from_caption
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_it_reads_back_every_caption(seed: int) -> None:
-    """The other way round from `captions.caption`, whatever words it chose."""
+    """`scene_from_caption` is the inverse of `captions.caption`, for all its phrasings."""
     scene = world.sample(seed)
     text = captions.caption(scene, np.random.default_rng(seed))
     text = text.removeprefix("amazing quality, masterpiece, ")
-    back = described(text, seed)
+    back = scene_from_caption(text, seed)
     for name in ("shape", "colour", "ground", "pattern", "path"):
         assert getattr(back, name) == getattr(scene, name)
     assert np.array_equal(world.render(back), world.render(scene))
@@ -22,32 +22,32 @@ def test_it_reads_back_every_caption(seed: int) -> None:
 
 @pytest.mark.parametrize("path", world.PATHS)
 def test_a_named_motion_is_drawn_and_stays_in_the_frame(path: str) -> None:
-    phrase = captions._MOTION[path][0]
-    scene = described(f"a star {phrase}", 11)
+    phrase = captions.MOTION_PHRASES[path][0]
+    scene = scene_from_caption(f"a star {phrase}", 11)
     assert (scene.path, scene.shape) == (path, "star")
     radius = 1.4 * scene.radius[:, None]
     assert (scene.centre - radius >= 0).all()
     assert (scene.centre + radius <= 1).all()
     moved = np.abs(np.diff(scene.centre, axis=0)).sum()
     assert (moved < 1e-9) == (path == "still")
-    again = described(f"a star {phrase}", 11)
+    again = scene_from_caption(f"a star {phrase}", 11)
     assert np.array_equal(scene.centre, again.centre)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_shape_that_reaches_farther_stays_whole(seed: int) -> None:
-    mask = world.truth(described("a triangle", seed)).mask
+    mask = world.truth(scene_from_caption("a triangle", seed)).mask
     assert not mask[:, [0, -1]].any()
     assert not mask[:, :, [0, -1]].any()
 
 
 def test_a_circle_that_moves_in_a_circle() -> None:
-    scene = described("a circle moving in a circle", 4)
+    scene = scene_from_caption("a circle moving in a circle", 4)
     assert (scene.shape, scene.path) == ("circle", "circle")
 
 
-def test_nothing_named_changes_nothing() -> None:
-    assert np.array_equal(world.render(described("", 8)), world.render(world.sample(8)))
+def test_an_empty_caption_changes_nothing() -> None:
+    assert np.array_equal(world.render(scene_from_caption("", 8)), world.render(world.sample(8)))
 
 
 @pytest.mark.parametrize(
@@ -61,4 +61,4 @@ def test_nothing_named_changes_nothing() -> None:
 )
 def test_what_cannot_be_drawn_is_refused(text: str, words: str) -> None:
     with pytest.raises(BadCall, match=words):
-        described(text, 0)
+        scene_from_caption(text, 0)

@@ -12,7 +12,7 @@ import recast
 from recast.backbones import cogvideox, wan
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, UnknownName
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.taps import read_features
 from recast.media.video import Video
 from recast.methods import dmt, dreammotion
 from recast.motions.motion import Motion
@@ -60,7 +60,7 @@ FULL = {
 def test_the_published_models_at_their_full_size(alias: str) -> None:
     """Without weights: how many there are, and what the roles read."""
     count, grid, width = FULL[alias]
-    with model_loading.outlined(alias, CPU, torch.device("cpu")) as (backbone, outline):
+    with model_loading.load_on_meta(alias, CPU, torch.device("cpu")) as (backbone, outline):
         counts = [sum(one.numel() for one in network.parameters()) for network in outline.networks]
         assert count in counts
         own = backbone.defaults
@@ -68,7 +68,7 @@ def test_the_published_models_at_their_full_size(alias: str) -> None:
         t = backbone.schedule.sized(x.shape).grid(1)[0]
         taps = [backbone.taps(role)[0] for role in ("motion", "keys", "queries")]
         denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
-        seen = latent_guidance.read_features(backbone, denoise, taps, x, t)
+        seen = read_features(backbone, denoise, taps, x, t)
     assert [found.shape for found in seen.values()] == [(1, *grid, width)] * 3
 
 
@@ -452,14 +452,14 @@ def test_a_mask_covers_the_packs_that_it_touches(kind: str) -> None:
     mask[3, 0, 0] = True
     source = latents(backbone)
     motion = Motion(method="dreammotion", backbone="", tensors={}, metadata={}).masked(mask)
-    free = dreammotion._free(motion, source, backbone)
+    free = dreammotion.latent_mask(motion, source, backbone)
     assert free is not None
     assert free.shape == source.shape[2:]
     where = 2 if kind == "1.5" else 1  # in 1.5 the first frame is there twice
     assert free.nonzero().tolist() == [[where, 0, 0]]
     first = np.zeros_like(mask)
     first[0] = True
-    free = dreammotion._free(motion.masked(first), source, backbone)
+    free = dreammotion.latent_mask(motion.masked(first), source, backbone)
     assert free is not None
     assert [bool(frame.all()) for frame in free] == [i < where for i in range(len(free))]
 

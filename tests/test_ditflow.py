@@ -12,7 +12,7 @@ from recast.diffusion.optimize import minimize
 from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.taps import read_features, select_taps, tap_pairs
 from recast.methods.ditflow import PRESETS, Config, Method, flow, where_moving
 from recast.networks.feature_hooks import override, record
 
@@ -86,7 +86,7 @@ def test_learn_reads_the_clean_clip_once() -> None:
     # ZeroScope's clean level is its least noisy one.
     clean = backbone.schedule.grid(100)[-1]
     eps = randn(tuple(source.shape), torch.Generator().manual_seed(0), torch.device("cpu"))
-    pairs = latent_guidance.tap_pairs(backbone, "queries", "keys", (0, 1))
+    pairs = tap_pairs(backbone, "queries", "keys", (0, 1))
     with torch.no_grad(), record(backbone.network, [tap for pair in pairs for tap in pair], 4) as s:
         plain = backbone.denoiser(backbone.encode_text([""]))
         plain(backbone.schedule.noised(source, eps, clean), clean)
@@ -113,7 +113,7 @@ def test_injected_keys_and_values_are_the_noised_sources() -> None:
     config = dataclasses.replace(SHORT, injected=("keys", "values"), injected_places=(0,))
     method = Method(config)
     motion, schedule = learn(method, backbone), backbone.schedule
-    taps = latent_guidance.select_taps(backbone, ("keys", "values"), (0,))
+    taps = select_taps(backbone, ("keys", "values"), (0,))
     plain = backbone.denoiser(backbone.encode_text(["a cat"]))
     denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
     wanted = [motion.tensors[f"{number}/flow"] for number in (0, 1)]
@@ -125,13 +125,13 @@ def test_injected_keys_and_values_are_the_noised_sources() -> None:
         if index < 2:
 
             def loss(x: Tensor, t: Tensor = t) -> Tensor:
-                flows = method._flows(backbone, plain, x, t, strongest=False)
+                flows = method.flows(backbone, plain, x, t, strongest=False)
                 return torch.stack(
                     [where_moving(*p) for p in zip(flows, wanted, strict=True)]
                 ).mean()
 
             there = schedule.noised(motion.tensors["latents"][None], start, t)
-            found = latent_guidance.read_features(backbone, plain, taps, there, t)
+            found = read_features(backbone, plain, taps, there, t)
             with override(backbone.network, taps, found, 4):
                 x, _ = minimize(loss, x, [(0.01, 0.001)[index]] * 3)
                 with torch.no_grad():
@@ -149,7 +149,9 @@ def test_injected_keys_and_values_are_the_noised_sources() -> None:
 def test_other_motions_are_refused() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    with pytest.raises(BadMotion, match=r"learned with places \[0, 1\], and \[0\] is asked for"):
+    with pytest.raises(
+        BadMotion, match=r"learned with `places` \[0, 1\], but `places` is \[0\] now"
+    ):
         transfer(Method(dataclasses.replace(SHORT, places=(0,))), backbone, motion)
     for name in ("latents", "0/flow", "1/flow"):
         rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}
@@ -159,7 +161,7 @@ def test_other_motions_are_refused() -> None:
 
 def test_places_and_roles_that_are_not_there_are_refused() -> None:
     backbone = unet3d.tiny()
-    with pytest.raises(BadCall, match="place 6 of role queries; tiny-unet3d has 0 to 5"):
+    with pytest.raises(BadCall, match="role queries of tiny-unet3d has layers 0 to 5, got 6"):
         learn(Method(dataclasses.replace(SHORT, places=(6,))), backbone)
     with pytest.raises(UnknownName, match="'queries20'; did you mean queries"):
         learn(Method(PRESETS["paper"]), backbone)
@@ -173,12 +175,12 @@ def test_places_and_roles_that_are_not_there_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"temperature": 0.0}, "temperature is 0.0; it must be above 0"),
-        ({"level": -0.1}, "level is -0.1; it must be between 0 and 1"),
-        ({"guided": 2.0}, "guided is 2.0"),
-        ({"inner_steps": 0}, "inner_steps is 0"),
-        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
-        ({"lr_end": -1.0}, "lr_end is -1.0"),
+        ({"temperature": 0.0}, "`temperature` must be above 0, got 0.0"),
+        ({"level": -0.1}, "`level` must be between 0 and 1, got -0.1"),
+        ({"guided": 2.0}, "`guided` must be .*, got 2.0"),
+        ({"inner_steps": 0}, "`inner_steps` must be .*, got 0"),
+        ({"lr": 0.0}, "`lr` must be above 0, got 0.0"),
+        ({"lr_end": -1.0}, "`lr_end` must be .*, got -1.0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

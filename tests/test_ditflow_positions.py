@@ -18,7 +18,8 @@ from recast.backbones.cogvideox import CogVideoX
 from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Step
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.levels import noised_source
+from recast.feature_guidance.taps import read_features, select_taps
 from recast.media.video import Video
 from recast.methods import unguided
 from recast.methods.ditflow import PRESETS, Config, Method, where_moving
@@ -45,12 +46,12 @@ def test_a_motion_is_learned_level_by_level_and_used_without_optimisation(
     kind: str, tmp_path: Path
 ) -> None:
     backbone, method = MADE[kind](), Method(SHORT)
-    events = list(method.learn(backbone, clip(backbone), "a square", SAMPLING))
-    steps = [event for event in events if isinstance(event, Step)]
+    learning = method.learn(backbone, clip(backbone), "a square", SAMPLING)
+    steps = [event for event in learning if isinstance(event, Step)]
     told = [(step.stage, step.index, step.total) for step in steps]
     assert told == [("learn", 1, 2), ("learn", 2, 2)]
     assert all(step.metrics["loss"] < step.metrics["loss_before"] for step in steps)
-    motion: Motion = events[-1].result  # type: ignore[union-attr]
+    motion = learning.result
     grid = backbone.schedule.sized(backbone.latent_shape(*clip(backbone).shape[2:])).grid(4)
     assert motion.metadata["times"] == grid[:2].tolist()
     assert len(motion.metadata["losses"]) == 2 * 3
@@ -113,11 +114,11 @@ def test_learning_and_transfer_by_hand() -> None:
     backbone, method = MADE["2b"](), Method(INJECTING)
     assert isinstance(backbone, CogVideoX)
     source, schedule = backbone.encode(clip(backbone)), backbone.schedule
-    grid, taps = schedule.grid(4), latent_guidance.select_taps(backbone, INJECTING.injected)
+    grid, taps = schedule.grid(4), select_taps(backbone, INJECTING.injected)
     clean = schedule.grid(100)[-1]
     silent = backbone.denoiser(backbone.encode_text([""]))
-    still = latent_guidance.noised_source(backbone, source, clean)
-    (wanted,) = method._flows(backbone, silent, still, clean, strongest=True)
+    still = noised_source(backbone, source, clean)
+    (wanted,) = method.flows(backbone, silent, still, clean, strongest=True)
 
     def drawn(prompt: str, seed: int, scale: float, learned: list[Tensor]) -> Tensor:
         """The clip; without positions it learns them."""
@@ -131,11 +132,11 @@ def test_learning_and_transfer_by_hand() -> None:
                 continue
 
             def loss(x: Tensor = x, t: Tensor = t) -> Tensor:
-                (flow,) = method._flows(backbone, plain, x, t, strongest=False)
+                (flow,) = method.flows(backbone, plain, x, t, strongest=False)
                 return where_moving(flow, wanted)
 
             there = schedule.noised(source, start, t)
-            found = latent_guidance.read_features(backbone, plain, taps, there, t)
+            found = read_features(backbone, plain, taps, there, t)
             with override(backbone.network, taps, found, 3):
                 if fresh:
                     offset = optimised(backbone, loss, offset, (0.02, 0.01)[index])
@@ -161,8 +162,7 @@ def test_learning_does_not_depend_on_how_clips_are_drawn_later() -> None:
     backbone, method = wan.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     other = Sampling(steps=4, guidance_scale=9.0, negative_prompt="blurry", seed=7)
-    *_, last = method.learn(backbone, clip(backbone), "a square", other)
-    found = last.result  # type: ignore[union-attr]
+    found = method.learn(backbone, clip(backbone), "a square", other).run()
     assert torch.equal(found.tensors["positions"], motion.tensors["positions"])
 
 
@@ -190,33 +190,39 @@ def test_a_motion_of_one_form_is_none_of_the_other() -> None:
     backbone = wan.tiny()
     learned = learn(Method(SHORT), backbone)
     latents = dataclasses.replace(SHORT, optimised="latents")
-    message = "learned with optimised positions, and latents is asked for; use positions, or learn"
+    message = "learned with `optimised` positions, but `optimised` is latents now; use positions"
     with pytest.raises(BadMotion, match=message):
         transfer(Method(latents), backbone, learned)
-    with pytest.raises(BadMotion, match="learned with optimised latents, and positions is asked"):
+    with pytest.raises(
+        BadMotion, match="learned with `optimised` latents, but `optimised` is positions now"
+    ):
         transfer(Method(SHORT), backbone, learn(Method(latents), backbone))
 
 
 def test_positions_fit_their_own_levels_and_settings() -> None:
     backbone, method = wan.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    with pytest.raises(BadMotion, match="learned with steps 4, and 6 is asked for; use 4"):
+    with pytest.raises(BadMotion, match="learned with `steps` 4, but `steps` is 6 now; use 4"):
         transfer(method, backbone, motion, dataclasses.replace(SAMPLING, steps=6))
-    with pytest.raises(BadMotion, match=r"learned with lr 0.02, and 0.03 is asked for"):
+    with pytest.raises(BadMotion, match=r"learned with `lr` 0.02, but `lr` is 0.03 now"):
         transfer(Method(dataclasses.replace(SHORT, lr=0.03)), backbone, motion)
-    with pytest.raises(BadMotion, match=r"learned with injected \[\], and \['keys0'"):
+    with pytest.raises(
+        BadMotion, match=r"learned with `injected` \[\], but `injected` is \['keys0'"
+    ):
         transfer(Method(INJECTING), backbone, motion)
     moved = dataclasses.replace(motion, metadata={**motion.metadata, "times": [0.9, 0.5]})
     with pytest.raises(BadMotion, match="learned at other noise levels"):
         transfer(method, backbone, moved)
-    with pytest.raises(BadMotion, match="has no positions, which ditflow keeps"):
+    with pytest.raises(BadMotion, match="has no positions, which ditflow needs"):
         transfer(method, backbone, dataclasses.replace(motion, tensors={}))
 
 
 def test_where_there_is_nothing_to_learn_it_is_said() -> None:
-    with pytest.raises(BadCall, match=r"guided is 0.* above 0 to learn positions"):
+    with pytest.raises(BadCall, match=r"`guided` must be above 0 to learn positions, got 0"):
         dataclasses.replace(SHORT, guided=0.0)
-    with pytest.raises(BadCall, match=r"guided 0.1 of 4 steps is no level"):
+    with pytest.raises(
+        BadCall, match=r"`guided` must select at least one of 4 steps to learn positions, got 0.1"
+    ):
         learn(Method(dataclasses.replace(SHORT, guided=0.1)), wan.tiny())
     first = dataclasses.replace(SHORT, queries="queries0", keys="keys0")
     # Rotary positions turn queries and keys after these were seen; added ones are in them.

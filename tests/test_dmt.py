@@ -17,8 +17,8 @@ from recast.diffusion.optimize import minimize
 from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadMotion, NotFinite, UnknownName
 from recast.events import Job, Preview, Step
-from recast.feature_guidance import losses
-from recast.methods import dmt, unguided
+from recast.feature_guidance import feature_matching, losses
+from recast.methods import unguided
 from recast.methods.dmt import PRESETS, Config, Method
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
@@ -257,7 +257,7 @@ def test_the_learning_rate_falls_linearly(
         asked.append(list(lrs))
         return x, [0.0] * len(lrs)
 
-    monkeypatch.setattr(dmt, "minimize", minimize)
+    monkeypatch.setattr(feature_matching, "minimize", minimize)
     config = dataclasses.replace(PRESETS["reference"], taps=("motion",), restart=False)
     every = Sampling(steps=10, guidance_scale=3.0)
     levels = torch.zeros(4, 4, 16)
@@ -286,7 +286,9 @@ def test_a_motion_with_more_taps_serves(backbone: Backbone, video: Tensor, motio
     assert torch.equal(transfer(backbone, more, SHORT), transfer(backbone, motion, SHORT))
     prefixed = dataclasses.replace(richer, prompt_prefix="Amazing quality, masterpiece, ")
     assert torch.isfinite(transfer(backbone, learn(backbone, video, prefixed), SHORT)).all()
-    with pytest.raises(BadMotion, match=r"learned with taps \['motion'\], and \['motion', 'deco"):
+    with pytest.raises(
+        BadMotion, match=r"learned with `taps` \['motion'\], but `taps` is \['motion', 'deco"
+    ):
         transfer(backbone, motion, richer)
 
 
@@ -297,15 +299,19 @@ def test_a_role_named_twice_counts_once(backbone: Backbone, motion: Motion) -> N
 
 def test_a_motion_of_other_settings_is_refused(backbone: Backbone, motion: Motion) -> None:
     six = dataclasses.replace(SAMPLING, steps=6)
-    with pytest.raises(BadMotion, match="learned with steps 4, and 6 is asked for; use 4, or"):
+    with pytest.raises(
+        BadMotion, match="learned with `steps` 4, but `steps` is 6 now; use 4 or learn"
+    ):
         transfer(backbone, motion, SHORT, six)
     full = dataclasses.replace(SHORT, feature="full")
-    with pytest.raises(BadMotion, match="learned with feature smm, and full is asked for"):
+    with pytest.raises(BadMotion, match="learned with `feature` smm, but `feature` is full now"):
         transfer(backbone, motion, full)
-    with pytest.raises(BadMotion, match="learned with cells 1, and 2 is asked for"):
+    with pytest.raises(BadMotion, match="learned with `cells` 1, but `cells` is 2 now"):
         transfer(backbone, motion, dataclasses.replace(SHORT, cells=2))
     coarse = dataclasses.replace(SHORT, inversion_steps=4)
-    with pytest.raises(BadMotion, match="learned with inversion_steps 8, and 4"):
+    with pytest.raises(
+        BadMotion, match="learned with `inversion_steps` 8, but `inversion_steps` is 4"
+    ):
         transfer(backbone, motion, coarse)
 
 
@@ -326,7 +332,7 @@ def test_a_motion_that_lacks_something_is_refused(backbone: Backbone, motion: Mo
         rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}
         with pytest.raises(BadMotion, match=f"has no {name}"):
             transfer(backbone, dataclasses.replace(motion, tensors=rest), SHORT)
-    with pytest.raises(BadMotion, match="learned with steps None"):
+    with pytest.raises(BadMotion, match="learned with `steps` None"):
         transfer(backbone, dataclasses.replace(motion, metadata={}), SHORT)
 
 
@@ -356,7 +362,7 @@ def test_a_closed_job_leaves_no_hooks(
     ):
         for _ in range(after):
             next(events)
-        events.close()  # type: ignore[attr-defined]  # every Iterator of events is a generator
+        events.close()
         assert hooks(backbone.network) == 0
         assert torch.is_grad_enabled()
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from recast.backbones import unet3d
-from recast.diffusion.noise_schedule import from_diffusers
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.levels import count_steps
 from recast.methods.dmt import PRESETS, Config
 from recast.motions.method import Sampling
 
@@ -58,23 +58,23 @@ def test_the_reference_preset_is_the_released_code() -> None:
 def test_the_presets_guide_20_of_50_levels() -> None:
     sampling = Sampling(steps=50, guidance_scale=10.0)
     for name in ("paper", "reference"):
-        assert latent_guidance.level_count(PRESETS[name].guided, sampling) == 20
+        assert count_steps(PRESETS[name].guided, sampling) == 20
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"taps": ()}, "name at least one role"),
-        ({"guided": 1.2}, r"guided is 1\.2; it must be between 0 and 1"),
-        ({"guided": float("nan")}, "guided is nan"),
-        ({"cells": 0}, "cells is 0; it must be at least 1"),
-        ({"inner_steps": 0}, "inner_steps is 0; it must be at least 1"),
-        ({"lr": 0.0}, r"lr is 0\.0; it must be above 0"),
-        ({"lr": float("inf")}, "lr is inf"),
-        ({"lr_end": -0.1}, "lr_end is -0.1"),
-        ({"low_pass_factor": 0}, "low_pass_factor is 0"),
-        ({"noise_share": 2.0}, "noise_share is 2.0"),
-        ({"inversion_steps": 0}, "inversion_steps is 0"),
+        ({"guided": 1.2}, r"`guided` must be between 0 and 1, got 1\.2"),
+        ({"guided": float("nan")}, "`guided` must be .*, got nan"),
+        ({"cells": 0}, "`cells` must be at least 1, got 0"),
+        ({"inner_steps": 0}, "`inner_steps` must be at least 1, got 0"),
+        ({"lr": 0.0}, r"`lr` must be above 0, got 0\.0"),
+        ({"lr": float("inf")}, "`lr` must be .*, got inf"),
+        ({"lr_end": -0.1}, "`lr_end` must be .*, got -0.1"),
+        ({"low_pass_factor": 0}, "`low_pass_factor` must be .*, got 0"),
+        ({"noise_share": 2.0}, "`noise_share` must be .*, got 2.0"),
+        ({"inversion_steps": 0}, "`inversion_steps` must be .*, got 0"),
     ],
 )
 def test_impossible_settings(wrong: dict[str, Any], message: str) -> None:

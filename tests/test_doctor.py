@@ -8,12 +8,13 @@ import torch
 from safetensors.torch import save_file
 
 from recast.backbones.base import Settings
+from recast.networks import devices
 from recast.networks.devices import MainMemory
-from recast.pipeline import doctor
+from recast.pipeline import doctor, model_files
 from recast.pipeline.memory_estimate import gib
 
 GIB = 2**30
-SAVING = "--vae-slicing, --vae-tiling and --gradient-checkpointing"
+SAVING = "`vae_slicing`, `vae_tiling` and `gradient_checkpointing`"
 
 
 def test_every_network_is_counted_once(tmp_path: Path) -> None:
@@ -27,35 +28,35 @@ def test_every_network_is_counted_once(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "vae/model.fp16.safetensors")
     (tmp_path / "vae/model.bin").write_bytes(b"0" * 999)
     (tmp_path / "text_encoder/model.bin").write_bytes(b"0" * 400)
-    assert sorted(doctor.counts(tmp_path)) == [17, 34, 100]
+    assert sorted(model_files.parameter_counts(tmp_path)) == [17, 34, 100]
 
 
 def test_damaged_weights_are_told(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x05" + bytes(7) + b"{,,,}")
-    assert "holds weights that cannot be read" in doctor._model(str(tmp_path))
+    assert "holds weights that cannot be read" in model_files.model_status(str(tmp_path))
 
 
 def test_a_model_that_is_half_downloaded_is_told(tmp_path: Path) -> None:
     """From its index alone to its last shard. That of its listed files a config is missing tells
     that a whole network is."""
     told, listed = str(tmp_path), ["model_index.json", "transformer/config.json"]
-    lacks = f"{told} is not downloaded whole"
+    lacks = f"{told} is not completely downloaded"
     (tmp_path / "model_index.json").write_text("{}")
-    assert doctor._model(told) == lacks
+    assert model_files.model_status(told) == lacks
     for part in ("vae", "transformer"):
         (tmp_path / part).mkdir()
     save_file({"a": torch.zeros(2)}, tmp_path / "vae/model.safetensors")
-    assert "fits" in doctor._model(told)
-    assert doctor._model(told, listed) == lacks
+    assert "fits" in model_files.model_status(told)
+    assert model_files.model_status(told, listed) == lacks
     (tmp_path / "transformer/config.json").write_text("{}")
-    assert doctor._model(told, listed) == lacks
+    assert model_files.model_status(told, listed) == lacks
     shards = {"b": "model-1.safetensors", "c": "model-2.safetensors"}
     index = json.dumps({"weight_map": shards})
     (tmp_path / "transformer/model.safetensors.index.json").write_text(index)
     for name, shard in shards.items():
-        assert doctor._model(told, listed) == lacks
+        assert model_files.model_status(told, listed) == lacks
         save_file({name: torch.zeros(2)}, tmp_path / "transformer" / shard)
-    assert "fits" in doctor._model(told, listed)
+    assert "fits" in model_files.model_status(told, listed)
 
 
 @pytest.mark.parametrize(
@@ -63,14 +64,14 @@ def test_a_model_that_is_half_downloaded_is_told(tmp_path: Path) -> None:
     [
         ([2, 1], 8, False, "fits"),
         ([2, 1], 4, False, f"fits with {SAVING}"),
-        ([2, 1], 3, False, "more than 3.0 GiB can hold"),
+        ([2, 1], 3, False, "too large for 3.0 GiB"),
         # Wan's 1.3B and its text encoder, by turns on a card that could not hold both.
-        ([11, 3], 14, True, f"fits with --offload networks, {SAVING}"),
-        ([11, 3], 12, True, "more than 12.0 GiB can hold"),
+        ([11, 3], 14, True, f"fits with `offload=networks`, {SAVING}"),
+        ([11, 3], 12, True, "too large for 12.0 GiB"),
     ],
 )
 def test_what_fits(parts: list[int], memory: int, offload: bool, expected: str) -> None:
-    told = doctor.fits([part * GIB for part in parts], memory * GIB, offload=offload)
+    told = model_files.fit([part * GIB for part in parts], memory * GIB, offload=offload)
     assert told == expected
 
 
@@ -83,20 +84,23 @@ def test_what_waits_in_main_memory_is_told(
     """Wan's weights are 13.7 GiB. A way that main memory does not allow is none; another machine's
     main memory is not known."""
     memory = MainMemory(ram * GIB, swap * GIB)
-    monkeypatch.setattr(doctor, "main_memory", lambda: memory)
-    monkeypatch.setattr(doctor, "_whole", lambda device: 12 * GIB)
+    monkeypatch.setattr(devices, "main_memory", lambda: memory)
+    monkeypatch.setattr(devices, "physical_memory", lambda device: 12 * GIB)
 
     def told(memory: int | None) -> dict[str, str]:
         settings, size = Settings(device="cuda"), (5, 64, 64)
-        return dict(doctor.predicted("wan", settings, [], size=size, memory=memory))
+        return dict(doctor.memory_report("wan", settings, [], size=size, memory=memory))
 
     here, there = told(None), told(12 * GIB)
-    need = "13.7 GiB while weights are loaded, less where files have this precision; 13.7 GiB stay"
+    loading = "13.7 GiB while weights are loaded, less if the files have the same precision"
+    need = f"{loading}; 13.7 GiB stay"
     assert here["main memory"].startswith(need)
-    assert f"here are {ram}.0 GiB and {gib(swap * GIB)} of swap: {fit}" in here["main memory"]
-    assert ("--offload networks" in here["sampling alone"]) is (fit != "too little")
-    assert there["main memory"] == f"{need} with --offload"
-    assert there["sampling alone"].endswith("fits with --offload networks")
+    assert (
+        f"this machine has {ram}.0 GiB and {gib(swap * GIB)} of swap: {fit}" in here["main memory"]
+    )
+    assert ("`offload=networks`" in here["sampling alone"]) is (fit != "too little")
+    assert there["main memory"] == f"{need} there with `offload`"
+    assert there["sampling alone"].endswith("fits with `offload=networks`")
 
 
 def test_offloading_helps_only_what_main_memory_holds(
@@ -108,7 +112,7 @@ def test_offloading_helps_only_what_main_memory_holds(
     for part in ("transformer", "vae"):
         (tmp_path / part).mkdir()
         save_file({"a": torch.zeros(1000)}, tmp_path / part / "model.safetensors")
-    monkeypatch.setattr(doctor, "main_memory", lambda: MainMemory(4000, 0))
-    assert "fits with --offload networks" in doctor._model(str(tmp_path))
-    monkeypatch.setattr(doctor, "main_memory", lambda: MainMemory(3000, 999))
-    assert "can hold" in doctor._model(str(tmp_path))
+    monkeypatch.setattr(devices, "main_memory", lambda: MainMemory(4000, 0))
+    assert "fits with `offload=networks`" in model_files.model_status(str(tmp_path))
+    monkeypatch.setattr(devices, "main_memory", lambda: MainMemory(3000, 999))
+    assert "too large for" in model_files.model_status(str(tmp_path))

@@ -16,7 +16,7 @@ from recast.diffusion.optimize import gradient, minimize
 from recast.diffusion.sampling import randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Job, Note, Preview, Step
-from recast.methods.dreammotion import PRESETS, Config, Method, _Distillation
+from recast.methods.dreammotion import PRESETS, Config, Distillation, Method
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.pipeline.config import RunConfig
@@ -60,20 +60,20 @@ def test_the_self_similarities_pull_back_what_has_moved() -> None:
     """At the source both are zero; from a disturbed copy their gradient leads down."""
     backbone = unet3d.tiny()
     source = backbone.encode(clip(backbone))
-    step = _Distillation.of(Config(), backbone, source, "a cat", "a cat", SAMPLING)
+    step = Distillation.of(Config(), backbone, source, "a cat", "a cat", SAMPLING)
     t = backbone.schedule.grid(100)[80]
     eps = torch.randn(source.shape, generator=torch.Generator().manual_seed(1))
-    wanted = step._keys(backbone.schedule.noised(source, eps, t), t, step.plain[1])
+    wanted = step.keys(backbone.schedule.noised(source, eps, t), t, step.plain[1])
 
     def structure(z: Tensor) -> Tensor:
-        keys = step._keys(backbone.schedule.noised(z, eps, t), t, step.plain[0])
-        return step._structure(keys, wanted)
+        keys = step.keys(backbone.schedule.noised(z, eps, t), t, step.plain[0])
+        return step.structure(keys, wanted)
 
     assert float(structure(source)) == pytest.approx(0, abs=1e-6)
     disturbed = source + 0.3 * torch.randn(source.shape, generator=torch.Generator().manual_seed(2))
     _, history = minimize(structure, disturbed, [0.02] * 20)
     assert history[-1] < 0.6 * history[0]
-    assert step.told.keys() == {"spatial", "temporal"}
+    assert step.metrics.keys() == {"spatial", "temporal"}
 
 
 def slopes(side: int, config: Config) -> Tensor:
@@ -85,7 +85,7 @@ def slopes(side: int, config: Config) -> Tensor:
         small.repeat_interleave(grown, -1).repeat_interleave(grown, -2)
         for small in (start, start + 0.3 * change)
     )
-    step = _Distillation.of(config, unet3d.tiny(), source, "a dog", "a cat", SAMPLING)
+    step = Distillation.of(config, unet3d.tiny(), source, "a dog", "a cat", SAMPLING)
     return torch.stack([gradient(lambda x, i=index: step(x, i), z)[0] for index in range(1, 9)])
 
 
@@ -188,7 +188,8 @@ def test_it_stops_where_the_gradient_has_died(optimizer: Literal["sgd", "adam"])
     assert isinstance(last, Step)
     assert last.index == 5 * (stop + 1) < 100
     assert isinstance(note, Note)
-    assert note.text == f"stopped after {last.index} iterations: the gradient has died"
+    text = f"stopped after {last.index} iterations: the gradient is below `stop_below`"
+    assert note.text == text
     assert torch.equal(done.result, places[stop])
 
 
@@ -202,7 +203,7 @@ def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been(
     learned.run()
     whole = method.transfer(backbone, learned.result, "a cat", SAMPLING)
     half = next(event for event in list(whole) if isinstance(event, Preview))
-    begun = learned.result.reached(half.latents, half.index, half.memory)
+    begun = learned.result.with_progress(half.latents, half.index, half.memory)
     rest = method.transfer(backbone, begun, "a cat", SAMPLING)
     assert [event.index for event in rest if isinstance(event, Step)] == [3, 4]
     assert torch.equal(rest.result, whole.result)
@@ -218,14 +219,16 @@ def test_a_transfer_broken_off_at_any_preview_stops_where_it_would_have() -> Non
     whole = method.transfer(backbone, learned.result, "a cat", SAMPLING)
     told = list(whole)
     for reached in [event for event in told if isinstance(event, Preview)]:
-        begun = learned.result.reached(reached.latents, reached.index, reached.memory)
+        begun = learned.result.with_progress(reached.latents, reached.index, reached.memory)
         done = method.transfer(backbone, begun, "a cat", SAMPLING)
         assert list(done)[-1] == told[-1]
         assert torch.equal(done.result, whole.result)
 
 
 def test_prompts_that_do_not_differ_are_refused() -> None:
-    with pytest.raises(BadCall, match="the source prompt is the prompt itself, 'a cat'"):
+    with pytest.raises(
+        BadCall, match="the prompt must differ from `source_prompt`, got 'a cat' for both"
+    ):
         edited(gaussian.tiny(), ONLY_SCORE, " a  cat").run()
 
 
@@ -244,13 +247,13 @@ def test_a_motion_without_latents_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"iterations": 0}, "iterations is 0; it must be at least 1"),
-        ({"lr": float("nan")}, "lr is nan; it must be above 0"),
-        ({"lr_decay": 1.1}, "lr_decay is 1.1; it must be between 0 and 1"),
-        ({"noisiest": 1.5}, "noisiest is 1.5"),
-        ({"cleanest": 0.96}, "cleanest is 0.96; it must be above 0 and at most noisiest, 0.95"),
-        ({"spatial": -1.0}, "spatial is -1.0; it must be at least 0"),
-        ({"keys": ()}, "keys is empty"),
+        ({"iterations": 0}, "`iterations` must be at least 1, got 0"),
+        ({"lr": float("nan")}, "`lr` must be above 0, got nan"),
+        ({"lr_decay": 1.1}, "`lr_decay` must be between 0 and 1, got 1.1"),
+        ({"noisiest": 1.5}, "`noisiest` must be .*, got 1.5"),
+        ({"cleanest": 0.96}, "`cleanest` must be above 0 and at most `noisiest`, 0.95, got 0.96"),
+        ({"spatial": -1.0}, "`spatial` must be at least 0, got -1.0"),
+        ({"keys": ()}, "`keys` must name at least one role"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Two clips made comparable, and the table that a user sees."""
+"""The alignment of two clips, and the scores that a user sees."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from PIL import Image
 
 from recast import cli
 from recast.errors import BadClip
-from recast.evaluation import evaluate
+from recast.evaluation import Tools, align, evaluate, read_mask, read_result, read_source
 from recast.media.video import Video
 from recast.metrics.base import Metric
 from recast.shapes import world
@@ -31,13 +31,13 @@ def levels(video: Video) -> list[int]:
 
 
 def test_clips_of_one_length_are_compared_frame_by_frame() -> None:
-    source, result = evaluate.aligned(clip(6, fps=30), clip(6, fps=8))
+    source, result = align(clip(6, fps=30), clip(6, fps=8))
     assert levels(source) == levels(result) == list(range(6))
     assert source.notes == result.notes == ()
 
 
 def test_the_longer_clip_is_taken_evenly() -> None:
-    source, result = evaluate.aligned(clip(11), clip(6))
+    source, result = align(clip(11), clip(6))
     assert levels(source) == [0, 2, 4, 6, 8, 10]
     assert levels(result) == list(range(6))
     assert source.notes == ("took 6 of 11 frames, evenly",)
@@ -45,26 +45,26 @@ def test_the_longer_clip_is_taken_evenly() -> None:
 
 def test_repeated_frames_of_the_longer_clip_are_dropped_first() -> None:
     twice = replace(clip(6), frames=clip(6).frames.repeat(2, axis=0), fps=16)
-    source, result = evaluate.aligned(clip(6), twice)
+    source, result = align(clip(6), twice)
     assert levels(source) == levels(result) == list(range(6))
-    assert result.notes == ("dropped 6 of 12 frames that repeat the one before",)
+    assert result.notes == ("dropped 6 of 12 frames, which repeat the previous frame",)
     # Of equal length, nothing is: the clip may stand still.
     still = Video(np.zeros((6, 8, 8, 3), np.uint8), 8)
-    assert len(evaluate.aligned(clip(6), still)[1]) == 6
+    assert len(align(clip(6), still)[1]) == 6
     # Dropping may leave fewer than the other has.
-    source, result = evaluate.aligned(clip(8), replace(twice, frames=twice.frames[:10]))
+    source, result = align(clip(8), replace(twice, frames=twice.frames[:10]))
     assert len(source) == len(result) == 5
 
 
 def test_the_source_is_fitted_to_the_results_size() -> None:
-    source, result = evaluate.aligned(clip(4, 16, 32), clip(4, 8, 8))
+    source, result = align(clip(4, 16, 32), clip(4, 8, 8))
     assert source.frames.shape == result.frames.shape == (4, 8, 8, 3)
     assert source.notes == ("cropped 32x16 to 16x16 (centre), resized to 8x8",)
 
 
 def test_one_frame_has_no_motion() -> None:
     with pytest.raises(BadClip, match="the result has one frame"):
-        evaluate.aligned(clip(4), clip(1))
+        align(clip(4), clip(1))
 
 
 @pytest.fixture(scope="module")
@@ -82,22 +82,22 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _scores(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, object]:
     assert cli.main(["evaluate", *map(str, argv), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert isinstance(told, dict)
-    return told
+    output = json.loads(capsys.readouterr().out)
+    assert isinstance(output, dict)
+    return output
 
 
 def test_evaluate_prints_every_metric(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, result = files / "source.mp4", files / "result.mp4"
-    told = _scores(capsys, source, result, "--prompt", "a cyan star on a black background")
-    assert told["left_out"] == {"frame_lpips": "off; --lpips alex"}
-    scores = told["scores"]
+    output = _scores(capsys, source, result, "--prompt", "a cyan star on a black background")
+    assert output["left_out"] == {"frame_lpips": "no LPIPS network was chosen"}
+    scores = output["scores"]
     assert isinstance(scores, dict)
     assert scores["motion_fidelity"] > 0.95
     assert scores["leakage"] < 0.9
     assert scores["colour_distance"] > 0.3
     again = _scores(capsys, source, result, "--prompt", "a cyan star on a black background")
-    assert again == told
+    assert again == output
     own = _scores(capsys, source, source)["scores"]
     assert isinstance(own, dict)
     assert own["motion_fidelity"] == pytest.approx(1)
@@ -110,7 +110,7 @@ def test_evaluate_prints_every_metric(files: Path, capsys: pytest.CaptureFixture
     assert "stands still" in table
 
 
-def test_a_mask_restricts_what_is_judged(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mask_restricts_the_evaluation(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, result, mask = (files / f"{name}.mp4" for name in ("source", "result", "mask"))
     whole = _scores(capsys, source, result)["scores"]
     inside = _scores(capsys, source, result, "--mask", mask)["scores"]
@@ -120,7 +120,7 @@ def test_a_mask_restricts_what_is_judged(files: Path, capsys: pytest.CaptureFixt
     assert inside["motion_fidelity"] != whole["motion_fidelity"]
 
 
-def test_true_motion_is_told_where_the_truth_is(
+def test_true_motion_is_computed_with_a_ground_truth(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, result = tmp_path / "source.mp4", tmp_path / "result.mp4"
@@ -138,26 +138,26 @@ def test_true_motion_is_told_where_the_truth_is(
     right = [scores[f"{look}_right"] for look in ("colour", "shape", "background")]
     assert right == [1, 0, 1]
     assert cli.main([*argv, "--truth", str(source)]) == 2
-    assert "is no truth that recast shapes render wrote" in capsys.readouterr().err
+    assert "is no ground truth written by recast shapes render" in capsys.readouterr().err
 
 
 def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:
     like = clip(16, 64, 64)
     Video(np.zeros((16, 64, 64, 3), np.uint8), 8).save(tmp_path / "empty.mp4")
     with pytest.raises(BadClip, match=r"the mask empty\.mp4 is empty"):
-        evaluate.read_mask(tmp_path / "empty.mp4", like)
+        read_mask(tmp_path / "empty.mp4", like)
     with pytest.raises(BadClip, match="has 16 frames; give one image, or 5 frames"):
-        evaluate.read_mask(files / "mask.mp4", clip(5, 64, 64))
+        read_mask(files / "mask.mp4", clip(5, 64, 64))
 
 
-def test_a_mask_that_is_cut_short_is_no_still(files: Path, tmp_path: Path) -> None:
+def test_a_truncated_mask_is_not_used_as_a_still_image(files: Path, tmp_path: Path) -> None:
     whole = clips.encode(tmp_path / "whole.mkv", clips.moving(64, 64, 64))
     cut, still = tmp_path / "cut.mkv", tmp_path / "still.jpg"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(BadClip, match="cut short"):
-        evaluate.read_mask(cut, clip(64, 64, 64))
+        read_mask(cut, clip(64, 64, 64))
     Image.fromarray(clips.corners(64, 64)).convert("L").save(still)
-    mask = evaluate.read_mask(still, clip(5, 64, 64))
+    mask = read_mask(still, clip(5, 64, 64))
     assert mask.shape == (5, 64, 64)
     assert mask[4, 60, 60]
     assert not mask[4, 4, 4]
@@ -165,8 +165,8 @@ def test_a_mask_that_is_cut_short_is_no_still(files: Path, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def transferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """source.mp4, 90 numbered frames at 30 fps, and run/, made from 8 of them by `recast
-    transfer`."""
+    """source.mp4, 90 numbered frames at 30 fps, and run/, a result of `recast transfer` from
+    8 of them."""
     folder = tmp_path_factory.mktemp("transferred")
     Video(clips.numbered(90), 30).save(folder / "source.mp4")
     argv = ["transfer", str(folder / "source.mp4"), "a red ring", "--out", str(folder / "run")]
@@ -175,10 +175,10 @@ def transferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_is_compared_with_what_it_was_made_from(transferred: Path) -> None:
-    made = evaluate.made(transferred / "run")
-    assert (made.video, made.prompt) == (transferred / "run" / "video.mp4", "a red ring")
-    source = evaluate.source_of(transferred / "source.mp4", made)
+def test_a_run_is_compared_with_its_part_of_the_source(transferred: Path) -> None:
+    result = read_result(transferred / "run")
+    assert (result.video, result.prompt) == (transferred / "run" / "video.mp4", "a red ring")
+    source = read_source(transferred / "source.mp4", result)
     inside = source.frames[:, 6:10]  # without the bars
     assert clips.numbers(inside) == [15 + int(30 * index / 8) for index in range(8)]
     assert (source.frames[:, 0] == 0).all()
@@ -192,10 +192,10 @@ def test_a_run_from_a_motion_file_is_compared_with_the_part_it_was_learned_from(
     flags = ["--backbone", "gaussian", "--method", "unguided"]
     part = ["--start", "0.5", "--fit", "pad", "--out", str(motion)]
     assert cli.main(["learn", str(transferred / "source.mp4"), *flags, *part]) == 0
-    asked = ["transfer", str(motion), "a red ring", "--out", str(run), "--steps", "1"]
-    assert cli.main([*asked, *flags]) == 0
-    direct, made = (evaluate.made(folder) for folder in (transferred / "run", run))
-    assert made == replace(direct, video=run / "video.mp4")
+    argv = ["transfer", str(motion), "a red ring", "--out", str(run), "--steps", "1"]
+    assert cli.main([*argv, *flags]) == 0
+    direct, from_motion = (read_result(folder) for folder in (transferred / "run", run))
+    assert from_motion == replace(direct, video=run / "video.mp4")
 
 
 def test_the_user_can_say_which_part_of_the_source_it_is(
@@ -206,50 +206,49 @@ def test_the_user_can_say_which_part_of_the_source_it_is(
     assert mine["prompt"] == "a cat"
     part = ["--start", "0.5", "--frames", "8", "--fps", "8", "--prompt", "a cat"]
     assert cli.main(["evaluate", str(source), str(run / "video.mp4"), *part, "--json"]) == 0
-    told = capsys.readouterr()
-    assert "resampled from 30 to 8 fps" in told.err
-    assert "evenly" not in told.err
+    notes = capsys.readouterr().err
+    assert "resampled from 30 to 8 fps" in notes
+    assert "evenly" not in notes
     assert cli.main(["evaluate", str(source), str(run), "--start", "1", "--json"]) == 0
-    assert "not the frames that the run saw" in capsys.readouterr().err
+    assert "not the frames that the run used" in capsys.readouterr().err
 
 
-def test_folders_that_tell_nothing_are_refused(tmp_path: Path) -> None:
+def test_folders_without_a_usable_manifest_are_refused(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     for text in ("{", "[]", '{"config": {"prompt": "a red ring"}}', '{"clip": {}, "config": 3}'):
         manifest.write_text(text)
         with pytest.raises(BadClip, match=r"manifest\.json is damaged, or no run wrote it .*video"):
-            evaluate.made(tmp_path)
+            read_result(tmp_path)
     manifest.write_text(json.dumps({"samples": [{"seed": 3}, {"seed": 4}]}))
     with pytest.raises(BadClip, match=r"holds several results; .*: seed-3, seed-4"):
-        evaluate.made(tmp_path)
-    assert evaluate.made(tmp_path / "result.mp4").frames is None
+        read_result(tmp_path)
+    assert read_result(tmp_path / "result.mp4").frames is None
 
 
 def test_every_metric_is_in_the_result(files: Path) -> None:
     source = clip(4, 64, 64)
-    last = evaluate.evaluate(source, source, "", evaluate.Tools())
-    last.run()
+    scores = evaluate.evaluate(source, source, "", Tools()).run()
     known = [metric for metric in evaluate.metrics().values() if "truth" not in metric.needs]
-    assert [score.metric for score in last.result] == known
-    assert all(isinstance(score.metric, Metric) for score in last.result)
+    assert [score.metric for score in scores] == known
+    assert all(isinstance(score.metric, Metric) for score in scores)
 
 
-def test_what_libraries_say_of_themselves_is_not_heard(files: Path) -> None:
+def test_warnings_of_libraries_are_suppressed(files: Path) -> None:
     argv = ["evaluate", str(files / "source.mp4"), str(files / "result.mp4")]
     command = [sys.executable, "-m", "recast", *argv]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    assert [line.split(",")[0] for line in told.splitlines()] == ["look 2/2"]
+    stderr = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert [line.split(",")[0] for line in stderr.splitlines()] == ["track and embed 2/2"]
 
 
-def test_prompts_that_clip_does_not_read_whole_are_told(
+def test_prompts_that_clip_truncates_get_a_note(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["evaluate", str(files / "source.mp4"), str(files / "result.mp4"), "--json", "--prompt"]
     assert cli.main([*argv, " ".join(["red"] * 30)]) == 0  # and two that begin and end the text
     assert "the beginning of the prompt" not in capsys.readouterr().err
     assert cli.main([*argv, " ".join(["red"] * 31)]) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert "it has 31 tokens, and CLIP shapes reads 30" in told
+    notes = " ".join(capsys.readouterr().err.split())
+    assert "it has 31 tokens, and CLIP shapes reads 30" in notes
 
 
 @pytest.mark.parametrize(
@@ -257,13 +256,13 @@ def test_prompts_that_clip_does_not_read_whole_are_told(
     [
         (["--clip", "nowhere"], "CLIP 'nowhere' cannot be loaded"),
         (["--lpips", "alex"], "LPIPS with alex cannot be loaded"),
-        (["--tracker", "cotracker"], "take --tracker flow, which needs no weights"),
+        (["--tracker", "cotracker"], "choose --tracker flow, which needs no weights"),
         (["--mask", "missing.png"], "missing.png does not exist"),
-        (["--device", "cuda:99"], "--device cuda:99 is not there ("),
-        (["--device", "gpu"], "--device gpu is not there ("),
+        (["--device", "cuda:99"], "--device cuda:99 is not available ("),
+        (["--device", "gpu"], "--device gpu is not available ("),
     ],
 )
-def test_what_cannot_be_had_is_said(
+def test_missing_tools_and_devices_are_errors(
     files: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -16,7 +16,7 @@ from recast.diffusion.sampling import ddim
 from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Step
 from recast.methods import unguided
-from recast.methods.flowmotion import PRESETS, Config, Method, _Steered, along, pair_changes
+from recast.methods.flowmotion import PRESETS, Config, GuidedDenoiser, Method, along, pair_changes
 
 from .jobs import SAMPLING, clip, learn, transfer
 
@@ -61,7 +61,7 @@ def test_a_level_is_moved_with_its_velocity_held(tiny: Any) -> None:
     target = backbone.encode(clip(backbone))[:, :, :4]
     with torch.no_grad():
         plain = denoise(x, t)
-        out, losses = _Steered(config, backbone, denoise)(x, t, target)
+        out, losses = GuidedDenoiser(config, backbone, denoise)(x, t, target)
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
     # The estimates that come out make up an x_t, and have the velocity that went in.
     torch.testing.assert_close(out.eps - out.x0, plain.eps - plain.x0, atol=1e-4, rtol=1e-4)
@@ -87,7 +87,7 @@ def test_at_a_level_without_signal_it_still_moves() -> None:
     x, t = randn(1, 3, 4, 16, 16), backbone.schedule.grid(10)[0]
     assert float(backbone.schedule.alpha(t)) == 0
     denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
-    out, _ = _Steered(HELD, backbone, denoise)(x, t, torch.zeros_like(x))
+    out, _ = GuidedDenoiser(HELD, backbone, denoise)(x, t, torch.zeros_like(x))
     moved = ddim(backbone.schedule, out, t) - x
     assert float(moved.abs().max()) == pytest.approx(3 * 0.003, rel=0.05)
 
@@ -101,7 +101,7 @@ def test_velocities_are_held_to_their_mean_so_far() -> None:
     def denoise(x: Tensor, t: Tensor) -> Denoised:
         return Denoised(torch.zeros_like(x), next(turn))
 
-    steered = _Steered(Config(lr=1e-9, across=0.1), backbone, denoise)
+    steered = GuidedDenoiser(Config(lr=1e-9, across=0.1), backbone, denoise)
     t, zeros = backbone.schedule.grid(10)[3], torch.zeros(shape)
     outs = [steered(zeros, t, zeros)[0] for _ in range(3)]
     first, second, third = (out.eps - out.x0 for out in outs)
@@ -139,7 +139,7 @@ def test_the_target_is_the_source_under_the_samples_noise_and_its_own_prompt() -
     eps = randn(*source.shape, seed=SAMPLING.seed)
     own = backbone.denoiser(backbone.encode_text(["a square"]))
     denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
-    steered, x = _Steered(method.config, backbone, denoise), eps
+    steered, x = GuidedDenoiser(method.config, backbone, denoise), eps
     for index, (t, s) in enumerate(zip(schedule.grid(4), schedule.grid(4)[1:], strict=False)):
         with torch.no_grad():
             out = denoise(x, t)
@@ -186,12 +186,12 @@ def test_a_motion_without_latents_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"guided": 1.1}, "guided is 1.1; it must be between 0 and 1"),
-        ({"inner_steps": 0}, "inner_steps is 0; it must be at least 1"),
-        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
-        ({"estimate": -1.0}, "estimate is -1.0; it must be at least 0"),
-        ({"change": float("nan")}, "change is nan"),
-        ({"across": -0.1}, "across is -0.1"),
+        ({"guided": 1.1}, "`guided` must be between 0 and 1, got 1.1"),
+        ({"inner_steps": 0}, "`inner_steps` must be at least 1, got 0"),
+        ({"lr": 0.0}, "`lr` must be above 0, got 0.0"),
+        ({"estimate": -1.0}, "`estimate` must be at least 0, got -1.0"),
+        ({"change": float("nan")}, "`change` must be .*, got nan"),
+        ({"across": -0.1}, "`across` must be .*, got -0.1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

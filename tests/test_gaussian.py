@@ -7,7 +7,8 @@ from torch import Tensor
 from recast.backbones import gaussian
 from recast.backbones.base import Settings
 from recast.backbones.gaussian import Gaussian
-from recast.diffusion.noise_schedule import Cosine, Flow, Schedule, from_diffusers
+from recast.diffusion.noise_schedule import Cosine, Flow, Schedule
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel, UnknownName
 from recast.networks.feature_hooks import record
 

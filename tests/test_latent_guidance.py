@@ -1,4 +1,4 @@
-"""Guidance by features: places and pairs, levels by share, rates, what counts as learned."""
+"""Feature guidance: taps and pairs, levels by fraction, learning rates, which motions fit."""
 
 import dataclasses
 
@@ -10,7 +10,11 @@ from recast.backbones import gaussian, unet3d
 from recast.diffusion.ddim_inversion import invert
 from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Preview, Step
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.latent_guidance import edit_first_levels, learning_rates
+from recast.feature_guidance.levels import noised_source, time_of_level
+from recast.feature_guidance.sampling_loop import sample_with_events
+from recast.feature_guidance.taps import select_taps, tap_pairs
+from recast.feature_guidance.trace import record_inversion
 from recast.methods import moft
 
 from .jobs import SAMPLING, clip, learn
@@ -19,49 +23,49 @@ from .jobs import SAMPLING, clip, learn
 def test_places_of_several_roles_count_once() -> None:
     backbone = unet3d.tiny()
     keys, motion = backbone.taps("keys"), backbone.taps("motion")
-    assert latent_guidance.select_taps(backbone, ("keys", "motion", "keys")) == (*keys, *motion)
-    assert latent_guidance.select_taps(backbone, ("decoder1.upsampler", "motion")) == motion
-    assert latent_guidance.select_taps(backbone, ("keys",), (4, 0)) == (keys[4], keys[0])
-    with pytest.raises(BadCall, match="place -1 of role keys; tiny-unet3d has 0 to 5"):
-        latent_guidance.select_taps(backbone, ("keys",), (-1,))
+    assert select_taps(backbone, ("keys", "motion", "keys")) == (*keys, *motion)
+    assert select_taps(backbone, ("decoder1.upsampler", "motion")) == motion
+    assert select_taps(backbone, ("keys",), (4, 0)) == (keys[4], keys[0])
+    with pytest.raises(BadCall, match="role keys of tiny-unet3d has layers 0 to 5, got -1"):
+        select_taps(backbone, ("keys",), (-1,))
 
 
 def test_pairs_are_the_two_sides_of_the_same_attention() -> None:
     backbone = unet3d.tiny()
-    found = latent_guidance.tap_pairs(backbone, "queries", "keys")
+    found = tap_pairs(backbone, "queries", "keys")
     assert [(q.path[:-1], q.heads) for q, _ in found] == [(k.path[:-1], k.heads) for _, k in found]
-    with pytest.raises(BadCall, match="queries has 6 places and temporal_keys 4; name two roles"):
-        latent_guidance.tap_pairs(backbone, "queries", "temporal_keys")
+    message = "role queries has 6 layers and role temporal_keys has 4; name two roles"
+    with pytest.raises(BadCall, match=message):
+        tap_pairs(backbone, "queries", "temporal_keys")
 
 
 @pytest.mark.parametrize(("share", "index"), [(0.0, 100), (0.4, 60), (1.0, 0)])
 def test_levels_have_shares(share: float, index: int) -> None:
     for schedule in (gaussian.tiny().schedule, unet3d.tiny().schedule):
-        assert torch.equal(
-            latent_guidance.time_of_level(schedule, share), schedule.grid(100)[index]
-        )
+        assert torch.equal(time_of_level(schedule, share), schedule.grid(100)[index])
     flow = gaussian.tiny().schedule
-    assert float(flow.sigma(latent_guidance.time_of_level(flow, share))) == pytest.approx(share)
+    assert float(flow.sigma(time_of_level(flow, share))) == pytest.approx(share)
 
 
 def test_the_noise_of_a_source_is_always_the_same() -> None:
     backbone = gaussian.tiny()
     x0, t = backbone.encode(clip(backbone)), torch.tensor(0.5)
-    first, second = (latent_guidance.noised_source(backbone, x0, t) for _ in range(2))
+    first, second = (noised_source(backbone, x0, t) for _ in range(2))
     assert torch.equal(first, second)
     assert float((first - x0 / 2).std()) == pytest.approx(0.5, rel=0.05)
 
 
-def test_a_rate_changes_linearly() -> None:
-    assert [latent_guidance.interpolate_rate(1.0, 0.5, n, 3) for n in range(3)] == [1, 0.75, 0.5]
-    assert latent_guidance.interpolate_rate(1.0, 0.5, 0, 1) == 1
+def test_learning_rates_change_linearly() -> None:
+    config = moft.Config(lr=1.0, lr_end=0.5, inner_steps=2)
+    assert [learning_rates(config, n, 3) for n in range(3)] == [[1, 1], [0.75, 0.75], [0.5, 0.5]]
+    assert learning_rates(config, 0, 1) == [1, 1]
 
 
 def test_an_inversion_leaves_the_latents_it_went_through() -> None:
     """Without taps it records x_t alone, and takes no pass more than its steps."""
     backbone, grid = unet3d.tiny(), unet3d.tiny().schedule.grid(4)
     video = clip(backbone)
-    job = latent_guidance.record_inversion(backbone, video, "a square", 4, guided=3, steps=8)
+    job = record_inversion(backbone, video, "a square", 4, guided_steps=3, inversion_steps=8)
     total = []
     while True:
         try:
@@ -89,12 +93,12 @@ def test_early_levels_are_changed_and_named_where_they_break() -> None:
             raise NotFinite("the loss is nan")
         return x + 1, [3.0, 2.0]
 
-    edit, x = latent_guidance.edit_first_levels(2, 5, change, history), torch.zeros(1)
+    edit, x = edit_first_levels(2, 5, change, history), torch.zeros(1)
     assert torch.equal(edit(x, torch.tensor(0.9), 0), torch.ones(1))
     assert edit(x, torch.tensor(0.1), 2) is x
     assert history == {0: [3.0, 2.0]}
-    told = r"the loss is nan at level 2 of 5 \(t = 0.7\); try dtype float32, or a lower rate"
-    with pytest.raises(NotFinite, match=told):
+    message = r"the loss is nan at level 2 of 5 \(t = 0.7\); try `dtype=float32` or a lower `lr`"
+    with pytest.raises(NotFinite, match=message):
         edit(x, torch.tensor(0.7), 1)
 
 
@@ -105,20 +109,19 @@ def test_a_motion_with_more_taps_serves_and_with_other_lists_does_not() -> None:
     def learned(name: str, had: list[object]) -> None:
         settings = {**motion.metadata["settings"], name: had}
         changed = dataclasses.replace(motion, metadata={**motion.metadata, "settings": settings})
-        latent_guidance.check_settings(changed, {name: had[:1]})
+        changed.check_settings({name: had[:1]})
 
     learned("taps", ["motion", "keys"])
-    with pytest.raises(BadMotion, match=r"learned with places \[0, 1\], and \[0\] is asked for"):
+    message = r"learned with `places` \[0, 1\], but `places` is \[0\] now; use \[0, 1\] or learn"
+    with pytest.raises(BadMotion, match=message):
         learned("places", [0, 1])
 
 
 def test_a_sample_is_told_with_the_losses_of_its_levels() -> None:
     backbone, sampling = gaussian.tiny(), dataclasses.replace(SAMPLING, steps=3)
     x = torch.randn(1, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
-    denoise, history = backbone.cfg_denoiser("a cat", "", 3.0), {1: [5.0, 4.0, 3.0]}
-    events = list(
-        latent_guidance.sample_with_events(backbone, denoise, x, sampling, history=history)
-    )
+    denoise, losses = backbone.cfg_denoiser("a cat", "", 3.0), {1: [5.0, 4.0, 3.0]}
+    events = list(sample_with_events(backbone, denoise, x, sampling, losses=losses))
     steps, previews = events[::2], events[1::2]
     assert all(isinstance(event, Preview) for event in previews)
     assert [event.index for event in previews] == [1, 2, 3]

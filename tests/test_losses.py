@@ -7,16 +7,14 @@ import torch
 from torch import Tensor
 
 from recast.feature_guidance.losses import (
-    debiased,
     pairwise_cosine,
     pairwise_difference,
-    residual_cosine,
-    residual_cosine_over_time,
     spatial_marginal_mean,
     spatial_self_similarity,
     squared_error,
     temporal_self_similarity,
 )
+from recast.finetuning.objectives import debiased, residual_cosine, residual_cosine_over_time
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

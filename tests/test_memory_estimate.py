@@ -23,13 +23,13 @@ from recast.backbones.base import Backbone, Conditioning, Settings
 from recast.bench import work
 from recast.cli import analysis
 from recast.errors import BadModel, OutOfMemory
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.taps import read_features, select_taps
 from recast.media.video import Video
 from recast.networks import checkpoint_loading, devices
 from recast.networks.devices import MainMemory
 from recast.networks.tensor_memory import TensorMemory
 from recast.pipeline import config, memory_estimate, method_presets, model_loading, run
-from recast.pipeline.memory_estimate import Forecast, Stage
+from recast.pipeline.memory_estimate import MemoryEstimate, StageMemory
 from recast.pipeline.motion_cache import MotionCache
 
 from .tinies import CPU, MADE, pipeline
@@ -55,12 +55,12 @@ def size(name: str) -> tuple[int, int, int]:
 
 def step(backbone: Backbone, x: Tensor, text: Conditioning) -> Callable[[], None]:
     """A guided step of dmt's preset, without its loss."""
-    taps = latent_guidance.select_taps(backbone, ["motion"])
+    taps = select_taps(backbone, ["motion"])
     t = backbone.schedule.sized(x.shape).grid(1)[0]
     start = x.clone().requires_grad_(True)
 
     def once() -> None:
-        seen = latent_guidance.read_features(backbone, backbone.denoiser(text), taps, start, t)
+        seen = read_features(backbone, backbone.denoiser(text), taps, start, t)
         with torch.enable_grad():
             total = sum(features.sum() for features in seen.values())
         torch.autograd.grad(total, start)
@@ -109,23 +109,23 @@ def loaded(name: str, checkpointing: bool = False) -> tuple[Backbone, Tensor, Te
 @pytest.mark.slow
 def test_a_run_takes_what_was_predicted(model: str, tmp_path: Path) -> None:
     """But for what kernels take for themselves, which is not predicted."""
-    told = memory_estimate.forecast(model, CPU, torch.device("cpu"), ["dmt"], size(model))
+    told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
     # For a mask over its text, the CPU's attention takes blocks of scores besides.
     share = 0.4 if "hunyuan" in model else 0.1
     backbone, x, text = loaded(model)
     plain, lean = told.guided["dmt"]
     # Features, x_t and tables of positions live beside what is saved.
-    assert saved(backbone, step(backbone, x, text)) == pytest.approx(plain.kept, rel=0.1)
+    assert saved(backbone, step(backbone, x, text)) == pytest.approx(plain.saved, rel=0.1)
     found = allocated(step(backbone, x, text), tmp_path / "guided.json")
-    assert found == pytest.approx(plain.most, rel=share)
+    assert found == pytest.approx(plain.peak, rel=share)
     denoise, t = backbone.cfg_denoiser("a", "b", 3.0), backbone.schedule.sized(x.shape).grid(1)[0]
     with torch.no_grad():
         found = allocated(lambda: denoise(x, t), tmp_path / "plain.json")
-    assert found == pytest.approx(told.plain.most, rel=share)
+    assert found == pytest.approx(told.sampling.peak, rel=share)
     backbone, x, text = loaded(model, checkpointing=True)
     found = allocated(step(backbone, x, text), tmp_path / "lean.json")
-    assert found == pytest.approx(lean.most, rel=share)
-    assert lean.kept < plain.kept / 2
+    assert found == pytest.approx(lean.peak, rel=share)
+    assert lean.saved < plain.saved / 2
 
 
 def spare(model: str) -> int:
@@ -135,18 +135,18 @@ def spare(model: str) -> int:
 
 
 def test_it_is_what_lives_on_a_real_device(model: str) -> None:
-    told = memory_estimate.forecast(model, CPU, torch.device("cpu"), ["dmt"], size(model))
+    told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
     for checkpointing in (False, True):
         once = step(*loaded(model, checkpointing))
         once()
         with TensorMemory() as ledger:
             once()
-        assert 0 <= told.guided["dmt"][checkpointing].most - ledger.peak <= spare(model)
+        assert 0 <= told.guided["dmt"][checkpointing].peak - ledger.peak <= spare(model)
 
 
 def test_two_prompts_are_two_for_every_model(model: str) -> None:
     """Also where the network is told its guidance, and one would do without a negative prompt."""
-    told = memory_estimate.forecast(model, CPU, torch.device("cpu"), (), size(model))
+    told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), (), size(model))
     backbone, x, _ = loaded(model)
     t = backbone.schedule.sized(x.shape).grid(1)[0]
     denoise = backbone.cfg_denoiser("a", "b", 3.0)
@@ -156,7 +156,7 @@ def test_two_prompts_are_two_for_every_model(model: str) -> None:
         with TensorMemory() as ledger:
             denoise(x, t)
     assert backbone.nfe - before == 2
-    assert 0 <= told.plain.most - ledger.peak <= spare(model)
+    assert 0 <= told.sampling.peak - ledger.peak <= spare(model)
 
 
 def test_weights_are_as_loading_makes_them(model: str) -> None:
@@ -167,7 +167,7 @@ def test_weights_are_as_loading_makes_them(model: str) -> None:
             sum(p.nbytes for p in n.parameters()) + sum(b.nbytes for b in n.buffers())
             for n in backbone._placement.networks
         ]
-        found = memory_estimate.weights(model, settings, torch.device("cpu"))
+        found = memory_estimate.weights_by_offload(model, settings, torch.device("cpu"))
         assert found["none"] == sum(sizes) > found["networks"] == max(sizes) > found["blocks"]
 
 
@@ -201,7 +201,7 @@ def test_every_published_config_is_known_here() -> None:
 
 @pytest.mark.parametrize("alias", COUNTS)
 def test_published_configs_are_of_the_published_size(alias: str) -> None:
-    with model_loading.outlined(alias, Settings(), CUDA) as (backbone, outline):
+    with model_loading.load_on_meta(alias, Settings(), CUDA) as (backbone, outline):
         counts = [sum(p.numel() for p in network.parameters()) for network in outline.networks]
         own = backbone.defaults
         assert backbone.latent_shape(own.frames, own.height, own.width)[0] == 1
@@ -211,7 +211,7 @@ def test_published_configs_are_of_the_published_size(alias: str) -> None:
 
 def test_a_model_with_random_weights_is_the_real_one_but_for_their_values() -> None:
     real, drawn = (
-        make("shapes", CPU) for make in (model_loading.load, model_loading.with_random_weights)
+        make("shapes", CPU) for make in (model_loading.load, model_loading.load_with_random_weights)
     )
     states = [one.network.state_dict() for one in (real, drawn)]
     kinds = [{name: (w.shape, w.dtype) for name, w in state.items()} for state in states]
@@ -243,7 +243,7 @@ def cache(
 
 def default_size(name: str) -> tuple[int, int, int, float]:
     """What an outline of that name would make: frames, height, width and their rate."""
-    with model_loading.outlined(name, Settings(), CUDA) as (backbone, _):
+    with model_loading.load_on_meta(name, Settings(), CUDA) as (backbone, _):
         own = backbone.defaults
     return own.frames, own.height, own.width, own.fps
 
@@ -287,8 +287,8 @@ def test_a_model_that_is_half_downloaded_is_predicted_by_what_was_published(
 
 def test_half_precision_halves_what_is_not_kept_whole() -> None:
     """Of Wan, the VAE, the norms and the time stay in float32."""
-    whole = memory_estimate.weights("wan", Settings(dtype="float32"), CUDA)["none"]
-    found = memory_estimate.weights("wan", Settings(), CUDA)
+    whole = memory_estimate.weights_by_offload("wan", Settings(dtype="float32"), CUDA)["none"]
+    found = memory_estimate.weights_by_offload("wan", Settings(), CUDA)
     half, largest = found["none"], found["networks"]
     vae = 4 * 126_892_531
     assert largest == 2 * 5_680_910_336
@@ -297,32 +297,32 @@ def test_half_precision_halves_what_is_not_kept_whole() -> None:
 
 def test_a_model_that_is_not_here_is_not_guessed() -> None:
     with pytest.raises(BadModel, match="showlab/show-1-base is not downloaded yet"):
-        memory_estimate.weights("show1", Settings(), CUDA)
+        memory_estimate.weights_by_offload("show1", Settings(), CUDA)
     with pytest.raises(BadModel, match="somebody/model is not downloaded yet"):
-        memory_estimate.weights("somebody/model", Settings(), CUDA)
+        memory_estimate.weights_by_offload("somebody/model", Settings(), CUDA)
 
 
 def test_a_run_needs_its_hungriest_stage() -> None:
-    def stage(weights: int, most: int) -> Stage:
-        return Stage(weights, weights // 5, 0, most)
+    def stage(weights: int, most: int) -> StageMemory:
+        return StageMemory(weights, weights // 5, 0, most)
 
-    told = Forecast(
+    told = MemoryEstimate(
         size=(1, 8, 8),
         networks=(("Net", 10), ("Text", 40), ("Vae", 5)),
         loading=55,
         text=stage(40, 0),
-        plain=stage(10, 3),
+        sampling=stage(10, 3),
         encode=stage(5, 2),
         decode=stage(5, 4),
         guided={"dmt": (stage(10, 60), stage(10, 20))},
         notes={},
     )
-    assert told.need(None, checkpointing=False, offloaded="none") == 55 + 4
-    assert told.need(None, checkpointing=False, offloaded="networks") == 40
-    assert told.need("dmt", checkpointing=False, offloaded="none") == 55 + 60
-    assert told.need("dmt", checkpointing=True, offloaded="none") == 55 + 20
-    assert told.need("dmt", checkpointing=False, offloaded="networks") == 70
-    assert told.need("dmt", checkpointing=True, offloaded="blocks") == 2 + 20
+    assert told.peak(None, checkpointing=False, offload="none") == 55 + 4
+    assert told.peak(None, checkpointing=False, offload="networks") == 40
+    assert told.peak("dmt", checkpointing=False, offload="none") == 55 + 60
+    assert told.peak("dmt", checkpointing=True, offload="none") == 55 + 20
+    assert told.peak("dmt", checkpointing=False, offload="networks") == 70
+    assert told.peak("dmt", checkpointing=True, offload="blocks") == 2 + 20
 
 
 def test_windows_bound_what_a_guided_step_keeps(tmp_path: Path) -> None:
@@ -331,17 +331,19 @@ def test_windows_bound_what_a_guided_step_keeps(tmp_path: Path) -> None:
     def kept(frames: int, window: int | None) -> int:
         settings = replace(CPU, window=window)
         size = (frames, 96, 160)
-        told = memory_estimate.forecast(str(tmp_path), settings, torch.device("cpu"), ["dmt"], size)
-        return told.guided["dmt"][0].kept
+        told = memory_estimate.estimate_memory(
+            str(tmp_path), settings, torch.device("cpu"), ["dmt"], size
+        )
+        return told.guided["dmt"][0].saved
 
     assert kept(33, 9) == kept(9, None) < kept(33, None) / 2
 
 
 def test_methods_without_taps_are_told() -> None:
     names = ["sdedit", "vmc", "dmt"]
-    told = memory_estimate.forecast("shapes", CPU, torch.device("cpu"), names, (1, 16, 16))
+    told = memory_estimate.estimate_memory("shapes", CPU, torch.device("cpu"), names, (1, 16, 16))
     assert list(told.guided) == ["dmt"]
-    assert told.notes["sdedit"].startswith("guides by no features")
+    assert told.notes["sdedit"].startswith("uses no features")
     assert told.notes["vmc"].startswith("trains")
 
 
@@ -359,16 +361,16 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         raise AssertionError("gigabytes are read")
 
     monkeypatch.setattr(checkpoint_loading, "_load", read)
-    monkeypatch.setattr(memory_estimate, "device_of", lambda settings: CUDA)
-    monkeypatch.setattr(memory_estimate, "main_memory", lambda: MainMemory(64 * GIB, 0))
-    return lambda size: monkeypatch.setattr(memory_estimate, "room", lambda device: size)
+    monkeypatch.setattr(devices, "device_of", lambda name: CUDA)
+    monkeypatch.setattr(devices, "main_memory", lambda: MainMemory(64 * GIB, 0))
+    return lambda size: monkeypatch.setattr(devices, "total_memory", lambda device: size)
 
 
 @pytest.mark.parametrize(
     ("has", "offload", "words"),
     [
-        (12, "none", "13.7 GiB, and cuda has 12.0 GiB; what helps: --offload networks .10.6 GiB"),
-        (8, "none", "13.7 GiB, and cuda has 8.0 GiB; what helps: --offload blocks .2.2 GiB"),
+        (12, "none", "13.7 GiB, and cuda has 12.0 GiB; what helps: `offload=networks` .10.6 GiB"),
+        (8, "none", "13.7 GiB, and cuda has 8.0 GiB; what helps: `offload=blocks` .2.2 GiB"),
         (1, "blocks", "2.2 GiB, and cuda has 1.0 GiB; what helps: a smaller model"),
     ],
 )
@@ -405,22 +407,22 @@ def test_what_waits_has_to_fit_into_main_memory(
 ) -> None:
     def main(ram: int, swap: int) -> None:
         memory = MainMemory(ram * GIB, swap * GIB)
-        monkeypatch.setattr(memory_estimate, "main_memory", lambda: memory)
+        monkeypatch.setattr(devices, "main_memory", lambda: memory)
 
     tight(14 * GIB)
     main(8, 2)
     for how in ("networks", "blocks"):
-        told = f"13.7 GiB, which --offload {how} keeps in main memory, and that is 8.0 GiB with 2.0"
+        told = f"13.7 GiB, which `offload={how}` keeps in main memory, and that has 8.0 GiB and 2.0"
         with pytest.raises(OutOfMemory, match=told):
-            memory_estimate.check_room("wan", Settings(offload=how))
-    memory_estimate.check_room("wan", Settings())
+            memory_estimate.check_fits("wan", Settings(offload=how))
+    memory_estimate.check_fits("wan", Settings())
     main(8, 6)
-    memory_estimate.check_room("wan", Settings(offload="networks"))
+    memory_estimate.check_fits("wan", Settings(offload="networks"))
     # What would be refused is no advice.
     tight(12 * GIB)
     main(8, 2)
     with pytest.raises(OutOfMemory, match="what helps: a smaller model, or a larger device"):
-        memory_estimate.check_room("wan", Settings())
+        memory_estimate.check_fits("wan", Settings())
 
 
 def test_main_memory_is_told_with_swap_apart(
@@ -430,15 +432,17 @@ def test_main_memory_is_told_with_swap_apart(
     file.write_text("MemTotal:       24684000 kB\nMemFree: 1 kB\nSwapTotal:       2048 kB\n")
     monkeypatch.setattr(devices, "_MEMINFO", file)
     assert devices.main_memory() == (24684000 * 1024, 2048 * 1024)
-    assert memory_estimate.room(torch.device("cpu")) == (24684000 + 2048) * 1024
+    assert devices.total_memory(torch.device("cpu")) == (24684000 + 2048) * 1024
     file.unlink()
-    assert devices.main_memory() is memory_estimate.room(torch.device("cpu")) is None
+    assert devices.main_memory() is devices.total_memory(torch.device("cpu")) is None
 
 
 def test_weights_in_8_bits_are_whole_while_they_are_loaded() -> None:
     size = (1, 16, 16)
     whole, small = (
-        memory_estimate.forecast("shapes", Settings(device="cpu", weights=kind), CUDA, (), size)
+        memory_estimate.estimate_memory(
+            "shapes", Settings(device="cpu", weights=kind), CUDA, (), size
+        )
         for kind in ("full", "int8")
     )
     assert small.loading == whole.loading == whole.weights > small.weights
@@ -446,5 +450,5 @@ def test_weights_in_8_bits_are_whole_while_they_are_loaded() -> None:
 
 def test_what_may_fit_is_tried(tight: Callable[[int], None]) -> None:
     tight(14 * GIB)
-    memory_estimate.check_room("wan", Settings())
-    memory_estimate.check_room("show1", Settings())  # of which nothing is known
+    memory_estimate.check_fits("wan", Settings())
+    memory_estimate.check_fits("show1", Settings())  # of which nothing is known

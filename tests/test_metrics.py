@@ -1,4 +1,4 @@
-"""What a trustworthy ruler shows: each metric's promises, on clips whose motion is known."""
+"""What each metric promises, on clips whose motion is known."""
 
 import math
 import tracemalloc
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recast.errors import BadModel
-from recast.evaluation import clip, evaluate, trackers
+from recast.evaluation import clip, metrics, trackers
 from recast.metrics import (
     base,
     frame_consistency,
@@ -19,7 +19,7 @@ from recast.metrics import (
 )
 from recast.metrics import hybrid_motion_fidelity as hybrid
 from recast.metrics import motion_fidelity as motion
-from recast.metrics.base import ClipView, Judged, State, Tracks
+from recast.metrics.base import ClipView, MetricInput, State, Tracks
 from recast.shapes import world
 
 SIDE = world.SIZE
@@ -104,14 +104,14 @@ def test_standing_still_is_defined():
     assert motion.fidelity(NONE, MOVING, SIDE) == motion.fidelity(MOVING, NONE, SIDE) == 0
     assert motion.fidelity(NONE, NONE, SIDE) == 0
     single = MOVING.only(np.array([True, False]))
-    # To the right: found among both; of both, the one to the right is found (1), the other not (0).
+    # The single track has a match (1); of the two others, one has a match (1) and one has none (0).
     assert motion.fidelity(single, MOVING, SIDE) == pytest.approx((1 + 0.5) / 2)
     for pair in ((STILL, STILL), (STILL, MOVING), (NONE, NONE), (single, STILL)):
         assert math.isfinite(hybrid.hybrid(*pair, SIDE))
         assert math.isfinite(motion.legacy(*pair))
 
 
-def test_what_moves_is_judged_without_what_stands_still(scene):
+def test_moving_fidelity_ignores_still_tracks(scene):
     tracks = _truth(scene)
     assert motion.moving_fidelity(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
     right, down = (MOVING.only(np.array(chosen)) for chosen in ([True, False], [False, True]))
@@ -139,13 +139,19 @@ def _parts(tracks):
     return tracks.points, tracks.visible
 
 
-def test_true_motion_and_look_are_read_off_the_truth():
+def test_true_motion_and_attributes_by_hand():
     path = np.stack([np.linspace(0.2, 0.8, 6), np.full(6, 0.5)], -1)
-    right = {"colour": True, "shape": False, "background": False}
-    look = ClipView(frames=np.zeros((6, 8, 8, 3), np.uint8))
-    truth = base.Truth(path=path, found=path + 0.1, right=right, overlap=0.25, camera=0.125)
-    judged = Judged(result=look, truth=truth)
-    scores = {name: metric.score(judged) for name, metric in true_motion.METRICS.items()}
+    correct = {"colour": True, "shape": False, "background": False}
+    view = ClipView(frames=np.zeros((6, 8, 8, 3), np.uint8))
+    truth = base.GroundTruth(
+        expected_path=path,
+        detected_path=path + 0.1,
+        attribute_correct=correct,
+        iou=0.25,
+        camera_error=0.125,
+    )
+    inputs = MetricInput(result=view, ground_truth=truth)
+    scores = {name: metric.score(inputs) for name, metric in true_motion.METRICS.items()}
     assert scores == {
         "true_motion": pytest.approx(1),
         "true_distance": pytest.approx(0.1 * math.sqrt(2)),
@@ -161,20 +167,20 @@ def test_true_motion_and_look_are_read_off_the_truth():
 def test_pixel_error_is_the_mean_difference():
     black, grey = (ClipView(frames=np.full((2, 4, 4, 3), level, np.uint8)) for level in (0, 51))
     error = pixel_error.METRICS["pixel_error"].score
-    assert error(Judged(result=black, source=black)) == 0
-    assert error(Judged(result=grey, source=black)) == pytest.approx(0.2)
+    assert error(MetricInput(result=black, source=black)) == 0
+    assert error(MetricInput(result=grey, source=black)) == pytest.approx(0.2)
     mask = np.zeros((2, 4, 4), bool)
     mask[0, 0, 0] = True
-    assert error(Judged(result=grey, source=black, mask=mask)) == pytest.approx(0.2)
+    assert error(MetricInput(result=grey, source=black, mask=mask)) == pytest.approx(0.2)
 
 
-def test_the_threshold_of_standing_still_is_a_share_of_the_frame():
+def test_the_threshold_of_standing_still_is_relative_to_the_frame():
     creeping = _tracks(np.arange(5.0)[:, None, None] * [[[0.1, 0]]])  # 0.1 pixels per frame
     assert motion.fidelity(creeping, STILL, 64) == 1
     assert motion.fidelity(creeping, STILL, 16) == 0
 
 
-def test_only_steps_in_which_both_points_are_seen_count():
+def test_only_steps_in_which_both_points_are_visible_count():
     there, wrong = MOVING.points.copy(), MOVING.points.copy()
     wrong[4] += 50  # a jump that the tracker itself does not trust
     visible = np.ones(there.shape[:2], bool)
@@ -202,8 +208,8 @@ def test_the_frechet_distance_is_the_discrete_one():
     np.testing.assert_allclose(hybrid.frechet(a, b), expected)
 
 
-def test_long_clips_take_memory_by_their_length_and_not_by_its_square():
-    """Tables of all pairs of frames of all pairs of tracks would be 8·F bytes for each N·M·F."""
+def test_memory_grows_linearly_with_the_length_of_clips():
+    """A table of all frame pairs of all track pairs would need 8·F times N·M·F bytes."""
     count, frames = 24, 60
     a, b = np.random.default_rng(0).normal(size=(2, count, frames, 2))
     tracemalloc.start()
@@ -222,11 +228,11 @@ def _unit(*rows):
 
 def test_clip_scores_by_hand():
     frames = np.zeros((3, 8, 8, 3), np.uint8)
-    look = ClipView(frames=frames, embeddings=_unit([1, 0], [1, 1], [0, 1]))
-    judged = Judged(result=look, source=look, text=np.array([1.0, 0.0]))
+    view = ClipView(frames=frames, embeddings=_unit([1, 0], [1, 1], [0, 1]))
+    inputs = MetricInput(result=view, source=view, text=np.array([1.0, 0.0]))
     half = math.sqrt(0.5)
     scores = {
-        name: metric.score(judged)
+        name: metric.score(inputs)
         for module in (text_similarity, frame_consistency)
         for name, metric in module.METRICS.items()
     }
@@ -235,55 +241,57 @@ def test_clip_scores_by_hand():
         "frame_consistency": pytest.approx(half),
         "frame_consistency_all": pytest.approx((half + half + 0) / 3),
     }
-    assert leakage.METRICS["leakage"].score(judged) == pytest.approx(1)
+    assert leakage.METRICS["leakage"].score(inputs) == pytest.approx(1)
 
 
 def test_colours_are_compared_where_something_moves(scene):
-    def look(colour):
+    def view(colour):
         frames = world.render(replace(scene, colour=colour, pattern="plain"))
         return ClipView(frames=frames, tracks=trackers.flow(frames))
 
     distance = leakage.METRICS["colour_distance"]
-    same = distance.score(Judged(result=look("red"), source=look("red")))
-    other = distance.score(Judged(result=look("cyan"), source=look("red")))
+    same = distance.score(MetricInput(result=view("red"), source=view("red")))
+    other = distance.score(MetricInput(result=view("cyan"), source=view("red")))
     assert same == 0
     assert other > 0.5
     mask = world.truth(scene).mask
-    assert distance.score(Judged(result=look("cyan"), source=look("red"), mask=mask)) > 0.9
+    assert distance.score(MetricInput(result=view("cyan"), source=view("red"), mask=mask)) > 0.9
 
 
 def test_states_add_up_without_being_changed():
     metric = text_similarity.METRICS["text_similarity"]
-    look = ClipView(frames=np.zeros((1, 8, 8, 3), np.uint8), embeddings=_unit([1, 0]))
-    first = metric.update(State(), Judged(result=look, text=np.array([1.0, 0.0])))
-    second = metric.update(first, Judged(result=look, text=np.array([0.0, 1.0])))
+    view = ClipView(frames=np.zeros((1, 8, 8, 3), np.uint8), embeddings=_unit([1, 0]))
+    first = metric.update(State(), MetricInput(result=view, text=np.array([1.0, 0.0])))
+    second = metric.update(first, MetricInput(result=view, text=np.array([0.0, 1.0])))
     assert (first, second) == (State(1, 1), State(1, 2))
     assert metric.compute(second) == 0.5
     assert math.isnan(metric.compute(State()))
 
 
 def test_every_metric_says_which_way_is_better():
-    found = evaluate.metrics()
-    assert {name for name, metric in found.items() if not metric.higher_is_better} == {
+    known = metrics()
+    assert {name for name, metric in known.items() if not metric.higher_is_better} == {
         "camera_error",
         "frame_lpips",
         "leakage",
         "pixel_error",
         "true_distance",
     }
-    assert all(name == metric.name and metric.unit for name, metric in found.items())
-    assert {need for metric in found.values() for need in metric.needs} <= set(base.NEEDS)
+    assert all(name == metric.name and metric.unit for name, metric in known.items())
+    assert {need for metric in known.values() for need in metric.needs} <= set(base.NEEDS)
 
 
-def test_the_shipped_clip_tells_colours_apart():
+def test_the_shipped_clip_distinguishes_colours():
     embedder = clip.Embedder("shapes")
-    red = embedder.frames(world.render(replace(world.sample(world.HELD_OUT[0]), colour="red")))
+    red = embedder.embed_frames(
+        world.render(replace(world.sample(world.HELD_OUT[0]), colour="red"))
+    )
     prompts = [f"a {colour} circle on a black background" for colour in world.COLOURS]
-    found = [(red @ embedder.text(prompt)).mean() for prompt in prompts]
-    assert list(world.COLOURS)[int(np.argmax(found))] == "red"
+    similarities = [(red @ embedder.embed_text(prompt)).mean() for prompt in prompts]
+    assert list(world.COLOURS)[int(np.argmax(similarities))] == "red"
     np.testing.assert_allclose(np.linalg.norm(red, axis=-1), 1)
 
 
-def test_a_clip_that_is_not_there_is_said_so(tmp_path):
+def test_a_missing_clip_names_the_choices(tmp_path):
     with pytest.raises(BadModel, match=r"CLIP .* cannot be loaded .* shapes ships with Recast"):
         clip.Embedder(str(tmp_path))

@@ -134,9 +134,11 @@ def test_every_level_has_its_own_target_on_its_own_channels() -> None:
 def test_motions_of_other_settings_are_refused() -> None:
     backbone, method = gaussian.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    with pytest.raises(BadMotion, match=r"learned with channels 0\.25, and 0\.5 is asked for"):
+    with pytest.raises(
+        BadMotion, match=r"learned with `channels` 0\.25, but `channels` is 0\.5 now"
+    ):
         transfer(Method(dataclasses.replace(SHORT, channels=0.5)), backbone, motion)
-    with pytest.raises(BadMotion, match="learned with steps 4, and 8 is asked for"):
+    with pytest.raises(BadMotion, match="learned with `steps` 4, but `steps` is 8 now"):
         transfer(method, backbone, motion, dataclasses.replace(SAMPLING, steps=8))
     times = dataclasses.replace(motion, metadata={**motion.metadata, "times": [1.0]})
     with pytest.raises(BadMotion, match="at other noise levels than gaussian now samples"):
@@ -152,13 +154,13 @@ def test_motions_of_other_settings_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"taps": ()}, "taps is empty"),
-        ({"channels": 0.0}, "channels is 0.0; it must be above 0 and at most 1"),
-        ({"guided": 1.5}, "guided is 1.5; it must be between 0 and 1"),
-        ({"inner_steps": 0}, "inner_steps is 0; it must be at least 1"),
-        ({"lr": float("nan")}, "lr is nan; it must be above 0"),
-        ({"lr_end": -1.0}, "lr_end is -1.0; it must be at least 0"),
-        ({"inversion_steps": 0}, "inversion_steps is 0"),
+        ({"taps": ()}, "`taps` must name at least one role"),
+        ({"channels": 0.0}, "`channels` must be above 0 and at most 1, got 0.0"),
+        ({"guided": 1.5}, "`guided` must be between 0 and 1, got 1.5"),
+        ({"inner_steps": 0}, "`inner_steps` must be at least 1, got 0"),
+        ({"lr": float("nan")}, "`lr` must be above 0, got nan"),
+        ({"lr_end": -1.0}, "`lr_end` must be at least 0, got -1.0"),
+        ({"inversion_steps": 0}, "`inversion_steps` must be .*, got 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -113,9 +113,9 @@ def test_a_header_that_lacks_something_is_refused(tmp_path: Path, header: dict[s
 
 def test_it_is_bound_to_its_method_and_weights() -> None:
     backbone = tiny()
-    motion().check_made_for(backbone, "dmt")
+    motion().check_compatible(backbone, "dmt")
     with pytest.raises(BadMotion, match="was learned by dmt, not by dreammotion"):
-        motion().check_made_for(backbone, "dreammotion")
+        motion().check_compatible(backbone, "dreammotion")
 
 
 def test_other_weights_are_named_on_both_sides() -> None:
@@ -125,9 +125,9 @@ def test_other_weights_are_named_on_both_sides() -> None:
         f".{other.fingerprint}.; learn it again"
     )
     with pytest.raises(BadMotion, match=message):
-        motion().check_made_for(other, "dmt")
+        motion().check_compatible(other, "dmt")
     with pytest.raises(BadMotion, match="learned on other weights"):
-        motion(metadata={}).check_made_for(other, "dmt")
+        motion(metadata={}).check_compatible(other, "dmt")
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:

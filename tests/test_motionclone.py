@@ -13,7 +13,7 @@ from recast.backbones.unet3d import LatentUNet
 from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.taps import tap_pairs
 from recast.methods.motionclone import (
     PRESETS,
     Config,
@@ -95,7 +95,7 @@ def test_the_score_bends_the_noise_of_the_step_and_nothing_else() -> None:
     motion, schedule = learn(method, backbone), backbone.schedule
     x = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(SAMPLING.seed), torch.device("cpu"))
     t, s = schedule.grid(4)[:2]
-    loss = method._loss(backbone, motion, "a cat")
+    loss = method.loss(backbone, motion, "a cat")
     leaf = x.clone().requires_grad_()
     (slope,) = torch.autograd.grad(loss(leaf, t), leaf)
     assert bool(slope.any())
@@ -114,7 +114,7 @@ def test_the_source_itself_has_no_loss_at_its_level() -> None:
     t = backbone.schedule.grid(100)[60]
     eps = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(0), torch.device("cpu"))
     x = backbone.schedule.noised(backbone.encode(clip(backbone)), eps, t)
-    loss = method._loss(backbone, motion, "")
+    loss = method.loss(backbone, motion, "")
     with torch.no_grad():
         assert float(loss(x, t)) == pytest.approx(0, abs=1e-10)
         assert float(loss(x.flip(2), t)) > 1e-6
@@ -133,7 +133,7 @@ def test_the_weight_rises_and_falls() -> None:
 def test_the_loss_is_the_sum_over_places_of_each_ones_mean_error() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    pairs = latent_guidance.tap_pairs(backbone, "temporal_queries", "temporal_keys")
+    pairs = tap_pairs(backbone, "temporal_queries", "temporal_keys")
     x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     t = backbone.schedule.grid(4)[0]
     with torch.no_grad(), record(backbone.network, [tap for pair in pairs for tap in pair], 4) as s:
@@ -144,7 +144,7 @@ def test_the_loss_is_the_sum_over_places_of_each_ones_mean_error() -> None:
         frames, values = (motion.tensors[f"{number}/{what}"] for what in ("frames", "values"))
         expected += float((rows.gather(-1, frames.long()) - values).square().mean())
     with torch.no_grad():
-        assert float(method._loss(backbone, motion, "a cat")(x, t)) == pytest.approx(expected)
+        assert float(method.loss(backbone, motion, "a cat")(x, t)) == pytest.approx(expected)
     assert len(pairs) > 1
 
 
@@ -179,7 +179,7 @@ def test_the_reference_follows_the_prompt_more() -> None:
 def test_other_motions_are_refused() -> None:
     backbone, method = gaussian.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    with pytest.raises(BadMotion, match="learned with top 1, and 2 is asked for"):
+    with pytest.raises(BadMotion, match="learned with `top` 1, but `top` is 2 now"):
         transfer(Method(dataclasses.replace(SHORT, top=2)), backbone, motion)
     for name in ("size", "0/values", "0/frames"):
         rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}
@@ -188,11 +188,13 @@ def test_other_motions_are_refused() -> None:
 
 
 def test_roles_and_rows_that_are_not_there_are_refused() -> None:
-    with pytest.raises(BadCall, match="top is 9, and a row of attention has 8 frames"):
+    with pytest.raises(
+        BadCall, match="`top` must be at most 8, the number of frames of latents, got 9"
+    ):
         learn(Method(dataclasses.replace(SHORT, top=9)), gaussian.tiny())
     with pytest.raises(UnknownName, match="'temporal_query'; did you mean temporal_queries"):
         learn(Method(dataclasses.replace(SHORT, queries="temporal_query")), gaussian.tiny())
-    told = "motion has 1 places and temporal_keys 4; name two roles of the same attention"
+    told = "role motion has 1 layers and role temporal_keys has 4; name two roles"
     with pytest.raises(BadCall, match=told):
         learn(Method(dataclasses.replace(SHORT, queries="motion")), unet3d.tiny())
 
@@ -208,12 +210,12 @@ def test_a_broken_network_is_told_by_its_level() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"level": 1.5}, "level is 1.5; it must be between 0 and 1"),
-        ({"top": 0}, "top is 0; it must be at least 1"),
-        ({"weight": -1.0}, "weight is -1.0; it must be at least 0"),
-        ({"guided": -0.1}, "guided is -0.1"),
-        ({"ramp": 0.6}, "ramp is 0.6; it must be between 0 and 0.5"),
-        ({"more_guidance": float("inf")}, "more_guidance is inf"),
+        ({"level": 1.5}, "`level` must be between 0 and 1, got 1.5"),
+        ({"top": 0}, "`top` must be at least 1, got 0"),
+        ({"weight": -1.0}, "`weight` must be at least 0, got -1.0"),
+        ({"guided": -0.1}, "`guided` must be .*, got -0.1"),
+        ({"ramp": 0.6}, "`ramp` must be between 0 and 0.5, got 0.6"),
+        ({"more_guidance": float("inf")}, "`more_guidance` must be .*, got inf"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -227,7 +227,7 @@ def test_training_that_breaks_says_at_which_iteration() -> None:
         yield (weight * (float("nan") if index == 3 else 1.0)).sum()
 
     groups = [Group([weight], 0.1, loss)]
-    with pytest.raises(NotFinite, match=r"the loss is nan .* at iteration 3; try dtype float32"):
+    with pytest.raises(NotFinite, match=r"the loss is nan .* at iteration 3; try `dtype=float32`"):
         list(train(groups, adamw(groups, 0), 5))
 
 

@@ -259,7 +259,7 @@ def test_a_motion_file_is_refused_where_it_does_not_fit(
         ),
         ({"source": Source(height=8)}, BadCall, "`height`: a motion file has its frames"),
         ({"method": "unguided", "config": unguided.Config()}, BadCall, "was learned by dmt"),
-        ({"draw": Draw(steps=9)}, BadMotion, "steps 4, and 9 is asked"),
+        ({"draw": Draw(steps=9)}, BadMotion, "`steps` 4, but `steps` is 9 now"),
         ({"clip": clip.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
     ]
     for changes, kind, words in wrong:
@@ -305,7 +305,7 @@ def test_a_preview_that_falls_between_two_reports_is_that_of_the_next(
         ({"clip": Path("none.mp4")}, BadClip, "does not exist"),
         ({"source": Source(frames=400)}, BadClip, "400 are needed"),
         ({"source": Source(height=15)}, BadCall, "multiple of 2"),
-        ({"source": Source(start=90)}, BadClip, "ends before --start"),
+        ({"source": Source(start=90)}, BadClip, "ends before `start`"),
     ],
 )
 def test_a_wrong_call_leaves_nothing(
@@ -820,5 +820,5 @@ def test_a_motion_is_stretched_to_other_numbers_of_frames(
 def test_one_frame_is_no_motion(
     lesson: Callable[..., LearnConfig[Any]], store: MotionCache
 ) -> None:
-    with pytest.raises(BadClip, match="1 frame shows no motion; take a clip of at least 2"):
+    with pytest.raises(BadClip, match="`frames` must be at least 2 to learn motion, got 1"):
         finished(run.learn(lesson(source=Source(frames=1)), unet3d.tiny(), store))

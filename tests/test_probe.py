@@ -1,4 +1,4 @@
-"""The probe reads what is there, and nothing where nothing is."""
+"""A probe finds what features contain, and nothing in noise."""
 
 import json
 
@@ -13,13 +13,13 @@ from recast.errors import BadCall, UnknownName
 from recast.events import Step
 
 
-def test_a_linear_trace_is_found_and_noise_is_not():
+def test_a_linear_dependence_is_found_and_noise_is_not():
     rng = np.random.default_rng(0)
     mix = rng.standard_normal((2, 12))
     targets = [rng.standard_normal((16, 2)) for _ in range(60)]
     carried = [place @ mix + 0.01 * rng.standard_normal((16, 12)) for place in targets]
-    assert probe._r2(carried, targets) > 0.99
-    assert abs(probe._r2([rng.standard_normal((16, 12)) for _ in targets], targets)) < 0.1
+    assert probe.held_out_r2(carried, targets) > 0.99
+    assert abs(probe.held_out_r2([rng.standard_normal((16, 12)) for _ in targets], targets)) < 0.1
 
 
 def test_every_role_and_level_has_a_row():
@@ -33,7 +33,7 @@ def test_every_role_and_level_has_a_row():
 
 
 @pytest.mark.slow
-def test_the_shipped_model_knows_where_its_subject_is(capsys):
+def test_the_shipped_models_features_predict_the_position(capsys):
     roles = ["decoder1.temporal_conv", "decoder3.temporal_conv"]
     argv = ["analyze", "probe", "--clips", "20", "--levels", "0.5", "--roles", *roles, "--json"]
     assert cli.main(argv) == 0
@@ -42,7 +42,7 @@ def test_the_shipped_model_knows_where_its_subject_is(capsys):
     assert rows[roles[0]] > 0.6 > 0.4 > rows[roles[1]]
 
 
-def test_what_cannot_be_probed_is_refused():
+def test_impossible_settings_are_refused():
     with pytest.raises(BadCall, match="at least 20"):
         ProbeConfig(clips=3)
     with pytest.raises(BadCall, match="between 0 and 1"):
@@ -52,7 +52,7 @@ def test_what_cannot_be_probed_is_refused():
 
 
 def test_packed_frames_share_their_features():
-    """One row for every frame of the clip, whatever latents and layers pack."""
+    """There is one row for each frame of the clip, however latents and layers pack frames."""
     features = np.arange(6.0).reshape(3, 2)
     packed = [slice(0, 1), slice(1, 5), slice(5, 9)]
     rows = probe.by_frame(features, packed)[:, 0].tolist()

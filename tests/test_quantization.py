@@ -14,11 +14,11 @@ from recast import cli
 from recast.backbones import animatediff
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, OutOfMemory
-from recast.feature_guidance import latent_guidance
-from recast.networks import block_offload, quantization
+from recast.feature_guidance.taps import read_features, select_taps
+from recast.networks import block_offload, devices, quantization
 from recast.networks.library_logging import quiet
 from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
-from recast.pipeline.run_log import RunLog, _advice
+from recast.pipeline.run_log import RunLog, explain_memory_errors
 
 from .tinies import CPU, MADE, clip, latents, levels, pipeline, run
 
@@ -39,8 +39,8 @@ def seen(backbone: Backbone) -> tuple[Tensor, Tensor]:
     """x̂_0, and the gradient of a guided step at x_t."""
     x, t = latents(backbone).requires_grad_(True), levels(backbone)[0]
     denoise = backbone.denoiser(backbone.encode_text(["a b"]))
-    taps = latent_guidance.select_taps(backbone, ["motion"])
-    (features,) = latent_guidance.read_features(backbone, denoise, taps, x, t).values()
+    taps = select_taps(backbone, ["motion"])
+    (features,) = read_features(backbone, denoise, taps, x, t).values()
     (slope,) = torch.autograd.grad(features.square().sum(), x)
     with torch.no_grad():
         return denoise(x, t).x0, slope
@@ -109,10 +109,10 @@ def test_what_they_take_is_predicted(kind: str, tmp_path: Path) -> None:
     with quiet():
         pipeline(MADE[kind]()).save_pretrained(tmp_path / kind)
     asked: Any = {"device": torch.device("cpu"), "size": (17, 32, 48)}
-    told = memory_estimate.forecast(str(tmp_path / kind), settings("int8"), **asked)
+    told = memory_estimate.estimate_memory(str(tmp_path / kind), settings("int8"), **asked)
     loaded: Any = model_loading.load(str(tmp_path / kind), settings("int8"))
     assert told.weights == sum(map(bytes_of, loaded._placement.networks))
-    full = memory_estimate.forecast(str(tmp_path / kind), settings("full"), **asked)
+    full = memory_estimate.estimate_memory(str(tmp_path / kind), settings("full"), **asked)
     assert told.weights < full.weights
 
 
@@ -120,7 +120,7 @@ def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadCall, match="`weights=int8` does not work with `offload=blocks`"):
         quantization.check("int8", "blocks")
     backbone = model_loading.load("shapes", Settings(device="cpu", weights="int8"))
-    with pytest.raises(BadCall, match="vmc trains, and needs --weights full, not int8"):
+    with pytest.raises(BadCall, match="vmc trains layers and needs `weights=full`, not int8"):
         requirements.check_model(method_presets.configure("vmc"), backbone)
     requirements.check_model(method_presets.configure("dmt"), backbone)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
@@ -129,19 +129,26 @@ def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     model_loading.load("shapes", CPU)
 
 
+def advice_for(settings: Settings) -> str:
+    """What an out-of-memory error says with these settings."""
+    with pytest.raises(OutOfMemory) as caught, explain_memory_errors(RunLog(), settings):
+        raise MemoryError
+    return str(caught.value)
+
+
 def test_nobody_is_told_to_use_them_with_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither before the weights are read nor when memory gave out."""
     cuda = torch.device("cuda")
-    monkeypatch.setattr(memory_estimate, "device_of", lambda settings: cuda)
-    monkeypatch.setattr(memory_estimate, "room", lambda device: 7 * 2**30)
-    with pytest.raises(OutOfMemory, match="--offload blocks"):
-        memory_estimate.check_room("wan", Settings(dtype="bfloat16"))
-    with pytest.raises(OutOfMemory, match=r"8\.1 GiB.*--offload networks \(6\.3 GiB") as told:
-        memory_estimate.check_room("wan", Settings(dtype="bfloat16", weights="int8"))
+    monkeypatch.setattr(devices, "device_of", lambda name: cuda)
+    monkeypatch.setattr(devices, "total_memory", lambda device: 7 * 2**30)
+    with pytest.raises(OutOfMemory, match="`offload=blocks`"):
+        memory_estimate.check_fits("wan", Settings(dtype="bfloat16"))
+    with pytest.raises(OutOfMemory, match=r"8\.1 GiB.*`offload=networks` \(6\.3 GiB") as told:
+        memory_estimate.check_fits("wan", Settings(dtype="bfloat16", weights="int8"))
     assert "blocks" not in str(told.value)
-    advice = {s: _advice(RunLog(), s) for s in (Settings(), settings("int8"), BLOCKS)}
-    assert all(("--weights int8" in text) == (s == Settings()) for s, text in advice.items())
-    assert all(("--offload blocks" in text) == (s == Settings()) for s, text in advice.items())
+    advice = {s: advice_for(s) for s in (Settings(), settings("int8"), BLOCKS)}
+    assert all(("`weights=int8`" in text) == (s == Settings()) for s, text in advice.items())
+    assert all(("`offload=blocks`" in text) == (s == Settings()) for s, text in advice.items())
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ def test_places_are_a_choice_of_the_layers() -> None:
 
     assert torch.equal(made(), made(*range(6)))
     assert not torch.equal(made(), made(0))
-    with pytest.raises(BadCall, match="place 6 of role queries; tiny-unet3d has 0 to 5"):
+    with pytest.raises(BadCall, match="role queries of tiny-unet3d has layers 0 to 5, got 6"):
         made(6)
 
 
@@ -111,16 +111,18 @@ def test_a_closed_job_leaves_no_hooks() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     events = method.transfer(backbone, learn(method, backbone), "a cat", SAMPLING)
     next(events)
-    events.close()  # type: ignore[attr-defined]  # every Iterator of events is a generator
+    events.close()
     assert hooks(backbone) == 0
 
 
 def test_other_motions_are_refused() -> None:
     backbone, method = gaussian.tiny(), Method(SHORT)
     motion = learn(method, backbone)
-    with pytest.raises(BadMotion, match=r"learned with injected 0\.5, and 0\.25 is asked for"):
+    with pytest.raises(
+        BadMotion, match=r"learned with `injected` 0\.5, but `injected` is 0\.25 now"
+    ):
         transfer(Method(dataclasses.replace(SHORT, injected=0.25)), backbone, motion)
-    with pytest.raises(BadMotion, match="learned with steps 4, and 8 is asked for"):
+    with pytest.raises(BadMotion, match="learned with `steps` 4, but `steps` is 8 now"):
         transfer(method, backbone, motion, dataclasses.replace(SAMPLING, steps=8))
     with pytest.raises(UnknownName, match="'query'"):
         transfer(Method(dataclasses.replace(SHORT, queries=("query",))), backbone, motion)
@@ -133,9 +135,9 @@ def test_other_motions_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"queries": ()}, "queries is empty"),
-        ({"injected": 1.5}, "injected is 1.5; it must be between 0 and 1"),
-        ({"inversion_steps": 0}, "inversion_steps is 0; it must be at least 1"),
+        ({"queries": ()}, "`queries` must name at least one role"),
+        ({"injected": 1.5}, "`injected` must be between 0 and 1, got 1.5"),
+        ({"inversion_steps": 0}, "`inversion_steps` must be at least 1, got 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Names are found by file and by entry point, and a wrong one is answered with the nearest."""
+"""Plug-ins are found by file and by entry point; a wrong name is answered with similar ones."""
 
 import sys
 from pathlib import Path
@@ -17,11 +17,15 @@ def test_a_file_is_a_name() -> None:
 
 
 @pytest.mark.parametrize("kind", ["backbones", "methods", "metrics"])
-def test_interfaces_and_private_files_are_no_names(kind: str) -> None:
-    found = registry.names(kind)
-    assert found == sorted(set(found))
-    assert "base" not in found
-    assert not [name for name in found if name.startswith("_")]
+def test_every_file_but_the_interface_is_a_plug_in(kind: str) -> None:
+    folder = Path(registry.__file__).parent / kind
+    files = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
+    names = registry.names(kind)
+    assert names == sorted(set(names))
+    assert set(names) == files - {"__init__", "base"}
+    assert all(registry.load(kind, name) for name in names)
 
 
 def test_a_wrong_name_is_answered_with_the_nearest() -> None:
@@ -31,7 +35,7 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
         registry.load("backbones", "qqqq")
 
 
-def test_private_files_cannot_be_loaded_by_name() -> None:
+def test_the_interface_cannot_be_loaded_by_name() -> None:
     with pytest.raises(UnknownName):
         registry.load("backbones", "base")
 

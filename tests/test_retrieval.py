@@ -1,4 +1,4 @@
-"""Retrieval finds what the features tell, and no better than chance where they tell nothing."""
+"""Retrieval finds near subjects by features of the position, and random ones by noise."""
 
 import json
 from itertools import islice
@@ -15,38 +15,42 @@ from recast.errors import BadCall
 
 @pytest.fixture(scope="module")
 def scenes():
-    return list(islice(probe.moving(16), 40))
+    return list(islice(probe.moving_scenes(16), 40))
 
 
-def test_features_that_tell_the_place_find_the_nearest_there_is(scenes):
+def test_features_of_the_position_retrieve_the_nearest_subject(scenes):
     # A point's place on a sphere: the cosine is highest where the place is nearest.
     places = [(scene.centre - 0.5) * 0.1 for scene in scenes]
     features = [np.concatenate([p, np.sqrt(1 - (p**2).sum(-1, keepdims=True))], -1) for p in places]
-    found = retrieval._looked_up("r", 0.5, scenes, features)
-    assert found.distance == pytest.approx(found.best, abs=1e-6)
-    assert found.best < 0.02 < 0.15 < found.random
+    result = retrieval.retrieve_frames("r", 0.5, scenes, features)
+    assert result.distance == pytest.approx(result.best, abs=1e-6)
+    assert result.best < 0.02 < 0.15 < result.random
 
 
-def test_features_that_tell_nothing_find_a_random_frame(scenes):
+def test_noise_retrieves_a_random_frame(scenes):
     rng = np.random.default_rng(0)
-    found = retrieval._looked_up("r", 0.5, scenes, [rng.standard_normal((16, 8)) for _ in scenes])
-    assert found.distance == pytest.approx(found.random, abs=0.02)
+    result = retrieval.retrieve_frames(
+        "r", 0.5, scenes, [rng.standard_normal((16, 8)) for _ in scenes]
+    )
+    assert result.distance == pytest.approx(result.random, abs=0.02)
 
 
-def test_what_is_found_shares_no_part_of_the_look(scenes):
+def test_retrieved_frames_differ_in_every_attribute(scenes):
     rng = np.random.default_rng(0)
-    found = retrieval._looked_up("r", 0.5, scenes, [rng.standard_normal((16, 8)) for _ in scenes])
-    assert len(found.matches) == 16 * 40
-    for match in found.matches:
-        a, b = scenes[match.clip], scenes[match.found_clip]
+    result = retrieval.retrieve_frames(
+        "r", 0.5, scenes, [rng.standard_normal((16, 8)) for _ in scenes]
+    )
+    assert len(result.matches) == 16 * 40
+    for match in result.matches:
+        a, b = scenes[match.clip], scenes[match.retrieved_clip]
         assert a.colour != b.colour
         assert a.shape != b.shape
         assert a.background != b.background
-        assert 0 <= match.frame < 16 > match.found_frame >= 0
+        assert 0 <= match.frame < 16 > match.retrieved_frame >= 0
 
 
 @pytest.mark.slow
-def test_the_shipped_models_features_find_the_place(
+def test_the_shipped_models_features_retrieve_near_subjects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["analyze", "retrieve", "--clips", "20", "--levels", "0.5"]
@@ -58,7 +62,7 @@ def test_the_shipped_models_features_find_the_place(
     assert f"{row['distance']:.3f} frame widths" in capsys.readouterr().out
 
 
-def test_what_cannot_be_looked_up_is_refused():
+def test_impossible_settings_are_refused():
     with pytest.raises(BadCall, match="at least 20"):
         RetrievalConfig(clips=3)
     with pytest.raises(BadCall, match="between 0 and 1"):

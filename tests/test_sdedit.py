@@ -78,7 +78,7 @@ def test_the_presets_are_five_noise_levels():
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.1, float("nan")])
 def test_a_strength_that_is_no_share_is_refused(strength):
-    with pytest.raises(BadCall, match="above 0 and at most 1"):
+    with pytest.raises(BadCall, match="`strength` must be above 0 and at most 1"):
         sdedit.Config(strength=strength)
 
 

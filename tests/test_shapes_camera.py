@@ -1,4 +1,4 @@
-"""The camera of a clip, read off its background."""
+"""The camera motion of a clip, estimated from its background."""
 
 from dataclasses import replace
 
@@ -10,15 +10,15 @@ from recast.shapes import camera, oracle, world
 
 
 def moving(kind: str) -> list[world.Scene]:
-    """Scenes of training, never held out, whose camera pans or zooms over a pattern."""
-    found = []
+    """Training scenes, never held out, whose camera pans or zooms over a pattern."""
+    scenes = []
     for seed in range(400):
         scene = world.sample(seed)
         zooms = np.ptp(scene.zoom) > 0
         pans = not zooms and np.ptp(scene.pan, 0).max() > 0
         if scene.pattern in camera.PATTERNS and {"zoom": zooms, "pan": pans}[kind]:
-            found.append(scene)
-    return found[:6]
+            scenes.append(scene)
+    return scenes[:6]
 
 
 @pytest.mark.parametrize("kind", ["pan", "zoom"])
@@ -27,39 +27,41 @@ def test_the_camera_of_rendered_clips_is_found(kind: str) -> None:
     assert len(scenes) == 6
     for scene in scenes:
         frames = world.render(scene)
-        masks = oracle.judge(frames).masks
-        pan, zoom = camera.estimated(frames, masks)
+        masks = oracle.detect(frames).masks
+        pan, zoom = camera.estimate_camera(frames, masks)
         assert zoom == pytest.approx(scene.zoom / scene.zoom[0], abs=0.02)
-        assert camera.distance(frames, masks, scene) < 0.005
+        assert camera.camera_error(frames, masks, scene) < 0.005
         # A point carried from the first frame: zoom·p + pan in the frame's own corner.
         point = np.array([[0.3, 0.6]])
         there = zoom[:, None] * point + pan
-        assert there == pytest.approx(scene.carried(point)[:, 0], abs=0.01)
+        assert there == pytest.approx(scene.background_points(point)[:, 0], abs=0.01)
 
 
-def test_a_camera_that_stands_still_is_as_wrong_as_the_scenes_goes_far() -> None:
+def test_the_error_of_a_still_camera_is_the_motion_of_the_scenes_camera() -> None:
     scene = moving("pan")[0]
     still = replace(scene, pan=np.repeat(scene.pan[:1], len(scene.pan), 0))
     frames = world.render(still)
     far = np.linalg.norm(scene.pan - scene.pan[0], axis=-1).mean()
-    found = camera.distance(frames, oracle.judge(frames).masks, scene)
-    assert found == pytest.approx(far, rel=0.02)
-    assert camera.distance(frames, oracle.judge(frames).masks, still) < 0.002
+    error = camera.camera_error(frames, oracle.detect(frames).masks, scene)
+    assert error == pytest.approx(far, rel=0.02)
+    assert camera.camera_error(frames, oracle.detect(frames).masks, still) < 0.002
 
 
-def test_a_plain_background_tells_nothing() -> None:
+def test_a_plain_background_shows_no_camera_motion() -> None:
     scene = replace(moving("pan")[0], pattern="plain")
     frames = world.render(scene)
-    pan, zoom = camera.estimated(frames, oracle.judge(frames).masks)
+    pan, zoom = camera.estimate_camera(frames, oracle.detect(frames).masks)
     assert np.abs(pan).max() < 0.02
     assert zoom == pytest.approx(1, abs=0.02)
 
 
-def test_pairs_are_told_apart_by_whether_they_show_the_camera() -> None:
-    asked = {"camera": True, "patterns": camera.PATTERNS}
-    for seed, prompt in pairs.held_out(3, **asked):
-        told = pairs.truth(seed, prompt, pairs.answer(seed, prompt).frames)
-        assert told.camera is not None
-        assert told.camera < 0.005
+def test_pairs_can_be_chosen_by_camera_motion() -> None:
+    for seed, prompt in pairs.held_out(3, camera=True, patterns=camera.PATTERNS):
+        truth = pairs.ground_truth(seed, prompt, pairs.ideal_result(seed, prompt).frames)
+        assert truth.camera_error is not None
+        assert truth.camera_error < 0.005
     seed, prompt = next(iter(pairs.held_out(1, patterns=["plain"])))
-    assert pairs.truth(seed, prompt, pairs.answer(seed, prompt).frames).camera is None
+    assert (
+        pairs.ground_truth(seed, prompt, pairs.ideal_result(seed, prompt).frames).camera_error
+        is None
+    )

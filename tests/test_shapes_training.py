@@ -13,12 +13,13 @@ from torch import nn
 
 from recast.backbones import unet3d
 from recast.backbones.base import Settings
-from recast.diffusion.noise_schedule import Flow, from_diffusers
+from recast.diffusion.noise_schedule import Flow
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
 from recast.events import Step
 from recast.pipeline import model_loading
 from recast.shapes import networks, noising, training
-from recast.shapes.fitting import Stage, fit
+from recast.shapes.training_loop import Stage, train_stage
 
 
 def _stage(steps, muon=False):
@@ -36,19 +37,18 @@ def _stage(steps, muon=False):
 
 
 def _finished(stage, folder):
-    last = fit(stage, folder)
-    last.run()
-    return torch.cat([p.flatten() for p in last.result.parameters()])
+    model = train_stage(stage, folder).run()
+    return torch.cat([p.flatten() for p in model.parameters()])
 
 
 @pytest.mark.parametrize("muon", [False, True])
-def test_a_broken_run_ends_where_an_unbroken_one_does(tmp_path, muon):
-    unbroken = _finished(_stage(200, muon), tmp_path / "a")
-    running = fit(_stage(200, muon), tmp_path / "b")
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, muon):
+    uninterrupted = _finished(_stage(200, muon), tmp_path / "a")
+    running = train_stage(_stage(200, muon), tmp_path / "b")
     for event in running:
         if isinstance(event, Step) and event.index == 100:
             running.close()
-    assert torch.equal(_finished(_stage(200, muon), tmp_path / "b"), unbroken)
+    assert torch.equal(_finished(_stage(200, muon), tmp_path / "b"), uninterrupted)
     logs = [(tmp_path / name / "toy.jsonl").read_text().splitlines() for name in "ab"]
     a, b = ([(row["step"], row["loss"]) for row in map(json.loads, log)] for log in logs)
     assert a == sorted(set(b))
@@ -56,7 +56,7 @@ def test_a_broken_run_ends_where_an_unbroken_one_does(tmp_path, muon):
 
 @pytest.mark.parametrize("muon", [False, True])
 def test_training_lowers_the_loss(tmp_path, muon):
-    list(fit(_stage(400, muon), tmp_path))
+    list(train_stage(_stage(400, muon), tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
 
@@ -92,16 +92,16 @@ def _weights(model, part):
 
 @pytest.mark.slow
 def test_the_four_stages_end_in_a_model_that_loads(tmp_path):
-    *_, last = training.train(training.TrainConfig(out=tmp_path, **ONE_STEP))
-    backbone = unet3d.load(str(last.result), Settings(device="cpu"))
+    folder = training.train(training.TrainConfig(out=tmp_path, **ONE_STEP)).run()
+    backbone = unet3d.load(str(folder), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 8, 16, 8, 8)
     assert backbone.check_prompt("a red dolphin")[0].endswith("does not know: dolphin")
-    total = sum(path.stat().st_size for path in last.result.rglob("*") if path.is_file())
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert total < 20e6
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_a_model_and_keeps_snapshots(tmp_path):
+def test_training_continues_from_a_model_and_saves_snapshots(tmp_path):
     zeros = {name: 0 for name in ONE_STEP if name.endswith("steps")}
     config = training.TrainConfig(
         out=tmp_path / "on",
@@ -109,46 +109,46 @@ def test_training_goes_on_from_a_model_and_keeps_snapshots(tmp_path):
         snapshot_every=1,
         **ONE_STEP | zeros | {"steps": 1},
     )
-    *_, last = training.train(config)
+    folder = training.train(config).run()
     for part, same in (("vae", True), ("unet", False)):
-        before, after = _weights(unet3d.SHAPES, part), _weights(last.result, part)
+        before, after = _weights(unet3d.SHAPES, part), _weights(folder, part)
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before) is same
     # One step of AdamW at a warming rate: near to where it began, far from random weights.
     change = sum((before[name] - after[name]).float().square().sum() for name in before)
     assert change < 1e-2 * sum(value.float().square().sum() for value in before.values())
     assert unet3d.load(str(tmp_path / "on" / "snapshots" / "000001"), Settings(device="cpu"))
-    with pytest.raises(BadModel, match="is no model folder to go on from"):
+    with pytest.raises(BadModel, match="must be a model folder, and"):
         list(training.train(replace(config, start=tmp_path / "missing")))
     other = networks.Design(unet=(16, 16, 16, 16))
-    with pytest.raises(BadModel, match="is no unet to go on from"):
+    with pytest.raises(BadModel, match="is no unet of this design"):
         list(training.train(replace(config, out=tmp_path / "other"), other))
     wrong = replace(config, out=tmp_path / "wrong", network="transformer", clips=1)
-    with pytest.raises(BadModel, match="has no transformer; leave that out of --start-parts"):
+    with pytest.raises(BadModel, match="has no transformer; leave it out of `start_parts`"):
         list(training.train(wrong))
 
 
 @pytest.mark.slow
 def test_clips_are_encoded_once_and_joint_steps_are_short(tmp_path, monkeypatch):
-    seen, plain = [], networks.unet
+    shapes, plain = [], networks.unet
 
     def watched(design):
         unet = plain(design)
-        unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+        unet.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
         return unet
 
     monkeypatch.setattr(networks, "unet", watched)
     few = {**ONE_STEP, "clips": 2, "image_steps": 0, "short_steps": 0}
     first = training.TrainConfig(out=tmp_path, **few | {"joint": 1.0})
     list(training.train(first))
-    assert seen == [(40, 8, 4, 8, 8)]
+    assert shapes == [(40, 8, 4, 8, 8)]
     encoded = np.load(tmp_path / "latents" / "000000.npy")
     assert len(encoded) == 2
     list(training.train(replace(first, joint=0.0, steps=2)))
-    assert seen[1:] == [(10, 8, 16, 8, 8)]
+    assert shapes[1:] == [(10, 8, 16, 8, 8)]
     np.save(tmp_path / "latents" / "000000.npy", encoded + 1)
     list(training.train(replace(first, clips=1)))
-    assert (np.load(tmp_path / "latents" / "000000.npy") == encoded + 1).all()  # not made again
+    assert (np.load(tmp_path / "latents" / "000000.npy") == encoded + 1).all()  # not encoded again
     list(training.train(replace(first, clips=3)))
     assert len(np.load(tmp_path / "latents" / "000000.npy")) == 3
 
@@ -159,28 +159,28 @@ def test_another_design_trains_too(tmp_path):
         size=16, autoencoder=(32, 64), latent_channels=4, prediction="epsilon", zero_snr=False
     )
     config = training.TrainConfig(out=tmp_path, **ONE_STEP | {"clips": 2, "short_steps": 0})
-    *_, last = training.train(config, design)
-    backbone = unet3d.load(str(last.result), Settings(device="cpu"))
+    folder = training.train(config, design).run()
+    backbone = unet3d.load(str(folder), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 4, 16, 32, 32)
     assert backbone.latent_shape(16, 16, 16) == (1, 4, 16, 8, 8)
     assert backbone.schedule.prediction == "epsilon"
 
 
-def test_lessons_are_those_of_the_schedules_that_sample():
+def test_training_batches_invert_by_the_schedules_that_sample():
     """x_t and its target, put through the library's schedule, give x0 and the noise back."""
     x0 = torch.randn(6, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     design = networks.Design(high_noise=2.0, shift=3.0)
-    for lesson, schedule in (
+    for add_noise, schedule in (
         (noising.diffusion, from_diffusers(networks.scheduler(design).config)),
         (noising.flow, Flow(shift=design.shift)),
     ):
-        x, target, time = lesson(design, x0, np.random.default_rng(1))
-        own = time if lesson is noising.diffusion else time / 1000
+        x, target, time = add_noise(design, x0, np.random.default_rng(1))
+        own = time if add_noise is noising.diffusion else time / 1000
         torch.testing.assert_close(schedule.network_time(own).to(time), time)
-        told = schedule.denoised(target, x, own.double())
-        torch.testing.assert_close(told.x0, x0, atol=2e-5, rtol=0)
+        denoised = schedule.denoised(target, x, own.double())
+        torch.testing.assert_close(denoised.x0, x0, atol=2e-5, rtol=0)
         torch.testing.assert_close(
-            schedule.noised(x0, told.eps, own.double()), x, atol=2e-5, rtol=0
+            schedule.noised(x0, denoised.eps, own.double()), x, atol=2e-5, rtol=0
         )
         assert len(set(time.tolist())) == 6
 
@@ -203,8 +203,7 @@ def test_a_transformer_is_trained_beside_the_same_autoencoder_and_clip(tmp_path)
         start_parts=("autoencoder", "clip"),
         **ONE_STEP | zeros,
     )
-    *_, last = training.train(config)
-    folder = last.result
+    folder = training.train(config).run()
     for part in ("vae", "text_encoder"):
         name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
         before, after = (
@@ -213,9 +212,11 @@ def test_a_transformer_is_trained_beside_the_same_autoencoder_and_clip(tmp_path)
         assert all(torch.equal(before[key], after[key]) for key in before)
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "WanPipeline"
-    made = WanTransformer3DModel.from_pretrained(folder / "transformer")
+    network = WanTransformer3DModel.from_pretrained(folder / "transformer")
     x = torch.randn(1, 8, 5, 8, 8)
-    out = made(x, torch.tensor([500.0]), torch.randn(1, 7, networks.TEXT_WIDTH), return_dict=False)
+    out = network(
+        x, torch.tensor([500.0]), torch.randn(1, 7, networks.TEXT_WIDTH), return_dict=False
+    )
     assert out[0].shape == x.shape
     backbone = model_loading.load(str(folder), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 8, 16, 8, 8)

@@ -1,4 +1,4 @@
-"""The world's truth against its own pixels."""
+"""The ground truth of scenes against their rendered pixels."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_held_out_seeds_are_never_trained_on():
     assert world.TRAINING.stop <= world.HELD_OUT.start
 
 
-def test_everything_the_world_has_turns_up():
+def test_every_attribute_is_sampled():
     scenes = [world.sample(seed) for seed in range(600)]
     assert {scene.shape for scene in scenes} == set(world.SHAPES)
     assert {scene.colour for scene in scenes} == set(world.COLOURS)
@@ -78,9 +78,9 @@ def test_tracks_on_the_background_follow_the_camera():
         frames, truth = world.render(scene, 128).astype(float), world.truth(scene, 128)
         follows, stays = [], []
         for index, frame in enumerate(frames):
-            seen = truth.visible[index] & truth.visible[0] & ~truth.on_subject
-            x, y = truth.tracks[index][seen].astype(int).T
-            x0, y0 = truth.tracks[0][seen].astype(int).T
+            visible = truth.visible[index] & truth.visible[0] & ~truth.on_subject
+            x, y = truth.tracks[index][visible].astype(int).T
+            x0, y0 = truth.tracks[0][visible].astype(int).T
             follows.append(abs(frame[y, x] - frames[0][y0, x0]).mean())
             stays.append(abs(frame[y0, x0] - frames[0][y0, x0]).mean())
         assert np.mean(follows) < 0.5 * np.mean(stays)

@@ -83,8 +83,8 @@ def test_its_autoencoder_keeps_held_out_clips(unet):
         back = unet.decode(unet.encode(video))
         errors.append(float((back - video).square().mean()))
         frames = ((back[0] + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
-        verdict = oracle.judge(frames)
-        right.append(verdict.colour == scene.colour and verdict.background == scene.background)
+        detection = oracle.detect(frames)
+        right.append(detection.colour == scene.colour and detection.background == scene.background)
     assert np.mean(errors) < 3e-3
     assert np.mean(right) >= 11 / 12
 
@@ -96,8 +96,8 @@ def test_it_draws_the_colour_and_the_background_it_is_asked_for(backbone):
         prompt = f"a {colour} {shape} on a {ground} background"
         source = Video(world.render(world.sample(world.HELD_OUT[0])), world.FPS)
         motion = recast.learn(backbone, source, method="unguided", steps=10)
-        verdict = oracle.judge(recast.transfer(backbone, motion, prompt, seed=seed).frames)
-        right += (verdict.colour == colour) + (verdict.background == ground)
+        detection = oracle.detect(recast.transfer(backbone, motion, prompt, seed=seed).frames)
+        right += (detection.colour == colour) + (detection.background == ground)
     assert right >= 3
 
 
@@ -117,10 +117,10 @@ def test_its_clip_prefers_the_right_caption():
 def test_the_demo_moves_a_yellow_square_as_the_circle_moved(backbone):
     scene = world.sample(recipes.SEED)
     motion = recast.learn(backbone, Video(world.render(scene), world.FPS))
-    verdict = oracle.judge(recast.transfer(backbone, motion, recipes.PROMPT).frames)
-    assert (verdict.colour, verdict.background) == ("yellow", "navy")
-    assert true_motion.correlation(verdict.path, scene.centre) > 0.9
-    assert true_motion.distance(verdict.path, scene.centre) < 0.06
+    detection = oracle.detect(recast.transfer(backbone, motion, recipes.PROMPT).frames)
+    assert (detection.colour, detection.background) == ("yellow", "navy")
+    assert true_motion.correlation(detection.path, scene.centre) > 0.9
+    assert true_motion.distance(detection.path, scene.centre) < 0.06
 
 
 def test_it_says_which_words_it_does_not_know(backbone):

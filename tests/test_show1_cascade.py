@@ -22,7 +22,7 @@ from recast.methods import unguided
 from recast.pipeline import run
 from recast.pipeline.config import Draw, RunConfig
 from recast.pipeline.motion_cache import MotionCache
-from recast.pipeline.source_clip import Source, held
+from recast.pipeline.source_clip import Source, repeat_frames
 
 from .show1s import CPU, randn, save, tiny
 
@@ -251,7 +251,7 @@ def test_a_run_ends_with_the_cascade(saved: Path, tmp_path: Path) -> None:
 def test_a_source_is_held_beside_a_faster_result() -> None:
     frames = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 2, 2, 3).numpy()
     clip = Video(frames, 2.0)
-    assert held(clip, 1) is clip
-    slow = held(clip, 4)
+    assert repeat_frames(clip, 1) is clip
+    slow = repeat_frames(clip, 4)
     assert slow.frames[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2]
     assert slow.fps == 8

@@ -142,7 +142,9 @@ def test_a_motion_is_used_in_the_windows_it_was_learned_in() -> None:
     backbone.see_at_once(backbone.defaults.frames)  # one window is no windows
     assert torch.equal(transfer(method, backbone, motion), whole)
     backbone.see_at_once(2)
-    with pytest.raises(BadMotion, match="all frames at once, and 2 frames of latents are asked"):
+    with pytest.raises(
+        BadMotion, match="with all frames in a window, but the model now takes 2 frames"
+    ):
         transfer(method, backbone, motion)
 
 

@@ -17,7 +17,8 @@ from recast.diffusion.initial_noise import initial
 from recast.diffusion.sampling import sample
 from recast.errors import BadCall, BadMotion
 from recast.events import Checkpoint, Job, Note, Step
-from recast.finetuning.objectives import Lessons, Training
+from recast.finetuning.objectives import TrainingObjective
+from recast.finetuning.training_config import TrainingConfig
 from recast.methods import motion_inversion, motiondirector, tune_a_video, vmc
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
@@ -81,7 +82,7 @@ def adapted(motion: Motion) -> dict[str, Tensor]:
 
 def fixed_loss(method: Any, backbone: Backbone, tensors: dict[str, Tensor]) -> float:
     """Over draws that no training saw."""
-    lessons = Lessons(
+    objective = TrainingObjective(
         config=method.config,
         backbone=backbone,
         latents=backbone.encode(clip(backbone)),
@@ -90,7 +91,7 @@ def fixed_loss(method: Any, backbone: Backbone, tensors: dict[str, Tensor]) -> f
     )
     total = 0.0
     for index in range(1000, 1004):
-        with torch.no_grad(), lessons._of_clip(index) as loss:
+        with torch.no_grad(), objective.loss_of_clip(index) as loss:
             total += float(loss)
     return total
 
@@ -110,18 +111,19 @@ def test_a_checkpoint_goes_on_as_if_there_had_been_no_break(name: str, tmp_path:
     which = {"objective": "hybrid"} if name == "hybrid" else {}
     trains = "motion_inversion" if name == "hybrid" else name
     backbone, method = tiny(), made(trains, iterations=4, checkpoint_every=2, **which)
-    events = list(method.learn(backbone, clip(backbone), "a dog", SAMPLING))
+    whole = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    events = list(whole)
     checkpoints = [event for event in events if isinstance(event, Checkpoint)]
     assert [event.index for event in checkpoints] == [2]
-    begun = Motion.load(checkpoints[0].state.save(tmp_path / "begun.safetensors"))
-    rest = list(method.learn_on(begun, backbone, clip(backbone), "a dog", SAMPLING))
+    checkpoint = Motion.load(checkpoints[0].state.save(tmp_path / "checkpoint.safetensors"))
+    rest = method.resume_learning(checkpoint, backbone, clip(backbone), "a dog", SAMPLING)
     curves = [
         [e.metrics for e in es if isinstance(e, Step) and e.stage == "train"]
-        for es in (events, rest)
+        for es in (events, list(rest))
     ]
     assert curves[1] == curves[0][2:]
-    assert same(result(iter(events)), result(iter(rest)))
-    assert result(iter(rest)).metadata == result(iter(events)).metadata
+    assert same(whole.result, rest.result)
+    assert rest.result.metadata == whole.result.metadata
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -250,21 +252,25 @@ def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
 def test_mixing_what_does_not_go_together_is_refused() -> None:
     backbone = tiny()
     one = motion_of("motion_inversion")
-    with pytest.raises(BadMotion, match=r"motion_inversion on .* and one by vmc on .* no sum"):
+    with pytest.raises(
+        BadMotion, match=r"motion_inversion on .* and one by vmc on .* cannot be mixed"
+    ):
         api.mix([one, motion_of("vmc")], [1, 1])
-    with pytest.raises(BadMotion, match=r"latents \(4, 4, 8, 8\) and \(4, 3, 8, 8\) have no sum"):
+    with pytest.raises(
+        BadMotion, match=r"latents \(4, 4, 8, 8\) and \(4, 3, 8, 8\) cannot be mixed"
+    ):
         api.mix([one, learned(made("motion_inversion"), backbone, clip(backbone, 3))], [1, 1])
     more = learned(
         made("motion_inversion"), backbone, sampling=dataclasses.replace(SAMPLING, steps=4)
     )
-    with pytest.raises(BadMotion, match=r"levels \(of --steps\) \[501.0\] and \[751.0\] have no"):
+    with pytest.raises(BadMotion, match=r"levels \(of `steps`\) \[501.0\] and \[751.0\] cannot"):
         api.mix([one, more], [1, 1])
     for name, value, told in [
         ("difference", False, "True"),
         ("initial_noise", "random", "blended"),
     ]:
         with pytest.raises(
-            BadMotion, match=f"{name} {told} and {value} have no sum; learn them wi"
+            BadMotion, match=f"with `{name}` {told} and {value} cannot be mixed; learn them"
         ):
             api.mix([configured(one), configured(one, **{name: value})], [1, 1])
     with pytest.raises(BadCall, match="2 motions and 1 weights; give each motion one weight"):
@@ -272,7 +278,7 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(BadCall, match=r"weights \[0, 0\]; they must be numbers, and not all"):
         api.mix([one, one], [0, 0])
     taken = Motion(method="dmt", backbone=one.backbone, tensors={}, metadata={})
-    with pytest.raises(BadCall, match="motions of dmt have no sum"):
+    with pytest.raises(BadCall, match="motions of dmt cannot be mixed"):
         api.mix([taken, taken], [1, 1])
 
 
@@ -288,7 +294,7 @@ def test_motion_inversion_takes_the_coarsest_places() -> None:
     }
     assert len([name for name in some if name.startswith("value.")]) == 6
     assert len(adapted(motion_of("motion_inversion"))) == 3 * len(there)
-    with pytest.raises(BadCall, match=r"places is 10, and tiny-unet3d has 9 temporal transformers"):
+    with pytest.raises(BadCall, match=r"`places` must be at most 9, .* of tiny-unet3d, got 10"):
         motion_of("motion_inversion", places=10)
 
 
@@ -332,17 +338,15 @@ def test_the_spatial_lora_learns_beside_and_is_dropped() -> None:
     """It is in the checkpoint and not in the motion, and what it learned shows in what it left."""
     backbone = tiny()
     for name, objective in (("motion_inversion", "hybrid"), ("motiondirector", "hybrid")):
-        events = list(
-            made(name, objective=objective, iterations=3, checkpoint_every=2).learn(
-                backbone, clip(backbone), "a dog", SAMPLING
-            )
+        learning = made(name, objective=objective, iterations=3, checkpoint_every=2).learn(
+            backbone, clip(backbone), "a dog", SAMPLING
         )
-        (checkpoint,) = [event for event in events if isinstance(event, Checkpoint)]
+        (checkpoint,) = [event for event in learning if isinstance(event, Checkpoint)]
         spatial = {n: t for n, t in checkpoint.state.tensors.items() if n.startswith("spatial/")}
         assert spatial
         assert all(".attentions." in n for n in spatial)
         assert any(float(t.abs().max()) > 0 for n, t in spatial.items() if "lora_B" in n)
-        motion = result(iter(events))
+        motion = learning.result
         assert all("temp" in n or "transformer_in" in n for n in adapted(motion))
         alone = motion_of(name, objective="debiased", iterations=3)
         assert alone.tensors.keys() == motion.tensors.keys()
@@ -357,7 +361,7 @@ def test_a_model_without_spatial_attention_is_told() -> None:
         for event in made("motiondirector").learn(backbone, clip(backbone), "", SAMPLING)
         if isinstance(event, Note)
     ]
-    assert notes == ["gaussian has no spatial attention, so no LoRA takes up the look"]
+    assert notes == ["gaussian has no spatial attention, so no LoRA learns the appearance"]
 
 
 def test_which_layers_vmc_and_tune_a_video_tune() -> None:
@@ -409,7 +413,7 @@ def test_damaged_motions_are_refused() -> None:
     queries = next(name for name in motion.tensors if name.startswith("query_key."))
     for tensors, message in [
         ({n: t for n, t in motion.tensors.items() if n != "noise"}, "this motion has no noise"),
-        ({"noise": motion.tensors["noise"]}, "holds nothing that was learned"),
+        ({"noise": motion.tensors["noise"]}, "holds no learned parameters"),
         ({**motion.tensors, "strange": torch.zeros(2)}, "strange belongs to no temporal"),
         ({**motion.tensors, queries: torch.zeros(1, 4, 3)}, "this model takes 8 channels|takes 16"),
     ]:
@@ -422,7 +426,9 @@ def test_noise_of_another_level_is_refused() -> None:
     backbone, method = tiny(), made("vmc")
     motion = learned(method, backbone)
     more = dataclasses.replace(SAMPLING, steps=4)
-    with pytest.raises(BadMotion, match=r"at level 501.0, and 4 at 751.0 are asked for"):
+    with pytest.raises(
+        BadMotion, match=r"at noise level 501.0, but the sample needs 4 at 751.0; use"
+    ):
         list(method.transfer(backbone, motion, "a cat", more))
     free = made("vmc", initial_noise="random")
     assert torch.isfinite(result(free.transfer(backbone, motion, "a cat", more))).all()
@@ -431,14 +437,14 @@ def test_noise_of_another_level_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("vmc", {"iterations": 0}, "iterations is 0; it must be at least 1"),
-        ("vmc", {"lr": 0.0}, "lr is 0.0; it must be above 0"),
-        ("vmc", {"noise_share": 1.5}, "noise_share is 1.5; it must be between 0 and 1"),
-        ("vmc", {"strength": float("inf")}, "strength is inf; it must be a number"),
-        ("vmc", {"checkpoint_every": 0}, "checkpoint_every is 0"),
-        ("motion_inversion", {"places": -1}, "places is -1; it must be at least 0"),
-        ("motion_inversion", {"gamma": -1.0}, "gamma is -1.0"),
-        ("motiondirector", {"rank": 0}, "rank is 0; it must be at least 1"),
+        ("vmc", {"iterations": 0}, "`iterations` must be at least 1, got 0"),
+        ("vmc", {"lr": 0.0}, "`lr` must be above 0, got 0.0"),
+        ("vmc", {"noise_share": 1.5}, "`noise_share` must be between 0 and 1, got 1.5"),
+        ("vmc", {"strength": float("inf")}, "`strength` must be a finite number, got inf"),
+        ("vmc", {"checkpoint_every": 0}, "`checkpoint_every` must be .*, got 0"),
+        ("motion_inversion", {"places": -1}, "`places` must be at least 0, got -1"),
+        ("motion_inversion", {"gamma": -1.0}, "`gamma` must be .*, got -1.0"),
+        ("motiondirector", {"rank": 0}, "`rank` must be at least 1, got 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
@@ -450,7 +456,7 @@ def test_settings_that_make_no_sense_are_refused(
 
 def test_the_settings_of_training_stand_in_one_place() -> None:
     for name in NAMES:
-        assert isinstance(method_presets.preset(name), Training)
+        assert isinstance(method_presets.preset(name), TrainingConfig)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -487,10 +493,10 @@ def test_a_network_in_half_precision_trains_tensors_in_full(name: str) -> None:
     assert isinstance(kept, unet3d.LatentUNet)
     kept._parts.unet.to(torch.bfloat16)
     method = made(name, checkpoint_every=1)
-    events = list(method.learn(kept, clip(kept), "a dog", SAMPLING))
-    state = next(event.state for event in events if isinstance(event, Checkpoint))
+    learning = method.learn(kept, clip(kept), "a dog", SAMPLING)
+    (state,) = [event.state for event in learning if isinstance(event, Checkpoint)]
     trained = [t for n, t in state.tensors.items() if n.startswith("adapter/")]
     assert all(tensor.dtype == torch.float32 for tensor in trained)
     assert any(float(tensor.abs().max()) > 0 for tensor in trained)
-    latents = result(method.transfer(kept, result(iter(events)), "a cat", SAMPLING))
+    latents = result(method.transfer(kept, learning.result, "a cat", SAMPLING))
     assert torch.isfinite(latents).all()

@@ -247,7 +247,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "scheduler": (
         lambda f: edit(f / "scheduler/scheduler_config.json", prediction_type="sample"),
-        "prediction_type 'sample'; epsilon and v_prediction are supported",
+        "prediction_type epsilon or v_prediction, got 'sample'",
     ),
     "shapes of the UNet": (lambda f: edit(f / "unet/config.json", cross_attention_dim=32), OTHER),
     "shapes of the VAE": (

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from recast.errors import BadCall, BadClip, NoSpace
-from recast.media import ffmpeg, video
+from recast.media import frame_selection
 from recast.media.video import Video, fit, read
 
 from . import clips
@@ -66,19 +67,19 @@ def test_same_frames_same_bytes(tmp_path: Path, name: str) -> None:
     assert written[0] == written[1]
 
 
-def test_the_bytes_do_not_depend_on_what_lies_in_memory(tmp_path: Path) -> None:
-    # With x264's macroblock tree they do; it takes used memory to show it.
+def test_the_bytes_do_not_depend_on_the_content_of_free_memory(tmp_path: Path) -> None:
+    # With x264's macroblock tree they do, which shows only with used memory.
     rng = np.random.default_rng(0)
     blocks = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((16, 16, 1)))
     frames = [np.roll(blocks, shift, 1) + rng.normal(0, 4, blocks.shape) for shift in range(6)]
     clip = Video(np.stack(frames).clip(0, 255).astype(np.uint8), 8)
-    found = set()
+    contents = set()
     for _ in range(20):
         rubbish = [rng.integers(0, 256, size, np.uint8) for size in rng.integers(64, 200_000, 60)]
         rng.shuffle(rubbish)
         del rubbish[20:]
-        found.add(clip.save(tmp_path / "clip.mp4").read_bytes())
-    assert len(found) == 1
+        contents.add(clip.save(tmp_path / "clip.mp4").read_bytes())
+    assert len(contents) == 1
 
 
 # --- which frames ---------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ def test_constant_rate_takes_every_frame_once(tmp_path: Path, suffix: str, codec
     assert clip.notes == ()
 
 
-def test_lower_rate_is_taken_by_time_stamps_and_said(tmp_path: Path) -> None:
+def test_a_lower_rate_selects_by_time_stamps_and_adds_a_note(tmp_path: Path) -> None:
     source = clips.encode(tmp_path / "clip.mp4", clips.numbered(24), rate=24)
     clip = read(source, fps=10, frames=6)
     assert clips.numbers(clip.frames) == [0, 2, 4, 7, 9, 12]  # floor(24 i / 10)
@@ -139,13 +140,19 @@ def test_only_what_is_needed_is_decoded(tmp_path: Path, monkeypatch: pytest.Monk
     source = clips.encode(tmp_path / "long.mp4", clips.numbered(70), rate=10, options={"g": "10"})
     converted: list[object] = []
     demuxed: list[object] = []
-    picture, packets = ffmpeg._picture, ffmpeg._packets
-    monkeypatch.setattr(
-        ffmpeg, "_picture", lambda *args: (converted.append(args), picture(*args))[1]
-    )
-    monkeypatch.setattr(
-        ffmpeg, "_packets", lambda *args: (demuxed.append(p) or p for p in packets(*args))
-    )
+    to_ndarray, demux = av.VideoFrame.to_ndarray, av.container.InputContainer.demux
+
+    def counted_conversion(frame: av.VideoFrame, **options: object) -> object:
+        converted.append(frame)
+        return to_ndarray(frame, **options)
+
+    def counted_packets(container: object, *streams: object) -> Iterator[object]:
+        for packet in demux(container, *streams):
+            demuxed.append(packet)
+            yield packet
+
+    monkeypatch.setattr(av.VideoFrame, "to_ndarray", counted_conversion)
+    monkeypatch.setattr(av.container.InputContainer, "demux", counted_packets)
     assert clips.numbers(read(source, start=5, frames=4).frames) == [50, 51, 52, 53]
     assert len(converted) == 4
     assert len(demuxed) < 30
@@ -162,7 +169,7 @@ def test_natural_order(tmp_path: Path) -> None:
     clip = read(folder)
     assert clips.numbers(clip.frames) == list(range(12))
     assert clip.fps == 8
-    assert clip.notes == ("a folder of images states no rate, taken as 8 fps",)
+    assert clip.notes == ("a folder of images states no frame rate, 8 fps is assumed",)
     late = read(folder, fps=4, start=1.25, frames=3)
     assert (clips.numbers(late.frames), late.fps, late.notes) == ([5, 6, 7], 4, ())
 
@@ -179,8 +186,8 @@ def test_animations_keep_their_own_time(tmp_path: Path, suffix: str) -> None:
         **({"lossless": True} if suffix == "webp" else {}),
     )
     clip = read(tmp_path / f"clip.{suffix}", fps=20)
-    shown = [index for index, length in enumerate(lengths) for _ in range(length // 50)]
-    assert clips.numbers(clip.frames) == shown
+    expected = [index for index, length in enumerate(lengths) for _ in range(length // 50)]
+    assert clips.numbers(clip.frames) == expected
     own = read(tmp_path / f"clip.{suffix}")
     assert own.fps == pytest.approx(4 / 0.6, rel=1e-3)
 
@@ -196,14 +203,17 @@ def test_gif_round_trip_keeps_rate_and_frames(tmp_path: Path) -> None:
 # --- fitting --------------------------------------------------------------------------------------
 
 
-def test_fit_says_what_was_done() -> None:
+def test_fit_notes_what_was_done() -> None:
     clip = Video(clips.moving(2, 72, 128), 8, ("before",))
     assert fit(clip, 72, 128) is clip
     crop = fit(clip, 32, 32)
     assert crop.notes == ("before", "cropped 128x72 to 72x72 (centre), resized to 32x32")
     pad = fit(clip, 32, 32, "pad")
     assert pad.notes[1] == "resized 128x72 to 32x18, padded 32x18 to 32x32 with black"
-    assert fit(clip, 32, 32, "stretch").notes[1] == "stretched 128x72 to 32x32 (the shape changed)"
+    assert (
+        fit(clip, 32, 32, "stretch").notes[1]
+        == "stretched 128x72 to 32x32 (the aspect ratio changed)"
+    )
     assert fit(clip, 36, 64).notes[1] == "resized 128x72 to 64x36"
     assert fit(clip, 36, 64, "stretch").notes[1] == "resized 128x72 to 64x36"
     assert fit(clip, 72, 72).notes[1] == "cropped 128x72 to 72x72 (centre)"
@@ -226,7 +236,7 @@ def test_shrinking_averages_over_the_area() -> None:
     assert np.abs(fit(clip, 16, 16).frames[:, 2:-2, 2:-2].astype(int) - 127).max() <= 3
 
 
-def test_no_fit_squashes_but_stretch() -> None:
+def test_only_stretch_changes_the_aspect_ratio() -> None:
     """A disc stays a disc: its width and height agree under crop and pad."""
     y, x = np.mgrid[:90, :160]
     disc = (((x - 80) ** 2 + (y - 45) ** 2 < 30**2) * 255).astype(np.uint8)
@@ -264,7 +274,7 @@ def test_failed_saving_leaves_nothing(
     monkeypatch.setattr(av.container.OutputContainer, "mux", half, raising=True)
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(NoSpace if isinstance(failure, OSError) else KeyboardInterrupt):
-        Video(clips.numbered(9), 8).save(tmp_path / "made" / name)
+        Video(clips.numbered(9), 8).save(tmp_path / "new" / name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -272,7 +282,7 @@ def test_impossible_saves_name_the_choices(tmp_path: Path) -> None:
     clip = Video(clips.numbered(2), 60)
     with pytest.raises(BadCall, match=r"choose \.mp4, \.gif or no suffix"):
         clip.save(tmp_path / "clip.avi")
-    with pytest.raises(BadCall, match="a GIF runs at 50 fps or less, got 60"):
+    with pytest.raises(BadCall, match="a GIF must run at 50 fps or less, got 60"):
         clip.save(tmp_path / "clip.gif")
     assert list(tmp_path.iterdir()) == []
 
@@ -288,25 +298,25 @@ def test_a_video_is_checked() -> None:
 
 def test_impossible_requests(tmp_path: Path) -> None:
     source = clips.encode(tmp_path / "clip.mp4", clips.numbered(3))
-    for wrong, words in (
-        ({"start": -1.0}, "--start"),
-        ({"frames": 0}, "--frames"),
-        ({"fps": 0.0}, "frames per second"),
-        ({"background": (0, 0, 256)}, "background"),
+    for arguments, message in (
+        ({"start": -1.0}, "`start` must be a time in seconds, at least 0, got -1"),
+        ({"frames": 0}, "`frames` must be at least 1, got 0"),
+        ({"fps": 0.0}, "`fps` must be between"),
+        ({"background": (0, 0, 256)}, "`background` must be three numbers"),
     ):
-        with pytest.raises(BadCall, match=words):
-            read(source, **wrong)
+        with pytest.raises(BadCall, match=message):
+            read(source, **arguments)
     with pytest.raises(BadCall, match="crop, pad, stretch"):
         fit(read(source), 8, 8, "squash")  # type: ignore[arg-type]  # the wrong call
     with pytest.raises(BadCall, match="0x8"):
         fit(read(source), 8, 0)
 
 
-def test_too_much_for_the_memory_is_refused_at_the_first_frame(
+def test_clips_above_the_memory_limit_are_refused_at_the_first_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = clips.encode(tmp_path / "clip.mp4", clips.numbered(9))
-    monkeypatch.setattr(video, "MAX_BYTES", 5 * 32 * 48 * 3)
+    monkeypatch.setattr(frame_selection, "MAX_BYTES", 5 * 32 * 48 * 3)
     assert len(read(source, frames=5)) == 5
     for frames in (6, None):
         with pytest.raises(BadClip, match="5 frames fit"):
@@ -315,7 +325,8 @@ def test_too_much_for_the_memory_is_refused_at_the_first_frame(
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, recast.video, recast.sheet; print({'av', 'PIL', 'torch'} & set(sys.modules))"
+        "import sys, recast.media.video, recast.media.contact_sheet; "
+        "print({'av', 'PIL', 'torch'} & set(sys.modules))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "set()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -97,4 +97,4 @@ def mix(motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
     if not all(math.isfinite(weight) for weight in weights) or not any(weights):
         raise BadCall(f"`weights` are {list(weights)}; they must be numbers, and not all be 0")
     first = motions[0]
-    return configure(first.method, config_of_motion(first)).mixed(motions, weights)
+    return configure(first.method, config_of_motion(first)).mix(motions, weights)

@@ -1,8 +1,9 @@
-"""Names that are found, not listed: one file per backbone, method and metric, plus entry points.
+"""Plug-ins by name: every file in `backbones/`, `methods/` and `metrics/`, plus entry points.
 
-A file `recast/methods/dmt.py` is the method `dmt`. An outside package joins with an entry point in
-the group `recast.backbones`, `recast.methods` or `recast.metrics` that points at a module of the
-same shape. Modules are imported only when asked for.
+The file `recast/methods/dmt.py` is the method `dmt`; only `base.py` is no plug-in. Another package
+adds a plug-in with an entry point in the group `recast.backbones`, `recast.methods` or
+`recast.metrics` that names a module with the same contents as such a file. This module refuses to
+know what a plug-in does, and imports one only when it is loaded.
 """
 
 import importlib
@@ -15,34 +16,37 @@ from types import ModuleType
 
 from recast.errors import UnknownName
 
-_NOT_A_NAME = {"base"}
+_INTERFACE = "base"
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
-    """Within the block nothing below an error is logged: libraries tell of what they do not find
-    when they are imported, and torchao, where it is installed, of kernels for other devices."""
-    before = logging.root.manager.disable
+def quiet_imports() -> Iterator[None]:
+    """Suppress log messages below the level of an error inside the context.
+
+    Libraries warn about optional dependencies when they are imported, and torchao warns about
+    kernels for other devices.
+    """
+    previous_level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(previous_level)
 
 
 def names(kind: str) -> list[str]:
-    """The sorted names of one kind: "backbones", "methods" or "metrics"."""
+    """The sorted names of one kind, which is "backbones", "methods" or "metrics"."""
     return sorted({*_files(kind), *_entry_points(kind)})
 
 
 def load(kind: str, name: str) -> ModuleType:
-    """The module behind a name. Raises `UnknownName`, which offers the nearest names."""
+    """Import the module of a name. Raises `UnknownName` with the most similar names."""
     if name in _files(kind):
-        with unheard():
+        with quiet_imports():
             return importlib.import_module(f"recast.{kind}.{name}")
-    outside = _entry_points(kind)
-    if name in outside:
-        module = outside[name].load()
+    external = _entry_points(kind)
+    if name in external:
+        module = external[name].load()
         assert isinstance(module, ModuleType)
         return module
     raise UnknownName(kind.removesuffix("s"), name, names(kind))
@@ -50,8 +54,7 @@ def load(kind: str, name: str) -> ModuleType:
 
 def _files(kind: str) -> set[str]:
     package = importlib.import_module(f"recast.{kind}")
-    found = {module.name for module in pkgutil.iter_modules(package.__path__)}
-    return {name for name in found - _NOT_A_NAME if not name.startswith("_")}
+    return {module.name for module in pkgutil.iter_modules(package.__path__)} - {_INTERFACE}
 
 
 def _entry_points(kind: str) -> dict[str, EntryPoint]:

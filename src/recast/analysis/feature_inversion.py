@@ -1,7 +1,9 @@
-"""Feature inversion, as a suite: what do features hold of a clip?
+"""Feature inversion: which content of a clip can be recovered from its features?
 
-DMT's fig. 2 a to c. A sample starts from random noise under a general prompt, and at every level
-its features are pulled to the source's: the full ones, and their spatial marginal mean.
+This module reproduces DMT's fig. 2 a to c (Yatim et al., CVPR 2024) as a suite of the benchmark.
+Sampling starts from random noise with a general prompt, and at every noise level the features are
+optimised to match those of the source: either the full features, or their spatial marginal mean
+(SMM). It builds the suite and refuses to know how a suite runs.
 """
 
 from dataclasses import replace
@@ -27,7 +29,10 @@ _FULL = Config(
 
 
 def suite(clip: Path | None, prompt: str, count: int, seeds: int, backbone: str) -> Suite:
-    """Of one clip, or of `count` held-out scenes. Raises `BadClip`."""
+    """The suite for one clip, or for `count` held-out scenes if `clip` is None.
+
+    `seeds` is the number of results for each clip. Raises `BadClip` for a clip that cannot be read.
+    """
     if clip is not None:
         source_clip.check_opens(clip, Source())
         cases = [Case(clip=clip.stem, prompt=prompt, file=clip)]
@@ -41,8 +46,8 @@ def suite(clip: Path | None, prompt: str, count: int, seeds: int, backbone: str)
     }
     return Suite(
         name="invert-features",
-        about="A sample from noise whose features are pulled to the source's at every level: what "
-        "comes back is what the features hold.",
+        about="Feature inversion: samples from random noise whose features are optimised to match "
+        "those of the source at every noise level. The result shows what the features contain.",
         backbone=backbone,
         seeds=seeds,
         methods=("unguided", *variants),

@@ -1,7 +1,9 @@
-"""Retrieval by features: which frames of other subjects does a model hold to be alike?
+"""Retrieval by features: do similar features mean that the subjects are at similar positions?
 
-DMT's fig. 2 d, with the truth known: for every frame of some clips the frame with the nearest
-spatial marginal mean among clips of other subjects, and how far apart the subjects of both are.
+This module reproduces DMT's fig. 2 d (Yatim et al., CVPR 2024) with known positions. For each frame
+it retrieves the frame with the most similar spatial marginal mean (SMM) among clips of another
+appearance, and measures the distance between the subjects of both. It refuses to know any model by
+name.
 """
 
 from collections.abc import Generator
@@ -16,19 +18,20 @@ from recast.analysis import probe
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
 from recast.events import Event, Step, job
+from recast.metrics.base import ATTRIBUTES
 from recast.shapes import world
 from recast.shapes.geometry import Array
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrievalConfig:
-    """What is looked up, and where."""
+    """Which features are compared, and on how many clips."""
 
     clips: int = 100
-    """Held-out clips whose subject moves. The frames of each are looked up among all the others
-    whose colour, shape and background are different."""
+    """Number of held-out clips whose subject moves. The frames of each are retrieved from all clips
+    that differ in colour, shape and background."""
     levels: tuple[float, ...] = (0.2, 0.5, 0.8)
-    """How far up the noise schedule, from 0, clean, to 1, noise."""
+    """Noise levels as fractions of the schedule, from 0 (clean) to 1 (noise)."""
     roles: tuple[str, ...] = ("motion",)
     """Roles whose features are compared."""
     seed: int = 0
@@ -36,84 +39,95 @@ class RetrievalConfig:
 
     def __post_init__(self) -> None:
         if self.clips < 20:
-            raise BadCall(f"clips is {self.clips}; a retrieval needs at least 20")
+            raise BadCall(f"`clips` must be at least 20 for a retrieval, got {self.clips}")
         probe.check_levels(self.levels)
 
 
 class Match(NamedTuple):
-    """A frame and the one that was found for it."""
+    """A frame and the frame that was retrieved for it, as indices."""
 
     clip: int
     frame: int
-    found_clip: int
-    found_frame: int
+    retrieved_clip: int
+    retrieved_frame: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Retrieved:
-    """What one role at one level finds. Distances are means, in frame widths."""
+class Retrieval:
+    """The result for one role at one noise level.
+
+    The three distances are means over frames, between the subjects of both frames, in frame widths.
+    """
 
     role: str
     level: float
     distance: float
+    """Distance to the retrieved frame."""
     random: float
-    """Of a frame drawn at random from the same clips."""
+    """Distance to a random frame of the same clips."""
     best: float
-    """Of the frame whose subject is nearest: what a perfect feature would reach."""
+    """Distance to the frame whose subject is nearest, which a perfect feature would reach."""
     matches: tuple[Match, ...]
 
 
 @job
 def retrieve(
     backbone: Backbone, config: RetrievalConfig
-) -> Generator[Event, None, list[Retrieved]]:
-    """The result is a list of `Retrieved`."""
-    scenes = list(islice(probe.moving(backbone.defaults.frames), config.clips))
+) -> Generator[Event, None, list[Retrieval]]:
+    """Retrieve frames by the features of each role. The result is a list of `Retrieval`.
+
+    Raises `UnknownName` for a role that the model does not have.
+    """
+    scenes = list(islice(probe.moving_scenes(backbone.defaults.frames), config.clips))
     taps = {role: backbone.taps(role)[0] for role in config.roles}
     features = probe.Features()
     for index, scene in enumerate(scenes):
         features.read(backbone, scene, tuple(taps.values()), config.levels, config.seed + index)
         yield Step(stage="read", index=index + 1, total=len(scenes))
-    found = [
-        _looked_up(role, level, scenes, features.of(tap.path, number))
+    return [
+        retrieve_frames(role, level, scenes, features.of(tap.path, level_index))
         for role, tap in taps.items()
-        for number, level in enumerate(config.levels)
+        for level_index, level in enumerate(config.levels)
     ]
-    return found
 
 
-def _looked_up(
+def retrieve_frames(
     role: str, level: float, scenes: list[world.Scene], features: list[Array]
-) -> Retrieved:
+) -> Retrieval:
+    """Retrieve each frame's most similar frame (cosine) among scenes of another appearance.
+
+    `features` has one array (F, C) for each scene.
+    """
     frames = np.concatenate(features)
     frames = frames / np.maximum(np.linalg.norm(frames, axis=-1, keepdims=True), 1e-12)
     centres = np.concatenate([scene.centre for scene in scenes])
-    clip = np.repeat(np.arange(len(scenes)), [len(them) for them in features])
-    likeness = frames @ frames.T
-    allowed = _unlike(scenes)[clip][:, clip]
-    likeness[~allowed] = -np.inf
-    usable = np.flatnonzero(allowed.any(1))
-    nearest = likeness[usable].argmax(1)
-    apart = np.linalg.norm(centres[usable, None] - centres[None], axis=-1)
-    others = allowed[usable]
-    within = np.arange(len(clip)) - np.searchsorted(clip, clip)
-    return Retrieved(
+    clip = np.repeat(np.arange(len(scenes)), [len(of_clip) for of_clip in features])
+    similarity = frames @ frames.T
+    allowed = _differ_in_appearance(scenes)[clip][:, clip]
+    similarity[~allowed] = -np.inf
+    queries = np.flatnonzero(allowed.any(1))
+    retrieved = similarity[queries].argmax(1)
+    distances = np.linalg.norm(centres[queries, None] - centres[None], axis=-1)
+    allowed = allowed[queries]
+    frame = np.arange(len(clip)) - np.searchsorted(clip, clip)
+    means = [row[mask].mean() for row, mask in zip(distances, allowed, strict=True)]
+    return Retrieval(
         role=role,
         level=level,
-        distance=float(apart[np.arange(len(usable)), nearest].mean()),
-        random=float(np.mean([row[mask].mean() for row, mask in zip(apart, others, strict=True)])),
-        best=float(np.where(others, apart, np.inf).min(1).mean()),
+        distance=float(distances[np.arange(len(queries)), retrieved].mean()),
+        random=float(np.mean(means)),
+        best=float(np.where(allowed, distances, np.inf).min(1).mean()),
         matches=tuple(
-            Match(int(clip[a]), int(within[a]), int(clip[b]), int(within[b]))
-            for a, b in zip(usable, nearest, strict=True)
+            Match(int(clip[a]), int(frame[a]), int(clip[b]), int(frame[b]))
+            for a, b in zip(queries, retrieved, strict=True)
         ),
     )
 
 
-def _unlike(scenes: list[world.Scene]) -> NDArray[np.bool_]:
-    """Which scenes share neither colour nor shape nor background, (S, S)."""
-    unlike = np.ones((len(scenes), len(scenes)), bool)
-    for name in ("colour", "shape", "background"):
+def _differ_in_appearance(scenes: list[world.Scene]) -> NDArray[np.bool_]:
+    """For each pair of scenes whether colour, shape and background all differ, (S, S)."""
+    differ = np.ones((len(scenes), len(scenes)), bool)
+    for name in ATTRIBUTES:
         values = np.array([getattr(scene, name) for scene in scenes])
-        unlike &= values[:, None] != values
-    return unlike
+        differ &= values[:, None] != values
+    return differ

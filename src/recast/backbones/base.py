@@ -6,9 +6,10 @@ know how any network is built, loaded or called: that is each backbone's file.
 Latents are (B, C, F, H, W) float32; videos are (B, 3, F, H, W) float32 in [-1, 1]. The file of a
 backbone defines `ALIASES` (short name -> folder or hub id), `PIPELINES` (the `_class_name`s in
 model_index.json that it loads), `load(source, settings)`, `wrap(pipeline, settings)` and `tiny()`.
-It may define `PUBLISHED`: alias -> the JSON files of its folder (path -> content), as far as their
-numbers differ from the defaults of the classes, from which the need of a model is predicted before
-it is downloaded.
+`wrap` uses the networks of a loaded diffusers pipeline where and as they are, so `device` and
+`dtype` do not apply; it freezes them: no gradients, no dropout. A file may define `PUBLISHED`:
+alias -> the JSON files of its folder (path -> content), as far as their numbers differ from the
+defaults of the classes. They predict the memory that a model needs before it is downloaded.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
-from recast.diffusion.noise_schedule import from_diffusers
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.networks import checkpoint_loading, dit_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.feature_hooks import Tap

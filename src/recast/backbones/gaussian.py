@@ -1,8 +1,8 @@
 """An exact model of a known distribution: every position of a clip is drawn from one mixture.
 
-Nothing is learned and nothing is approximated, so that whatever a sampler, an inversion or a
-method gets wrong is its own error: the tests fit orders of convergence on it. Pixels are the
-latents, and a prompt chooses the weights of the components. Imports no network library.
+Nothing is learned and nothing is approximated, so any error of a sampler, an inversion or a method
+is its own: the tests fit orders of convergence on this model. Pixels are the latents, and a prompt
+chooses the weights of the components. It imports no network library.
 """
 
 import hashlib
@@ -57,9 +57,11 @@ class _PosteriorMean(nn.Module):
 
 
 class _AcrossFrames(nn.Module):
-    """Attention of every position over its own frames, (B, C, F, H, W) to the same: always zero, as
-    the projections are the identity, and a value is what its projection changed. So the mixture is
-    exact until an adapter changes a projection."""
+    """Attention of every position over its own frames, (B, C, F, H, W) to the same shape.
+
+    A value is the difference that its projection makes, and the projections are the identity. So
+    the output is zero and the mixture exact, until an adapter changes a projection.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class _AcrossFrames(nn.Module):
 
 
 class _Network(nn.Module):
-    """The mixture's exact prediction. No division by alpha or by sigma: both may be zero."""
+    """The exact prediction of the mixture. It never divides by alpha or sigma: both may be 0."""
 
     def __init__(self, means: Tensor, std: float, prediction: Prediction) -> None:
         super().__init__()
@@ -103,7 +105,7 @@ def _channels_last(output: Tensor, frames: int) -> Tensor:
     return rearrange(output, "b c f h w -> b f h w c")
 
 
-# There is no attention: who belongs to which component stands in for all of it.
+# The network has no attention to read; the components' responsibilities take these roles.
 _ROLES = {
     "motion": (Tap("posterior_mean", _channels_last),),
     **dict.fromkeys(

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, LlamaModel, PreTrainedTokenizerFast
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
-from recast.diffusion.noise_schedule import from_diffusers
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.networks import checkpoint_loading, dit_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.latent_layout import LatentLayout

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
-from recast.diffusion.noise_schedule import from_diffusers
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.networks import checkpoint_loading, meta_model, unet_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.feature_hooks import Tap, record
@@ -169,10 +169,10 @@ class LatentUNet(Backbone):
 
 def _cross_attentions(unet: nn.Module) -> list[str]:
     """The paths of the cross-attentions in the last up block that has any."""
-    found = [
+    matches = [
         match for name, _ in unet.named_modules() if (match := _CROSS_ATTENTION.fullmatch(name))
     ]
-    return [match[0] for match in found if match["block"] == found[-1]["block"]]
+    return [match[0] for match in matches if match["block"] == matches[-1]["block"]]
 
 
 def _use_plain_temporal_attention(unet: UNet3DConditionModel | UNetMotionModel) -> None:

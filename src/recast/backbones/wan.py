@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderModel
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
-from recast.diffusion.noise_schedule import from_diffusers
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
 from recast.networks import checkpoint_loading, dit_roles
 from recast.networks import tiny as tiny_networks

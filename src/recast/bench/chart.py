@@ -1,4 +1,8 @@
-"""The papers' fig. 8: how well the prompt is followed against how well the motion is kept."""
+"""The scatter plot of a benchmark: one metric against another, a point for each variant.
+
+This is the form of the papers' comparison of text similarity with motion fidelity (DMT, fig. 8).
+The module owns drawing only; the numbers are those of `summary.py`.
+"""
 
 import io
 from collections.abc import Sequence
@@ -13,23 +17,25 @@ _COLOURS = 10
 
 
 def scatter(
-    found: Sequence[Row],
+    results: Sequence[Row],
     variants: Sequence[str],
-    across: tuple[str, str],
-    up: tuple[str, str],
+    x_axis: tuple[str, str],
+    y_axis: tuple[str, str],
 ) -> bytes | None:
-    """A PNG of means with 95 % intervals, a point for each variant, bounds grey and hollow;
-    `across` and `up` are the metric's name and title. None if no row has both."""
+    """A PNG of means with 95 % intervals, with one point for each variant.
+
+    The axes are given as (name of a metric, title). Bounds are grey and hollow. Returns None if no
+    variant has both metrics.
+    """
     figure = Figure(figsize=(6.4, 4.6), dpi=160, layout="constrained")
     axes = figure.add_subplot()
-    looks = styles(variants)
-    drawn = 0
-    for name, (marker, colour) in looks.items():
-        mine = [row for row in found if row["variant"] == name]
-        x, y = (summary.mean(mine, METRIC + metric) for metric, _ in (across, up))
+    points = 0
+    for name, (marker, colour) in styles(variants).items():
+        own = [row for row in results if row["variant"] == name]
+        x, y = (summary.mean(own, METRIC + metric) for metric, _ in (x_axis, y_axis))
         if x is None or y is None:
             continue
-        drawn += 1
+        points += 1
         axes.errorbar(
             x.value,
             y.value,
@@ -41,23 +47,23 @@ def scatter(
             elinewidth=0.8,
             label=name,
         )
-    if not drawn:
+    if not points:
         return None
-    axes.set_xlabel(across[1])
-    axes.set_ylabel(up[1])
+    axes.set_xlabel(x_axis[1])
+    axes.set_ylabel(y_axis[1])
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="best")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    return image.getvalue()
 
 
 def styles(variants: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Marker and colour of each variant, no two alike; bounds come first."""
+    """A distinct (marker, colour) for each variant; bounds come first."""
     bounds = [name for name in variants if name in summary.BOUNDS]
     methods = [name for name in variants if name not in summary.BOUNDS]
-    found = {name: (_MARKERS[index], "0.35") for index, name in enumerate(bounds)}
+    chosen = {name: (_MARKERS[index], "0.35") for index, name in enumerate(bounds)}
     for index, name in enumerate(methods):
         marker = _MARKERS[index // _COLOURS % len(_MARKERS)]
-        found[name] = (marker, f"C{index % _COLOURS}")
-    return found
+        chosen[name] = (marker, f"C{index % _COLOURS}")
+    return chosen

@@ -1,6 +1,7 @@
-"""Held-out pairs of the shapes world: a scene whose motion is taken, and a prompt for another look.
+"""Held-out pairs of the shapes world: a source scene, and a prompt for another appearance.
 
-The truth of each is known: where the subject should be, and what the prompt's words mean.
+This module owns the choice of pairs and their exact ground truth: where the subject should be, and
+what the prompt's words mean. It refuses to know methods and models.
 """
 
 import json
@@ -12,29 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recast.errors import BadCall, UnknownName
-from recast.evaluation.trackers import Tracker
+from recast.evaluation import Tracker
 from recast.media.video import Video
-from recast.metrics.base import Tracks, Truth
+from recast.metrics.base import ATTRIBUTES, GroundTruth, Tracks
 from recast.shapes import camera as cameras
 from recast.shapes import captions, oracle, world
-from recast.shapes.describe import dressed, named
+from recast.shapes.describe import parse_caption, with_appearance
 
-LOOKS = ("colour", "shape", "background")
-_TARGETS = range(world.HELD_OUT.start + 50_000, world.HELD_OUT.stop)
+_TARGET_SEEDS = range(world.HELD_OUT.start + 50_000, world.HELD_OUT.stop)
 
 
 def held_out(
     count: int,
-    changes: Sequence[str] = LOOKS,
+    changes: Sequence[str] = ATTRIBUTES,
     paths: Sequence[str] = (),
     camera: bool | None = None,
     patterns: Sequence[str] = (),
 ) -> Iterator[tuple[int, str]]:
-    """(seed of the source's scene, prompt), `count` of them, the same at every call.
+    """`count` pairs (seed of the source scene, prompt); every call returns the same ones.
 
-    The source moves, along one of `paths` (any, without) and before a `camera` that moves or does
-    not (either, for None); both backgrounds have one of `patterns` (any, without). The prompt asks
-    for another look in all of `changes` and for the source's in the rest.
+    The subject of the source moves along one of `paths` (empty: any), in front of a `camera` that
+    moves (True), stands still (False) or either (None). Both backgrounds have one of `patterns`
+    (empty: any). The prompt asks for a different value of each attribute in `changes`, and for the
+    source's value of the others. Raises `UnknownName` for an unknown path or pattern.
     """
     for path in paths:
         if path not in world.PATHS:
@@ -42,20 +43,22 @@ def held_out(
     for pattern in patterns:
         if pattern not in world.PATTERNS:
             raise UnknownName("pattern", pattern, world.PATTERNS)
-    wanted, grounds = set(paths) or set(world.PATHS) - {"still"}, patterns or world.PATTERNS
-    looks = (look for look in map(world.sample, _TARGETS) if look.pattern in grounds)
-    found = 0
+    allowed_paths = set(paths) or set(world.PATHS) - {"still"}
+    allowed_patterns = patterns or world.PATTERNS
+    candidates = map(world.sample, _TARGET_SEEDS)
+    targets = (target for target in candidates if target.pattern in allowed_patterns)
+    yielded = 0
     for seed in world.HELD_OUT:
-        if found == count:
+        if yielded == count:
             return
         source = world.sample(seed)
-        if source.path not in wanted or camera not in (None, _camera_moves(source)):
+        if source.path not in allowed_paths or camera not in (None, _camera_moves(source)):
             continue
-        if source.pattern not in grounds:
+        if source.pattern not in allowed_patterns:
             continue
-        look = next(look for look in looks if _differs(look, source, changes))
-        found += 1
-        yield seed, captions.prompt(_recast(source, look, changes))
+        target = next(target for target in targets if _differs(target, source, changes))
+        yielded += 1
+        yield seed, captions.prompt(_with_changes(source, target, changes))
 
 
 def source(seed: int, frames: int = world.FRAMES, size: int = world.SIZE) -> Video:
@@ -63,75 +66,85 @@ def source(seed: int, frames: int = world.FRAMES, size: int = world.SIZE) -> Vid
     return Video(world.render(world.sample(seed, frames), size), world.FPS)
 
 
-def described(seed: int) -> str:
-    """What a scene shows, in words."""
+def source_prompt(seed: int) -> str:
+    """A prompt that describes a scene."""
     return captions.prompt(world.sample(seed))
 
 
-def answer(seed: int, prompt: str, frames: int = world.FRAMES, size: int = world.SIZE) -> Video:
-    """The perfect result: the scene's motion with the look that the prompt names."""
-    return Video(world.render(dressed(world.sample(seed, frames), named(prompt)), size), world.FPS)
+def ideal_result(
+    seed: int, prompt: str, frames: int = world.FRAMES, size: int = world.SIZE
+) -> Video:
+    """The perfect result: the scene's motion with the appearance that the prompt names."""
+    return Video(
+        world.render(with_appearance(world.sample(seed, frames), parse_caption(prompt)), size),
+        world.FPS,
+    )
 
 
-def truth(seed: int, prompt: str, result: NDArray[np.uint8]) -> Truth:
-    """What the oracle sees in a result (F, H, W, 3), and what should be there."""
-    return _seen(world.sample(seed, len(result)), prompt, result)
+def ground_truth(seed: int, prompt: str, result: NDArray[np.uint8]) -> GroundTruth:
+    """What a result (F, H, W, 3) shows according to the oracle, and what it should show."""
+    return _compare(world.sample(seed, len(result)), prompt, result)
 
 
-def told(path: Path, prompt: str, result: NDArray[np.uint8]) -> Truth:
-    """The same for a clip that `recast shapes render` wrote, from the .json beside it.
+def ground_truth_from_file(path: Path, prompt: str, result: NDArray[np.uint8]) -> GroundTruth:
+    """The same for a clip that `recast shapes render` wrote, from the .json file beside it.
 
-    Raises `BadCall` for another file, for a clip of another length, and for a prompt with words
-    that the world does not have.
+    Raises `BadCall` for another kind of file, for a clip of another length, and for a prompt with
+    words that the shapes world does not know.
     """
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        centre = np.array(there["centre"], float) / there["size"]
-        looks = {name: there[name] for name in ("shape", "colour", "ground", "pattern")}
-        scene = dressed(world.sample(there["seed"], len(centre)), looks)
-        pan, zoom = np.array(there["pan"], float) / there["size"], np.array(there["zoom"], float)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        size = content["size"]
+        centre = np.array(content["centre"], float) / size
+        appearance = {name: content[name] for name in ("shape", "colour", "ground", "pattern")}
+        scene = with_appearance(world.sample(content["seed"], len(centre)), appearance)
+        pan, zoom = np.array(content["pan"], float) / size, np.array(content["zoom"], float)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadCall(f"{path} is no truth that recast shapes render wrote ({error})") from error
+        raise BadCall(
+            f"{path} is no ground truth written by recast shapes render ({error})"
+        ) from error
     if len(centre) != len(result):
-        raise BadCall(f"{path.name} tells of {len(centre)} frames, the clip has {len(result)}")
-    return _seen(replace(scene, centre=centre, pan=pan, zoom=zoom), prompt, result)
+        raise BadCall(f"{path.name} describes {len(centre)} frames, but the clip has {len(result)}")
+    return _compare(replace(scene, centre=centre, pan=pan, zoom=zoom), prompt, result)
 
 
 def tracker(scene: world.Scene) -> Tracker:
-    """The tracker `truth`: where the points of a rendered scene really go."""
+    """A tracker that returns the exact tracks of a rendered scene, whatever frames it gets."""
 
     def track(frames: NDArray[np.uint8]) -> Tracks:
-        told = world.truth(scene, frames.shape[1])
-        return Tracks(told.tracks, told.visible)
+        truth = world.truth(scene, frames.shape[1])
+        return Tracks(truth.tracks, truth.visible)
 
     return track
 
 
-def _seen(scene: world.Scene, prompt: str, result: NDArray[np.uint8]) -> Truth:
-    """What a prompt does not name should look as in the scene."""
-    asked, verdict = dressed(scene, named(prompt)), oracle.judge(result)
-    right = {name: getattr(verdict, name) == getattr(asked, name) for name in LOOKS}
-    was = world.truth(scene, result.shape[1]).mask
-    shared, either = ((verdict.masks & was).sum((1, 2)), (verdict.masks | was).sum((1, 2)))
-    overlap = float(np.mean(shared / np.maximum(either, 1)))
-    seen = {scene.pattern, asked.pattern} <= set(cameras.PATTERNS)
-    return Truth(
-        path=scene.centre,
-        found=verdict.path,
-        right=right,
-        overlap=overlap,
-        camera=cameras.distance(result, verdict.masks, scene) if seen else None,
+def _compare(scene: world.Scene, prompt: str, result: NDArray[np.uint8]) -> GroundTruth:
+    """An attribute that the prompt does not name should be that of the scene."""
+    target, detection = with_appearance(scene, parse_caption(prompt)), oracle.detect(result)
+    source_masks = world.truth(scene, result.shape[1]).mask
+    intersection = (detection.masks & source_masks).sum((1, 2))
+    union = (detection.masks | source_masks).sum((1, 2))
+    shows_camera = {scene.pattern, target.pattern} <= set(cameras.PATTERNS)
+    return GroundTruth(
+        expected_path=scene.centre,
+        detected_path=detection.path,
+        attribute_correct={
+            name: getattr(detection, name) == getattr(target, name) for name in ATTRIBUTES
+        },
+        iou=float(np.mean(intersection / np.maximum(union, 1))),
+        camera_error=cameras.camera_error(result, detection.masks, scene) if shows_camera else None,
     )
 
 
-def _differs(look: world.Scene, source: world.Scene, changes: Sequence[str]) -> bool:
-    return all(getattr(look, name) != getattr(source, name) for name in changes)
+def _differs(target: world.Scene, source: world.Scene, changes: Sequence[str]) -> bool:
+    return all(getattr(target, name) != getattr(source, name) for name in changes)
 
 
-def _recast(source: world.Scene, look: world.Scene, changes: Sequence[str]) -> world.Scene:
+def _with_changes(source: world.Scene, target: world.Scene, changes: Sequence[str]) -> world.Scene:
     parts = {"colour": ("colour",), "shape": ("shape",), "background": ("ground", "pattern")}
-    taken = {part: getattr(look, part) for name in changes for part in parts[name]}
-    return dressed(source, taken)
+    return with_appearance(
+        source, {part: getattr(target, part) for name in changes for part in parts[name]}
+    )
 
 
 def _camera_moves(scene: world.Scene) -> bool:

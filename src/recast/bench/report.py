@@ -1,6 +1,7 @@
-"""The report: one HTML file that needs nothing beside it, and its tables and picture as files.
+"""The report of a benchmark: one self-contained HTML file, and its tables and charts as files.
 
-Owns what is shown and how it is format_prompts; the numbers are those of `summary`.
+This module owns what the report shows and how numbers are formatted. The numbers come from
+`summary.py`, and the charts from `chart.py`.
 """
 
 import base64
@@ -10,10 +11,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
+from recast import evaluation
 from recast.bench import chart, rows, summary
 from recast.bench.rows import METRIC, Row
 from recast.bench.suite import Suite
-from recast.evaluation import evaluate
 from recast.media.atomic_files import atomic
 from recast.metrics.base import Metric
 
@@ -24,9 +25,9 @@ PAGE, SUMMARY, SCATTER, TRUE_SCATTER = (
     "scatter-true.png",
 )
 WALL = 24
-"""Pairs whose clips are shown."""
+"""Largest number of pairs whose clips the report shows."""
 WALL_BYTES = 40_000_000
-"""Clips beyond this many bytes are left to the folder."""
+"""Largest total size in bytes of the clips inside the report."""
 _BY_GROUP = (
     *("text_similarity", "motion_fidelity"),
     *("true_look", "true_motion", "true_distance", "true_structure", "camera_error"),
@@ -35,129 +36,127 @@ _COLUMNS = 12
 _COSTS = {
     "learn_seconds": "seconds to learn",
     "seconds": "seconds to transfer",
-    "learn_calls": "network calls to learn",
-    "calls": "network calls to transfer",
+    "learn_calls": "network evaluations (NFE) to learn",
+    "calls": "network evaluations (NFE) to transfer",
     "learn_peak_memory_mb": "peak memory to learn, MB",
     "peak_memory_mb": "peak memory to transfer, MB",
     "motion_mb": "size of the motion, MB",
 }
 _PEAKS = ("learn_peak_memory_mb", "peak_memory_mb")
-"""Costs of which the greatest counts, and not the mean."""
+"""Costs of which the report shows the maximum and not the mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the report."""
+    """A table of the report: a row of headings, and rows of cells."""
 
     title: str
     head: Sequence[str]
     body: Sequence[Sequence[str]]
 
 
-def write(folder: Path, suite: Suite, found: Sequence[Row]) -> Path:
-    """Write the report and what lies beside it; returns the page."""
-    known = evaluate.metrics()
-    metrics = [known[name] for name in rows.metrics(found) if name in known]
-    order = summary.variants(found, suite.methods)
-    pictures = _pictures(found, order)
-    for name, picture in pictures.items():
+def write(folder: Path, suite: Suite, results: Sequence[Row]) -> Path:
+    """Write the report, the summary and the charts; returns the path of the report."""
+    known = evaluation.metrics()
+    metrics = [known[name] for name in rows.metrics(results) if name in known]
+    order = summary.variants(results, suite.methods)
+    charts = _charts(results, order)
+    for name, png in charts.items():
         with atomic(folder / name) as temporary:
-            temporary.write_bytes(picture)
+            temporary.write_bytes(png)
     with atomic(folder / SUMMARY) as temporary:
-        _write_summary(temporary, found, metrics, order)
-    page = Environment(loader=PackageLoader("recast.bench", "."), autoescape=True).get_template(
-        "report.html.jinja"
-    )
-    shown, left_out = _wall(folder, found, order)
-    text = page.render(
+        _write_summary(temporary, results, metrics, order)
+    environment = Environment(loader=PackageLoader("recast.bench", "."), autoescape=True)
+    clips, omitted = _clip_rows(folder, results, order)
+    text = environment.get_template("report.html.jinja").render(
         suite=suite,
-        facts=_facts(found),
-        pictures={name: _uri(it, "image/png") for name, it in pictures.items()},
-        tables=_tables(found, metrics, order),
-        wall=shown,
-        left_out=left_out,
-        failures=[row for row in found if row["error"] is not None],
+        facts=_facts(results),
+        charts={name: _uri(png, "image/png") for name, png in charts.items()},
+        tables=_tables(results, metrics, order),
+        clip_rows=clips,
+        omitted=omitted,
+        failures=[row for row in results if row["error"] is not None],
     )
     with atomic(folder / PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return folder / PAGE
 
 
-def tables(found: Sequence[Row], order: Sequence[str] = ()) -> list[Table]:
-    """The report's tables, variants in a suite's order, for whoever wants them without the page."""
-    known = evaluate.metrics()
-    metrics = [known[name] for name in rows.metrics(found) if name in known]
-    return _tables(found, metrics, summary.variants(found, order))
+def tables(results: Sequence[Row], order: Sequence[str] = ()) -> list[Table]:
+    """The tables of the report without the page, for variants in the order of a suite."""
+    known = evaluation.metrics()
+    metrics = [known[name] for name in rows.metrics(results) if name in known]
+    return _tables(results, metrics, summary.variants(results, order))
 
 
-def _pictures(found: Sequence[Row], order: Sequence[str]) -> dict[str, bytes]:
-    drawn = {
+def _charts(results: Sequence[Row], order: Sequence[str]) -> dict[str, bytes]:
+    charts = {
         SCATTER: chart.scatter(
-            found,
+            results,
             order,
             ("text_similarity", "text similarity (CLIP)"),
             ("motion_fidelity", "motion fidelity"),
         ),
         TRUE_SCATTER: chart.scatter(
-            found,
+            results,
             order,
-            ("true_look", "share of colour, shape and background that are right"),
+            ("true_look", "fraction of correct attributes (colour, shape, background)"),
             ("true_motion", "correlation of the subject's path with the source's"),
         ),
     }
-    return {name: picture for name, picture in drawn.items() if picture is not None}
+    return {name: png for name, png in charts.items() if png is not None}
 
 
-def _facts(found: Sequence[Row]) -> list[tuple[str, str]]:
-    """What made the rows, each said once."""
-    told = {
+def _facts(results: Sequence[Row]) -> list[tuple[str, str]]:
+    """Counts, and the distinct values of what produced the rows."""
+    origins = {
         "backbone": [
-            f"{row['backbone']} ({row['fingerprint']})" for row in found if row["fingerprint"]
+            f"{row['backbone']} ({row['fingerprint']})" for row in results if row["fingerprint"]
         ],
-        "device": [row["device"] for row in found],
-        "settings": [row.get("settings") for row in found],
-        "tracker": [row["tracker"] for row in found],
-        "CLIP": [row["clip_model"] for row in found],
-        "versions": [row["versions"] for row in found],
+        "device": [row["device"] for row in results],
+        "settings": [row.get("settings") for row in results],
+        "tracker": [row["tracker"] for row in results],
+        "CLIP": [row["clip_model"] for row in results],
+        "versions": [row["versions"] for row in results],
     }
     counts = {
-        "clips": len({row["clip"] for row in found}),
-        "pairs": len({(row["clip"], row["prompt"]) for row in found}),
-        "seeds": len({row["seed"] for row in found}),
-        "rows": len(found),
+        "clips": len({row["clip"] for row in results}),
+        "pairs": len({(row["clip"], row["prompt"]) for row in results}),
+        "seeds": len({row["seed"] for row in results}),
+        "rows": len(results),
     }
-    said = [(name, str(count)) for name, count in counts.items()]
-    for name, values in told.items():
-        said.append((name, " | ".join(dict.fromkeys(filter(None, values))) or "–"))
-    return said
+    facts = [(name, str(count)) for name, count in counts.items()]
+    for name, values in origins.items():
+        facts.append((name, " | ".join(dict.fromkeys(filter(None, values))) or "–"))
+    return facts
 
 
-def _tables(found: Sequence[Row], metrics: Sequence[Metric], order: Sequence[str]) -> list[Table]:
-    good = [row for row in found if row["error"] is None]
-    by_variant = {name: [row for row in good if row["variant"] == name] for name in order}
-    shown = [m for m in metrics if any(row.get(METRIC + m.name) is not None for row in good)]
-    made = [
+def _tables(results: Sequence[Row], metrics: Sequence[Metric], order: Sequence[str]) -> list[Table]:
+    valid = [row for row in results if row["error"] is None]
+    by_variant = {name: [row for row in valid if row["variant"] == name] for name in order}
+    present = [m for m in metrics if any(row.get(METRIC + m.name) is not None for row in valid)]
+    tables = [
         Table(
             "Metrics",
-            ["", *(f"{name} ({len(mine)} rows)" for name, mine in by_variant.items())],
+            ["", *(f"{name} ({len(own)} rows)" for name, own in by_variant.items())],
             [
-                [_title(m), *(_cell(mine, METRIC + m.name) for mine in by_variant.values())]
-                for m in shown
+                [_title(m), *(_cell(own, METRIC + m.name) for own in by_variant.values())]
+                for m in present
             ],
         )
     ]
-    groups = [group for group in dict.fromkeys(row["group"] for row in good) if group]
+    groups = [group for group in dict.fromkeys(row["group"] for row in valid) if group]
     if len(groups) > 1:
-        made.append(_by_group(by_variant, shown, groups))
-    made += _paired(good, shown, order)
-    models = {name: mine for name, mine in by_variant.items() if mine[0]["fingerprint"]}
+        tables.append(_by_group(by_variant, present, groups))
+    tables += _paired(valid, present, order)
+    models = {name: own for name, own in by_variant.items() if own[0]["fingerprint"]}
     if models:
-        made.append(_costs(models))
-    return [_wide(table) for table in made]
+        tables.append(_costs(models))
+    return [_transposed_if_wide(table) for table in tables]
 
 
-def _wide(table: Table) -> Table:
-    """The table, its variants as rows where they are too many to stand side by side."""
+def _transposed_if_wide(table: Table) -> Table:
+    """The table, with variants as rows if there are too many of them for columns."""
     if len(table.head) <= _COLUMNS:
         return table
     head, *body = zip(table.head, *table.body, strict=True)
@@ -171,8 +170,8 @@ def _by_group(
         [
             f"{_title(metric)}, {group}",
             *(
-                _cell([row for row in mine if row["group"] == group], METRIC + metric.name)
-                for mine in by_variant.values()
+                _cell([row for row in own if row["group"] == group], METRIC + metric.name)
+                for own in by_variant.values()
             ),
         ]
         for metric in metrics
@@ -183,40 +182,41 @@ def _by_group(
 
 
 def _costs(models: Mapping[str, Sequence[Row]]) -> Table:
-    """Those costs that any row has: means, and the greatest of peaks."""
+    """The costs that any row has: means, and the maximum of peak memory."""
     body = [
-        [title, *(_cost(mine, column) for mine in models.values())]
+        [title, *(_cost(own, column) for own in models.values())]
         for column, title in _COSTS.items()
-        if any(row.get(column) is not None for mine in models.values() for row in mine)
+        if any(row.get(column) is not None for own in models.values() for row in own)
     ]
-    return Table("Cost; learning is paid once for a clip", ["", *models], body)
+    return Table("Cost (learning happens once per clip)", ["", *models], body)
 
 
-def _paired(good: Sequence[Row], metrics: Sequence[Metric], names: Sequence[str]) -> list[Table]:
-    """Every variant less the first that is no bound, pair by pair."""
+def _paired(valid: Sequence[Row], metrics: Sequence[Metric], names: Sequence[str]) -> list[Table]:
+    """Paired differences of every variant to the first variant that is no bound."""
     compared = [name for name in names if name not in summary.BOUNDS]
     if len(compared) < 2:
         return []
-    other, rest = compared[0], [name for name in names if name != compared[0]]
+    baseline, rest = compared[0], [name for name in names if name != compared[0]]
     body = []
     for metric in metrics:
-        differences = [summary.paired(good, name, other, metric.name) for name in rest]
-        told = ["–" if it is None else it.text(3) for it in differences]
-        body.append([_title(metric), *told])
-    return [Table(f"Less {other}, on the same clips, prompts and seeds", ["", *rest], body)]
+        differences = [summary.paired(valid, name, baseline, metric.name) for name in rest]
+        cells = ["–" if mean is None else mean.text(3) for mean in differences]
+        body.append([_title(metric), *cells])
+    title = f"Difference to {baseline}, on the same clips, prompts and seeds"
+    return [Table(title, ["", *rest], body)]
 
 
 def _title(metric: Metric) -> str:
     return f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
 
 
-def _cell(mine: Sequence[Row], column: str) -> str:
-    mean = summary.mean(mine, column)
+def _cell(own: Sequence[Row], column: str) -> str:
+    mean = summary.mean(own, column)
     return "–" if mean is None else mean.text(3)
 
 
-def _cost(mine: Sequence[Row], column: str) -> str:
-    values = [row[column] for row in mine if row.get(column) is not None]
+def _cost(own: Sequence[Row], column: str) -> str:
+    values = [row[column] for row in own if row.get(column) is not None]
     if not values:
         return "–"
     value = max(values) if column in _PEAKS else sum(values) / len(values)
@@ -224,45 +224,45 @@ def _cost(mine: Sequence[Row], column: str) -> str:
 
 
 def _write_summary(
-    path: Path, found: Sequence[Row], metrics: Sequence[Metric], order: Sequence[str]
+    path: Path, results: Sequence[Row], metrics: Sequence[Metric], order: Sequence[str]
 ) -> None:
-    good = [row for row in found if row["error"] is None]
+    valid = [row for row in results if row["error"] is None]
     columns = ["variant", "column", "unit", "mean", "low", "high", "max", "clips", "rows"]
     units = {METRIC + metric.name: metric.unit for metric in metrics} | dict.fromkeys(_COSTS, "")
     lines = []
     for name in order:
-        mine = [row for row in good if row["variant"] == name]
+        own = [row for row in valid if row["variant"] == name]
         for column, unit in units.items():
-            mean = summary.mean(mine, column)
+            mean = summary.mean(own, column)
             if mean is not None:
                 low, high = mean.interval or (None, None)
-                most = max(row[column] for row in mine if row.get(column) is not None)
-                values = (mean.value, low, high, most, mean.clips, mean.rows)
-                told = [name, column.removeprefix(METRIC), unit, *values]
-                lines.append(dict(zip(columns, told, strict=True)))
+                maximum = max(row[column] for row in own if row.get(column) is not None)
+                values = (mean.value, low, high, maximum, mean.clips, mean.rows)
+                cells = [name, column.removeprefix(METRIC), unit, *values]
+                lines.append(dict(zip(columns, cells, strict=True)))
     rows.write_csv(path, columns, lines)
 
 
-def _wall(
-    folder: Path, found: Sequence[Row], order: Sequence[str]
+def _clip_rows(
+    folder: Path, results: Sequence[Row], order: Sequence[str]
 ) -> tuple[list[Mapping[str, object]], int]:
-    """For up to `WALL` pairs, evenly: the source and every variant's clip of the first seed, as
-    data; and how many pairs are left out."""
-    shown = [row for row in found if row["method"] != "source" and _clips(folder, row)]
-    pairs = list(dict.fromkeys((row["clip"], row["prompt"]) for row in shown))
+    """For up to `WALL` evenly chosen pairs, the source and each variant's clip of the first seed as
+    data URIs; and the number of pairs that are omitted."""
+    with_clips = [row for row in results if row["method"] != "source" and _clips(folder, row)]
+    pairs = list(dict.fromkeys((row["clip"], row["prompt"]) for row in with_clips))
     count = min(WALL, len(pairs))
     chosen = [pairs[index * len(pairs) // count] for index in range(count)]
     lines: list[Mapping[str, object]] = []
-    taken = 0
+    total_bytes = 0
     for clip, prompt in chosen:
         files: dict[str, Path] = {}
-        for row in sorted(shown, key=lambda row: (order.index(row["variant"]), row["seed"])):
+        for row in sorted(with_clips, key=lambda row: (order.index(row["variant"]), row["seed"])):
             if (row["clip"], row["prompt"]) == (clip, prompt):
                 source, result = _clips(folder, row)
                 files.setdefault("source", source)
                 files.setdefault(row["variant"], result)
-        taken += sum(path.stat().st_size for path in files.values())
-        if taken > WALL_BYTES:
+        total_bytes += sum(path.stat().st_size for path in files.values())
+        if total_bytes > WALL_BYTES:
             break
         clips = [(name, _uri(path.read_bytes(), "video/mp4")) for name, path in files.items()]
         lines.append({"clip": clip, "prompt": prompt, "clips": clips})
@@ -270,7 +270,7 @@ def _wall(
 
 
 def _clips(folder: Path, row: Row) -> tuple[Path, ...]:
-    """A row's source and result; nothing if one of them is not in the folder."""
+    """The paths of a row's source and result; empty if one of them is not in the folder."""
     if row["video"] is None:
         return ()
     paths = (folder / rows.VIDEOS / f"{row['clip']}.mp4", folder / row["video"])

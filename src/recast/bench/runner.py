@@ -18,7 +18,7 @@ from recast.bench.rows import Id, Row
 from recast.bench.suite import Case, Suite, Variant
 from recast.bench.work import BenchResult, Task
 from recast.errors import BadCall
-from recast.evaluation.evaluate import Tools
+from recast.evaluation import Tools
 from recast.events import Event, Note, Step, job
 from recast.media.atomic_files import locked
 

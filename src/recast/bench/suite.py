@@ -230,7 +230,7 @@ def _scenes(table: _World) -> Iterator[Case]:
             prompt=prompt,
             group=table.group,
             scene=scene,
-            source_prompt=pairs.described(scene) if table.described else "",
+            source_prompt=pairs.source_prompt(scene) if table.described else "",
         )
 
 

@@ -24,8 +24,7 @@ from recast.backbones.base import Backbone, Settings
 from recast.bench import pairs, rows
 from recast.bench.suite import Case, Variant
 from recast.errors import BadClip, RecastError
-from recast.evaluation import evaluate
-from recast.evaluation.evaluate import Tools
+from recast.evaluation import Tools, align, evaluate, read_mask
 from recast.events import Note
 from recast.media import video as videos
 from recast.media.video import Video
@@ -151,7 +150,9 @@ class _VariantWorker:
             case "source":
                 return self.clip, {}
             case "truth":
-                return pairs.answer(case.scene, case.prompt, len(self.clip), self.clip.height), {}
+                return pairs.ideal_result(
+                    case.scene, case.prompt, len(self.clip), self.clip.height
+                ), {}
             case "external":
                 path = _external(self.variant, case, seed)
                 if path is None:
@@ -205,9 +206,9 @@ class _VariantWorker:
 
     def _scores(self, case: Case, result: Video) -> dict[str, Any]:
         assert self.clip is not None
-        source, result = evaluate.aligned(self.clip, result)
-        mask = None if case.mask is None else evaluate.read_mask(case.mask, result)
-        truth = None if case.file else pairs.truth(case.scene, case.prompt, result.frames)
+        source, result = align(self.clip, result)
+        mask = None if case.mask is None else read_mask(case.mask, result)
+        truth = None if case.file else pairs.ground_truth(case.scene, case.prompt, result.frames)
         tools, device = self.task.tools, str(self.backbone.device)
         judging = evaluate.evaluate(source, result, case.prompt, tools, mask, truth, device)
         remarks = [event.text for event in judging if isinstance(event, Note)]

@@ -10,9 +10,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from recast.analysis.probe import ProbeConfig, Row, moving
+from recast.analysis.probe import ProbeConfig, Row, moving_scenes
 from recast.analysis.probe import probe as probed
-from recast.analysis.retrieval import RetrievalConfig, Retrieved
+from recast.analysis.retrieval import Retrieval, RetrievalConfig
 from recast.analysis.retrieval import retrieve as retrieved
 from recast.backbones.base import Settings
 from recast.cli import flags
@@ -84,10 +84,10 @@ def retrieve(argv: list[str], command: str, about: str) -> None:
     """Print how close the subjects of the retrieved frames are to those of the queries."""
     call = flags.parse(_Retrieve, _Retrieve(), argv, command, about)
     backbone = memory_estimate.load(call.backbone, call.settings)
-    found: list[Retrieved] = show(retrieved(backbone, call.config))
+    found: list[Retrieval] = show(retrieved(backbone, call.config))
     if call.out is not None:
         nearest = min(found, key=lambda one: one.distance)
-        scenes = list(islice(moving(backbone.defaults.frames), call.config.clips))
+        scenes = list(islice(moving_scenes(backbone.defaults.frames), call.config.clips))
         save_png(contact_sheet(_matches(nearest, scenes)), call.out)
     if call.json:
         kept = ("role", "level", "distance", "random", "best")
@@ -120,7 +120,7 @@ def invert_features(argv: list[str], command: str, about: str) -> None:
     say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")
 
 
-def _matches(found: Retrieved, scenes: list[world.Scene]) -> list[tuple[str, Video]]:
+def _matches(found: Retrieval, scenes: list[world.Scene]) -> list[tuple[str, Video]]:
     """Rows of frames of some clips, and below each row the frames that were found for them."""
     rendered = [world.render(scene) for scene in scenes]
     rows = []
@@ -128,7 +128,7 @@ def _matches(found: Retrieved, scenes: list[world.Scene]) -> list[tuple[str, Vid
     for clip in clips[:: max(1, len(clips) // _SHOWN)][:_SHOWN]:
         mine = [match for match in found.matches if match.clip == clip]
         rows.append(("frames of a clip", Video(rendered[clip], world.FPS)))
-        nearest = [rendered[match.found_clip][match.found_frame] for match in mine]
+        nearest = [rendered[match.retrieved_clip][match.retrieved_frame] for match in mine]
         shown = Video(np.stack(nearest), world.FPS)
         rows.append((f"nearest by {found.role}, level {found.level:g}", shown))
     return rows

@@ -10,8 +10,16 @@ import tyro
 from recast.bench import pairs
 from recast.cli import flags
 from recast.cli.console import complain, say, show
+from recast.evaluation import (
+    EvaluatedResult,
+    Score,
+    Tools,
+    align,
+    read_mask,
+    read_result,
+    read_source,
+)
 from recast.evaluation import evaluate as evaluation
-from recast.evaluation.evaluate import Score, Tools
 from recast.media import video
 from recast.media.video import Video
 from recast.metrics.base import STILL
@@ -53,14 +61,16 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
     asked: _Evaluate = flags.parse(_Evaluate, default, argv, command, about)
     made = _made(asked)
     prompt = made.prompt
-    source, result = evaluation.aligned(
-        evaluation.source_of(asked.source, made), video.read(made.video)
-    )
+    source, result = align(read_source(asked.source, made), video.read(made.video))
     for name, clip in (("source", source), ("result", result)):
         for note in clip.notes:
             complain(f"note: {name}: {note}")
-    mask = None if asked.mask is None else evaluation.read_mask(asked.mask, result)
-    truth = None if asked.truth is None else pairs.told(asked.truth, prompt, result.frames)
+    mask = None if asked.mask is None else read_mask(asked.mask, result)
+    truth = (
+        None
+        if asked.truth is None
+        else pairs.ground_truth_from_file(asked.truth, prompt, result.frames)
+    )
     scores = show(
         evaluation.evaluate(source, result, prompt, asked.tools, mask, truth, asked.device)
     )
@@ -70,9 +80,9 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
         say(_table(scores, asked.tools, result))
 
 
-def _made(asked: _Evaluate) -> evaluation.Made:
+def _made(asked: _Evaluate) -> EvaluatedResult:
     """What the result's folder tells, but for what the user says."""
-    told = evaluation.made(asked.result)
+    told = read_result(asked.result)
     return replace(
         told,
         prompt=asked.prompt or told.prompt,

@@ -82,11 +82,11 @@ def doctor(argv: list[str], command: str, about: str) -> None:
         if argv:
             raise BadCall(f"{argv[0]} needs a model; name it by `backbone`")
         with waiting("examining this machine"):
-            rows = list(doctors.report())
+            rows = list(doctors.machine_report())
         _table(rows)
         return
     with waiting(f"predicting the memory of {call.backbone}"):
-        told = doctors.predicted(
+        told = doctors.memory_report(
             call.backbone,
             call.settings,
             call.method or (default_method(call.backbone),),

@@ -14,7 +14,7 @@ from recast.errors import BadCall
 from recast.media.atomic_files import atomic
 from recast.media.video import Video
 from recast.shapes import captions, world
-from recast.shapes.describe import described
+from recast.shapes.describe import scene_from_caption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def render(argv: list[str], command: str, about: str) -> None:
     call = flags.parse(_Render, _Render(), argv, command, about)
     if call.seed < 0:
         raise BadCall(f"`seed` must be a whole number of at least 0, got {call.seed}")
-    scene = described(call.caption, call.seed)
+    scene = scene_from_caption(call.caption, call.seed)
     clip = Video(world.render(scene), world.FPS).save(call.out)
     truth = call.out.with_suffix(".json")
     with atomic(truth) as temporary:
@@ -44,7 +44,7 @@ def render(argv: list[str], command: str, about: str) -> None:
 
 def train(argv: list[str], command: str, about: str) -> None:
     """Train a model like those that ship."""
-    with registry.unheard():
+    with registry.quiet_imports():
         from recast.shapes import training  # diffusers and transformers load slowly
 
     default = training.TrainConfig(out=Path("out") / "shapes")

@@ -1,4 +1,8 @@
-"""Wrappers from denoiser to denoiser. They know neither model nor prompt."""
+"""Guidance as wrappers that take a denoiser and return a denoiser.
+
+Owns classifier-free guidance, its dynamic scale and dynamic thresholding. Knows no model and no
+prompt.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,11 +15,11 @@ from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule, per_sa
 
 
 def cfg(pair: Denoiser, scale: float | Callable[[Tensor], float]) -> Denoiser:
-    """Classifier-free guidance (Ho & Salimans 2022): a lerp on both estimates, by a scale or by
-    what a function of t gives.
+    """Classifier-free guidance (Ho & Salimans 2022): a linear interpolation of both estimates with
+    a constant scale or one that is a function of t.
 
-    `pair` is bound to two prompts, first the negative, then the positive, and takes x_t twice in
-    one batch; the wrapper takes x_t (1, C, F, H, W).
+    `pair` is bound to two prompts, the negative one first, and takes x_t twice in one batch. The
+    wrapper takes x_t (1, C, F, H, W).
     """
 
     def denoise(x: Tensor, t: Tensor) -> Denoised:
@@ -30,11 +34,11 @@ def cfg(pair: Denoiser, scale: float | Callable[[Tensor], float]) -> Denoiser:
 
 
 def growing(schedule: Schedule, scale: float) -> Callable[[Tensor], float]:
-    """CogVideoX's dynamic guidance: 1 in pure noise, 1 + scale near the clean end, as
-    1 + scale·(1 − cos(π·p⁵))/2 of the share p of time that has passed.
+    """CogVideoX's dynamic guidance: 1 + scale·(1 − cos(π·p⁵))/2, where p is the share of time that
+    has passed. It is 1 in pure noise and 1 + scale near the clean end.
 
-    diffusers takes p from a level's number where it means a step's, so that with fewer steps than
-    levels its scale jumps about; with as many of both it agrees with this.
+    diffusers computes p from the number of the level in place of the number of the step, so its
+    scale is not monotonic with fewer steps than levels. With equal numbers the two agree.
     """
 
     def weight(t: Tensor) -> float:
@@ -45,13 +49,13 @@ def growing(schedule: Schedule, scale: float) -> Callable[[Tensor], float]:
 
 
 def thresholded(denoise: Denoiser, schedule: Schedule, share: float, most: float) -> Denoiser:
-    """Dynamic thresholding (Saharia et al. 2022, section 2.3), which keeps pixels from burning out.
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3), which prevents saturated pixels.
 
-    In each frame x0 is cut at the `share` quantile of |x0|, at least 1 and at most `most`, and
-    divided by it. The noise follows, so that both estimates still make up x_t.
+    In each frame x0 is clamped at the `share` quantile of |x0|, at least 1 and at most `most`, and
+    divided by it. The noise estimate is recomputed, so that both estimates still add up to x_t.
     """
 
-    def keep(x: Tensor, t: Tensor) -> Denoised:
+    def threshold(x: Tensor, t: Tensor) -> Denoised:
         x0 = denoise(x, t).x0
         levels = rearrange(x0.abs(), "b c f h w -> b f (c h w)")
         edge = levels.quantile(share, dim=2).clamp(1, most)[:, None, :, None, None]
@@ -59,4 +63,4 @@ def thresholded(denoise: Denoiser, schedule: Schedule, share: float, most: float
         alpha, sigma = (per_sample(level, x) for level in (schedule.alpha(t), schedule.sigma(t)))
         return Denoised(x0, (x - alpha * x0) / sigma)
 
-    return keep
+    return threshold

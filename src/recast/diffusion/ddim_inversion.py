@@ -1,4 +1,7 @@
-"""DDIM inversion: from a clip to the noise it would have come from, on the sampler's levels."""
+"""DDIM inversion: from a clip to the noise from which DDIM sampling returns to it.
+
+Owns the walk up the sampler's levels (Song et al. 2021, section 4.3). Knows no model and no prompt.
+"""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,11 +14,11 @@ from recast.diffusion.sampling import Level, check_finite, ddim
 
 
 def invert(denoise: Denoiser, schedule: Schedule, grid: Tensor, x0: Tensor) -> Iterator[Level]:
-    """Walk a grid (noisiest first, clean last) upward from x0 (1, C, F, H, W).
+    """Walk a grid (N + 1,), noisiest first, clean last, upward from x0 (1, C, F, H, W).
 
-    The sampler's step with s noisier than t. The denoiser sees every level but the noisiest, and
-    sees the very x_t of that level: who wants to record something there wraps it. The last
-    `Level.x` is x_T.
+    Each step is the sampler's step with s noisier than t. The denoiser is called with x_t of every
+    level but the noisiest, so a wrapper of the denoiser can record at these levels. The last
+    `Level.x` is x_T. Raises `NotFinite`, which names the step.
     """
     up, x = grid.flip(0), x0
     for index, (t, s) in enumerate(pairwise(up)):

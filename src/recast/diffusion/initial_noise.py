@@ -1,4 +1,7 @@
-"""The family of initial noises: how much of the inverted x_T a sample starts from."""
+"""Initial noises: how much of the inverted x_T a sample starts from.
+
+Owns the five kinds of initial noise and the low-pass filter of DMT. Knows no model and no method.
+"""
 
 from functools import partial
 from typing import Literal
@@ -21,11 +24,12 @@ def initial(
     align_corners: bool = False,
     share: float = 0.5,
 ) -> Tensor:
-    """The noise a sample starts from, shaped as `inverted` (1, C, F, H, W).
+    """The noise that a sample starts from, with the shape of `inverted`, x_T (1, C, F, H, W).
 
     random: ε. inverted: x_T (VMC). low_frequency: LF(x_T) + (ε − LF(ε)) (DMT eq. 4). blended:
-    √p·x_T + √(1−p)·ε (MotionDirector, Motion Inversion). low_frequency_blended: LF of x_T, high
-    frequencies blended (released with Motion Inversion). `factor` is DMT's ξ, `share` is p.
+    √p·x_T + √(1−p)·ε (MotionDirector, Motion Inversion). low_frequency_blended: the low frequencies
+    of x_T and the high frequencies of the blended noise (released code of Motion Inversion).
+    `factor` is DMT's ξ, `share` is p.
     """
     eps = randn(tuple(inverted.shape), generator, inverted.device)
     if kind == "random":
@@ -41,8 +45,8 @@ def initial(
 
 
 def low_pass(x: Tensor, factor: int, align_corners: bool = False) -> Tensor:
-    """LF_ξ of DMT eq. 4: each frame of x (B, C, F, H, W) shrunk by `factor` and enlarged again,
-    bilinearly, antialiased on the way down. A side never falls under one cell."""
+    """LF_ξ of DMT eq. 4: each frame of x (B, C, F, H, W) is reduced by `factor` and enlarged again,
+    both bilinearly with antialiasing. A reduced side has at least one cell."""
     batch, channels, frames, height, width = x.shape
     images = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
     small = (max(1, height // factor), max(1, width // factor))

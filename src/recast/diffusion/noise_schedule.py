@@ -1,17 +1,17 @@
-"""Noise levels: x_t = alpha(t)·x0 + sigma(t)·eps, for every model there is.
+"""Noise schedules: x_t = alpha(t)·x0 + sigma(t)·eps, for every kind of model.
 
-Owns the two functions alpha and sigma, the way from a network's raw output to the pair
-(x0, eps), and the grids of times that samplers walk. Knows no network and no sampler. All of it
-is computed in float32 or better.
+Owns the functions alpha and sigma, the conversion of a network's raw output into the pair
+(x0, eps), and the grids of times that samplers walk. Knows no network, no sampler and no file
+format. All of it is computed in float32 or better.
 
-Time runs as the model was trained to read it: 0 … 999 for DDPM-type models, 0 … 1 for flows. The
-level before the first is clean: alpha = 1, sigma = 0.
+Times are those that the model was trained with: 0 … 999 for DDPM-type models, 0 … 1 for flows. The
+clean level lies below the first noisy one: alpha = 1, sigma = 0.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, final, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -24,24 +24,25 @@ Spacing = Literal["leading", "trailing", "linspace"]
 
 
 class Denoised(NamedTuple):
-    """Both estimates of one evaluation, each shaped as x_t: (B, C, F, H, W), float32."""
+    """The clean and the noise estimate of one evaluation, each shaped as x_t: (B, C, F, H, W),
+    float32."""
 
     x0: Tensor
     eps: Tensor
 
 
-# (x_t, t) -> both estimates; prompt and adapters are already bound.
+# (x_t, t) -> both estimates; the prompt and the adapters are already bound.
 Denoiser = Callable[[Tensor, Tensor], Denoised]
 
 
 class Schedule(ABC):
-    """Alpha and sigma over time, and what the network's raw output means."""
+    """Alpha and sigma over time, and the meaning of the network's raw output."""
 
     prediction: Prediction
     clean: float
     """The time of the clean level."""
     length: float
-    """How far its times reach: the number of levels, or 1."""
+    """The largest time: the number of levels, or 1."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -52,7 +53,8 @@ class Schedule(ABC):
         """The share of noise at times t (any shape), float64."""
 
     def sized(self, shape: Sequence[int]) -> "Schedule":
-        """The schedule for latents of shape (…, F, H, W): itself, unless its grids depend on it."""
+        """The schedule for latents of shape (…, F, H, W). This is the schedule itself, unless its
+        grids depend on the size."""
         return self
 
     @abstractmethod
@@ -65,10 +67,10 @@ class Schedule(ABC):
 
     @abstractmethod
     def network_time(self, t: Tensor) -> Tensor:
-        """The time as the network takes it; the clean level is read as the first noisy one."""
+        """The time as the network takes it. The clean level becomes the first noisy one."""
 
     def denoised(self, output: Tensor, x: Tensor, t: Tensor) -> Denoised:
-        """Both estimates from the raw output at x_t. From v and flow without a division."""
+        """Both estimates from the raw output at x_t. Predictions of v and flow need no division."""
         alpha, sigma = (per_sample(level, x) for level in (self.alpha(t), self.sigma(t)))
         out, x = output.to(torch.float32), x.to(torch.float32)
         if self.prediction == "epsilon":
@@ -78,7 +80,7 @@ class Schedule(ABC):
         return Denoised(x - sigma * out, x + alpha * out)
 
     def output(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """The raw output that says x0 and eps at times t: what the network was trained to give."""
+        """The training target: the raw output that stands for x0 and eps at times t."""
         if self.prediction == "epsilon":
             return eps
         if self.prediction == "v_prediction":
@@ -86,7 +88,7 @@ class Schedule(ABC):
         return eps - x0
 
     def noised(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t of a clean x0 and its noise."""
+        """x_t of a clean x0 and its noise eps."""
         return per_sample(self.alpha(t), x0) * x0 + per_sample(self.sigma(t), x0) * eps
 
 
@@ -106,16 +108,17 @@ class Discrete(Schedule):
         ends_clean: bool = True,
         sampled: int | None = None,
     ) -> None:
-        """`sampled`: so many levels, from the least noisy on, are walked by grids; None is all."""
+        """`sampled` is the number of levels, from the least noisy one, that grids cover; None means
+        all. Raises `BadModel` for a noise prediction whose last level has no signal."""
         table = alphas_cumprod.to(torch.float64)
         if prediction == "epsilon" and float(table[-1]) <= 0:
             raise BadModel(
-                "the schedule has no signal at its last level, where a noise prediction says "
-                "nothing of the clip; such a schedule needs v_prediction"
+                "the noise schedule has no signal at its last level, so a noise prediction there "
+                "does not determine the clip; such a schedule needs v_prediction"
             )
         self.prediction: Prediction = prediction
-        # Entry 0 is the clean level, so that time t stands at entry t + 1. Models that were not
-        # trained to end clean end at their first level (diffusers' set_alpha_to_one = False).
+        # Entry 0 is the clean level, so time t is at entry t + 1. Models that were not trained to
+        # end at a clean level end at their first level (diffusers' set_alpha_to_one = False).
         first = torch.ones(1, dtype=torch.float64) if ends_clean else table[:1]
         self._table = torch.cat([first, table])
         self._spacing, self._offset = spacing, offset
@@ -133,7 +136,7 @@ class Discrete(Schedule):
         _check_steps(steps, total)
         if self._spacing == "leading":
             ratio = total // steps
-            # With as many steps as levels the offset would lead past the last one.
+            # With as many steps as levels the offset would lead past the last level.
             offset = min(self._offset, total - 1 - (steps - 1) * ratio)
             times = np.arange(steps)[::-1] * ratio + offset
         elif self._spacing == "trailing":
@@ -150,11 +153,12 @@ class Discrete(Schedule):
         return t.clamp_min(0).round().to(torch.int64)
 
     def _cumulative(self, t: Tensor) -> Tensor:
-        place = (t.to(torch.float64) + 1).clamp(0, len(self._table) - 1)
-        low = place.floor().long()
-        high = place.ceil().long()
+        """The cumulative alphas at times t, interpolated linearly between levels."""
+        position = (t.to(torch.float64) + 1).clamp(0, len(self._table) - 1)
+        low = position.floor().long()
+        high = position.ceil().long()
         return torch.lerp(
-            self._table.to(t.device)[low], self._table.to(t.device)[high], place - low
+            self._table.to(t.device)[low], self._table.to(t.device)[high], position - low
         )
 
 
@@ -162,9 +166,10 @@ class Discrete(Schedule):
 class Flow(Schedule):
     """Straight lines between clip and noise: alpha = 1 - t, sigma = t.
 
-    `shift` moves the grid toward noise, as models for large clips want it:
-    t' = shift·t / (1 + (shift - 1)·t). The network reads times of 0 … `scale`. A shift may grow
-    with the number of places in the latents; such a schedule has grids once it is `sized`.
+    `shift` moves the grid towards noise, which models for large clips need:
+    t' = shift·t / (1 + (shift - 1)·t). The network takes times of 0 … `scale`. A shift may be a
+    function of the number of positions in the latents; such a schedule has grids only after
+    `sized`.
     """
 
     clean, length = 0.0, 1.0
@@ -177,7 +182,8 @@ class Flow(Schedule):
         scale: float = 1000.0,
         last: float | None = None,
     ) -> None:
-        """`last`: grids are stretched so that this is their last noisy time; None is none."""
+        """`last` is the last noisy time of every grid, to which grids are stretched; None means
+        that they are not stretched."""
         self._shift, self._scale, self._last = shift, scale, last
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -195,8 +201,8 @@ class Flow(Schedule):
         _check_steps(steps, 10_000)
         if callable(self._shift):
             raise BadCall(
-                "the noise levels of this model depend on the clip's size; take those of "
-                "schedule.sized(latents.shape)"
+                "the noise levels of this model depend on the size of the clip; call "
+                "schedule.sized(latents.shape) first"
             )
         t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         t = self._shift * t / (1 + (self._shift - 1) * t)
@@ -214,7 +220,7 @@ class Flow(Schedule):
 @final
 class Cosine(Schedule):
     """The variance-preserving quarter circle in continuous time: alpha = cos(πt/2), sigma =
-    sin(πt/2). No released model uses it; the order of steps is measured on it."""
+    sin(πt/2). No released model uses it. Tests measure the order of convergence on it."""
 
     clean, length = 0.0, 1.0
 
@@ -229,7 +235,8 @@ class Cosine(Schedule):
 
     def grid(self, steps: int) -> Tensor:
         _check_steps(steps, 10_000)
-        # A noise prediction says nothing where there is no signal, so it starts a little later.
+        # A noise prediction does not determine x0 where there is no signal, so the grid starts a
+        # little later.
         noisiest = 0.99 if self.prediction == "epsilon" else 1.0
         return torch.linspace(noisiest, 0, steps + 1, dtype=torch.float64)
 
@@ -240,101 +247,8 @@ class Cosine(Schedule):
         return t.to(torch.float32)
 
 
-def from_diffusers(config: Mapping[str, Any]) -> Schedule:
-    """The schedule of a diffusers scheduler's config, `scheduler_config.json`.
-
-    Raises `BadModel` for what the config asks and this house does not have.
-    """
-    if config.get("use_flow_sigmas") or ("shift" in config and "beta_schedule" not in config):
-        return _flow(config)
-    if "num_train_timesteps" not in config or "beta_schedule" not in config:
-        raise BadModel("the scheduler's config names no num_train_timesteps and beta_schedule")
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise BadModel(f"prediction_type {prediction!r}; epsilon and v_prediction are supported")
-    spacing = config.get("timestep_spacing", "leading")
-    if spacing not in get_args(Spacing):
-        raise BadModel(
-            f"timestep_spacing {spacing!r}; {', '.join(get_args(Spacing))} are supported"
-        )
-    table = torch.cumprod(1 - _betas(config), 0)
-    # CogVideoX divides the signal-to-noise ratio of every level by this.
-    shift = config.get("snr_shift_scale", 1.0)
-    table = table / (shift + (1 - shift) * table)
-    if config.get("rescale_betas_zero_snr", False):
-        table = _without_terminal_signal(table)
-    return Discrete(
-        table,
-        prediction=prediction,
-        spacing=spacing,
-        offset=config.get("steps_offset", 0),
-        ends_clean=config.get("set_alpha_to_one", True),
-        # A cosine schedule's last levels hold so little signal that a noise prediction there is
-        # divided by nearly nothing; such configs say from which log(alpha/sigma) on to sample.
-        sampled=int((_log_ratio(table) >= config.get("lambda_min_clipped", -math.inf)).sum()),
-    )
-
-
-def _flow(config: Mapping[str, Any]) -> Flow:
-    """Of diffusers' solvers told to follow flows (UniPC, DPM++), or of its Euler for flows. Their
-    own grids stop a thousandth short of where these would have the next step; these do not."""
-    prediction = config.get("prediction_type", "flow_prediction")
-    if prediction != "flow_prediction":
-        raise BadModel(f"prediction_type {prediction!r}; flows need flow_prediction")
-    shift = config.get("flow_shift" if config.get("use_flow_sigmas") else "shift", 1.0)
-    return Flow(
-        shift=_growing_shift(config) if config.get("use_dynamic_shifting") else shift,
-        scale=float(config.get("num_train_timesteps", 1000)),
-        last=config.get("shift_terminal"),
-    )
-
-
-def _growing_shift(config: Mapping[str, Any]) -> Callable[[int], float]:
-    """e^μ, where μ is linear in the number of places: `base_shift` at `base_image_seq_len` of them,
-    `max_shift` at `max_image_seq_len`, and on from there."""
-    kind = config.get("time_shift_type", "exponential")
-    if kind != "exponential":
-        raise BadModel(f"time_shift_type {kind!r}; a shift that grows is exponential")
-    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    slope = (high - low) / (many - few)
-    return lambda places: math.exp(low + slope * (places - few))
-
-
-def _betas(config: Mapping[str, Any]) -> Tensor:
-    kind, total = config["beta_schedule"], config["num_train_timesteps"]
-    if config.get("trained_betas") is not None:
-        raise BadModel(
-            "the scheduler's config has trained_betas; only a beta_schedule is supported"
-        )
-    low, high = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
-    # In float32, as diffusers computes them and as the models were trained.
-    if kind == "linear":
-        return torch.linspace(low, high, total, dtype=torch.float32)
-    if kind == "scaled_linear":
-        return torch.linspace(low**0.5, high**0.5, total, dtype=torch.float32) ** 2
-    if kind == "squaredcos_cap_v2":
-        # Nichol & Dhariwal 2021, eq. 17: a squared cosine, with betas of at most 0.999.
-        t = torch.linspace(0, 1, total + 1, dtype=torch.float64)
-        cumulative = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
-        return (1 - cumulative[1:] / cumulative[:-1]).clamp_max(0.999).to(torch.float32)
-    known = "linear, scaled_linear and squaredcos_cap_v2"
-    raise BadModel(f"beta_schedule {kind!r}; {known} are supported")
-
-
-def _log_ratio(table: Tensor) -> Tensor:
-    """log(alpha / sigma) of cumulative alphas."""
-    return (table / (1 - table)).log() / 2
-
-
-def _without_terminal_signal(table: Tensor) -> Tensor:
-    """Shift and stretch √ᾱ so that it ends at zero (Lin et al. 2024, algorithm 1)."""
-    root = table.sqrt()
-    first, last = root[0].clone(), root[-1].clone()
-    return ((root - last) * first / (first - last)) ** 2
-
-
 def _subdivided(grid: Tensor, pieces: int) -> Tensor:
+    """The grid with every interval cut into equal pieces."""
     share = torch.arange(pieces, dtype=grid.dtype) / pieces
     inner = grid[:-1, None] + share * (grid[1:, None] - grid[:-1, None])
     return torch.cat([inner.flatten(), grid[-1:]])
@@ -342,10 +256,10 @@ def _subdivided(grid: Tensor, pieces: int) -> Tensor:
 
 def _check_steps(steps: int, most: int) -> None:
     if not 1 <= steps <= most:
-        raise BadCall(f"{steps} steps; this schedule has 1 to {most}")
+        raise BadCall(f"`steps` must be 1 to {most} for this model, got {steps}")
 
 
 def per_sample(level: Tensor, x: Tensor) -> Tensor:
-    """Levels () or (B,) as float32 that multiply x (B, C, F, H, W)."""
+    """Alpha or sigma, () or (B,), as float32 in a shape that multiplies x (B, C, F, H, W)."""
     level = level.to(device=x.device, dtype=torch.float32)
     return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim else level

@@ -1,4 +1,7 @@
-"""The one place that optimises: descent of a loss over a tensor, and training of adapters."""
+"""Optimisation: descent of a loss over a tensor, and training of parameters.
+
+Owns optimizers, gradient scaling and their state. Knows no network, no method and no loss.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,8 +15,9 @@ from torch.optim import Optimizer
 from recast.errors import NotFinite, missing_extra
 
 _SCALE = 2.0**12
-"""Losses are multiplied by this before their gradients pass the network, and the gradients divided:
-in float16 those of a mean over a clip would vanish. A power of two changes no other precision."""
+"""Losses are multiplied by this scale before the backward pass, and gradients are divided by it:
+the gradients of a mean over a clip would underflow in float16. A power of two changes nothing in
+other precisions."""
 
 
 def descend(
@@ -22,9 +26,10 @@ def descend(
     lrs: Sequence[float],
     optimizer: Callable[..., Optimizer] = torch.optim.Adam,
 ) -> Iterator[tuple[Tensor, float]]:
-    """One step of a fresh optimizer for each of `lrs`, from `start`; gradients are on in here only.
+    """Take one step of a new optimizer for each learning rate, from `start`. Gradients are enabled
+    only inside.
 
-    Yields what each step arrives at, detached, and the loss before it. Raises `NotFinite`.
+    Yields the tensor after each step, detached, and the loss before it. Raises `NotFinite`.
     """
     x = start.detach().clone().requires_grad_(True)
     stepper = optimizer([x], lr=1.0)
@@ -32,15 +37,15 @@ def descend(
     for index, lr in enumerate(lrs):
         stepper.param_groups[0]["lr"] = lr
         try:
-            x.grad, reached, scale = gradient(loss, x, scale)
+            x.grad, value, scale = gradient(loss, x, scale)
         except NotFinite as error:
             raise NotFinite(f"{error} after {index} inner steps") from error
         stepper.step()
-        yield x.detach().clone(), reached
+        yield x.detach().clone(), value
 
 
 class Slope(NamedTuple):
-    """The gradient of a loss, the loss, and the scale at which the gradient passed the network."""
+    """The gradient of a loss, the loss, and the scale with which the gradient was computed."""
 
     gradient: Tensor
     loss: float
@@ -48,20 +53,21 @@ class Slope(NamedTuple):
 
 
 def gradient(loss: Callable[[Tensor], Tensor], x: Tensor, scale: float = _SCALE) -> Slope:
-    """The gradient of a loss at x; gradients are on in here only. Where it is not finite at the
-    scale, which a sum over a clip may not be in float16, it is computed again at a sixteenth of it.
+    """The gradient of a loss at x. Gradients are enabled only inside. If the scaled gradient is not
+    finite, as a sum over a clip may be in float16, it is computed again with a sixteenth of the
+    scale.
 
-    Raises `NotFinite` where the loss is not, or its gradient is not at scale 1.
+    Raises `NotFinite` if the loss is not finite, or if its gradient is not finite at scale 1.
     """
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().clone().requires_grad_(True)
         value = loss(x)
         (slope,) = torch.autograd.grad(scale * value, x)
-    reached = float(value.detach())
-    if not math.isfinite(reached):
-        raise NotFinite(f"the loss is {reached}")
+    loss_value = float(value.detach())
+    if not math.isfinite(loss_value):
+        raise NotFinite(f"the loss is {loss_value}")
     if bool(slope.isfinite().all()):
-        return Slope(slope / scale, reached, scale)
+        return Slope(slope / scale, loss_value, scale)
     if scale == 1:
         raise NotFinite("the gradient is not finite")
     return gradient(loss, x, max(1.0, scale / 16))
@@ -70,17 +76,19 @@ def gradient(loss: Callable[[Tensor], Tensor], x: Tensor, scale: float = _SCALE)
 def minimize(
     loss: Callable[[Tensor], Tensor], start: Tensor, lrs: Sequence[float]
 ) -> tuple[Tensor, list[float]]:
-    """All of `descend` by Adam: where it ends, and the loss before every step."""
-    seen = list(descend(loss, start, lrs))
-    end = seen[-1][0] if seen else start.detach().clone()
-    return end, [value for _, value in seen]
+    """Descend with a new Adam, one step for each learning rate. Returns the last tensor and the
+    loss before every step."""
+    steps = list(descend(loss, start, lrs))
+    end = steps[-1][0] if steps else start.detach().clone()
+    return end, [value for _, value in steps]
 
 
 class Group(NamedTuple):
     """Parameters, their learning rate and their loss.
 
-    The loss of iteration i is the value of a context, which holds in place what it was computed
-    with until its gradient is known; None is an iteration that leaves the parameters as they are.
+    The loss of iteration i is the value of a context manager, which keeps the adapters applied
+    until the gradient is computed. None stands for an iteration that does not change the
+    parameters.
     """
 
     parameters: Sequence[nn.Parameter]
@@ -89,8 +97,8 @@ class Group(NamedTuple):
 
 
 def adamw_class(eight_bit: bool) -> Callable[..., Optimizer]:
-    """AdamW (Loshchilov & Hutter 2019), or one whose moments take a quarter of the memory, by
-    bitsandbytes. Raises `BadCall` where that is not installed."""
+    """AdamW (Loshchilov & Hutter 2019), or the AdamW of bitsandbytes, whose 8-bit moments take a
+    quarter of the memory. Raises `BadCall` if bitsandbytes is not installed."""
     if not eight_bit:
         return torch.optim.AdamW
     with missing_extra("eight-bit"):
@@ -105,7 +113,7 @@ def adamw(
     weight_decay: float,
     kind: Callable[..., Optimizer] = torch.optim.AdamW,
 ) -> Optimizer:
-    """An optimizer of all groups with betas 0.9 and 0.999 and ε = 1e-8, which are its defaults."""
+    """An optimizer of all groups with the default betas 0.9 and 0.999 and ε = 1e-8."""
     rates = [{"params": list(group.parameters), "lr": group.lr} for group in groups]
     return kind(rates, weight_decay=weight_decay)
 
@@ -118,39 +126,41 @@ def train(
     done: int = 0,
     clip: float = 0.0,
 ) -> Iterator[tuple[int, float]]:
-    """Take the iterations from `done` + 1 on; after each, its number and the first group's loss.
+    """Take the iterations from `done` + 1 to `iterations`. Yields the number of each iteration and
+    the loss of the first group.
 
-    Every group follows the gradient of its own loss alone, all of them from the same point. A norm
-    of a group's gradient above `clip` is cut to it; 0 does not. Raises `NotFinite`.
+    Every group follows the gradient of its own loss only, and all groups step together. The norm
+    of each group's gradient is clipped to `clip`; 0 turns clipping off. Raises `NotFinite`.
     """
     for index in range(done + 1, iterations + 1):
-        values = [_differentiated(group, index, clip) for group in groups]
+        values = [_compute_gradients(group, index, clip) for group in groups]
         optimizer.step()
         yield index, values[0]
 
 
-def _differentiated(group: Group, index: int, clip: float) -> float:
-    """The loss, with its gradients in the parameters."""
+def _compute_gradients(group: Group, index: int, clip: float) -> float:
+    """Compute the gradients of a group's loss into its parameters. Returns the loss, or NaN for an
+    iteration that does not change them."""
     with torch.enable_grad(), group.loss(index) as loss:
         if loss is None:
             for parameter in group.parameters:
                 parameter.grad = None
             return float("nan")
-        found = torch.autograd.grad(_SCALE * loss, list(group.parameters), allow_unused=True)
-    for parameter, gradient in zip(group.parameters, found, strict=True):
+        gradients = torch.autograd.grad(_SCALE * loss, list(group.parameters), allow_unused=True)
+    for parameter, gradient in zip(group.parameters, gradients, strict=True):
         parameter.grad = None if gradient is None else gradient / _SCALE
     norm = nn.utils.clip_grad_norm_(group.parameters, clip or float("inf"))
     value = float(loss.detach())
     if not torch.isfinite(loss) or not torch.isfinite(norm):
         raise NotFinite(
-            f"the loss is {value} and its gradient's norm {float(norm)} at iteration {index}; try "
-            "dtype float32 or bfloat16, or a lower lr"
+            f"the loss is {value} and the norm of its gradient {float(norm)} at iteration {index}; "
+            "try `dtype=float32`, `dtype=bfloat16` or a lower `lr`"
         )
     return value
 
 
 def packed(optimizer: Optimizer) -> dict[str, Tensor]:
-    """All that an optimizer remembers, as tensors of its own."""
+    """The state of an optimizer as copied tensors: "<index>.<name>" -> tensor."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": torch.as_tensor(value).detach().cpu().clone()
@@ -160,7 +170,7 @@ def packed(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `packed` gave, into an optimizer of the same parameters."""
+    """Load the state that `packed` returned into an optimizer of the same parameters."""
     whole = optimizer.state_dict()
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")

@@ -1,7 +1,7 @@
-"""Windows of a clip that is longer than a model sees at once, and how what they give is blended.
+"""Overlapping windows of a clip that is longer than the network's input, and their blending.
 
-All are cut from the same x_t, so that they share their noise where they overlap, and agree again
-after every step: MultiDiffusion (Bar-Tal et al., ICML 2023) along time.
+All windows are cut from the same x_t and their results are blended after every step, so that they
+agree where they overlap: MultiDiffusion (Bar-Tal et al., ICML 2023) along time. Knows no network.
 """
 
 import math
@@ -12,9 +12,12 @@ from torch import Tensor
 
 
 def spans(frames: int, window: int, temporal_patch: int = 1) -> tuple[slice, ...]:
-    """As few windows of so many frames as overlap by half or more, evenly spread over all frames;
-    one of all frames where these are no more. All three are counted in latents' frames, and each
-    begins at a multiple of `temporal_patch`, of which frames and window are multiples too."""
+    """The smallest number of windows of `window` frames that overlap by at least half, evenly
+    spread over `frames`; a single window if `frames` is at most `window`.
+
+    All numbers count frames of latents. Each window begins at a multiple of `temporal_patch`;
+    `frames` and `window` must be multiples of it.
+    """
     if frames <= window:
         return (slice(0, frames),)
     apart = max(temporal_patch, window // 2 // temporal_patch * temporal_patch)
@@ -27,8 +30,8 @@ def spans(frames: int, window: int, temporal_patch: int = 1) -> tuple[slice, ...
 
 
 def blend(parts: Sequence[Tensor], windows: Sequence[slice]) -> Tensor:
-    """What each window gave, (B, C, F', H, W), as one, (B, C, F, H, W): a mean in which a window
-    weighs less towards its ends."""
+    """The weighted mean (B, C, F, H, W) of the windows' results (B, C, F', H, W). The weight of a
+    window falls linearly towards its ends."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0]

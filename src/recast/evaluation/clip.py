@@ -1,4 +1,8 @@
-"""CLIP's view of frames and prompts, for metrics: the shipped one, OpenAI's, or any in a folder."""
+"""CLIP embeddings of frames and prompts (Radford et al., ICML 2021), for metrics.
+
+This module owns the loading of a CLIP: the one that ships, OpenAI's, or any in a folder. It refuses
+to know what the embeddings are used for.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,10 @@ _BATCH = 32
 
 
 class Embedder:
-    """A loaded CLIP. `name` is one of `NAMES`, a hub id, or a folder. Raises `BadModel`."""
+    """A loaded CLIP. `name` is one of `NAMES`, a hub id, or a folder.
+
+    Raises `BadModel` if it cannot be loaded.
+    """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
         source = NAMES.get(name, name)
@@ -35,7 +42,9 @@ class Embedder:
             self._model: Any = CLIPModel.from_pretrained(source).float().eval().to(device)
             self._tokenizer: Any = CLIPTokenizer.from_pretrained(source)
             self._processor: Any = CLIPImageProcessorPil.from_pretrained(source)
-        except Exception as error:  # which classes the hub's client raises changes with its version
+        except (
+            Exception
+        ) as error:  # the classes that the hub's client raises change with its version
             reason = " ".join(str(error).split())[:120]
             raise BadModel(
                 f"CLIP {name!r} cannot be loaded ({reason}); choose from {', '.join(NAMES)}, a hub "
@@ -44,38 +53,41 @@ class Embedder:
         self.name, self._device = name, device
 
     @torch.no_grad()
-    def frames(self, frames: NDArray[np.uint8]) -> Array:
-        """Embeddings of frames (F, H, W, 3), (F, D) of length 1."""
-        found = []
+    def embed_frames(self, frames: NDArray[np.uint8]) -> Array:
+        """Embeddings (F, D) of frames (F, H, W, 3), normalised to length 1."""
+        parts = []
         for first in range(0, len(frames), _BATCH):
             images = [Image.fromarray(frame) for frame in frames[first : first + _BATCH]]
             pixels = self._processor(images, return_tensors="pt").pixel_values.to(self._device)
-            found.append(self._model.get_image_features(pixels))
-        return _unit(found)
+            parts.append(self._model.get_image_features(pixels))
+        return _normalised(parts)
 
-    def unread(self, prompt: str) -> str:
-        """Says how much of a prompt is too long for CLIP; empty if nothing is."""
+    def truncation_note(self, prompt: str) -> str:
+        """A note for a prompt that is too long for CLIP; empty if it fits."""
         count = len(self._tokenizer(prompt, verbose=False).input_ids)
-        most = self._tokenizer.model_max_length
-        if count <= most:
+        limit = self._tokenizer.model_max_length
+        if count <= limit:
             return ""
-        # Both counts hold a token that begins the text and one that ends it.
+        # Both counts include the tokens that mark the beginning and the end of the text.
         return (
-            f"text similarity is to the beginning of the prompt: it has {count - 2} tokens, and "
-            f"CLIP {self.name} reads {most - 2}"
+            f"text similarity uses only the beginning of the prompt: it has {count - 2} tokens, "
+            f"and CLIP {self.name} reads {limit - 2}"
         )
 
     @torch.no_grad()
-    def text(self, prompt: str) -> Array:
-        """Embedding of a prompt, (D,), of length 1; what is `unread` is cut."""
+    def embed_text(self, prompt: str) -> Array:
+        """Embedding (D,) of a prompt, normalised to length 1. A prompt that is too long is
+        truncated, see `truncation_note`."""
         tokens = self._tokenizer(
             [prompt], padding="max_length", truncation=True, return_tensors="pt"
         ).to(self._device)
-        return _unit([self._model.get_text_features(tokens.input_ids, tokens.attention_mask)])[0]
+        return _normalised(
+            [self._model.get_text_features(tokens.input_ids, tokens.attention_mask)]
+        )[0]
 
 
-def _unit(parts: list[Any]) -> Array:
-    # transformers 5 wraps what 4 gave bare.
+def _normalised(parts: list[Any]) -> Array:
+    # transformers 5 wraps the tensors that version 4 returned directly.
     tensors = [getattr(part, "pooler_output", part) for part in parts]
-    found = torch.cat(tensors).double().cpu().numpy()
-    return np.asarray(found / np.linalg.norm(found, axis=-1, keepdims=True))
+    embeddings = torch.cat(tensors).double().cpu().numpy()
+    return np.asarray(embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True))

@@ -1,8 +1,8 @@
-"""Point trackers: where the points of a clip's first frame go.
+"""Point trackers: the positions of the first frame's points in all later frames.
 
-`flow` needs no weights: dense optical flow, chained over the frames, trusted where forward and
-backward flow agree. `cotracker` is Meta's CoTracker (its code and weights are CC-BY-NC, so it is
-never installed with Recast). Anything that takes frames and gives `Tracks` is a tracker.
+`flow` needs no weights: it chains dense optical flow over the frames and trusts it where forward
+and backward flow agree. `cotracker` is Meta's CoTracker; its code and weights are CC-BY-NC, so they
+are never installed with Recast. A tracker is any function from frames to `Tracks`.
 """
 
 from collections.abc import Callable
@@ -21,39 +21,43 @@ from recast.errors import BadModel
 from recast.metrics.base import Array, Tracks
 
 GRID = 32
-"""Points along a frame's shorter side."""
-_SIDE = 128  # smaller clips are enlarged to this shorter side before their flow is found
+"""Number of points along a frame's shorter side."""
+_FLOW_SIDE = 128  # smaller clips are enlarged to this shorter side before the flow is computed
 COTRACKER = "facebookresearch/co-tracker"
 
 
 Tracker = Callable[[NDArray[np.uint8]], Tracks]
-"""Takes frames (F, H, W, 3) uint8."""
+"""A function from frames (F, H, W, 3) uint8 to tracks."""
 
 
 def flow(frames: NDArray[np.uint8], grid: int = GRID, start: Array | None = None) -> Tracks:
-    """Farneback's optical flow (SCIA 2003; OpenCV's) chained from frame to frame.
+    """Farneback's optical flow (SCIA 2003; OpenCV's implementation) chained from frame to frame.
 
-    A point is lost for good where forward and backward flow disagree (Sundaram et al., ECCV 2010,
-    eq. 5) or where it leaves the frame. The flow is found on the clip's main colour axis, since
-    two colours may have one brightness. DIS flow, which OpenCV also has, drags plain backgrounds
-    along with what moves before them. Points begin at `start` (N, 2), without it on a grid.
+    A point is lost permanently where forward and backward flow disagree (Sundaram et al., ECCV
+    2010, eq. 5) and where it leaves the frame. The flow is computed on the main axis of the clip's
+    colours and not on brightness, because different colours can have equal brightness. OpenCV's DIS
+    flow is not used, because it moves plain backgrounds along with the object in front of them.
+    Points begin at `start` (N, 2) in pixels, by default on a grid.
     """
     height, width = frames.shape[1:3]
-    scale = max(1.0, _SIDE / min(height, width))
+    scale = max(1.0, _FLOW_SIDE / min(height, width))
     size = (round(width * scale), round(height * scale))
-    gray = [cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC) for frame in _one_axis(frames)]
+    gray = [
+        cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)
+        for frame in _main_colour_axis(frames)
+    ]
     points = [(_grid(height, width, grid) if start is None else start) * scale]
     visible = [np.ones(len(points[0]), bool)]
     for before, after in pairwise(gray):
         forward, backward = _farneback(before, after), _farneback(after, before)
-        step = _sampled(forward, points[-1])
-        there = points[-1] + step
-        back = _sampled(backward, there)
-        gap = ((step + back) ** 2).sum(-1)
-        agree = gap < 0.01 * ((step**2).sum(-1) + (back**2).sum(-1)) + 0.5
-        inside = ((there >= 0) & (there < size)).all(-1)
-        points.append(there)
-        visible.append(visible[-1] & agree & inside)
+        step = _sample_flow(forward, points[-1])
+        moved = points[-1] + step
+        back = _sample_flow(backward, moved)
+        mismatch = ((step + back) ** 2).sum(-1)
+        consistent = mismatch < 0.01 * ((step**2).sum(-1) + (back**2).sum(-1)) + 0.5  # eq. 5
+        inside = ((moved >= 0) & (moved < size)).all(-1)
+        points.append(moved)
+        visible.append(visible[-1] & consistent & inside)
     return Tracks(np.stack(points) / scale, np.stack(visible))
 
 
@@ -65,9 +69,9 @@ def cotracker(
     folder: Path | None = None,
     device: str = "cpu",
 ) -> Tracks:
-    """CoTracker 3 (Karaev et al. 2024), from torch.hub or a local clone `folder` of its repository.
+    """CoTracker 3 (Karaev et al. 2024), from torch.hub or from `folder`, a clone of its repository.
 
-    Raises `BadModel` where it cannot be had.
+    Raises `BadModel` if it cannot be loaded.
     """
     tracker = _cotracker(model, folder, device)
     height, width = frames.shape[1:3]
@@ -85,16 +89,18 @@ def _cotracker(model: str, folder: Path | None, device: str) -> Any:
         source = {"source": "local"} if folder else {"trust_repo": True}
         load: Any = torch.hub.load
         return load(str(folder or COTRACKER), model, **source).to(device)
-    except Exception as error:  # whatever a download or foreign code may raise
+    except Exception as error:  # any error of a download or of CoTracker's code
         reason = " ".join(str(error).split())[:120]
         raise BadModel(
-            f"CoTracker cannot be loaded ({reason}); take --tracker flow, which needs no weights, "
-            f"or --cotracker with a clone of github.com/{COTRACKER} and its checkpoint (CC-BY-NC)"
+            f"CoTracker cannot be loaded ({reason}); choose `tracker=flow`, which needs no "
+            f"weights, or set `cotracker` to a clone of github.com/{COTRACKER} with its checkpoint "
+            "(CC-BY-NC)"
         ) from error
 
 
-def _one_axis(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Every pixel's place on the axis along which the clip's colours differ most, 0 to 255."""
+def _main_colour_axis(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Each pixel's coordinate on the first principal axis of the clip's colours, 0 to 255,
+    (F, H, W)."""
     pixels = frames.reshape(-1, 3).astype(np.float32)
     centred = pixels - pixels.mean(0)
     axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
@@ -122,14 +128,14 @@ def _farneback(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[n
 
 
 def _grid(height: int, width: int, count: int) -> Array:
-    """Points (N, 2) at the centres of square cells, `count` of them along the shorter side."""
+    """Points (N, 2) at the centres of square cells, with `count` cells along the shorter side."""
     cell = min(height, width) / count
     x, y = ((np.arange(round(side / cell)) + 0.5) * cell for side in (width, height))
     return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
-def _sampled(field: NDArray[np.float32], points: Array) -> Array:
-    """A flow field (H, W, 2) at points (N, 2), bilinear, the nearest one outside."""
+def _sample_flow(field: NDArray[np.float32], points: Array) -> Array:
+    """A flow field (H, W, 2) at points (N, 2): bilinear inside, the nearest value outside."""
     x, y = np.moveaxis((points - 0.5).astype(np.float32)[None], -1, 0)
     values = cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(values[0], float)

@@ -1,8 +1,9 @@
-"""What an adapter is trained on: the settings, and the loss of every iteration.
+"""Training objectives: losses between what a network predicts and what it should predict.
 
-The clips' latents and the prompt's encoding are made once; each iteration draws a clip, a noise
-level and a noise from the seed and its own number, so that training goes on exactly where it was
-broken off. Knows no layer.
+Owns the losses of the papers and the objective of one training iteration. The clips' latents and
+the encoded prompt are computed once. Each iteration draws a clip, a noise level and a noise from
+the seed and its own number, so that interrupted training resumes with the same draws. Knows no
+layer and no optimizer.
 """
 
 from __future__ import annotations
@@ -10,147 +11,131 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import final
 
 import torch
+from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cosine_similarity, mse_loss
 
 from recast.backbones.base import Backbone
-from recast.diffusion import initial_noise
 from recast.diffusion.noise_schedule import Denoiser
 from recast.diffusion.optimize import Group
 from recast.diffusion.sampling import generator_of, randn
-from recast.feature_guidance import losses
-from recast.motions.method import check_setting
+from recast.finetuning.training_config import Objective, TrainingConfig
 from recast.networks.adapters import Adapter
 
 _LEVELS = 100
-"""Into so many noise levels the schedule is cut; one of them is drawn at every iteration."""
+"""Number of noise levels in the schedule, one of which each iteration draws."""
 _WITHOUT_SPATIAL = 0.2
-"""Share of the iterations without the spatial LoRA (MotionDirector's released code)."""
-Objective = Literal["mse", "vmc", "vmc_released", "debiased", "hybrid"]
-WithoutLoRA = Literal["mse", "vmc", "vmc_released", "debiased"]
+"""Fraction of the iterations without the spatial LoRA (MotionDirector's released code)."""
+
+
+def residual_cosine(predicted: Tensor, target: Tensor) -> Tensor:
+    """The mean over n of 1 − cos(δ̂_n, δ_n), where δ_n is the difference of frames n + 1 and n as
+    one vector: VMC's residual vectors (Jeong et al. 2024; Motion Inversion, eq. 2). Both
+    (B, C, F, h, w) -> scalar."""
+    a, b = (rearrange(x.diff(dim=2), "b c f h w -> b f (c h w)") for x in (predicted, target))
+    return 1 - cosine_similarity(a, b, dim=-1).mean()
+
+
+def residual_cosine_over_time(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 − mean cos(|δ̂|, |δ|), with the cosine over time at every position and channel. VMC's
+    released code minimises this. It loses the direction of a change."""
+    a, b = (x.diff(dim=2).abs() for x in (predicted, target))
+    return 1 - cosine_similarity(a, b, dim=2).mean()
+
+
+def debiased(predicted: Tensor, target: Tensor, anchor: int, beta: float = 1.0) -> Tensor:
+    """The mean squared error plus that of φ(ε_i) = √(β² + 1)·ε_i − β·ε_anchor, which removes the
+    part that frames share (Zhao et al. 2024; Motion Inversion, eq. 3 to 5)."""
+    error = predicted - target  # φ is linear, so it may be applied to the difference
+    phi = (beta**2 + 1) ** 0.5 * error - beta * error[:, :, anchor : anchor + 1]
+    return mse_loss(predicted, target) + phi.square().mean()
+
+
 _DISTANCES: dict[Objective, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": mse_loss,
-    "vmc": losses.residual_cosine,
-    "vmc_released": losses.residual_cosine_over_time,
+    "vmc": residual_cosine,
+    "vmc_released": residual_cosine_over_time,
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Training:
-    """How an adapter is trained, and how clips are drawn with it."""
-
-    iterations: int = 400
-    """Steps of AdamW."""
-    lr: float = 5e-4
-    """Its learning rate."""
-    weight_decay: float = 1e-2
-    """Its weight decay."""
-    clip_gradient: float = 0.0
-    """Cut the gradient to this norm; 0 does not."""
-    objective: Objective = "mse"
-    """mse: what the network says against what it should. vmc: the cosine of differences between
-    frames. vmc_released: of their absolute values, over time, as VMC's code has it. debiased: mse
-    with and without what the frames share. hybrid: debiased, beside a spatial LoRA for the
-    appearance, which is dropped."""
-    offset_noise: float = 0.0
-    """Deviation of a noise that all of a frame and channel get in common; 0 is none."""
-    training_seed: int = 0
-    """Seed of all that is drawn while learning; --seed is that of the result."""
-    eight_bit: bool = False
-    """AdamW with 8-bit moments, by bitsandbytes: a quarter of the optimiser's memory."""
-    checkpoint_every: int = 50
-    """Learning that is broken off goes on from the last of every so many iterations."""
-    inversion_steps: int = 50
-    """About how many steps the inversion takes that finds the clip's own noise."""
-    initial_noise: initial_noise.Kind = "blended"
-    """What a sample starts from: random; inverted; low_frequency; blended;
-    low_frequency_blended."""
-    noise_share: float = 0.5
-    """Share p of the clip's own noise in a blended one."""
-    low_pass_factor: int = 4
-    """How much the filter of low_frequency noises shrinks a frame."""
-    strength: float = 1.0
-    """Scales what was learned: 0 is the untouched model, above 1 exaggerates."""
-
-    def __post_init__(self) -> None:
-        for name in ("iterations", "checkpoint_every", "inversion_steps", "low_pass_factor"):
-            check_setting(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("weight_decay", "clip_gradient", "offset_noise", "training_seed"):
-            check_setting(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
-        check_setting("lr", self.lr, self.lr > 0, "above 0")
-        check_setting(
-            "noise_share", self.noise_share, 0 <= self.noise_share <= 1, "between 0 and 1"
-        )
-        check_setting("strength", self.strength, True, "a number")
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class _Lesson:
-    """What one iteration draws: a clip's latents (1, C, F, h, w), their noise and its level."""
+class TrainingSample:
+    """The random draw of one iteration: a clip's latents (1, C, F, h, w), their noise and time."""
 
     x0: Tensor
     eps: Tensor
     t: Tensor
     anchor: int
+    """The anchor frame of the debiased objective."""
     frame: int
-    """The one of which the spatial LoRA learns."""
+    """The frame from which the spatial LoRA learns."""
     with_spatial: bool
+    """Whether the spatial LoRA is applied in this iteration."""
 
 
+@final
 @dataclass(frozen=True, slots=True, eq=False)
-class Lessons:
+class TrainingObjective:
     """The losses of all iterations over clips with latents (N, C, F, h, w)."""
 
-    config: Training
+    config: TrainingConfig
     backbone: Backbone
     latents: Tensor
     plain: Denoiser
+    """The denoiser of the clips' prompt, without classifier-free guidance."""
     temporal: Adapter
+    """The adapter that learns the motion."""
     spatial: Adapter | None = None
-    """Learns the appearance from single frames, so that `temporal` need not."""
+    """The adapter that learns the appearance from single frames, so that `temporal` need not."""
 
     def groups(self, spatial_lr: float) -> list[Group]:
-        """What is trained, first the temporal adapter."""
-        found = [Group(list(self.temporal.tensors.values()), self.config.lr, self._of_clip)]
+        """The parameters with their losses, those of the temporal adapter first."""
+        temporal = list(self.temporal.tensors.values())
+        groups = [Group(temporal, self.config.lr, self.loss_of_clip)]
         if self.spatial is not None:
-            parameters = list(self.spatial.tensors.values())
-            found.append(Group(parameters, spatial_lr, self._of_frame))
-        return found
+            groups.append(
+                Group(list(self.spatial.tensors.values()), spatial_lr, self.loss_of_frame)
+            )
+        return groups
 
     @contextmanager
-    def _of_clip(self, index: int) -> Iterator[Tensor]:
-        lesson = self._drawn(index)
+    def loss_of_clip(self, index: int) -> Iterator[Tensor]:
+        """The temporal adapter's loss in one iteration. The adapters are applied inside this
+        context, in which the gradient has to be computed."""
+        sample = self._draw(index)
         with ExitStack() as stack:
             stack.enter_context(self.temporal.applied())
-            if self.spatial is not None and lesson.with_spatial:
+            if self.spatial is not None and sample.with_spatial:
                 stack.enter_context(self.spatial.applied())
-            predicted, wanted = self._outputs(lesson.x0, lesson.eps, lesson.t)
+            output, target = self._output_and_target(sample.x0, sample.eps, sample.t)
             if self.config.objective in _DISTANCES:
-                yield _DISTANCES[self.config.objective](predicted, wanted)
+                yield _DISTANCES[self.config.objective](output, target)
             else:
-                yield losses.debiased(predicted, wanted, lesson.anchor)
+                yield debiased(output, target, sample.anchor)
 
     @contextmanager
-    def _of_frame(self, index: int) -> Iterator[Tensor | None]:
-        lesson = self._drawn(index)
-        if not lesson.with_spatial:
+    def loss_of_frame(self, index: int) -> Iterator[Tensor | None]:
+        """The spatial adapter's loss in one iteration; None if it does not take part."""
+        sample = self._draw(index)
+        if not sample.with_spatial:
             yield None
             return
         assert self.spatial is not None
-        one = slice(lesson.frame, lesson.frame + 1)
+        frame = slice(sample.frame, sample.frame + 1)
+        x0, eps = sample.x0[:, :, frame], sample.eps[:, :, frame]
         with self.spatial.applied():
-            yield mse_loss(*self._outputs(lesson.x0[:, :, one], lesson.eps[:, :, one], lesson.t))
+            yield mse_loss(*self._output_and_target(x0, eps, sample.t))
 
-    def _outputs(self, x0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network says of the noised clip, and what it should say."""
+    def _output_and_target(self, x0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's output for the noised clip, and its training target."""
         schedule = self.backbone.schedule
         out = self.plain(schedule.noised(x0, eps, t), t)
         return schedule.output(out.x0, out.eps, t), schedule.output(x0, eps, t)
 
-    def _drawn(self, index: int) -> _Lesson:
+    def _draw(self, index: int) -> TrainingSample:
         generator = generator_of(self.config.training_seed, index)
 
         def below(count: int) -> int:
@@ -158,15 +143,12 @@ class Lessons:
 
         x0, frames = self.latents, self.latents.shape[2]
         grid = self.backbone.schedule.sized(x0.shape).grid(_LEVELS)
-        chosen, t, anchor, frame = (
-            below(len(x0)),
-            grid[below(_LEVELS)],
-            below(frames),
-            below(frames),
-        )
+        # The order of these draws is part of the result.
+        clip, t = below(len(x0)), grid[below(_LEVELS)]
+        anchor, frame = below(frames), below(frames)
         with_spatial = float(torch.rand((), generator=generator)) >= _WITHOUT_SPATIAL
         eps = randn(tuple(x0[:1].shape), generator, x0.device)
         if self.config.offset_noise:
-            common = randn((*eps.shape[:3], 1, 1), generator, x0.device)
-            eps = eps + self.config.offset_noise * common
-        return _Lesson(x0[chosen : chosen + 1], eps, t, anchor, frame, with_spatial)
+            constant = randn((*eps.shape[:3], 1, 1), generator, x0.device)
+            eps = eps + self.config.offset_noise * constant
+        return TrainingSample(x0[clip : clip + 1], eps, t, anchor, frame, with_spatial)

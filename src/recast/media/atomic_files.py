@@ -1,7 +1,8 @@
-"""Files and folders that appear whole or not at all.
+"""Atomic writing: a file or folder appears complete, or does not appear.
 
-Owns the one way in which Recast writes: to a temporary sibling, renamed when it is complete. Knows
-nothing of what is written. A full disk becomes `NoSpace`, a place that cannot be written `BadCall`.
+This module owns the only way in which Recast writes: to a temporary file in the same folder, which
+is renamed when it is complete. It refuses to know what is written. A full disk raises `NoSpace`,
+and a path that cannot be written raises `BadCall`.
 """
 
 import contextlib
@@ -17,45 +18,47 @@ from filelock import FileLock, Timeout
 
 from recast.errors import BadCall, NoSpace
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """`with atomic(path) as temporary: write(temporary)` writes one file, or none.
+    """`with atomic(path) as temporary: write(temporary)` writes one complete file, or none.
 
-    `temporary` is an empty file beside `path` with the same suffix. When the body ends it replaces
-    `path`; when the body raises, or is interrupted, it is removed and `path` stays as it was.
-    Missing parent folders are made (and unmade on failure). Raises `NoSpace`, `BadCall`.
+    `temporary` is an empty file in the folder of `path`, with the same suffix. At the end of the
+    body it replaces `path`; if the body raises or is interrupted, it is removed and `path` stays
+    unchanged. Missing parent folders are created, and removed again on failure. Raises `NoSpace`
+    for a full disk and `BadCall` for a path that cannot be written.
     """
     final = Path(path)
     with _temporary(final, folder=False) as temporary:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        with _refused(final):
+        with _system_errors(final):
             temporary.replace(final)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Like `atomic` for a folder: `temporary` is an empty folder; fill it.
+    """Like `atomic` for a folder: `temporary` is an empty folder that the body fills.
 
-    An existing folder `path` is moved aside, replaced, and only then removed with all it holds;
-    whoever calls this with a path of the user's checks first what stands there.
+    An existing folder `path` is moved aside, replaced, and only then removed with its content. A
+    caller that uses a path given by the user must check the content of that folder first.
     """
     final = Path(path)
     with _temporary(final, folder=True) as temporary:
         yield temporary
-        with _refused(final):
+        with _system_errors(final):
             _replace_folder(temporary, final)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder, made if need be, to this process. A lock ends with its process, however that
-    ends. Raises `BadCall` while another process works there."""
-    with _refused(folder):
+    """Lock a folder for this process; a missing folder is created. The system releases the lock
+    when the process ends, even if it is killed. Raises `BadCall` if another process has the
+    lock."""
+    with _system_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
@@ -72,23 +75,23 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _temporary(final: Path, folder: bool) -> Iterator[Path]:
-    """An empty file or folder beside `final`, removed again if the body does not end well."""
+    """An empty file or folder next to `final`; if the body raises, it is removed."""
     # The name leaves out `final.stem`, so that a long name stays within the limit of 255 bytes.
     temporary = final.with_name(f".recast-{secrets.token_hex(6)}{final.suffix}")
-    made = _missing_parents(final)
+    new_parents = _missing_parents(final)
     try:
-        with _refused(final):
+        with _system_errors(final):
             _prepare(final, temporary, folder)
         yield temporary
     except BaseException as error:
         _remove(temporary)
-        for parent in made:
+        for parent in new_parents:
             with contextlib.suppress(OSError):
                 parent.rmdir()
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
             raise NoSpace(
-                f"no space left on the disk for {final}; nothing was written, "
-                "free some space or choose another place"
+                f"no space left on the disk for {final}; nothing was written; "
+                "free some space or choose another path"
             ) from error
         raise
 
@@ -105,15 +108,15 @@ def _prepare(final: Path, temporary: Path, folder: bool) -> None:
 
 
 @contextmanager
-def _refused(final: Path) -> Iterator[None]:
-    """The system's refusal (rights, name too long, read-only disk) as one line for the user."""
+def _system_errors(final: Path) -> Iterator[None]:
+    """Turn a system error (permissions, name too long, read-only disk) into `BadCall`."""
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _DISK_FULL:
             raise
         reason = (error.strerror or str(error)).lower()
-        raise BadCall(f"cannot write {final}: {reason}; choose another place") from error
+        raise BadCall(f"cannot write {final}: {reason}; choose another path") from error
 
 
 def _replace_folder(temporary: Path, final: Path) -> None:

@@ -1,8 +1,8 @@
-"""What FFmpeg is asked to do, by PyAV: videos in as shots with exact times, mp4 out.
+"""Videos through FFmpeg (PyAV): decoded frames with exact times, as a player would show them.
 
-Also opens a source of any kind, and hands animations and folders on to `_images.py`; these two are
-the only files that know codecs. Which shots are taken is decided in `video.py`. Importing this
-loads FFmpeg and Pillow.
+This module owns seeking, decoding, rotation, pixel aspect ratio and the detection of files that
+are truncated or damaged. It refuses to know which frames are needed: `frame_selection.py` decides
+that. Importing it loads FFmpeg and Pillow.
 """
 
 import itertools
@@ -23,20 +23,18 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, ColorTrc, Interpolation
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 from PIL import Image
 
 from recast.errors import BadClip
-from recast.media import pillow
-from recast.media.frame_source import Look, Pixels, Shot, Source
+from recast.media.frame_source import ColorConversion, Frame, FrameSource, Pixels
 
 _SEEK_BEYOND = 2
-"""Seconds up to which decoding from the beginning is as quick as a seek."""
+"""Up to this many seconds, decoding from the beginning is as fast as a seek."""
 
 _TEXT_FORMATS = {"tty", "bin", "xbin", "adf", "idf"}
-"""FFmpeg draws text files as videos of a terminal; nobody means that here."""
+"""FFmpeg renders text files as videos of a terminal, which is never what a user wants."""
 
-# Accurate rounding and full chroma: without them, reading darkens by one level and loses 15 dB.
+# Without accurate rounding and full chroma, reading darkens by one level and loses 15 dB.
 _SCALING = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -46,80 +44,66 @@ _SCALING = (
 )
 
 
-def open_source(
-    path: Path, start: Fraction, fps: Fraction | None, background: tuple[int, int, int]
-) -> Source:
-    """Open a video, an animation or a folder of images. Shots begin at or before `start` seconds.
+def open_video(
+    path: Path, start: Fraction, fps: Fraction | None, conversion: ColorConversion
+) -> FrameSource:
+    """Open a video whose frames begin at or before `start` seconds.
 
-    `fps` is the rate of a folder (None: 8), and stands in for the rate of a video that states
-    none. Raises `BadClip` with one line that says what is wrong.
+    `fps` is the rate to assume for a video that states none. Raises `BadClip` for a file that
+    FFmpeg cannot read, that holds no video, or that is truncated or damaged.
     """
-    look = Look(str(path), background)
-    try:
-        if path.is_dir():
-            return pillow.folder(path, fps, look)
-        if not path.exists():
-            raise BadClip(f"{path} does not exist; check the name")
-        if not path.is_file() or path.stat().st_size == 0:
-            raise BadClip(f"{path} is empty or no regular file; a clip is a video or a folder")
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise BadClip(f"{path} cannot be opened: {(error.strerror or '').lower()}") from error
-    if head.startswith((b"GIF8", b"\x89PNG")) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP"):
-        return pillow.animation(path, look)
-    return _video(path, head, start, fps, look)
-
-
-# --- videos, by FFmpeg ----------------------------------------------------------------------------
-
-
-def _video(path: Path, head: bytes, start: Fraction, fps: Fraction | None, look: Look) -> Source:
-    with _opened(path, head) as (_, stream):
-        look.check_size(stream.codec_context.width, stream.codec_context.height)
-        _check_whole(path, stream)
+    with _opened(path) as (_, stream):
+        conversion.check_size(stream.codec_context.width, stream.codec_context.height)
+        _check_not_truncated(path, stream)
         rate = _own_rate(stream) or fps
         if rate is None:
-            raise BadClip(f"{path} does not say how fast it runs; set --fps")
+            raise BadClip(f"{path} does not state its frame rate; set `fps`")
         # Matroska rounds to 1 ms: 29.97 fps needs the tick as slack, or frames repeat. A tick
         # that is as long as a frame is exact and needs none.
         tick = Fraction(stream.time_base or 0)
         slack = tick if 4 * tick * rate <= 1 else Fraction(0)
-    return Source(str(path), rate, slack, _shots(path, head, start, rate, look), look.notes)
+    frames = _frames(path, start, rate, conversion)
+    return FrameSource(str(path), rate, slack, frames, conversion.notes)
 
 
 @contextmanager
-def _opened(path: Path, head: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
-        # The absolute path, since FFmpeg takes "name:" at the front for a network protocol.
+        # The absolute path, because FFmpeg reads "name:" at the front as a network protocol.
         container = av.open(str(path.absolute()), metadata_errors="ignore")
     except av.FFmpegError as error:
-        if head[4:8] == b"ftyp":
+        if _is_mp4(path):
             raise BadClip(
                 f"{path} is cut short or damaged: its index is missing, so 0 frames are readable; "
                 "copy it again"
             ) from error
         raise BadClip(f"{path} is not a video that FFmpeg can read; check the file") from error
     with container:
-        # The cover picture of a song is a video stream, too.
+        # The cover picture of a song is also a video stream.
         streams = [
             stream
             for stream in container.streams.video
             if not stream.disposition & Disposition.attached_pic
         ]
         if not streams or container.format.name in _TEXT_FORMATS:
-            raise BadClip(f"{path} holds no video; a clip is a video or a folder of images")
-        # An animated AVIF holds a still beside its sequence.
+            raise BadClip(f"{path} holds no video; give a video or a folder of images")
+        # An animated AVIF holds a still image beside its sequence.
         stream = next((stream for stream in streams if stream.frames != 1), streams[0])
         if stream.codec_context is None:
-            raise BadClip(f"{path} is coded in a way that this FFmpeg cannot decode; convert it")
+            raise BadClip(f"{path} uses a codec that this FFmpeg cannot decode; convert it")
         yield container, stream
 
 
-def _own_rate(stream: VideoStream) -> Fraction | None:
-    """The average rate; where a nominal rate is within 1 %, that one.
+def _is_mp4(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8)[4:8] == b"ftyp"
 
-    The average is frames over duration, so an odd last duration bends it, and frames would repeat.
+
+def _own_rate(stream: VideoStream) -> Fraction | None:
+    """The average rate, or the nominal rate if it is within 1 % of the average.
+
+    The average is frames over duration, so an unusual last duration changes it slightly, and with
+    the changed rate some frames would repeat.
     """
     average, nominal = stream.average_rate or stream.guessed_rate, stream.base_rate
     if average and nominal and abs(nominal / average - 1) < Fraction(1, 100):
@@ -127,26 +111,29 @@ def _own_rate(stream: VideoStream) -> Fraction | None:
     return average if average and Fraction(1, 100) <= average <= 1000 else None
 
 
-def _check_whole(path: Path, stream: VideoStream) -> None:
-    """Compare the index, where the container has one in front, with the length of the file."""
+def _check_not_truncated(path: Path, stream: VideoStream) -> None:
+    """Compare the index, if it is at the front of the container, with the length of the file."""
     size = path.stat().st_size
-    whole = [entry.pos + entry.size <= size for entry in stream.index_entries]
-    if not all(whole):
+    complete = [entry.pos + entry.size <= size for entry in stream.index_entries]
+    if not all(complete):
         raise BadClip(
-            f"{path} is cut short: {whole.index(False)} of {len(whole)} frames are readable; "
-            "copy it again"
+            f"{path} is cut short: {complete.index(False)} of {len(complete)} frames are "
+            "readable; copy it again"
         )
 
 
-def _shots(path: Path, head: bytes, start: Fraction, rate: Fraction, look: Look) -> Generator[Shot]:
-    with _opened(path, head) as (container, stream):
+def _frames(
+    path: Path, start: Fraction, rate: Fraction, conversion: ColorConversion
+) -> Generator[Frame]:
+    with _opened(path) as (container, stream):
         declared = _declared_end(container, stream)
-        pixel = Fraction(stream.sample_aspect_ratio or 1)
+        pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
         tick, end = Fraction(stream.time_base or 0), Fraction(0)
-        for index, (time, frame) in enumerate(_frames_from(container, stream, start, look)):
+        timed = _timed_frames(container, stream, start, conversion)
+        for index, (time, frame) in enumerate(timed):
             time = end if time is None else time
             end = time + ((frame.duration or 0) * tick or 1 / rate)
-            yield Shot(index, time, end, partial(_picture, frame, pixel, look))
+            yield Frame(index, time, end, partial(_to_rgb, frame, pixel_aspect, conversion))
         if declared and end < declared - max(2 / rate, Fraction(1, 10)):
             raise BadClip(
                 f"{path} is cut short: it should last {float(declared):.2f} s, but only "
@@ -155,13 +142,13 @@ def _shots(path: Path, head: bytes, start: Fraction, rate: Fraction, look: Look)
 
 
 def _declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """The length in seconds that the header states for this stream alone, where it does."""
+    """The length in seconds that the header states for this stream, None if it states none."""
     if container.format.name == "avi" and stream.duration and stream.time_base:
         return stream.duration * stream.time_base
-    stated = re.match(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
-    if not stated:
+    duration = re.match(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
+    if not duration:
         return None
-    hours, minutes, seconds = map(Fraction, stated.groups())
+    hours, minutes, seconds = map(Fraction, duration.groups())
     return (
         3600 * hours
         + 60 * minutes
@@ -170,15 +157,15 @@ def _declared_end(container: InputContainer, stream: VideoStream) -> Fraction | 
     )
 
 
-def _frames_from(
-    container: InputContainer, stream: VideoStream, start: Fraction, look: Look
+def _timed_frames(
+    container: InputContainer, stream: VideoStream, start: Fraction, conversion: ColorConversion
 ) -> Iterator[tuple[Fraction | None, VideoFrame]]:
-    """Frames with their seconds after the first, beginning at or before `start`."""
+    """Frames with their time in seconds after the first, beginning at or before `start`."""
     stream.thread_type = "AUTO"
-    frames = _decoded(container, stream, look)
+    frames = _decoded(container, stream, conversion)
     first = next(frames, None)
     if first is None:
-        raise BadClip(f"{look.name} is damaged: 0 frames are readable; copy it again")
+        raise BadClip(f"{conversion.name} is damaged: 0 frames are readable; copy it again")
     tick, origin = Fraction(stream.time_base or 0), first.pts
 
     def timed(frame: VideoFrame) -> tuple[Fraction | None, VideoFrame]:
@@ -189,26 +176,29 @@ def _frames_from(
     ahead: list[VideoFrame] = [first]
     if start > _SEEK_BEYOND and origin is not None and tick:
         container.seek(origin + int(start / tick), stream=stream)
-        frames = _decoded(container, stream, look)
+        frames = _decoded(container, stream, conversion)
         ahead = list(itertools.islice(frames, 1))
         reached = timed(ahead[0])[0] if ahead else None
-        if reached is None or reached > start:  # a bad index: go the long way
+        if reached is None or reached > start:  # a bad index: decode from the beginning
             container.seek(origin, stream=stream)
-            frames, ahead = _decoded(container, stream, look), []
+            frames, ahead = _decoded(container, stream, conversion), []
     yield from map(timed, itertools.chain(ahead, frames))
 
 
-def _decoded(container: InputContainer, stream: VideoStream, look: Look) -> Iterator[VideoFrame]:
-    """All frames from here on. Damage before the first frame is a recording that began midway."""
+def _decoded(
+    container: InputContainer, stream: VideoStream, conversion: ColorConversion
+) -> Iterator[VideoFrame]:
+    """All frames from here on. Damage before the first frame is skipped, because a recording may
+    begin in the middle of a stream."""
     good = 0
-    for packet in _packets(container, stream, look):
+    for packet in _packets(container, stream, conversion):
         try:
             if packet.is_corrupt and good:
-                raise BadClip(_damaged(look.name, good))
+                raise BadClip(_damaged(conversion.name, good))
             frames = packet.decode()
         except av.FFmpegError as error:
             if good:
-                raise BadClip(_damaged(look.name, good)) from error
+                raise BadClip(_damaged(conversion.name, good)) from error
             continue
         for frame in frames:
             good += 1
@@ -216,17 +206,17 @@ def _decoded(container: InputContainer, stream: VideoStream, look: Look) -> Iter
 
 
 def _packets(
-    container: InputContainer, stream: VideoStream, look: Look
-) -> Iterator["Packet[VideoStream]"]:  # a generic only in the stubs
-    packets, seen = container.demux(stream), 0
+    container: InputContainer, stream: VideoStream, conversion: ColorConversion
+) -> Iterator["Packet[VideoStream]"]:  # Packet is generic in the stubs only
+    packets, count = container.demux(stream), 0
     while True:
         try:
             packet = next(packets, None)
         except av.FFmpegError as error:
-            raise BadClip(_damaged(look.name, seen)) from error
+            raise BadClip(_damaged(conversion.name, count)) from error
         if packet is None:
             return
-        seen += 1
+        count += 1
         yield packet
 
 
@@ -236,15 +226,15 @@ def _damaged(name: str, good: int) -> str:
     )
 
 
-def _picture(frame: VideoFrame, pixel: Fraction, look: Look) -> Pixels:
-    """(H, W, 3) RGB as a player shows it: alpha, pixel shape and rotation are applied."""
-    look.check_size(frame.width, frame.height)
+def _to_rgb(frame: VideoFrame, pixel_aspect: Fraction, conversion: ColorConversion) -> Pixels:
+    """(H, W, 3) RGB as a player shows it: with alpha, pixel aspect ratio and rotation applied."""
+    conversion.check_size(frame.width, frame.height)
     if frame.is_corrupt:
-        raise BadClip(f"{look.name} is damaged at {frame.time or 0:.2f} s; copy it again")
+        raise BadClip(f"{conversion.name} is damaged at {frame.time or 0:.2f} s; copy it again")
     if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
-        look.note("HDR source taken without tone mapping")
+        conversion.note("HDR source read without tone mapping")
     if frame.interlaced_frame:
-        look.note("interlaced source taken without deinterlacing")
+        conversion.note("interlaced source read without deinterlacing")
     alpha = any(component.is_alpha for component in frame.format.components)
     image = frame.to_ndarray(
         format="rgba" if alpha else "rgb24",
@@ -254,100 +244,43 @@ def _picture(frame: VideoFrame, pixel: Fraction, look: Look) -> Pixels:
     )
     assert image.dtype == np.uint8
     pixels = cast(Pixels, image)
-    picture = look.flatten(pixels) if alpha else pixels
-    return _upright(_square(picture, pixel, look), frame, look)
+    rgb = conversion.composite(pixels) if alpha else pixels
+    return _upright(_with_square_pixels(rgb, pixel_aspect, conversion), frame, conversion)
 
 
-def _square(picture: Pixels, pixel: Fraction, look: Look) -> Pixels:
-    """Widen or narrow a picture whose pixels are `pixel` times as wide as high."""
-    height, width, _ = picture.shape
-    wide = max(1, round(width * pixel))
-    if wide == width:
-        return picture
-    look.check_size(wide, height)
-    look.note(f"pixels are {pixel} as wide as high, so {width}x{height} became {wide}x{height}")
-    image = Image.fromarray(picture).resize((wide, height), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+def _with_square_pixels(
+    image: Pixels, pixel_aspect: Fraction, conversion: ColorConversion
+) -> Pixels:
+    """Resize an image whose pixels are `pixel_aspect` times as wide as high."""
+    height, old_width, _ = image.shape
+    width = max(1, round(old_width * pixel_aspect))
+    if width == old_width:
+        return image
+    conversion.check_size(width, height)
+    conversion.note(
+        f"resized {old_width}x{height} to {width}x{height}, because the pixels are {pixel_aspect} "
+        "times as wide as high"
+    )
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
 
 
-def _upright(picture: Pixels, frame: VideoFrame, look: Look) -> Pixels:
+def _upright(image: Pixels, frame: VideoFrame, conversion: ColorConversion) -> Pixels:
     """Apply the display matrix: x' = a x + c y, y' = b x + d y, in 16.16 fixed point."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(matrix, SideData):
-        return picture
+        return image
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     if a and d and not b and not c:
         flip_x, flip_y = a < 0, d < 0
     elif b and c and not a and not d:
-        picture, flip_x, flip_y = picture.swapaxes(0, 1), c < 0, b < 0
+        image, flip_x, flip_y = image.swapaxes(0, 1), c < 0, b < 0
     else:
-        look.note(f"rotation by {frame.rotation} degrees in the metadata not applied")
-        return picture
+        conversion.note(f"rotation by {frame.rotation} degrees in the metadata was not applied")
+        return image
     if b or flip_x or flip_y:
         mirrored = (a or b) * (d or -c) < 0
-        turned = f"rotated by {frame.rotation % 360} degrees counterclockwise"
-        look.note(f"{turned}{' and mirrored' if mirrored else ''}, as its metadata says")
-    picture = picture[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-    return np.ascontiguousarray(picture)
-
-
-# --- mp4 ------------------------------------------------------------------------------------------
-
-
-def write_mp4(frames: Pixels, rate: Fraction, path: Path) -> None:
-    """(F, H, W, 3) as H.264 yuv420p, BT.709, index in front. The same frames, the same bytes.
-
-    For the bytes: one thread, no creation time, and no macroblock tree: with its AVX-512 code in
-    x264 core 165, what happens to lie in memory changes the file (not with asm=avx2, say). crf 16
-    is close to what the eye cannot tell.
-    """
-    odd_h, odd_w = frames.shape[1] % 2, frames.shape[2] % 2
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        options = {"crf": "16", "threads": "1", "mbtree": "0"}
-        stream = container.add_stream("libx264", rate, options)
-        stream.height, stream.width = frames.shape[1] + odd_h, frames.shape[2] + odd_w
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.colorspace, context.color_primaries, context.color_trc = 1, 1, 1  # BT.709
-        context.color_range = ColorRange.MPEG
-        for index, frame in enumerate(frames):
-            even = np.pad(frame, ((0, odd_h), (0, odd_w), (0, 0)), mode="edge")
-            picture = _to_yuv(even)
-            picture.pts, picture.time_base = index, 1 / rate
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-
-
-def _to_yuv(picture: Pixels) -> VideoFrame:
-    """(H, W, 3) RGB, even sizes, to yuv420p in the limited range of BT.709.
-
-    Ours and not swscale's: H.264 means chroma that sits on the left column of each pair, and what
-    PyAV asks of swscale sits between the two. Read back, that costs 14 dB. Whole numbers, 16.16,
-    so that the bytes do not depend on the machine.
-    """
-    red, green, blue = (picture[..., channel].astype(np.int32) for channel in range(3))
-    y, cb, cr = (a * red + b * green + c * blue for a, b, c in _BT709)
-    luma = (y + (16 << 16) + (1 << 15)) >> 16
-    chroma = [(_halved(part) + (128 << 19) + (1 << 18)) >> 19 for part in (cb, cr)]
-    planes = [luma.ravel(), *(part.ravel() for part in chroma)]
-    stacked = np.concatenate(planes).astype(np.uint8).reshape(-1, picture.shape[1])
-    return VideoFrame.from_ndarray(stacked, "yuv420p")
-
-
-def _halved(plane: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(H, W) to 8 times its (H / 2, W / 2): weights 1 2 1 on the even columns, rows in pairs."""
-    wide = np.pad(plane, ((0, 0), (1, 0)), mode="edge")
-    thin = wide[:, 0:-2:2] + 2 * wide[:, 1:-1:2] + wide[:, 2::2]
-    return thin[0::2] + thin[1::2]
-
-
-def _bt709() -> list[list[int]]:
-    """RGB in 0..255 to Y, Cb, Cr in limited range without offsets, times 2^16 (BT.709, 3.2-3.5)."""
-    kr, kg, kb = 0.2126, 0.7152, 0.0722
-    luma = [219 * k for k in (kr, kg, kb)]
-    cb = [112 * k / (1 - kb) for k in (-kr, -kg, 1 - kb)]
-    cr = [112 * k / (1 - kr) for k in (1 - kr, -kg, -kb)]
-    return [[round(k / 255 * 2**16) for k in row] for row in (luma, cb, cr)]
-
-
-_BT709 = _bt709()
+        rotated = f"rotated by {frame.rotation % 360} degrees counterclockwise"
+        conversion.note(f"{rotated}{' and mirrored' if mirrored else ''}, as its metadata says")
+    image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    return np.ascontiguousarray(image)

@@ -1,7 +1,7 @@
-"""The nouns of reading: a source is a stream of shots, seen through a look.
+"""The types of reading: a `FrameSource` yields `Frame`s, and a `ColorConversion` makes them RGB.
 
-Owns nothing that decodes; `_codecs.py` (FFmpeg) and `_images.py` (Pillow) fill these in, and
-`video.py` chooses among the shots.
+This module owns the types that decoders fill in, and decodes nothing itself: `ffmpeg.py` and
+`pillow.py` decode, and `frame_selection.py` chooses among the frames.
 """
 
 from collections.abc import Callable, Generator
@@ -16,62 +16,62 @@ from recast.errors import BadClip
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 8192 * 8192
-"""Cap on one frame, read from the header before anything is decoded: 8K passes (33 million)."""
+"""Limit for one frame, checked against the header before decoding: 8K (33 million) passes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shot:
-    """One frame of a source, on screen from `time` to `end` seconds after the first."""
+class Frame:
+    """One frame of a source. It is on screen from `time` to `end`, in seconds after the first."""
 
     index: int
     time: Fraction
     end: Fraction
-    picture: Callable[[], Pixels]
-    """Gives (H, W, 3) uint8 RGB; raises `BadClip`."""
+    to_rgb: Callable[[], Pixels]
+    """Returns (H, W, 3) uint8 RGB. Raises `BadClip`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
-    """An opened source. `notes` grow while `shots` are taken; close `shots` when done."""
+class FrameSource:
+    """An opened source. `notes` grow while `frames` are consumed; close `frames` when done."""
 
     name: str
     rate: Fraction
-    """Own average rate in frames per second."""
+    """The source's own average rate in frames per second."""
     slack: Fraction
-    """Seconds by which time stamps may be wrong, since the container rounds them."""
-    shots: Generator[Shot]
+    """Seconds by which time stamps may be wrong, because the container rounds them."""
+    frames: Generator[Frame]
     notes: list[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How pixels of one source become RGB, and what was done to them."""
+class ColorConversion:
+    """How the pixels of one source become RGB, and notes about what was done to them."""
 
     name: str
     background: tuple[int, int, int]
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Say it once, however many frames it is done to."""
+        """Add a note once, however many frames it applies to."""
         if text not in self.notes:
             self.notes.append(text)
 
     def check_size(self, width: int, height: int) -> None:
-        """Refuse empty and enormous frames."""
+        """Raise `BadClip` for a frame without pixels and for one above `MAX_PIXELS`."""
         if width < 1 or height < 1:
-            raise BadClip(f"{self.name} has frames of {width}x{height} pixels; nothing to see")
+            raise BadClip(f"{self.name} has frames of {width}x{height} pixels, which are empty")
         if width * height > MAX_PIXELS:
             raise BadClip(
-                f"{self.name} has frames of {width}x{height} pixels, more than the "
-                f"{MAX_PIXELS // 10**6} million that Recast reads; make it smaller first"
+                f"{self.name} has frames of {width}x{height} pixels, more than the limit of "
+                f"{MAX_PIXELS // 10**6} million pixels; make the clip smaller first"
             )
 
-    def flatten(self, rgba: Pixels) -> Pixels:
-        """(H, W, 4) with straight alpha to (H, W, 3) on the background, rounded to nearest."""
+    def composite(self, rgba: Pixels) -> Pixels:
+        """(H, W, 4) with straight alpha to (H, W, 3) over the background, rounded to nearest."""
         alpha = rgba[..., 3:].astype(np.uint16)
         if alpha.min() == 255:
             return np.ascontiguousarray(rgba[..., :3])
-        self.note(f"transparent pixels laid on RGB {self.background}")
+        self.note(f"transparent pixels were composited over RGB {self.background}")
         under = np.array(self.background, np.uint16)
         mixed = rgba[..., :3] * alpha + under * (255 - alpha)
         return ((mixed + 127) // 255).astype(np.uint8)

@@ -1,7 +1,8 @@
-"""What Pillow is asked to do: animations and folders of images in, GIF and PNG out.
+"""Images through Pillow: animations and folders of images are read, GIF and PNG are written.
 
-Images are encoded in memory and written by Python, since Pillow's own writing loses the number of
-the system's error, and a full disk would not be known as one.
+This module owns the decoding and encoding of these formats, and refuses to know which frames are
+needed. Images are encoded in memory and then written by Python, because Pillow's own writing loses
+the error number of the system, and a full disk could not be recognised.
 """
 
 import io
@@ -18,184 +19,209 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from recast.errors import BadCall, BadClip
-from recast.media.frame_source import MAX_PIXELS, Look, Pixels, Shot, Source
+from recast.media.frame_source import (
+    MAX_PIXELS,
+    ColorConversion,
+    Frame,
+    FrameSource,
+    Pixels,
+)
 
 FOLDER_RATE = Fraction(8)
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 _ORIENTATION = 0x0112
-"""The EXIF tag of a photo's rotation; values from 5 on swap width and height."""
+"""The EXIF tag of a photo's orientation; values of 5 and above swap width and height."""
 
 _MAX_GIF_RATE = 50
-"""GIF counts in 10 ms, and players slow down what is shorter than two of them."""
+"""GIF counts in units of 10 ms, and players slow down frames shorter than two units."""
 
 _GIF_SLACK = Fraction(1, 200)
-"""Seconds by which that count is wrong at most; for 8 fps the durations are 120, 130, 120 … ms."""
+"""Largest error of that rounding in seconds; at 8 fps the durations are 120, 130, 120 … ms."""
 
 
-def animation(path: Path, look: Look) -> Source:
-    """A GIF, animated WebP or animated PNG. It is decoded once to learn all its durations."""
-    lengths = _durations(path, look)
-    rate = (len(lengths) / sum(lengths, Fraction(0))).limit_denominator(1001)
+def open_animation(path: Path, conversion: ColorConversion) -> FrameSource:
+    """Open a GIF, an animated WebP or an animated PNG. Raises `BadClip` if it is damaged.
+
+    The file is decoded once to read the durations of its frames.
+    """
+    durations = _durations(path, conversion)
+    rate = (len(durations) / sum(durations, Fraction(0))).limit_denominator(1001)
     slack = _GIF_SLACK if rate <= _MAX_GIF_RATE else Fraction(0)
-    return Source(str(path), rate, slack, _animated(path, lengths, look), look.notes)
+    frames = _animation_frames(path, durations, conversion)
+    return FrameSource(str(path), rate, slack, frames, conversion.notes)
 
 
-def _durations(path: Path, look: Look) -> list[Fraction]:
-    """Seconds that each frame is shown."""
-    lengths: list[Fraction] = []
+def _durations(path: Path, conversion: ColorConversion) -> list[Fraction]:
+    """The duration of each frame in seconds."""
+    durations: list[Fraction] = []
     try:
-        with _image(path, look) as image:
+        with _image(path, conversion) as image:
             for index in range(_count(image)):
                 image.seek(index)
                 image.load()
-                shown = Fraction(round(1000 * image.info.get("duration", 0)), 10**6)
-                if shown <= Fraction(1, 100):
-                    look.note("frames without a duration last 100 ms, as in browsers")
-                    shown = Fraction(1, 10)
-                lengths.append(shown)
+                duration = Fraction(round(1000 * image.info.get("duration", 0)), 10**6)
+                if duration <= Fraction(1, 100):
+                    conversion.note("frames without a duration last 100 ms, as in browsers")
+                    duration = Fraction(1, 10)
+                durations.append(duration)
     except BadClip as error:
         if error.__cause__ is None:
             raise
         raise BadClip(
-            f"{path} is cut short or damaged: {len(lengths)} frames are readable; copy it again"
+            f"{path} is cut short or damaged: {len(durations)} frames are readable; copy it again"
         ) from error
-    return lengths
+    return durations
 
 
 def _count(image: Image.Image) -> int:
     return int(getattr(image, "n_frames", 1))
 
 
-def _animated(path: Path, lengths: list[Fraction], look: Look) -> Generator[Shot]:
+def _animation_frames(
+    path: Path, durations: list[Fraction], conversion: ColorConversion
+) -> Generator[Frame]:
     time = Fraction(0)
-    with _image(path, look) as image:
-        for index, shown in enumerate(lengths):
+    with _image(path, conversion) as image:
+        for index, duration in enumerate(durations):
             image.seek(index)
-            picture = _rgb(image, look)  # now, since the next seek overwrites the image
-            yield Shot(index, time, time + shown, partial(_same, picture))
-            time += shown
+            pixels = _rgb(image, conversion)  # now, because the next seek overwrites the image
+            yield Frame(index, time, time + duration, partial(_unchanged, pixels))
+            time += duration
 
 
-def _same(picture: Pixels) -> Pixels:
-    return picture
+def _unchanged(pixels: Pixels) -> Pixels:
+    return pixels
 
 
-def folder(path: Path, fps: Fraction | None, look: Look) -> Source:
-    """The PNG, JPEG and WebP images of a folder in natural order, frame2 before frame10."""
+def open_folder(path: Path, fps: Fraction | None, conversion: ColorConversion) -> FrameSource:
+    """Open the PNG, JPEG and WebP images of a folder in natural order: frame2 before frame10.
+
+    `fps=None` means 8. Raises `BadClip` if there are no images or if their sizes differ.
+    """
     files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
     files = sorted((file for file in files if file.name[0] != "."), key=_natural)
     if not files:
-        raise BadClip(f"{path} holds no images; a folder of PNG, JPEG or WebP images is a clip")
-    sizes = [_header_size(file, look) for file in files]
+        raise BadClip(f"{path} holds no images; give a folder of PNG, JPEG or WebP images")
+    sizes = [_header_size(file, conversion) for file in files]
     for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
             raise BadClip(
                 f"{path} mixes sizes: {files[0].name} is {sizes[0][0]}x{sizes[0][1]} and "
-                f"{file.name} is {size[0]}x{size[1]}; all images of a clip have one size"
+                f"{file.name} is {size[0]}x{size[1]}; all images of a clip must have one size"
             )
     rate = fps or FOLDER_RATE
     if fps is None:
-        look.note(f"a folder of images states no rate, taken as {FOLDER_RATE} fps")
-    return Source(str(path), rate, Fraction(0), _listed(files, rate, look), look.notes)
+        conversion.note(f"a folder of images states no frame rate, {FOLDER_RATE} fps is assumed")
+    frames = _folder_frames(files, rate, conversion)
+    return FrameSource(str(path), rate, Fraction(0), frames, conversion.notes)
 
 
 def _natural(file: Path) -> tuple[list[tuple[int, str]], str]:
-    """Runs of digits compare as numbers; the name itself settles "1" against "01"."""
+    """Sort key: runs of digits compare as numbers; the name itself orders "1" and "01"."""
     parts = re.findall(r"[0-9]+|[^0-9]+", file.name.lower())
     return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], file.name
 
 
-def _header_size(file: Path, look: Look) -> tuple[int, int]:
-    """Width and height as shown, from the header alone."""
-    with _image(file, look) as image:
+def _header_size(file: Path, conversion: ColorConversion) -> tuple[int, int]:
+    """Width and height after rotation, read from the header alone."""
+    with _image(file, conversion) as image:
         width, height = image.size
         return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 
 
-def _listed(files: list[Path], rate: Fraction, look: Look) -> Generator[Shot]:
+def _folder_frames(
+    files: list[Path], rate: Fraction, conversion: ColorConversion
+) -> Generator[Frame]:
     for index, file in enumerate(files):
-        picture = partial(_loaded, file, look)
-        yield Shot(index, index / rate, (index + 1) / rate, picture)
+        to_rgb = partial(_read_image, file, conversion)
+        yield Frame(index, index / rate, (index + 1) / rate, to_rgb)
 
 
-def _loaded(file: Path, look: Look) -> Pixels:
-    with _image(file, look) as image:
+def _read_image(file: Path, conversion: ColorConversion) -> Pixels:
+    with _image(file, conversion) as image:
         if image.getexif().get(_ORIENTATION, 1) > 1:
-            look.note("photos turned upright as their EXIF data says")
-        return _rgb(ImageOps.exif_transpose(image), look)
+            conversion.note("photos were rotated as their EXIF data says")
+        return _rgb(ImageOps.exif_transpose(image), conversion)
 
 
-def _rgb(image: Image.Image, look: Look) -> Pixels:
+def _rgb(image: Image.Image, conversion: ColorConversion) -> Pixels:
     """Any mode to (H, W, 3) uint8."""
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it at 255
         grey = (np.asarray(image).clip(0, 65535).astype(np.uint32) + 128) // 257
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
     if image.has_transparency_data:
-        return look.flatten(np.asarray(image.convert("RGBA")))
+        return conversion.composite(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
 
 
 @contextmanager
-def _image(path: Path, look: Look) -> Iterator[Image.Image]:
-    """An opened image whose size was checked; whatever Pillow raises on damage becomes BadClip."""
+def _image(path: Path, conversion: ColorConversion) -> Iterator[Image.Image]:
+    """An opened image of checked size. Any error that Pillow raises becomes `BadClip`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our cap is lower
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
             image = Image.open(path)
         with image:
-            look.check_size(*image.size)
+            conversion.check_size(*image.size)
             yield image
     except (BadClip, GeneratorExit, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise BadClip(
-            f"{path} has more pixels than the {MAX_PIXELS // 10**6} million that Recast reads; "
+            f"{path} has more pixels than the limit of {MAX_PIXELS // 10**6} million; "
             "make it smaller first"
         ) from None
     except Exception as error:  # Pillow leaks IndexError, SyntaxError, struct.error and more
-        raise BadClip(f"{path} is cut short, damaged or no image; copy it again") from error
+        raise BadClip(f"{path} is cut short, damaged or not an image; copy it again") from error
 
 
-# --- out ------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def write_gif(frames: Pixels, rate: Fraction, path: Path) -> None:
-    """(F, H, W, 3) as an endless GIF with one palette of 256 colours for all frames."""
+    """Write frames (F, H, W, 3) as a looping GIF with one palette of 256 colours.
+
+    Raises `BadCall` for a rate above 50 fps.
+    """
     if rate > _MAX_GIF_RATE:
-        raise BadCall(f"a GIF runs at {_MAX_GIF_RATE} fps or less, got {float(rate):g}; use .mp4")
+        raise BadCall(
+            f"a GIF must run at {_MAX_GIF_RATE} fps or less, got {float(rate):g}; use .mp4"
+        )
     palette = _palette(frames)
     images = [Image.fromarray(frame).quantize(palette=palette) for frame in frames]
     # Times are rounded, not durations: 8 fps becomes 12, 13, 12 … hundredths and does not drift.
-    marks = [round(100 * index / rate) for index in range(len(frames) + 1)]
-    lengths = [10 * (end - begin) for begin, end in itertools.pairwise(marks)]
+    times = [round(100 * index / rate) for index in range(len(frames) + 1)]
+    durations = [10 * (end - begin) for begin, end in itertools.pairwise(times)]
     buffer = io.BytesIO()
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=lengths, loop=0)
+    images[0].save(
+        buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
+    )
     path.write_bytes(buffer.getvalue())
 
 
 def _palette(frames: Pixels) -> Image.Image:
-    """The 256 colours that suit up to 16 frames, spread over the clip, best."""
+    """The 256 colours that fit 16 frames, evenly spread over the clip, best."""
     chosen = frames[np.linspace(0, len(frames) - 1, min(len(frames), 16)).round().astype(int)]
     step = max(1, max(frames.shape[1:3]) // 256)
-    thin = chosen[:, ::step, ::step]
-    strip = thin.reshape(-1, thin.shape[2], 3)
+    subsampled = chosen[:, ::step, ::step]
+    strip = subsampled.reshape(-1, subsampled.shape[2], 3)
     return Image.fromarray(strip).quantize(256)
 
 
 def write_pngs(frames: Pixels, folder: Path) -> None:
-    """(F, H, W, 3) as 00000.png, 00001.png and so on."""
+    """Write frames (F, H, W, 3) as 00000.png, 00001.png and so on."""
     for index, frame in enumerate(frames):
         write_png(frame, folder / f"{index:05d}.png")
 
 
 def write_png(image: Pixels, path: Path) -> None:
-    """(H, W, 3) or (H, W) uint8 as one PNG."""
+    """Write an image (H, W, 3) or (H, W) uint8 as a PNG file."""
     path.write_bytes(png(image))
 
 
 def png(image: Pixels) -> bytes:
-    """(H, W, 3) or (H, W) uint8 as the bytes of a PNG."""
+    """The bytes of a PNG file for an image (H, W, 3) or (H, W) uint8."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,21 +1,24 @@
-"""DiTFlow: where attention across frames says that things go, as guidance.
+"""DiTFlow: guidance by attention motion flow, the displacements that attention across frames gives.
 
 Pondaven, Siarohin, Tulyakov, Torr, Pizzati: "Video Motion Transfer with Diffusion Transformers",
-CVPR 2025. Queries of one frame against keys of another give each position a displacement: to the
-strongest match in the source (argmax), to the mean of the matches in the sample, so that gradients
-flow. At the first levels x_t is optimised until its displacements are the source's, where those are
-not zero. The source is seen clean, as in the authors' code; they compare queries and keys after the
-rotary embedding, and here it depends on the backbone's roles.
+CVPR 2025. Queries of one frame against keys of another frame give a displacement for each position:
+to the strongest match in the source (argmax), to the mean of the matches in the sample, which is
+differentiable. At the noisiest levels x_t is optimised until its displacements equal those of the
+source, at positions where the latter are not zero. The source is read without noise, as in the
+authors' code. That code compares queries and keys after the rotary embedding; here this depends on
+the roles of the backbone.
 
-In its second form (section 4.3, ρ_t) not x_t is optimised but where the network takes its patches
-to be, once, while a clip of the source's prompt is sampled; any other prompt then gets the same
-positions at the same levels, without optimisation (section 5.3). Each level goes on from the one
-before; both passes of classifier-free guidance get the positions, the noised source never does.
-Rotary ones are optimised as tables of cosines and sines, as in the authors' code, which has one for
-the queries and one for the keys; here both share theirs, as in the models.
+The second form (section 4.3, ρ_t) optimises the position embeddings in place of x_t, once, while a
+clip of the source prompt is sampled. Any other prompt then uses the same positions at the same
+levels without optimisation (section 5.3). Each level starts from the positions of the level before.
+Both passes of classifier-free guidance use these positions; passes of the noised source never do.
+Rotary embeddings are optimised as tables of cosines and sines, as in the authors' code. That code
+has one table for the queries and one for the keys; here both share one, as in the models.
 
-Made for transformers, whose attention spans all frames. In a UNet queries and keys meet within a
-frame only; across frames they are compared all the same.
+The method is made for transformers, whose attention spans all frames. In a UNet queries and keys
+attend within a frame; here they are nevertheless compared across frames.
+
+Owns the paper's settings, its flow and loss and both forms. Knows no model.
 """
 
 from __future__ import annotations
@@ -34,11 +37,30 @@ from torch.nn.functional import mse_loss
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
 from recast.diffusion.optimize import minimize
-from recast.diffusion.sampling import randn
+from recast.diffusion.sampling import Edit, randn
 from recast.errors import BadCall
 from recast.events import Event, job
-from recast.feature_guidance import latent_guidance
-from recast.motions.method import MotionMethod, Sampling, check_setting
+from recast.feature_guidance.injection import FeaturesAt, SourceFeatures, inject_features
+from recast.feature_guidance.latent_guidance import (
+    check_inner_optimisation,
+    edit_first_levels,
+    learning_rates,
+)
+from recast.feature_guidance.levels import (
+    count_steps,
+    guided_times,
+    noised_source,
+    time_of_level,
+)
+from recast.feature_guidance.sampling_loop import sample_with_events
+from recast.feature_guidance.taps import read_features, select_taps, tap_pairs
+from recast.motions.method import (
+    MotionMethod,
+    Sampling,
+    check_above_zero,
+    check_fraction,
+    check_setting,
+)
 from recast.motions.motion import Motion
 from recast.networks.feature_hooks import Tap, added, override, unrolled
 
@@ -48,102 +70,102 @@ class Config:
     """DiTFlow's settings."""
 
     optimised: Literal["latents", "positions"] = "latents"
-    """latents: x_t, anew for every clip that is made. positions: the position embeddings, once,
-    while learning; the motion is then they, and making a clip with it optimises nothing."""
+    """latents: optimise x_t during every transfer. positions: optimise the position embeddings
+    once during learning. The motion then consists of these, and a transfer needs no
+    optimisation."""
     queries: str = "queries"
     """Role of the queries."""
     keys: str = "keys"
-    """Role of the keys, one place for each of the queries'."""
+    """Role of the keys. It must have as many layers as the queries."""
     places: tuple[int, ...] = ()
-    """Which places of these roles are guided, counted from 0; empty is all. Their losses are
-    averaged."""
+    """Indices of the layers of these roles that are guided, counted from 0. Empty selects all
+    layers. Their losses are averaged."""
     temperature: float = 2.0
-    """What attention's logits are multiplied by."""
+    """Factor by which the attention logits are multiplied."""
     level: float = 0.0
-    """Share of the noise at which the source's displacements are read: 0 is clean."""
+    """Fraction of the noise schedule at which the source's displacements are read. 0 is clean."""
     guided: float = 0.2
-    """Share of the levels, from the noisiest, that are optimised; 0 is no optimisation."""
+    """Fraction of the levels, from the noisiest, that are optimised. 0 turns guidance off."""
     inner_steps: int = 5
-    """Optimisation steps at each guided level, with a fresh Adam."""
+    """Optimisation steps at each guided level. Each level starts a new Adam."""
     lr: float = 0.002
     """Adam's learning rate at the first guided level."""
     lr_end: float = 0.001
-    """Adam's learning rate at the last guided level; between them it changes linearly."""
+    """Adam's learning rate at the last guided level. It changes linearly in between."""
     injected: tuple[str, ...] = ()
-    """Roles that are the noised source's at guided levels, such as keys and values."""
+    """Roles, such as keys and values, that get the features of the noised source at the guided
+    levels."""
     injected_places: tuple[int, ...] = ()
-    """At which of their places, counted from 0; empty is all."""
+    """Indices of the layers of the injected roles, counted from 0. Empty selects all layers."""
 
     def __post_init__(self) -> None:
-        check_setting("temperature", self.temperature, self.temperature > 0, "above 0")
-        check_setting("level", self.level, 0 <= self.level <= 1, "between 0 and 1")
-        check_setting("guided", self.guided, 0 <= self.guided <= 1, "between 0 and 1")
-        check_setting("inner_steps", self.inner_steps, self.inner_steps >= 1, "at least 1")
-        check_setting("lr", self.lr, self.lr > 0, "above 0")
-        check_setting("lr_end", self.lr_end, self.lr_end >= 0, "at least 0")
+        check_above_zero(self, "temperature")
+        check_fraction(self, "level")
+        check_inner_optimisation(self)
         if self.optimised == "positions":
             check_setting("guided", self.guided, self.guided > 0, "above 0 to learn positions")
 
 
 PRESETS = {
     "fast": Config(guided=0.6, inner_steps=10, lr=0.04, lr_end=0.02),
-    # CogVideoX-5B's roles: block 20 of its 42 is guided, and block 0 injected; 2B guides block 15.
+    # Roles of CogVideoX-5B: block 20 of 42 is guided and block 0 injected. For 2B guide block 15.
     "paper": Config(queries="queries20", keys="keys20", injected=("keys0", "values0")),
     "positions": Config(
         optimised="positions", queries="queries20", keys="keys20", injected=("keys0", "values0")
     ),
 }
 _POSITIONS = "positions"
-"""The role whose place is optimised, and what a motion calls it."""
+"""The role of the position embeddings, and the name of the motion's tensor."""
 _LEARNED = ("optimised", "queries", "keys", "places", "level")
-# Time -> what is added to the positions there, (1, F, H, W, C).
+"""The settings that change what is learned in the first form; in the second all settings do."""
+# time -> what is added to the position embeddings at that time, (1, F, H, W, C)
 _Offsets = dict[float, Tensor]
-# Time -> tap path -> features of the source to be injected, if any are.
-_Injected = Callable[[Tensor], Mapping[str, Tensor] | None]
 
 
 def flow(
     queries: Tensor, keys: Tensor, heads: int, temperature: float, *, strongest: bool
 ) -> Tensor:
     """Attention motion flow: the displacement of every position of frame i to its match in frame
-    j, in positions to the right and down; features (1, F, H, W, C) to (F, F, H·W, 2).
+    j, in positions to the right and down. Features (1, F, H, W, C) to (F, F, H·W, 2).
 
-    The match is the strongest, or, with gradients, the mean of all by their attention.
+    The match is the position with the strongest attention or, differentiable, the mean of all
+    positions weighted by their attention.
     """
     frames, height, width, channels = queries.shape[1:]
     q, k = (rearrange(x.float(), "1 f h w c -> f (h w) c") for x in (queries, keys))
     down, right = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    at = torch.stack([right.flatten(), down.flatten()], -1).to(q)
-    # The mean over heads of q·k/√d, where the heads lie side by side in C.
+    positions = torch.stack([right.flatten(), down.flatten()], -1).to(q)
+    # The mean over heads of q·k/√d, with the heads concatenated in C.
     scale = temperature / (heads * (channels / heads) ** 0.5)
     matches = []
     for frame in range(frames):
         logits = scale * (q[frame] @ k.mT)  # (F, H·W, H·W)
-        matches.append(at[logits.argmax(-1)] if strongest else logits.softmax(-1) @ at)
-    return torch.stack(matches) - at
+        match = positions[logits.argmax(-1)] if strongest else logits.softmax(-1) @ positions
+        matches.append(match)
+    return torch.stack(matches) - positions
 
 
-def where_moving(found: Tensor, source: Tensor) -> Tensor:
-    """The mean squared error of displacements (…, 2) where the source's is not zero; of all of
-    them where the source stands still everywhere."""
+def where_moving(displacements: Tensor, source: Tensor) -> Tensor:
+    """The mean squared error of displacements (…, 2) at positions where the source's is not zero.
+    If the source's are all zero, the mean is over all positions."""
     moving = source.square().sum(-1) > 0
     if not bool(moving.any()):
-        return mse_loss(found, source)
-    return mse_loss(found[moving], source[moving])
+        return mse_loss(displacements, source)
+    return mse_loss(displacements[moving], source[moving])
 
 
 @final
 class Method(MotionMethod[Config]):
-    """Learn once per clip, transfer for many prompts: with displacements in any number of steps,
-    with positions in as many as they were learned for."""
+    """Learn once per clip, transfer for many prompts. With displacements the number of sampling
+    steps is free; with positions it is that of the learning."""
 
     name = "ditflow"
 
     @property
     def roles(self) -> tuple[str, ...]:
         config = self.config
-        moved = (_POSITIONS,) if self.learns_by_sampling else ()
-        return tuple(dict.fromkeys((config.queries, config.keys, *config.injected, *moved)))
+        positions = (_POSITIONS,) if self.learns_by_sampling else ()
+        return tuple(dict.fromkeys((config.queries, config.keys, *config.injected, *positions)))
 
     @property
     def learns_by_sampling(self) -> bool:
@@ -151,257 +173,226 @@ class Method(MotionMethod[Config]):
 
     def cache_key_settings(self) -> Mapping[str, Any]:
         every = [field.name for field in fields(self.config)]
-        return latent_guidance.json_settings(
-            self.config, every if self.learns_by_sampling else _LEARNED
-        )
+        return self.settings_as_json(every if self.learns_by_sampling else _LEARNED)
 
     @job
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Motion]:
-        """One pass. The motion holds the clip's "latents", (C, F, H, W), and for the n-th guided
-        place its displacements as "n/flow", (F, F, H·W, 2).
+        """Read the displacements in one pass. The motion holds the clip's "latents", (C, F, H, W),
+        and for the n-th guided layer its displacements as "n/flow", (F, F, H·W, 2).
 
-        Learning positions goes on from there to sampling the guided levels. The motion then holds
-        what is added to "positions" at each, (L, F, H, W, C) in float16, and "latents" only for
-        what is injected.
+        The second form then samples the guided levels. Its motion holds what is added to the
+        position embeddings at each of them, "positions" (L, F, H, W, C) in float16, and "latents"
+        only if features are injected.
         """
         x = backbone.encode(video)
-        t = latent_guidance.time_of_level(backbone.schedule.sized(x.shape), self.config.level)
-        # Eq. 2 reads the source without words.
+        t = time_of_level(backbone.schedule.sized(x.shape), self.config.level)
+        # Eq. 2 reads the source with an empty prompt.
         plain = backbone.denoiser(backbone.encode_text([""]))
-        flows = self._flows(
-            backbone, plain, latent_guidance.noised_source(backbone, x, t), t, strongest=True
-        )
+        flows = self.flows(backbone, plain, noised_source(backbone, x, t), t, strongest=True)
         if self.learns_by_sampling:
-            motion = yield from self._learned(backbone, x, flows, prompt, sampling)
-        else:
-            tensors = {f"{number}/flow": found for number, found in enumerate(flows)}
-            tensors["latents"] = x[0]
-            motion = latent_guidance.build_motion(
-                self, backbone, tensors, prompt, sampling, [float(t)]
-            )
-        return motion
+            return (yield from self._learn_positions(backbone, x, flows, prompt, sampling))
+        tensors = {f"{number}/flow": flow for number, flow in enumerate(flows)}
+        tensors["latents"] = x[0]
+        return self.build_motion(backbone, tensors, prompt, sampling, [float(t)])
 
-    def _learned(
+    def _learn_positions(
         self,
         backbone: Backbone,
         source: Tensor,
-        wanted: Sequence[Tensor],
+        target: Sequence[Tensor],
         prompt: str,
         sampling: Sampling,
     ) -> Generator[Event, None, Motion]:
-        """Positions under which a sample of the prompt, from a noise that is always the same, has
-        the displacements that are wanted."""
-        count = latent_guidance.level_count(self.config.guided, sampling)
-        if not count:
+        """Optimise positions until a sample of the prompt, from a fixed noise, has the target
+        displacements (algorithm 1)."""
+        guided_steps = count_steps(self.config.guided, sampling)
+        if not guided_steps:
             raise BadCall(
-                f"guided {self.config.guided:g} of {sampling.steps} steps is no level at which "
-                "positions are learned; take a larger share or more steps"
+                f"`guided` must select at least one of {sampling.steps} steps to learn positions, "
+                f"got {self.config.guided:g}; take a larger fraction or more `steps`"
             )
         x = randn(tuple(source.shape), torch.Generator().manual_seed(0), backbone.device)
-        plain = backbone.denoiser(backbone.encode_text([prompt]))
-        injected = self._injected(backbone, source, x, plain, sampling)
-        offsets: _Offsets = {}
-        history: dict[int, list[float]] = {}
-        change = self._change(backbone, plain, wanted, count, injected, offsets)
+        guidance = _Guidance(self, backbone, prompt, source, x, sampling)
         denoise = backbone.cfg_denoiser(prompt, "", backbone.defaults.guidance_scale)
-        yield from latent_guidance.sample_with_events(
+        yield from sample_with_events(
             backbone,
-            self._injecting(backbone, denoise, injected, offsets),
+            guidance.with_injection(denoise),
             x,
             sampling,
-            edit=latent_guidance.edit_first_levels(count, sampling.steps, change, history),
-            history=history,
+            edit=guidance.edit(target),
+            losses=guidance.losses,
             stage="learn",
-            part=slice(count + 1),
+            part=slice(guided_steps + 1),
         )
-        tensors = {_POSITIONS: torch.cat(list(offsets.values())).half()}
+        tensors = {_POSITIONS: torch.cat(list(guidance.offsets.values())).half()}
         if self.config.injected:
             tensors["latents"] = source[0]
-        motion = latent_guidance.build_motion(
-            self, backbone, tensors, prompt, sampling, list(offsets)
-        )
-        losses = [loss for level in history.values() for loss in level]
-        told = {"shape": list(source.shape), "losses": losses}
-        return replace(motion, metadata={**motion.metadata, **told})
+        motion = self.build_motion(backbone, tensors, prompt, sampling, list(guidance.offsets))
+        losses = [loss for level in guidance.losses.values() for loss in level]
+        facts = {"shape": list(source.shape), "losses": losses}
+        return replace(motion, metadata={**motion.metadata, **facts})
 
     @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample from random noise with guidance by the displacements, or with the positions that
-        were learned."""
+        """Sample from random noise, guided by the displacements or with the learned positions."""
         self._check(backbone, motion, sampling)
         source = motion.tensors.get("latents")
         shape = motion.metadata["shape"] if source is None else (1, *source.shape)
         x = randn(tuple(shape), torch.Generator().manual_seed(sampling.seed), backbone.device)
-        plain = backbone.denoiser(backbone.encode_text([prompt]))
-        injected = self._injected(backbone, source, x, plain, sampling)
-        offsets: _Offsets = {}
-        history: dict[int, list[float]] = {}
+        guidance = _Guidance(self, backbone, prompt, source, x, sampling)
         edit = None
         if self.learns_by_sampling:
-            learned = motion.tensors[_POSITIONS].to(backbone.device).unbind()
+            positions = motion.tensors[_POSITIONS].to(backbone.device).unbind()
             times = motion.metadata["times"]
-            offsets = {time: one[None] for time, one in zip(times, learned, strict=True)}
+            guidance.offsets |= {t: one[None] for t, one in zip(times, positions, strict=True)}
         else:
-            count = latent_guidance.level_count(self.config.guided, sampling)
-            numbers = range(len(self._pairs(backbone)))
-            wanted = [motion.tensors[f"{number}/flow"].to(x.device) for number in numbers]
-            change = self._change(backbone, plain, wanted, count, injected, offsets)
-            edit = latent_guidance.edit_first_levels(count, sampling.steps, change, history)
+            numbers = range(len(self.pairs(backbone)))
+            edit = guidance.edit([motion.tensors[f"{n}/flow"].to(x.device) for n in numbers])
         denoise = backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale)
-        latents = yield from latent_guidance.sample_with_events(
+        latents = yield from sample_with_events(
             backbone,
-            self._injecting(backbone, denoise, injected, offsets),
+            guidance.with_injection(denoise),
             x,
             sampling,
             edit=edit,
-            history=history,
+            losses=guidance.losses,
         )
         return latents
 
-    def _injected(
-        self,
-        backbone: Backbone,
-        source: Tensor | None,
-        noise: Tensor,
-        plain: Denoiser,
-        sampling: Sampling,
-    ) -> _Injected:
-        """What is injected at the guided levels: the features of the source, (…, C, F, H, W),
-        under the sample's own noise."""
-        taps, times = self._replaced(backbone), set(self._times(backbone, noise, sampling))
-        seen: dict[float, Mapping[str, Tensor]] = {}
-
-        def injected(t: Tensor) -> Mapping[str, Tensor] | None:
-            if source is None or not taps or float(t) not in times:
-                return None
-            if float(t) not in seen:
-                seen.clear()  # one level's at a time
-                there = backbone.schedule.noised(source.to(noise).view_as(noise), noise, t)
-                seen[float(t)] = latent_guidance.read_features(backbone, plain, taps, there, t)
-            return seen[float(t)]
-
-        return injected
-
-    def _injecting(
-        self, backbone: Backbone, denoise: Denoiser, injected: _Injected, offsets: _Offsets
-    ) -> Denoiser:
-        """`denoise` with what is injected and, at the times that have any, moved positions."""
-        if self.learns_by_sampling:
-            tap = self._position(backbone)
-
-            def moved(t: Tensor) -> Mapping[str, Tensor] | None:
-                return {tap.path: offsets[float(t)]} if float(t) in offsets else None
-
-            denoise = latent_guidance.inject_features(backbone, denoise, [tap], moved, added)
-        # The source is looked at before any position is moved.
-        return latent_guidance.inject_features(
-            backbone, denoise, self._replaced(backbone), injected
-        )
-
-    def _change(
-        self,
-        backbone: Backbone,
-        plain: Denoiser,
-        wanted: Sequence[Tensor],
-        count: int,
-        injected: _Injected,
-        offsets: _Offsets,
-    ) -> latent_guidance.Change:
-        """x_t is optimised; or it stays, and `offsets` gets what its level adds to positions."""
-        config, taps = self.config, self._replaced(backbone)
-
-        def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
-            def loss(x: Tensor) -> Tensor:
-                flows = self._flows(backbone, plain, x, t, strongest=False)
-                terms = [where_moving(*pair) for pair in zip(flows, wanted, strict=True)]
-                return torch.stack(terms).mean()  # eq. 8
-
-            lrs = [
-                latent_guidance.interpolate_rate(config.lr, config.lr_end, index, count)
-            ] * config.inner_steps
-            with ExitStack() as stack:
-                if found := injected(t):
-                    stack.enter_context(override(backbone.network, taps, found, x.shape[2]))
-                if not self.learns_by_sampling:
-                    return minimize(loss, x, lrs)
-                start = next(reversed(offsets.values()), None)
-                if start is None:
-                    start = self._unmoved(backbone, plain, x, t)
-                offsets[float(t)], losses = minimize(self._moved(backbone, loss, x), start, lrs)
-                return x, losses
-
-        return change
-
-    def _moved(
-        self, backbone: Backbone, loss: Callable[[Tensor], Tensor], x: Tensor
-    ) -> Callable[[Tensor], Tensor]:
-        """The loss at x_t as one of what is added to positions."""
-        tap = self._position(backbone)
-
-        def moved(offset: Tensor) -> Tensor:
-            with added(backbone.network, [tap], {tap.path: offset}, x.shape[2]):
-                value = loss(x)
-            if not value.requires_grad:
-                raise BadCall(
-                    f"{self.config.queries} and {self.config.keys} of {backbone.name} do not "
-                    "depend on positions; name those of a later block"
-                )
-            return value
-
-        return moved
-
-    def _unmoved(self, backbone: Backbone, plain: Denoiser, x: Tensor, t: Tensor) -> Tensor:
-        """What adds nothing to positions, (1, F, H, W, C) float32."""
-        tap = self._position(backbone)
-        own = latent_guidance.read_features(backbone, plain, [tap], x, t)[tap.path]
-        return torch.zeros_like(own, dtype=torch.float32)
-
-    def _flows(
+    def flows(
         self, backbone: Backbone, denoise: Denoiser, x: Tensor, t: Tensor, *, strongest: bool
     ) -> list[Tensor]:
-        """(F, F, H·W, 2) of every guided place."""
-        pairs = self._pairs(backbone)
-        seen = latent_guidance.read_features(
-            backbone, denoise, list(chain(*pairs)), x, t, grad=not strongest
-        )
-        grids = {path: unrolled(found, *x.shape[-2:]) for path, found in seen.items()}
+        """The displacements (F, F, H·W, 2) of every guided layer at x_t."""
+        pairs = self.pairs(backbone)
+        features = read_features(backbone, denoise, list(chain(*pairs)), x, t, grad=not strongest)
+        grids = {path: unrolled(grid, *x.shape[-2:]) for path, grid in features.items()}
         temperature = self.config.temperature
         return [
             flow(grids[q.path], grids[k.path], q.heads, temperature, strongest=strongest)
             for q, k in pairs
         ]
 
-    def _pairs(self, backbone: Backbone) -> list[tuple[Tap, Tap]]:
+    def pairs(self, backbone: Backbone) -> list[tuple[Tap, Tap]]:
+        """The taps of queries and keys of every guided layer."""
         config = self.config
-        return latent_guidance.tap_pairs(backbone, config.queries, config.keys, config.places)
+        return tap_pairs(backbone, config.queries, config.keys, config.places)
 
-    def _replaced(self, backbone: Backbone) -> tuple[Tap, ...]:
-        return latent_guidance.select_taps(
-            backbone, self.config.injected, self.config.injected_places
-        )
-
-    def _position(self, backbone: Backbone) -> Tap:
-        (tap,) = backbone.taps(_POSITIONS)
-        return tap
-
-    def _times(self, backbone: Backbone, x: Tensor, sampling: Sampling) -> list[float]:
-        count = latent_guidance.level_count(self.config.guided, sampling)
-        return latent_guidance.first_times(backbone, x.shape, sampling, count)
+    def times(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> list[float]:
+        """The times of the guided levels."""
+        guided_steps = count_steps(self.config.guided, sampling)
+        return guided_times(backbone, shape, sampling, guided_steps)
 
     def _check(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> None:
-        """Raise `BadMotion` for a motion of other weights or settings, and positions of other
+        """Raise `BadMotion` for a motion of other weights or settings, and for positions of other
         levels."""
-        motion.check_made_for(backbone, self.name)
-        latent_guidance.check_settings(motion, self.cache_key_settings())
+        motion.check_compatible(backbone, self.name)
+        motion.check_settings(self.cache_key_settings())
         if not self.learns_by_sampling:
-            numbers = range(len(self._pairs(backbone)))
+            numbers = range(len(self.pairs(backbone)))
             motion.check_holds("latents", *(f"{number}/flow" for number in numbers))
             return
-        latent_guidance.check_settings(motion, {"steps": sampling.steps})
+        motion.check_settings({"steps": sampling.steps})
         motion.check_holds(_POSITIONS, *(["latents"] if self.config.injected else []))
-        x = torch.empty(motion.metadata["shape"], device="meta")
-        latent_guidance.check_times(motion, backbone, self._times(backbone, x, sampling))
+        times = self.times(backbone, motion.metadata["shape"], sampling)
+        motion.check_times(backbone, times)
+
+
+@final
+class _Guidance:
+    """Guidance of one sample that starts from `noise` (1, C, F, H, W). It fills `losses` (index of
+    a level -> losses of its inner steps) and, in the second form, `offsets`."""
+
+    def __init__(
+        self,
+        method: Method,
+        backbone: Backbone,
+        prompt: str,
+        source: Tensor | None,
+        noise: Tensor,
+        sampling: Sampling,
+    ) -> None:
+        self._method, self._backbone, self._steps = method, backbone, sampling.steps
+        self._plain = backbone.denoiser(backbone.encode_text([prompt]))
+        times = method.times(backbone, noise.shape, sampling)
+        self._guided_steps = len(times)
+        config = method.config
+        self._taps = select_taps(backbone, config.injected, config.injected_places)
+        self._position = backbone.taps(_POSITIONS) if method.learns_by_sampling else ()
+        self._injected: FeaturesAt = lambda t: None
+        if source is not None:
+            # The features of the source under the sample's own noise.
+            x0 = source.to(noise).view_as(noise)
+            self._injected = SourceFeatures(
+                backbone,
+                self._plain,
+                self._taps,
+                times,
+                lambda t: backbone.schedule.noised(x0, noise, t),
+            )
+        self.offsets: _Offsets = {}
+        self.losses: dict[int, list[float]] = {}
+
+    def with_injection(self, denoise: Denoiser) -> Denoiser:
+        """The denoiser with injected features and, at times with an offset, changed positions."""
+
+        def offset_at(t: Tensor) -> Mapping[str, Tensor] | None:
+            return self._at_position(self.offsets[float(t)]) if float(t) in self.offsets else None
+
+        denoise = inject_features(self._backbone, denoise, self._position, offset_at, added)
+        # The source is read outside of the changed positions.
+        return inject_features(self._backbone, denoise, self._taps, self._injected)
+
+    def edit(self, target: Sequence[Tensor]) -> Edit:
+        """The edit that optimises x_t or, in the second form, the positions, until the
+        displacements of every guided layer are the target's."""
+        method, backbone = self._method, self._backbone
+
+        def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
+            def loss(x: Tensor) -> Tensor:
+                flows = method.flows(backbone, self._plain, x, t, strongest=False)
+                terms = [where_moving(*pair) for pair in zip(flows, target, strict=True)]
+                return torch.stack(terms).mean()  # eq. 8
+
+            lrs = learning_rates(method.config, index, self._guided_steps)
+            with ExitStack() as stack:
+                if features := self._injected(t):
+                    frames = x.shape[2]
+                    stack.enter_context(override(backbone.network, self._taps, features, frames))
+                if not method.learns_by_sampling:
+                    return minimize(loss, x, lrs)
+                # Each level starts from the positions of the level before.
+                start = next(reversed(self.offsets.values()), None)
+                start = self._zero_offset(x, t) if start is None else start
+                self.offsets[float(t)], losses = minimize(self._of_offset(loss, x), start, lrs)
+                return x, losses
+
+        return edit_first_levels(self._guided_steps, self._steps, change, self.losses)
+
+    def _of_offset(self, loss: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The loss at x_t as a function of what is added to the positions."""
+        config, network = self._method.config, self._backbone.network
+
+        def of_offset(offset: Tensor) -> Tensor:
+            with added(network, self._position, self._at_position(offset), x.shape[2]):
+                value = loss(x)
+            if not value.requires_grad:
+                raise BadCall(
+                    f"{config.queries} and {config.keys} of {self._backbone.name} do not depend "
+                    "on positions; name roles of a later block"
+                )
+            return value
+
+        return of_offset
+
+    def _zero_offset(self, x: Tensor, t: Tensor) -> Tensor:
+        """An offset of the positions that changes nothing, (1, F, H, W, C) float32."""
+        features = read_features(self._backbone, self._plain, self._position, x, t)
+        (positions,) = features.values()
+        return torch.zeros_like(positions, dtype=torch.float32)
+
+    def _at_position(self, offset: Tensor) -> dict[str, Tensor]:
+        return {tap.path: offset for tap in self._position}

@@ -1,22 +1,25 @@
 """FlowMotion: guidance by the model's own clean estimates, without a gradient through the network.
 
 Wang, Xu, Xiao, Chen: "FlowMotion: Training-Free Flow Guidance for Video Motion Transfer", CVPR
-2026. At the first levels x_t is moved until its clean estimate, with the network's velocity held
-as it is, looks and changes like the clean estimate of the source at that level. A guided level
-costs one pass more than a plain one, and no memory for a way back.
+2026. At the noisiest levels x_t is optimised with the network's velocity held constant, until its
+clean estimate is close to the clean estimate of the source at that level, both in itself and in its
+differences between frames. A guided level costs one forward pass more than a plain one and no
+memory for a backward pass.
 
-The paper speaks of flow models. A variance-preserving x_t divided by α + σ lies on the straight
-line of a flow with the same x̂_0 and ε̂, so velocity and estimate are the same two everywhere, and
-finite even where α is 0. Its code is not public in full; what could not be read is ours: the
-source is noised with the noise that the sample starts from, is seen under its own prompt, and the
-network is not asked again for the x_t that was moved.
+The paper is about flow models. A variance-preserving x_t divided by α + σ lies on the straight line
+of a flow with the same x̂_0 and ε̂, so velocity and estimate are defined for all models, and they
+are finite even where α is 0. The paper's code is not fully public. These details are our choices:
+the source gets the noise that the sample starts from, it is denoised under its own prompt, and the
+network is not evaluated again at the optimised x_t.
+
+Owns the paper's settings, loss and velocity. Knows no network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -26,9 +29,12 @@ from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoised, Denoiser, per_sample
 from recast.diffusion.optimize import minimize
 from recast.diffusion.sampling import randn
-from recast.events import Event, Job, job
-from recast.feature_guidance import latent_guidance
-from recast.motions.method import MotionMethod, Sampling, check_setting, the_clip_itself
+from recast.events import Event, job
+from recast.feature_guidance.latent_guidance import name_level_in_errors
+from recast.feature_guidance.levels import count_steps, guided_times
+from recast.feature_guidance.sampling_loop import sample_with_events
+from recast.motions.latents_method import LatentsMethod
+from recast.motions.method import Sampling, check_above_zero, check_at_least, check_fraction
 from recast.motions.motion import Motion
 
 
@@ -37,29 +43,29 @@ class Config:
     """FlowMotion's settings."""
 
     guided: float = 0.2
-    """Share of the levels, from the noisiest, at which x_t is optimised; 0 is no optimisation."""
+    """Fraction of the levels, from the noisiest, at which x_t is optimised. 0 turns guidance
+    off."""
     inner_steps: int = 3
-    """Optimisation steps at each guided level, with a fresh Adam; none calls the network."""
+    """Optimisation steps at each guided level. Each level starts a new Adam, and no step evaluates
+    the network."""
     lr: float = 0.003
     """Adam's learning rate."""
     estimate: float = 20.0
     """Weight of the squared error between the clean estimates themselves."""
     change: float = 5.0
-    """Weight of the squared error between their differences among all pairs of frames."""
+    """Weight of the squared error between the differences of all pairs of frames."""
     differences: Literal["signed", "absolute"] = "signed"
-    """absolute: of each difference only how large it is, as the authors' code does; the way into
-    which things change is lost."""
+    """signed: compare the differences between frames. absolute: compare their absolute values, as
+    in the authors' code, which loses the direction of a change."""
     across: float = 0.1
-    """How much is left of the velocity's part that is orthogonal to the mean of the velocities so
-    far; 1 leaves it alone."""
+    """Factor of the velocity's component that is orthogonal to the mean of the previous
+    velocities. 1 leaves the velocity unchanged."""
 
     def __post_init__(self) -> None:
-        check_setting("guided", self.guided, 0 <= self.guided <= 1, "between 0 and 1")
-        check_setting("inner_steps", self.inner_steps, self.inner_steps >= 1, "at least 1")
-        check_setting("lr", self.lr, self.lr > 0, "above 0")
-        check_setting("estimate", self.estimate, self.estimate >= 0, "at least 0")
-        check_setting("change", self.change, self.change >= 0, "at least 0")
-        check_setting("across", self.across, self.across >= 0, "at least 0")
+        check_fraction(self, "guided")
+        check_at_least(self, 1, "inner_steps")
+        check_above_zero(self, "lr")
+        check_at_least(self, 0, "estimate", "change", "across")
 
 
 PRESETS = {
@@ -70,8 +76,8 @@ PRESETS = {
 
 
 def pair_changes(x0: Tensor, target: Tensor, absolute: bool = False) -> Tensor:
-    """Mean over pairs of frames i, j of the squared error between x0_i − x0_j and that of the
-    target, (B, C, F, H, W) -> scalar.
+    """The mean over pairs of frames i, j of the squared error between x0_i − x0_j and the same
+    difference of the target, (B, C, F, H, W) -> scalar.
 
     With e = x0 − target the signed double mean is 2·mean over frames of ‖e_i − ē‖².
     """
@@ -87,62 +93,54 @@ def pair_changes(x0: Tensor, target: Tensor, absolute: bool = False) -> Tensor:
 
 
 def along(velocity: Tensor, mean: Tensor, across: float) -> Tensor:
-    """A velocity whose part orthogonal to `mean` is scaled by `across`, over the whole clip."""
+    """The velocity with its component orthogonal to `mean`, over the whole clip, scaled by
+    `across`."""
     share = (velocity * mean).sum() / mean.square().sum().clamp_min(1e-20)
     return torch.lerp(share * mean, velocity, across)
 
 
 @final
-class Method(MotionMethod[Config]):
-    """Learns nothing but the clip's latents."""
+class Method(LatentsMethod[Config]):
+    """Guide a sample by the clean estimates of the noised clip."""
 
     name = "flowmotion"
     takes_windows = True
-
-    def cache_key_settings(self) -> Mapping[str, Any]:
-        return {}
-
-    def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Job[Motion]:
-        """Encodes the clip: "latents", (C, F, H, W)."""
-        return Job.finished(the_clip_itself(self.name, backbone, video, prompt, sampling))
 
     @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample from random noise, the first levels guided by the source's clean estimates."""
-        motion.check_made_for(backbone, self.name)
-        motion.check_holds("latents")
-        source = motion.tensors["latents"][None].to(backbone.device)
+        """Sample from random noise with guidance by the source's clean estimates."""
+        source = self.source_latents(backbone, motion)
         generator = torch.Generator().manual_seed(sampling.seed)
         eps = randn(tuple(source.shape), generator, backbone.device)
         plain = backbone.denoiser(backbone.encode_text([motion.source_prompt]))
-        count = latent_guidance.level_count(self.config.guided, sampling)
-        times = latent_guidance.first_times(backbone, eps.shape, sampling, count)
-        early = {t: n for n, t in enumerate(times)}
-        history: dict[int, list[float]] = {}
+        guided_steps = count_steps(self.config.guided, sampling)
+        times = guided_times(backbone, eps.shape, sampling, guided_steps)
+        index_of = {t: n for n, t in enumerate(times)}
+        losses: dict[int, list[float]] = {}
         denoise = backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale)
-        steered = _Steered(self.config, backbone, denoise)
+        guided = GuidedDenoiser(self.config, backbone, denoise)
 
-        def estimates(x: Tensor, t: Tensor) -> Denoised:
-            index = early.get(float(t))
+        def denoise_guided(x: Tensor, t: Tensor) -> Denoised:
+            index = index_of.get(float(t))
             if index is None:
                 return denoise(x, t)
             target = plain(backbone.schedule.noised(source, eps, t), t).x0
-            with latent_guidance.name_level_in_errors(index, sampling.steps, t):
-                out, history[index] = steered(x, t, target)
+            with name_level_in_errors(index, sampling.steps, t):
+                out, losses[index] = guided(x, t, target)
             return out
 
-        latents = yield from latent_guidance.sample_with_events(
-            backbone, estimates, eps, sampling, history=history
+        latents = yield from sample_with_events(
+            backbone, denoise_guided, eps, sampling, losses=losses
         )
         return latents
 
 
-class _Steered:
-    """The estimates of an x_t that was moved, its velocity held; knows the velocities so far."""
+@final
+class GuidedDenoiser:
+    """Optimises x_t with its velocity held constant, and returns both estimates at the optimised
+    x_t. It keeps the mean of the velocities of all previous calls."""
 
     def __init__(self, config: Config, backbone: Backbone, denoise: Denoiser) -> None:
         self._config, self._schedule, self._denoise = config, backbone.schedule, denoise
@@ -150,26 +148,28 @@ class _Steered:
         self._count = 0
 
     def __call__(self, x: Tensor, t: Tensor, target: Tensor) -> tuple[Denoised, list[float]]:
-        """(x_t, t, the source's clean estimate), each (1, C, F, H, W)."""
+        """x_t and the target, the source's clean estimate, are (1, C, F, H, W). Returns both
+        estimates and the losses of the inner steps."""
         config = self._config
         alpha, sigma = (per_sample(f(t), x) for f in (self._schedule.alpha, self._schedule.sigma))
         out = self._denoise(x, t)
-        velocity = self._regular(out.eps - out.x0)
+        velocity = self._regularise(out.eps - out.x0)
 
         def clean(x: Tensor) -> Tensor:
-            # x̂_0 = x_t − σ·u for a flow, where α + σ = 1.
+            # For a flow, where α + σ = 1, this is x̂_0 = x_t − σ·u.
             return (x - sigma * velocity) / (alpha + sigma)
 
         def loss(x: Tensor) -> Tensor:
             x0, absolute = clean(x), config.differences == "absolute"
-            changed = pair_changes(x0, target, absolute)
-            return config.estimate * mse_loss(x0, target) + config.change * changed
+            change = pair_changes(x0, target, absolute)
+            return config.estimate * mse_loss(x0, target) + config.change * change
 
         x, losses = minimize(loss, x, [config.lr] * config.inner_steps)
         x0 = clean(x)
         return Denoised(x0, x0 + velocity), losses
 
-    def _regular(self, velocity: Tensor) -> Tensor:
+    def _regularise(self, velocity: Tensor) -> Tensor:
+        """The velocity with less of its component across the mean velocity, which it updates."""
         if self._mean is not None:
             velocity = along(velocity, self._mean, self._config.across)
         before = velocity if self._mean is None else self._mean

@@ -1,8 +1,10 @@
 """Motion Inversion: embeddings in temporal self-attention that hold the motion of a clip.
 
 Wang, Mai, Shen, Liang, Tao, Wan, Zhang, Li, Chen: "Motion Inversion for Video Customization", 2024.
-m^QK has no extent in space, so that it cannot hold appearance; m^V has, and gives its difference
-in time in its place when clips are made.
+m^QK has one value for all positions, so it cannot hold appearance. m^V has a value for every
+position; in a transfer its difference in time is used.
+
+Owns the choice of layers and the paper's numbers. The training is that of `TrainedMethod`.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
-from recast.finetuning import trained_method
-from recast.finetuning.objectives import Training
-from recast.motions.method import check_setting
+from recast.finetuning.trained_method import SpatialLoRA, TrainedMethod
+from recast.finetuning.training_config import TrainingConfig
+from recast.motions.method import check_above_zero, check_at_least
 from recast.networks.adapters import Adapter, MotionEmbeddings, input_shapes
 from recast.networks.attention_layers import Transformer
 
@@ -27,35 +29,34 @@ _ROLE = "temporal_transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(Training):
-    """Motion Inversion's settings; the numbers are the paper's."""
+class Config(TrainingConfig):
+    """Motion Inversion's settings. The numbers are those of the paper."""
 
     iterations: int = 800
-    """Steps of AdamW; 100 to 300 do for the motion of a camera."""
+    """Number of AdamW steps. 100 to 300 are enough for the motion of a camera."""
     lr: float = 5e-2
-    """Its learning rate."""
+    """AdamW's learning rate."""
     places: int = 0
-    """How many temporal transformers get embeddings, the coarsest first; 0 is all on the way down
-    and up, 15 on ZeroScope, of which 5 suit simple, local motion."""
+    """Number of temporal transformers with embeddings, the coarsest first. 0 selects all in the
+    encoder and decoder, which are 15 for ZeroScope; 5 of them suit simple, local motion."""
     spatial: bool = False
-    """Give m^QK a value for every position, as m^V has: the paper's ablation."""
+    """Give m^QK a value for every position, like m^V: the paper's ablation."""
     gamma: float = 1.0
-    """Scales m^V when clips are made. The paper has 0 for a plain motion of the camera; on the
-    shipped model all of a motion is in m^V."""
+    """Scale of m^V in a transfer. The paper uses 0 for the motion of a camera only. On the shipped
+    model m^V holds all of the motion."""
     difference: bool = True
-    """Make clips with the difference of m^V in time, which leaves static appearance out, and on the
-    shipped model some of the motion too."""
+    """Use the difference of m^V in time in a transfer. It removes static appearance, and on the
+    shipped model also some of the motion."""
     rank: int = 32
     """Rank of the spatial LoRA of the hybrid objective."""
     spatial_lr: float = 5e-4
-    """Its learning rate."""
+    """Learning rate of the spatial LoRA."""
 
     def __post_init__(self) -> None:
-        Training.__post_init__(self)
-        check_setting("places", self.places, self.places >= 0, "at least 0")
-        check_setting("gamma", self.gamma, self.gamma >= 0, "at least 0")
-        check_setting("rank", self.rank, self.rank >= 1, "at least 1")
-        check_setting("spatial_lr", self.spatial_lr, self.spatial_lr > 0, "above 0")
+        TrainingConfig.__post_init__(self)
+        check_at_least(self, 0, "places", "gamma")
+        check_at_least(self, 1, "rank")
+        check_above_zero(self, "spatial_lr")
 
 
 PRESETS = {
@@ -69,26 +70,23 @@ PRESETS = {
 
 
 @final
-class Method(trained_method.Method[Config]):
-    """Learn once, as a small file; use it with any prompt."""
+class Method(TrainedMethod[Config]):
+    """Train motion embeddings. The motion is a small file that serves any prompt."""
 
     name = "motion_inversion"
-    of_transfer = trained_method.Method.of_transfer | {"gamma", "difference"}
-    scales = MappingProxyType({"gamma": "value."})
+    transformer_role = _ROLE
+    transfer_settings = TrainedMethod.transfer_settings | {"gamma", "difference"}
+    tensor_scales = MappingProxyType({"gamma": "value."})
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (_ROLE,)
-
-    def fresh(
-        self, backbone: Backbone, look: Callable[[], object], generator: torch.Generator
+    def initial_parameters(
+        self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """ "query_key.…" (1, F, C) and "value.…" (h·w, F, C), all zero."""
-        chosen = self._chosen(backbone)
-        paths = [path for place in chosen for attention in place.attentions for path in attention]
+        transformers = self._select_transformers(backbone)
+        paths = [path for one in transformers for attention in one.attentions for path in attention]
         with input_shapes(backbone.network, paths) as shapes:
-            look()
-        return MotionEmbeddings.zeros(chosen, shapes, spatial=self.config.spatial)
+            run_network()
+        return MotionEmbeddings.zeros(transformers, shapes, spatial=self.config.spatial)
 
     def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:
         return MotionEmbeddings(
@@ -100,15 +98,16 @@ class Method(trained_method.Method[Config]):
             difference=self.config.difference and not learning,
         )
 
-    def spatial(self) -> tuple[int, float] | None:
+    def spatial_lora(self) -> SpatialLoRA | None:
         hybrid = self.config.objective == "hybrid"
-        return (self.config.rank, self.config.spatial_lr) if hybrid else None
+        return SpatialLoRA(self.config.rank, self.config.spatial_lr) if hybrid else None
 
-    def _chosen(self, backbone: Backbone) -> Sequence[Transformer]:
-        there, asked = backbone.transformers_for(_ROLE), self.config.places
-        if asked > len(there):
+    def _select_transformers(self, backbone: Backbone) -> Sequence[Transformer]:
+        """The coarsest `places` temporal transformers."""
+        transformers, count = backbone.transformers_for(_ROLE), self.config.places
+        if count > len(transformers):
             raise BadCall(
-                f"places is {asked}, and {backbone.name} has {len(there)} temporal transformers on "
-                f"the way down and up; take at most so many, or 0 for all"
+                f"`places` must be at most {len(transformers)}, the number of temporal "
+                f"transformers in the encoder and decoder of {backbone.name}, got {count}"
             )
-        return there[: asked or len(there)]
+        return transformers[: count or len(transformers)]

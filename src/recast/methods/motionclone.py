@@ -1,12 +1,15 @@
-"""MotionClone: the strongest entries of temporal attention, read at one noise level, as guidance.
+"""MotionClone: guidance by the strongest entries of temporal attention, read at one noise level.
 
 Ling, Bu, Zhang, Dong, Zang, Wu, Chen, Wang, Jin: "MotionClone: Training-Free Motion Cloning for
-Controllable Video Generation", arXiv 2406.05338. No inversion: the clip is noised once. Of each row
-of its temporal attention only the `top` entries are kept, and the gradient of their squared error
-is one more score over the early steps.
+Controllable Video Generation", arXiv 2406.05338. There is no inversion: noise is added to the clip
+once. Of each row of its temporal attention only the `top` largest entries are stored. The gradient
+of their squared error is an additional score at the noisiest levels.
 
-As in the authors' code the score bends the noise estimate of a step and leaves its clean estimate
-alone. Not here: their uneven steps, of which 60 % lie in the noisiest 40 %, and their ControlNet.
+As in the authors' code, the score changes the noise estimate of a step and not its clean estimate.
+Not implemented: their nonuniform steps, 60 % of which are in the noisiest 40 % of the schedule, and
+their ControlNet.
+
+Owns the paper's settings, attention loss and weights. Knows no network.
 """
 
 from __future__ import annotations
@@ -27,8 +30,22 @@ from recast.diffusion.optimize import gradient
 from recast.diffusion.sampling import randn
 from recast.errors import BadCall
 from recast.events import Event, Job, job
-from recast.feature_guidance import latent_guidance
-from recast.motions.method import MotionMethod, Sampling, check_setting
+from recast.feature_guidance.latent_guidance import name_level_in_errors
+from recast.feature_guidance.levels import (
+    count_steps,
+    guided_times,
+    noised_source,
+    time_of_level,
+)
+from recast.feature_guidance.sampling_loop import sample_with_events
+from recast.feature_guidance.taps import read_features, tap_pairs
+from recast.motions.method import (
+    MotionMethod,
+    Sampling,
+    check_at_least,
+    check_fraction,
+    check_setting,
+)
 from recast.motions.motion import Motion
 
 
@@ -37,33 +54,33 @@ class Config:
     """MotionClone's settings."""
 
     queries: str = "temporal_queries"
-    """Role whose places attend over frames."""
+    """Role of the queries of temporal attention."""
     keys: str = "temporal_keys"
-    """Role whose places are attended to, one for each of those."""
+    """Role of the keys of temporal attention. It must have as many layers as the queries."""
     level: float = 0.4
-    """Share of the schedule at which the source is read: 0 is clean, 1 the noisiest level."""
+    """Fraction of the noise schedule at which the source is read. 0 is clean, 1 is the noisiest
+    level."""
     top: int = 1
-    """Entries of each row of the source's attention that are matched, the largest."""
+    """Number of entries, the largest of each row of the source's attention, that are matched."""
     weight: float = 2000.0
     """Weight of the guidance."""
     guided: float = 0.4
-    """Share of the levels, from the noisiest, that are guided; 0 is plain sampling."""
+    """Fraction of the levels, from the noisiest, that are guided. 0 is plain sampling."""
     ramp: float = 10 / 180
-    """Over this share of the guided levels the weight rises at first, and falls at last."""
+    """Fraction of the guided levels over which the weight rises at the beginning, and falls at the
+    end."""
     more_guidance: float = 0.0
-    """Added to the guidance scale; the authors' code, asked for w, does what others call w + 1."""
+    """Added to the guidance scale. With scale w the authors' code does what others call w + 1."""
     prompt_suffix: str = ""
-    """Put behind the prompt."""
+    """Text after the prompt."""
     negative_prompt: str = ""
-    """Used where the call gives no negative prompt."""
+    """The negative prompt if the call gives none."""
 
     def __post_init__(self) -> None:
-        check_setting("level", self.level, 0 <= self.level <= 1, "between 0 and 1")
-        check_setting("top", self.top, self.top >= 1, "at least 1")
-        check_setting("weight", self.weight, self.weight >= 0, "at least 0")
-        check_setting("guided", self.guided, 0 <= self.guided <= 1, "between 0 and 1")
+        check_fraction(self, "level", "guided")
+        check_at_least(self, 1, "top")
+        check_at_least(self, 0, "weight", "more_guidance")
         check_setting("ramp", self.ramp, 0 <= self.ramp <= 0.5, "between 0 and 0.5")
-        check_setting("more_guidance", self.more_guidance, self.more_guidance >= 0, "at least 0")
 
 
 # configs/t2v_object.yaml of the authors' code.
@@ -72,35 +89,37 @@ _NEGATIVE = (
     "drawn face, poorly drawn hands, missing fingers"
 )
 PRESETS = {
-    # The weight is for the shapes model's few positions, where 2000 leaps over the loss. It does
-    # not make that model follow a path reliably (docs/methods.md).
+    # The shapes model has few positions, so 2000 oversteps the minimum of the loss there. This
+    # weight does not make that model follow a path reliably (docs/methods.md).
     "fast": Config(weight=60.0, guided=0.8, ramp=0.1),
     "paper": Config(
-        prompt_suffix=", 8k, high detailed, best quality, film temporal_patch, Fujifilm XT3",
+        prompt_suffix=", 8k, high detailed, best quality, film grain, Fujifilm XT3",
         negative_prompt=_NEGATIVE,
     ),
-    # A misspelt key in its config leaves the suffix out.
+    # A misspelt key in the authors' config omits the suffix.
     "reference": Config(more_guidance=1.0, negative_prompt=_NEGATIVE),
 }
 _LEARNED = ("queries", "keys", "level", "top")
 
 
 def attention_over_frames(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
-    """How much each frame attends to each other one at the same position, features
-    (B, F, H, W, C) to (B, H, W, heads, F, F); rows sum to 1."""
+    """The attention of each frame to every frame at the same position. Features (B, F, H, W, C) to
+    (B, H, W, heads, F, F); rows sum to 1."""
     q, k = (rearrange(x.float(), "b f h w (a c) -> b h w a f c", a=heads) for x in (queries, keys))
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
 
 
-def ramped(index: int, count: int, ramp: float) -> float:
-    """The share of the weight at one of `count` guided levels, of which it rises over a share."""
-    steps = max(1.0, ramp * count)
-    return min(1.0, (index + 1) / steps, (count - index) / steps)
+def ramped(index: int, guided_steps: int, ramp: float) -> float:
+    """The factor of the weight at one of the guided levels: it rises linearly over the fraction
+    `ramp` of them, and falls likewise at the end."""
+    steps = max(1.0, ramp * guided_steps)
+    return min(1.0, (index + 1) / steps, (guided_steps - index) / steps)
 
 
 @final
 class Method(MotionMethod[Config]):
-    """Learn once per clip, transfer for many prompts and any number of steps."""
+    """Match attention over frames. Learn once per clip, transfer for many prompts and any number of
+    steps."""
 
     name = "motionclone"
 
@@ -113,83 +132,86 @@ class Method(MotionMethod[Config]):
         return prompt + config.prompt_suffix, negative_prompt or config.negative_prompt
 
     def cache_key_settings(self) -> Mapping[str, Any]:
-        return latent_guidance.json_settings(self.config, _LEARNED)
+        return self.settings_as_json(_LEARNED)
 
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """One pass. The motion holds, for the n-th place, the largest entries of each row of its
-        attention as "n/values", (H, W, heads, F, top), and their frames as "n/frames"."""
+        """Read the attention in one pass. The motion holds, for the n-th layer, the largest entries
+        of each row of its attention as "n/values", (H, W, heads, F, top), and their frames as
+        "n/frames", of the same shape. "size" is the shape of the latents."""
         x = backbone.encode(video)
         if self.config.top > x.shape[2]:
-            told = f"top is {self.config.top}, and a row of attention has {x.shape[2]} frames"
-            raise BadCall(f"{told}; it must be at most that")
-        t = latent_guidance.time_of_level(backbone.schedule.sized(x.shape), self.config.level)
-        plain = backbone.denoiser(backbone.encode_text([""]))  # as the authors' code reads it
+            raise BadCall(
+                f"`top` must be at most {x.shape[2]}, the number of frames of latents, got "
+                f"{self.config.top}"
+            )
+        t = time_of_level(backbone.schedule.sized(x.shape), self.config.level)
+        plain = backbone.denoiser(backbone.encode_text([""]))  # as in the authors' code
         tensors: dict[str, Tensor] = {}
-        for number, rows in enumerate(
-            self._attention(backbone, plain, latent_guidance.noised_source(backbone, x, t), t)
-        ):
+        source = noised_source(backbone, x, t)
+        for number, rows in enumerate(self._attention(backbone, plain, source, t)):
             largest = rows[0].topk(self.config.top)
             tensors[f"{number}/values"] = largest.values
             tensors[f"{number}/frames"] = largest.indices.to(torch.int16)
         tensors["size"] = torch.tensor(x.shape)
-        return Job.finished(
-            latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, [float(t)])
-        )
+        return Job.finished(self.build_motion(backbone, tensors, prompt, sampling, [float(t)]))
 
     @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample from random noise; in the first levels attention goes where the source's went."""
-        config, count = self.config, latent_guidance.level_count(self.config.guided, sampling)
+        """Sample from random noise with guidance by the source's attention."""
+        config, guided_steps = self.config, count_steps(self.config.guided, sampling)
         self._check(backbone, motion)
         prompt, negative = self.format_prompts(prompt, sampling.negative_prompt)
         generator = torch.Generator().manual_seed(sampling.seed)
         x = randn(tuple(motion.tensors["size"].tolist()), generator, backbone.device)
         scale = sampling.guidance_scale + config.more_guidance
         denoise = backbone.cfg_denoiser(prompt, negative, scale)
-        loss = self._loss(backbone, motion, prompt)
-        times = latent_guidance.first_times(backbone, x.shape, sampling, count)
-        numbers = {t: n for n, t in enumerate(times)}
-        history: dict[int, list[float]] = {}
+        loss = self.loss(backbone, motion, prompt)
+        times = guided_times(backbone, x.shape, sampling, guided_steps)
+        index_of = {t: n for n, t in enumerate(times)}
+        losses: dict[int, list[float]] = {}
 
-        def scored(x: Tensor, t: Tensor) -> Denoised:
-            out, index = denoise(x, t), numbers.get(float(t))
+        def denoise_guided(x: Tensor, t: Tensor) -> Denoised:
+            out, index = denoise(x, t), index_of.get(float(t))
             if index is None:
                 return out
-            with latent_guidance.name_level_in_errors(index, sampling.steps, t):
+            with name_level_in_errors(index, sampling.steps, t):
                 slope = gradient(lambda x: loss(x, t), x)
-            history[index] = [slope.loss]
-            weight = config.weight * ramped(index, count, config.ramp)
+            losses[index] = [slope.loss]
+            weight = config.weight * ramped(index, guided_steps, config.ramp)
             sigma = per_sample(backbone.schedule.sigma(t), x)
             return Denoised(out.x0, out.eps - sigma * weight * slope.gradient)
 
-        latents = yield from latent_guidance.sample_with_events(
-            backbone, scored, x, sampling, history=history
+        latents = yield from sample_with_events(
+            backbone, denoise_guided, x, sampling, losses=losses
         )
         return latents
 
     def _attention(
         self, backbone: Backbone, denoise: Denoiser, x: Tensor, t: Tensor
     ) -> list[Tensor]:
-        """(B, H, W, heads, F, F) of every place."""
-        pairs = latent_guidance.tap_pairs(backbone, self.config.queries, self.config.keys)
-        seen = latent_guidance.read_features(backbone, denoise, list(chain(*pairs)), x, t)
-        return [attention_over_frames(seen[q.path], seen[k.path], q.heads) for q, k in pairs]
+        """The attention (B, H, W, heads, F, F) of every layer at x_t."""
+        pairs = tap_pairs(backbone, self.config.queries, self.config.keys)
+        features = read_features(backbone, denoise, list(chain(*pairs)), x, t)
+        return [
+            attention_over_frames(features[q.path], features[k.path], q.heads) for q, k in pairs
+        ]
 
-    def _loss(
+    def loss(
         self, backbone: Backbone, motion: Motion, prompt: str
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x_t, t) -> the sum over places of the mean squared error of the kept entries."""
+        """(x_t, t) -> the sum over layers of the mean squared error of the stored entries."""
         plain = backbone.denoiser(backbone.encode_text([prompt]))
-        kept = {name: tensor.to(backbone.device) for name, tensor in motion.tensors.items()}
+        source = {name: tensor.to(backbone.device) for name, tensor in motion.tensors.items()}
 
         def loss(x: Tensor, t: Tensor) -> Tensor:
             terms = [
                 mse_loss(
-                    rows[0].gather(-1, kept[f"{number}/frames"].long()), kept[f"{number}/values"]
+                    rows[0].gather(-1, source[f"{number}/frames"].long()),
+                    source[f"{number}/values"],
                 )
                 for number, rows in enumerate(self._attention(backbone, plain, x, t))
             ]
@@ -198,9 +220,9 @@ class Method(MotionMethod[Config]):
         return loss
 
     def _check(self, backbone: Backbone, motion: Motion) -> None:
-        motion.check_made_for(backbone, self.name)
-        latent_guidance.check_settings(motion, self.cache_key_settings())
-        count = len(latent_guidance.tap_pairs(backbone, self.config.queries, self.config.keys))
+        motion.check_compatible(backbone, self.name)
+        motion.check_settings(self.cache_key_settings())
+        layers = range(len(tap_pairs(backbone, self.config.queries, self.config.keys)))
         motion.check_holds(
-            "size", *(f"{n}/{what}" for n in range(count) for what in ("values", "frames"))
+            "size", *(f"{n}/{name}" for n in layers for name in ("values", "frames"))
         )

@@ -1,8 +1,10 @@
-"""MotionDirector: a LoRA on temporal transformers for the motion, one on spatial ones for the look.
+"""MotionDirector: a LoRA on temporal transformers for the motion, and a spatial one for appearance.
 
 Zhao et al.: "MotionDirector: Motion Customization of Text-to-Video Diffusion Models", ECCV 2024.
-The spatial LoRA learns from single frames and is dropped; the temporal one learns beside it, by a
-loss from which what the frames share is taken out.
+The spatial LoRA learns from single frames and is discarded. The temporal LoRA is trained at the
+same time, with a loss from which the part that frames share is removed.
+
+Owns the choice of layers and the paper's numbers. The training is that of `TrainedMethod`.
 """
 
 from __future__ import annotations
@@ -15,29 +17,30 @@ import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.finetuning import trained_method
-from recast.finetuning.objectives import Objective, Training
-from recast.motions.method import check_setting
+from recast.finetuning.trained_method import SpatialLoRA, TrainedMethod
+from recast.finetuning.training_config import Objective, TrainingConfig
+from recast.motions.method import check_at_least
 from recast.networks.adapters import Adapter, LoRA
 
 _ROLE = "all_temporal_transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(Training):
-    """MotionDirector's settings; the numbers are those of its released configs."""
+class Config(TrainingConfig):
+    """MotionDirector's settings. The numbers are those of its released configs."""
 
     iterations: int = 150
-    """Steps of AdamW; its authors take up to 500."""
+    """Number of AdamW steps. The authors use up to 500."""
     objective: Objective = "hybrid"
-    """hybrid: mse with and without what the frames share, beside a spatial LoRA for the appearance.
-    debiased: without that. mse, vmc, vmc_released: see motion_inversion."""
+    """hybrid: mse, plus mse without the part that frames share, with a spatial LoRA for the
+    appearance. debiased: the same loss without the spatial LoRA. mse, vmc, vmc_released: the
+    objectives of the method motion_inversion."""
     rank: int = 32
     """Rank of both LoRAs."""
 
     def __post_init__(self) -> None:
-        Training.__post_init__(self)
-        check_setting("rank", self.rank, self.rank >= 1, "at least 1")
+        TrainingConfig.__post_init__(self)
+        check_at_least(self, 1, "rank")
 
 
 PRESETS = {
@@ -47,28 +50,23 @@ PRESETS = {
 
 
 @final
-class Method(trained_method.Method[Config]):
-    """Keeps the temporal LoRA, under the keys of diffusers and peft."""
+class Method(TrainedMethod[Config]):
+    """Train a temporal LoRA. The motion holds it under the keys of diffusers and peft."""
 
     name = "motiondirector"
+    transformer_role = _ROLE
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (_ROLE,)
-
-    def fresh(
-        self, backbone: Backbone, look: Callable[[], object], generator: torch.Generator
+    def initial_parameters(
+        self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """LoRA on every linear layer of every temporal transformer."""
         network = backbone.network
-        paths = [
-            path for place in backbone.transformers_for(_ROLE) for path in place.linears(network)
-        ]
+        paths = [path for one in backbone.transformers_for(_ROLE) for path in one.linears(network)]
         return LoRA.fresh(network, paths, self.config.rank, backbone.component, generator)
 
     def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:
         return LoRA(backbone.network, tensors, backbone.device, backbone.component)
 
-    def spatial(self) -> tuple[int, float] | None:
+    def spatial_lora(self) -> SpatialLoRA | None:
         hybrid = self.config.objective == "hybrid"
-        return (self.config.rank, self.config.lr) if hybrid else None
+        return SpatialLoRA(self.config.rank, self.config.lr) if hybrid else None

@@ -1,13 +1,13 @@
-"""Query injection: the source's self-attention queries, put into the early steps of a sample.
+"""Query injection: early steps of a sample use the source's self-attention queries.
 
 Atzmon, Gal, Tewel, Kasten, Chechik: "Motion by Queries: Identity-Motion Trade-offs in Text-to-Video
-Generation", arXiv 2412.07750. Queries say where things are and how they move; injected for long,
-they also say who the source was. No gradients. `learn` inverts the clip and keeps x_t at the
-injected levels; `transfer` reads the queries there again, which is a network call a level and
-spares the gigabytes that the queries of every layer and level would fill.
+Generation", arXiv 2412.07750. Queries carry layout and motion; if they are injected at many steps,
+they also carry the identity of the source. The method needs no gradients. `learn` inverts the clip
+and stores x_t at the injected levels. `transfer` reads the queries there again: one forward pass
+for each level, in place of gigabytes for the queries of every layer and level.
 
-The share of the steps and the noise that a sample starts from are ours: the released pages name
-neither.
+Owns the choice of queries and levels. The fraction of the steps and the initial noise are our
+choices, because the released pages name neither.
 """
 
 from __future__ import annotations
@@ -22,48 +22,56 @@ from torch import Tensor
 from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
 from recast.diffusion.noise_schedule import Denoiser
-from recast.errors import BadCall
 from recast.events import Event, job
-from recast.feature_guidance import latent_guidance
-from recast.motions.method import MotionMethod, Sampling, check_setting
+from recast.feature_guidance.injection import SourceFeatures, inject_features
+from recast.feature_guidance.levels import count_steps, guided_times
+from recast.feature_guidance.sampling_loop import sample_with_events
+from recast.feature_guidance.taps import select_taps
+from recast.feature_guidance.trace import record_inversion
+from recast.motions.method import (
+    MotionMethod,
+    Sampling,
+    check_at_least,
+    check_fraction,
+    check_names_roles,
+)
 from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """What is injected, and for how long."""
+    """Which queries are injected, and at how many steps."""
 
     queries: tuple[str, ...] = ("queries",)
-    """Roles whose outputs are replaced by the source's."""
+    """Roles whose features are replaced by those of the source."""
     places: tuple[int, ...] = ()
-    """Which places of these roles, counted from 0; empty is all."""
+    """Indices of the layers within each role, counted from 0. Empty selects all layers."""
     injected: float = 0.4
-    """Share of the levels, from the noisiest, at which they are; 0 is plain sampling."""
+    """Fraction of the levels, from the noisiest, at which queries are injected. 0 is plain
+    sampling."""
     initial_noise: initial_noise.Kind = "random"
-    """What a sample starts from: random; inverted; low_frequency; blended;
+    """The noise that a sample starts from: random, inverted, low_frequency, blended or
     low_frequency_blended."""
     inversion_steps: int = 1
-    """About how many steps the inversion takes; it stops at every sampling level."""
+    """Approximate number of inversion steps. The inversion visits every sampling level."""
 
     def __post_init__(self) -> None:
-        if not self.queries:
-            raise BadCall("queries is empty; name at least one role, such as queries")
-        check_setting("injected", self.injected, 0 <= self.injected <= 1, "between 0 and 1")
-        rule = "at least 1"
-        check_setting("inversion_steps", self.inversion_steps, self.inversion_steps >= 1, rule)
+        check_names_roles(self, "queries", "queries")
+        check_fraction(self, "injected")
+        check_at_least(self, 1, "inversion_steps")
 
 
 PRESETS = {
-    # From less of the inverted noise the queries alone hardly move the shapes model's subject.
+    # With another initial noise the queries alone hardly move the subject of the shapes model.
     "fast": Config(initial_noise="inverted"),
-    # An inversion as fine as DMT's; the paper's own numbers could not be read.
+    # As many inversion steps as DMT. The paper's own numbers were not available to us.
     "paper": Config(inversion_steps=1000),
 }
 
 
 @final
 class Method(MotionMethod[Config]):
-    """Learn once per clip, transfer for many prompts."""
+    """Inject queries of the inverted clip. Learn once per clip, transfer for many prompts."""
 
     name = "query_injection"
 
@@ -72,49 +80,47 @@ class Method(MotionMethod[Config]):
         return self.config.queries
 
     def cache_key_settings(self) -> Mapping[str, Any]:
-        return latent_guidance.json_settings(self.config, ("injected", "inversion_steps"))
+        return self.settings_as_json(("injected", "inversion_steps"))
 
     @job
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Motion]:
         """DDIM inversion at guidance scale 1. The motion holds x_T as "noise", (C, F, H, W), and
-        x_t of the injected levels as "latents", (L, C, F, H, W)."""
-        trace = yield from latent_guidance.record_inversion(
+        x_t at the injected levels as "latents", (L, C, F, H, W)."""
+        trace = yield from record_inversion(
             backbone,
             video,
             prompt,
             sampling.steps,
-            guided=latent_guidance.level_count(self.config.injected, sampling),
-            steps=self.config.inversion_steps,
+            guided_steps=count_steps(self.config.injected, sampling),
+            inversion_steps=self.config.inversion_steps,
         )
         tensors = {"noise": trace.noise, "latents": trace.latents}
         times = self._times(backbone, trace.noise.shape, sampling)
-        return latent_guidance.build_motion(self, backbone, tensors, prompt, sampling, times)
+        return self.build_motion(backbone, tensors, prompt, sampling, times)
 
     @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample with the source's queries in the first levels."""
-        motion.check_made_for(backbone, self.name)
-        latent_guidance.check_settings(
-            motion, {"steps": sampling.steps, **self.cache_key_settings()}
-        )
+        """Sample with the source's queries at the noisiest levels."""
+        motion.check_compatible(backbone, self.name)
+        motion.check_settings({"steps": sampling.steps, **self.cache_key_settings()})
         motion.check_holds("noise", "latents")
         times = self._times(backbone, motion.tensors["noise"].shape, sampling)
-        latent_guidance.check_times(motion, backbone, times)
+        motion.check_times(backbone, times)
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
-        latents = yield from latent_guidance.sample_with_events(
+        latents = yield from sample_with_events(
             backbone,
-            self._injected(backbone, motion, prompt, sampling, times),
+            self._denoiser(backbone, motion, prompt, sampling, times),
             initial_noise.initial(self.config.initial_noise, inverted, generator),
             sampling,
         )
         return latents
 
-    def _injected(
+    def _denoiser(
         self,
         backbone: Backbone,
         motion: Motion,
@@ -122,21 +128,20 @@ class Method(MotionMethod[Config]):
         sampling: Sampling,
         times: Sequence[float],
     ) -> Denoiser:
-        taps = latent_guidance.select_taps(backbone, self.config.queries, self.config.places)
+        """The denoiser of the sample, with the source's queries at these times."""
+        taps = select_taps(backbone, self.config.queries, self.config.places)
         levels = dict(zip(times, motion.tensors["latents"], strict=True))
-        source = backbone.denoiser(backbone.encode_text([motion.source_prompt]))
-
-        def queries(t: Tensor) -> Mapping[str, Tensor] | None:
-            if float(t) not in levels:
-                return None
-            return latent_guidance.read_features(
-                backbone, source, taps, levels[float(t)][None].to(backbone.device), t
-            )
-
+        queries = SourceFeatures(
+            backbone,
+            backbone.denoiser(backbone.encode_text([motion.source_prompt])),
+            taps,
+            times,
+            lambda t: levels[float(t)][None].to(backbone.device),
+        )
         denoise = backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale)
-        return latent_guidance.inject_features(backbone, denoise, taps, queries)
+        return inject_features(backbone, denoise, taps, queries)
 
     def _times(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> list[float]:
-        """The injected levels."""
-        count = latent_guidance.level_count(self.config.injected, sampling)
-        return latent_guidance.first_times(backbone, shape, sampling, count)
+        """The times of the injected levels."""
+        steps = count_steps(self.config.injected, sampling)
+        return guided_times(backbone, shape, sampling, steps)

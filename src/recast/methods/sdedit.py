@@ -1,41 +1,43 @@
-"""SDEdit on the same model: noise the source to a level, and denoise it towards the prompt.
+"""SDEdit: add noise to the source up to a level, and denoise it with the new prompt.
 
 Meng et al.: "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
-ICLR 2022, frame by frame of one clip's latents at once. The baseline of DMT's fig. 8: more noise
-follows the prompt further and keeps less of the motion.
+ICLR 2022, here on all frames of the clip's latents at once. It is the baseline of DMT's fig. 8:
+with more noise the result follows the prompt more closely and keeps less of the motion.
+
+Owns the choice of the level. Knows no network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.diffusion.sampling import randn
-from recast.errors import BadCall
-from recast.events import Event, Job, job
-from recast.feature_guidance import latent_guidance
-from recast.motions.method import MotionMethod, Sampling, the_clip_itself
+from recast.events import Event, job
+from recast.feature_guidance.levels import count_steps
+from recast.feature_guidance.sampling_loop import sample_with_events
+from recast.motions.latents_method import LatentsMethod
+from recast.motions.method import Sampling, check_setting
 from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """How much of the source is left."""
+    """How much of the source remains."""
 
     strength: float = 0.7
-    """Share of the sampling levels that are walked: the more, the less is left of the source; at 1
-    only what the noisiest level leaves of it."""
+    """Fraction of the sampling steps that are taken. The larger it is, the less of the source
+    remains. 1 starts at the noisiest level."""
     restart: bool = False
-    """Take every step but the last twice, with noise added anew in between."""
+    """Take every step but the last twice, and add new noise before the second time."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise BadCall(f"strength is {self.strength}; it must be above 0 and at most 1")
+        check_setting("strength", self.strength, 0 < self.strength <= 1, "above 0 and at most 1")
 
 
 PRESETS = {
@@ -45,36 +47,25 @@ PRESETS = {
 
 
 @final
-class Method(MotionMethod[Config]):
-    """Learns nothing but the clip's latents."""
+class Method(LatentsMethod[Config]):
+    """Sample from the noised latents of the clip."""
 
     name = "sdedit"
     takes_windows = True
-
-    def cache_key_settings(self) -> Mapping[str, Any]:
-        return {}
-
-    def learn(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-    ) -> Job[Motion]:
-        """Encodes the clip, (C, F, H, W)."""
-        return Job.finished(the_clip_itself(self.name, backbone, video, prompt, sampling))
 
     @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample from the noised source, at the levels below `strength` only."""
-        motion.check_made_for(backbone, self.name)
-        motion.check_holds("latents")
-        count = max(1, round(self.config.strength * sampling.steps))
-        x0 = motion.tensors["latents"][None].to(backbone.device)
+        """Sample from the noised source, with the last `strength` of the steps."""
+        x0 = self.source_latents(backbone, motion)
+        steps = max(1, count_steps(self.config.strength, sampling))
         schedule = backbone.schedule.sized(x0.shape)
-        part = slice(sampling.steps - count, None)
+        part = slice(sampling.steps - steps, None)
         t = schedule.grid(sampling.steps)[part][0]
         generator = torch.Generator().manual_seed(sampling.seed)
         eps = randn(tuple(x0.shape), generator, backbone.device)
-        latents = yield from latent_guidance.sample_with_events(
+        latents = yield from sample_with_events(
             backbone,
             backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale),
             schedule.noised(x0, eps, t),

@@ -1,8 +1,10 @@
-"""Tune-A-Video: attention's queries and all of temporal attention, tuned to one clip.
+"""Tune-A-Video: fine-tune the queries of spatial attention and all of temporal attention.
 
 Wu et al.: "Tune-A-Video: One-Shot Tuning of Image Diffusion Models for Text-to-Video Generation",
-ICCV 2023. Published on an image model that is first blown up to video; here the video model's own
-temporal transformers take the place of the ones it adds.
+ICCV 2023. The paper extends an image model with temporal layers; here the video model's own
+temporal transformers replace them.
+
+Owns the choice of layers and the paper's numbers. The training is that of `TrainedMethod`.
 """
 
 from __future__ import annotations
@@ -16,28 +18,28 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
-from recast.finetuning import trained_method
-from recast.finetuning.objectives import Training, WithoutLoRA
+from recast.finetuning.trained_method import TrainedMethod
+from recast.finetuning.training_config import ObjectiveWithoutLoRA, TrainingConfig
 from recast.networks.adapters import Adapter, WeightDifferences
 
 _ROLE, _QUERIES = "all_temporal_transformers", "spatial_transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(Training):
-    """Tune-A-Video's settings; the numbers are those of its released configs."""
+class Config(TrainingConfig):
+    """Tune-A-Video's settings. The numbers are those of its released configs."""
 
     iterations: int = 500
-    """Steps of AdamW."""
+    """Number of AdamW steps."""
     lr: float = 3e-5
-    """Its learning rate."""
+    """AdamW's learning rate."""
     clip_gradient: float = 1.0
-    """Cut the gradient to this norm; 0 does not."""
-    objective: WithoutLoRA = "mse"
-    """mse: what the network says against what it should. debiased: that, with and without what the
-    frames share. vmc, vmc_released: see vmc."""
+    """Maximum norm of the gradient. 0 turns clipping off."""
+    objective: ObjectiveWithoutLoRA = "mse"
+    """mse: mean squared error of the network's output. debiased: mse, plus mse without the part
+    that frames share. vmc, vmc_released: the objectives of the method vmc."""
     initial_noise: initial_noise.Kind = "inverted"
-    """What a sample starts from: random; inverted; low_frequency; blended;
+    """The noise that a sample starts from: random, inverted, low_frequency, blended or
     low_frequency_blended."""
 
 
@@ -48,25 +50,23 @@ PRESETS = {
 
 
 @final
-class Method(trained_method.Method[Config]):
-    """Tunes the queries of spatial attention, to frame and words, and all temporal projections."""
+class Method(TrainedMethod[Config]):
+    """Tune the queries of spatial self- and cross-attention, and all projections of temporal
+    attention."""
 
     name = "tune_a_video"
+    transformer_role = _ROLE
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (_ROLE,)
-
-    def fresh(
-        self, backbone: Backbone, look: Callable[[], object], generator: torch.Generator
+    def initial_parameters(
+        self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """ "….diff" (out, in), all zero."""
         spatial = backbone.transformers.get(_QUERIES, ())
-        queries = [attention.query for place in spatial for attention in place.attentions]
+        queries = [attention.query for one in spatial for attention in one.attentions]
         temporal = [
             path
-            for place in backbone.transformers_for(_ROLE)
-            for attention in place.attentions
+            for transformer in backbone.transformers_for(_ROLE)
+            for attention in transformer.attentions
             for path in attention
         ]
         return WeightDifferences.zeros(backbone.network, [*queries, *temporal], backbone.component)

@@ -1,4 +1,7 @@
-"""No motion at all: text to video from random noise, the floor below every method."""
+"""Unguided sampling: text to video from random noise, as a lower bound for every method.
+
+Owns nothing but the settings of plain sampling. The clip gives only its length and size.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 from recast.backbones.base import Backbone
 from recast.diffusion.sampling import randn
 from recast.events import Event, Job, job
-from recast.feature_guidance import latent_guidance
+from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
 
@@ -22,7 +25,7 @@ class Config:
     """Settings of plain sampling."""
 
     restart: bool = False
-    """Take every step but the last twice, with noise added anew in between."""
+    """Take every step but the last twice, and add new noise before the second time."""
 
 
 PRESETS = {"plain": Config(), "restart": Config(restart=True)}
@@ -30,7 +33,7 @@ PRESETS = {"plain": Config(), "restart": Config(restart=True)}
 
 @final
 class Method(MotionMethod[Config]):
-    """Takes nothing from the clip but its length and size."""
+    """Sample without the motion of the clip."""
 
     name = "unguided"
     takes_windows = True
@@ -41,7 +44,7 @@ class Method(MotionMethod[Config]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """Keeps the clip's shape."""
+        """The motion holds the clip's "size": frames, height and width in pixels."""
         frames, height, width = video.shape[2:]
         return Job.finished(
             Motion(
@@ -57,11 +60,11 @@ class Method(MotionMethod[Config]):
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
         """Sample from random noise."""
-        motion.check_made_for(backbone, self.name)
+        motion.check_compatible(backbone, self.name)
         frames, height, width = motion.tensors["size"].tolist()
         generator = torch.Generator().manual_seed(sampling.seed)
         x = randn(backbone.latent_shape(frames, height, width), generator, backbone.device)
-        latents = yield from latent_guidance.sample_with_events(
+        latents = yield from sample_with_events(
             backbone,
             backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale),
             x,

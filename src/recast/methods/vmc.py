@@ -1,8 +1,10 @@
-"""VMC: the projections of temporal attention, tuned to the differences between a clip's frames.
+"""VMC: fine-tune the projections of temporal attention on the differences between frames.
 
 Jeong, Park, Ye: "VMC: Video Motion Customization using Temporal Attention Adaption for
-Text-to-Video Diffusion Models", CVPR 2024. Published on Show-1. A sample starts from the clip's own
-noise.
+Text-to-Video Diffusion Models", CVPR 2024. The paper uses Show-1. A sample starts from the clip's
+own noise.
+
+Owns the choice of layers and the paper's numbers. The training is that of `TrainedMethod`.
 """
 
 from __future__ import annotations
@@ -16,27 +18,27 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
-from recast.finetuning import trained_method
-from recast.finetuning.objectives import Training, WithoutLoRA
+from recast.finetuning.trained_method import TrainedMethod
+from recast.finetuning.training_config import ObjectiveWithoutLoRA, TrainingConfig
 from recast.networks.adapters import Adapter, WeightDifferences
 
 _ROLE = "all_temporal_transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(Training):
-    """VMC's settings; the numbers are those of its released configs."""
+class Config(TrainingConfig):
+    """VMC's settings. The numbers are those of its released configs."""
 
     lr: float = 1e-4
     """AdamW's learning rate."""
     clip_gradient: float = 1.0
-    """Cut the gradient to this norm; 0 does not."""
-    objective: WithoutLoRA = "vmc"
-    """vmc: the cosine of differences between frames, as residual vectors. vmc_released: of their
-    absolute values, over time, as the code has it. mse: what the network says against what it
-    should. debiased: that, with and without what the frames share."""
+    """Maximum norm of the gradient. 0 turns clipping off."""
+    objective: ObjectiveWithoutLoRA = "vmc"
+    """vmc: cosine of the differences between frames (residual vectors). vmc_released: cosine over
+    time of the absolute values of these differences, as in the released code. mse: mean squared
+    error of the network's output. debiased: mse, plus mse without the part that frames share."""
     initial_noise: initial_noise.Kind = "inverted"
-    """What a sample starts from: random; inverted; low_frequency; blended;
+    """The noise that a sample starts from: random, inverted, low_frequency, blended or
     low_frequency_blended."""
 
 
@@ -48,23 +50,20 @@ PRESETS = {
 
 
 @final
-class Method(trained_method.Method[Config]):
+class Method(TrainedMethod[Config]):
     """Tunes queries, keys and values of every temporal attention."""
 
     name = "vmc"
+    transformer_role = _ROLE
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (_ROLE,)
-
-    def fresh(
-        self, backbone: Backbone, look: Callable[[], object], generator: torch.Generator
+    def initial_parameters(
+        self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """ "….diff" (out, in), all zero."""
         paths = [
             path
-            for place in backbone.transformers_for(_ROLE)
-            for attention in place.attentions
+            for transformer in backbone.transformers_for(_ROLE)
+            for attention in transformer.attentions
             for path in (attention.query, attention.key, attention.value)
         ]
         return WeightDifferences.zeros(backbone.network, paths, backbone.component)

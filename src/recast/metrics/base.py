@@ -1,8 +1,10 @@
-"""What a metric is: what it is called, which way is better, what it needs, and two pure functions.
+"""The interface of a metric: its name, direction and needs, and the function that computes it.
 
-`update` adds a clip to a state and `compute` reads it off: a state is a sum and a weight, so that
-states of clips add up in any order. Metrics load nothing; trackers, CLIP and LPIPS have looked at
-the clips before. A metric file defines `METRICS`.
+This module owns the types that metrics read, `MetricInput` and its parts, and `Metric` itself. It
+refuses to load anything: trackers, CLIP and LPIPS have run before. A metric file defines `METRICS`,
+a mapping from names to `Metric`, and `by_name` builds it. Metrics follow the pattern of
+torchmetrics: `update` adds a clip to a state and `compute` reads the mean from it. A state is a sum
+and a weight, so that clips can be added in any order.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,22 +17,24 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Need = Literal["source", "tracks", "prompt", "clip", "lpips", "truth", "camera"]
 NEEDS: tuple[Need, ...] = get_args(Need)
+ATTRIBUTES = ("colour", "shape", "background")
+"""What a prompt of the shapes world names, apart from motion."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracks:
-    """Points (F, N, 2), x and y in pixels, and whether each is seen in a frame, (F, N)."""
+    """Tracked points (F, N, 2), x and y in pixels, and their visibility per frame, (F, N)."""
 
     points: Array
     visible: NDArray[np.bool_]
 
     def only(self, chosen: NDArray[np.bool_]) -> "Tracks":
-        """The tracks of a choice (N,)."""
+        """The tracks where `chosen` (N,) is true."""
         return Tracks(self.points[:, chosen], self.visible[:, chosen])
 
 
 class State(NamedTuple):
-    """A weighted mean in the making."""
+    """A running weighted mean."""
 
     total: float = 0.0
     weight: float = 0.0
@@ -38,54 +42,53 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ClipView:
-    """One clip as metrics see it; what nothing needed is None."""
+    """One clip and what was computed from it. A part that no metric needs is None."""
 
     frames: NDArray[np.uint8]
-    """(F, H, W, 3)"""
+    """Frames (F, H, W, 3), RGB."""
     tracks: Tracks | None = None
     embeddings: Array | None = None
-    """CLIP's of every frame, (F, D), of length 1."""
+    """CLIP embeddings of all frames, (F, D), normalised to length 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Truth:
-    """What is known of a result whose world is known, and nobody has to guess by tracking."""
+class GroundTruth:
+    """The exact answer for a result in the shapes world, where nothing has to be estimated."""
 
-    path: Array
-    """Where the subject should be, (F, 2), x and y in frame widths."""
-    found: Array
-    """Where it is, (F, 2); NaN where it is not seen."""
-    right: Mapping[str, bool]
-    """Whether the prompt's "colour", "shape" and "background" are shown."""
-    overlap: float
-    """Intersection over union of where the subject is and where the source's was, mean over
-    frames."""
-    camera: float | None = None
-    """Mean distance in frame widths between where the source's camera carries the points of the
-    background, and where the result's does; None where either background shows none of it."""
+    expected_path: Array
+    """Where the centre of the subject should be, (F, 2), x and y in frame widths."""
+    detected_path: Array
+    """Where the centre of the subject is, (F, 2); NaN in frames without a subject."""
+    attribute_correct: Mapping[str, bool]
+    """For each of `ATTRIBUTES`, whether the result shows what the prompt names."""
+    iou: float
+    """Intersection over union of the subject's masks in result and source, mean over frames."""
+    camera_error: float | None = None
+    """Mean distance in frame widths between background points moved by the camera of the source
+    and by that of the result; None if one of the backgrounds does not show camera motion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Judged:
-    """A result and what it is judged against, frame by frame at one size."""
+class MetricInput:
+    """A result and what it is compared with, frame by frame at one size."""
 
     result: ClipView
     source: ClipView | None = None
     text: Array | None = None
-    """CLIP's embedding of the prompt, (D,), of length 1."""
+    """CLIP embedding of the prompt, (D,), normalised to length 1."""
     lpips: Array | None = None
     """LPIPS between the frames of result and source, (F,)."""
-    truth: Truth | None = None
+    ground_truth: GroundTruth | None = None
     mask: NDArray[np.bool_] | None = None
-    """(F, H, W): what alone is judged; None is everything."""
+    """The region to evaluate, (F, H, W); None means the whole frame."""
 
     @property
     def side(self) -> int:
-        """The frames' shorter side in pixels."""
+        """The shorter side of the frames in pixels."""
         return min(self.result.frames.shape[1:3])
 
     def tracks(self) -> tuple[Tracks, Tracks]:
-        """Of result and source."""
+        """The tracks of result and source."""
         assert self.source is not None
         assert self.result.tracks is not None
         assert self.source.tracks is not None
@@ -94,45 +97,55 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """A number for a clip, or the mean of many clips' numbers."""
+    """A number for one clip, or the mean over many clips."""
 
     name: str
     title: str
     higher_is_better: bool
     unit: str
     needs: frozenset[Need] = field(default_factory=frozenset)
-    score: Callable[[Judged], float]
-    """The number of one clip; never NaN."""
+    score: Callable[[MetricInput], float]
+    """The value for one clip; it must not be NaN."""
 
-    def update(self, state: State, judged: Judged) -> State:
-        """The state with one more clip; the old one is unchanged."""
-        return State(state.total + self.score(judged), state.weight + 1)
+    def update(self, state: State, inputs: MetricInput) -> State:
+        """The state with one more clip; `state` is not changed."""
+        return State(state.total + self.score(inputs), state.weight + 1)
 
     def compute(self, state: State) -> float:
-        """The mean over the clips. A state without clips has none: NaN."""
+        """The mean over the clips; NaN for a state without clips."""
         return state.total / state.weight if state.weight else float("nan")
 
 
 STILL = 0.003
-"""A point stands still if it moves by less than this many of the frame's shorter sides from one
-frame to the next: 0.19 pixels of 64, 0.96 of 320."""
+"""A point stands still if it moves by less than this fraction of the frame's shorter side from one
+frame to the next: 0.19 pixels of 64, 0.96 pixels of 320."""
 
 
 def headings(tracks: Tracks, side: float) -> tuple[Array, NDArray[np.bool_]]:
-    """Which way every point goes, (N, F − 1, 3), and whether it is seen, (N, F − 1).
+    """Direction of motion of every point, (N, F − 1, 3), and whether it is visible, (N, F − 1).
 
-    The scalar product of two headings is the cosine between their displacements. One that stands
-    still has no direction: it agrees with another that does (1) and with none that moves (0). One
-    that is not seen is zero. `side` is the frame's shorter side in pixels.
+    The scalar product of two headings is the cosine between their displacements. A point that
+    stands still has no direction: its product is 1 with another still point and 0 with a moving
+    one. A point that is not visible has the heading zero. `side` is the frame's shorter side in
+    pixels.
     """
     step = np.diff(tracks.points, axis=0).transpose(1, 0, 2)
     length = np.linalg.norm(step, axis=-1, keepdims=True)
-    resting = length < STILL * side
-    seen = (tracks.visible[1:] & tracks.visible[:-1]).T
-    heading = np.concatenate([np.where(resting, 0, step / np.maximum(length, 1e-12)), resting], -1)
-    return heading * seen[..., None], seen
+    still = length < STILL * side
+    visible = (tracks.visible[1:] & tracks.visible[:-1]).T
+    heading = np.concatenate([np.where(still, 0, step / np.maximum(length, 1e-12)), still], -1)
+    return heading * visible[..., None], visible
+
+
+def mean_cosines(a: Tracks, b: Tracks, side: float) -> tuple[Array, Array]:
+    """Mean cosine between the displacements of every track of a and of b, (N, M), and in how many
+    steps both are visible, (N, M). `side` is the frame's shorter side in pixels."""
+    (heading_a, visible_a), (heading_b, visible_b) = headings(a, side), headings(b, side)
+    shared_steps = visible_a.astype(float) @ visible_b.T.astype(float)
+    cosines = np.einsum("ntc,mtc->nm", heading_a, heading_b, optimize=True)
+    return cosines / np.maximum(shared_steps, 1), shared_steps
 
 
 def by_name(*metrics: Metric) -> Mapping[str, Metric]:
-    """What a metric file's `METRICS` is."""
+    """The `METRICS` of a metric file."""
     return {metric.name: metric for metric in metrics}

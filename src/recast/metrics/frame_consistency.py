@@ -1,19 +1,22 @@
-"""Frame consistency: how alike CLIP finds a clip's own frames, the adjacent ones or all pairs."""
+"""Frame consistency: mean CLIP cosine between the frames of a result.
 
-from recast.metrics.base import Judged, Metric, by_name
+The adjacent frames are compared in one metric, and all pairs of frames in the other.
+"""
+
+from recast.metrics.base import Metric, MetricInput, by_name
 
 
-def _adjacent(judged: Judged) -> float:
-    frames = judged.result.embeddings
+def _adjacent(inputs: MetricInput) -> float:
+    frames = inputs.result.embeddings
     assert frames is not None
     return float((frames[1:] * frames[:-1]).sum(-1).mean()) if len(frames) > 1 else 1.0
 
 
-def _all_pairs(judged: Judged) -> float:
-    frames = judged.result.embeddings
+def _all_pairs(inputs: MetricInput) -> float:
+    frames = inputs.result.embeddings
     assert frames is not None
     count = len(frames)
-    # Of all cosines without the diagonal, which is 1 for each frame.
+    # The sum without the diagonal, which is 1 for each frame.
     return float(((frames @ frames.T).sum() - count) / (count * (count - 1))) if count > 1 else 1.0
 
 

@@ -1,14 +1,15 @@
 """Frame-LPIPS: mean LPIPS (Zhang et al., CVPR 2018) between the frames of result and source.
 
-How much of the source's look and layout the result keeps: low for a method that should keep it.
+It measures how much of the source's appearance and layout the result keeps. For a method that
+should keep them, lower is better.
 """
 
-from recast.metrics.base import Judged, Metric, by_name
+from recast.metrics.base import Metric, MetricInput, by_name
 
 
-def _score(judged: Judged) -> float:
-    assert judged.lpips is not None
-    return float(judged.lpips.mean())
+def _score(inputs: MetricInput) -> float:
+    assert inputs.lpips is not None
+    return float(inputs.lpips.mean())
 
 
 METRICS = by_name(

@@ -1,101 +1,105 @@
-"""Motion fidelity: do both clips hold the same motions, wherever they are?
+"""Motion fidelity: whether two clips contain the same motions, wherever in the frame.
 
-DMT's eq. 5 (Yatim et al., CVPR 2024), on tracklets from any tracker, with what the paper leaves
-open said here: both ways, averaged; a tracklet that stands still has no direction, so two still
-ones agree and a still and a moving one do not; only frames count in which both points are seen.
+DMT's eq. 5 (Yatim et al., CVPR 2024) on tracklets from any tracker. The paper leaves three choices
+open, which are made as follows. The two directions (result to source and back) are averaged. A
+tracklet that stands still has no direction, so two still tracklets agree, and a still and a moving
+one do not. Only steps in which both points are visible count.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recast.metrics.base import Array, Judged, Metric, Tracks, by_name, headings
+from recast.metrics.base import Array, Metric, MetricInput, Tracks, by_name, headings, mean_cosines
 
-LEAST_SEEN = 0.5
-"""A tracklet counts if it is seen in this share of the steps, as does a pair of tracklets."""
+MIN_VISIBLE = 0.5
+"""Smallest fraction of steps in which a tracklet, or both tracklets of a pair, must be visible."""
 
 
 def correlations(a: Tracks, b: Tracks, side: float) -> Array:
     """Mean cosine between the displacements of every tracklet of a and of b, (N, M) in [-1, 1].
 
-    `side` is the frames' shorter side in pixels. A pair that is not seen together for long enough
-    is -inf.
+    `side` is the frame's shorter side in pixels. A pair that is visible together in too few steps
+    has the value -inf.
     """
-    (heading, seen), (others, others_seen) = headings(a, side), headings(b, side)
-    together = seen.astype(float) @ others_seen.T.astype(float)
-    agreement = np.einsum("ntc,mtc->nm", heading, others, optimize=True) / np.maximum(together, 1)
-    enough = together >= max(1, LEAST_SEEN * seen.shape[1])
-    return np.where(enough, agreement.clip(-1, 1), -np.inf)
+    cosines, shared_steps = mean_cosines(a, b, side)
+    enough = shared_steps >= max(1, MIN_VISIBLE * (len(a.points) - 1))
+    return np.where(enough, cosines.clip(-1, 1), -np.inf)
 
 
 def fidelity(a: Tracks, b: Tracks, side: float) -> float:
-    """Eq. 5, the average of both directions, in [-1, 1]; 0 where one has no tracklet at all."""
-    a, b = _known(a), _known(b)
+    """Eq. 5, averaged over both directions, in [-1, 1]; 0 if one of the clips has no tracklet."""
+    a, b = _usable(a), _usable(b)
     if not a.points.shape[1] or not b.points.shape[1]:
         return 0.0
-    found = correlations(a, b, side)
-    return (_best(found.max(1)) + _best(found.max(0))) / 2
+    scores = correlations(a, b, side)
+    return (_mean_best(scores.max(1)) + _mean_best(scores.max(0))) / 2
 
 
 def moving_fidelity(a: Tracks, b: Tracks, side: float) -> float:
-    """Eq. 5 over what moves: only tracklets that move in at least half of the steps in which they
-    are seen look for their like, among all of the other clip. In eq. 5 itself a background that
-    stands still in both clips agrees with itself, however little the subjects do.
+    """Eq. 5 restricted to moving tracklets, in [-1, 1].
 
-    1 where neither clip has a tracklet that moves."""
-    a, b = _known(a), _known(b)
+    Only tracklets that move in at least half of their visible steps are matched, but each is
+    matched against all tracklets of the other clip. In eq. 5 itself a background that stands still
+    in both clips agrees with itself, however badly the subjects agree. The value is 1 if neither
+    clip has a moving tracklet, and 0 if one has no tracklet at all.
+    """
+    a, b = _usable(a), _usable(b)
     if not a.points.shape[1] or not b.points.shape[1]:
         return 0.0
-    found = correlations(a, b, side)
-    ways = [
-        _best(best[moves])
-        for best, moves in ((found.max(1), _moves(a, side)), (found.max(0), _moves(b, side)))
+    scores = correlations(a, b, side)
+    directions = [
+        _mean_best(best[moves])
+        for best, moves in ((scores.max(1), _moves(a, side)), (scores.max(0), _moves(b, side)))
         if moves.any()
     ]
-    return sum(ways) / len(ways) if ways else 1.0
+    return sum(directions) / len(directions) if directions else 1.0
 
 
 def legacy(result: Tracks, source: Tracks) -> float:
-    """What DMT's released script computes, for comparison with published tables: from the result's
-    tracklets to the source's only, all frames whether seen or not, and with an identity matrix
-    subtracted, so that a clip against itself scores below 1. Where the script has NaN, for a point
-    that does not move at all, 0 stands here."""
-    a, b = (_directions(np.diff(tracks.points, axis=0)) for tracks in (result, source))
+    """The score of DMT's released script, for comparison with published tables.
+
+    It differs from eq. 5: it matches tracklets of the result to those of the source only, uses
+    all frames whether a point is visible or not, and subtracts an identity matrix, so that a clip
+    against itself scores below 1. The script gives NaN for a point that never moves; here that is
+    0.
+    """
+    a, b = (_unit_steps(np.diff(tracks.points, axis=0)) for tracks in (result, source))
     if not a.shape[1] or not b.shape[1]:
         return 0.0
     cosines = np.einsum("tnc,tmc->nm", a, b) / len(a) - np.eye(a.shape[1], b.shape[1])
     return float(cosines.max(1).mean())
 
 
-def _directions(step: Array) -> Array:
+def _unit_steps(step: Array) -> Array:
     return step / np.maximum(np.linalg.norm(step, axis=-1, keepdims=True), 1e-12)
 
 
-def _known(tracks: Tracks) -> Tracks:
-    seen = tracks.visible[1:] & tracks.visible[:-1]
-    return tracks.only(seen.any(0) & (seen.mean(0) >= LEAST_SEEN))
+def _usable(tracks: Tracks) -> Tracks:
+    visible = tracks.visible[1:] & tracks.visible[:-1]
+    return tracks.only(visible.any(0) & (visible.mean(0) >= MIN_VISIBLE))
 
 
 def _moves(tracks: Tracks, side: float) -> NDArray[np.bool_]:
-    heading, seen = headings(tracks, side)
-    resting = heading[..., -1].sum(1)
-    return np.asarray(2 * resting <= seen.sum(1))
+    heading, visible = headings(tracks, side)
+    still_steps = heading[..., -1].sum(1)
+    return np.asarray(2 * still_steps <= visible.sum(1))
 
 
-def _best(found: Array) -> float:
-    """The mean over tracklets; one that was never seen together with another scores 0."""
-    return float(np.where(np.isfinite(found), found, 0).mean())
+def _mean_best(best: Array) -> float:
+    """The mean over tracklets; a tracklet that was never visible with any other counts as 0."""
+    return float(np.where(np.isfinite(best), best, 0).mean())
 
 
-def _fidelity(judged: Judged) -> float:
-    return fidelity(*judged.tracks(), judged.side)
+def _fidelity(inputs: MetricInput) -> float:
+    return fidelity(*inputs.tracks(), inputs.side)
 
 
-def _moving(judged: Judged) -> float:
-    return moving_fidelity(*judged.tracks(), judged.side)
+def _moving(inputs: MetricInput) -> float:
+    return moving_fidelity(*inputs.tracks(), inputs.side)
 
 
-def _legacy(judged: Judged) -> float:
-    return legacy(*judged.tracks())
+def _legacy(inputs: MetricInput) -> float:
+    return legacy(*inputs.tracks())
 
 
 METRICS = by_name(

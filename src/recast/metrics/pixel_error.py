@@ -1,18 +1,18 @@
-"""Pixel error: how far a result is from being the source itself.
+"""Pixel error: mean absolute difference between result and source.
 
-What DMT's feature inversion is judged by (its fig. 2). For an edit, low means that little was
-edited.
+It measures the quality of feature inversion (DMT, fig. 2). For an edit, a low value means that
+little was edited.
 """
 
 import numpy as np
 
-from recast.metrics.base import Judged, Metric, by_name
+from recast.metrics.base import Metric, MetricInput, by_name
 
 
-def _error(judged: Judged) -> float:
-    assert judged.source is not None
-    difference = judged.result.frames.astype(float) - judged.source.frames
-    inside = np.abs(difference) if judged.mask is None else np.abs(difference[judged.mask])
+def _error(inputs: MetricInput) -> float:
+    assert inputs.source is not None
+    difference = inputs.result.frames.astype(float) - inputs.source.frames
+    inside = np.abs(difference) if inputs.mask is None else np.abs(difference[inputs.mask])
     return float(inside.mean() / 255) if inside.size else 0.0
 
 

@@ -1,12 +1,12 @@
-"""Text similarity: mean cosine between CLIP's embeddings of every frame and of the prompt."""
+"""Text similarity: mean cosine between the CLIP embeddings of each frame and of the prompt."""
 
-from recast.metrics.base import Judged, Metric, by_name
+from recast.metrics.base import Metric, MetricInput, by_name
 
 
-def _score(judged: Judged) -> float:
-    assert judged.result.embeddings is not None
-    assert judged.text is not None
-    return float((judged.result.embeddings @ judged.text).mean())
+def _score(inputs: MetricInput) -> float:
+    assert inputs.result.embeddings is not None
+    assert inputs.text is not None
+    return float((inputs.result.embeddings @ inputs.text).mean())
 
 
 METRICS = by_name(

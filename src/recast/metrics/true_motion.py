@@ -1,75 +1,79 @@
-"""True motion: where the subject is against where it should be, in a world that knows both.
+"""True motion: where the subject is against where it should be, in the shapes world.
 
-What every estimated metric is measured by. The shapes world's oracle finds the subject in the
-pixels; nothing is tracked.
+The estimated metrics are validated against these. The oracle of the shapes world finds the subject
+in the pixels, so that no tracker is involved.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from recast.metrics.base import Array, Judged, Metric, Need, by_name
-
-LOOKS = ("colour", "shape", "background")
+from recast.metrics.base import ATTRIBUTES, Array, Metric, MetricInput, Need, by_name
 
 
-def correlation(found: Array, path: Array) -> float:
-    """Correlation in [-1, 1] of two paths (F, 2), each about its own mean, over the frames in which
-    both are known; 0 where either stands still or is hardly ever seen."""
-    both = ~(np.isnan(found) | np.isnan(path)).any(-1)
-    if both.sum() < max(3, len(found) // 2):
+def correlation(detected: Array, expected: Array) -> float:
+    """Correlation in [-1, 1] of two paths (F, 2), each about its mean.
+
+    NaN marks frames without a position; only frames in which both are known count. The value is 0
+    if either path stands still, or if both are known in less than half of the frames.
+    """
+    known = ~(np.isnan(detected) | np.isnan(expected)).any(-1)
+    if known.sum() < max(3, len(detected) // 2):
         return 0.0
-    a, b = found[both] - found[both].mean(0), path[both] - path[both].mean(0)
+    a = detected[known] - detected[known].mean(0)
+    b = expected[known] - expected[known].mean(0)
     scale = np.linalg.norm(a) * np.linalg.norm(b)
     return float((a * b).sum() / scale) if scale > 1e-9 else 0.0
 
 
-def distance(found: Array, path: Array) -> float:
-    """Mean distance of two paths (F, 2), in frame widths; frames without a subject count as half
-    a frame, about what a random place would give."""
-    apart = np.linalg.norm(found - path, axis=-1)
-    return float(np.where(np.isnan(apart), 0.5, apart).mean())
+def distance(detected: Array, expected: Array) -> float:
+    """Mean distance of two paths (F, 2) in frame widths.
+
+    A frame without a subject counts as 0.5, which is about the value of a random position.
+    """
+    distances = np.linalg.norm(detected - expected, axis=-1)
+    return float(np.where(np.isnan(distances), 0.5, distances).mean())
 
 
-def _correlation(judged: Judged) -> float:
-    assert judged.truth is not None
-    return correlation(judged.truth.found, judged.truth.path)
+def _correlation(inputs: MetricInput) -> float:
+    assert inputs.ground_truth is not None
+    return correlation(inputs.ground_truth.detected_path, inputs.ground_truth.expected_path)
 
 
-def _distance(judged: Judged) -> float:
-    assert judged.truth is not None
-    return distance(judged.truth.found, judged.truth.path)
+def _distance(inputs: MetricInput) -> float:
+    assert inputs.ground_truth is not None
+    return distance(inputs.ground_truth.detected_path, inputs.ground_truth.expected_path)
 
 
-def _overlap(judged: Judged) -> float:
-    assert judged.truth is not None
-    return judged.truth.overlap
+def _overlap(inputs: MetricInput) -> float:
+    assert inputs.ground_truth is not None
+    return inputs.ground_truth.iou
 
 
-def _camera(judged: Judged) -> float:
-    assert judged.truth is not None
-    assert judged.truth.camera is not None
-    return judged.truth.camera
+def _camera(inputs: MetricInput) -> float:
+    assert inputs.ground_truth is not None
+    assert inputs.ground_truth.camera_error is not None
+    return inputs.ground_truth.camera_error
 
 
-def _right(name: str) -> Callable[[Judged], float]:
-    def score(judged: Judged) -> float:
-        assert judged.truth is not None
-        return float(judged.truth.right[name])
+def _attribute(name: str) -> Callable[[MetricInput], float]:
+    def score(inputs: MetricInput) -> float:
+        assert inputs.ground_truth is not None
+        return float(inputs.ground_truth.attribute_correct[name])
 
     return score
 
 
-def _look(judged: Judged) -> float:
-    assert judged.truth is not None
-    return float(np.mean([judged.truth.right[name] for name in LOOKS]))
+def _appearance(inputs: MetricInput) -> float:
+    assert inputs.ground_truth is not None
+    return float(np.mean([inputs.ground_truth.attribute_correct[name] for name in ATTRIBUTES]))
 
 
 def _metric(
     name: str,
     title: str,
     unit: str,
-    score: Callable[[Judged], float],
+    score: Callable[[MetricInput], float],
     higher_is_better: bool = True,
     needs: Sequence[Need] = (),
 ) -> Metric:
@@ -88,9 +92,9 @@ METRICS = by_name(
     _metric("true_distance", "true path distance", "frame widths", _distance, False),
     _metric("true_structure", "overlap of the subject with the source's", "IoU", _overlap),
     _metric("camera_error", "camera's error", "frame widths", _camera, False, ["camera"]),
-    _metric("true_look", "what the prompt names is shown", "share", _look),
+    _metric("true_look", "what the prompt names is shown", "share", _appearance),
     *(
-        _metric(f"{name}_right", f"the prompt's {name} is shown", "share", _right(name))
-        for name in LOOKS
+        _metric(f"{name}_right", f"the prompt's {name} is shown", "share", _attribute(name))
+        for name in ATTRIBUTES
     ),
 )

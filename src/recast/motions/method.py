@@ -1,14 +1,17 @@
-"""What a motion-transfer method is: two verbs, `learn` and `transfer`, both generators of events.
+"""`MotionMethod`: the two verbs `learn` and `transfer`, and what is common to all methods.
 
-A method file defines `Config` (a frozen dataclass), `PRESETS` (name -> Config) and `Method`.
-Methods name no layer and no model; they see a `Backbone` and its roles.
+Owns the interface, the sampling settings and the check of a setting. A method file defines `Config`
+(a frozen dataclass), `PRESETS` (name -> Config) and `Method`. Methods name no layer and no model;
+they see a `Backbone` and its roles.
 """
+
+from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, final
 
 from torch import Tensor
 
@@ -22,7 +25,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How clips are drawn from a model, whatever the method."""
+    """How clips are sampled from a model, with any method."""
 
     steps: int
     guidance_scale: float
@@ -30,91 +33,133 @@ class Sampling:
     seed: int = 0
 
 
-def check_setting(name: str, value: float, right: bool, rule: str) -> None:
-    """Raise `BadCall` unless a setting is finite and right, which `rule` says in words."""
-    if not right or not math.isfinite(value):
-        raise BadCall(f"{name} is {value}; it must be {rule}")
+def check_setting(name: str, value: float, valid: bool, rule: str) -> None:
+    """Raise `BadCall`, which states the rule, if a setting is not valid or not finite."""
+    if not valid or not math.isfinite(value):
+        raise BadCall(f"`{name}` must be {rule}, got {value}")
 
 
-def the_clip_itself(
-    method: str, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
-) -> Motion:
-    """The motion of a method that learns nothing: "latents" (C, F, H, W) of video
-    (1, 3, F, H, W)."""
-    return Motion(
-        method=method,
-        backbone=backbone.fingerprint,
-        tensors={"latents": backbone.encode(video)[0]},
-        metadata={
-            "backbone_name": backbone.name,
-            "source_prompt": prompt,
-            "steps": sampling.steps,
-        },
-    )
+def check_at_least(config: object, minimum: float, *names: str) -> None:
+    """Raise `BadCall` if one of these settings is below the minimum or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        check_setting(name, value, value >= minimum, f"at least {minimum}")
+
+
+def check_above_zero(config: object, *names: str) -> None:
+    """Raise `BadCall` if one of these settings is not above 0 or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        check_setting(name, value, value > 0, "above 0")
+
+
+def check_fraction(config: object, *names: str) -> None:
+    """Raise `BadCall` if one of these settings is not between 0 and 1."""
+    for name in names:
+        value = getattr(config, name)
+        check_setting(name, value, 0 <= value <= 1, "between 0 and 1")
+
+
+def check_names_roles(config: object, name: str, example: str) -> None:
+    """Raise `BadCall` if a setting that names roles is empty."""
+    if not getattr(config, name):
+        raise BadCall(f"`{name}` must name at least one role, such as {example}")
 
 
 class MotionMethod(ABC, Generic[C]):
-    """A configured method. Subclasses are final."""
+    """A configured motion-transfer method."""
 
     name: ClassVar[str]
     takes_mask: ClassVar[bool] = False
-    """Whether `transfer` heeds the motion's "mask"."""
+    """Whether `transfer` uses the motion's "mask"."""
     resumes: ClassVar[bool] = False
-    """Whether `transfer` goes on from `Motion.reached` what its previews showed."""
+    """Whether `transfer` can resume from the motion's `progress`."""
     takes_clips: ClassVar[bool] = False
-    """Whether `learn` takes several clips of one motion, (N, 3, F, H, W)."""
+    """Whether `learn` accepts several clips of one motion, (N, 3, F, H, W)."""
     takes_windows: ClassVar[bool] = False
-    """Whether it works on clips that the model sees in windows."""
+    """Whether the method works on clips that go through the network in windows."""
     stretches: ClassVar[bool] = False
-    """Whether `transfer` heeds `Motion.stretched`."""
+    """Whether `transfer` uses the number of frames of `Motion.stretched`."""
 
     def __init__(self, config: C) -> None:
         self.config = config
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles of a backbone that it needs, as it is configured."""
+        """The roles of a backbone that the method needs with its config."""
         return ()
-
-    def format_prompts(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
-        """What `transfer` tells the model for a prompt and a negative prompt."""
-        return prompt, negative_prompt
 
     @property
     def learns_by_sampling(self) -> bool:
-        """Whether `learn`, as it is configured, samples under the source's prompt, guided as far as
-        the model's defaults say."""
+        """Whether `learn` samples under the source prompt, with the guidance scale of the model's
+        defaults."""
         return False
+
+    def format_prompts(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
+        """The prompt and the negative prompt that `transfer` gives to the model."""
+        return prompt, negative_prompt
 
     @abstractmethod
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """Learn from video (1, 3, F, H, W) in [-1, 1], described by `prompt`."""
+        """Learn from video (1, 3, F, H, W) in [-1, 1], which `prompt` describes."""
 
-    def learn_on(
+    def resume_learning(
         self,
-        begun: Motion,
+        checkpoint: Motion,
         backbone: Backbone,
         video: Tensor,
         prompt: str,
         sampling: Sampling,
     ) -> Job[Motion]:
-        """Learn from what a `Checkpoint` of the same `learn` held; without those, anew. Raises
-        `BadMotion` for one that it cannot take up."""
+        """Resume `learn` from the state of a `Checkpoint` of the same call. Methods without
+        checkpoints start again. Raises `BadMotion` for a state that does not fit."""
         return self.learn(backbone, video, prompt, sampling)
-
-    def mixed(self, motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
-        """The weighted sum of motions that were learned by this method on the same weights. Raises
-        `BadCall` for a method whose motions have no sum."""
-        raise BadCall(f"motions of {self.name} have no sum; those of the methods that train have")
 
     @abstractmethod
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Job[Tensor]:
-        """Make a clip with the motion: latents (1, C, F, H, W)."""
+        """Make a clip with the motion. The result is latents (1, C, F, H, W)."""
+
+    def mix(self, motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
+        """The weighted sum of motions that this method learned on the same weights. Raises
+        `BadCall` for a method whose motions cannot be added."""
+        raise BadCall(
+            f"motions of {self.name} cannot be mixed; only methods that train a model can mix"
+        )
 
     @abstractmethod
     def cache_key_settings(self) -> Mapping[str, Any]:
-        """The settings that change what `learn` returns: part of the motion store's key."""
+        """The settings that change what `learn` returns. They are part of the cache key."""
+
+    @final
+    def settings_as_json(self, names: Iterable[str]) -> dict[str, Any]:
+        """Settings of the config as they are after a round trip through JSON."""
+        values = {name: getattr(self.config, name) for name in names}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+    @final
+    def build_motion(
+        self,
+        backbone: Backbone,
+        tensors: Mapping[str, Tensor],
+        prompt: str,
+        sampling: Sampling,
+        times: Sequence[float],
+    ) -> Motion:
+        """A motion that records the settings and the times of the noise levels of its learning."""
+        return Motion(
+            method=self.name,
+            backbone=backbone.fingerprint,
+            tensors=tensors,
+            metadata={
+                "backbone_name": backbone.name,
+                "source_prompt": prompt,
+                "steps": sampling.steps,
+                "times": list(times),
+                "window": backbone.window,
+                "settings": dict(self.cache_key_settings()),
+            },
+        )

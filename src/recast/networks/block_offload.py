@@ -32,15 +32,15 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     """The entries of the outermost module lists, in order; for an entry that has module lists of
     its own, their entries. So no block is larger than a layer that gradient checkpointing
     recomputes."""
-    found: list[nn.Module] = []
+    entries: list[nn.Module] = []
     for child in network.children():
         if not isinstance(child, nn.ModuleList):
-            found.extend(blocks(child))
+            entries.extend(blocks(child))
             continue
         for entry in child:
             listed = any(isinstance(inner, nn.ModuleList) for inner in entry.children())
-            found.extend(blocks(entry) if listed else [entry])
-    return found
+            entries.extend(blocks(entry) if listed else [entry])
+    return entries
 
 
 def tensors(network: nn.Module) -> list[Tensor]:

@@ -5,6 +5,7 @@ ran out. It refuses to know networks, models and settings.
 """
 
 import os
+import platform
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +68,24 @@ def main_memory() -> MainMemory | None:
         return None
     sizes = dict(re.findall(r"^(MemTotal|SwapTotal): +(\d+) kB$", _MEMINFO.read_text(), re.M))
     return MainMemory(1024 * int(sizes["MemTotal"]), 1024 * int(sizes["SwapTotal"]))
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of a device's memory; for the CPU main memory with swap. None where it is not known, or
+    where the system may lend more (Windows lends main memory to CUDA)."""
+    if device.type == "cuda":
+        lends = platform.system() == "Windows" or not torch.cuda.is_available()
+        return None if lends else int(torch.cuda.get_device_properties(device).total_memory)
+    main = main_memory()
+    return None if device.type != "cpu" or main is None else sum(main)
+
+
+def physical_memory(device: torch.device) -> int | None:
+    """Bytes of memory that a device really has, without swap; None for a GPU that is not in this
+    machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(0)[1] if torch.cuda.is_available() else None
+    return installed_ram() or None
 
 
 def installed_ram() -> int:

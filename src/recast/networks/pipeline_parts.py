@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from recast.diffusion.noise_schedule import from_diffusers
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel
 from recast.networks import checkpoint_loading, meta_model, placement
 from recast.networks.devices import usable_device

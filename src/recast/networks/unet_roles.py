@@ -64,7 +64,7 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     within a frame in the decoder (DreamMotion). "temporal_queries" and "temporal_keys" are those
     across frames in decoder block 1 (MotionClone).
     """
-    places = {
+    paths = {
         "upsampler": "upsamplers.0",
         "spatial_conv": "resnets.1.conv2",
         "temporal_conv": "temp_convs.1",
@@ -72,20 +72,20 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
         "temporal_attention": "temp_attentions.1",
     }
     if "motion_modules" in {name.split(".")[-1] for name, _ in unet.named_modules()}:
-        places["temporal_attention"] = "motion_modules.1"
-    found: dict[str, tuple[Tap, ...]] = {"middle": (Tap("mid_block", _images),)}
+        paths["temporal_attention"] = "motion_modules.1"
+    roles: dict[str, tuple[Tap, ...]] = {"middle": (Tap("mid_block", _images),)}
     for index, block in enumerate(unet.get_submodule("up_blocks").children()):
-        there = dict(block.named_modules())
-        for kind, place in places.items():
-            if place in there:
-                tap = Tap(f"up_blocks.{index}.{place}", _images)
-                found[f"decoder{index}.{kind}"] = (tap,)
+        modules = dict(block.named_modules())
+        for kind, path in paths.items():
+            if path in modules:
+                tap = Tap(f"up_blocks.{index}.{path}", _images)
+                roles[f"decoder{index}.{kind}"] = (tap,)
     for role, (pattern, layout) in _PROJECTIONS.items():
         if taps := tuple(_projections(unet, pattern, layout)):
-            found[role] = taps
-    if "decoder1.upsampler" in found:
-        found["motion"] = found["decoder1.upsampler"]
-    return found
+            roles[role] = taps
+    if "decoder1.upsampler" in roles:
+        roles["motion"] = roles["decoder1.upsampler"]
+    return roles
 
 
 def transformers(unet: nn.Module) -> dict[str, tuple[Transformer, ...]]:
@@ -97,25 +97,25 @@ def transformers(unet: nn.Module) -> dict[str, tuple[Transformer, ...]]:
     has those of the middle block and `transformer_in`. "spatial_transformers" attend within a frame
     and to the text.
     """
-    found = [match for name, _ in unet.named_modules() if (match := _TRANSFORMER.fullmatch(name))]
+    matches = [match for name, _ in unet.named_modules() if (match := _TRANSFORMER.fullmatch(name))]
     ups = len(list(unet.get_submodule("up_blocks").children()))
 
     def coarseness(match: re.Match[str]) -> int:
         block = int(match["block"])
         return block - ups + 1 if match["way"] == "down_blocks" else -block
 
-    temporal = [match for match in found if match["kind"] != "attentions"]
+    temporal = [match for match in matches if match["kind"] != "attentions"]
     chosen = sorted((match for match in temporal if match["block"]), key=coarseness, reverse=True)
-    spatial = [match for match in found if match["kind"] == "attentions"]
-    matches_of = {
+    spatial = [match for match in matches if match["kind"] == "attentions"]
+    groups = {
         "temporal_transformers": chosen,
         "all_temporal_transformers": temporal,
         "spatial_transformers": spatial,
     }
     return {
-        role: tuple(_transformer(unet, match[0]) for match in matches)
-        for role, matches in matches_of.items()
-        if matches
+        role: tuple(_transformer(unet, match[0]) for match in group)
+        for role, group in groups.items()
+        if group
     }
 
 

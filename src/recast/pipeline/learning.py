@@ -91,7 +91,7 @@ def _learn_or_resume(
         yield log.note("resuming interrupted learning")
         cost = _CostMeter(given.backbone, checkpoint.metadata.get("cost", _NO_COST))
         try:
-            work = method.learn_on(checkpoint, *given)
+            work = method.resume_learning(checkpoint, *given)
             return (yield from _with_checkpoints(log, work, cost, cache, key))
         except BadMotion as error:
             cache.drop(key)

@@ -1,15 +1,14 @@
-"""How much memory a run of a model will take, before any of its weights are read.
+"""How much memory a run of a model will take, estimated before any weights are read.
 
-Weights are counted, and the activations of each stage are those of the model itself, run without
-weights on torch's meta device (`models.outlined`, `ledger`). With fused attention, which keeps no
-maps. Not in it: workspaces of kernels, what an allocator rounds up and keeps, CUDA's own context,
-the activations of text encoders, and what a method adds of its own: its loss, its optimizer, and
-its features in the stages that only record.
+Weights are counted; the activations of each stage are those of the model itself, run on torch's
+meta device (`model_loading.load_on_meta`, `tensor_memory`) with fused attention, which stores no
+attention maps. Not included: the workspaces of kernels, what an allocator rounds up and reserves,
+CUDA's own context, the activations of text encoders, and what a method adds, which is its loss, its
+optimizer, and its features in the stages that only record.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,9 +18,8 @@ from torch import Tensor, nn
 
 from recast.backbones.base import Backbone, Defaults, Settings
 from recast.errors import BadCall, BadModel, OutOfMemory
-from recast.feature_guidance import latent_guidance
-from recast.networks import block_offload
-from recast.networks.devices import device_of, main_memory
+from recast.feature_guidance.taps import read_features, select_taps
+from recast.networks import block_offload, devices
 from recast.networks.feature_hooks import Tap
 from recast.networks.quantization import nbytes
 from recast.networks.tensor_memory import TensorMemory, fused
@@ -30,185 +28,180 @@ from recast.pipeline import method_presets, model_loading
 if TYPE_CHECKING:
     from recast.networks.meta_model import MetaModel
 
+OptionalSize = tuple[int | None, int | None, int | None]
+"""Frames, height and width; None is the model's own number."""
 
-class Stage(NamedTuple):
-    """One part of a run, in bytes."""
+
+class StageMemory(NamedTuple):
+    """The memory of one stage of a run, in bytes."""
 
     weights: int
-    """Of the largest network that works in it."""
-    least: int
-    """Of what is in none of its blocks, with the largest of them."""
-    kept: int
-    """What its forward pass leaves for the way back; 0 where there is none."""
-    most: int
-    """The most that lives at once beside the weights."""
+    """Weights of the largest network that works in the stage."""
+    block_weights: int
+    """With `offload=blocks`: the weights outside its blocks and those of its largest block."""
+    saved: int
+    """Activations that the forward pass saves for the backward pass; 0 where there is none."""
+    peak: int
+    """The largest amount of activations at one time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Forecast:
-    """What a run of one model at one size takes on one device, in bytes."""
+class MemoryEstimate:
+    """The memory of a run of one model at one size on one device, in bytes."""
 
     size: tuple[int, int, int]
     """Frames, height and width."""
     networks: tuple[tuple[str, int], ...]
-    """The class of each network, and its weights."""
+    """The class of each network, and the bytes of its weights."""
     loading: int
-    """The weights as they are read: all networks are made in main memory, where those in 8 bits are
-    rounded, before the first moves to the device."""
-    text: Stage
-    plain: Stage
-    """One pass of two prompts, as classifier-free guidance takes them, without gradients."""
-    encode: Stage
-    decode: Stage
-    guided: dict[str, tuple[Stage, Stage]]
+    """The weights while they are read: all networks are built in main memory, where 8-bit weights
+    are quantized, before the first one moves to the device."""
+    text: StageMemory
+    sampling: StageMemory
+    """One pass of two prompts, as classifier-free guidance makes it, without gradients."""
+    encode: StageMemory
+    decode: StageMemory
+    guided: dict[str, tuple[StageMemory, StageMemory]]
     """Method -> one guided step, without and with gradient checkpointing."""
     notes: dict[str, str]
-    """Methods whose steps are not told, and why."""
+    """Methods whose steps are not estimated, and why."""
 
     @property
     def weights(self) -> int:
-        """Of all networks."""
+        """Bytes of the weights of all networks."""
         return sum(size for _, size in self.networks)
 
-    def need(self, method: str | None, *, checkpointing: bool, offloaded: str) -> int:
-        """The peak of a run by a method or, for None, of sampling alone; `offloaded` as
+    def peak(self, method: str | None, *, checkpointing: bool, offload: str) -> int:
+        """The peak of a run by a method or, for None, of sampling alone. `offload` is a value of
         `Settings.offload`."""
-        stages = [self.text, self.plain, self.encode, self.decode]
+        stages = [self.text, self.sampling, self.encode, self.decode]
         if method in self.guided:
             stages.append(self.guided[method][checkpointing])
-        if offloaded == "networks":
-            return max(stage.weights + stage.most for stage in stages)
-        if offloaded == "blocks":
-            return max(stage.least + stage.most for stage in stages)
-        return self.weights + max(stage.most for stage in stages)
+        if offload == "networks":
+            return max(stage.weights + stage.peak for stage in stages)
+        if offload == "blocks":
+            return max(stage.block_weights + stage.peak for stage in stages)
+        return self.weights + max(stage.peak for stage in stages)
 
 
-def forecast(
+def estimate_memory(
     name: str,
     settings: Settings,
     device: torch.device,
     methods: Sequence[str] = (),
-    size: tuple[int | None, int | None, int | None] = (None, None, None),
-) -> Forecast:
-    """Predict a run of a model by name on a device that need not be there; of frames, height and
-    width, None is the model's own.
+    size: OptionalSize = (None, None, None),
+) -> MemoryEstimate:
+    """Estimate a run of a model by name on a device, which this machine need not have.
 
     Raises `BadModel` for a model that is not on this machine and whose config Recast does not know,
     and `BadCall` for a size that the model does not take.
     """
-    known: dict[str, list[Stage]] = {}
+    steps: dict[str, list[StageMemory]] = {}
     for checkpointing in (False, True):
-        chosen = replace(settings, gradient_checkpointing=checkpointing)
-        with model_loading.outlined(name, chosen, device) as (backbone, outline):
-            if not outline.networks:
-                raise BadCall(f"{name} has no network, so there is nothing to predict")
-            taken = _size(backbone.defaults, size)
-            shape = backbone.latent_shape(*taken)
+        variant = replace(settings, gradient_checkpointing=checkpointing)
+        with model_loading.load_on_meta(name, variant, device) as (backbone, model):
+            if not model.networks:
+                raise BadCall(f"{name} has no network, so there is no memory to estimate")
+            full_size = _full_size(backbone.defaults, size)
+            shape = backbone.latent_shape(*full_size)
             taps, notes = _taps(backbone, methods)
-            for method, places in taps.items():
-                step = _guided(backbone, outline, places, shape)
-                known.setdefault(method, []).append(step)
+            for method, method_taps in taps.items():
+                step = _guided_step(backbone, model, method_taps, shape)
+                steps.setdefault(method, []).append(step)
             if not checkpointing:
-                stages = _unguided(backbone, outline, shape, taken)
-                networks = tuple((type(n).__name__, _bytes(n)) for n in outline.networks)
+                stages = _unguided_stages(backbone, model, shape, full_size)
+                networks = tuple((type(n).__name__, _bytes(n)) for n in model.networks)
                 loading = sum(
-                    one.nbytes for n in outline.networks for one in block_offload.tensors(n)
+                    tensor.nbytes for n in model.networks for tensor in block_offload.tensors(n)
                 )
-    return Forecast(
-        size=taken,
+    return MemoryEstimate(
+        size=full_size,
         networks=networks,
         loading=loading,
         **stages,
-        guided={method: (steps[0], steps[1]) for method, steps in known.items()},
+        guided={method: (plain, lean) for method, (plain, lean) in steps.items()},
         notes=notes,
     )
 
 
-def weights(name: str, settings: Settings, device: torch.device) -> dict[str, int]:
-    """Bytes of a model's weights that are on the device at once, by what `Settings.offload` says.
-    Raises `BadModel` as `forecast` does."""
-    with model_loading.outlined(name, settings, device) as (_, outline):
-        networks = outline.networks
+def weights_by_offload(name: str, settings: Settings, device: torch.device) -> dict[str, int]:
+    """Bytes of a model's weights that are on the device at one time, for each `Settings.offload`.
+    Raises `BadModel` as `estimate_memory` does."""
+    with model_loading.load_on_meta(name, settings, device) as (_, model):
+        networks = model.networks
     return {
         "none": sum(map(_bytes, networks)),
         "networks": max(map(_bytes, networks), default=0),
-        "blocks": max(map(_least, networks), default=0),
+        "blocks": max(map(_block_bytes, networks), default=0),
     }
 
 
-def room(device: torch.device) -> int | None:
-    """Bytes that a device has in all, with main memory's swap; None where that is not known, or
-    where more may be lent (Windows lends CUDA main memory)."""
-    if device.type == "cuda":
-        lends = platform.system() == "Windows" or not torch.cuda.is_available()
-        return None if lends else int(torch.cuda.get_device_properties(device).total_memory)
-    main = main_memory()
-    return None if device.type != "cpu" or main is None else sum(main)
-
-
 def load(name: str, settings: Settings) -> Backbone:
-    """As `models.load`, but raises `OutOfMemory` before it reads weights that cannot fit."""
-    check_room(name, settings)
+    """As `model_loading.load`, but raises `OutOfMemory` before it reads weights that cannot fit."""
+    check_fits(name, settings)
     return model_loading.load(name, settings)
 
 
-def check_room(name: str, settings: Settings) -> None:
-    """Raise `OutOfMemory` for a model whose weights alone are more than the device has or, where
-    they wait there for their turn, main memory; nothing is loaded. A model of which nothing is
-    known before it is loaded passes."""
-    device, main = device_of(settings.device), main_memory()
-    there = room(device)
-    if there is None and main is None:
+def check_fits(name: str, settings: Settings) -> None:
+    """Raise `OutOfMemory` for a model whose weights alone exceed the memory of the device or, with
+    offloading, main memory. Nothing is loaded. A model whose size cannot be known before it is
+    loaded passes."""
+    device, main = devices.device_of(settings.device), devices.main_memory()
+    available = devices.total_memory(device)
+    if available is None and main is None:
         return
     try:
-        least = weights(name, settings, device)
+        needed = weights_by_offload(name, settings, device)
     except BadModel:
         return
-    need, whole = least[settings.offload], least["none"]
-    if there is not None and need > there:
-        usable = offloads(settings, device) if main is None or whole <= sum(main) else []
-        ways = [
-            f"--offload {how} ({gib(size)} at a time)"
-            for how, size in least.items()
-            if size <= there and how in usable
+    need, whole = needed[settings.offload], needed["none"]
+    if available is not None and need > available:
+        usable = offload_choices(settings, device) if main is None or whole <= sum(main) else []
+        remedies = [
+            f"`offload={how}` ({gib(size)} at a time)"
+            for how, size in needed.items()
+            if size <= available and how in usable
         ]
         raise OutOfMemory(
-            f"the weights of {name} alone are {gib(need)}, and {device.type} has {gib(there)}; "
-            f"{_help(ways + _narrower(settings, device, need, there), 'a larger device')}"
+            f"the weights of {name} alone take {gib(need)}, and {device.type} has "
+            f"{gib(available)}; "
+            f"{_advice(remedies + _half_precision(settings, device, need, available), 'device')}"
         )
     if settings.offload != "none" and main is not None and whole > sum(main):
         raise OutOfMemory(
-            f"the weights of {name} are {gib(whole)}, which --offload {settings.offload} keeps in "
-            f"main memory, and that is {gib(main.ram)} with {gib(main.swap)} of swap; "
-            f"{_help(_narrower(settings, device, whole, sum(main)), 'more main memory')}"
+            f"the weights of {name} take {gib(whole)}, which `offload={settings.offload}` keeps in "
+            f"main memory, and that has {gib(main.ram)} and {gib(main.swap)} of swap; "
+            f"{_advice(_half_precision(settings, device, whole, sum(main)), 'main memory')}"
         )
 
 
-def _narrower(settings: Settings, device: torch.device, need: int, there: int) -> list[str]:
-    wide = settings.dtype == "float32" or (settings.dtype == "auto" and device.type == "cpu")
-    return ["--dtype bfloat16 (half of float32)"] if wide and need <= 2 * there else []
+def _half_precision(
+    settings: Settings, device: torch.device, need: int, available: int
+) -> list[str]:
+    is_float32 = settings.dtype == "float32" or (settings.dtype == "auto" and device.type == "cpu")
+    return ["`dtype=bfloat16` (half of float32)"] if is_float32 and need <= 2 * available else []
 
 
-def _help(ways: list[str], more: str) -> str:
-    return f"what helps: {'; '.join(ways) or f'a smaller model, or {more}'}"
+def _advice(remedies: list[str], place: str) -> str:
+    return f"what helps: {'; '.join(remedies) or f'a smaller model, or a larger {place}'}"
 
 
-def offloads(settings: Settings, device: torch.device) -> list[str]:
-    """What `Settings.offload` may be on a device, with weights that are kept so."""
+def offload_choices(settings: Settings, device: torch.device) -> list[str]:
+    """The values of `Settings.offload` that are possible on a device with these weights."""
     if device.type == "cpu":
         return ["none"]
     return ["none", "networks", *(["blocks"] if settings.weights == "full" else [])]
 
 
 def gib(size: int) -> str:
-    """Bytes in words."""
+    """A number of bytes as text, in GiB or MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
-def _size(own: Defaults, asked: tuple[int | None, int | None, int | None]) -> tuple[int, int, int]:
+def _full_size(own: Defaults, size: OptionalSize) -> tuple[int, int, int]:
     frames, height, width = (
         default if value is None else value
-        for value, default in zip(asked, (own.frames, own.height, own.width), strict=True)
+        for value, default in zip(size, (own.frames, own.height, own.width), strict=True)
     )
     return frames, height, width
 
@@ -216,75 +209,79 @@ def _size(own: Defaults, asked: tuple[int | None, int | None, int | None]) -> tu
 def _taps(
     backbone: Backbone, methods: Sequence[str]
 ) -> tuple[dict[str, tuple[Tap, ...]], dict[str, str]]:
-    """The places where each method's guided steps end, by its default preset; or why there are
-    none."""
-    found, notes = {}, {}
+    """The taps at which each method's guided steps end, with its default preset; and a note for
+    every method without such taps."""
+    taps, notes = {}, {}
     for name in methods:
         roles = method_presets.configure(name).roles
         if not roles:
-            notes[name] = "guides by no features: passes are all it needs"
+            notes[name] = "uses no features: it needs no more memory than sampling"
         elif all(role in backbone.roles for role in roles):
-            found[name] = latent_guidance.select_taps(backbone, roles)
+            taps[name] = select_taps(backbone, roles)
         elif all(role in backbone.transformers for role in roles):
-            notes[name] = "trains: what its steps keep is not predicted"
+            notes[name] = "trains: the memory of its training steps is not estimated"
         else:
             notes[name] = "does not run on this model"
-    return found, notes
+    return taps, notes
 
 
-def _unguided(
+def _unguided_stages(
     backbone: Backbone,
-    outline: MetaModel,
+    model: MetaModel,
     shape: tuple[int, ...],
     size: tuple[int, int, int],
-) -> dict[str, Stage]:
-    text = _stage(outline, lambda ledger: backbone.encode_text(["", ""]))
+) -> dict[str, StageMemory]:
+    text = _stage(model, lambda memory: backbone.encode_text(["", ""]))
     scale = backbone.defaults.guidance_scale
-    # A model that is told its guidance takes two prompts for a negative one alone, as some presets
-    # bring along.
+    # A guidance-distilled model makes a pass of two prompts only where a negative prompt is given,
+    # as some presets do.
     denoise, (x, t) = backbone.cfg_denoiser("a", "a negative", scale), _noisy(backbone, shape)
     with torch.no_grad():
         return {
-            # A text encoder's own activations are not known, nor is what stands for them.
-            "text": text._replace(most=0),
-            "plain": _stage(outline, lambda ledger: denoise(x, t)),
+            # The activations of a text encoder are not known on the meta device.
+            "text": text._replace(peak=0),
+            "sampling": _stage(model, lambda memory: denoise(x, t)),
             "encode": _stage(
-                outline, lambda ledger: backbone.encode(torch.empty(1, 3, *size, device="meta"))
+                model, lambda memory: backbone.encode(torch.empty(1, 3, *size, device="meta"))
             ),
-            "decode": _stage(outline, lambda ledger: backbone.decode(x)),
+            "decode": _stage(model, lambda memory: backbone.decode(x)),
         }
 
 
-def _guided(
-    backbone: Backbone, outline: MetaModel, taps: Sequence[Tap], shape: tuple[int, ...]
-) -> Stage:
-    """One pass of one clip or window to the last of the taps, and the way back to x_t."""
+def _guided_step(
+    backbone: Backbone, model: MetaModel, taps: Sequence[Tap], shape: tuple[int, ...]
+) -> StageMemory:
+    """One pass of one clip or window to the last of the taps, and the backward pass to x_t."""
     denoise = backbone.denoiser(backbone.encode_text(["a"]))
     x, t = _noisy(backbone, shape)
     x = x[:, :, backbone.windows(shape[2])[0]].clone().requires_grad_(True)
 
-    def step(ledger: TensorMemory) -> int:
-        seen = latent_guidance.read_features(backbone, denoise, taps, x, t)
-        kept = ledger.current
+    def step(memory: TensorMemory) -> int:
+        features = read_features(backbone, denoise, taps, x, t)
+        saved = memory.current
         with torch.enable_grad():
-            loss = torch.stack([features.float().sum() for features in seen.values()]).sum()
+            loss = torch.stack([one.float().sum() for one in features.values()]).sum()
         torch.autograd.grad(loss, x)
-        return kept
+        return saved
 
-    return _stage(outline, step)
+    return _stage(model, step)
 
 
-def _stage(outline: MetaModel, work: Callable[[TensorMemory], Any]) -> Stage:
-    outline.activated.clear()
-    with fused(), TensorMemory() as ledger:
-        found = work(ledger)
-    largest = max(map(_bytes, outline.activated), default=0)
-    least = max(map(_least, outline.activated), default=0)
-    return Stage(largest, least, found if isinstance(found, int) else 0, ledger.peak)
+def _stage(model: MetaModel, work: Callable[[TensorMemory], Any]) -> StageMemory:
+    """Run the work of a stage on the meta device; an integer result is what it saved."""
+    model.activated.clear()
+    with fused(), TensorMemory() as memory:
+        result = work(memory)
+    return StageMemory(
+        weights=max(map(_bytes, model.activated), default=0),
+        block_weights=max(map(_block_bytes, model.activated), default=0),
+        saved=result if isinstance(result, int) else 0,
+        peak=memory.peak,
+    )
 
 
 def _noisy(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """x_t without values, and its time, the noisiest."""
+    """x_t without values at the noisiest time, and that time."""
     return torch.empty(shape, device="meta"), backbone.schedule.sized(shape).grid(1)[0]
 
 
@@ -292,6 +289,6 @@ def _bytes(network: nn.Module) -> int:
     return sum(map(nbytes, block_offload.tensors(network)))
 
 
-def _least(network: nn.Module) -> int:
+def _block_bytes(network: nn.Module) -> int:
     largest = max(map(_bytes, block_offload.blocks(network)), default=0)
     return sum(map(nbytes, block_offload.rest(network))) + largest

@@ -1,7 +1,7 @@
-"""From a name that a user types to a loaded model or a configured method.
+"""From the name of a model to a loaded model.
 
-Owns how a backbone's name is resolved: an alias, a folder in diffusers' format, or a hub id. Names
-no model and no method itself.
+Owns how a name is resolved: an alias, a folder in diffusers' format, or a hub id. Names no model
+itself.
 """
 
 from __future__ import annotations
@@ -29,79 +29,66 @@ _INDEX = "model_index.json"
 
 
 def aliases() -> dict[str, str]:
-    """Every short name of a model, and the name of the backbone file that loads it."""
+    """Every short name of a model, and the name of the backbone module that loads it."""
     return {alias: name for name in registry.names("backbones") for alias in _module(name).ALIASES}
 
 
 def load(name: str, settings: Settings | None = None) -> Backbone:
-    """Load a backbone by alias, folder or hub id; an id that has an alias is that alias.
+    """Load a backbone by alias, folder or hub id. A hub id that has an alias is loaded as that.
 
-    Raises `UnknownName` for a name that is none of these, `BadModel` for a folder or id that holds
-    no model that Recast can use, `BadCall` for settings that this machine cannot meet.
+    Raises `UnknownName` for a name that is none of these, `BadModel` for a folder or id without a
+    model that Recast can load, `BadCall` for settings that this machine cannot fulfil.
     """
-    settings, name = settings or Settings(), _known_as(name)
-    loaded: Backbone = _loader(name).load(name, settings)
-    return loaded
+    settings, name = settings or Settings(), _alias_of(name)
+    backbone: Backbone = _module_for(name).load(name, settings)
+    return backbone
 
 
-def _known_as(name: str) -> str:
-    """The alias of a hub id, the first if it has several; any other name as it is."""
-    if name.count("/") != 1 or Path(name).expanduser().is_dir():
-        return name
-    found = aliases().items()
-    return next((alias for alias, module in found if _module(module).ALIASES[alias] == name), name)
+def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
+    """Use the networks of a loaded diffusers pipeline, where and as they are.
 
-
-def _loader(name: str, *, download: bool = True) -> ModuleType:
-    """The backbone file that loads a model of this name; without `download` a hub id is looked up
-    in the local cache alone."""
-    found, folder = aliases(), Path(name).expanduser()
-    if name in found:
-        return _module(found[name])
-    if folder.is_dir():
-        return _for_folder(folder)
-    if _is_file_path(name):
-        raise BadModel(f"there is no model folder {name}; check the path")
-    if name.count("/") == 1:
-        return (
-            _for_index(_hub_index(name), name)
-            if download
-            else _for_folder(hub_cache.cached_folder(name))
-        )
-    raise UnknownName("backbone", name, found)
+    Raises `BadModel` with the pipelines that can be wrapped.
+    """
+    kind = type(pipeline).__name__
+    module = _modules_by_pipeline().get(kind)
+    if module is None:
+        raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
+    backbone: Backbone = module.wrap(pipeline, settings or Settings())
+    return backbone
 
 
 @contextmanager
-def outlined(
+def load_on_meta(
     name: str, settings: Settings, device: torch.device
 ) -> Iterator[tuple[Backbone, MetaModel]]:
-    """Within the block a backbone without weights, as `load` would load it for a run on `device`:
-    its passes have shapes and no values, and take no memory. Nothing is downloaded; an alias that
-    is not there whole is made of the config that its makers published, where Recast knows it.
+    """Inside this context, a backbone on torch's meta device, as `load` would load it for a run on
+    `device`: its passes have shapes but no values, and take no memory.
 
-    Raises `BadModel` for a model that is not on this machine, and as `load` does.
+    Nothing is downloaded. An alias whose files are not all on this machine is built from the
+    configs that its makers published, where Recast knows them. Raises `BadModel` for a model that
+    is not on this machine, and as `load` does.
     """
-    with registry.unheard():
-        from recast.networks import meta_model  # with diffusers and transformers, which load slowly
+    with registry.quiet_imports():
+        from recast.networks import meta_model  # imports diffusers and transformers, which is slow
 
-    plain = replace(settings, offload="none")
-    with meta_model.use_meta_models(device) as outline, tempfile.TemporaryDirectory() as scratch:
-        there = _there(_known_as(name), Path(scratch))
-        loader = _loader(there, download=False)
-        if not loader.__name__.startswith("recast."):
-            raise BadModel(f"{name} is a model of another package, which has to load it whole")
-        yield loader.load(there, plain), outline
+    settings = replace(settings, offload="none")
+    with meta_model.use_meta_models(device) as model, tempfile.TemporaryDirectory() as scratch:
+        source = _with_published_configs(_alias_of(name), Path(scratch))
+        module = _module_for(source, download=False)
+        if not module.__name__.startswith("recast."):
+            raise BadModel(f"{name} is a model of another package, which can only be loaded whole")
+        yield module.load(source, settings), model
 
 
-def with_random_weights(name: str, settings: Settings) -> Backbone:
-    """The named model at its full size, its weights drawn anew: to measure what runs take where the
-    real ones cannot be had. Nothing is downloaded, as in `outlined`; what stands for the tokenizer
-    knows letters.
+def load_with_random_weights(name: str, settings: Settings) -> Backbone:
+    """The named model at its full size with random weights: to measure what runs take where the
+    real weights cannot be had.
 
-    Raises as `load` does, and `BadModel` for a model whose configs are not known here.
+    Nothing is downloaded, as in `load_on_meta`; the tokenizer is replaced by one that knows single
+    letters. Raises as `load` does, and `BadModel` for a model whose configs are not known.
     """
-    with registry.unheard():
-        from recast.networks import meta_model  # as in `outlined`
+    with registry.quiet_imports():
+        from recast.networks import meta_model  # as in `load_on_meta`
 
     device = devices.usable_device(settings.device)
     home = device if settings.offload == "none" else torch.device("cpu")
@@ -109,26 +96,53 @@ def with_random_weights(name: str, settings: Settings) -> Backbone:
         meta_model.random_weights(device, home),
         tempfile.TemporaryDirectory() as scratch,
     ):
-        there = _there(_known_as(name), Path(scratch))
-        drawn: Backbone = _loader(there, download=False).load(there, settings)
-        return drawn
+        source = _with_published_configs(_alias_of(name), Path(scratch))
+        backbone: Backbone = _module_for(source, download=False).load(source, settings)
+        return backbone
 
 
 def published(alias: str) -> Mapping[str, Any]:
-    """File -> content of the configs that a model's makers published; empty where Recast does not
+    """The configs that a model's makers published, file -> content; empty where Recast does not
     know them."""
     module = aliases().get(alias)
     return getattr(_module(module), "PUBLISHED", {}).get(alias, {}) if module else {}
 
 
-def _there(name: str, scratch: Path) -> str:
-    """The name itself or, of an alias whose configs are not all downloaded, a folder in `scratch`
-    of those that its makers published."""
+def _alias_of(name: str) -> str:
+    """The alias of a hub id, the first if it has several; any other name unchanged."""
+    if name.count("/") != 1 or Path(name).expanduser().is_dir():
+        return name
+    modules = aliases().items()
+    return next(
+        (alias for alias, module in modules if _module(module).ALIASES[alias] == name), name
+    )
+
+
+def _module_for(name: str, *, download: bool = True) -> ModuleType:
+    """The backbone module that loads a model of this name. Without `download` a hub id is looked up
+    in the local cache only."""
+    modules, folder = aliases(), Path(name).expanduser()
+    if name in modules:
+        return _module(modules[name])
+    if folder.is_dir():
+        return _module_for_folder(folder)
+    if _is_file_path(name):
+        raise BadModel(f"there is no model folder {name}; check the path")
+    if name.count("/") != 1:
+        raise UnknownName("backbone", name, modules)
+    if download:
+        return _module_for_index(_download_index(name), name)
+    return _module_for_folder(hub_cache.cached_folder(name))
+
+
+def _with_published_configs(name: str, scratch: Path) -> str:
+    """The name itself or, for an alias whose configs are not all downloaded, a folder in `scratch`
+    with the configs that its makers published."""
     files = published(name)
     if not files:
         return name
     source = _module(aliases()[name]).ALIASES[name]
-    if _has_all(source, files):
+    if _is_cached(source, files):
         return name
     folder = scratch / source.split("/")[-1]
     for path, content in files.items():
@@ -137,9 +151,9 @@ def _there(name: str, scratch: Path) -> str:
     return str(folder)
 
 
-def _has_all(source: str, files: Iterable[str]) -> bool:
-    """Whether the files of a hub id are in the local cache. Of several ids it is the first that
-    has the pipeline's files."""
+def _is_cached(source: str, files: Iterable[str]) -> bool:
+    """Whether the files of a hub id are in the local cache. Of several ids joined by " + " it is
+    the first that has the pipeline's files."""
     try:
         first, *_ = [hub_cache.cached_folder(one) for one in source.split(" + ")]
     except BadModel:
@@ -147,62 +161,49 @@ def _has_all(source: str, files: Iterable[str]) -> bool:
     return all((first / path).is_file() for path in files)
 
 
-def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
-    """Use the networks of a diffusers pipeline that is already loaded, where and as they are.
-
-    Raises `BadModel`, naming the pipelines that do.
-    """
-    kind = type(pipeline).__name__
-    module = _pipelines().get(kind)
-    if module is None:
-        raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
-    wrapped: Backbone = module.wrap(pipeline, settings or Settings())
-    return wrapped
-
-
 def _module(name: str) -> ModuleType:
     return registry.load("backbones", name)
 
 
-def _pipelines() -> dict[str, ModuleType]:
+def _modules_by_pipeline() -> dict[str, ModuleType]:
     modules = map(_module, registry.names("backbones"))
     return {kind: module for module in modules for kind in module.PIPELINES}
 
 
 def _supported() -> str:
-    return ", ".join(sorted(_pipelines()))
+    return ", ".join(sorted(_modules_by_pipeline()))
 
 
 def _is_file_path(name: str) -> bool:
     return name.startswith((".", "~", "/")) or name.count("/") > 1 or Path(name).exists()
 
 
-def _for_folder(folder: Path) -> ModuleType:
+def _module_for_folder(folder: Path) -> ModuleType:
     index = folder / _INDEX
     if not index.is_file():
         raise BadModel(f"{folder} is not a diffusers model folder: it has no {_INDEX}")
-    return _for_index(index, str(folder))
+    return _module_for_index(index, str(folder))
 
 
-def _for_index(index: Path, name: str) -> ModuleType:
+def _module_for_index(index: Path, name: str) -> ModuleType:
     try:
         kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadModel(f"{name} has a {_INDEX} that names no _class_name; it is damaged") from error
-    module = _pipelines().get(str(kind))
+        raise BadModel(f"the {_INDEX} of {name} has no _class_name; it is damaged") from error
+    module = _modules_by_pipeline().get(str(kind))
     if module is None:
         raise BadModel(f"{name} holds a {kind}, and Recast can load {_supported()}")
     return module
 
 
-def _hub_index(name: str) -> Path:
+def _download_index(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(name, _INDEX))
-    except Exception as error:  # which classes the hub's client raises changes with its version
+    except Exception as error:  # the exception classes of the hub's client change with its version
         reason = type(error).__name__
         raise BadModel(
-            f"{name} is no local folder and cannot be downloaded ({reason}); check the id, or, "
+            f"{name} is not a local folder and cannot be downloaded ({reason}); check the id, or, "
             "without a network, copy the model here and pass its folder"
         ) from error

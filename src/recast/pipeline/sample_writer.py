@@ -106,17 +106,17 @@ class SampleWriter:
         with contextlib.suppress(OSError, BadMotion):
             interrupted = self.cache.get(key) if key else None
             if interrupted is not None:
-                index, latents, memory = interrupted.state(torch.zeros(()))
+                index, latents, memory = interrupted.progress(torch.zeros(()))
                 self.log.losses.extend(interrupted.metadata.get("losses", []))
                 yield self.log.note(f"resuming an interrupted run from step {index}")
-                return self.motion.reached(latents, index, memory)
+                return self.motion.with_progress(latents, index, memory)
         return self.motion
 
     def _save_preview(self, key: str, preview: Preview) -> None:
         losses = [row for row in self.log.losses if row["step"] <= preview.index]
         empty = dataclasses.replace(self.motion, tensors={}, metadata={"losses": losses})
         with contextlib.suppress(OSError, RecastError):  # the run itself needs no cache
-            state = empty.reached(preview.latents, preview.index, preview.memory)
+            state = empty.with_progress(preview.latents, preview.index, preview.memory)
             self.cache.put(key, state, sole=True)
 
     @job

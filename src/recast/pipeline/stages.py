@@ -77,7 +77,7 @@ def transfer_motion(
     """
     draw = draw or Draw()
     check_prompt(prompt)
-    motion.check_made_for(backbone, motion.method)
+    motion.check_compatible(backbone, motion.method)
     if config is None:
         config = method_presets.config_of_motion(motion)
     method = method_presets.configure(motion.method, config)

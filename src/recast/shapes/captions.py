@@ -1,7 +1,8 @@
-"""Sentences about scenes: what the shipped models' text encoder was taught to read.
+"""Captions of scenes: the sentences on which the shipped models' text encoder is trained.
 
-A caption names the subject and the scene, and now and then the motion, in varied words. Some carry
-words of quality that change nothing, since people put them into prompts.
+A caption names the subject and the background, and sometimes the motion, in varied words. Some
+captions begin with words about quality, which have no effect, because users put them into prompts.
+`describe.py` does the reverse and makes scenes from captions.
 """
 
 import re
@@ -11,7 +12,7 @@ import numpy as np
 from recast.shapes import world
 from recast.shapes.world import Scene
 
-_MOTION = {
+MOTION_PHRASES = {
     "line": ("moving in a straight line", "gliding along a line", "drifting steadily"),
     "arc": ("moving along an arc", "swinging in an arc"),
     "circle": ("moving in a circle", "circling around", "going round in circles"),
@@ -31,19 +32,20 @@ _PLACES = (
     "in a {ground} scene",
     "on {ground}",
 )
-# Words that people put into prompts and negative prompts, so that each is one token.
+# Words that users put into prompts and negative prompts. They are in the tokenizer's training text,
+# so that each becomes one token.
 QUALITY = "bad quality, distortions, unrealistic, distorted image, watermark, signature, jumping"
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One sentence about a scene. A scene that stands still always says so."""
+    """A random sentence about a scene. It always says if the subject stands still."""
     subject = f"{scene.colour} {scene.shape}"
     ground = scene.background
     if scene.pattern == "plain" and rng.random() < 0.3:
         ground = f"plain {ground}"
     motion = ""
     if scene.path == "still" or rng.random() < 0.25:
-        motion = " " + str(rng.choice(_MOTION[scene.path]))
+        motion = " " + str(rng.choice(MOTION_PHRASES[scene.path]))
     if rng.random() < 0.15:
         return f"{subject}{motion}, {ground} background"
     if rng.random() < 0.1:
@@ -54,19 +56,20 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def prompt(scene: Scene) -> str:
-    """The plainest sentence for a scene's look, motion unsaid: what evaluations ask for."""
+    """The simplest sentence for a scene's appearance, without its motion. Evaluations use it as
+    the prompt."""
     subject = f"{scene.colour} {scene.shape}"
     return f"{_article(subject)} {subject} on a {scene.background} background"
 
 
 def examples(count: int) -> list[str]:
-    """Captions of the first scenes, the same at every call."""
+    """Captions of the first `count` scenes; every call returns the same ones."""
     rng = np.random.default_rng(0)
     return [caption(world.sample(seed, frames=1), rng) for seed in range(count)]
 
 
 def known_words(sample: list[str]) -> list[str]:
-    """Every word of the given captions and of the quality words, sorted, in lower case."""
+    """All words of the given captions and of `QUALITY`, sorted and in lower case."""
     return sorted({word for text in [*sample, QUALITY] for word in words(text)})
 
 

@@ -1,6 +1,7 @@
-"""A scene from a sentence: what the sentence names replaces what the seed drew.
+"""Scenes from captions: what a caption names replaces what the seed has drawn.
 
-The opposite of `captions.py`, by the same words. Refuses what it cannot use rather than ignore it.
+This is the reverse of `captions.py`, with the same words. A word that has no meaning in the shapes
+world raises an error and is not ignored.
 """
 
 from collections.abc import Mapping
@@ -12,40 +13,22 @@ from recast.errors import BadCall
 from recast.shapes import captions, geometry, world
 from recast.shapes.world import COLOURS, FRAMES, GROUNDS, PATTERNS, SHAPES, Scene, sample
 
-# Longest first: "moving in a circle" is a path, and a "circle" left over is a shape.
-_MOTIONS = sorted(
+_SHORT_PHRASES = {
+    "line": ("in a straight line", "along a line"),
+    "arc": ("along an arc", "swinging"),
+    "circle": ("circling", "in circles"),
+    "zigzag": ("in a zigzag",),
+    "bounce": ("hopping",),
+    "wave": ("in a wave",),
+    "spiral": ("in a spiral", "spiraling"),
+}
+# Longest first: "moving in a circle" is a path, and a "circle" that remains is a shape.
+_PHRASES = sorted(
     (
-        ("moving in a straight line", "line"),
-        ("in a straight line", "line"),
-        ("gliding along a line", "line"),
-        ("along a line", "line"),
-        ("drifting steadily", "line"),
-        ("moving along an arc", "arc"),
-        ("along an arc", "arc"),
-        ("swinging in an arc", "arc"),
-        ("swinging", "arc"),
-        ("moving in a circle", "circle"),
-        ("circling around", "circle"),
-        ("circling", "circle"),
-        ("going round in circles", "circle"),
-        ("in circles", "circle"),
-        ("moving in a zigzag", "zigzag"),
-        ("in a zigzag", "zigzag"),
-        ("zigzagging", "zigzag"),
-        ("bouncing up and down", "bounce"),
-        ("bouncing", "bounce"),
-        ("hopping along", "bounce"),
-        ("hopping", "bounce"),
-        ("moving in a wave", "wave"),
-        ("in a wave", "wave"),
-        ("waving along", "wave"),
-        ("moving in a spiral", "spiral"),
-        ("in a spiral", "spiral"),
-        ("spiraling inward", "spiral"),
-        ("spiraling", "spiral"),
-        ("standing still", "still"),
-        ("at rest", "still"),
-        ("that does not move", "still"),
+        (phrase, path)
+        for phrases in (captions.MOTION_PHRASES, _SHORT_PHRASES)
+        for path, options in phrases.items()
+        for phrase in options
     ),
     key=lambda pair: -len(pair[0]),
 )
@@ -56,40 +39,44 @@ _FILLERS = {
 _SPELLINGS = {"grey": "gray", "checkerboard": "checkered", "stripes": "striped", "dots": "dotted"}
 
 
-def described(caption: str, seed: int, frames: int = FRAMES) -> Scene:
+def scene_from_caption(caption: str, seed: int, frames: int = FRAMES) -> Scene:
     """The scene of a seed with the shape, colour, ground, pattern and path that a caption names.
 
-    A ground that is named without a pattern is plain. A named path is drawn anew for the seed.
-    Raises `BadCall` for a word that says none of these, or for two that contradict each other.
+    A ground without a pattern becomes plain. A path that is named is drawn again from the seed.
+    Raises `BadCall` for a word that names none of these, and for contradicting words.
     """
-    return _changed(sample(seed, frames), named(caption), seed)
+    return _with_attributes(sample(seed, frames), parse_caption(caption), seed)
 
 
-def named(caption: str) -> dict[str, str]:
-    """What a caption names: "shape", "colour", "ground", "pattern", "path", as far as it does.
+def parse_caption(caption: str) -> dict[str, str]:
+    """The attributes that a caption names, among "shape", "colour", "ground", "pattern", "path".
 
-    Raises `BadCall` for a word that says none of these, or for two that contradict each other.
+    Raises `BadCall` for a word that names none of these, and for contradicting words.
     """
-    rest, paths = _motions(" ".join(captions.words(caption)))
+    rest, paths = _split_motion(" ".join(captions.words(caption)))
     kinds = {
         "shape": SHAPES,
         "colour": tuple(COLOURS),
         "ground": tuple(GROUNDS),
         "pattern": PATTERNS,
     }
-    found: dict[str, set[str]] = {kind: set() for kind in kinds}
-    found["path"] = paths
+    named: dict[str, set[str]] = {kind: set() for kind in kinds}
+    named["path"] = paths
     for word in (_SPELLINGS.get(word, word) for word in rest):
         kind = next((kind for kind, values in kinds.items() if word in values), None)
         if kind is not None:
-            found[kind].add(word)
+            named[kind].add(word)
         elif word not in _FILLERS:
-            raise BadCall(f"the shapes world cannot draw {word!r}; it knows {_known(kinds)}")
-    return {kind: _only(kind, words) for kind, words in found.items() if words}
+            raise BadCall(f"the shapes world cannot draw {word!r}; it knows {_vocabulary(kinds)}")
+    return {kind: _only(kind, words) for kind, words in named.items() if words}
 
 
-def dressed(scene: Scene, chosen: Mapping[str, str]) -> Scene:
-    """The scene with another look and the same motion; a ground without a pattern is plain."""
+def with_appearance(scene: Scene, chosen: Mapping[str, str]) -> Scene:
+    """The scene with another appearance and the same motion.
+
+    `chosen` maps "shape", "colour", "ground" or "pattern" to the new value; a ground without a
+    pattern becomes plain.
+    """
     if "ground" in chosen:
         chosen = {"pattern": "plain", **chosen}
     return replace(
@@ -101,10 +88,10 @@ def dressed(scene: Scene, chosen: Mapping[str, str]) -> Scene:
     )
 
 
-def _motions(text: str) -> tuple[list[str], set[str]]:
-    """The words that tell no motion, and the paths that the others tell."""
+def _split_motion(text: str) -> tuple[list[str], set[str]]:
+    """The words that are not about motion, and the paths that the other words name."""
     text, paths = f" {text} ", set()
-    for phrase, path in _MOTIONS:
+    for phrase, path in _PHRASES:
         if f" {phrase} " in text:
             text = text.replace(f" {phrase} ", " ")
             paths.add(path)
@@ -117,17 +104,17 @@ def _only(kind: str, words: set[str]) -> str:
     return next(iter(words))
 
 
-def _changed(scene: Scene, chosen: dict[str, str], seed: int) -> Scene:
-    scene = dressed(scene, chosen)
-    path, needed = chosen.get("path", scene.path), world.margin(scene.shape, scene.radius)
+def _with_attributes(scene: Scene, chosen: dict[str, str], seed: int) -> Scene:
+    scene = with_appearance(scene, chosen)
+    path, margin = chosen.get("path", scene.path), world.margin(scene.shape, scene.radius)
     centre = scene.centre
-    whole = bool((centre >= needed).all() and (centre <= 1 - needed).all())
-    if path == scene.path and whole:
+    inside = bool((centre >= margin).all() and (centre <= 1 - margin).all())
+    if path == scene.path and inside:
         return scene
     rng = np.random.default_rng([seed, list(geometry.PATHS).index(path)])
-    return replace(scene, path=path, centre=geometry.path(path, len(centre), needed, rng))
+    return replace(scene, path=path, centre=geometry.path(path, len(centre), margin, rng))
 
 
-def _known(kinds: dict[str, tuple[str, ...]]) -> str:
+def _vocabulary(kinds: dict[str, tuple[str, ...]]) -> str:
     paths = "motions such as 'moving in a circle', 'bouncing' or 'standing still'"
     return "; ".join([*(", ".join(values) for values in kinds.values()), paths])

@@ -1,6 +1,6 @@
-"""Outlines and paths of the embedded world: signed distances and curves, in numpy.
+"""Outlines and paths of the shapes world: signed distance functions and curves, in numpy.
 
-Knows nothing of colours, pixels' values or captions.
+This module refuses to know colours, pixel values and captions.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Every outline has its centroid at the origin and about the area of the unit circle, so that
-# "size" means the same for all of them.
+# Every outline has its centroid at the origin and about the area of the unit circle, so that one
+# radius gives the same visible size for all of them.
 
 
 def _circle(x: Array, y: Array) -> Array:
@@ -29,7 +29,7 @@ def _triangle(x: Array, y: Array) -> Array:
 
 
 def _star(x: Array, y: Array) -> Array:
-    # Five points by folding the plane into one tenth; outer radius 1.4, inner 0.62.
+    # The plane is folded into one tenth to give five points; outer radius 1.4, inner 0.62.
     sector = np.pi / 5
     angle = np.arctan2(x, -y)
     angle = abs((angle + sector) % (2 * sector) - sector)
@@ -60,7 +60,7 @@ OUTLINES: dict[str, Callable[[Array, Array], Array]] = {
     "cross": _cross,
     "ring": _ring,
 }
-# How far a shape reaches from its centre, in radii.
+# Largest distance of a shape's outline from its centre, in radii.
 REACH = {
     "circle": 1.0,
     "square": 1.26,
@@ -72,10 +72,10 @@ REACH = {
 
 
 def coverage(shape: str, grid: Array, centre: Array, radius: Array, angle: Array) -> Array:
-    """How much of each pixel the shape covers, in [0, 1], with one pixel of antialiasing.
+    """The fraction of each pixel that the shape covers, (F, H, W), with one pixel of antialiasing.
 
-    grid (H, W, 2) holds pixel centres in frame widths; centre (F, 2), radius (F,) in frame widths,
-    angle (F,) in radians, clockwise on the screen. Returns (F, H, W).
+    `grid` (H, W, 2) holds pixel centres in frame widths. `centre` (F, 2) and `radius` (F,) are in
+    frame widths, `angle` (F,) is in radians, clockwise on the screen.
     """
     offset = (grid[None] - centre[:, None, None]) / radius[:, None, None, None]
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
@@ -140,8 +140,9 @@ PATHS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
 def path(kind: str, frames: int, margin: float, rng: np.random.Generator) -> Array:
     """A curve (frames, 2) in frame widths that keeps `margin` from every edge of the frame.
 
-    The curve is turned by a random angle (a bounce only mirrored: it falls downward), played
-    forward or backward, scaled to a random share of the room there is, and put at a random place.
+    The curve is rotated by a random angle, played forward or backward, scaled to a random fraction
+    of the available space, and placed at random. A bounce is only mirrored and not rotated, because
+    it falls downward.
     """
     curve = PATHS[kind](np.linspace(0, 1, frames), rng)
     if kind != "bounce":

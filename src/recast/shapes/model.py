@@ -1,4 +1,8 @@
-"""The networks of a small text-to-video model, and the folder in diffusers' format they make."""
+"""The networks of a small text-to-video model, and its folder in diffusers' format.
+
+This module owns the layout of the folder, so that a shipped model loads like any other. It refuses
+to know training.
+"""
 
 import copy
 import json
@@ -17,7 +21,7 @@ from recast.shapes.networks import Design
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The networks that together are a text-to-video model."""
+    """The networks of one text-to-video model."""
 
     design: Design
     autoencoder: AutoencoderKL
@@ -26,34 +30,35 @@ class Model:
     denoiser: UNet3DConditionModel | WanTransformer3DModel
 
     def save(self, folder: Path, denoiser: nn.Module | None = None) -> Path:
-        """Write a folder in diffusers' format, weights in fp16, with the whole CLIP beside it.
+        """Write a folder in diffusers' format with fp16 weights, and the complete CLIP beside it.
 
-        `denoiser` is another state of it, to be written instead.
+        `denoiser` replaces the model's own one, for example with averaged weights. Raises
+        `NoSpace` for a full disk and `BadCall` for a path that cannot be written.
         """
         is_unet = isinstance(self.denoiser, UNet3DConditionModel)
-        make = networks.scheduler if is_unet else networks.flow_scheduler
-        scheduler: Any = make(self.design)
+        make_scheduler = networks.scheduler if is_unet else networks.flow_scheduler
+        scheduler: Any = make_scheduler(self.design)
         with atomic_folder(folder) as temporary:
-            _half(self.autoencoder).save_pretrained(temporary / "vae")
-            _half(self.clip).save_pretrained(temporary / "clip")
+            _half_precision(self.autoencoder).save_pretrained(temporary / "vae")
+            _half_precision(self.clip).save_pretrained(temporary / "clip")
             networks.clip_processor(self.tokenizer).save_pretrained(temporary / "clip")
-            _half(text_encoder(self.clip)).save_pretrained(temporary / "text_encoder")
+            _half_precision(text_encoder(self.clip)).save_pretrained(temporary / "text_encoder")
             part = "unet" if is_unet else "transformer"
-            _half(denoiser or self.denoiser).save_pretrained(temporary / part)
+            _half_precision(denoiser or self.denoiser).save_pretrained(temporary / part)
             self.tokenizer.save_pretrained(temporary / "tokenizer")
             scheduler.save_pretrained(temporary / "scheduler")
-            _describe(temporary, self.design, part, self.denoiser, scheduler)
+            _write_cards(temporary, self.design, part, self.denoiser, scheduler)
         return folder
 
 
-def _half(network: nn.Module) -> Any:
+def _half_precision(network: nn.Module) -> Any:
     return copy.deepcopy(network).cpu().half()
 
 
-def _describe(
+def _write_cards(
     folder: Path, design: Design, part: str, denoiser: nn.Module, scheduler: object
 ) -> None:
-    """What diffusers reads first, and what the model says of itself."""
+    """Write model_index.json, which diffusers reads first, and recast.json, the model's card."""
     index = {
         "_class_name": "TextToVideoSDPipeline" if part == "unet" else "WanPipeline",
         "scheduler": ["diffusers", type(scheduler).__name__],

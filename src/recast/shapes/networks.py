@@ -1,9 +1,10 @@
 """The sizes of the shipped models' networks, their tokenizer and their noise schedules.
 
-All are classes of diffusers and transformers, so that the shipped models take the same road as
-ZeroScope and Wan. The UNet has all four levels of ZeroScope's layout; the autoencoder that ships
-divides by eight, so that a 64x64 clip is 8x8 latents, and the UNet's deepest level sees a whole
-frame. The transformer has Wan's blocks, each over all patches of all frames.
+All are classes of diffusers and transformers, so that the shipped models use the same code as
+ZeroScope and Wan. The UNet has the four levels of ZeroScope's layout. The autoencoder that ships
+downsamples by eight, so that a clip of 64x64 pixels has latents of 8x8, and the deepest level of
+the UNet sees a whole frame. The transformer has Wan's blocks, whose attention covers all patches of
+all frames. This module refuses to know data and training.
 """
 
 import json
@@ -36,39 +37,41 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-CONTEXT = 32  # tokens that the text encoder takes, the two marks included
+CONTEXT = 32  # tokens that the text encoder reads, including those that begin and end a text
 TEXT_WIDTH = 96
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Design:
-    """What `benchmarks/pilot.py` compares; the defaults are what ships."""
+    """The design of a model. The defaults are those of the shipped models; `benchmarks/pilot.py`
+    compares others."""
 
     size: int = 64
     """Height and width of a clip in pixels."""
     autoencoder: tuple[int, ...] = (32, 48, 64, 64)
-    """Channels of its levels; each but the last halves height and width."""
+    """Channels of the autoencoder's levels; each level but the last halves height and width."""
     latent_channels: int = 8
     unet: tuple[int, ...] = (48, 64, 96, 112)
-    """Channels of its four levels."""
+    """Channels of the UNet's four levels."""
     heads: int = 6
-    """The transformer's, of 32 channels each."""
+    """Attention heads of the transformer, with 32 channels each."""
     blocks: int = 8
-    """The transformer's."""
+    """Blocks of the transformer."""
     shift: float = 3.0
-    """Of the transformer's times, in training and in sampling, to high noise (Esser et al. 2024,
-    eq. 23)."""
+    """Shift of the transformer's times to high noise, in training and in sampling (Esser et al.
+    2024, eq. 23)."""
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
     zero_snr: bool = True
-    """No signal is left at the last level: on so small a grid the model would read each frame's
-    background from the mean of its noise, and sampling would give every frame a random one (Lin
-    et al. 2024, "Common diffusion noise schedules and sample steps are flawed")."""
+    """Rescale the betas so that the last level has no signal (Lin et al. 2024, "Common diffusion
+    noise schedules and sample steps are flawed"). With signal, on so small a grid, the model reads
+    each frame's background from the mean of its noise, and sampling gives every frame a random
+    background."""
     offset_noise: float = 0.0
-    """Deviation of what is added to all the noise of a frame and channel in training (Guttenberg
-    2023, "Diffusion with offset noise")."""
+    """Standard deviation of an offset that training adds to all noise of a frame and channel
+    (Guttenberg 2023, "Diffusion with offset noise")."""
     high_noise: float = 1.0
-    """Training draws t = 1000·u^(1/high_noise), u uniform: above 1 it sees noisy levels more."""
+    """Training draws t = 1000·u^(1/high_noise) with uniform u; values above 1 prefer high noise."""
 
     @property
     def grid(self) -> int:
@@ -77,7 +80,7 @@ class Design:
 
 
 def autoencoder(design: Design) -> AutoencoderKL:
-    """RGB frames to latents and back."""
+    """The autoencoder between RGB frames and latents."""
     levels = len(design.autoencoder)
     return AutoencoderKL(
         sample_size=design.size,
@@ -91,7 +94,7 @@ def autoencoder(design: Design) -> AutoencoderKL:
 
 
 def clip(vocabulary: int) -> CLIPModel:
-    """Image and text towers of three layers each."""
+    """A CLIP with image and text towers of three layers each."""
     tower = {
         "hidden_size": TEXT_WIDTH,
         "intermediate_size": 4 * TEXT_WIDTH,
@@ -114,7 +117,7 @@ def clip(vocabulary: int) -> CLIPModel:
 
 
 def clip_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
-    """What turns frames and texts into CLIP's inputs, saved beside it as OpenAI's are."""
+    """The processor of CLIP's inputs, which is saved with the model, as OpenAI's is."""
     side, half = 64, [0.5] * 3
     images = CLIPImageProcessorPil(
         size={"shortest_edge": side},
@@ -126,7 +129,7 @@ def clip_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
 
 
 def unet(design: Design) -> UNet3DConditionModel:
-    """ZeroScope's four levels, one layer each; 7.5 million parameters as it ships."""
+    """ZeroScope's four levels with one layer each; the default has 7.5 million parameters."""
     return UNet3DConditionModel(
         sample_size=design.grid,
         in_channels=design.latent_channels,
@@ -142,7 +145,7 @@ def unet(design: Design) -> UNet3DConditionModel:
 
 
 def transformer(design: Design) -> WanTransformer3DModel:
-    """Wan's blocks on patches of 2×2 latents; 5.1 million parameters as it ships."""
+    """Wan's blocks on patches of 2×2 latents; the default has 5.1 million parameters."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=design.heads,
@@ -160,12 +163,12 @@ def transformer(design: Design) -> WanTransformer3DModel:
 
 
 def flow_scheduler(design: Design) -> FlowMatchEulerDiscreteScheduler:
-    """Straight paths from clips to noise, as Wan's."""
+    """Wan's schedule: straight paths from clips to noise (flow matching)."""
     return FlowMatchEulerDiscreteScheduler(shift=design.shift)
 
 
 def scheduler(design: Design) -> DDIMScheduler:
-    """ZeroScope's betas, with or without the signal that they leave at the last level."""
+    """ZeroScope's betas, rescaled to zero signal at the last level if `design.zero_snr` is set."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -179,9 +182,10 @@ def scheduler(design: Design) -> DDIMScheduler:
 
 
 def tokenizer(texts: list[str], folder: Path, size: int = 800) -> CLIPTokenizer:
-    """A byte-level BPE of CLIP's kind, trained on `texts` and written to `folder`.
+    """A byte-level BPE tokenizer like CLIP's, trained on `texts` and written to `folder`.
 
-    Any text has tokens, since every byte is one; words of the world are one token each.
+    Every byte is a token, so that any text can be tokenized; words of the shapes world are one
+    token each.
     """
     bpe = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
@@ -197,24 +201,25 @@ def tokenizer(texts: list[str], folder: Path, size: int = 800) -> CLIPTokenizer:
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    return _in_clips_files(bpe, sorted(alphabet), folder)
+    return _write_clip_tokenizer(bpe, sorted(alphabet), folder)
 
 
-def _in_clips_files(bpe: Tokenizer, alphabet: list[str], folder: Path) -> CLIPTokenizer:
-    """Rewrite a BPE in the order of CLIP's files: bytes, bytes that end a word, merges, marks."""
+def _write_clip_tokenizer(bpe: Tokenizer, alphabet: list[str], folder: Path) -> CLIPTokenizer:
+    """Write a BPE in the order of CLIP's files: bytes, bytes that end a word, merges, and the two
+    special tokens."""
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    known = set(tokens)
-    tokens += [a + b for a, b in merges if a + b not in known]
+    single = set(tokens)
+    tokens += [a + b for a, b in merges if a + b not in single]
     tokens += [START, END]
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n")
-    marks = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    made = CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=CONTEXT, **marks
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    tokenizer = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=CONTEXT, **special
     )
-    made.save_pretrained(folder)
-    return made
+    tokenizer.save_pretrained(folder)
+    return tokenizer

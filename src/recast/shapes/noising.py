@@ -1,4 +1,8 @@
-"""What a denoiser is given in training and what it should answer, by the kind of its schedule."""
+"""Inputs and targets of a denoiser in training, for both kinds of noise schedule.
+
+This module owns how times and noise are drawn, and refuses to know networks and data. Papers: Ho et
+al. 2020 and Salimans & Ho 2022 (diffusion, v-prediction), Lipman et al. 2023 (flow matching).
+"""
 
 from typing import NamedTuple
 
@@ -12,37 +16,40 @@ from recast.shapes.networks import Design
 _LEVELS = 1000
 
 
-class Lesson(NamedTuple):
-    """A batch: x_t and the target, (B, C, F, h, w), and the times as the network reads them."""
+class TrainingBatch(NamedTuple):
+    """x_t and the target, both (B, C, F, h, w), and the times (B,) as the network reads them."""
 
     x: Tensor
     target: Tensor
     time: Tensor
 
 
-def diffusion(design: Design, x0: Tensor, rng: np.random.Generator) -> Lesson:
-    """x_t = √ᾱ·x0 + √(1 − ᾱ)·ε, to be answered by v or ε; t is drawn as the design says."""
+def diffusion(design: Design, x0: Tensor, rng: np.random.Generator) -> TrainingBatch:
+    """x_t = √ᾱ·x0 + √(1 − ᾱ)·ε with the target v or ε; `design.high_noise` shapes how t is
+    drawn."""
     cumulative = networks.scheduler(design).alphas_cumprod
     t = torch.from_numpy(_LEVELS * rng.random(len(x0)) ** (1 / design.high_noise)).long()
-    alpha, sigma = (_levels(table) for table in (cumulative[t].sqrt(), (1 - cumulative[t]).sqrt()))
+    alpha, sigma = (
+        _per_sample(table) for table in (cumulative[t].sqrt(), (1 - cumulative[t]).sqrt())
+    )
     eps = _noise(x0, rng)
     if design.offset_noise:
         offset = rng.standard_normal((*x0.shape[:3], 1, 1), dtype=np.float32)
         eps = eps + design.offset_noise * torch.from_numpy(offset)
     v = alpha * eps - sigma * x0
     target = v if design.prediction == "v_prediction" else eps
-    return Lesson(alpha * x0 + sigma * eps, target, t)
+    return TrainingBatch(alpha * x0 + sigma * eps, target, t)
 
 
-def flow(design: Design, x0: Tensor, rng: np.random.Generator) -> Lesson:
-    """x_t = (1 − t)·x0 + t·ε, to be answered by ε − x0; a uniform t is shifted to high noise."""
+def flow(design: Design, x0: Tensor, rng: np.random.Generator) -> TrainingBatch:
+    """x_t = (1 − t)·x0 + t·ε with the target ε − x0; a uniform t is shifted to high noise."""
     u = torch.from_numpy(rng.random(len(x0), dtype=np.float32))
     t = design.shift * u / (1 + (design.shift - 1) * u)
-    eps, share = _noise(x0, rng), _levels(t)
-    return Lesson((1 - share) * x0 + share * eps, eps - x0, _LEVELS * t)
+    eps, sigma = _noise(x0, rng), _per_sample(t)
+    return TrainingBatch((1 - sigma) * x0 + sigma * eps, eps - x0, _LEVELS * t)
 
 
-def _levels(values: Tensor) -> Tensor:
+def _per_sample(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1, 1)
 
 

@@ -1,8 +1,9 @@
-"""`recast shapes train`: makes a shipped model from nothing, in four resumable stages.
+"""The training of a shipped model from scratch, in four stages that can be resumed.
 
-autoencoder (dense images) -> clip (frames and captions) -> latents (encoded once) -> the denoiser,
-a unet or a transformer (single frames, then short clips, then whole clips). The result is a folder
-in diffusers' format.
+The stages are: autoencoder (dense images); clip (frames and captions); latents (each clip is
+encoded once); and the denoiser, a UNet or a transformer (single frames, then short clips, then
+whole clips). The result is a folder in diffusers' format. This module owns the stages and
+their losses; the data are in `training_data.py`, and the loop is in `training_loop.py`.
 """
 
 import math
@@ -18,23 +19,27 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
-from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from recast.errors import BadModel
-from recast.events import Event, Step, job
-from recast.media.atomic_files import atomic, locked
+from recast.events import Event, job
+from recast.media.atomic_files import locked
 from recast.shapes import captions, networks, noising, world
-from recast.shapes.fitting import Loss, Stage, fit
 from recast.shapes.model import Model, text_encoder
 from recast.shapes.networks import Design
+from recast.shapes.training_data import (
+    clip_latents,
+    dense_images,
+    labelled_frames,
+    to_network_range,
+)
+from recast.shapes.training_loop import Loss, Stage, train_stage
 
 Network = Literal["unet", "transformer"]
 Part = Literal["autoencoder", "clip"] | Network
-_SHORT = (4, 40)  # frames of a short clip, clips to a batch
-_PART = 500  # clips to a file of latents
+_SHORT = (4, 40)  # frames of a short clip, and clips per batch
 _FOLDERS: dict[Part, str] = {
     "autoencoder": "vae",
     "clip": "clip",
@@ -45,50 +50,53 @@ _FOLDERS: dict[Part, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How long and on how much a shipped model is trained."""
+    """How long and on how much data a model of the shapes world is trained."""
 
     out: Path
-    """Folder of checkpoints, logs and, at the end, the model in `model/`."""
+    """Folder for checkpoints, logs and, at the end, the model in `model/`."""
     network: Network = "unet"
-    """What denoises: a UNet of ZeroScope's kind, or a transformer of Wan's."""
+    """The denoiser: a UNet like ZeroScope's, or a transformer like Wan's."""
     seed: int = 0
-    """Seed of data, initial weights and noise."""
+    """Seed of the data, the initial weights and the noise."""
     images: int = 8_000
-    """Dense images that the autoencoder sees, turned and mirrored."""
+    """Number of dense images for the autoencoder; they are also rotated and mirrored."""
     clips: int = 8_000
-    """Clips that the denoiser sees, each forward and backward."""
+    """Number of clips for the denoiser; each is used forward and backward."""
     autoencoder_steps: int = 1_800
-    """Autoencoder steps of 32 images."""
+    """Training steps of the autoencoder, with 32 images per batch."""
     clip_steps: int = 950
-    """CLIP steps of 128 frames with their captions."""
+    """Training steps of CLIP, with 128 captioned frames per batch."""
     image_steps: int = 200
-    """Steps of the denoiser on single frames (160 to a batch)."""
+    """Training steps of the denoiser on single frames, with 160 per batch."""
     short_steps: int = 900
-    """Its steps on four-frame clips (40 to a batch)."""
+    """Training steps of the denoiser on clips of four frames, with 40 per batch."""
     steps: int = 2_300
-    """Its steps on whole clips (10 to a batch)."""
+    """Training steps of the denoiser on whole clips, with 10 per batch."""
     joint: float = 0.0
-    """Share of these steps that take short clips instead, for the variety of their captions."""
+    """Fraction of the steps on whole clips that use short clips instead, whose larger batches have
+    more varied captions."""
     device: str = "cpu"
-    """Where to train: cpu, cuda or mps. Data are made and kept on the CPU."""
+    """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
     start: Path | None = None
-    """Model folder to go on from, such as that of an earlier run; without it all begins anew."""
+    """Model folder to continue from, such as that of an earlier run; by default training starts
+    from scratch."""
     start_parts: tuple[Part, ...] = ("autoencoder", "clip", "unet", "transformer")
-    """What is taken from `--start` of what is trained; with 0 steps of its own it stays as it
-    is."""
+    """The networks that are loaded from the model to continue from; a network with 0 training
+    steps stays unchanged."""
     snapshot_every: int = 0
-    """Keep a whole model in `snapshots/` every so many of the last stage's steps, to score; 0 keeps
+    """Save a complete model in `snapshots/` every so many steps of the last stage; 0 saves
     none."""
 
 
 @job
 def train(config: TrainConfig, design: Design | None = None) -> Generator[Event, None, Path]:
-    """Run every stage that is not finished yet. The result is the model's folder.
+    """Run all stages that are not finished. The result is the model's folder.
 
-    Raises `BadModel` for a `start` of another design, `BadCall` while another run trains there.
+    Raises `BadModel` if `config.start` is no model of this design, and `BadCall` while another
+    process trains in the same folder.
     """
     if config.start is not None and not (config.start / "model_index.json").is_file():
-        raise BadModel(f"{config.start} is no model folder to go on from")
+        raise BadModel(f"`start` must be a model folder, and {config.start} is none")
     with locked(config.out):
         return (yield from _train(config, design or Design()))
 
@@ -96,20 +104,21 @@ def train(config: TrainConfig, design: Design | None = None) -> Generator[Event,
 def _train(config: TrainConfig, design: Design) -> Generator[Event, None, Path]:
     torch.manual_seed(config.seed)
     tokenizer = _tokenizer(config)
-    autoencoder = _begun(config, "autoencoder", networks.autoencoder(design))
+    autoencoder = _initial(config, "autoencoder", networks.autoencoder(design))
     yield from _stage(_autoencoder_stage(config, design, autoencoder), config)
-    clip = _begun(config, "clip", networks.clip(len(tokenizer)))
+    clip = _initial(config, "clip", networks.clip(len(tokenizer)))
     yield from _stage(_clip_stage(config, clip, tokenizer), config)
-    latents = yield from _latents(config, design, autoencoder)
-    if not (_taken(config, "autoencoder") and config.autoencoder_steps == 0):
+    folder = config.out / "latents"
+    latents = yield from clip_latents(folder, config.clips, autoencoder, design.size, config.device)
+    if not (_is_from_start(config, "autoencoder") and config.autoencoder_steps == 0):
         scale = 1 / latents[:1000].astype(np.float32).std()
         autoencoder.register_to_config(scaling_factor=float(scale))
     if config.network == "unet":
-        denoiser = _begun(config, "unet", networks.unet(design))
-        # Sixteen frames are a tiny sequence: the plain product is faster than the fused kernel.
+        denoiser = _initial(config, "unet", networks.unet(design))
+        # For a sequence of sixteen frames, plain attention is faster than the fused kernel.
         denoiser.set_attn_processor(AttnProcessor())
     else:
-        denoiser = _begun(config, "transformer", networks.transformer(design))
+        denoiser = _initial(config, "transformer", networks.transformer(design))
     model = Model(design, autoencoder, clip, tokenizer, denoiser)
     scaled = torch.from_numpy(latents * np.float16(autoencoder.config.scaling_factor))
     for stage in _denoiser_stages(config, model, scaled):
@@ -117,29 +126,29 @@ def _train(config: TrainConfig, design: Design) -> Generator[Event, None, Path]:
     return model.save(config.out / "model")
 
 
-def _taken(config: TrainConfig, part: Part) -> bool:
+def _is_from_start(config: TrainConfig, part: Part) -> bool:
     return config.start is not None and part in config.start_parts
 
 
-def _begun(config: TrainConfig, part: Part, network: Any) -> Any:
-    """The network, or that of `start`, if it is wanted and of the same design."""
-    if config.start is None or not _taken(config, part):
+def _initial(config: TrainConfig, part: Part, network: Any) -> Any:
+    """The network with new weights, or the one from `config.start` if it is to be continued."""
+    if config.start is None or not _is_from_start(config, part):
         return network
     folder = config.start / _FOLDERS[part]
     if not folder.is_dir():
-        raise BadModel(f"{config.start} has no {part}; leave that out of --start-parts")
+        raise BadModel(f"{config.start} has no {part}; leave it out of `start_parts`")
     try:
-        found = type(network).from_pretrained(folder, local_files_only=True).float()
-        network.load_state_dict(found.state_dict())
+        loaded = type(network).from_pretrained(folder, local_files_only=True).float()
+        network.load_state_dict(loaded.state_dict())  # raises if the designs differ
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise BadModel(f"{folder} is no {part} to go on from: {reason}") from error
-    return found
+        raise BadModel(f"{folder} is no {part} of this design: {reason}") from error
+    return loaded
 
 
 def _stage(stage: Stage, config: TrainConfig) -> Iterator[Event]:
     stage.model.to(config.device)
-    yield from fit(stage, config.out, config.seed)
+    yield from train_stage(stage, config.out, config.seed)
 
 
 def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
@@ -155,14 +164,14 @@ def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
 def _autoencoder_stage(config: TrainConfig, design: Design, model: AutoencoderKL) -> Stage:
     @cache
     def images() -> NDArray[np.uint8]:
-        return _cached(config.out / "images.npy", lambda: _dense(config.images, design.size))
+        return dense_images(config.out / "images.npy", config.images, design.size)
 
     def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
         pick = images()[rng.integers(0, config.images, 32)]
         pick = np.rot90(pick, int(rng.integers(4)), (1, 2))
         if rng.random() < 0.5:
             pick = pick[:, :, ::-1]
-        x = _signal(pick).to(config.device)
+        x = to_network_range(pick).to(config.device)
         with torch.autocast(config.device, torch.bfloat16):
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample()).sample
@@ -174,9 +183,11 @@ def _autoencoder_stage(config: TrainConfig, design: Design, model: AutoencoderKL
     )
 
 
-class _Judged(nn.Module):
-    """CLIP with classifiers of what a scene holds on both embeddings: many captions of a batch
-    mean the same, and the contrast alone would tear them apart."""
+class _ClassifiedClip(nn.Module):
+    """CLIP with classifiers of the scene's attributes on both embeddings.
+
+    Many captions of a batch mean the same, and the contrastive loss alone would push them apart.
+    """
 
     def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
@@ -187,164 +198,102 @@ class _Judged(nn.Module):
 
 
 def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) -> Stage:
-    labelled = cache(partial(_labelled, config))
+    read_labelled = cache(partial(labelled_frames, config.out / "frames.npy", config.images))
 
     def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
-        frames, labels, scenes = labelled()
+        frames, labels, scenes = read_labelled()
         pick = rng.integers(0, len(frames), 128)
         texts = [captions.caption(scenes[i], rng) for i in pick]
         tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
         out = model.clip(
             input_ids=tokens.input_ids.to(config.device),
-            pixel_values=_signal(frames[pick]).to(config.device),
+            pixel_values=to_network_range(frames[pick]).to(config.device),
         )
         target = labels[pick].to(config.device)
-        # Pairs with the same look are all right answers.
+        # All pairs with the same attributes are correct.
         same = torch.eq(target[:, None], target[None]).all(-1).float()
         same = same / same.sum(1, keepdim=True)
         logits = out.logits_per_image
         contrast = F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)
-        judged = sum(
+        classification = sum(
             F.cross_entropy(5 * head(embedding), target[:, k])
             for k, head in enumerate(model.heads)
             for embedding in (out.image_embeds, out.text_embeds)
         )
-        return contrast + judged
+        return contrast + classification
 
     return Stage(
-        name="clip", model=_Judged(clip), loss=loss, steps=config.clip_steps, lr=1e-3, ema=0.99
+        name="clip",
+        model=_ClassifiedClip(clip),
+        loss=loss,
+        steps=config.clip_steps,
+        lr=1e-3,
+        ema=0.99,
     )
 
 
-def _denoiser_stages(config: TrainConfig, made: Model, latents: Tensor) -> Iterator[Stage]:
-    design, tokenizer, text = made.design, made.tokenizer, text_encoder(made.clip)
-    text = text.to(config.device)
-    noised = noising.diffusion if config.network == "unet" else noising.flow
+def _denoiser_losses(
+    config: TrainConfig, model: Model, latents: Tensor
+) -> Callable[[int, int, float], Loss]:
+    """A function (frames, batch, joint) -> loss of the denoiser on clips of `frames` frames.
+
+    `joint` is the fraction of steps that use short clips instead.
+    """
+    design, tokenizer = model.design, model.tokenizer
+    encode_text = text_encoder(model.clip).to(config.device)
+    add_noise = noising.diffusion if config.network == "unet" else noising.flow
     scenes = [world.sample(seed) for seed in range(len(latents))]
 
-    def losses(frames: int, batch: int, joint: float = 0.0) -> Loss:
-        short = losses(*_SHORT) if joint else None
+    def losses(frames: int, batch: int, joint: float) -> Loss:
+        short = losses(*_SHORT, 0.0) if joint else None
 
-        def loss(model: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
+        def loss(denoiser: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
             if short is not None and rng.random() < joint:
-                return short(model, step, rng)
+                return short(denoiser, step, rng)
             pick = rng.integers(0, len(latents), batch)
             first = rng.integers(0, world.FRAMES - frames + 1)
             x0 = latents[pick, :, first : first + frames].float()
             x0 = x0.flip(2) if rng.random() < 0.5 else x0
-            texts = [_unless_dropped(captions.caption(scenes[i], rng), rng) for i in pick]
+            texts = [_drop_caption(captions.caption(scenes[i], rng), rng) for i in pick]
             tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
             with torch.no_grad():
-                condition = text(tokens.input_ids.to(config.device)).last_hidden_state
-            x, target, t = (part.to(config.device) for part in noised(design, x0, rng))
+                condition = encode_text(tokens.input_ids.to(config.device)).last_hidden_state
+            x, target, t = (part.to(config.device) for part in add_noise(design, x0, rng))
             with torch.autocast(config.device, torch.bfloat16):
-                guess = model(x, t, condition, return_dict=False)[0]
-            return F.mse_loss(guess.float(), target)
+                output = denoiser(x, t, condition, return_dict=False)[0]
+            return F.mse_loss(output.float(), target)
 
         return loss
 
-    def keep(average: nn.Module, step: int) -> None:
-        if config.snapshot_every and step % config.snapshot_every == 0:
-            made.save(config.out / "snapshots" / f"{step:06}", average)
+    return losses
 
+
+def _denoiser_stages(config: TrainConfig, model: Model, latents: Tensor) -> Iterator[Stage]:
+    def save_snapshot(average: nn.Module, step: int) -> None:
+        if config.snapshot_every and step % config.snapshot_every == 0:
+            model.save(config.out / "snapshots" / f"{step:06}", average)
+
+    losses = _denoiser_losses(config, model, latents)
     plan = [
         (1, 160, config.image_steps, 0.1),
         (*_SHORT, config.short_steps, 0.1),
         (world.FRAMES, 10, config.steps, 0.3),
     ]
     for frames, batch, steps, cooldown in plan:
-        loss = losses(frames, batch, config.joint if frames == world.FRAMES else 0.0)
-        name = f"{config.network}{frames}"
         yield Stage(
-            name=name,
-            model=made.denoiser,
-            loss=loss,
+            name=f"{config.network}{frames}",
+            model=model.denoiser,
+            loss=losses(frames, batch, config.joint if frames == world.FRAMES else 0.0),
             steps=steps,
             lr=1e-3 if config.network == "unet" else 2e-3,
             muon=config.network == "transformer",
             warmup=max(1, min(100, steps // 5)),
             cooldown=cooldown,
             checkpoint_every=math.gcd(200, config.snapshot_every),
-            on_checkpoint=keep if frames == world.FRAMES else None,
+            on_checkpoint=save_snapshot if frames == world.FRAMES else None,
         )
 
 
-def _latents(
-    config: TrainConfig, design: Design, autoencoder: AutoencoderKL
-) -> Generator[Event, None, NDArray[np.float16]]:
-    """Every training clip, encoded once: (N, C, F, h, w), before they are scaled.
-
-    They are kept in files of 500, so that a broken run, or one of more clips, makes the rest.
-    """
-    folder = config.out / "latents"
-    parts = []
-    for first in range(0, config.clips, _PART):
-        path = folder / f"{first:06}.npy"
-        count = min(_PART, config.clips - first)
-        part = np.load(path) if path.exists() else None
-        if part is None or len(part) < count:
-            encoded = []
-            for seed in range(first, first + count):
-                encoded.append(_encoded(autoencoder, seed, design, config.device))
-                if (seed + 1) % 50 == 0:
-                    yield Step(stage="latents", index=seed + 1, total=config.clips)
-            part = np.stack(encoded).astype(np.float16)
-            with atomic(path) as temporary, temporary.open("wb") as file:
-                np.save(file, part)
-        parts.append(part[:count])
-    return np.concatenate(parts)
-
-
-@torch.no_grad()
-def _encoded(
-    autoencoder: AutoencoderKL, seed: int, design: Design, device: str
-) -> NDArray[np.float32]:
-    frames = _signal(world.render(world.sample(seed), design.size)).to(device)
-    with torch.autocast(device, torch.bfloat16):
-        mean = autoencoder.encode(frames).latent_dist.mean
-    return np.asarray(rearrange(mean.float().cpu().numpy(), "f c h w -> c f h w"))
-
-
-def _labelled(
-    config: TrainConfig,
-) -> tuple[NDArray[np.uint8], Tensor, list[world.Scene]]:
-    """One frame of each of `images` scenes, and what it shows as class numbers (N, 4)."""
-    scenes = [world.sample(seed) for seed in range(config.images)]
-    frames = _cached(config.out / "frames.npy", lambda: _middles(scenes))
-    labels = [
-        (
-            world.SHAPES.index(scene.shape),
-            list(world.COLOURS).index(scene.colour),
-            list(world.GROUNDS).index(scene.ground),
-            world.PATTERNS.index(scene.pattern),
-        )
-        for scene in scenes
-    ]
-    return frames, torch.tensor(labels), scenes
-
-
-def _middles(scenes: list[world.Scene]) -> NDArray[np.uint8]:
-    return np.stack(
-        [world.render(world.still_of(scene, i % 16))[0] for i, scene in enumerate(scenes)]
-    )
-
-
-def _dense(count: int, size: int) -> NDArray[np.uint8]:
-    return np.stack([world.dense_image(np.random.default_rng(i), size) for i in range(count)])
-
-
-def _cached(path: Path, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    if not path.exists():
-        with atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, make())
-    return np.asarray(np.load(path))
-
-
-def _signal(frames: NDArray[np.uint8]) -> Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, H, W) in [-1, 1]."""
-    x = torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1
-    return rearrange(x, "n h w c -> n c h w")
-
-
-def _unless_dropped(text: str, rng: np.random.Generator) -> str:
+def _drop_caption(text: str, rng: np.random.Generator) -> str:
+    """Sometimes an empty caption, for classifier-free guidance (Ho and Salimans 2022)."""
     return "" if rng.random() < 0.1 else text

@@ -1,7 +1,8 @@
-"""The embedded world: clips of one subject that moves before a scene, with their exact truth.
+"""Scenes of the shapes world: one subject that moves in front of a background.
 
-A `Scene` says everything; `render` draws it; `Truth` tells where every pixel of it went. A seed
-means the same scene everywhere. Seeds of `HELD_OUT` are never trained on.
+A `Scene` describes a clip completely, `render` draws it, and `SceneTruth` holds its exact masks and
+point tracks. A seed gives the same scene on every machine. Training never uses the seeds in
+`HELD_OUT`. This module refuses to know captions and models.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ TRAINING = range(0, 9_000_000)
 
 SHAPES = tuple(geometry.OUTLINES)
 PATHS = tuple(geometry.PATHS)
-# Subjects are bright and backgrounds dark or grey, so that one pixel tells which of them it shows.
+# Subjects are bright and backgrounds dark or grey, so that each pixel can be assigned to one.
 COLOURS = {
     "red": (230, 40, 40),
     "green": (40, 190, 70),
@@ -40,7 +41,7 @@ PATTERNS = ("plain", "striped", "checkered", "dotted")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Scene:
-    """Everything that is seen. Lengths are in frame widths, angles in radians."""
+    """The complete description of a clip. Lengths are in frame widths, angles in radians."""
 
     shape: str
     colour: str
@@ -50,24 +51,25 @@ class Scene:
     centre: Array  # (F, 2), x right, y down
     radius: Array  # (F,)
     angle: Array  # (F,)
-    pan: Array  # (F, 2): where the background's origin is on the screen
-    zoom: Array  # (F,): how large the background is drawn
+    pan: Array  # (F, 2): position of the background's origin on the screen
+    zoom: Array  # (F,): scale of the background
     phase: float  # direction of the pattern's lines
 
     @property
     def background(self) -> str:
-        """The scene's name: "navy" when plain, else such as "striped navy"."""
+        """The name of the background: "navy" if it is plain, otherwise such as "striped navy"."""
         return self.ground if self.pattern == "plain" else f"{self.pattern} {self.ground}"
 
-    def carried(self, start: Array) -> Array:
-        """Where points (N, 2) of the first frame go if they sit on the background, (F, N, 2)."""
+    def background_points(self, start: Array) -> Array:
+        """Positions (F, N, 2) of background points that are at `start` (N, 2) in the first
+        frame."""
         world = (start - 0.5 - self.pan[0]) / self.zoom[0]
         return world * self.zoom[:, None, None] + self.pan[:, None] + 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Truth:
-    """What a scene shows, exactly. H, W in pixels; coordinates in pixels, (x, y)."""
+class SceneTruth:
+    """The exact content of a rendered scene. Lengths are in pixels, coordinates are (x, y)."""
 
     centre: Array  # (F, 2)
     radius: Array  # (F,)
@@ -75,7 +77,7 @@ class Truth:
     pan: Array  # (F, 2)
     zoom: Array  # (F,)
     mask: NDArray[np.bool_]  # (F, H, W): where the subject covers at least half of a pixel
-    tracks: Array  # (F, N, 2): points of the first frame, followed
+    tracks: Array  # (F, N, 2): positions of points of the first frame
     visible: NDArray[np.bool_]  # (F, N): neither covered by the subject nor outside the frame
     on_subject: NDArray[np.bool_]  # (N,)
 
@@ -106,7 +108,7 @@ def sample(seed: int, frames: int = FRAMES) -> Scene:
 
 
 def margin(shape: str, radius: Array) -> float:
-    """How far from the edge a centre has to stay so that the shape is whole, in frame widths."""
+    """Smallest distance in frame widths of a centre from the edge, so that the shape is whole."""
     return 0.02 + geometry.REACH[shape] * float(radius.max())
 
 
@@ -122,7 +124,7 @@ def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
 
 
 def still_of(scene: Scene, frame: int) -> Scene:
-    """The scene of one frame alone."""
+    """The scene that consists of one frame only."""
     one = slice(frame, frame + 1)
     return replace(
         scene,
@@ -134,21 +136,21 @@ def still_of(scene: Scene, frame: int) -> Scene:
     )
 
 
-def truth(scene: Scene, size: int = SIZE, spacing: int = 4) -> Truth:
-    """The exact truth of `render(scene, size)`; points start on a grid of `spacing` pixels."""
+def truth(scene: Scene, size: int = SIZE, spacing: int = 4) -> SceneTruth:
+    """The exact content of `render(scene, size)`; points start on a grid of `spacing` pixels."""
     grid = pixel_grid(size)
     cover = geometry.coverage(scene.shape, grid, scene.centre, scene.radius, scene.angle)
     mask = cover >= 0.5
     start = grid[spacing // 2 :: spacing, spacing // 2 :: spacing].reshape(-1, 2)
     pixel = np.clip((start * size).astype(int), 0, size - 1)
     on_subject = mask[0, pixel[:, 1], pixel[:, 0]]
-    tracks = np.where(on_subject[:, None], *_carried(scene, start))
+    tracks = np.where(on_subject[:, None], *_moved_points(scene, start))
     inside = ((tracks >= 0) & (tracks < 1)).all(-1)
-    there = np.clip((tracks * size).astype(int), 0, size - 1)
+    end_pixel = np.clip((tracks * size).astype(int), 0, size - 1)
     frame = np.arange(len(mask))[:, None]
-    covered = mask[frame, there[..., 1], there[..., 0]]
+    covered = mask[frame, end_pixel[..., 1], end_pixel[..., 0]]
     visible = inside & (on_subject | ~covered)
-    return Truth(
+    return SceneTruth(
         centre=scene.centre * size,
         radius=scene.radius * size,
         angle=scene.angle,
@@ -162,7 +164,7 @@ def truth(scene: Scene, size: int = SIZE, spacing: int = 4) -> Truth:
 
 
 def dense_image(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uint8]:
-    """One frame (size, size, 3) with one to six subjects: what an autoencoder learns most from."""
+    """One frame (size, size, 3) with one to six subjects, from which an autoencoder learns most."""
     grid = pixel_grid(size)
     scene = sample(int(rng.integers(TRAINING.stop)), frames=1)
     frame = render(scene, size)[0].astype(float)
@@ -181,18 +183,18 @@ def pixel_grid(size: int) -> Array:
     return np.stack(np.meshgrid(axis, axis), -1)
 
 
-def _carried(scene: Scene, start: Array) -> tuple[Array, Array]:
-    """Where points (N, 2) go if they sit on the subject, and if they sit on the background."""
+def _moved_points(scene: Scene, start: Array) -> tuple[Array, Array]:
+    """Positions (F, N, 2) of points (N, 2), as part of the subject and of the background."""
     turn = scene.angle - scene.angle[0]
     cos, sin = np.cos(turn)[:, None], np.sin(turn)[:, None]
     x, y = np.moveaxis(start - scene.centre[0], -1, 0)
     turned = np.stack([cos * x - sin * y, sin * x + cos * y], -1)
     growth = (scene.radius / scene.radius[0])[:, None, None]
-    return scene.centre[:, None] + growth * turned, scene.carried(start)
+    return scene.centre[:, None] + growth * turned, scene.background_points(start)
 
 
 def _pattern(scene: Scene, grid: Array) -> Array:
-    """How much of the light tone each pixel of the background shows, (F, H, W) in [0, 1]."""
+    """The fraction of the light tone in each background pixel, (F, H, W) in [0, 1]."""
     world = (grid[None] - 0.5 - scene.pan[:, None, None]) / scene.zoom[:, None, None, None]
     if scene.pattern == "plain":
         return np.zeros(world.shape[:3])

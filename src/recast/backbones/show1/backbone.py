@@ -30,7 +30,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.backbones.show1.cascade import BETWEEN, NUMBERS, Cascade, Name, Stage
 from recast.backbones.show1.network import UNet3DConditionModel, check_config
-from recast.diffusion.noise_schedule import from_diffusers
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
 from recast.events import Event, job
 from recast.networks import checkpoint_loading, unet_roles

@@ -20,8 +20,9 @@ from torch.nn.functional import interpolate
 
 from recast.backbones.base import Conditioning
 from recast.diffusion.cfg import cfg, thresholded
-from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule, from_diffusers
+from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.sampling import randn, sample
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.events import Event, Step
 
 Name = Literal["interpolation", "sr1", "sr1_image"]

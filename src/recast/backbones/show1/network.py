@@ -3,7 +3,7 @@
 Zhang et al.: "Show-1: Marrying Pixel and Latent Diffusion Models for Text-to-Video Generation",
 IJCV 2024. Keyframes, interpolation and the first super-resolution are the same architecture with
 other numbers. It is built from diffusers' own layers, and its weights are named as in the released
-checkpoints. Knows no sampling, no text and no files.
+checkpoints. It refuses to know sampling, text encoding and files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recast.errors import BadModel
 
 _DOWN = {"ResnetDownsampleBlock3D": False, "SimpleCrossAttnDownBlock3D": True}
 _UP = {"ResnetUpsampleBlock3D": False, "SimpleCrossAttnUpBlock3D": True}
-"""The kinds of blocks, and whether they attend."""
+"""The classes of blocks, and whether they have attention."""
 
 _BUILT_IN: Mapping[str, tuple[Any, ...]] = {
     "mid_block_type": ("UNetMidBlock3DSimpleCrossAttn",),
@@ -48,12 +48,12 @@ _BUILT_IN: Mapping[str, tuple[Any, ...]] = {
     "timestep_post_act": (None,),
     "num_class_embeds": (None,),
 }
-"""What every Show-1 network has in its config, so that this file builds it without asking."""
+"""The values that every Show-1 network has in its config, which this file therefore assumes."""
 
 
 def check_config(config: Mapping[str, Any], channels: int) -> None:
-    """Raise `BadModel` for a config that asks for more than Show-1's networks are made of, or for
-    another number of input channels."""
+    """Raise `BadModel` for a config of layers that Show-1's networks do not have, or of another
+    number of input channels."""
     for key, known in _BUILT_IN.items():
         if key in config and config[key] not in known:
             choices = " or ".join(repr(value) for value in known)
@@ -70,8 +70,9 @@ def check_config(config: Mapping[str, Any], channels: int) -> None:
 
 
 class _Block(nn.Module):
-    """The layers of one resolution, (B·F, C, H, W): a resnet and a temporal convolution each and,
-    while there are any, spatial and temporal attention; then at most one change of resolution."""
+    """The layers of one resolution, on (B·F, C, H, W): each is a resnet and a temporal convolution;
+    the first `attentions` of them also have spatial and temporal attention. At most one change of
+    resolution follows."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class _Block(nn.Module):
         )
         self.attentions = nn.ModuleList(_attention(out, config) for _ in range(attentions))
         self.temp_attentions = nn.ModuleList(
-            # Heads and their width change places, here as in Show-1.
+            # The number of heads and their width are swapped, as in Show-1's own code.
             TransformerTemporalModel(
                 config["attention_head_dim"],
                 out // config["attention_head_dim"],
@@ -110,7 +111,7 @@ class _Block(nn.Module):
     def forward(
         self, x: Tensor, emb: Tensor, text: Tensor, frames: int, skips: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The output, and the state after every layer. Of `skips` the last are taken off."""
+        """The output, and the state after every layer. Takes the last entries off `skips`."""
         states = []
         for index, (resnet, temporal) in enumerate(zip(self.resnets, self.temp_convs, strict=True)):
             if skips is not None:
@@ -152,7 +153,7 @@ def _resnet(
 
 
 def _attention(width: int, config: Mapping[str, Any]) -> nn.Module:
-    """One attention over the positions of a frame and the words at once."""
+    """One attention over the positions of a frame and the tokens of the text together."""
     attention: nn.Module = Attention(
         query_dim=width,
         cross_attention_dim=width,
@@ -169,7 +170,7 @@ def _attention(width: int, config: Mapping[str, Any]) -> nn.Module:
 
 
 class UNet3DConditionModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
-    """The network; named as checkpoints name it. The defaults are show-1-base's."""
+    """The network, under the name that checkpoints give it. The defaults are show-1-base's."""
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -232,8 +233,8 @@ class UNet3DConditionModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # di
         class_labels: Tensor | None = None,
         return_dict: Literal[False] = False,
     ) -> tuple[Tensor]:
-        """(B, C, F, H, W) at times () or (B,) under text (B, tokens, width), to the same with
-        `out_channels`. `class_labels` (B,) is the noise level of what is to be enlarged."""
+        """(B, C, F, H, W) at times () or (B,), for text (B, tokens, width), to the same shape with
+        `out_channels`. `class_labels` (B,) are the noise levels of the frames to enlarge."""
         frames = sample.shape[2]
         emb = self._embedding(sample, timestep, encoder_hidden_states, class_labels)
         emb = repeat(emb, "b c -> (b f) c", f=frames)
@@ -254,7 +255,7 @@ class UNet3DConditionModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # di
     def _embedding(
         self, sample: Tensor, timestep: Tensor, text: Tensor, class_labels: Tensor | None
     ) -> Tensor:
-        """Time, text and, where there is one, the noise level as one vector, (B, C)."""
+        """Time, text and the noise level, where there is one, as one vector per clip, (B, C)."""
 
         def waves(times: Tensor) -> Tensor:
             waves: Tensor = self.time_proj(times.expand(len(sample)))
@@ -269,7 +270,7 @@ class UNet3DConditionModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # di
 
 
 def _encoder(config: Mapping[str, Any]) -> tuple[nn.ModuleList, list[int]]:
-    """The blocks on the way down, and the widths of the states that they leave for the way up."""
+    """The down blocks, and the widths of the states that they pass to the up blocks."""
     blocks, taken = nn.ModuleList(), config["block_out_channels"][0]
     widths = [taken]
     levels = list(zip(config["down_block_types"], config["block_out_channels"], strict=True))
@@ -283,7 +284,7 @@ def _encoder(config: Mapping[str, Any]) -> tuple[nn.ModuleList, list[int]]:
 
 
 def _decoder(config: Mapping[str, Any], widths: list[int]) -> nn.ModuleList:
-    """The blocks on the way up; each has a layer more than its counterpart."""
+    """The up blocks; each has one layer more than the corresponding down block."""
     blocks, widths = nn.ModuleList(), list(widths)
     taken = config["block_out_channels"][-1]
     outs = config["block_out_channels"][::-1]

@@ -1,7 +1,7 @@
-"""One training loop for the three networks: EMA, checkpoints, exact resumption, a log.
+"""The training loop of all networks of the shapes world: EMA, checkpoints, exact resuming, a log.
 
-Knows no data and no network; a `Stage` brings both. Batch `n` of a stage depends on the seed and
-on `n` alone, so a resumed run sees what an unbroken one would have seen.
+This module refuses to know data and networks; a `Stage` brings both. Batch `n` of a stage depends
+only on the seed and on `n`, so that a resumed run sees the same batches as an uninterrupted one.
 """
 
 import copy
@@ -26,32 +26,35 @@ Loss = Callable[[Any, int, np.random.Generator], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What is trained, on what, for how long."""
+    """One network, its loss, and the settings of its training."""
 
     name: str
     model: nn.Module
-    loss: Loss  # (model, step, rng) -> scalar
+    loss: Loss
+    """A function (model, step, rng) -> scalar that also draws the batch."""
     steps: int
     lr: float
     warmup: int = 100
+    """Steps over which the learning rate rises from zero."""
     cooldown: float = 0.25
-    """The last share of the steps, over which the learning rate falls to zero."""
+    """Fraction of the steps, at the end, over which the learning rate falls to zero."""
     ema: float = 0.999
     weight_decay: float = 0.01
     muon: bool = False
-    """Train the matrices inside of blocks by Muon at the same rate (Jordan et al. 2024; scaled to
-    AdamW's steps as in Liu et al., arXiv 2502.16982), and only the rest by AdamW. The transformer
-    so reaches in 200 steps what takes AdamW at 6e-4 about 300."""
+    """Train the matrices inside blocks with Muon at the same rate (Jordan et al. 2024; scaled to
+    AdamW's step size as in Liu et al., arXiv 2502.16982), and the other parameters with AdamW. The
+    transformer then needs 200 steps where AdamW at 6e-4 needs about 300."""
     checkpoint_every: int = 200
     on_checkpoint: Callable[[nn.Module, int], None] | None = None
-    """Called at every checkpoint with the average model and the number of steps."""
+    """Called at every checkpoint with the averaged model and the number of steps."""
 
 
 @job
-def fit(stage: Stage, folder: Path, seed: int = 0) -> Generator[Event, None, nn.Module]:
-    """Train `stage.model` in place and leave it with its EMA weights, which are the result.
+def train_stage(stage: Stage, folder: Path, seed: int = 0) -> Generator[Event, None, nn.Module]:
+    """Train `stage.model` in place. The result is the same model with its EMA weights.
 
-    `folder` receives `<name>.pt`, from which a broken run goes on, and `<name>.jsonl`, the log.
+    `folder` receives `<name>.pt`, the checkpoint from which an interrupted run resumes, and
+    `<name>.jsonl`, the log. Raises `BadCall` if Muon is needed and this torch has none.
     """
     model = stage.model.train().requires_grad_(True)
     average = copy.deepcopy(model).requires_grad_(False)
@@ -60,13 +63,13 @@ def fit(stage: Stage, folder: Path, seed: int = 0) -> Generator[Event, None, nn.
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{stage.name}.pt"
     start = _resume(checkpoint, model, average, optimizers)
-    began, losses = time.monotonic(), []
+    start_time, losses = time.monotonic(), []
     for step in range(start, stage.steps):
         losses.append(_update(stage, model, optimizers, parameters, step, seed))
-        _follow(average, model, min(stage.ema, (1 + step) / (10 + step)))
+        _update_average(average, model, min(stage.ema, (1 + step) / (10 + step)))
         if (step + 1) % 50 == 0 or step + 1 == stage.steps:
             row = {"step": step + 1, "loss": sum(losses) / len(losses)}
-            row["seconds"] = round(time.monotonic() - began, 1)
+            row["seconds"] = round(time.monotonic() - start_time, 1)
             with (folder / f"{stage.name}.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
             losses.clear()
@@ -81,25 +84,25 @@ def fit(stage: Stage, folder: Path, seed: int = 0) -> Generator[Event, None, nn.
 
 def _optimizers(stage: Stage, model: nn.Module) -> list[torch.optim.Optimizer]:
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    inside = [p for name, p in named if stage.muon and "blocks." in name and p.ndim == 2]
-    chosen = set(inside)
-    rest = [p for _, p in named if p not in chosen]
-    made: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=stage.lr, weight_decay=stage.weight_decay)
+    matrices = [p for name, p in named if stage.muon and "blocks." in name and p.ndim == 2]
+    by_muon = set(matrices)
+    others = [p for _, p in named if p not in by_muon]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=stage.lr, weight_decay=stage.weight_decay)
     ]
-    if inside:
+    if matrices:
         if not hasattr(torch.optim, "Muon"):
             raise BadCall(
-                f"training a transformer needs torch 2.9, and this is {torch.__version__}"
+                f"training a transformer needs torch 2.9 or newer, got {torch.__version__}"
             )
         muon = torch.optim.Muon(
-            inside,
+            matrices,
             lr=stage.lr,
             weight_decay=stage.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )
-        made.append(muon)
-    return made
+        optimizers.append(muon)
+    return optimizers
 
 
 def _update(
@@ -111,25 +114,27 @@ def _update(
     seed: int,
 ) -> float:
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = stage.lr * _rate(step, stage)
-    torch.manual_seed(seed * 1_000_003 + step)  # dropout and posterior noise inside the networks
+        group["lr"] = stage.lr * _lr_factor(step, stage)
+    torch.manual_seed(
+        seed * 1_000_003 + step
+    )  # for dropout and posterior noise inside the networks
     loss = stage.loss(model, step, np.random.default_rng([seed, step]))
     model.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     for optimizer in optimizers:
         optimizer.step()
     return float(loss.detach())
 
 
-def _rate(step: int, stage: Stage) -> float:
-    left = (stage.steps - step) / max(1.0, stage.cooldown * stage.steps)
-    falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, left))
+def _lr_factor(step: int, stage: Stage) -> float:
+    remaining = (stage.steps - step) / max(1.0, stage.cooldown * stage.steps)
+    falling = 0.5 - 0.5 * math.cos(math.pi * min(1.0, remaining))
     return min(1.0, (step + 1) / stage.warmup, falling)
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     pairs = zip(average.parameters(), model.parameters(), strict=True)
     for mean, value in pairs:
         mean.lerp_(value, 1 - decay)

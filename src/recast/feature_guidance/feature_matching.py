@@ -1,0 +1,211 @@
+"""`FeatureMatchingMethod`: match features of the sample to those of the source along its inversion.
+
+Owns the order of work that DMT and MOFT share: `learn` inverts the clip and records reduced
+features at the guided levels; `transfer` starts from an initial noise and optimises x_t at the
+guided levels until its features match. Knows no paper: a method defines the reduction of features,
+the distance between them and the initial noise.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from recast.backbones.base import Backbone
+from recast.diffusion.noise_schedule import Denoiser
+from recast.diffusion.optimize import minimize
+from recast.events import Event, job
+from recast.feature_guidance.latent_guidance import (
+    Change,
+    InnerOptimisation,
+    change_in_windows,
+    check_inner_optimisation,
+    edit_first_levels,
+    learning_rates,
+)
+from recast.feature_guidance.levels import count_steps, guided_times
+from recast.feature_guidance.sampling_loop import sample_with_events
+from recast.feature_guidance.taps import read_features, select_taps
+from recast.feature_guidance.trace import record_inversion
+from recast.motions.method import MotionMethod, Sampling, check_at_least, check_names_roles
+from recast.motions.motion import Motion
+from recast.networks.feature_hooks import Tap
+
+
+class FeatureMatching(InnerOptimisation, Protocol):
+    """The settings that the order of work needs."""
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Roles whose features are matched."""
+
+    @property
+    def inversion_steps(self) -> int:
+        """About how many steps the inversion takes."""
+
+
+def check_feature_matching(config: FeatureMatching) -> None:
+    """Raise `BadCall` for a setting out of its range."""
+    check_names_roles(config, "taps", "motion")
+    check_inner_optimisation(config)
+    check_at_least(config, 1, "inversion_steps")
+
+
+F = TypeVar("F", bound=FeatureMatching)
+
+
+class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
+    """Learn once per clip, transfer for many prompts."""
+
+    takes_windows = True
+    learned_settings: ClassVar[tuple[str, ...]]
+    """The settings that change what is learned."""
+    unchecked_settings: ClassVar[frozenset[str]] = frozenset()
+    """Those of the learned settings that may differ between `learn` and `transfer`."""
+    tensor_suffixes: ClassVar[tuple[str, ...]] = ("",)
+    """What a motion appends to a tap's path to name each tensor that `motion_tensors` returns."""
+
+    @abstractmethod
+    def reduce(self, features: Tensor) -> Tensor:
+        """The part of features (1, F, H, W, C) that is recorded, (1, F, …)."""
+
+    @abstractmethod
+    def motion_tensors(self, levels: Tensor) -> tuple[Tensor, ...]:
+        """The tensors (L, …) that a motion holds for a tap, from the reduced features (L, F, …) of
+        all guided levels. The first has frames as its second dimension."""
+
+    @abstractmethod
+    def distance(self, features: Tensor, target: Sequence[Tensor]) -> Tensor:
+        """The loss of one tap: features (1, F, H, W, C) of the sample against the recorded tensors
+        of that level."""
+
+    @abstractmethod
+    def initial_latents(self, inverted: Tensor, generator: torch.Generator) -> Tensor:
+        """The noise that a sample starts from, shaped as `inverted`, x_T (1, C, F, H, W)."""
+
+    @property
+    def restart(self) -> bool:
+        """Whether sampling takes every step but the last twice."""
+        return False
+
+    def format_source_prompt(self, prompt: str) -> str:
+        """The prompt that the clip is inverted with."""
+        return prompt
+
+    @final
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.config.taps
+
+    @final
+    def cache_key_settings(self) -> Mapping[str, Any]:
+        return self.settings_as_json(self.learned_settings)
+
+    @final
+    @job
+    def learn(
+        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
+    ) -> Generator[Event, None, Motion]:
+        """DDIM inversion at guidance scale 1. The motion holds x_T as "noise", (C, F, H, W), and
+        the recorded tensors of each tap at the guided levels, (L, …)."""
+        trace = yield from record_inversion(
+            backbone,
+            video,
+            self.format_source_prompt(prompt),
+            sampling.steps,
+            guided_steps=self._guided_steps(sampling),
+            inversion_steps=self.config.inversion_steps,
+            taps=select_taps(backbone, self.config.taps),
+            reduce=self.reduce,
+        )
+        tensors = {"noise": trace.noise}
+        for path, levels in trace.features.items():
+            tensors |= dict(zip(self._names(path), self.motion_tensors(levels), strict=True))
+        times = self._times(backbone, trace.noise.shape, sampling)
+        return self.build_motion(backbone, tensors, prompt, sampling, times)
+
+    @final
+    @job
+    def transfer(
+        self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
+    ) -> Generator[Event, None, Tensor]:
+        """Sample with guidance by the motion's features."""
+        self._check(backbone, motion, sampling)
+        prompt, negative_prompt = self.format_prompts(prompt, sampling.negative_prompt)
+        guided_steps = self._guided_steps(sampling)
+        taps = select_taps(backbone, self.config.taps)
+        # Features are read under the target prompt, without classifier-free guidance.
+        plain = backbone.denoiser(backbone.encode_text([prompt]))
+        change = change_in_windows(
+            backbone,
+            motion,
+            taps if guided_steps else (),
+            lambda part: self._change(backbone, plain, taps, part, guided_steps),
+        )
+        generator = torch.Generator().manual_seed(sampling.seed)
+        inverted = motion.tensors["noise"][None].to(backbone.device)
+        losses: dict[int, list[float]] = {}
+        latents = yield from sample_with_events(
+            backbone,
+            backbone.cfg_denoiser(prompt, negative_prompt, sampling.guidance_scale),
+            self.initial_latents(inverted, generator),
+            sampling,
+            edit=edit_first_levels(guided_steps, sampling.steps, change, losses),
+            losses=losses,
+            restart=self.restart,
+            generator=generator,
+        )
+        return latents
+
+    def _change(
+        self,
+        backbone: Backbone,
+        plain: Denoiser,
+        taps: Sequence[Tap],
+        motion: Motion,
+        guided_steps: int,
+    ) -> Change:
+        """The inner optimisation of one of the guided levels: the mean of the taps' losses."""
+
+        def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
+            # Only the targets of one level are on the device: those of all levels may not fit.
+            targets = {
+                tap.path: [motion.tensors[n][index].to(x.device) for n in self._names(tap.path)]
+                for tap in taps
+            }
+
+            def loss(x: Tensor) -> Tensor:
+                features = read_features(backbone, plain, taps, x, t)
+                terms = [self.distance(features[path], target) for path, target in targets.items()]
+                return torch.stack(terms).mean()
+
+            return minimize(loss, x, learning_rates(self.config, index, guided_steps))
+
+        return change
+
+    def _names(self, path: str) -> list[str]:
+        return [path + name for name in self.tensor_suffixes]
+
+    def _guided_steps(self, sampling: Sampling) -> int:
+        return count_steps(self.config.guided, sampling)
+
+    def _times(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> list[float]:
+        """The times of the guided levels, at least that of the noisiest level."""
+        return guided_times(backbone, shape, sampling, max(1, self._guided_steps(sampling)))
+
+    def _check(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> None:
+        """Raise `BadMotion` for a motion of other weights, levels or features. A motion may have
+        more taps than the config."""
+        motion.check_compatible(backbone, self.name)
+        settings = {"steps": sampling.steps, **self.cache_key_settings()}
+        motion.check_settings(
+            {name: v for name, v in settings.items() if name not in self.unchecked_settings}
+        )
+        guided = self._guided_steps(sampling) > 0
+        taps = select_taps(backbone, self.config.taps) if guided else ()
+        motion.check_holds("noise", *(name for tap in taps for name in self._names(tap.path)))
+        motion.check_times(backbone, self._times(backbone, motion.tensors["noise"].shape, sampling))

@@ -1,0 +1,87 @@
+"""Motions of parameters: the names of adapter tensors and optimizer state in a motion file.
+
+Owns what a motion file of a trained method and a checkpoint of its training hold. Knows no method;
+which tensors an adapter has is in `networks.adapters`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from recast.diffusion.optimize import Group, packed, restore
+from recast.errors import BadMotion
+from recast.motions.motion import Motion
+from recast.networks.adapters import Adapter
+
+_ADAPTER, _SPATIAL, _OPTIMIZER = "adapter/", "spatial/", "optimizer/"
+"""Prefixes of the names of a checkpoint's tensors."""
+
+
+def learned_parameters(motion: Motion) -> dict[str, Tensor]:
+    """The parameters of a learned motion. Raises `BadMotion` if they or the noise are missing."""
+    motion.check_holds("noise")
+    tensors = {name: tensor for name, tensor in motion.tensors.items() if name != "noise"}
+    if not tensors:
+        raise BadMotion("this motion holds no learned parameters; learn it again")
+    return tensors
+
+
+def with_parameters(
+    motion: Motion, tensors: Mapping[str, Tensor], losses: Sequence[float]
+) -> Motion:
+    """The motion with the clip's noise, these tensors and the losses so far."""
+    return replace(
+        motion,
+        tensors={"noise": motion.tensors["noise"], **tensors},
+        metadata={**motion.metadata, "losses": list(losses)},
+    )
+
+
+def losses(motion: Motion) -> list[float]:
+    """The losses of all iterations so far."""
+    return list(motion.metadata.get("losses", []))
+
+
+def adapter_tensors(checkpoint: Motion) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the temporal and of the spatial adapter in a checkpoint; empty if there are
+    none."""
+    return _with_prefix(checkpoint, _ADAPTER), _with_prefix(checkpoint, _SPATIAL)
+
+
+def checkpoint_tensors(
+    temporal: Adapter, spatial: Adapter | None, optimizer: Optimizer
+) -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds besides the clip's noise."""
+    tensors = _prefixed(_ADAPTER, temporal.tensors)
+    if spatial is not None:
+        tensors |= _prefixed(_SPATIAL, spatial.tensors)
+    return tensors | _prefixed(_OPTIMIZER, packed(optimizer))
+
+
+def restore_optimizer(optimizer: Optimizer, groups: Sequence[Group], checkpoint: Motion) -> None:
+    """Load the optimizer state of a checkpoint, if it holds one. Raises `BadMotion` for the state
+    of other parameters."""
+    shapes = [parameter.shape for group in groups for parameter in group.parameters]
+    state = _with_prefix(checkpoint, _OPTIMIZER)
+    for name, tensor in state.items():
+        index = int(name.partition(".")[0])
+        # Counts and the scales of 8-bit moments have less than two dimensions.
+        if tensor.ndim > 1 and shapes[index : index + 1] != [tensor.shape]:
+            raise BadMotion(
+                f"the checkpoint's {_OPTIMIZER}{name} has shape {tuple(tensor.shape)}, which does "
+                "not fit the parameters"
+            )
+    restore(optimizer, state)
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _with_prefix(motion: Motion, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
+    return {n.removeprefix(prefix): t for n, t in motion.tensors.items() if n.startswith(prefix)}
