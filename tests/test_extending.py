@@ -15,7 +15,7 @@ import torch
 
 import recast
 from recast import cli, registry
-from recast.metrics.base import ClipView, Judged
+from recast.metrics.base import ClipView, MetricInput
 from recast.motions.method import Sampling
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -131,8 +131,8 @@ def test_the_metric_of_a_case_worked_out_by_hand() -> None:
     frames = np.zeros((3, 4, 4, 3), np.uint8)
     frames[1], frames[2] = 255, 51
     metric = registry.load("metrics", "flicker").METRICS["flicker"]
-    assert metric.score(Judged(result=ClipView(frames=frames))) == pytest.approx(0.9)
-    assert metric.score(Judged(result=ClipView(frames=frames[:1]))) == 0
+    assert metric.score(MetricInput(result=ClipView(frames=frames))) == pytest.approx(0.9)
+    assert metric.score(MetricInput(result=ClipView(frames=frames[:1]))) == 0
 
 
 def test_the_command_line_offers_all_three(
