@@ -118,6 +118,23 @@ def test_the_method_follows_the_low_frequencies_of_the_source() -> None:
     assert correlations[-1] > 0.4
 
 
+@pytest.mark.parametrize("name", ["pixels", "unet3d", "wan"])
+def test_features_are_read_by_role_and_have_a_gradient(name: str) -> None:
+    features = import_module("recast_examples.features")
+    backbone = registry.load("backbones", name).tiny()
+    own = backbone.defaults
+    shape = backbone.latent_shape(own.frames, own.height, own.width)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    t = backbone.schedule.sized(shape).grid(4)[1]
+    read = features.motion_features(backbone, x, t, "a cat")
+    assert set(read) == {tap.path for tap in backbone.taps("motion")}
+    (one,) = read.values()
+    assert one.ndim == 5
+    assert one.shape[:2] == (1, shape[2])
+    (gradient,) = torch.autograd.grad(one.square().sum(), x)
+    assert float(gradient.abs().sum()) > 0
+
+
 def test_the_low_pass_filter_keeps_a_plain_frame() -> None:
     ilvr = import_module("recast_examples.ilvr")
     plain = torch.full((1, 2, 3, 8, 8), 0.25)
