@@ -15,7 +15,7 @@ import torch
 
 import recast
 from recast import cli, registry
-from recast.metrics.base import ClipView, Judged
+from recast.metrics.base import ClipView, MetricInput
 from recast.motions.method import Sampling
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -118,6 +118,23 @@ def test_the_method_follows_the_low_frequencies_of_the_source() -> None:
     assert correlations[-1] > 0.4
 
 
+@pytest.mark.parametrize("name", ["pixels", "unet3d", "wan"])
+def test_features_are_read_by_role_and_have_a_gradient(name: str) -> None:
+    features = import_module("recast_examples.features")
+    backbone = registry.load("backbones", name).tiny()
+    own = backbone.defaults
+    shape = backbone.latent_shape(own.frames, own.height, own.width)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    t = backbone.schedule.sized(shape).grid(4)[1]
+    read = features.motion_features(backbone, x, t, "a cat")
+    assert set(read) == {tap.path for tap in backbone.taps("motion")}
+    (one,) = read.values()
+    assert one.ndim == 5
+    assert one.shape[:2] == (1, shape[2])
+    (gradient,) = torch.autograd.grad(one.square().sum(), x)
+    assert float(gradient.abs().sum()) > 0
+
+
 def test_the_low_pass_filter_keeps_a_plain_frame() -> None:
     ilvr = import_module("recast_examples.ilvr")
     plain = torch.full((1, 2, 3, 8, 8), 0.25)
@@ -131,8 +148,8 @@ def test_the_metric_of_a_case_worked_out_by_hand() -> None:
     frames = np.zeros((3, 4, 4, 3), np.uint8)
     frames[1], frames[2] = 255, 51
     metric = registry.load("metrics", "flicker").METRICS["flicker"]
-    assert metric.score(Judged(result=ClipView(frames=frames))) == pytest.approx(0.9)
-    assert metric.score(Judged(result=ClipView(frames=frames[:1]))) == 0
+    assert metric.score(MetricInput(result=ClipView(frames=frames))) == pytest.approx(0.9)
+    assert metric.score(MetricInput(result=ClipView(frames=frames[:1]))) == 0
 
 
 def test_the_command_line_offers_all_three(

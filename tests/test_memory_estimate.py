@@ -171,8 +171,8 @@ def test_weights_are_as_loading_makes_them(model: str) -> None:
         assert found["none"] == sum(sizes) > found["networks"] == max(sizes) > found["blocks"]
 
 
-# In millions: those of docs/backbones.md, which come from the sizes of published files, and of
-# Stable Diffusion's parts, which are told everywhere.
+# In millions: those of docs/reference/models.md, which come from the sizes of published files, and
+# of Stable Diffusion's parts, which are told everywhere.
 T5, UMT5, CLIP, VAE = 4762, 5681, 123, 84
 COUNTS = {
     "zeroscope": [1411, VAE, 340],

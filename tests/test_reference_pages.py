@@ -71,6 +71,15 @@ def test_every_include_of_a_page_is_one() -> None:
     assert not [line for line in includes if not re.fullmatch(r'--8<-- "[\w./:-]+"', line)]
 
 
+def test_every_directive_of_a_page_is_one() -> None:
+    """A comment that the hook does not know would show nothing."""
+    pages = list(DOCS.rglob("*.md"))
+    lines = [line for one in pages for line in one.read_text(encoding="utf-8").splitlines()]
+    comments = [line for line in lines if line.lstrip().startswith("<!--")]
+    assert len(comments) >= 40
+    assert not [one for one in comments if not re.fullmatch(r"<!-- generate: [\w-]+.* -->", one)]
+
+
 def test_every_metric_need_is_explained() -> None:
     text = page("reference/metrics.md")
     for name in registry.names("metrics"):

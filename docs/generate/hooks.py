@@ -4,9 +4,12 @@ Nothing is written into the source tree. The build fails where a command that a 
 end as the page says.
 """
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the client of the hub is first imported
 
 import commands
 import messages
@@ -29,8 +32,3 @@ _DIRECTIVE = re.compile(r"^<!-- generate: ([\w-]+) ?(.*?) -->$", re.MULTILINE)
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """The page with every directive replaced. Raises `KeyError` for an unknown directive."""
     return _DIRECTIVE.sub(lambda match: _GENERATORS[match[1]](match[2]), markdown)
-
-
-def on_post_build(**_: Any) -> None:
-    """Remove the folder in which the pages' commands ran."""
-    outputs.close()

@@ -4,6 +4,7 @@ They run in a folder of their own that holds a few small files, offline, with a 
 their own.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -35,13 +36,6 @@ def fails(command: str) -> str:
     return f"```console\n$ {command}\n{errors[-1]}\n```"
 
 
-def close() -> None:
-    """Remove the folder."""
-    if _folder.cache_info().currsize:
-        shutil.rmtree(_folder(), ignore_errors=True)
-        _folder.cache_clear()
-
-
 def _run(command: str) -> tuple[int, str, str]:
     words = shlex.split(command)
     assert words[0] == "recast", command
@@ -56,8 +50,8 @@ def _run(command: str) -> tuple[int, str, str]:
 def _folder() -> Path:
     """The folder with the files that the pages' commands name."""
     folder = Path(tempfile.mkdtemp(prefix="recast-docs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["RECAST_STORE"] = str(folder / ".store")
-    os.environ["HF_HUB_OFFLINE"] = "1"
     _files(folder)
     return folder
 

@@ -5,12 +5,12 @@ Needs the result alone, so that it also judges clips that have no source.
 
 import numpy as np
 
-from recast.metrics.base import MetricInput, Metric, by_name
+from recast.metrics.base import Metric, MetricInput, by_name
 
 
-def _flicker(judged: MetricInput) -> float:
+def _flicker(inputs: MetricInput) -> float:
     """The mean absolute change of brightness between neighbouring frames, 1 is black to white."""
-    brightness = judged.result.frames.mean(axis=(1, 2, 3)) / 255  # (F, H, W, 3) -> (F,)
+    brightness = inputs.result.frames.mean(axis=(1, 2, 3)) / 255  # (F, H, W, 3) -> (F,)
     return float(np.abs(np.diff(brightness)).mean()) if len(brightness) > 1 else 0.0
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from recast.backbones.base import Backbone
 from recast.diffusion.sampling import randn, sample
 from recast.events import Event, Job, Step, job
-from recast.motions.method import MotionMethod, Sampling, check_setting
+from recast.motions.method import MotionMethod, Sampling, check_at_least, check_fraction
 from recast.motions.motion import Motion
 
 
@@ -30,8 +30,8 @@ class Config:
     """Share of the noise levels, from the noisiest, at which the source is imposed."""
 
     def __post_init__(self) -> None:
-        check_setting("factor", self.factor, self.factor >= 1, "at least 1")
-        check_setting("share", self.share, 0 <= self.share <= 1, "between 0 and 1")
+        check_at_least(self, 1, "factor")
+        check_fraction(self, "share")
 
 
 PRESETS = {"fast": Config(), "coarse": Config(factor=4)}
@@ -76,7 +76,7 @@ class Method(MotionMethod[Config]):
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
         """Sample a clip, and return its latents (1, C, F, H, W)."""
-        motion.check_made_for(backbone, self.name)
+        motion.check_compatible(backbone, self.name)
         motion.check_holds("latents")
         source = motion.tensors["latents"][None].to(backbone.device)
         schedule = backbone.schedule.sized(source.shape)

@@ -90,7 +90,7 @@ _NEGATIVE = (
 )
 PRESETS = {
     # The shapes model has few positions, so 2000 oversteps the minimum of the loss there. This
-    # weight does not make that model follow a path reliably (docs/methods.md).
+    # weight does not make that model follow a path reliably (docs/log/methods.md).
     "fast": Config(weight=60.0, guided=0.8, ramp=0.1),
     "paper": Config(
         prompt_suffix=", 8k, high detailed, best quality, film grain, Fujifilm XT3",
