@@ -126,9 +126,10 @@ def _described(entry: Entry) -> str:
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> None:
+    rows = [(with_flags(name), with_flags(text)) for name, text in rows]
     width = max((len(name) for name, _ in rows), default=0)
     for name, text in rows:
-        say(f"{name:<{width}}  {with_flags(text)}")
+        say(f"{name:<{width}}  {text}")
 
 
 def _first_line(text: str | None) -> str:

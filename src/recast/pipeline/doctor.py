@@ -139,7 +139,7 @@ def _devices() -> Iterator[Row]:
         yield "mps", f"Apple GPU, shares {gib(devices.installed_ram())}"
     threads = torch.get_num_threads()
     yield "cpu", f"{gib(devices.installed_ram())} memory, {threads} threads for torch"
-    yield "--device auto", devices.best_device()
+    yield "`device=auto`", devices.best_device()
 
 
 def _codec() -> str:
