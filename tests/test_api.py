@@ -148,7 +148,9 @@ def test_wrong_calls_are_refused(clip: Video, store: MotionCache) -> None:
         recast.transfer(unet3d.tiny(), motion, "red")
     with pytest.raises(UnknownName, match="did you mean dmt"):
         recast.learn(backbone, clip, method="dtm", store=store)
-    with pytest.raises(BadModel, match=r"a dict cannot be wrapped; Recast takes .*TextToVideoSD"):
+    with pytest.raises(
+        BadModel, match=r"class dict cannot be wrapped; Recast wraps .*TextToVideoSD"
+    ):
         recast.wrap({})
 
 
@@ -176,7 +178,7 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
         recast.load("shape")
     index = tmp_path / "model_index.json"
     index.write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(BadModel, match=r"holds a FluxPipeline, and Recast can load .*TextToVideo"):
+    with pytest.raises(BadModel, match=r"is a FluxPipeline, which .*; it can load .*TextToVideo"):
         recast.load(str(tmp_path))
     index.write_text("{")
     with pytest.raises(BadModel, match="it is damaged"):

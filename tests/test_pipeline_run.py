@@ -217,7 +217,7 @@ def test_a_store_that_cannot_be_written_does_not_stop_a_run(
         run.transfer(job(), gaussian.tiny(), MotionCache(tmp_path / "file" / "store", 10**9))
     )
     assert (result.folder / "video.mp4").exists()
-    assert any(isinstance(event, Note) and "could not be kept" in event.text for event in events)
+    assert any(isinstance(event, Note) and "could not be saved" in event.text for event in events)
     _, result = finished(run.transfer(job(), gaussian.tiny(), MotionCache(tmp_path / "store", 100)))
     assert any("RECAST_STORE_CAP" in note for note in result.manifest["notes"])
 
@@ -429,7 +429,7 @@ def test_a_clip_inside_the_folder_is_safe(
     finished(run.transfer(job(clip=out / "source.mp4"), backbone, store))
     assert (out / "source.mp4").read_bytes() == clip.read_bytes()
     made = (out / "video.mp4").read_bytes()
-    with pytest.raises(BadCall, match="would replace the clip"):
+    with pytest.raises(BadCall, match="would replace the source"):
         finished(run.transfer(job(clip=out / "video.mp4"), backbone, store))
     assert (out / "video.mp4").read_bytes() == made
 

@@ -162,7 +162,7 @@ def test_methods_that_need_a_clip_whole_say_so() -> None:
     frames = ((clip(backbone)[0].permute(1, 2, 3, 0) + 1) * 127).byte().numpy()
     video = Video(frames, size.fps)
     backbone.see_at_once(size.frames // 2)
-    with pytest.raises(BadCall, match=r"dreammotion needs a clip whole; .* dmt, flowmotion, moft"):
+    with pytest.raises(BadCall, match=r"dreammotion needs the whole clip .* dmt, flowmotion, moft"):
         recast.learn(backbone, video, method="dreammotion")
     backbone.window = None
     motion = recast.learn(backbone, video, method="dreammotion")

@@ -91,7 +91,7 @@ def doctor(argv: list[str], command: str, about: str) -> None:
             call.settings,
             call.method or (default_method(call.backbone),),
             size=(call.frames, call.height, call.width),
-            memory=parse_size(call.memory) if call.memory else None,
+            memory=parse_size(call.memory, "`memory`") if call.memory else None,
         )
         rows = list(told)
     _table(rows)
@@ -111,7 +111,7 @@ def store_prune(argv: list[str], command: str, about: str) -> None:
     """Remove entries until the store has a given size."""
     parsed = flags.parse(_Prune, _Prune(), argv, command, about)
     store = MotionCache.default()
-    removed = store.prune(parse_size(parsed.keep) if parsed.keep else None)
+    removed = store.prune(parse_size(parsed.keep, "`keep`") if parsed.keep else None)
     say(f"removed {len(removed)} motions, {_megabytes(sizes(removed))}, from {store.folder}")
 
 
