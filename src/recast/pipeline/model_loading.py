@@ -78,7 +78,7 @@ def load_on_meta(
         module = _module_for(source, download=False)
         if not module.__name__.startswith("recast."):
             raise BadModel(
-                f"the memory of {name} cannot be estimated, because it is a model of another package"
+                f"the memory of {name} cannot be estimated, because another package loads it"
             )
         yield module.load(source, settings), model
 

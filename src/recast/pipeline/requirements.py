@@ -26,7 +26,7 @@ def check_clip_count(method: MotionMethod[Any], count: int) -> None:
 
 
 def check_source_prompt(method: MotionMethod[Any], source_prompt: str) -> None:
-    """Raise `BadCall` for an empty source prompt if the method samples with it in order to learn."""
+    """Raise `BadCall` for an empty source prompt if the method samples with it while it learns."""
     if method.learns_by_sampling and not source_prompt.strip():
         raise BadCall(
             f"{method.name} with these settings learns by sampling with a prompt of the source; "

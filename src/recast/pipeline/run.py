@@ -1,4 +1,4 @@
-"""A run with files: from a clip and a prompt to a folder of results, or from clips to a motion file.
+"""A run with files: a clip and a prompt become a folder of results, clips become a motion file.
 
 This module owns the order of a run. The call is checked before a model is loaded, a motion is
 learned once for all seeds, and the folder appears complete or does not appear. The stages between

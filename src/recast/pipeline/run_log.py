@@ -110,7 +110,7 @@ def _advice(log: RunLog, settings: Settings) -> str:
             "are proportional to frames x height x width)"
         )
     if not settings.gradient_checkpointing:
-        remedies.append("`gradient_checkpointing=True` (halves the memory of guided steps)")
+        remedies.append("`gradient_checkpointing=True` (guided steps take less than half)")
     if settings.dtype in ("auto", "float32"):
         remedies.append("`dtype=float16`, or bfloat16 on a CPU (half of float32)")
     full_and_whole = settings.weights == "full" and settings.offload != "blocks"

@@ -57,7 +57,7 @@ class Source:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
 
     def size(self, backbone: Backbone) -> tuple[int, int, int]:
-        """Frames, height and width for a model. Raises `BadCall` if the model does not take them."""
+        """Frames, height and width for a model. Raises `BadCall` if the model cannot take them."""
         own = backbone.defaults
         size = (self.frames or own.frames, self.height or own.height, self.width or own.width)
         backbone.latent_shape(*size)
