@@ -120,7 +120,7 @@ CLIP = '[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEAD + "metods = []\n" + CLIP, r"mine.toml: metods: unknown key 'metods'; .*methods"),
+        (HEAD + "metods = []\n" + CLIP, r"mine.toml: unknown key 'metods'; .*methods"),
         (HEAD + '[[clip]]\nfile = "a.mp4"\npromts = []\n', "clip.0.promts: .*did you mean prompts"),
         (HEAD + '[[clip]]\nfile = "a.mp4"\n', "the clip a.mp4 has no prompts"),
         (HEAD + '[[clip]]\nprompts = ["a"]\n', "clip.0.file: field required"),
@@ -188,10 +188,12 @@ def test_two_clips_of_one_name_are_refused(folder: Path) -> None:
         (other + 'source_prompt = "a square"\n', "source_prompt of one is '', .* 'a square'"),
         (other + 'mask = "m.mp4"\n', "mask of one is 'None', .*m.mp4'"),
     ):
-        with pytest.raises(BadCall, match=f"two clips are called 'a', and the {part}; .*name ="):
+        with pytest.raises(
+            BadCall, match=f"two clips have the name 'a', but the {part} .*key name"
+        ):
             suite.read(written(folder, HEAD + CLIP + text))
     world = "[[world]]\npairs = 1\n"
-    with pytest.raises(BadCall, match=r"two clips are called 'scene-.*; let described be alike"):
+    with pytest.raises(BadCall, match=r"two clips have the name 'scene-.*key described"):
         suite.read(written(folder, HEAD + world + world + "described = true\n"))
 
 
@@ -209,5 +211,5 @@ def test_unknown_methods_are_told(folder: Path, method: str) -> None:
 
 
 def test_truth_is_for_rendered_clips(folder: Path) -> None:
-    with pytest.raises(BadCall, match="truth is known for rendered clips only"):
+    with pytest.raises(BadCall, match="truth exists only for scenes"):
         suite.read(written(folder, HEAD + CLIP)).variant("truth")

@@ -111,12 +111,13 @@ def test_a_mask_from_python(tmp_path: Path) -> None:
             r"`mask` has the shape \(3, 16, 16\); it must be that .* = \(4, 16, 16\)",
         ),
         (right & False, "`mask` has no true pixel"),
-        ("0.5,0,0.2,1", "a box is LEFT,TOP,RIGHT,BOTTOM"),
+        ("0.5,0,0.2,1", "with LEFT < RIGHT and TOP < BOTTOM, such as"),
+        ("0.2,0,1", "`mask` is 0.2,0,1; a box is LEFT,TOP,RIGHT,BOTTOM"),
     ):
         with pytest.raises(BadCall, match=message):
             recast.transfer(backbone, motion, "a fat cat", mask=mask)
     bare = dataclasses.replace(motion, metadata={"source_prompt": "a fat dog"})
-    with pytest.raises(BadCall, match="does not hold the size of its clip"):
+    with pytest.raises(BadCall, match="size of the clip, which this motion does not hold"):
         recast.transfer(backbone, bare, "a fat cat", mask=right)
 
 

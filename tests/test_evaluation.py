@@ -138,7 +138,7 @@ def test_true_motion_is_computed_with_a_ground_truth(
     right = [scores[f"{look}_right"] for look in ("colour", "shape", "background")]
     assert right == [1, 0, 1]
     assert cli.main([*argv, "--truth", str(source)]) == 2
-    assert "is no ground truth written by recast shapes render" in capsys.readouterr().err
+    assert "is not a .json file that recast shapes render wrote" in capsys.readouterr().err
 
 
 def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         requirements.check_model(method_presets.configure("vmc"), backbone)
     requirements.check_model(method_presets.configure("dmt"), backbone)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(BadCall, match=r"pip install '\.\[quantize\]' brings it"):
+    with pytest.raises(BadCall, match=r"pip install '\.\[quantize\]'"):
         model_loading.load("shapes", Settings(device="cpu", weights="int8"))
     model_loading.load("shapes", CPU)
 

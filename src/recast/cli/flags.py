@@ -154,7 +154,7 @@ def _unwrapped_help() -> Iterator[None]:
                 parameter.description = " ".join(parameter.description.split())
         return docstring
 
-    docstring_parser.parse_from_object = parse_unwrapped
+    docstring_parser.parse_from_object = parse_unwrapped  # type: ignore[assignment]
     try:
         yield
     finally:
