@@ -217,7 +217,9 @@ def test_folders_without_a_usable_manifest_are_refused(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     for text in ("{", "[]", '{"config": {"prompt": "a red ring"}}', '{"clip": {}, "config": 3}'):
         manifest.write_text(text)
-        with pytest.raises(BadClip, match=r"manifest\.json is damaged, or no run wrote it .*video"):
+        with pytest.raises(
+            BadClip, match=r"manifest\.json is damaged or not a manifest of Recast .*video"
+        ):
             read_result(tmp_path)
     manifest.write_text(json.dumps({"samples": [{"seed": 3}, {"seed": 4}]}))
     with pytest.raises(BadClip, match=r"holds several results; .*: seed-3, seed-4"):

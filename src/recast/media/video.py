@@ -170,7 +170,7 @@ def exact_rate(fps: float) -> Fraction:
 def _open(
     path: Path, start: Fraction, fps: Fraction | None, background: tuple[int, int, int]
 ) -> "FrameSource":
-    """Open a video, an animation or a folder; its frames begin at or before `start` seconds.
+    """Open a video, an animation or a folder; the first frame it yields is at or before `start`.
 
     `fps` is the rate of a folder (None: 8) and of a video that states no rate. Raises `BadClip`.
     """

@@ -15,7 +15,9 @@ from recast.shapes.geometry import Array
 
 FRAMES, SIZE, FPS = 16, 64, 8.0
 HELD_OUT = range(9_000_000, 9_100_000)
+"""Seeds of scenes for evaluation."""
 TRAINING = range(0, 9_000_000)
+"""Seeds of scenes for training."""
 
 SHAPES = tuple(geometry.OUTLINES)
 PATHS = tuple(geometry.PATHS)
@@ -116,8 +118,8 @@ def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
     """The scene's frames, (F, size, size, 3) uint8."""
     grid = pixel_grid(size)
     dark, light = (np.array(tone, float) for tone in GROUNDS[scene.ground])
-    share = _pattern(scene, grid)[..., None]
-    frame = dark + share * (light - dark)
+    light_fraction = _pattern(scene, grid)[..., None]
+    frame = dark + light_fraction * (light - dark)
     cover = geometry.coverage(scene.shape, grid, scene.centre, scene.radius, scene.angle)[..., None]
     frame = frame + cover * (np.array(COLOURS[scene.colour], float) - frame)
     return np.round(frame).astype(np.uint8)
