@@ -144,6 +144,12 @@ def test_wrong_calls_are_refused(clip: Video, store: MotionCache) -> None:
         recast.transfer(backbone, motion, "red", steps=0)
     with pytest.raises(BadCall, match="`seed` must be a whole number from 0"):
         recast.transfer(backbone, motion, "red", seed=-1)
+    with pytest.raises(BadCall, match="`guidance_scale` must be a finite number, got nan"):
+        recast.transfer(backbone, motion, "red", guidance_scale=float("nan"))
+    with pytest.raises(BadCall, match="`start` must be a time in seconds, at least 0, got -1"):
+        recast.learn(backbone, clip, source=Source(start=-1), store=store)
+    with pytest.raises(BadCall, match="dmt learns from a clip, and none was given"):
+        recast.learn(backbone, [], store=store)
     with pytest.raises(BadMotion, match="learn it again"):
         recast.transfer(unet3d.tiny(), motion, "red")
     with pytest.raises(UnknownName, match="did you mean dmt"):

@@ -352,6 +352,7 @@ def test_other_numbers_of_frames(call: Call, ball: Path) -> None:
         (["transfer", "CLIP", "x", "--fit", "cut"], "one of 'crop', 'pad', 'stretch', got 'cut'"),
         (["transfer", "CLIP", "x", "--steps"], "--steps needs a value; see"),
         (["analyze", "probe", "--levels", "a"], "--levels does not take 'a'; see"),
+        (["analyze", "invert-features", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["transfer", "CLIP", "x", "--method", "dtm"], "unknown method 'dtm'; did you mean dmt?"),
         (["transfer", "CLIP", "x", "--preset", "fats"], "'fats'; did you mean fast?"),
         (["transfer", "CLIP", "x", "--backbone", "gausian"], "did you mean gaussian?"),

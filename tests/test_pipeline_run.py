@@ -251,6 +251,8 @@ def test_a_motion_file_is_refused_where_it_does_not_fit(
     file, out = tmp_path / "ball.safetensors", tmp_path / "out"
     config = LearnConfig(clip=clip, out=file, config=FAST, steps=4)
     finished(run.learn(config, gaussian.tiny(), store))
+    with pytest.raises(BadClip, match="is a motion file; a motion is learned from a video"):
+        finished(run.learn(dataclasses.replace(config, clip=file), gaussian.tiny(), store))
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         (
             {"source": Source(frames=4)},
@@ -739,9 +741,9 @@ def test_learning_that_could_not_go_on_says_so_once(
     size = int(1.5 * path.stat().st_size)
     small = MotionCache(tmp_path / "small", size, autosave_seconds=0.0)
     events, _ = finished(run.learn(lesson(), backbone, small))
-    notes = [e.text for e in events if isinstance(e, Note) and "start anew" in e.text]
+    notes = [e.text for e in events if isinstance(e, Note) and "begins again" in e.text]
     assert len(notes) == 1
-    assert "learning that is interrupted will start anew: the motion takes" in notes[0]
+    assert "if learning is interrupted, it begins again: the motion takes" in notes[0]
     assert f"({small.cap / 1e6:,.1f} MB, set by RECAST_STORE_CAP)" in notes[0]
     assert len(small.entries()) == 1
 
@@ -775,7 +777,7 @@ def test_learning_that_cannot_be_taken_up_begins_anew(
     events, path = finished(run.learn(lesson(), backbone, store))
     assert any(
         isinstance(e, Note)
-        and re.search(f"cannot be used, so learning starts anew: .*{words}", e.text)
+        and re.search(f"cannot be used, so learning begins again: .*{words}", e.text)
         for e in events
     )
     assert len(trained(events)) == len(Motion.load(path).metadata["losses"]) == 6

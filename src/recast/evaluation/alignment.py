@@ -1,4 +1,4 @@
-"""Two clips made comparable: equal length, equal size, and a mask that fits both.
+"""Alignment of two clips for comparison: equal length, equal size, and a mask that fits both.
 
 This module owns the rules by which clips of different lengths, rates and sizes are compared. It
 refuses to know metrics.

@@ -53,7 +53,7 @@ class ClipView:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class GroundTruth:
-    """The exact answer for a result in the shapes world, where nothing has to be estimated."""
+    """The ground truth about a result in the shapes world, which is known exactly."""
 
     expected_path: Array
     """Where the centre of the subject should be, (F, 2), x and y in frame widths."""

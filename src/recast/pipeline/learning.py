@@ -97,7 +97,7 @@ def _learn_or_resume(
             return (yield from _with_checkpoints(log, work, cost, cache, key))
         except BadMotion as error:
             cache.drop(key)
-            yield log.note(f"the checkpoint cannot be used, so learning starts anew: {error}")
+            yield log.note(f"the checkpoint cannot be used, so learning begins again: {error}")
     cost = _CostMeter(inputs.backbone, _NO_COST)
     return (yield from _with_checkpoints(log, method.learn(*inputs), cost, cache, key))
 
@@ -138,7 +138,7 @@ def _with_checkpoints(
     def save(checkpoint: Checkpoint) -> str:
         state = _with_cost(checkpoint.state, costs[checkpoint.index])
         problem = _save(cache, key, state, sole=True)
-        return f"learning that is interrupted will start anew: {problem}" if problem else ""
+        return f"if learning is interrupted, it begins again: {problem}" if problem else ""
 
     motion = yield from log.record(autosave(with_costs(), Checkpoint, save, cache.autosave_seconds))
     return _with_cost(motion, cost.read())
