@@ -234,14 +234,15 @@ def _first_problem(error: ValidationError) -> str:
     """The first problem of a file, with its place; for an unknown key, the nearest valid keys."""
     first = error.errors()[0]
     *tables, key = map(str, first["loc"])
-    if first["type"] != "extra_forbidden":
-        value = first["input"]
-        got = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
-        place = ".".join([*tables, key])
-        return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}{got}"
-    known = (_TABLES.get(tables[0], _Suite) if tables else _Suite).model_fields
     place = f"{'.'.join(tables)}: " if tables else ""
-    return f"{place}{UnknownName('key', key, known)}"
+    if first["type"] == "extra_forbidden":
+        known = (_TABLES.get(tables[0], _Suite) if tables else _Suite).model_fields
+        return f"{place}{UnknownName('key', key, known)}"
+    if first["type"] == "missing":
+        return f"{place}the key {key} is missing"
+    value, rule = first["input"], f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    got = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
+    return f"{'.'.join([*tables, key])}: {rule}{got}"
 
 
 def _scenes(table: _World) -> Iterator[Case]:

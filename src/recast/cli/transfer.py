@@ -27,7 +27,7 @@ _MISSING: Any = tyro.MISSING
 class _Transfer(Generic[C]):
     run: Annotated[RunConfig[C], tyro.conf.arg(name="")]
     preset: str
-    """Name of the preset that sets the defaults of the method's settings below."""
+    """Name of the preset that sets the defaults of the method's settings."""
     json: bool = False
     """Print the manifest as JSON, and nothing else on stdout."""
 
@@ -36,7 +36,7 @@ class _Transfer(Generic[C]):
 class _Learn(Generic[C]):
     run: Annotated[LearnConfig[C], tyro.conf.arg(name="")]
     preset: str
-    """Name of the preset that sets the defaults of the method's settings below."""
+    """Name of the preset that sets the defaults of the method's settings."""
 
 
 def transfer(argv: list[str], command: str, about: str) -> None:

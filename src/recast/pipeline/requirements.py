@@ -29,8 +29,8 @@ def check_source_prompt(method: MotionMethod[Any], source_prompt: str) -> None:
     """Raise `BadCall` for an empty source prompt if the method samples with it while it learns."""
     if method.learns_by_sampling and not source_prompt.strip():
         raise BadCall(
-            f"{method.name} with these settings learns by sampling with a prompt of the source; "
-            "describe the source in `source_prompt`"
+            f"{method.name} with these settings samples with the source prompt while it learns, "
+            "and none was given; describe the source in `source_prompt`"
         )
 
 
