@@ -66,8 +66,8 @@ class Mixer:
             if (motion.method, motion.backbone) != (self.method, first.backbone):
                 one, two = (f"{m.method} on {m.backbone}" for m in (first, motion))
                 raise BadMotion(
-                    f"a motion by {one} and one by {two} cannot be mixed; give motions of one method "
-                    "on the same weights"
+                    f"a motion by {one} and one by {two} cannot be mixed; give motions of one "
+                    "method on the same weights"
                 )
             motion.check_holds("noise")
             for name, (one, two) in self._differences(first, motion).items():
