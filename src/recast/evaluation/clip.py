@@ -1,7 +1,7 @@
 """CLIP embeddings of frames and prompts (Radford et al., ICML 2021), for metrics.
 
-This module owns the loading of a CLIP: the one that ships, OpenAI's, or any in a folder. It refuses
-to know what the embeddings are used for.
+This module owns loading a CLIP model: the shipped one, one of OpenAI's, or one in a folder. It
+refuses to know what the embeddings are used for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BATCH = 32
 
 
 class Embedder:
-    """A loaded CLIP. `name` is one of `NAMES`, a hub id, or a folder.
+    """A loaded CLIP model. `name` is one of `NAMES`, a hub id, or a folder.
 
     Raises `BadModel` if it cannot be loaded.
     """

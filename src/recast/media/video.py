@@ -33,7 +33,7 @@ _MAX_DENOMINATOR = 1001
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
-    """A clip in memory. Raises `BadCall` if the array has not the shape or type of a clip."""
+    """A clip in memory. Raises `BadCall` for frames of another shape or type, and for a bad rate."""
 
     frames: Pixels
     """(F, H, W, 3) uint8 RGB, F >= 1."""
