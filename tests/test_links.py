@@ -1,5 +1,5 @@
-"""Every relative link of the Markdown files outside the site leads to a file (`make docs` checks the
-site's own), and the README stays short."""
+"""Relative links of the Markdown files outside the site lead to files (`make docs` checks those of the
+site), and the README stays short."""
 
 import re
 from pathlib import Path
