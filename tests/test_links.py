@@ -1,5 +1,7 @@
-"""Relative links of the Markdown files outside the site lead to files (`make docs` checks those of the
-site), and the README stays short."""
+"""Relative links of the Markdown files outside the site lead to files, and the README stays short.
+
+`make docs` checks the links of the site itself.
+"""
 
 import re
 from pathlib import Path
