@@ -15,7 +15,7 @@ from torch import Tensor
 from recast.backbones.base import Defaults, Settings
 from recast.backbones.show1 import backbone as show1
 from recast.backbones.show1.backbone import Show1
-from recast.backbones.show1.cascade import NUMBERS
+from recast.backbones.show1.cascade import STAGE_SETTINGS
 from recast.errors import BadCall, BadModel
 from recast.networks import placement
 from recast.pipeline import model_loading
@@ -51,7 +51,7 @@ def test_a_saved_model_is_the_same_model(folder: Path) -> None:
     torch.testing.assert_close(outs[0].eps, outs[1].eps, atol=2e-5, rtol=1e-4)
     weights = loaded.network.state_dict()
     assert all(torch.equal(w, weights[k]) for k, w in backbone.network.state_dict().items())
-    for name in NUMBERS:
+    for name in STAGE_SETTINGS:
         shutil.rmtree(folder / name)
     assert model_loading.load(str(folder), CPU).frame_multiplier == 1
 
@@ -77,12 +77,12 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 def test_networks_take_turns() -> None:
     """As with offloading; a device without values stands for the one with them."""
     one, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1, device="cpu")
-    placement.take_turns(one, [one, other], torch.device("cpu"))
+    placement.swap_in(one, [one, other], torch.device("cpu"))
     assert one.weight.device.type == "cpu"
     moved: list[str] = []
     for name, network in (("one", one), ("other", other)):
         network.to = lambda device, name=name: moved.append(f"{name} to {device}")  # type: ignore[method-assign,assignment,misc]
-    placement.take_turns(one, [one, other], torch.device("meta"))
+    placement.swap_in(one, [one, other], torch.device("meta"))
     assert moved == ["one to cpu", "other to cpu", "one to meta"]
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from recast.diffusion.cfg import cfg, growing
+from recast.diffusion.cfg import cfg, dynamic_scale
 from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.temporal_windows import blend, spans
 from recast.errors import BadCall, BadModel, UnknownName
@@ -123,7 +123,7 @@ class Backbone(ABC):
     weights: quantization.Kind
     """How the weights of linear layers are stored."""
     dynamic_guidance: bool
-    """Whether guidance grows while noise is removed (`diffusion.cfg.growing`)."""
+    """Whether guidance grows while noise is removed (`diffusion.cfg.dynamic_scale`)."""
     window: int | None
     """The number of latent frames that the network sees at once; None for all of them."""
     nfe: int
@@ -164,7 +164,7 @@ class Backbone(ABC):
         self.dynamic_guidance = settings.dynamic_guidance
         self.window, self.nfe = None, 0
         if settings.window is not None:
-            self.see_at_once(settings.window)
+            self.set_window(settings.window)
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class Backbone(ABC):
     @final
     def guidance_weight(self, scale: float) -> Callable[[Tensor], float]:
         """The weight of the prompt at time t, for a guidance scale."""
-        return growing(self.schedule, scale) if self.dynamic_guidance else lambda t: scale
+        return dynamic_scale(self.schedule, scale) if self.dynamic_guidance else lambda t: scale
 
     @final
     def windows(self, frames: int) -> tuple[slice, ...]:
@@ -253,7 +253,7 @@ class Backbone(ABC):
         return spans(frames, self.window or frames, self.temporal_patch)
 
     @final
-    def see_at_once(self, frames: int) -> None:
+    def set_window(self, frames: int) -> None:
         """Set the window to so many frames of a clip. Raises `BadCall` if the model takes no clip
         of that length."""
         size = self.defaults

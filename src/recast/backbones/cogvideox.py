@@ -153,8 +153,8 @@ class CogVideoX(Backbone):
             multiples=(factor * config.patch_size,) * 2,
             frames_per_latent=frames,
             frames_multiple=2 * frames,
-            repeats_first=self._pairs,
-            most_pixels=largest if self._pairs else None,
+            repeats_first_frame=self._pairs,
+            max_size=largest if self._pairs else None,
         )
 
     def _roles(self) -> dict[str, tuple[Tap, ...]]:

@@ -94,7 +94,7 @@ class LatentUNet(Backbone):
         )
         self._text = ClipText(parts, self._placement)
         self._cross_attentions = _cross_attentions(unet)
-        if meta_model.computes_on(parts.device).type == "cpu":
+        if meta_model.target_device(parts.device).type == "cpu":
             _use_plain_temporal_attention(unet)
         super().__init__(
             settings,
@@ -106,7 +106,7 @@ class LatentUNet(Backbone):
                 channels=unet.config.in_channels,
                 spatial_factor=self._vae.spatial_factor,
                 # The length of AnimateDiff's table of temporal positions.
-                most_frames=unet.config.get("motion_max_seq_length"),
+                max_frames=unet.config.get("motion_max_seq_length"),
             ),
             device=parts.device,
             roles=unet_roles.roles(unet),

@@ -33,7 +33,7 @@ def cfg(pair: Denoiser, scale: float | Callable[[Tensor], float]) -> Denoiser:
     return denoise
 
 
-def growing(schedule: Schedule, scale: float) -> Callable[[Tensor], float]:
+def dynamic_scale(schedule: Schedule, scale: float) -> Callable[[Tensor], float]:
     """CogVideoX's dynamic guidance: 1 + scale·(1 − cos(π·p⁵))/2, where p is the share of time that
     has passed. It is 1 in pure noise and 1 + scale near the clean end.
 
@@ -48,7 +48,9 @@ def growing(schedule: Schedule, scale: float) -> Callable[[Tensor], float]:
     return weight
 
 
-def thresholded(denoise: Denoiser, schedule: Schedule, share: float, most: float) -> Denoiser:
+def dynamic_thresholding(
+    denoise: Denoiser, schedule: Schedule, share: float, most: float
+) -> Denoiser:
     """Dynamic thresholding (Saharia et al. 2022, section 2.3), which prevents saturated pixels.
 
     In each frame x0 is clamped at the `share` quantile of |x0|, at least 1 and at most `most`, and

@@ -44,7 +44,7 @@ def descend(
         yield x.detach().clone(), value
 
 
-class Slope(NamedTuple):
+class GradientResult(NamedTuple):
     """The gradient of a loss, the loss, and the scale with which the gradient was computed."""
 
     gradient: Tensor
@@ -52,7 +52,7 @@ class Slope(NamedTuple):
     scale: float
 
 
-def gradient(loss: Callable[[Tensor], Tensor], x: Tensor, scale: float = _SCALE) -> Slope:
+def gradient(loss: Callable[[Tensor], Tensor], x: Tensor, scale: float = _SCALE) -> GradientResult:
     """The gradient of a loss at x. Gradients are enabled only inside. If the scaled gradient is not
     finite, as a sum over a clip may be in float16, it is computed again with a sixteenth of the
     scale.
@@ -67,7 +67,7 @@ def gradient(loss: Callable[[Tensor], Tensor], x: Tensor, scale: float = _SCALE)
     if not math.isfinite(loss_value):
         raise NotFinite(f"the loss is {loss_value}")
     if bool(slope.isfinite().all()):
-        return Slope(slope / scale, loss_value, scale)
+        return GradientResult(slope / scale, loss_value, scale)
     if scale == 1:
         raise NotFinite("the gradient is not finite")
     return gradient(loss, x, max(1.0, scale / 16))
@@ -159,7 +159,7 @@ def _compute_gradients(group: Group, index: int, clip: float) -> float:
     return value
 
 
-def packed(optimizer: Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """The state of an optimizer as copied tensors: "<index>.<name>" -> tensor."""
     state = optimizer.state_dict()["state"]
     return {
@@ -169,8 +169,8 @@ def packed(optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load the state that `packed` returned into an optimizer of the same parameters."""
+def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load the state that `optimizer_tensors` returned into an optimizer of the same parameters."""
     whole = optimizer.state_dict()
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")

@@ -21,7 +21,7 @@ from recast.diffusion.optimize import minimize
 from recast.events import Event, job
 from recast.feature_guidance.latent_guidance import (
     Change,
-    InnerOptimisation,
+    InnerOptimisationConfig,
     change_in_windows,
     check_inner_optimisation,
     edit_first_levels,
@@ -36,7 +36,7 @@ from recast.motions.motion import Motion
 from recast.networks.feature_hooks import Tap
 
 
-class FeatureMatching(InnerOptimisation, Protocol):
+class FeatureMatchingConfig(InnerOptimisationConfig, Protocol):
     """The settings that the order of work needs."""
 
     @property
@@ -48,14 +48,14 @@ class FeatureMatching(InnerOptimisation, Protocol):
         """About how many steps the inversion takes."""
 
 
-def check_feature_matching(config: FeatureMatching) -> None:
+def check_feature_matching(config: FeatureMatchingConfig) -> None:
     """Raise `BadCall` for a setting out of its range."""
     check_names_roles(config, "taps", "motion")
     check_inner_optimisation(config)
     check_at_least(config, 1, "inversion_steps")
 
 
-F = TypeVar("F", bound=FeatureMatching)
+F = TypeVar("F", bound=FeatureMatchingConfig)
 
 
 class FeatureMatchingMethod(MotionMethod[F], Generic[F]):

@@ -25,7 +25,7 @@ from recast.networks.feature_hooks import Tap
 Change = Callable[[Tensor, Tensor, int], tuple[Tensor, list[float]]]
 
 
-class InnerOptimisation(Protocol):
+class InnerOptimisationConfig(Protocol):
     """The settings of a method that optimises at the guided levels."""
 
     @property
@@ -45,7 +45,7 @@ class InnerOptimisation(Protocol):
         """Learning rate at the last guided level."""
 
 
-def check_inner_optimisation(config: InnerOptimisation) -> None:
+def check_inner_optimisation(config: InnerOptimisationConfig) -> None:
     """Raise `BadCall` for a setting out of its range."""
     check_fraction(config, "guided")
     check_at_least(config, 1, "inner_steps")
@@ -53,7 +53,7 @@ def check_inner_optimisation(config: InnerOptimisation) -> None:
     check_at_least(config, 0, "lr_end")
 
 
-def learning_rates(config: InnerOptimisation, index: int, guided_steps: int) -> list[float]:
+def learning_rates(config: InnerOptimisationConfig, index: int, guided_steps: int) -> list[float]:
     """The learning rates of the inner steps at one level. They are equal within a level and change
     linearly from the first to the last of the guided levels."""
     progress = index / max(1, guided_steps - 1)

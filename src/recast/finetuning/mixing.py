@@ -17,7 +17,7 @@ from recast.errors import BadMotion
 from recast.finetuning.parameters import learned_parameters
 from recast.finetuning.training_config import TrainingConfig
 from recast.motions.motion import Motion
-from recast.networks.adapters import weighted
+from recast.networks.adapters import weighted_sum
 
 
 @final
@@ -40,7 +40,7 @@ class Mixer:
         self._check_alike(motions)
         strengths = [self._setting(motion, "strength") for motion in motions]
         factors = [weight * strength for weight, strength in zip(weights, strengths, strict=True)]
-        summed = weighted([self._scaled_parameters(motion) for motion in motions], factors)
+        summed = weighted_sum([self._scaled_parameters(motion) for motion in motions], factors)
         tensors = {name: tensor.half() for name, tensor in summed.items()}
         # Divided by the norm of the weights, so that the variance stays that of noise.
         norm = sum(weight**2 for weight in weights) ** 0.5

@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import Tensor
 from torch.optim import Optimizer
 
-from recast.diffusion.optimize import Group, packed, restore
+from recast.diffusion.optimize import Group, load_optimizer_tensors, optimizer_tensors
 from recast.errors import BadMotion
 from recast.motions.motion import Motion
 from recast.networks.adapters import Adapter
@@ -59,7 +59,7 @@ def checkpoint_tensors(
     tensors = _prefixed(_ADAPTER, temporal.tensors)
     if spatial is not None:
         tensors |= _prefixed(_SPATIAL, spatial.tensors)
-    return tensors | _prefixed(_OPTIMIZER, packed(optimizer))
+    return tensors | _prefixed(_OPTIMIZER, optimizer_tensors(optimizer))
 
 
 def restore_optimizer(optimizer: Optimizer, groups: Sequence[Group], checkpoint: Motion) -> None:
@@ -75,7 +75,7 @@ def restore_optimizer(optimizer: Optimizer, groups: Sequence[Group], checkpoint:
                 f"the checkpoint's {_OPTIMIZER}{name} has shape {tuple(tensor.shape)}, which does "
                 "not fit the parameters"
             )
-    restore(optimizer, state)
+    load_optimizer_tensors(optimizer, state)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

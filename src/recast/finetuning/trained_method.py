@@ -30,7 +30,7 @@ from recast.finetuning.training_config import TrainingConfig
 from recast.finetuning.training_loop import train_with_checkpoints
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
-from recast.networks.adapters import Adapter, LoRA, check_no_adapters, weighted
+from recast.networks.adapters import Adapter, LoRA, check_no_adapters, weighted_sum
 
 T = TypeVar("T", bound=TrainingConfig)
 
@@ -178,7 +178,7 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
             return {}
         transformers = backbone.transformers.get("spatial_transformers", ())
         paths = [path for one in transformers for path in one.linears(backbone.network)]
-        return LoRA.fresh(backbone.network, paths, lora.rank, backbone.component, generator)
+        return LoRA.initial(backbone.network, paths, lora.rank, backbone.component, generator)
 
     @final
     @job
@@ -189,7 +189,7 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
         motion.check_compatible(backbone, self.name)
         tensors = learned_parameters(motion)
         if self.config.strength != 1:
-            tensors = weighted([tensors], [self.config.strength])
+            tensors = weighted_sum([tensors], [self.config.strength])
         adapter = self.adapter(backbone, tensors, learning=False)
         x, note = self._initial_latents(backbone, motion, sampling)
         if note:

@@ -62,7 +62,7 @@ from recast.motions.method import (
     check_setting,
 )
 from recast.motions.motion import Motion
-from recast.networks.feature_hooks import Tap, added, override, unrolled
+from recast.networks.feature_hooks import Tap, added, as_grid, override
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +145,7 @@ def flow(
     return torch.stack(matches) - positions
 
 
-def where_moving(displacements: Tensor, source: Tensor) -> Tensor:
+def moving_mse(displacements: Tensor, source: Tensor) -> Tensor:
     """The mean squared error of displacements (…, 2) at positions where the source's is not zero.
     If the source's are all zero, the mean is over all positions."""
     moving = source.square().sum(-1) > 0
@@ -269,7 +269,7 @@ class Method(MotionMethod[Config]):
         """The displacements (F, F, H·W, 2) of every guided layer at x_t."""
         pairs = self.pairs(backbone)
         features = read_features(backbone, denoise, list(chain(*pairs)), x, t, grad=not strongest)
-        grids = {path: unrolled(grid, *x.shape[-2:]) for path, grid in features.items()}
+        grids = {path: as_grid(grid, *x.shape[-2:]) for path, grid in features.items()}
         temperature = self.config.temperature
         return [
             flow(grids[q.path], grids[k.path], q.heads, temperature, strongest=strongest)
@@ -354,7 +354,7 @@ class _Guidance:
         def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
             def loss(x: Tensor) -> Tensor:
                 flows = method.flows(backbone, self._plain, x, t, strongest=False)
-                terms = [where_moving(*pair) for pair in zip(flows, target, strict=True)]
+                terms = [moving_mse(*pair) for pair in zip(flows, target, strict=True)]
                 return torch.stack(terms).mean()  # eq. 8
 
             lrs = learning_rates(method.config, index, self._guided_steps)

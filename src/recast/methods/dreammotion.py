@@ -24,7 +24,13 @@ from torch.optim import SGD, Adam, Optimizer
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.diffusion.optimize import Group, gradient, packed, restore, train
+from recast.diffusion.optimize import (
+    Group,
+    gradient,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    train,
+)
 from recast.diffusion.sampling import check_finite, generator_of, randn
 from recast.errors import BadCall
 from recast.events import Event, Note, Preview, Step, job
@@ -150,7 +156,7 @@ def _descend(
     rates = np.linspace(config.lr, config.lr_decay * config.lr, total)
     z = nn.Parameter(x.clone())
     optimizer = _OPTIMIZERS[config.optimizer]([z], lr=config.lr)
-    restore(optimizer, memory)
+    load_optimizer_tensors(optimizer, memory)
 
     def loss(index: int) -> AbstractContextManager[Tensor]:
         optimizer.param_groups[0]["lr"] = float(rates[index - 1])
@@ -173,7 +179,9 @@ def _descend(
             break
         if due:
             latents = z.detach().clone()
-            yield Preview(stage="distil", index=index, latents=latents, memory=packed(optimizer))
+            yield Preview(
+                stage="distil", index=index, latents=latents, memory=optimizer_tensors(optimizer)
+            )
             gradients.zero_()
     return z.detach().clone()
 

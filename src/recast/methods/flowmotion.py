@@ -75,7 +75,7 @@ PRESETS = {
 }
 
 
-def pair_changes(x0: Tensor, target: Tensor, absolute: bool = False) -> Tensor:
+def pairwise_frame_error(x0: Tensor, target: Tensor, absolute: bool = False) -> Tensor:
     """The mean over pairs of frames i, j of the squared error between x0_i − x0_j and the same
     difference of the target, (B, C, F, H, W) -> scalar.
 
@@ -92,7 +92,7 @@ def pair_changes(x0: Tensor, target: Tensor, absolute: bool = False) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def along(velocity: Tensor, mean: Tensor, across: float) -> Tensor:
+def damp_orthogonal(velocity: Tensor, mean: Tensor, across: float) -> Tensor:
     """The velocity with its component orthogonal to `mean`, over the whole clip, scaled by
     `across`."""
     share = (velocity * mean).sum() / mean.square().sum().clamp_min(1e-20)
@@ -161,7 +161,7 @@ class GuidedDenoiser:
 
         def loss(x: Tensor) -> Tensor:
             x0, absolute = clean(x), config.differences == "absolute"
-            change = pair_changes(x0, target, absolute)
+            change = pairwise_frame_error(x0, target, absolute)
             return config.estimate * mse_loss(x0, target) + config.change * change
 
         x, losses = minimize(loss, x, [config.lr] * config.inner_steps)
@@ -171,7 +171,7 @@ class GuidedDenoiser:
     def _regularise(self, velocity: Tensor) -> Tensor:
         """The velocity with less of its component across the mean velocity, which it updates."""
         if self._mean is not None:
-            velocity = along(velocity, self._mean, self._config.across)
+            velocity = damp_orthogonal(velocity, self._mean, self._config.across)
         before = velocity if self._mean is None else self._mean
         self._count += 1
         self._mean = before + (velocity - before) / self._count

@@ -109,7 +109,7 @@ def attention_over_frames(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
 
 
-def ramped(index: int, guided_steps: int, ramp: float) -> float:
+def ramp_factor(index: int, guided_steps: int, ramp: float) -> float:
     """The factor of the weight at one of the guided levels: it rises linearly over the fraction
     `ramp` of them, and falls likewise at the end."""
     steps = max(1.0, ramp * guided_steps)
@@ -181,7 +181,7 @@ class Method(MotionMethod[Config]):
             with name_level_in_errors(index, sampling.steps, t):
                 slope = gradient(lambda x: loss(x, t), x)
             losses[index] = [slope.loss]
-            weight = config.weight * ramped(index, guided_steps, config.ramp)
+            weight = config.weight * ramp_factor(index, guided_steps, config.ramp)
             sigma = per_sample(backbone.schedule.sigma(t), x)
             return Denoised(out.x0, out.eps - sigma * weight * slope.gradient)
 

@@ -62,7 +62,7 @@ class Method(TrainedMethod[Config]):
         """LoRA on every linear layer of every temporal transformer."""
         network = backbone.network
         paths = [path for one in backbone.transformers_for(_ROLE) for path in one.linears(network)]
-        return LoRA.fresh(network, paths, self.config.rank, backbone.component, generator)
+        return LoRA.initial(network, paths, self.config.rank, backbone.component, generator)
 
     def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:
         return LoRA(backbone.network, tensors, backbone.device, backbone.component)

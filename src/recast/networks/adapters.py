@@ -222,7 +222,7 @@ class LoRA(Adapter):
                 getattr(layer, matrix)[_PEFT].weight = self.tensors[stem + suffix]
 
     @staticmethod
-    def fresh(
+    def initial(
         network: nn.Module,
         paths: Iterable[str],
         rank: int,
@@ -357,7 +357,9 @@ class WeightDifferences(Adapter):
                 handle.remove()
 
 
-def weighted(sets: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+def weighted_sum(
+    sets: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
+) -> dict[str, Tensor]:
     """The tensors whose effect is the weighted sum of the effects of several sets of one kind.
 
     A tensor that a set lacks counts as zero. The ranks of LoRAs are concatenated. Raises

@@ -48,7 +48,7 @@ def tensors(network: nn.Module) -> list[Tensor]:
     return list({id(one): one for one in (*network.parameters(), *network.buffers())}.values())
 
 
-def rest(network: nn.Module) -> list[Tensor]:
+def outside_blocks(network: nn.Module) -> list[Tensor]:
     """Parameters and buffers that are in no block."""
     inside = {id(one) for block in blocks(network) for one in tensors(block)}
     return [one for one in tensors(network) if id(one) not in inside]
@@ -62,20 +62,20 @@ def attach(network: nn.Module, device: torch.device) -> None:
         block.forward = partial(_run, block, block.forward, device)
 
 
-def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
+def swap_in(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
     """Move the weights outside the blocks of a network to the device, unless they are there, and
     those of the other networks to main memory."""
-    own = rest(network)
+    own = outside_blocks(network)
     if all(one.device.type == device.type for one in own):
         return
     for other in networks:
-        for one in rest(other):
+        for one in outside_blocks(other):
             one.data = one.data.to("cpu")
     for one in own:
         one.data = one.data.to(device)
 
 
-def recomputed(forward: Callable[..., Any], *args: Any, **named: Any) -> Any:
+def call_checkpointed(forward: Callable[..., Any], *args: Any, **named: Any) -> Any:
     """Call a forward function that checkpointing will call again in the backward pass: autograd
     saves nothing in this call, so no weight has to be recorded."""
     token = _RECOMPUTED.set(True)

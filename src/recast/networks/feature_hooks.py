@@ -134,7 +134,7 @@ def _hooked(
             handle.remove()
 
 
-def unrolled(features: Tensor, height: int, width: int) -> Tensor:
+def as_grid(features: Tensor, height: int, width: int) -> Tensor:
     """Positions in a row, (B, F, H·W, 1, C), as a grid (B, F, H, W, C): the grid of latents of this
     height and width, halved as often as needed. Features that are a grid already are returned
     unchanged.

@@ -22,11 +22,11 @@ class LatentLayout:
     """Frames of the clip per frame of the latents, after the first, which covers one frame."""
     frames_multiple: int | None = None
     """A clip has one frame and then a multiple of so many; None for `frames_per_latent`."""
-    repeats_first: bool = False
+    repeats_first_frame: bool = False
     """Whether the latents begin with their first frame twice, as CogVideoX 1.5's do."""
-    most_frames: int | None = None
+    max_frames: int | None = None
     """The most frames that the network sees at once; None where there is no limit."""
-    most_pixels: tuple[int, int] | None = None
+    max_size: tuple[int, int] | None = None
     """The largest height and width; None where there is no limit."""
 
     def shape(
@@ -38,12 +38,12 @@ class LatentLayout:
         self._check_frames(frames, windows)
         sizes = {"height": height, "width": width}
         multiples = self.multiples or (self.spatial_factor, self.spatial_factor)
-        most = self.most_pixels or (height, width)
+        most = self.max_size or (height, width)
         for (name, value), multiple, limit in zip(sizes.items(), multiples, most, strict=True):
             check_multiple(name, value, multiple)
             if value > limit:
                 raise BadCall(f"`{name}` must be at most {limit} for this model, got {value}")
-        latent_frames = (frames - 1) // self.frames_per_latent + 1 + self.repeats_first
+        latent_frames = (frames - 1) // self.frames_per_latent + 1 + self.repeats_first_frame
         side = self.spatial_factor
         return (1, self.channels, latent_frames, height // side, width // side)
 
@@ -51,14 +51,14 @@ class LatentLayout:
         """The frames of a clip that each frame of its latents covers."""
         size = self.frames_per_latent
         spans = [slice(0, 1), *(slice(start, start + size) for start in range(1, frames, size))]
-        return [spans[0], *spans] if self.repeats_first else spans
+        return [spans[0], *spans] if self.repeats_first_frame else spans
 
     def _check_frames(self, frames: int, windows: bool) -> None:
         check_frames(frames, self.frames_multiple or self.frames_per_latent)
-        if self.most_frames is not None and frames > self.most_frames and not windows:
+        if self.max_frames is not None and frames > self.max_frames and not windows:
             raise BadCall(
-                f"`frames` must be at most {self.most_frames} for this model, got {frames}; for a "
-                f"longer clip, set `window` to {self.most_frames} or less"
+                f"`frames` must be at most {self.max_frames} for this model, got {frames}; for a "
+                f"longer clip, set `window` to {self.max_frames} or less"
             )
 
 

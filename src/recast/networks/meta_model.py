@@ -68,7 +68,7 @@ def on_meta() -> bool:
     return model is not None and model.home == META
 
 
-def computes_on(device: torch.device) -> torch.device:
+def target_device(device: torch.device) -> torch.device:
     """The device for which the current model is built; outside of the contexts, `device`."""
     model = _CURRENT.get()
     return device if model is None else model.device

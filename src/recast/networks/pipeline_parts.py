@@ -170,7 +170,7 @@ def network_dtype(
     settings: NetworkSettings, device: torch.device, gpu_dtype: torch.dtype
 ) -> torch.dtype:
     """The precision of the networks. Raises `BadCall` for float16 on the CPU."""
-    device = meta_model.computes_on(device)
+    device = meta_model.target_device(device)
     if settings.dtype == "auto":
         return torch.float32 if device.type == "cpu" else gpu_dtype
     if settings.dtype == "float16" and device.type == "cpu":

@@ -31,7 +31,7 @@ def check(settings: NetworkSettings, device: torch.device) -> None:
     quantization.check(settings.weights, settings.offload)
 
 
-def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
+def swap_in(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
     """Move a network to the device, unless it is there, and all others to main memory."""
     # By type: a network moved to "cuda" says that it is on "cuda:0".
     if next(network.parameters()).device.type != device.type:
@@ -70,9 +70,9 @@ class ModelPlacement:
             model.activated.append(network)
             return network
         if self._offload == "blocks":
-            block_offload.take_turns(network, self.networks, self.device)
+            block_offload.swap_in(network, self.networks, self.device)
         if self._offload == "networks":
-            take_turns(network, self.networks, self.device)
+            swap_in(network, self.networks, self.device)
         return network
 
     @contextmanager
@@ -95,7 +95,9 @@ def checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
     try:
         for layer in before:
             layer.forward = partial(
-                checkpoint, partial(block_offload.recomputed, layer.forward), use_reentrant=False
+                checkpoint,
+                partial(block_offload.call_checkpointed, layer.forward),
+                use_reentrant=False,
             )
         yield
     finally:

@@ -56,7 +56,7 @@ class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
 
 @contextmanager
-def fused() -> Iterator[None]:
+def fused_attention() -> Iterator[None]:
     """Inside this context attention saves for the backward pass what fused kernels save: queries,
     keys, values, the result and one number per query and head, but no attention maps. On the meta
     device torch would otherwise choose the implementation that saves all maps."""

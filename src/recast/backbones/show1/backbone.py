@@ -28,7 +28,13 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
-from recast.backbones.show1.cascade import BETWEEN, NUMBERS, Cascade, Name, Stage
+from recast.backbones.show1.cascade import (
+    INTERPOLATION_FACTOR,
+    STAGE_SETTINGS,
+    Cascade,
+    Stage,
+    StageName,
+)
 from recast.backbones.show1.network import UNet3DConditionModel, check_config
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
@@ -50,13 +56,13 @@ if TYPE_CHECKING:
 
 ALIASES = {"show1": "showlab/show-1-base", "show1-cascade": "showlab/show-1-base"}
 PIPELINES = frozenset({"TextToVideoIFPipeline"})
-_STAGE_PIPELINES: Mapping[Name, frozenset[str]] = {
+_STAGE_PIPELINES: Mapping[StageName, frozenset[str]] = {
     "interpolation": frozenset({"TextToVideoIFInterpPipeline"}),
     "sr1": frozenset({"TextToVideoIFSuperResolutionPipeline_Cond"}),
     "sr1_image": frozenset({"IFSuperResolutionPipeline"}),
 }
 # Without DeepFloyd's model, which may be downloaded only by those who have accepted its licence.
-_STAGE_IDS: Mapping[Name, str] = {
+_STAGE_IDS: Mapping[StageName, str] = {
     "interpolation": "showlab/show-1-interpolation",
     "sr1": "showlab/show-1-sr1",
 }
@@ -138,7 +144,7 @@ class Show1(Backbone):
         parts: ModelParts,
         defaults: Defaults,
         settings: Settings,
-        stages: Mapping[Name, Stage] = MappingProxyType({}),
+        stages: Mapping[StageName, Stage] = MappingProxyType({}),
     ) -> None:
         unet = parts.unet
         self._parts, self._stages = parts, stages
@@ -165,7 +171,7 @@ class Show1(Backbone):
             roles=unet_roles.roles(unet),
             transformers=unet_roles.transformers(unet),
             fingerprint=checkpoint_loading.fingerprint(unet),
-            frame_multiplier=BETWEEN if "interpolation" in stages else 1,
+            frame_multiplier=INTERPOLATION_FACTOR if "interpolation" in stages else 1,
             cascade=Show1._run_cascade if stages else None,
         )
 
@@ -234,7 +240,7 @@ class Show1(Backbone):
         return out.float()
 
 
-class OneImage(nn.Module):
+class SingleFrameUNet(nn.Module):
     """DeepFloyd's network for images, called as if it were one for clips of a single frame."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -254,34 +260,34 @@ def _dtype(network: nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
 
 
-def _stage_folders(source: str, folder: Path) -> dict[Name, Path]:
+def _stage_folders(source: str, folder: Path) -> dict[StageName, Path]:
     """The stages in the folder of the keyframe model or, for the alias of the cascade, all stages
     that can be downloaded."""
     if source == "show1-cascade":
         find = checkpoint_loading.find_folder
         return {name: find(hub, _STAGE_PARTS) for name, hub in _STAGE_IDS.items()}
-    there = {name: folder / name for name in get_args(Name) if (folder / name).is_dir()}
+    there = {name: folder / name for name in get_args(StageName) if (folder / name).is_dir()}
     if "sr1_image" in there and "sr1" not in there:
         raise BadModel(f"{folder} has sr1_image, for the first frame of sr1, and no sr1")
     return there
 
 
-def _check_stage(name: Name, folder: Path) -> None:
+def _check_stage(name: StageName, folder: Path) -> None:
     checkpoint_loading.check_index(folder, _STAGE_PIPELINES[name])
     read_scheduler(folder / "scheduler")
-    if NUMBERS[name].level is not None:
+    if STAGE_SETTINGS[name].level is not None:
         read_scheduler(folder / "image_noising_scheduler")
     if name != "sr1_image":
         config = checkpoint_loading.read_json(folder / "unet" / "config.json")
-        check_config(config, NUMBERS[name].channels)
+        check_config(config, STAGE_SETTINGS[name].channels)
 
 
-def _stage(name: Name, folder: Path, dtype: torch.dtype) -> Stage:
-    noisy = NUMBERS[name].level is not None
+def _stage(name: StageName, folder: Path, dtype: torch.dtype) -> Stage:
+    noisy = STAGE_SETTINGS[name].level is not None
     path = folder / "unet"
     return Stage(
-        numbers=NUMBERS[name],
-        unet=OneImage(checkpoint_loading.network(UNet2DConditionModel, path, dtype))
+        settings=STAGE_SETTINGS[name],
+        unet=SingleFrameUNet(checkpoint_loading.network(UNet2DConditionModel, path, dtype))
         if name == "sr1_image"
         else checkpoint_loading.network(UNet3DConditionModel, path, dtype),
         scheduler=read_scheduler(folder / "scheduler"),

@@ -19,26 +19,26 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from recast.backbones.base import Conditioning
-from recast.diffusion.cfg import cfg, thresholded
+from recast.diffusion.cfg import cfg, dynamic_thresholding
 from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.sampling import randn, sample
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.events import Event, Step
 
-Name = Literal["interpolation", "sr1", "sr1_image"]
+StageName = Literal["interpolation", "sr1", "sr1_image"]
 # (network, x, t in its own unit, conditioning, noise level (B,) or None) -> raw output, float32
 Call = Callable[[nn.Module, Tensor, Tensor, Conditioning, Tensor | None], Tensor]
 
-BETWEEN = 4
+INTERPOLATION_FACTOR = 4
 """The number of steps from one keyframe to the next after interpolation."""
-LARGER = 4
+UPSCALING_FACTOR = 4
 """The factor by which the first super-resolution enlarges height and width."""
 _WINDOW = 8
 """The number of frames that are enlarged at once; the first is the last of the window before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Numbers:
+class StageSettings:
     """How a stage is run."""
 
     steps: int
@@ -49,10 +49,10 @@ class Numbers:
     """The noise level, in steps of the schedule, to which the frames to enlarge are noised."""
 
 
-NUMBERS: Mapping[Name, Numbers] = {
-    "interpolation": Numbers(steps=75, guidance_scale=4.0, channels=7),
-    "sr1": Numbers(steps=125, guidance_scale=7.0, channels=6, level=250),
-    "sr1_image": Numbers(steps=70, guidance_scale=4.0, channels=6, level=150),
+STAGE_SETTINGS: Mapping[StageName, StageSettings] = {
+    "interpolation": StageSettings(steps=75, guidance_scale=4.0, channels=7),
+    "sr1": StageSettings(steps=125, guidance_scale=7.0, channels=6, level=250),
+    "sr1_image": StageSettings(steps=70, guidance_scale=4.0, channels=6, level=150),
 }
 
 
@@ -60,7 +60,7 @@ NUMBERS: Mapping[Name, Numbers] = {
 class Stage:
     """One network of the cascade with its schedules."""
 
-    numbers: Numbers
+    settings: StageSettings
     unet: nn.Module
     scheduler: Mapping[str, Any]
     noising: Mapping[str, Any] | None = None
@@ -69,7 +69,7 @@ class Stage:
     def denoiser(self, call: Call, conditioning: Conditioning, given: Tensor) -> Denoiser:
         """The denoiser under classifier-free guidance, for the conditioning of two prompts, the
         negative one first, and given frames (1, C, F, H, W) that the network reads beside x_t."""
-        schedule, level = from_diffusers(self.scheduler), self.numbers.level
+        schedule, level = from_diffusers(self.scheduler), self.settings.level
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:
             inputs = torch.cat([x, given.expand(len(x), -1, -1, -1, -1)], 1)
@@ -77,26 +77,28 @@ class Stage:
             output = call(self.unet, inputs, schedule.network_time(t), conditioning, levels)
             return schedule.denoised(output[:, : x.shape[1]], x, t)
 
-        guided = cfg(denoise, self.numbers.guidance_scale)
+        guided = cfg(denoise, self.settings.guidance_scale)
         if not self.scheduler.get("thresholding", False):
             return guided
         share = self.scheduler.get("dynamic_thresholding_ratio", 0.995)  # diffusers' defaults
-        return thresholded(guided, schedule, share, self.scheduler.get("sample_max_value", 1.0))
+        return dynamic_thresholding(
+            guided, schedule, share, self.scheduler.get("sample_max_value", 1.0)
+        )
 
     def noised(self, video: Tensor, generator: torch.Generator) -> Tensor:
         """Frames to enlarge, at the noise level of the stage."""
         assert self.noising is not None
-        assert self.numbers.level is not None
+        assert self.settings.level is not None
         schedule: Schedule = from_diffusers(self.noising)
         noise = randn(tuple(video.shape), generator, video.device)
-        return schedule.noised(video, noise, torch.tensor(float(self.numbers.level)))
+        return schedule.noised(video, noise, torch.tensor(float(self.settings.level)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Cascade:
     """The stages of a model, for one prompt and seed. Clips are (1, 3, F, H, W) in [-1, 1]."""
 
-    stages: Mapping[Name, Stage]
+    stages: Mapping[StageName, Stage]
     conditioning: Conditioning
     """Of the empty prompt and the prompt."""
     seed: int
@@ -113,7 +115,7 @@ class Cascade:
     def interpolate(self, keyframes: Tensor) -> Generator[Event, None, Tensor]:
         """Three frames between every two, so that F frames become 4·(F − 1) + 1."""
         stage, count, windows = self.stages["interpolation"], keyframes.shape[2] - 1, []
-        shape = (*keyframes.shape[:2], BETWEEN + 1, *keyframes.shape[3:])
+        shape = (*keyframes.shape[:2], INTERPOLATION_FACTOR + 1, *keyframes.shape[3:])
         noise = randn(shape, self._generator(), keyframes.device)  # the same in every gap
         for index in range(count):
             ends = keyframes[:, :, [index, index + 1]]
@@ -124,7 +126,9 @@ class Cascade:
             window = Step(stage="interpolate", index=index, total=count)
             windows.append((yield from self._sample(stage, given, noise, window)))
         last = windows[-1] if windows else keyframes
-        return torch.cat([*(window[:, :, :BETWEEN] for window in windows), last[:, :, -1:]], 2)
+        return torch.cat(
+            [*(window[:, :, :INTERPOLATION_FACTOR] for window in windows), last[:, :, -1:]], 2
+        )
 
     def enlarge(self, small: Tensor) -> Generator[Event, None, Tensor]:
         """Four times the height and width. The network for images enlarges the very first frame, if
@@ -143,12 +147,12 @@ class Cascade:
         return torch.cat(windows, 2)
 
     def _enlarge_window(
-        self, name: Name, frames: Tensor, known: Tensor | None, window: Step
+        self, name: StageName, frames: Tensor, known: Tensor | None, window: Step
     ) -> Generator[Event, None, Tensor]:
         """Enlarge a window, given its own frames resized and noised, but the first one as `known`,
         which is already large."""
         stage, generator = self.stages[name], self._generator()
-        size = (LARGER * frames.shape[3], LARGER * frames.shape[4])
+        size = (UPSCALING_FACTOR * frames.shape[3], UPSCALING_FACTOR * frames.shape[4])
         noise = randn((*frames.shape[:3], *size), generator, frames.device)
         images = rearrange(frames, "b c f h w -> (b f) c h w")
         images = interpolate(images, size, mode="bilinear", align_corners=True)
@@ -162,7 +166,7 @@ class Cascade:
         self, stage: Stage, given: Tensor, noise: Tensor, window: Step
     ) -> Generator[Event, None, Tensor]:
         """Sample one window from noise; `window.index` counts from 0."""
-        steps, x = stage.numbers.steps, noise
+        steps, x = stage.settings.steps, noise
         schedule = from_diffusers(stage.scheduler)
         denoise = stage.denoiser(self.call, self.conditioning, given)
         for level in sample(denoise, schedule, schedule.grid(steps), x):
