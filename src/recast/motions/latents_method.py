@@ -1,4 +1,4 @@
-"""`LatentsMethod`: methods whose motion is the clip's own latents, so that nothing is learned.
+"""`LatentsMethod`: methods whose motion consists of the clip's latents, so that nothing is learned.
 
 Owns the encoding of the clip and the check of such a motion. Knows no single method.
 """
@@ -27,7 +27,7 @@ class LatentsMethod(MotionMethod[C], Generic[C]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """Encode the clip. The motion holds its "latents", (C, F, H, W)."""
+        """Encode the clip. The motion holds its latents as "latents", (C, F, H, W)."""
         return Job.finished(
             Motion(
                 method=self.name,
