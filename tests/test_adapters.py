@@ -297,8 +297,16 @@ def test_sets_of_other_shapes_have_no_sum() -> None:
     ("kind", "tensors", "message"),
     [
         ("embeddings", {"query_key.nowhere": torch.zeros(1, 3, 16)}, "belongs to no temporal"),
-        ("embeddings", {"FIRST": torch.zeros(1, 3, 5)}, "this model takes 16 channels"),
-        ("embeddings", {"FIRST": torch.zeros(0, 3, 16)}, "this model takes 16 channels"),
+        (
+            "embeddings",
+            {"FIRST": torch.zeros(1, 3, 5)},
+            "three dimensions, of which the last is 16",
+        ),
+        (
+            "embeddings",
+            {"FIRST": torch.zeros(0, 3, 16)},
+            "three dimensions, of which the last is 16",
+        ),
         ("lora", {"unet.nowhere.lora_A.weight": torch.zeros(2, 16)}, "a linear layer nowhere"),
         (
             "lora",

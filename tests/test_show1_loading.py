@@ -138,7 +138,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another network": (
         lambda f: change(f / "unet/config.json", _class_name="UNet2DConditionModel"),
-        "unet holds a UNet2DConditionModel, and a UNet3DConditionModel is needed",
+        "unet holds a UNet2DConditionModel, but a UNet3DConditionModel is needed",
     ),
     "other blocks": (
         lambda f: change(f / "unet/config.json", up_block_types=["UpBlock3D"]),
@@ -150,24 +150,24 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a stage in the model's place": (
         lambda f: shutil.copy(f / "sr1/unet/config.json", f / "unet/config.json"),
-        "the network takes 6 channels; Show-1's at this place takes 3",
+        "the network has 6 input channels; this stage of Show-1 needs 3",
     ),
     "stages exchanged": (
         lambda f: shutil.copy(f / "sr1/model_index.json", f / "interpolation/model_index.json"),
-        "holds a TextToVideoIFSuperResolutionPipeline_Cond, and this backbone reads",
+        "holds a TextToVideoIFSuperResolutionPipeline_Cond, but this backbone needs",
     ),
     "no noising": (
         lambda f: shutil.rmtree(f / "sr1/image_noising_scheduler"),
         "no readable image_noising_scheduler/scheduler_config.json",
     ),
-    "no sr1": (lambda f: shutil.rmtree(f / "sr1"), "has sr1_image, for .* sr1, and no sr1"),
+    "no sr1": (lambda f: shutil.rmtree(f / "sr1"), "has sr1_image, which .* sr1, but no sr1"),
     "no vocabulary": (
         lambda f: (f / "tokenizer/tokenizer.json").unlink(),
         "holds no T5Tokenizer: it has neither tokenizer.json nor spiece.model",
     ),
     "another pipeline": (
         lambda f: change(f / "model_index.json", _class_name="TextToVideoSDPipeline"),
-        "holds a TextToVideoSDPipeline, and this backbone reads TextToVideoIFPipeline",
+        "holds a TextToVideoSDPipeline, but this backbone needs TextToVideoIFPipeline",
     ),
 }
 

@@ -79,7 +79,7 @@ class Mixer:
         """The properties that must be equal but differ: name -> the two values."""
         values: dict[str, tuple[Any, ...]] = {
             "latents": tuple(tuple(m.tensors["noise"].shape) for m in pair),
-            "noise levels (of `steps`)": tuple(m.metadata.get("times") for m in pair),
+            "noise levels (set by `steps`)": tuple(m.metadata.get("times") for m in pair),
         }
         for name in sorted(self.common_settings):
             values[f"`{name}`"] = tuple(self._setting(motion, name) for motion in pair)
