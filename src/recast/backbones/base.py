@@ -61,8 +61,8 @@ class Settings(NetworkSettings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Defaults:
-    """The length and size of clip for which a model was trained, and its usual sampling settings.
-    They apply where the user gives no value."""
+    """The clips for which a model was trained, and its usual sampling settings. A default applies
+    if the user gives no value."""
 
     frames: int
     height: int

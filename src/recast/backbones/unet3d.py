@@ -169,7 +169,7 @@ class LatentUNet(Backbone):
 
 
 def _cross_attentions(unet: nn.Module) -> list[str]:
-    """The paths of the cross-attentions in the last up block that has any; in order."""
+    """The paths of the cross-attentions in the last up block that has any."""
     matches = [
         match for name, _ in unet.named_modules() if (match := _CROSS_ATTENTION.fullmatch(name))
     ]

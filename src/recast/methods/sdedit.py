@@ -59,8 +59,8 @@ class Method(LatentsMethod[Config]):
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample from the noised source. `strength` is the fraction of the steps that are taken,
-        the last ones."""
+        """Add noise to the source, and take the last steps of the sampler: the fraction `strength`
+        of all steps."""
         x0 = self.source_latents(backbone, motion)
         steps = max(1, count_steps(self.config.strength, sampling))
         schedule = backbone.schedule.sized(x0.shape)

@@ -30,7 +30,7 @@ def check_no_adapters(network: nn.Module) -> None:
     disable."""
     loaded = network.__dict__.get("peft_config")
     if loaded is not None:
-        names = ", ".join(loaded) or "their layers remain after delete_adapters"
+        names = ", ".join(loaded) or "deleted adapters, whose layers remain"
         raise BadCall(
             f"this model has adapters loaded ({names}); unload them with unload_lora_weights and "
             "wrap the model again; to preserve their effect, call fuse_lora before"

@@ -45,7 +45,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def tensors(network: nn.Module) -> list[Tensor]:
-    """All parameters and buffers, each of them once."""
+    """All parameters and buffers. A tensor that the network uses twice is returned once."""
     return list({id(t): t for t in (*network.parameters(), *network.buffers())}.values())
 
 

@@ -83,9 +83,9 @@ class Stage:
         guided = cfg(denoise, self.settings.guidance_scale)
         if not self.scheduler.get("thresholding", False):
             return guided
-        share = self.scheduler.get("dynamic_thresholding_ratio", 0.995)  # diffusers' defaults
+        quantile = self.scheduler.get("dynamic_thresholding_ratio", 0.995)  # diffusers' defaults
         return dynamic_thresholding(
-            guided, schedule, share, self.scheduler.get("sample_max_value", 1.0)
+            guided, schedule, quantile, self.scheduler.get("sample_max_value", 1.0)
         )
 
     def noised(self, video: Tensor, generator: torch.Generator) -> Tensor:
