@@ -21,7 +21,7 @@ from recast.networks.adapters import (
     MotionEmbeddings,
     WeightDifferences,
     input_shapes,
-    weighted,
+    weighted_sum,
 )
 
 ROLE = "temporal_transformers"
@@ -53,7 +53,7 @@ def fresh(kind: str, backbone: Backbone) -> dict[str, Tensor]:
     if kind == "embeddings":
         return MotionEmbeddings.zeros(backbone.transformers_for(ROLE), shapes_of(backbone))
     if kind == "lora":
-        return LoRA.fresh(network, paths(backbone), 2, "unet", torch.Generator().manual_seed(0))
+        return LoRA.initial(network, paths(backbone), 2, "unet", torch.Generator().manual_seed(0))
     return WeightDifferences.zeros(network, paths(backbone), "unet")
 
 
@@ -274,20 +274,20 @@ def test_a_weighted_sum_of_sets_is_that_of_their_effects(kind: str) -> None:
 
     plain = layer(x).detach()
     parts = [effect(tensors) - plain for tensors in sets]
-    total = effect(weighted(sets, [0.3, 1.5])) - plain
+    total = effect(weighted_sum(sets, [0.3, 1.5])) - plain
     torch.testing.assert_close(total, 0.3 * parts[0] + 1.5 * parts[1], atol=1e-5, rtol=1e-4)
 
 
 def test_what_a_set_lacks_counts_as_zero() -> None:
     one, two = {"a": torch.ones(2)}, {"b": torch.ones(3)}
-    found = weighted([one, two], [2.0, 0.5])
+    found = weighted_sum([one, two], [2.0, 0.5])
     assert torch.equal(found["a"], torch.full((2,), 2.0))
     assert torch.equal(found["b"], torch.full((3,), 0.5))
 
 
 def test_sets_of_other_shapes_have_no_sum() -> None:
     with pytest.raises(BadMotion, match=r"a is \(2,\) and \(3,\); learn them at one size"):
-        weighted([{"a": torch.ones(2)}, {"a": torch.ones(3)}], [1, 1])
+        weighted_sum([{"a": torch.ones(2)}, {"a": torch.ones(3)}], [1, 1])
 
 
 # --- what does not fit ----------------------------------------------------------------------------
@@ -297,8 +297,16 @@ def test_sets_of_other_shapes_have_no_sum() -> None:
     ("kind", "tensors", "message"),
     [
         ("embeddings", {"query_key.nowhere": torch.zeros(1, 3, 16)}, "belongs to no temporal"),
-        ("embeddings", {"FIRST": torch.zeros(1, 3, 5)}, "this model takes 16 channels"),
-        ("embeddings", {"FIRST": torch.zeros(0, 3, 16)}, "this model takes 16 channels"),
+        (
+            "embeddings",
+            {"FIRST": torch.zeros(1, 3, 5)},
+            "three dimensions, of which the last is 16",
+        ),
+        (
+            "embeddings",
+            {"FIRST": torch.zeros(0, 3, 16)},
+            "three dimensions, of which the last is 16",
+        ),
         ("lora", {"unet.nowhere.lora_A.weight": torch.zeros(2, 16)}, "a linear layer nowhere"),
         (
             "lora",

@@ -80,7 +80,7 @@ def test_blocks_are_most_of_a_network_and_each_is_little(kind: str) -> None:
         sum(one.numel() for one in block_offload.tensors(block))
         for block in block_offload.blocks(network)
     ]
-    left = sum(one.numel() for one in block_offload.rest(network))
+    left = sum(one.numel() for one in block_offload.outside_blocks(network))
     assert sum(parts) + left == sum(one.numel() for one in block_offload.tensors(network))
     assert len({id(block) for block in block_offload.blocks(network)}) == len(parts) > 2
 
@@ -113,7 +113,7 @@ def test_only_one_block_is_there_at_a_time() -> None:
     network(torch.ones(2, 4))
     assert away == [[True, False], [False, True]]
     assert {one.data_ptr() for one in block_offload.tensors(network)} == homes
-    left = {id(one) for one in block_offload.rest(network)}
+    left = {id(one) for one in block_offload.outside_blocks(network)}
     assert left == {id(network.first.weight), id(network.first.bias)}
 
 
@@ -144,11 +144,11 @@ class Placed:
 def test_what_is_in_no_block_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = Halves(), Halves()
     weights = {one: [Placed("cpu"), Placed("cpu")], other: [Placed("cuda:0")]}
-    monkeypatch.setattr(block_offload, "rest", lambda network: weights[network])
-    block_offload.take_turns(one, [one, other], torch.device("cuda"))
+    monkeypatch.setattr(block_offload, "outside_blocks", lambda network: weights[network])
+    block_offload.swap_in(one, [one, other], torch.device("cuda"))
     assert [w.device.type for w in (*weights[one], *weights[other])] == ["cuda", "cuda", "cpu"]
     before = list(weights[one])
-    block_offload.take_turns(one, [one, other], torch.device("cuda"))
+    block_offload.swap_in(one, [one, other], torch.device("cuda"))
     assert [w.data for w in weights[one]] == [w.data for w in before]
 
 

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from recast.backbones.gaussian import tiny
-from recast.diffusion.cfg import cfg, growing, thresholded
+from recast.diffusion.cfg import cfg, dynamic_scale, dynamic_thresholding
 from recast.diffusion.noise_schedule import Cosine, Denoised
 
 T = torch.tensor(0.5, dtype=torch.float64)
@@ -69,7 +69,7 @@ def test_guidance_may_depend_on_the_level() -> None:
     expected = cfg(pair, 10 * float(T))(x, T)
     assert torch.equal(found.x0, expected.x0)
     backbone.dynamic_guidance = True
-    grown = cfg(pair, growing(backbone.schedule, 4.0))(x, T)
+    grown = cfg(pair, dynamic_scale(backbone.schedule, 4.0))(x, T)
     assert torch.equal(backbone.cfg_denoiser("a cat", "", 4.0)(x, T).eps, grown.eps)
 
 
@@ -86,7 +86,7 @@ def test_thresholding_is_what_diffusers_does_frame_by_frame(scale: float) -> Non
     schedule, x = Cosine(prediction="epsilon"), noise(2, 3, 4, 6, 5)
     frames = torch.tensor([1.0, 0.1, 2.0, 1.0])[:, None, None]
     x0 = scale * frames * noise(2, 3, 4, 6, 5, seed=1)
-    out = thresholded(lambda x, t: Denoised(x0, x), schedule, 0.95, 1.5)(x, T)
+    out = dynamic_thresholding(lambda x, t: Denoised(x0, x), schedule, 0.95, 1.5)(x, T)
     oracle = DPMSolverMultistepScheduler(
         thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=1.5
     )

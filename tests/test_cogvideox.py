@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recast.backbones import cogvideox
 from recast.backbones.cogvideox import CogVideoX
-from recast.diffusion.cfg import growing
+from recast.diffusion.cfg import dynamic_scale
 from recast.diffusion.sampling import sample
 
 KINDS: dict[str, dict[str, bool]] = {
@@ -99,7 +99,7 @@ def test_dynamic_guidance_is_what_diffusers_does_with_as_many_steps_as_levels() 
 
 def test_dynamic_guidance_grows_from_none_to_all_of_it() -> None:
     schedule = cogvideox.tiny().schedule
-    weight = growing(schedule, 6.0)
+    weight = dynamic_scale(schedule, 6.0)
     weights = [weight(t) for t in schedule.grid(50)]
     assert weights == sorted(weights)
     assert weights[0] == pytest.approx(1, abs=1e-6)

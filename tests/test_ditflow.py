@@ -13,7 +13,7 @@ from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
 from recast.feature_guidance.taps import read_features, select_taps, tap_pairs
-from recast.methods.ditflow import PRESETS, Config, Method, flow, where_moving
+from recast.methods.ditflow import PRESETS, Config, Method, flow, moving_mse
 from recast.networks.feature_hooks import override, record
 
 from .jobs import SAMPLING, clip, hooks, learn, transfer
@@ -73,8 +73,8 @@ def test_heads_are_averaged_before_the_softmax() -> None:
 
 def test_only_what_moves_in_the_source_counts() -> None:
     source = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
-    assert float(where_moving(torch.tensor([[9.0, 9.0], [3.0, 2.0]]), source)) == 2.0
-    assert float(where_moving(torch.ones(2, 2), torch.zeros(2, 2))) == 1.0
+    assert float(moving_mse(torch.tensor([[9.0, 9.0], [3.0, 2.0]]), source)) == 2.0
+    assert float(moving_mse(torch.ones(2, 2), torch.zeros(2, 2))) == 1.0
 
 
 def test_learn_reads_the_clean_clip_once() -> None:
@@ -126,9 +126,7 @@ def test_injected_keys_and_values_are_the_noised_sources() -> None:
 
             def loss(x: Tensor, t: Tensor = t) -> Tensor:
                 flows = method.flows(backbone, plain, x, t, strongest=False)
-                return torch.stack(
-                    [where_moving(*p) for p in zip(flows, wanted, strict=True)]
-                ).mean()
+                return torch.stack([moving_mse(*p) for p in zip(flows, wanted, strict=True)]).mean()
 
             there = schedule.noised(motion.tensors["latents"][None], start, t)
             found = read_features(backbone, plain, taps, there, t)

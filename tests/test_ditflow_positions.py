@@ -22,7 +22,7 @@ from recast.feature_guidance.levels import noised_source
 from recast.feature_guidance.taps import read_features, select_taps
 from recast.media.video import Video
 from recast.methods import unguided
-from recast.methods.ditflow import PRESETS, Config, Method, where_moving
+from recast.methods.ditflow import PRESETS, Config, Method, moving_mse
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.networks.feature_hooks import override
@@ -133,7 +133,7 @@ def test_learning_and_transfer_by_hand() -> None:
 
             def loss(x: Tensor = x, t: Tensor = t) -> Tensor:
                 (flow,) = method.flows(backbone, plain, x, t, strongest=False)
-                return where_moving(flow, wanted)
+                return moving_mse(flow, wanted)
 
             there = schedule.noised(source, start, t)
             found = read_features(backbone, plain, taps, there, t)
@@ -265,7 +265,7 @@ def test_an_error_leaves_no_hook_behind(kind: str, monkeypatch: pytest.MonkeyPat
         seen.append(hooks(backbone))
         raise ArithmeticError("ours")
 
-    monkeypatch.setattr("recast.methods.ditflow.where_moving", breaks)
+    monkeypatch.setattr("recast.methods.ditflow.moving_mse", breaks)
     with pytest.raises(ArithmeticError, match="ours"):
         learn(method, backbone)
     assert seen == [3], "positions, keys and values"

@@ -318,12 +318,12 @@ def test_a_motion_of_other_settings_is_refused(backbone: Backbone, motion: Motio
 def test_a_motion_of_another_method_or_model_is_refused(backbone: Backbone, motion: Motion) -> None:
     with pytest.raises(BadMotion, match="learned by unguided, not by dmt"):
         transfer(backbone, dataclasses.replace(motion, method="unguided"), SHORT)
-    with pytest.raises(BadMotion, match=r"learned on tiny-unet3d \(0123\), and the backbone is"):
+    with pytest.raises(BadMotion, match=r"learned on tiny-unet3d \(0123\), but the backbone is"):
         transfer(backbone, dataclasses.replace(motion, backbone="0123"), SHORT)
 
 
 def test_a_motion_of_another_schedule_is_refused(backbone: Backbone, motion: Motion) -> None:
-    with pytest.raises(BadMotion, match="at other noise levels than tiny-unet3d now samples"):
+    with pytest.raises(BadMotion, match="at other noise levels than those of tiny-unet3d"):
         transfer(backbone, changed(motion, times=[999.0, 749.0]), SHORT)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from recast.errors import BadCall
-from recast.networks.feature_hooks import Tap, added, override, record, unrolled
+from recast.networks.feature_hooks import Tap, added, as_grid, override, record
 
 
 def frames_first(output: Tensor, frames: int) -> Tensor:
@@ -292,13 +292,13 @@ def test_a_row_of_positions_is_a_grid_of_the_latents_or_of_their_halves(
     positions: int, grid: tuple[int, int]
 ) -> None:
     row = torch.arange(positions).float().reshape(1, 1, positions, 1, 1)
-    found = unrolled(row, 40, 72)
+    found = as_grid(row, 40, 72)
     assert found.shape == (1, 1, *grid, 1)
     assert torch.equal(found.flatten(), row.flatten())  # by rows
-    assert unrolled(found, 40, 72) is found
+    assert as_grid(found, 40, 72) is found
 
 
 def test_halves_are_rounded_up_as_strided_layers_round_them() -> None:
-    assert unrolled(torch.zeros(1, 2, 3 * 4, 1, 5), 5, 7).shape == (1, 2, 3, 4, 5)
+    assert as_grid(torch.zeros(1, 2, 3 * 4, 1, 5), 5, 7).shape == (1, 2, 3, 4, 5)
     with pytest.raises(BadCall, match="13 positions fit no grid of 5x7 latents"):
-        unrolled(torch.zeros(1, 2, 13, 1, 5), 5, 7)
+        as_grid(torch.zeros(1, 2, 13, 1, 5), 5, 7)

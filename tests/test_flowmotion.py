@@ -16,7 +16,14 @@ from recast.diffusion.sampling import ddim
 from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Step
 from recast.methods import unguided
-from recast.methods.flowmotion import PRESETS, Config, GuidedDenoiser, Method, along, pair_changes
+from recast.methods.flowmotion import (
+    PRESETS,
+    Config,
+    GuidedDenoiser,
+    Method,
+    damp_orthogonal,
+    pairwise_frame_error,
+)
 
 from .jobs import SAMPLING, clip, learn, transfer
 
@@ -35,20 +42,24 @@ def test_changes_are_compared_among_all_pairs_of_frames(absolute: bool) -> None:
         for j in range(5):
             a, b = (clip[:, :, i] - clip[:, :, j] for clip in (x0, target))
             terms.append(mse_loss(a.abs(), b.abs()) if absolute else mse_loss(a, b))
-    torch.testing.assert_close(pair_changes(x0, target, absolute), torch.stack(terms).mean())
+    torch.testing.assert_close(
+        pairwise_frame_error(x0, target, absolute), torch.stack(terms).mean()
+    )
 
 
 def test_absolute_changes_do_not_know_the_way() -> None:
     forth = torch.arange(4.0).reshape(1, 1, 4, 1, 1)
-    assert float(pair_changes(-forth, forth, absolute=True)) == 0
-    assert float(pair_changes(-forth, forth)) > 1
+    assert float(pairwise_frame_error(-forth, forth, absolute=True)) == 0
+    assert float(pairwise_frame_error(-forth, forth)) > 1
 
 
 def test_the_velocitys_part_across_the_mean_is_scaled() -> None:
     mean = torch.tensor([2.0, 0.0])
-    found = along(torch.tensor([3.0, 5.0]), mean, 0.1)
+    found = damp_orthogonal(torch.tensor([3.0, 5.0]), mean, 0.1)
     torch.testing.assert_close(found, torch.tensor([3.0, 0.5]))
-    assert torch.equal(along(torch.tensor([3.0, 5.0]), mean, 1.0), torch.tensor([3.0, 5.0]))
+    assert torch.equal(
+        damp_orthogonal(torch.tensor([3.0, 5.0]), mean, 1.0), torch.tensor([3.0, 5.0])
+    )
 
 
 @pytest.mark.parametrize("tiny", [gaussian.tiny, unet3d.tiny])
@@ -69,7 +80,7 @@ def test_a_level_is_moved_with_its_velocity_held(tiny: Any) -> None:
 
     def loss(x: Tensor) -> Tensor:
         x0 = (x / (alpha + sigma)) - sigma / (alpha + sigma) * velocity
-        return 20 * mse_loss(x0, target) + 5 * pair_changes(x0, target)
+        return 20 * mse_loss(x0, target) + 5 * pairwise_frame_error(x0, target)
 
     torch.testing.assert_close(
         (x - sigma * velocity) / (alpha + sigma), plain.x0, atol=1e-4, rtol=1e-4
@@ -106,9 +117,9 @@ def test_velocities_are_held_to_their_mean_so_far() -> None:
     outs = [steered(zeros, t, zeros)[0] for _ in range(3)]
     first, second, third = (out.eps - out.x0 for out in outs)
     torch.testing.assert_close(first, told[0])
-    torch.testing.assert_close(second, along(told[1], told[0], 0.1))
+    torch.testing.assert_close(second, damp_orthogonal(told[1], told[0], 0.1))
     mean = (first + second) / 2
-    torch.testing.assert_close(third, along(told[2], mean, 0.1))
+    torch.testing.assert_close(third, damp_orthogonal(told[2], mean, 0.1))
     across = third - (third * mean).sum() / mean.square().sum() * mean
     whole = told[2] - (told[2] * mean).sum() / mean.square().sum() * mean
     torch.testing.assert_close(across, 0.1 * whole)

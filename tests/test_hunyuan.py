@@ -26,7 +26,7 @@ def theirs(backbone: Hunyuan, x: Tensor, kind: str, **options: Any) -> Tensor:
     """What diffusers' pipeline makes of noise in 8 steps: "latent", or pictures as "pt"."""
     size = backbone.defaults
     # Its own number is that of Llama 3's tokens; the tiny tokenizer has more.
-    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.tokens_before}
+    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.prefix_length}
     return pipeline(backbone)(
         prompt=PROMPT,
         num_frames=size.frames,
@@ -105,7 +105,7 @@ def test_one_that_is_not_distilled_is_guided_by_two_passes() -> None:
 
 
 def test_the_template_is_the_makers() -> None:
-    assert DEFAULT_PROMPT_TEMPLATE["template"] == hunyuan._BEFORE + "{}" + hunyuan._AFTER
+    assert DEFAULT_PROMPT_TEMPLATE["template"] == hunyuan._PREFIX + "{}" + hunyuan._SUFFIX
 
 
 def test_a_tokenizer_that_loses_blanks_is_refused() -> None:
@@ -125,7 +125,7 @@ def test_both_texts_are_parts_of_the_conditioning() -> None:
     found, prompts = backbone.encode_text(["ab", ""]), ["ab", ""]
     assert found.text.shape == (2, 256, 16)
     pipe = pipeline(backbone)
-    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.tokens_before}
+    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.prefix_length}
     tokens, pooled, mask = pipe.encode_prompt(prompts, prompt_template=template)
     torch.testing.assert_close(found.pooled, pooled)
     torch.testing.assert_close(found.text, tokens * mask[..., None])

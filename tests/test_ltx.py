@@ -141,7 +141,9 @@ def test_a_motion_is_bound_to_the_levels_of_its_size() -> None:
 def test_patches_are_refused() -> None:
     pipe = pipeline(ltx.tiny_of())
     pipe.transformer.register_to_config(patch_size=2)
-    with pytest.raises(BadModel, match=r"patches of \(2, 1\); a token of LTX-Video is one latent"):
+    with pytest.raises(
+        BadModel, match=r"one latent position, but the transformer has patches of \(2, 1\)"
+    ):
         model_loading.wrap(pipe, CPU)
 
 

@@ -141,7 +141,7 @@ def test_motions_of_other_settings_are_refused() -> None:
     with pytest.raises(BadMotion, match="learned with `steps` 4, but `steps` is 8 now"):
         transfer(method, backbone, motion, dataclasses.replace(SAMPLING, steps=8))
     times = dataclasses.replace(motion, metadata={**motion.metadata, "times": [1.0]})
-    with pytest.raises(BadMotion, match="at other noise levels than gaussian now samples"):
+    with pytest.raises(BadMotion, match="at other noise levels than those of gaussian"):
         transfer(method, backbone, times)
     for name in ("noise", "posterior_mean", "posterior_mean/channels"):
         rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}

@@ -90,7 +90,7 @@ def test_a_pickle_renamed_is_refused_unopened(tmp_path: Path, writer: str) -> No
 def test_other_peoples_safetensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(BadMotion, match=f"no motion file of Recast .{FORMAT}"):
+    with pytest.raises(BadMotion, match=f"no motion file of Recast .format {FORMAT}"):
         Motion.load(path)
 
 
@@ -121,8 +121,8 @@ def test_it_is_bound_to_its_method_and_weights() -> None:
 def test_other_weights_are_named_on_both_sides() -> None:
     other = Gaussian(torch.zeros(1, 3), 0.5, Flow())
     message = (
-        f"learned on gaussian .{tiny().fingerprint}., and the backbone is gaussian "
-        f".{other.fingerprint}.; learn it again"
+        f"learned on gaussian .{tiny().fingerprint}., but the backbone is gaussian "
+        f".{other.fingerprint}.; learn the motion again"
     )
     with pytest.raises(BadMotion, match=message):
         motion().check_compatible(other, "dmt")

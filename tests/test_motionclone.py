@@ -19,7 +19,7 @@ from recast.methods.motionclone import (
     Config,
     Method,
     attention_over_frames,
-    ramped,
+    ramp_factor,
 )
 from recast.networks.feature_hooks import record
 
@@ -121,13 +121,13 @@ def test_the_source_itself_has_no_loss_at_its_level() -> None:
 
 
 def test_the_weight_rises_and_falls() -> None:
-    assert [ramped(n, 6, 1 / 3) for n in range(6)] == [0.5, 1, 1, 1, 1, 0.5]
-    assert [ramped(n, 3, 0) for n in range(3)] == [1, 1, 1]
+    assert [ramp_factor(n, 6, 1 / 3) for n in range(6)] == [0.5, 1, 1, 1, 1, 0.5]
+    assert [ramp_factor(n, 3, 0) for n in range(3)] == [1, 1, 1]
     # The authors' numbers, 10 of 180 guided steps; of few there is no ramp.
-    told = [ramped(n, 180, PRESETS["paper"].ramp) for n in range(180)]
+    told = [ramp_factor(n, 180, PRESETS["paper"].ramp) for n in range(180)]
     assert told[:11] == pytest.approx([*(n / 10 for n in range(1, 11)), 1])
     assert told == told[::-1]
-    assert {ramped(n, 10, PRESETS["paper"].ramp) for n in range(10)} == {1}
+    assert {ramp_factor(n, 10, PRESETS["paper"].ramp) for n in range(10)} == {1}
 
 
 def test_the_loss_is_the_sum_over_places_of_each_ones_mean_error() -> None:

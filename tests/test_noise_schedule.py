@@ -103,7 +103,7 @@ def test_no_division_where_there_is_no_signal(prediction: str) -> None:
 
 
 def test_a_noise_prediction_without_terminal_signal_is_refused() -> None:
-    with pytest.raises(BadModel, match=r"no signal at its last level.*needs v_prediction"):
+    with pytest.raises(BadModel, match=r"noisiest level .* has no signal.*needs v_prediction"):
         from_diffusers(ZEROSCOPE | {"rescale_betas_zero_snr": True})
     assert float(Cosine(prediction="epsilon").alpha(Cosine(prediction="epsilon").grid(4)[0])) > 0.01
 

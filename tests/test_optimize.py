@@ -14,9 +14,9 @@ from recast.diffusion.optimize import (
     adamw_class,
     descend,
     gradient,
+    load_optimizer_tensors,
     minimize,
-    packed,
-    restore,
+    optimizer_tensors,
     train,
 )
 from recast.errors import BadCall, NotFinite
@@ -164,7 +164,7 @@ def test_training_goes_on_exactly_where_it_was() -> None:
     begun = list(train(groups[1], first, 4))
     rest.data.copy_(half.data)
     second = adamw(groups[2], 0.01)
-    restore(second, packed(first))
+    load_optimizer_tensors(second, optimizer_tensors(first))
     assert begun + list(train(groups[2], second, 6, done=4)) == expected
     assert torch.equal(rest, whole)
 
@@ -215,7 +215,7 @@ def test_a_gradient_is_cut_to_the_norm_that_is_allowed() -> None:
     groups = [to(30, weight)]
     optimizer = adamw(groups, 0)
     list(train(groups, optimizer, 1, clip=2.0))
-    moment = packed(optimizer)["0.exp_avg"]
+    moment = optimizer_tensors(optimizer)["0.exp_avg"]
     assert float(moment.norm()) == pytest.approx(0.2, rel=1e-4)
 
 

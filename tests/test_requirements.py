@@ -38,7 +38,7 @@ def test_a_method_that_learns_by_sampling_needs_the_source_prompt() -> None:
 
 def test_a_clip_in_windows_is_refused_where_it_is_needed_whole() -> None:
     backbone = gaussian.tiny()
-    backbone.see_at_once(4)
+    backbone.set_window(4)
     requirements.check_windows(configure("dmt"), backbone, (8, 16, 16))
     requirements.check_windows(configure("dreammotion"), backbone, (4, 16, 16))
     requirements.check_windows(configure("dreammotion"), backbone, None)

@@ -14,7 +14,7 @@ from recast.backbones.base import Conditioning
 from recast.backbones.show1 import backbone as show1
 from recast.backbones.show1 import cascade
 from recast.backbones.show1.backbone import Show1
-from recast.backbones.show1.cascade import NUMBERS, Numbers
+from recast.backbones.show1.cascade import STAGE_SETTINGS, StageSettings
 from recast.events import Event, Job, Preview, Step
 from recast.media import video
 from recast.media.video import Video
@@ -44,11 +44,11 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps to a window."""
-    for name, own in NUMBERS.items():
-        short = Numbers(
+    for name, own in STAGE_SETTINGS.items():
+        short = StageSettings(
             steps=2, guidance_scale=own.guidance_scale, channels=own.channels, level=own.level
         )
-        monkeypatch.setitem(cascade.NUMBERS, name, short)  # type: ignore[arg-type]
+        monkeypatch.setitem(cascade.STAGE_SETTINGS, name, short)  # type: ignore[arg-type]
 
 
 def ended(job: Job[Tensor]) -> tuple[list[Event], Tensor]:
@@ -121,16 +121,16 @@ class Spy(nn.Module):
 
 def spied() -> tuple[Show1, dict[str, Spy]]:
     """The tiny model with stages that only look."""
-    spies: dict[str, Spy] = {name: Spy() for name in NUMBERS}
+    spies: dict[str, Spy] = {name: Spy() for name in STAGE_SETTINGS}
     stages = {
         name: cascade.Stage(
-            numbers=NUMBERS[name],
+            settings=STAGE_SETTINGS[name],
             unet=spy,
             scheduler=show1._SCHEDULER,
             noising={"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"},
         )
         for name, spy in spies.items()
-        if name in NUMBERS
+        if name in STAGE_SETTINGS
     }
     own = tiny()
     return Show1(own._parts, own.defaults, CPU, stages), spies  # type: ignore[arg-type]
@@ -189,7 +189,9 @@ def test_a_stage_is_sampled_as_its_scheduler_asks() -> None:
     share = float((x0.abs() > 1 - 1e-5).float().mean())
     assert share > 0.05  # the 95 % quantile lies beyond 1.5, where it may not be
     bare = cascade.Stage(
-        numbers=stage.numbers, unet=stage.unet, scheduler={**stage.scheduler, "thresholding": False}
+        settings=stage.settings,
+        unet=stage.unet,
+        scheduler={**stage.scheduler, "thresholding": False},
     )
     denoise = bare.denoiser(
         lambda network, x, t, text, level: torch.zeros(len(x), 6, *x.shape[2:]),

@@ -15,7 +15,7 @@ from torch import Tensor
 from recast.backbones.base import Defaults, Settings
 from recast.backbones.show1 import backbone as show1
 from recast.backbones.show1.backbone import Show1
-from recast.backbones.show1.cascade import NUMBERS
+from recast.backbones.show1.cascade import STAGE_SETTINGS
 from recast.errors import BadCall, BadModel
 from recast.networks import placement
 from recast.pipeline import model_loading
@@ -51,7 +51,7 @@ def test_a_saved_model_is_the_same_model(folder: Path) -> None:
     torch.testing.assert_close(outs[0].eps, outs[1].eps, atol=2e-5, rtol=1e-4)
     weights = loaded.network.state_dict()
     assert all(torch.equal(w, weights[k]) for k, w in backbone.network.state_dict().items())
-    for name in NUMBERS:
+    for name in STAGE_SETTINGS:
         shutil.rmtree(folder / name)
     assert model_loading.load(str(folder), CPU).frame_multiplier == 1
 
@@ -77,12 +77,12 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 def test_networks_take_turns() -> None:
     """As with offloading; a device without values stands for the one with them."""
     one, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1, device="cpu")
-    placement.take_turns(one, [one, other], torch.device("cpu"))
+    placement.swap_in(one, [one, other], torch.device("cpu"))
     assert one.weight.device.type == "cpu"
     moved: list[str] = []
     for name, network in (("one", one), ("other", other)):
         network.to = lambda device, name=name: moved.append(f"{name} to {device}")  # type: ignore[method-assign,assignment,misc]
-    placement.take_turns(one, [one, other], torch.device("meta"))
+    placement.swap_in(one, [one, other], torch.device("meta"))
     assert moved == ["one to cpu", "other to cpu", "one to meta"]
 
 
@@ -138,7 +138,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another network": (
         lambda f: change(f / "unet/config.json", _class_name="UNet2DConditionModel"),
-        "unet holds a UNet2DConditionModel, and a UNet3DConditionModel is needed",
+        "unet holds a UNet2DConditionModel, but a UNet3DConditionModel is needed",
     ),
     "other blocks": (
         lambda f: change(f / "unet/config.json", up_block_types=["UpBlock3D"]),
@@ -150,24 +150,24 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a stage in the model's place": (
         lambda f: shutil.copy(f / "sr1/unet/config.json", f / "unet/config.json"),
-        "the network takes 6 channels; Show-1's at this place takes 3",
+        "the network has 6 input channels; this stage of Show-1 needs 3",
     ),
     "stages exchanged": (
         lambda f: shutil.copy(f / "sr1/model_index.json", f / "interpolation/model_index.json"),
-        "holds a TextToVideoIFSuperResolutionPipeline_Cond, and this backbone reads",
+        "holds a TextToVideoIFSuperResolutionPipeline_Cond, but this backbone needs",
     ),
     "no noising": (
         lambda f: shutil.rmtree(f / "sr1/image_noising_scheduler"),
         "no readable image_noising_scheduler/scheduler_config.json",
     ),
-    "no sr1": (lambda f: shutil.rmtree(f / "sr1"), "has sr1_image, for .* sr1, and no sr1"),
+    "no sr1": (lambda f: shutil.rmtree(f / "sr1"), "has sr1_image, which .* sr1, but no sr1"),
     "no vocabulary": (
         lambda f: (f / "tokenizer/tokenizer.json").unlink(),
         "holds no T5Tokenizer: it has neither tokenizer.json nor spiece.model",
     ),
     "another pipeline": (
         lambda f: change(f / "model_index.json", _class_name="TextToVideoSDPipeline"),
-        "holds a TextToVideoSDPipeline, and this backbone reads TextToVideoIFPipeline",
+        "holds a TextToVideoSDPipeline, but this backbone needs TextToVideoIFPipeline",
     ),
 }
 

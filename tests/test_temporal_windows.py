@@ -85,17 +85,17 @@ def test_every_model_takes_more_than_its_window(name: str) -> None:
 def test_windows_are_counted_in_frames_of_the_clip(kind: str) -> None:
     backbone = tinies.MADE[kind]()
     own = backbone.defaults
-    backbone.see_at_once(own.frames)
+    backbone.set_window(own.frames)
     assert backbone.window == backbone.latent_shape(own.frames, own.height, own.width)[2]
     if kind != "stable":
         with pytest.raises(BadCall, match=f"`frames` must be .*, got {own.frames + 1}"):
-            backbone.see_at_once(own.frames + 1)
+            backbone.set_window(own.frames + 1)
 
 
 @pytest.mark.parametrize("method", GUIDED, ids=lambda method: method.name)
 def test_a_window_as_long_as_the_clip_changes_nothing(method: MotionMethod) -> None:
     plain, windowed = unet3d.tiny(), unet3d.tiny()
-    windowed.see_at_once(windowed.defaults.frames)
+    windowed.set_window(windowed.defaults.frames)
     made = [transfer(method, one, learn(method, one)) for one in (plain, windowed)]
     assert torch.equal(*made)
 
@@ -105,7 +105,7 @@ def test_every_window_is_guided_by_its_own_part_of_the_motion(method: MotionMeth
     """The source's features at the noisiest level are those of the windows on their own."""
     backbone = unet3d.tiny()
     frames = backbone.defaults.frames
-    backbone.see_at_once(frames // 2)
+    backbone.set_window(frames // 2)
     motion = learn(method, backbone)
     (tap,) = backbone.taps("motion")
     features = motion.tensors[tap.path]
@@ -122,7 +122,7 @@ def test_every_window_is_guided_by_its_own_part_of_the_motion(method: MotionMeth
 def test_guidance_in_windows_finds_the_sources_own_latents() -> None:
     """Where x_t is the source's, every window's features are those that were learned."""
     backbone = unet3d.tiny()
-    backbone.see_at_once(backbone.defaults.frames // 2)
+    backbone.set_window(backbone.defaults.frames // 2)
     method = dmt.Method(dmt.Config(**FEW, initial_noise="inverted"))
     prompted = dataclasses.replace(SAMPLING, guidance_scale=1.0)
     motion = learn(method, backbone, prompt="a cat")
@@ -139,9 +139,9 @@ def test_a_motion_is_used_in_the_windows_it_was_learned_in() -> None:
     method = GUIDED[0]
     motion = learn(method, backbone)
     whole = transfer(method, backbone, motion)
-    backbone.see_at_once(backbone.defaults.frames)  # one window is no windows
+    backbone.set_window(backbone.defaults.frames)  # one window is no windows
     assert torch.equal(transfer(method, backbone, motion), whole)
-    backbone.see_at_once(2)
+    backbone.set_window(2)
     with pytest.raises(
         BadMotion, match="with all frames in a window, but the model now takes 2 frames"
     ):
@@ -152,7 +152,7 @@ def test_a_model_with_few_positions_takes_long_clips_in_windows() -> None:
     backbone = animatediff.tiny()
     with pytest.raises(BadCall, match=r"must be at most 32 .*, got 40; .* set `window` to 32"):
         backbone.latent_shape(40, 16, 16)
-    backbone.see_at_once(16)
+    backbone.set_window(16)
     assert backbone.latent_shape(40, 16, 16)[2] == 40
 
 
@@ -161,12 +161,12 @@ def test_methods_that_need_a_clip_whole_say_so() -> None:
     size = backbone.defaults
     frames = ((clip(backbone)[0].permute(1, 2, 3, 0) + 1) * 127).byte().numpy()
     video = Video(frames, size.fps)
-    backbone.see_at_once(size.frames // 2)
+    backbone.set_window(size.frames // 2)
     with pytest.raises(BadCall, match=r"dreammotion needs a clip whole; .* dmt, flowmotion, moft"):
         recast.learn(backbone, video, method="dreammotion")
     backbone.window = None
     motion = recast.learn(backbone, video, method="dreammotion")
-    backbone.see_at_once(size.frames // 2)
+    backbone.set_window(size.frames // 2)
     with pytest.raises(BadCall, match=f"{size.frames} frames are more than --window"):
         recast.transfer(backbone, motion, "a cat")
 
@@ -180,7 +180,7 @@ def test_windows_are_set_when_a_model_is_loaded() -> None:
 
 def test_methods_without_guidance_work_in_windows() -> None:
     backbone = gaussian.tiny()
-    backbone.see_at_once(backbone.defaults.frames // 2)
+    backbone.set_window(backbone.defaults.frames // 2)
     method = sdedit.Method(sdedit.Config())
     motion = learn(method, backbone)
     made = result(method.transfer(backbone, motion, "a cat", SAMPLING))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recast.networks.tensor_memory import TensorMemory, fused
+from recast.networks.tensor_memory import TensorMemory, fused_attention
 
 
 def test_each_storage_is_counted_once_and_while_it_lives() -> None:
@@ -43,11 +43,11 @@ def test_attention_on_the_meta_device_keeps_what_the_fused_kernel_keeps(masked: 
         return held
 
     own = functional.scaled_dot_product_attention
-    with fused():
+    with fused_attention():
         assert kept("meta") == kept("cpu")
         assert kept("cpu") < 4 * 2 * 4 * 256 * 256  # one map
     assert functional.scaled_dot_product_attention is own
     assert kept("meta") > 4 * 2 * 4 * 256 * 256
-    with pytest.raises(ArithmeticError), fused():
+    with pytest.raises(ArithmeticError), fused_attention():
         raise ArithmeticError
     assert functional.scaled_dot_product_attention is own

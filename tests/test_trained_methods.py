@@ -263,7 +263,9 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
     more = learned(
         made("motion_inversion"), backbone, sampling=dataclasses.replace(SAMPLING, steps=4)
     )
-    with pytest.raises(BadMotion, match=r"levels \(of `steps`\) \[501.0\] and \[751.0\] cannot"):
+    with pytest.raises(
+        BadMotion, match=r"levels \(set by `steps`\) \[501.0\] and \[751.0\] cannot"
+    ):
         api.mix([one, more], [1, 1])
     for name, value, told in [
         ("difference", False, "True"),
@@ -415,7 +417,7 @@ def test_damaged_motions_are_refused() -> None:
         ({n: t for n, t in motion.tensors.items() if n != "noise"}, "this motion has no noise"),
         ({"noise": motion.tensors["noise"]}, "holds no learned parameters"),
         ({**motion.tensors, "strange": torch.zeros(2)}, "strange belongs to no temporal"),
-        ({**motion.tensors, queries: torch.zeros(1, 4, 3)}, "this model takes 8 channels|takes 16"),
+        ({**motion.tensors, queries: torch.zeros(1, 4, 3)}, "of which the last is (8|16)"),
     ]:
         damaged = dataclasses.replace(motion, tensors=tensors)
         with pytest.raises(BadMotion, match=message):
@@ -427,7 +429,8 @@ def test_noise_of_another_level_is_refused() -> None:
     motion = learned(method, backbone)
     more = dataclasses.replace(SAMPLING, steps=4)
     with pytest.raises(
-        BadMotion, match=r"at noise level 501.0, but the sample needs 4 at 751.0; use"
+        BadMotion,
+        match=r"at noise level 501.0, but the sample needs 4 frames at noise level 751.0; use",
     ):
         list(method.transfer(backbone, motion, "a cat", more))
     free = made("vmc", initial_noise="random")
@@ -475,7 +478,7 @@ def test_a_network_with_adapters_of_the_users_is_refused_and_left_alone(name: st
             return denoise(x, torch.tensor(501.0)).eps
 
     before = seen()
-    message = r"adapters loaded \(zoom\); unload them first .* after fuse_lora"
+    message = r"adapters loaded \(zoom\); unload them .* call fuse_lora before"
     with pytest.raises(BadCall, match=message):
         next(made(name).learn(backbone, clip(backbone), "a dog", SAMPLING))
     with pytest.raises(BadCall, match=message):

@@ -218,11 +218,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no model": (renamed, "is not a model folder of diffusers: it has no model_index.json"),
     "other pipeline": (
         lambda f: edit(f / "model_index.json", _class_name="CogVideoXPipeline"),
-        "holds a CogVideoXPipeline, and this backbone reads TextToVideoSDPipeline",
+        "holds a CogVideoXPipeline, but this backbone needs TextToVideoSDPipeline",
     ),
     "other network": (
         lambda f: edit(f / "unet/config.json", _class_name="UNet2DConditionModel"),
-        "unet holds a UNet2DConditionModel, and a UNet3DConditionModel is needed",
+        "unet holds a UNet2DConditionModel, but a UNet3DConditionModel is needed",
     ),
     "index no JSON": (
         lambda f: (f / "model_index.json").write_text('{"_class_name": '),
