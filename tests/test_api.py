@@ -144,11 +144,19 @@ def test_wrong_calls_are_refused(clip: Video, store: MotionCache) -> None:
         recast.transfer(backbone, motion, "red", steps=0)
     with pytest.raises(BadCall, match="`seed` must be a whole number from 0"):
         recast.transfer(backbone, motion, "red", seed=-1)
+    with pytest.raises(BadCall, match="`guidance_scale` must be a finite number, got nan"):
+        recast.transfer(backbone, motion, "red", guidance_scale=float("nan"))
+    with pytest.raises(BadCall, match="`start` must be a time in seconds, at least 0, got -1"):
+        recast.learn(backbone, clip, source=Source(start=-1), store=store)
+    with pytest.raises(BadCall, match="dmt learns from a clip, and none was given"):
+        recast.learn(backbone, [], store=store)
     with pytest.raises(BadMotion, match="learn it again"):
         recast.transfer(unet3d.tiny(), motion, "red")
     with pytest.raises(UnknownName, match="did you mean dmt"):
         recast.learn(backbone, clip, method="dtm", store=store)
-    with pytest.raises(BadModel, match=r"a dict cannot be wrapped; Recast takes .*TextToVideoSD"):
+    with pytest.raises(
+        BadModel, match=r"class dict cannot be wrapped; Recast wraps .*TextToVideoSD"
+    ):
         recast.wrap({})
 
 
@@ -176,7 +184,7 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
         recast.load("shape")
     index = tmp_path / "model_index.json"
     index.write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(BadModel, match=r"holds a FluxPipeline, and Recast can load .*TextToVideo"):
+    with pytest.raises(BadModel, match=r"is a FluxPipeline, which .*; it can load .*TextToVideo"):
         recast.load(str(tmp_path))
     index.write_text("{")
     with pytest.raises(BadModel, match="it is damaged"):

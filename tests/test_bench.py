@@ -151,9 +151,9 @@ def test_tables_that_are_none_are_refused(
     pq.write_table(table.append_column("mood", table["clip"]), tmp_path / "new.parquet")
     out = ["--out", str(tmp_path / "out")]
     for path, told in (
-        (tmp_path / "no.parquet", "no.parquet cannot be read as a rows.parquet"),
-        (tmp_path / "missing.parquet", "missing.parquet cannot be read as a rows.parquet"),
-        (tmp_path, "cannot be read as a rows.parquet"),
+        (tmp_path / "no.parquet", "no.parquet is not a table rows.parquet"),
+        (tmp_path / "missing.parquet", "missing.parquet is not a table rows.parquet"),
+        (tmp_path, "is not a table rows.parquet"),
         (tmp_path / "old.parquet", "old.parquet lacks the column stamp"),
         (tmp_path / "new.parquet", "new.parquet has the column mood"),
     ):
@@ -371,7 +371,7 @@ def test_what_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["bench", str(suite), "--ray"]) == 2
-    assert "pip install '.[ray]' brings it" in capsys.readouterr().err
+    assert "pip install '.[ray]' in Recast's own folder" in capsys.readouterr().err
 
 
 def test_features_rebuild_the_clip_they_came_from(

@@ -51,7 +51,7 @@ def test_learn_uses_the_default_and_a_config_names_its_own(clip: Video, tmp_path
     assert recast.learn(backbone, clip, steps=2, store=store).method == "dmt"
     config = sdedit.PRESETS["strength-70"]
     assert recast.learn(backbone, clip, config=config, steps=2, store=store).method == "sdedit"
-    with pytest.raises(BadCall, match="a str, which is the config of no method"):
+    with pytest.raises(BadCall, match="a str, which is not the Config of a method"):
         recast.learn(backbone, clip, config="fast", steps=2, store=store)
 
 

@@ -108,15 +108,16 @@ def test_a_mask_from_python(tmp_path: Path) -> None:
     for mask, message in (
         (
             right[1:],
-            r"the mask has the shape \(3, 16, 16\); it must be that .* = \(4, 16, 16\)",
+            r"`mask` has the shape \(3, 16, 16\); it must be that .* = \(4, 16, 16\)",
         ),
-        (right & False, "the mask is empty"),
-        ("0.5,0,0.2,1", "a box is LEFT,TOP,RIGHT,BOTTOM"),
+        (right & False, "`mask` has no true pixel"),
+        ("0.5,0,0.2,1", "with LEFT < RIGHT and TOP < BOTTOM, such as"),
+        ("0.2,0,1", "`mask` is 0.2,0,1; a box is LEFT,TOP,RIGHT,BOTTOM"),
     ):
         with pytest.raises(BadCall, match=message):
             recast.transfer(backbone, motion, "a fat cat", mask=mask)
     bare = dataclasses.replace(motion, metadata={"source_prompt": "a fat dog"})
-    with pytest.raises(BadCall, match="does not hold the size of its clip"):
+    with pytest.raises(BadCall, match="size of the clip, which this motion does not hold"):
         recast.transfer(backbone, bare, "a fat cat", mask=right)
 
 
@@ -160,13 +161,13 @@ def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int
 
 
 def test_an_empty_mask_says_where_it_became_so(tmp_path: Path) -> None:
-    with pytest.raises(BadClip, match=r"mask\.png is empty: nothing in it is bright"):
+    with pytest.raises(BadClip, match=r"mask\.png is empty: no pixel of it is brighter than 127"):
         edit_mask.read(painted(tmp_path, 36, 64, 1), FACTS)
     edge = painted(tmp_path, 36, 64, 0.9)
-    with pytest.raises(BadClip, match=r"nothing bright is left of it at 16x16 \(`fit=crop`\)"):
+    with pytest.raises(BadClip, match=r"no bright pixel is left after .* 16x16 \(`fit=crop`\)"):
         edit_mask.read(edge, FACTS)
     assert edit_mask.read(edge, FACTS | {"fit": "stretch"})[..., 15].all()
-    with pytest.raises(BadClip, match="is empty: it holds no pixel of 16x16"):
+    with pytest.raises(BadClip, match="is empty: the box covers no pixel of 16x16"):
         edit_mask.read("0.01,0,0.02,1", FACTS)
 
 

@@ -138,7 +138,7 @@ def test_true_motion_is_computed_with_a_ground_truth(
     right = [scores[f"{look}_right"] for look in ("colour", "shape", "background")]
     assert right == [1, 0, 1]
     assert cli.main([*argv, "--truth", str(source)]) == 2
-    assert "is no ground truth written by recast shapes render" in capsys.readouterr().err
+    assert "is not a .json file that recast shapes render wrote" in capsys.readouterr().err
 
 
 def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:
@@ -217,7 +217,9 @@ def test_folders_without_a_usable_manifest_are_refused(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     for text in ("{", "[]", '{"config": {"prompt": "a red ring"}}', '{"clip": {}, "config": 3}'):
         manifest.write_text(text)
-        with pytest.raises(BadClip, match=r"manifest\.json is damaged, or no run wrote it .*video"):
+        with pytest.raises(
+            BadClip, match=r"manifest\.json is damaged or not a manifest of Recast .*video"
+        ):
             read_result(tmp_path)
     manifest.write_text(json.dumps({"samples": [{"seed": 3}, {"seed": 4}]}))
     with pytest.raises(BadClip, match=r"holds several results; .*: seed-3, seed-4"):

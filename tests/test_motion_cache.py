@@ -196,13 +196,13 @@ def test_settings_of_the_transfer_alone_share_a_motion() -> None:
     ("text", "size"), [("0", 0), ("12", 12), ("4GB", 4 * 10**9), ("1.5 mb", 1_500_000)]
 )
 def test_sizes_are_read(text: str, size: int) -> None:
-    assert parse_size(text) == size
+    assert parse_size(text, "`keep`") == size
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "4 gigs"])
 def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(BadCall, match="is not a size"):
-        parse_size(text)
+    with pytest.raises(BadCall, match="RECAST_STORE_CAP must be a size like 4GB"):
+        parse_size(text, "RECAST_STORE_CAP")
 
 
 def test_the_environment_says_where_and_how_large(

@@ -217,7 +217,7 @@ def test_a_store_that_cannot_be_written_does_not_stop_a_run(
         run.transfer(job(), gaussian.tiny(), MotionCache(tmp_path / "file" / "store", 10**9))
     )
     assert (result.folder / "video.mp4").exists()
-    assert any(isinstance(event, Note) and "could not be kept" in event.text for event in events)
+    assert any(isinstance(event, Note) and "could not be saved" in event.text for event in events)
     _, result = finished(run.transfer(job(), gaussian.tiny(), MotionCache(tmp_path / "store", 100)))
     assert any("RECAST_STORE_CAP" in note for note in result.manifest["notes"])
 
@@ -251,13 +251,15 @@ def test_a_motion_file_is_refused_where_it_does_not_fit(
     file, out = tmp_path / "ball.safetensors", tmp_path / "out"
     config = LearnConfig(clip=clip, out=file, config=FAST, steps=4)
     finished(run.learn(config, gaussian.tiny(), store))
+    with pytest.raises(BadClip, match="is a motion file; a motion is learned from a video"):
+        finished(run.learn(dataclasses.replace(config, clip=file), gaussian.tiny(), store))
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         (
             {"source": Source(frames=4)},
             BadCall,
             "`frames`: a motion of dmt has a fixed number of frames",
         ),
-        ({"source": Source(height=8)}, BadCall, "`height`: a motion file has its frames"),
+        ({"source": Source(height=8)}, BadCall, "`height`: the source is a motion file"),
         ({"method": "unguided", "config": unguided.Config()}, BadCall, "was learned by dmt"),
         ({"draw": Draw(steps=9)}, BadMotion, "`steps` 4, but `steps` is 9 now"),
         ({"clip": clip.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
@@ -346,7 +348,7 @@ def test_what_the_model_does_not_know_is_told(
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
             OutOfMemory,
-            "`gradient_checkpointing=True` .less than half",
+            "`gradient_checkpointing=True` .*less than half",
         ),
         (MemoryError(), OutOfMemory, "`dtype=float16`"),
         (NotFinite("the latents are not finite at level 3"), RunFailed, "level 3"),
@@ -429,7 +431,7 @@ def test_a_clip_inside_the_folder_is_safe(
     finished(run.transfer(job(clip=out / "source.mp4"), backbone, store))
     assert (out / "source.mp4").read_bytes() == clip.read_bytes()
     made = (out / "video.mp4").read_bytes()
-    with pytest.raises(BadCall, match="would replace the clip"):
+    with pytest.raises(BadCall, match="would replace the source"):
         finished(run.transfer(job(clip=out / "video.mp4"), backbone, store))
     assert (out / "video.mp4").read_bytes() == made
 
@@ -739,9 +741,9 @@ def test_learning_that_could_not_go_on_says_so_once(
     size = int(1.5 * path.stat().st_size)
     small = MotionCache(tmp_path / "small", size, autosave_seconds=0.0)
     events, _ = finished(run.learn(lesson(), backbone, small))
-    notes = [e.text for e in events if isinstance(e, Note) and "start anew" in e.text]
+    notes = [e.text for e in events if isinstance(e, Note) and "begins again" in e.text]
     assert len(notes) == 1
-    assert "learning that is interrupted will start anew: the motion takes" in notes[0]
+    assert "if learning is interrupted, it begins again: the motion takes" in notes[0]
     assert f"({small.cap / 1e6:,.1f} MB, set by RECAST_STORE_CAP)" in notes[0]
     assert len(small.entries()) == 1
 
@@ -775,7 +777,7 @@ def test_learning_that_cannot_be_taken_up_begins_anew(
     events, path = finished(run.learn(lesson(), backbone, store))
     assert any(
         isinstance(e, Note)
-        and re.search(f"cannot be used, so learning starts anew: .*{words}", e.text)
+        and re.search(f"cannot be used, so learning begins again: .*{words}", e.text)
         for e in events
     )
     assert len(trained(events)) == len(Motion.load(path).metadata["losses"]) == 6

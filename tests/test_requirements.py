@@ -12,8 +12,17 @@ from recast.pipeline.method_presets import configure, method_names
 def test_several_clips_are_for_methods_that_train() -> None:
     requirements.check_clip_count(configure("vmc"), 3)
     requirements.check_clip_count(configure("dmt"), 1)
+    with pytest.raises(BadCall, match="dmt learns from a clip, and none was given"):
+        requirements.check_clip_count(configure("dmt"), 0)
     with pytest.raises(BadCall, match=r"3 clips were given, and dmt .*: motion_inversion, .*vmc$"):
         requirements.check_clip_count(configure("dmt"), 3)
+
+
+def test_a_config_belongs_to_one_method() -> None:
+    with pytest.raises(
+        BadCall, match=r"a recast\.methods\.dmt\.Config; the method ditflow needs a "
+    ):
+        configure("ditflow", dmt.Config())
 
 
 def test_a_mask_is_for_dreammotion() -> None:

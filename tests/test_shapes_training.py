@@ -118,10 +118,10 @@ def test_training_continues_from_a_model_and_saves_snapshots(tmp_path):
     change = sum((before[name] - after[name]).float().square().sum() for name in before)
     assert change < 1e-2 * sum(value.float().square().sum() for value in before.values())
     assert unet3d.load(str(tmp_path / "on" / "snapshots" / "000001"), Settings(device="cpu"))
-    with pytest.raises(BadModel, match="must be a model folder, and"):
+    with pytest.raises(BadModel, match="is not a model folder"):
         list(training.train(replace(config, start=tmp_path / "missing")))
     other = networks.Design(unet=(16, 16, 16, 16))
-    with pytest.raises(BadModel, match="is no unet of this design"):
+    with pytest.raises(BadModel, match="does not hold the unet of a model of this design"):
         list(training.train(replace(config, out=tmp_path / "other"), other))
     wrong = replace(config, out=tmp_path / "wrong", network="transformer", clips=1)
     with pytest.raises(BadModel, match="has no transformer; leave it out of `start_parts`"):

@@ -162,19 +162,19 @@ def test_methods_that_need_a_clip_whole_say_so() -> None:
     frames = ((clip(backbone)[0].permute(1, 2, 3, 0) + 1) * 127).byte().numpy()
     video = Video(frames, size.fps)
     backbone.set_window(size.frames // 2)
-    with pytest.raises(BadCall, match=r"dreammotion needs a clip whole; .* dmt, flowmotion, moft"):
+    with pytest.raises(BadCall, match=r"dreammotion needs the whole clip .* dmt, flowmotion, moft"):
         recast.learn(backbone, video, method="dreammotion")
     backbone.window = None
     motion = recast.learn(backbone, video, method="dreammotion")
     backbone.set_window(size.frames // 2)
-    with pytest.raises(BadCall, match=f"{size.frames} frames are more than --window"):
+    with pytest.raises(BadCall, match=f"{size.frames} frames, which is more than `window`"):
         recast.transfer(backbone, motion, "a cat")
 
 
 def test_windows_are_set_when_a_model_is_loaded() -> None:
     loaded = model_loading.load("gaussian", Settings(device="cpu", window=4))
     assert loaded.window == 4
-    with pytest.raises(BadCall, match="`frames` must be at least 1, got 0"):
+    with pytest.raises(BadCall, match="`window` must be at least 1, got 0"):
         model_loading.load("gaussian", Settings(device="cpu", window=0))
 
 

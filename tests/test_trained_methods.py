@@ -275,7 +275,7 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
             BadMotion, match=f"with `{name}` {told} and {value} cannot be mixed; learn them"
         ):
             api.mix([configured(one), configured(one, **{name: value})], [1, 1])
-    with pytest.raises(BadCall, match="2 motions and 1 weights; give each motion one weight"):
+    with pytest.raises(BadCall, match="one weight for each motion, got 2 motions and 1 weights"):
         api.mix([one, one], [1])
     with pytest.raises(BadCall, match=r"weights \[0, 0\]; they must be numbers, and not all"):
         api.mix([one, one], [0, 0])

@@ -20,7 +20,7 @@ _TITLES = {
     "draw options": "Sampling",
     "source options": "Source clip",
     "settings options": "Model",
-    "tools options": "Judges",
+    "tools options": "Tools",
     "config options": "Settings",
 }
 _BY_METHOD = {"transfer", "learn", "demo"}

@@ -4,8 +4,7 @@
     motion = recast.learn(backbone, recast.read("clip.mp4"))
     recast.transfer(backbone, motion, "a red circle on a navy background").save("out.mp4")
 
-Names are looked up when they are first used, so that `import recast` loads neither torch nor
-diffusers.
+A name is imported when it is first used, so that `import recast` loads neither torch nor diffusers.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""`python -m recast` is `recast`."""
+"""`python -m recast` runs the command `recast`."""
 
 import sys
 

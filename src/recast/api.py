@@ -1,7 +1,8 @@
 """Recast from Python: load or wrap a model, learn a motion, transfer it, mix it with others.
 
-These functions wait for their result. `on_event` sees every event on the way, and raising an
-exception in it stops the work. `recast.pipeline` has the same work as jobs to iterate over.
+These functions return when their work is done. They call `on_event` with each event of the work,
+and an exception in it stops the work. `recast.pipeline.stages` has the same work as jobs, to
+iterate over. This module refuses to know the order of a run.
 """
 
 import math
@@ -40,13 +41,14 @@ def learn(
     store: MotionCache | None = None,
     on_event: OnEvent | None = None,
 ) -> Motion:
-    """Learn the motion of a clip, or of several clips that share it.
+    """Learn the motion of a clip, or of several clips that show the same motion.
 
-    A motion that was learned before comes from the motion store. The clip is cut and fitted as
-    `source` says, by default to what the model was trained on. The method "auto" is that of the
-    `config`, or without one the default for this model. `config` is the method's own config, by
-    default its first preset; `steps` is the number of sampling steps that the motion will be used
-    with. Raises `RecastError`.
+    A motion that was learned before is loaded from the motion store; `store` replaces the default
+    one. The clip is cut and fitted as `source` says, by default to the length, rate and size on
+    which the model was trained. `config` is the config of the method, by default its first preset.
+    The method "auto" is the one to which `config` belongs, or without a config the default for the
+    model. `steps` is the number of sampling steps of the transfers that will use the motion. Raises
+    `RecastError`.
     """
     if method == AUTO:
         method = default_method(backbone.name) if config is None else method_of_config(config)
@@ -71,12 +73,13 @@ def transfer(
     frames: int | None = None,
     on_event: OnEvent | None = None,
 ) -> Video:
-    """Draw a new clip with the motion. Its `notes` say what the user should know.
+    """Make a new clip with a motion. The `notes` of the clip say what the user should know.
 
-    By default `config` and `steps` are those that the motion was learned with. A `mask` says where
-    the result may differ from the source, for methods that take one: (F, H, W) in pixels of the
-    fitted clip, or what `recast transfer --mask` takes. A number of `frames` other than the
-    motion's own is for methods that can stretch it. Raises `RecastError`.
+    By default, `config` and `steps` are those with which the motion was learned, and
+    `guidance_scale` is that of the model. `mask` is for methods that take one: it is true where the
+    result may differ from the source, (F, H, W) in pixels of the fitted clip; or it is a text as
+    for `recast transfer --mask`. `frames` is a number of frames other than that of the motion, for
+    methods that can stretch it. Raises `RecastError`.
     """
     draw = Draw(
         seed=seed, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt
@@ -88,13 +91,16 @@ def transfer(
 
 
 def mix(motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
-    """The weighted sum of motions of one method on the same weights. Raises `BadCall`."""
+    """The weighted sum of motions, which one method learned on the same weights of a model.
+
+    Raises `BadCall` for other motions, and for weights that do not match the motions.
+    """
     if not motions or len(motions) != len(weights):
         raise BadCall(
-            f"there are {len(motions)} motions and {len(weights)} weights; give each motion one "
-            "weight"
+            "a mix needs at least one motion and one weight for each motion, got "
+            f"{len(motions)} motions and {len(weights)} weights"
         )
     if not all(math.isfinite(weight) for weight in weights) or not any(weights):
-        raise BadCall(f"`weights` are {list(weights)}; they must be numbers, and not all be 0")
+        raise BadCall(f"`weights` must be finite numbers that are not all 0, got {list(weights)}")
     first = motions[0]
     return configure(first.method, config_of_motion(first)).mix(motions, weights)

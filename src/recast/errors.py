@@ -1,10 +1,12 @@
-"""Every error that Recast raises on purpose, and the exit code that the command line gives it.
+"""All errors that Recast raises on purpose, each with the exit code of the command line.
 
-An error message is one sentence that names the value, the rule it broke and what would be right.
-Anything that is not a `RecastError` is a defect of Recast.
+An error message is one sentence that names the value, the rule that it breaks, and what would be
+right. A field of a call stands in backticks, as in "`frames` must be at least 1, got 0", and the
+command line prints it as a flag. Any exception that is not a `RecastError` is a defect of Recast.
 """
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -22,46 +24,46 @@ class BadCall(RecastError):
 
 
 class UnknownName(BadCall):
-    """A name that is not in a list of known names; the message offers the nearest ones."""
+    """A name that is not in a list of known names; the message offers the most similar ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(choices)}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
-        self._made_of = (kind, name, choices)
+        self._arguments = (kind, name, choices)
 
     def __reduce__(self) -> tuple[type, tuple[str, str, list[str]]]:
-        """For whoever sends it to another process: exceptions are made anew of their message."""
-        return UnknownName, self._made_of
+        """Pickle the arguments; by default, only the message of an exception is pickled."""
+        return UnknownName, self._arguments
 
 
 class BadClip(BadCall):
-    """A source video that cannot be read, or does not suit the model."""
+    """A clip or mask that cannot be read, or that does not fit the call."""
 
 
 class OneFrame(BadClip):
-    """A clip of a single frame, where motion needs two."""
+    """A clip of a single frame; a motion needs at least two."""
 
 
 class BadMotion(BadCall):
-    """A motion file that is damaged, foreign, or was made for another model."""
+    """A motion file that is damaged, or that belongs to another program, model or method."""
 
 
 class BadModel(BadCall):
-    """Weights that cannot be found, read or used."""
+    """A model whose weights or code cannot be found, read or used."""
 
 
 class RunFailed(RecastError):
-    """The call was right, yet the work could not be finished."""
+    """The call was right, but the work could not be finished."""
 
 
 class OutOfMemory(RunFailed):
-    """The device's memory did not suffice; the message names the settings that lower the need."""
+    """The device has too little memory; the message names the settings that lower the need."""
 
 
 class NoSpace(RunFailed):
-    """The disk is full; nothing half-written was left behind."""
+    """The disk is full; no partial file was left behind."""
 
 
 class NotFinite(RunFailed):
@@ -70,11 +72,17 @@ class NotFinite(RunFailed):
 
 @contextmanager
 def missing_extra(name: str) -> Iterator[None]:
-    """Turn a failed import within the body into `BadCall`, which says what to install."""
+    """Turn a failed import in the body into `BadCall`, which says how to install the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise BadCall(
-            f"this needs {error.name}, which is not installed; in Recast's own folder, "
-            f"pip install '.[{name}]' brings it"
+            f"this needs {error.name}, which is not installed; install it with "
+            f"pip install '.[{name}]' in Recast's own folder"
         ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The message of another library's exception as one line of at most 160 characters, to be
+    quoted in a message."""
+    return textwrap.shorten(str(error), 160, placeholder=" …")

@@ -1,13 +1,14 @@
-"""How long work reports: as a `Job`, which yields events and ends in a result.
+"""How long work reports its progress: as a `Job`, which yields events and ends with a result.
 
-    job = pipeline.transfer(config)
+    job = run.transfer(config)  # from recast.pipeline import run
     for event in job:
         show(event)
     print(job.result.folder)
 
-Everything in Recast that takes longer than a moment is such a job: learning a motion, drawing a
-clip, a whole run, a benchmark, a training. The command line, the web page and a stranger's loop
-watch the same events. A function with `yield` becomes a job by the decorator `job`.
+Everything in Recast that takes longer than a moment is a job: learning a motion, sampling a clip, a
+whole run, a benchmark, a training. Every caller receives the same events. The decorator `job` turns
+a generator function into one that returns a job. This module refuses to know how events are
+displayed.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -21,36 +22,40 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One unit of work is done: `index` of `total` (from 1) of the named stage."""
+    """The end of one step of a stage: step `index` of `total`, counted from 1."""
 
     stage: str
     index: int
     total: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    """Numbers about the step, such as its loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """The clean estimate so far, as latents (1, C, F, H, W). Whoever shows it decodes it."""
+    """The current estimate of the result, as latents (1, C, F, H, W) that are not decoded yet."""
 
     stage: str
     index: int
+    """The step of the stage, counted from 1."""
     latents: Any
     memory: Mapping[str, Any] = field(default_factory=dict)
-    """Tensors that an interrupted transfer needs besides the latents, where it can resume here."""
+    """Tensors that an interrupted transfer needs besides the latents to resume at this step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A point from which interrupted work can resume: `state` is what it needs for that."""
+    """A point from which interrupted work can resume."""
 
     index: int
+    """The step of the work, counted from 1."""
     state: Any
+    """What the work needs to resume; for learning it is a `Motion`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Note:
-    """Something the user should know: what was fitted, cut, ignored or recovered."""
+    """A sentence that the user should know, for example what was fitted, cut or ignored."""
 
     text: str
 
@@ -60,10 +65,10 @@ Event = Step | Preview | Checkpoint | Note
 
 @final
 class Job(Generator[Event, None, T]):
-    """Work under way: iterate over it for its events, then read `result`.
+    """Work in progress: iterate over it to receive its events, then read `result`.
 
-    Inside another job, `result = yield from job` passes the events on. Closing a job stops the
-    work; a job that is stopped leaves no file behind.
+    Inside another job, `result = yield from job` passes the events on. The work begins with the
+    first event. Closing the job stops the work, which then leaves no partial file behind.
     """
 
     def __init__(self, events: Generator[Event, None, T]) -> None:
@@ -72,7 +77,7 @@ class Job(Generator[Event, None, T]):
 
     @classmethod
     def finished(cls, result: T) -> "Job[T]":
-        """A job that has nothing to report."""
+        """A job without events that has this result."""
 
         def nothing() -> Generator[Event, None, T]:
             yield from ()
@@ -82,14 +87,16 @@ class Job(Generator[Event, None, T]):
 
     @property
     def result(self) -> T:
-        """What the work made. Raises `RuntimeError` before its end."""
+        """The result of the work. Raises `RuntimeError` before the end of the work."""
         if not self._outcome:
             raise RuntimeError("the job has not ended; iterate over it to its end, or call run()")
         return self._outcome[0]
 
     def run(self, on_event: Callable[[Event], object] | None = None) -> T:
-        """Work to the end, show every event to `on_event`, and return the result. An exception
-        in `on_event` stops the work."""
+        """Do the work to its end, call `on_event` with each event, and return the result.
+
+        An exception in `on_event` stops the work and is raised.
+        """
         try:
             for event in self:
                 if on_event is not None:
@@ -99,11 +106,11 @@ class Job(Generator[Event, None, T]):
         return self.result
 
     def send(self, value: None) -> Event:
-        """The next event, as a generator gives it."""
+        """Advance to the next event, as `Generator.send` does."""
         return self._advance(lambda: self._events.send(value))
 
     def throw(self, typ: Any, val: Any = None, tb: Any = None, /) -> Event:
-        """Raise an exception inside the work, as in a generator."""
+        """Raise an exception inside the work, as `Generator.throw` does."""
         error = typ if val is None else val
         return self._advance(lambda: self._events.throw(error))
 
@@ -121,10 +128,10 @@ class Job(Generator[Event, None, T]):
 
 
 def job(work: Callable[P, Generator[Event, None, T]]) -> Callable[P, Job[T]]:
-    """Decorator: calling the generator function makes a `Job`, which has not begun yet."""
+    """Decorator for a generator function that yields events: it returns a `Job` instead."""
 
     @wraps(work)
-    def begin(*args: P.args, **kwargs: P.kwargs) -> Job[T]:
+    def create(*args: P.args, **kwargs: P.kwargs) -> Job[T]:
         return Job(work(*args, **kwargs))
 
-    return begin
+    return create

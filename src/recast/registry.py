@@ -1,4 +1,4 @@
-"""Plug-ins by name: every file in `backbones/`, `methods/` and `metrics/`, plus entry points.
+"""Plug-ins by name: all modules in `backbones/`, `methods/` and `metrics/`, and entry points.
 
 The file `recast/methods/dmt.py` is the method `dmt`; only `base.py` is no plug-in. Another package
 adds a plug-in with an entry point in the group `recast.backbones`, `recast.methods` or
@@ -40,7 +40,7 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> ModuleType:
-    """Import the module of a name. Raises `UnknownName` with the most similar names."""
+    """The imported module of a name. Raises `UnknownName` with the most similar names."""
     if name in _files(kind):
         with quiet_imports():
             return importlib.import_module(f"recast.{kind}.{name}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from recast.bench import pairs
 from recast.bench.suite import Case, Suite, Variant
+from recast.errors import BadCall
 from recast.methods.dmt import Config
 from recast.pipeline import source_clip
 from recast.pipeline.source_clip import Source
@@ -31,8 +32,12 @@ _FULL = Config(
 def suite(clip: Path | None, prompt: str, count: int, seeds: int, backbone: str) -> Suite:
     """The suite for one clip, or for `count` held-out scenes if `clip` is None.
 
-    `seeds` is the number of results for each clip. Raises `BadClip` for a clip that cannot be read.
+    `seeds` is the number of results for each clip. Raises `BadClip` for a clip that cannot be read,
+    and `BadCall` for a number below 1.
     """
+    for name, number in (("clips", count), ("seeds", seeds)):
+        if number < 1:
+            raise BadCall(f"`{name}` must be at least 1, got {number}")
     if clip is not None:
         source_clip.check_opens(clip, Source())
         cases = [Case(clip=clip.stem, prompt=prompt, file=clip)]

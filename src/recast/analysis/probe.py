@@ -137,7 +137,7 @@ def check_levels(levels: tuple[float, ...]) -> None:
 
 
 def moving_scenes(frames: int) -> Iterator[world.Scene]:
-    """All held-out scenes whose subject moves, with so many frames."""
+    """All held-out scenes whose subject moves, with `frames` frames each."""
     scenes = (world.sample(seed, frames) for seed in world.HELD_OUT)
     return (scene for scene in scenes if scene.path != "still")
 

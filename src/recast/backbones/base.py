@@ -58,6 +58,10 @@ class Settings(NetworkSettings):
     in windows of this length, which overlap by half and are blended after every step. By default
     the network sees the whole clip. Only some methods work in windows."""
 
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise BadCall(f"`window` must be at least 1, got {self.window}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Defaults:

@@ -1,7 +1,7 @@
-"""The scatter plot of a benchmark: one metric against another, a point for each variant.
+"""The scatter plot of a benchmark: one metric against another, with a point for each variant.
 
-This is the form of the papers' comparison of text similarity with motion fidelity (DMT, fig. 8).
-The module owns drawing only; the numbers are those of `summary.py`.
+Papers compare text similarity and motion fidelity in this form (DMT, fig. 8). The module owns only
+the drawing; the numbers come from `summary.py`.
 """
 
 import io

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recast.errors import BadCall, UnknownName
+from recast.errors import BadCall, UnknownName, reason_of
 from recast.evaluation import Tracker
 from recast.media.video import Video
 from recast.metrics.base import ATTRIBUTES, GroundTruth, Tracks
@@ -30,7 +30,7 @@ def held_out(
     camera: bool | None = None,
     patterns: Sequence[str] = (),
 ) -> Iterator[tuple[int, str]]:
-    """`count` pairs (seed of the source scene, prompt); every call returns the same ones.
+    """`count` pairs (seed of the source scene, prompt). Equal arguments give equal pairs.
 
     The subject of the source moves along one of `paths` (empty: any), in front of a `camera` that
     moves (True), stands still (False) or either (None). Both backgrounds have one of `patterns`
@@ -87,7 +87,7 @@ def ground_truth(seed: int, prompt: str, result: NDArray[np.uint8]) -> GroundTru
 
 
 def ground_truth_from_file(path: Path, prompt: str, result: NDArray[np.uint8]) -> GroundTruth:
-    """The same for a clip that `recast shapes render` wrote, from the .json file beside it.
+    """Like `ground_truth`, for a clip that `recast shapes render` wrote, from its .json file.
 
     Raises `BadCall` for another kind of file, for a clip of another length, and for a prompt with
     words that the shapes world does not know.
@@ -101,10 +101,14 @@ def ground_truth_from_file(path: Path, prompt: str, result: NDArray[np.uint8]) -
         pan, zoom = np.array(content["pan"], float) / size, np.array(content["zoom"], float)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadCall(
-            f"{path} is no ground truth written by recast shapes render ({error})"
+            f"{path} is not a .json file that recast shapes render wrote ({reason_of(error)}); "
+            "give the file beside the rendered clip"
         ) from error
     if len(centre) != len(result):
-        raise BadCall(f"{path.name} describes {len(centre)} frames, but the clip has {len(result)}")
+        raise BadCall(
+            f"{path.name} describes {len(centre)} frames, but the result has {len(result)}; both "
+            "must have the same length"
+        )
     return _compare(replace(scene, centre=centre, pan=pan, zoom=zoom), prompt, result)
 
 
@@ -119,7 +123,8 @@ def tracker(scene: world.Scene) -> Tracker:
 
 
 def _compare(scene: world.Scene, prompt: str, result: NDArray[np.uint8]) -> GroundTruth:
-    """An attribute that the prompt does not name should be that of the scene."""
+    """The ground truth of a result. An attribute that the prompt does not name should be that of
+    the scene."""
     target, detection = with_appearance(scene, parse_caption(prompt)), oracle.detect(result)
     source_masks = world.truth(scene, result.shape[1]).mask
     intersection = (detection.masks & source_masks).sum((1, 2))

@@ -1,4 +1,4 @@
-"""The report of a benchmark: one self-contained HTML file, and its tables and charts as files.
+"""The report of a benchmark: an HTML page that contains its charts and clips, and separate files.
 
 This module owns what the report shows and how numbers are formatted. The numbers come from
 `summary.py`, and the charts from `chart.py`.
@@ -28,11 +28,13 @@ WALL = 24
 """Largest number of pairs whose clips the report shows."""
 WALL_BYTES = 40_000_000
 """Largest total size in bytes of the clips inside the report."""
-_BY_GROUP = (
+_GROUP_METRICS = (
     *("text_similarity", "motion_fidelity"),
     *("true_look", "true_motion", "true_distance", "true_structure", "camera_error"),
 )
+"""Metrics in the table by group."""
 _COLUMNS = 12
+"""Largest number of columns of a table; a wider one is transposed."""
 _COSTS = {
     "learn_seconds": "seconds to learn",
     "seconds": "seconds to transfer",
@@ -43,7 +45,7 @@ _COSTS = {
     "motion_mb": "size of the motion, MB",
 }
 _PEAKS = ("learn_peak_memory_mb", "peak_memory_mb")
-"""Costs of which the report shows the maximum and not the mean."""
+"""Costs for which the report shows the maximum instead of the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def write(folder: Path, suite: Suite, results: Sequence[Row]) -> Path:
 
 
 def tables(results: Sequence[Row], order: Sequence[str] = ()) -> list[Table]:
-    """The tables of the report without the page, for variants in the order of a suite."""
+    """The tables of the report alone, with the variants in the given order."""
     known = evaluation.metrics()
     metrics = [known[name] for name in rows.metrics(results) if name in known]
     return _tables(results, metrics, summary.variants(results, order))
@@ -108,7 +110,8 @@ def _charts(results: Sequence[Row], order: Sequence[str]) -> dict[str, bytes]:
 
 
 def _facts(results: Sequence[Row]) -> list[tuple[str, str]]:
-    """Counts, and the distinct values of what produced the rows."""
+    """Names and values for the top of the report: counts, and the models, devices, settings, tools
+    and versions of the rows."""
     origins = {
         "backbone": [
             f"{row['backbone']} ({row['fingerprint']})" for row in results if row["fingerprint"]
@@ -175,7 +178,7 @@ def _by_group(
             ),
         ]
         for metric in metrics
-        if metric.name in _BY_GROUP
+        if metric.name in _GROUP_METRICS
         for group in groups
     ]
     return Table("By group", ["", *by_variant], body)
@@ -192,7 +195,7 @@ def _costs(models: Mapping[str, Sequence[Row]]) -> Table:
 
 
 def _paired(valid: Sequence[Row], metrics: Sequence[Metric], names: Sequence[str]) -> list[Table]:
-    """Paired differences of every variant to the first variant that is no bound."""
+    """Paired differences between each variant and the first variant that is not a bound."""
     compared = [name for name in names if name not in summary.BOUNDS]
     if len(compared) < 2:
         return []
@@ -246,8 +249,8 @@ def _write_summary(
 def _clip_rows(
     folder: Path, results: Sequence[Row], order: Sequence[str]
 ) -> tuple[list[Mapping[str, object]], int]:
-    """For up to `WALL` evenly chosen pairs, the source and each variant's clip of the first seed as
-    data URIs; and the number of pairs that are omitted."""
+    """For up to `WALL` pairs, chosen evenly, the clips as data URIs: the source, and the first seed
+    of each variant. Also the number of pairs that are left out."""
     with_clips = [row for row in results if row["method"] != "source" and _clips(folder, row)]
     pairs = list(dict.fromkeys((row["clip"], row["prompt"]) for row in with_clips))
     count = min(WALL, len(pairs))

@@ -1,6 +1,6 @@
-"""The rows of a benchmark: one result each, in a small Parquet file, written atomically.
+"""The rows of a benchmark: each result is one row in a small Parquet file, written atomically.
 
-A process that is killed between two rows loses nothing, and a rerun knows which rows exist. At the
+A process that is killed between two rows loses no row, and a rerun knows which rows exist. At the
 end all rows become one table, as Parquet and as CSV. This module owns the columns and refuses to
 know methods and metrics.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recast.errors import BadCall
+from recast.errors import BadCall, reason_of
 from recast.media.atomic_files import atomic
 from recast.pipeline.manifest import plain
 
@@ -46,11 +46,11 @@ COLUMNS = {
     "peak_memory_mb": _NUMBER,
     **dict.fromkeys(("video", "tracker", "clip_model", "versions", "finished"), _TEXT),
 }
-"""All columns but those of metrics, in order. A table of an earlier version may lack some."""
+"""All columns except those of metrics, in order. A table of an earlier version may lack some."""
 
 
 def key(identity: Any) -> str:
-    """A short hash of anything that JSON can represent."""
+    """A hash of 16 hexadecimal digits of anything that JSON can represent."""
     text = json.dumps(plain(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -77,20 +77,23 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def adopt(folder: Path, table: Path, suite: str) -> dict[Id, Row]:
     """Import the rows without an error from another folder's table, unless their key exists here.
 
-    Returns all these rows by key and stamp. If both folders have a row of one key, the caller can
-    choose by the stamp. Raises `BadCall` for a file that is no such table, and for rows of another
-    suite.
+    Returns all these rows by key and stamp. If both folders have a row with the same key, the
+    caller can choose by the stamp. Raises `BadCall` for a file that is not such a table, and for
+    rows of another suite.
     """
     try:
         columns, results = set(pq.read_schema(table).names), list(_rows(table))
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BadCall(f"{table} cannot be read as a {TABLE} ({reason})") from error
+        raise BadCall(
+            f"{table} is not a table {TABLE} of a benchmark ({reason_of(error)})"
+        ) from error
     missing = {"key", "stamp", "suite", "error"} - columns
     unknown = {name for name in columns - COLUMNS.keys() if not name.startswith(METRIC)}
     if wrong := sorted(missing or unknown):
         problem = f"{'lacks' if missing else 'has'} the column {wrong[0]}"
-        raise BadCall(f"{table} {problem}, so no benchmark of this version wrote it")
+        raise BadCall(
+            f"{table} {problem}, so it is not a table {TABLE} that this version of Recast can read"
+        )
     other_suites = {row["suite"] for row in results} - {suite}
     if other_suites:
         raise BadCall(f"{table} holds rows of the suite {min(other_suites)}, not of {suite}")
@@ -105,8 +108,8 @@ def adopt(folder: Path, table: Path, suite: str) -> dict[Id, Row]:
 
 
 def take_over(folder: Path, row: Row) -> None:
-    """Add a row of another folder. A clip of its name in this folder belongs to an older row, and
-    is removed."""
+    """Import a row of another folder. A clip of the same name in this folder belongs to an older
+    row, so it is removed."""
     (folder / row["video"]).unlink(missing_ok=True)
     write(folder, row)
 
@@ -119,10 +122,10 @@ def sweep(folder: Path) -> None:
 
 
 def export(folder: Path, current: Iterable[Id]) -> list[dict[str, Any]]:
-    """Write all rows whose key and stamp are in `current` as one Parquet and one CSV file, and
+    """Write the rows whose key and stamp are in `current` to one Parquet file and one CSV file, and
     return them."""
-    chosen = set(current)
-    results = [row for row in read(folder) if (row["key"], row["stamp"]) in chosen]
+    ids = set(current)
+    results = [row for row in read(folder) if (row["key"], row["stamp"]) in ids]
     table = as_table(results)
     with atomic(folder / TABLE) as temporary:
         pq.write_table(table, temporary)

@@ -1,6 +1,7 @@
-"""A benchmark from a suite to its report: missing rows are made, in this process or on Ray.
+"""The run of a benchmark: missing rows are computed, in this process or on Ray, and reported.
 
-One process at a time works in a folder. A row is written as soon as it is made.
+This module owns which rows are missing, and the folder: one process at a time works in it, and each
+row is written as soon as it is computed. It refuses to know how a row is computed (`work.py`).
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -25,36 +26,38 @@ from recast.media.atomic_files import locked
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchConfig:
-    """Every method of a suite on every clip and prompt of it."""
+    """The run of a suite: each method on each clip and prompt. Raises `BadCall` for a value out of
+    range."""
 
     suite: Annotated[str, tyro.conf.arg(metavar="SUITE")]
     """The name of a suite that ships with Recast, or a TOML file."""
     methods: tuple[str, ...] = ()
-    """What to compare; without it what the suite says. Each entry is METHOD; METHOD:PRESET; a
-    variant that the suite defines; external:FOLDER for clips that another system made
-    (CLIP-PROMPT.mp4); source for the clip itself; or truth for the perfect answer in the shapes
-    world."""
+    """What to compare; by default the methods that the suite lists. Each entry is METHOD;
+    METHOD:PRESET; a variant that the suite defines; external:FOLDER for results of another system
+    (files CLIP-PROMPT.mp4); source for the clip itself; or truth for the perfect result, which is
+    known in the shapes world."""
     backbone: str | None = None
-    """The model; without it the suite's."""
+    """The model; by default that of the suite."""
     seeds: int | None = None
-    """Number of results for each pair, with seeds 0, 1, 2 and so on; without it the suite's."""
+    """Number of results for each clip and prompt, with seeds 0, 1, 2 and so on; by default that of
+    the suite."""
     clips: Path | None = None
-    """Folder with the suite's clips, where the suite names files; without it the folder of the
-    suite."""
+    """Folder of the clips that the suite names; by default the folder of the suite."""
     limit: int | None = None
     """Use only this many clips, spread evenly over the suite."""
     out: Path | None = None
-    """Folder for rows, clips and the report; without it out/bench-SUITE. Rows that exist there are
-    not made again."""
+    """Folder for rows, clips and the report; by default out/bench-SUITE. Rows that exist there are
+    not computed again."""
     have: tuple[Path, ...] = ()
-    """Tables rows.parquet of other folders or machines. Their rows are taken over and not made
+    """Tables rows.parquet from other folders or machines. Their rows are imported and not computed
     again, unless settings or weights have changed. The tables hold no clips."""
     threads: int = 1
-    """CPU threads of each process. Other numbers round differently, so one table should use one
-    number."""
+    """CPU threads of each process. Another number changes the rounding, so all rows of a table
+    should use the same number."""
     ray: str | None = None
-    """Run on Ray: "local" starts a cluster on this machine, anything else is the address of one. As
-    many clips run at once as there are CPUs, or GPUs where there are any."""
+    """Run on Ray. "local" starts a cluster on this machine; any other value is the address of a
+    cluster. The number of clips that run at once is the number of CPUs, or of GPUs if there are
+    any."""
     tools: Tools = field(default_factory=Tools)
     settings: Settings = field(default_factory=Settings)
 
@@ -67,22 +70,22 @@ class BenchConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a benchmark wrote."""
+    """The files that a benchmark wrote, and counts of its rows."""
 
     folder: Path
     report: Path
     rows: int
     failed: int
-    """Rows that hold an error."""
+    """Number of rows that hold an error."""
     missing: int
-    """Rows that were not written because their process was lost."""
+    """Number of rows that were not written, because their process was lost."""
 
 
 @job
 def bench(config: BenchConfig, resolved: Suite | None = None) -> Generator[Event, None, Outcome]:
-    """Make the missing rows and the report. Raises `RecastError`.
+    """Compute the missing rows and write the report.
 
-    The suite `resolved` is used in place of the one that the config names.
+    The suite `resolved` replaces the one that the config names. Raises `RecastError`.
     """
     resolved = resolved or suite.read(config.suite, config.clips)
     out = config.out or Path("out") / f"bench-{resolved.name}"
@@ -96,49 +99,49 @@ def bench(config: BenchConfig, resolved: Suite | None = None) -> Generator[Event
         for table in config.have:
             adopted |= rows.adopt(out, table, resolved.name)
         tasks = _tasks(config, resolved, variants, out, adopted)
-        current = yield from _done(tasks, config, out, adopted)
-        found = rows.export(out, current)
-        page = report.write(out, resolved, found)
+        current = yield from _run_tasks(tasks, config, out, adopted)
+        results = rows.export(out, current)
+        page = report.write(out, resolved, results)
         yield Step(stage="report", index=1, total=1)
-    outcome = Outcome(
+    return Outcome(
         folder=out,
         report=page,
-        rows=len(found),
-        failed=sum(row["error"] is not None for row in found),
+        rows=len(results),
+        failed=sum(row["error"] is not None for row in results),
         missing=sum(task.size for task in tasks) - len(current),
     )
-    return outcome
 
 
-def _done(
+def _run_tasks(
     tasks: list[Task], config: BenchConfig, out: Path, adopted: Mapping[Id, Row]
 ) -> Generator[Event, None, list[Id]]:
-    """Do the tasks and write their results; returns the ids of all current rows."""
-    total, mine = sum(task.size for task in tasks), rows.done(out)
+    """Run all tasks and write their results. Returns the ids of the rows that are up to date."""
+    total, existing = sum(task.size for task in tasks), rows.done(out)
     current: list[Id] = []
     written_sources: set[str] = set()
-    for made in _worked(tasks, config):
-        if isinstance(made, Note):
-            yield made
+    for result in _results(tasks, config):
+        if isinstance(result, Note):
+            yield result
             continue
-        name = (made.key, made.stamp)
-        current.append(name)
-        if made.row is not None:
-            _write(out, made, written_sources)
-            if made.row["error"]:
-                yield Note(text=_failure(made.row))
-        elif name in adopted and name not in mine:
-            rows.take_over(out, adopted[name])
+        row_id = (result.key, result.stamp)
+        current.append(row_id)
+        if result.row is not None:
+            _write(out, result, written_sources)
+            if result.row["error"]:
+                yield Note(text=_failure(result.row))
+        elif row_id in adopted and row_id not in existing:
+            rows.take_over(out, adopted[row_id])
         yield Step(stage="row", index=len(current), total=total)
     return current
 
 
 def _check_folder(out: Path, resolved: Suite) -> None:
-    """Raise `BadCall` for the rows of another suite."""
+    """Raise `BadCall` if a folder holds rows of another suite."""
     others = {row["suite"] for row in rows.read(out)} - {resolved.name}
     if others:
         raise BadCall(
-            f"{out} holds rows of the suite {min(others)}; choose another `out` for {resolved.name}"
+            f"`out` is {out}, which holds rows of the suite {min(others)}; choose another folder "
+            f"for {resolved.name}"
         )
 
 
@@ -149,19 +152,19 @@ def _tasks(
     out: Path,
     adopted: Mapping[Id, Row],
 ) -> list[Task]:
-    """One task for each clip: the rows that are asked for, and the existing rows to check."""
+    """One task for each clip: the rows that the config requests, and the existing rows to check."""
     clips, seeds = _by_clip(resolved), tuple(range(config.seeds or resolved.seeds))
     count = min(config.limit or len(clips), len(clips))
     chosen = [index * len(clips) // count for index in range(count)]
-    done, there = rows.done(out) | adopted.keys(), [*rows.read(out), *adopted.values()]
+    done, existing = rows.done(out) | adopted.keys(), [*rows.read(out), *adopted.values()]
     tasks = []
     for index, cases in enumerate(clips):
-        mine = variants if index in chosen else ()
-        known = _known(resolved, cases, there)
+        requested = variants if index in chosen else ()
+        known = _known(resolved, cases, existing)
         task = Task(
             suite=resolved.name,
             cases=tuple(cases),
-            variants=mine,
+            variants=requested,
             seeds=seeds,
             backbone=config.backbone or resolved.backbone,
             settings=config.settings,
@@ -169,7 +172,7 @@ def _tasks(
             tools=config.tools,
             threads=config.threads,
             done=frozenset(done),
-            others=tuple(one for one in known if one[0] not in mine or one[2] not in seeds),
+            others=tuple(row for row in known if row[0] not in requested or row[2] not in seeds),
         )
         if task.size:
             tasks.append(task)
@@ -184,17 +187,17 @@ def _by_clip(resolved: Suite) -> list[list[Case]]:
 
 
 def _known(
-    resolved: Suite, cases: list[Case], there: list[Row]
+    resolved: Suite, cases: list[Case], existing: list[Row]
 ) -> Iterator[tuple[Variant, Case, int]]:
-    """Variant, case and seed of the existing rows of a clip, as far as the suite still has them."""
+    """Variant, case and seed of each existing row of a clip that the suite still has."""
     by_prompt = {case.prompt: case for case in cases}
-    mine = [row for row in there if row["clip"] == cases[0].clip and row["prompt"] in by_prompt]
-    for name, prompt, seed in dict.fromkeys((r["variant"], r["prompt"], r["seed"]) for r in mine):
+    own = [row for row in existing if row["clip"] == cases[0].clip and row["prompt"] in by_prompt]
+    for name, prompt, seed in dict.fromkeys((r["variant"], r["prompt"], r["seed"]) for r in own):
         with suppress(BadCall):  # a method or folder that no longer exists
             yield resolved.variant(name), by_prompt[prompt], seed
 
 
-def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[BenchResult | Note]:
+def _results(tasks: list[Task], config: BenchConfig) -> Iterator[BenchResult | Note]:
     if config.ray is None:
         for task in tasks:
             yield from work.work(task)
@@ -204,18 +207,20 @@ def _worked(tasks: list[Task], config: BenchConfig) -> Iterator[BenchResult | No
         yield from cluster.work(tasks, config.ray)
 
 
-def _write(out: Path, made: BenchResult, written_sources: set[str]) -> None:
-    """Write a result: its clips first, so that a row never names a missing clip. `written_sources`
-    are the sources that this run has written; each is written once a run, since the source of an
-    earlier run may have been cut differently."""
-    assert made.row is not None
-    clip = made.row["clip"]
-    if made.source is not None and clip not in written_sources:
-        made.source.save(out / rows.VIDEOS / f"{clip}.mp4")
+def _write(out: Path, computed: BenchResult, written_sources: set[str]) -> None:
+    """Write a row and its clips, the clips first, so that no row names a missing clip.
+
+    `written_sources` are the sources that this run has written. Each run writes every source once,
+    because an earlier run may have cut it differently.
+    """
+    assert computed.row is not None
+    clip = computed.row["clip"]
+    if computed.source is not None and clip not in written_sources:
+        computed.source.save(out / rows.VIDEOS / f"{clip}.mp4")
         written_sources.add(clip)
-    if made.result is not None:
-        made.result.save(out / made.row["video"])
-    rows.write(out, made.row)
+    if computed.result is not None:
+        computed.result.save(out / computed.row["video"])
+    rows.write(out, computed.row)
 
 
 def _failure(row: rows.Row) -> str:

@@ -1,7 +1,7 @@
-"""Suites: which clips, which prompts, which methods. A suite is a TOML file.
+"""Suites: the clips, prompts and methods of a benchmark, read from a TOML file.
 
-Owns the keys of that file and the errors about them. Everything that can be wrong with a suite is
-found here, before a model is loaded. Runs nothing.
+This module owns the keys of that file, and checks the whole suite before a model is loaded. It
+refuses to know how a suite runs.
 """
 
 import dataclasses
@@ -21,68 +21,81 @@ from recast.pipeline.source_clip import Source
 
 SHIPPED = Path(__file__).parent / "suites"
 EXTERNAL = "external:"
-Look = Literal["colour", "shape", "background"]
+Attribute = Literal["colour", "shape", "background"]
+"""What a prompt of the shapes world may change, as in `recast.metrics.base.ATTRIBUTES`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One clip and one prompt."""
+    """One clip with one prompt."""
 
     clip: str
-    """The clip's name."""
+    """Name of the clip."""
     prompt: str
     group: str = ""
+    """Name of the group of clips for which the report shows means of their own; it may be empty."""
     file: Path | None = None
-    """The clip; None for a scene of the shapes world."""
+    """File of the clip; None for a scene of the shapes world."""
     scene: int = 0
-    """The scene's seed."""
+    """Seed of the scene, if there is no file."""
     source_prompt: str = ""
     mask: Path | None = None
+    """Image or video of the region to evaluate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """What produces a result: a configured method, or a folder of results of another system."""
+    """What produces a result: a configured method, or a folder with results of another system."""
 
     name: str
     method: str
-    """A method's name; "external"; "source" for the clip itself; "truth" for the perfect answer."""
+    """Name of a method; or "external"; "source" for the clip itself; "truth" for the perfect
+    result."""
     config: Any = None
+    """Config of the method; None if there is no method."""
     steps: int | None = None
     guidance_scale: float | None = None
     mask: str | None = None
-    """A mask, as for `RunConfig.mask`."""
+    """The edit mask, as in `RunConfig.mask`."""
     folder: Path | None = None
+    """Folder of the results, for "external"."""
 
     @property
     def needs_model(self) -> bool:
-        """Whether a model is needed to make the result."""
+        """Whether a model produces the result."""
         return self.method not in ("external", "source", "truth")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Suite:
-    """A whole suite, resolved and checked."""
+    """A suite that has been read and checked."""
 
     name: str
     about: str
+    """A description of the suite for the report."""
     backbone: str
+    """The default model."""
     seeds: int
+    """The default number of results for each case."""
     methods: tuple[str, ...]
+    """The default names of variants, as `variant` takes them."""
     cases: tuple[Case, ...]
     source: Source
     variants: Mapping[str, Variant]
-    """The variants that the suite itself defines."""
+    """The variants that the suite defines itself, by name."""
 
     def variant(self, name: str) -> Variant:
-        """A variant by its name: one that the suite defines; METHOD or METHOD:PRESET;
+        """The variant of a name: one that the suite defines; METHOD or METHOD:PRESET;
         external:FOLDER; source; or truth. Raises `UnknownName`, `BadCall`."""
         if name in self.variants:
             return self.variants[name]
         if name.startswith(EXTERNAL):
             return _external(name)
         if name == "truth" and any(case.file for case in self.cases):
-            raise BadCall("truth is known for rendered clips only, and this suite has other clips")
+            raise BadCall(
+                "the variant truth exists only for scenes of the shapes world, and this suite has "
+                "clips from files; leave truth out"
+            )
         if name in ("source", "truth"):
             return Variant(name=name, method=name)
         method, _, preset = name.partition(":")
@@ -98,12 +111,12 @@ class _Table(BaseModel):
 class _World(_Table):
     pairs: int = Field(ge=1)
     group: str = ""
-    changes: list[Look] = Field(default=["colour", "shape", "background"], min_length=1)
+    changes: list[Attribute] = Field(default=["colour", "shape", "background"], min_length=1)
     paths: list[str] = []
     camera: bool | None = None
     patterns: list[str] = []
     described: bool = False
-    """Whether methods are given the source's own prompt."""
+    """Whether methods receive the source's own prompt."""
 
 
 class _Clip(_Table):
@@ -127,7 +140,8 @@ class _Variant(_Table):
 
 
 class _Grid(_Table):
-    """Every combination of some settings. A key may name several settings that change together."""
+    """All combinations of some settings. A key of `over` may name several settings, separated by
+    commas, that change together."""
 
     method: str
     preset: str = ""
@@ -161,24 +175,29 @@ def names() -> list[str]:
 
 
 def read(name: str, folder: Path | None = None) -> Suite:
-    """Read a suite by its name or file. Its clips are in `folder`, by default that of the file.
+    """Read a shipped suite by its name, or any suite by its file.
 
-    Raises `UnknownName`, `BadCall`, and `BadClip` with the name of every missing clip and mask.
+    The clips of the suite are in `folder`, by default the folder of the file. Raises `UnknownName`
+    for an unknown name, `BadCall` for a file that is not a valid suite, and `BadClip` for missing
+    clips and masks.
     """
     path = SHIPPED / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml":
         raise UnknownName("suite", name, names())
     table = _validated(path)
-    place = folder or path.parent
-    cases = [*chain.from_iterable(map(_scenes, table.world)), *_files(table.clip, place, path)]
+    clips = folder or path.parent
+    cases = [*chain.from_iterable(map(_scenes, table.world)), *_files(table.clip, clips, path)]
     if not cases:
-        raise BadCall(f"{path.name} has neither [[world]] nor [[clip]], so there is nothing to run")
+        raise BadCall(
+            f"{path.name} has no clips; add a table [[world]] for scenes of the shapes world, or "
+            "[[clip]] for a file"
+        )
     _check_names(cases, path.name)
-    gridded = [variant for grid in table.grid for variant in _combinations(grid)]
-    methods = (*table.methods, *(variant.name for variant in gridded))
+    grid_variants = [variant for grid in table.grid for variant in _combinations(grid)]
+    methods = (*table.methods, *(variant.name for variant in grid_variants))
     if not methods:
         raise BadCall(
-            f"{path.name} has neither methods nor [[grid]], so there is nothing to compare"
+            f"{path.name} has nothing to compare; add the key methods or a table [[grid]]"
         )
     return Suite(
         name=path.stem,
@@ -188,7 +207,7 @@ def read(name: str, folder: Path | None = None) -> Suite:
         methods=methods,
         cases=tuple(cases),
         source=_configured(Source, table.source, f"{path.name}, [source]"),
-        variants={v.name: _variant(v, path.name) for v in (*table.variant, *gridded)},
+        variants={v.name: _variant(v, path.name) for v in (*table.variant, *grid_variants)},
     )
 
 
@@ -198,7 +217,7 @@ def _validated(path: Path) -> _Suite:
     except tomllib.TOMLDecodeError as error:
         raise BadCall(f"{path.name} is not TOML: {error}") from error
     except ValidationError as error:
-        raise BadCall(f"{path.name}: {_explained(error)}") from error
+        raise BadCall(f"{path.name}: {_first_problem(error)}") from error
 
 
 def _text(path: Path) -> str:
@@ -211,20 +230,24 @@ def _text(path: Path) -> str:
         raise BadCall(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 
-def _explained(error: ValidationError) -> str:
-    """The first error, its place, and the keys that are valid there."""
+def _first_problem(error: ValidationError) -> str:
+    """The first problem of a file, with its place; for an unknown key, the nearest valid keys."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    kind = _TABLES.get(str(first["loc"][0]), _Suite) if len(first["loc"]) > 1 else _Suite
-    known = list(kind.model_fields)
-    return f"{where}: {UnknownName('key', str(first['loc'][-1]), known)}"
+    *tables, key = map(str, first["loc"])
+    place = f"{'.'.join(tables)}: " if tables else ""
+    if first["type"] == "extra_forbidden":
+        known = (_TABLES.get(tables[0], _Suite) if tables else _Suite).model_fields
+        return f"{place}{UnknownName('key', key, known)}"
+    if first["type"] == "missing":
+        return f"{place}the key {key} is missing"
+    value, rule = first["input"], f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    got = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
+    return f"{'.'.join([*tables, key])}: {rule}{got}"
 
 
 def _scenes(table: _World) -> Iterator[Case]:
-    asked = (table.changes, table.paths, table.camera, table.patterns)
-    for scene, prompt in pairs.held_out(table.pairs, *asked):
+    choice = (table.changes, table.paths, table.camera, table.patterns)
+    for scene, prompt in pairs.held_out(table.pairs, *choice):
         yield Case(
             clip=f"scene-{scene}",
             prompt=prompt,
@@ -234,19 +257,19 @@ def _scenes(table: _World) -> Iterator[Case]:
         )
 
 
-def _files(table: Sequence[_Clip], place: Path, suite: Path) -> list[Case]:
-    named = [name for one in table for name in (one.file, one.mask) if name]
-    missing = [name for name in named if not (place / name).exists()]
+def _files(tables: Sequence[_Clip], folder: Path, suite: Path) -> list[Case]:
+    names = [name for table in tables for name in (table.file, table.mask) if name]
+    missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise BadClip(
-            f"{len(missing)} of the {len(named)} clips and masks of {suite.name} are not in "
-            f"{place}: {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; give their "
+            f"{len(missing)} of the {len(names)} clips and masks of {suite.name} are not in "
+            f"{folder}: {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; give their "
             "folder with `clips`"
         )
-    return [case for one in table for case in _prompted(one, place, suite)]
+    return [case for table in tables for case in _cases_of_clip(table, folder, suite)]
 
 
-def _prompted(table: _Clip, place: Path, suite: Path) -> Iterator[Case]:
+def _cases_of_clip(table: _Clip, folder: Path, suite: Path) -> Iterator[Case]:
     prompts = list(table.prompts)
     if table.prompt_file:
         prompts += [line.strip() for line in _text(suite.parent / table.prompt_file).splitlines()]
@@ -255,10 +278,10 @@ def _prompted(table: _Clip, place: Path, suite: Path) -> Iterator[Case]:
         raise BadCall(
             f"{suite.name}: the clip {table.file} has no prompts; give prompts or prompt_file"
         )
-    path, mask = place / table.file, place / table.mask if table.mask else None
-    for one in (path, mask):
-        if one is not None:
-            source_clip.check_opens(one, Source())
+    path, mask = folder / table.file, folder / table.mask if table.mask else None
+    for file in (path, mask):
+        if file is not None:
+            source_clip.check_opens(file, Source())
     for prompt in prompts:
         yield Case(
             clip=table.name or path.stem,
@@ -271,18 +294,22 @@ def _prompted(table: _Clip, place: Path, suite: Path) -> Iterator[Case]:
 
 
 def _check_names(cases: Sequence[Case], suite: str) -> None:
-    """Raise `BadCall` for two clips of one name, whose rows and files would be mixed up."""
+    """Raise `BadCall` for two clips of one name, because their rows and files would be mixed up."""
     first: dict[str, Case] = {}
     for case in cases:
         other = first.setdefault(case.clip, case)
         for part in ("file", "scene", "mask", "source_prompt"):
             one, two = getattr(other, part), getattr(case, part)
             if one != two:
-                scenes = other.file is case.file is None
-                way = "let described be alike" if scenes else "give one of them another name ="
+                both_scenes = other.file is case.file is None
+                remedy = (
+                    "give both tables the same value of the key described"
+                    if both_scenes
+                    else "give one of them another name with the key name"
+                )
                 raise BadCall(
-                    f"{suite}: two clips are called {case.clip!r}, and the {part} of one is "
-                    f"{str(one)!r}, of the other {str(two)!r}; {way}"
+                    f"{suite}: two clips have the name {case.clip!r}, but the {part} of one is "
+                    f"{str(one)!r} and that of the other is {str(two)!r}; {remedy}"
                 )
 
 
@@ -300,44 +327,45 @@ def _variant(table: _Variant, suite: str) -> Variant:
 
 
 def _combinations(table: _Grid) -> Iterator[_Variant]:
-    """The variants of a grid, named by what they change, such as "inner_steps 5, lr 0.04"."""
+    """The variants of a grid. Their names are their settings: "dmt: inner_steps 5, lr 0.04"."""
     for values in product(*table.over.values()):
         config = dict(table.config)
         for key, value in zip(table.over, values, strict=True):
             names = key.split(",")
-            both = value if len(names) > 1 else [value]
-            if not isinstance(both, list) or len(both) != len(names):
+            items = value if len(names) > 1 else [value]
+            if not isinstance(items, list) or len(items) != len(names):
                 raise BadCall(f"grid.over: {key!r} takes lists of {len(names)} values, got {value}")
-            config |= dict(zip((name.strip() for name in names), both, strict=True))
-        shown = [
-            f"{key.split(',')[0]} {_short(v)}" for key, v in zip(table.over, values, strict=True)
+            config |= dict(zip((name.strip() for name in names), items, strict=True))
+        settings = [
+            f"{key.split(',')[0]} {_first(v)}" for key, v in zip(table.over, values, strict=True)
         ]
-        name = f"{table.method}: {', '.join(shown)}"
+        name = f"{table.method}: {', '.join(settings)}"
         yield _Variant(name=name, method=table.method, preset=table.preset, config=config)
 
 
-def _short(value: Any) -> str:
+def _first(value: Any) -> str:
     return str(value[0] if isinstance(value, list) else value)
 
 
-def _configured(kind: Any, given: Mapping[str, Any], where: str, default: Any = None) -> Any:
+def _configured(kind: Any, changes: Mapping[str, Any], place: str, default: Any = None) -> Any:
     """A config with some values changed. Raises `BadCall` with the place in the file."""
     known = {field.name for field in dataclasses.fields(kind)}
-    for key in given:
+    for key in changes:
         if key not in known:
-            raise BadCall(f"{where}: {UnknownName('key', key, known)}")
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+            raise BadCall(f"{place}: {UnknownName('key', key, known)}")
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()}
     try:
         return dataclasses.replace(kind() if default is None else default, **values)
     except (BadCall, TypeError) as error:
-        # The user wrote keys of a file, not fields of a call.
-        raise BadCall(f"{where}: {str(error).replace('`', '')}") from error
+        # Without backticks, because the names are keys of the file and not flags.
+        raise BadCall(f"{place}: {str(error).replace('`', '')}") from error
 
 
 def _external(name: str) -> Variant:
     folder = Path(name.removeprefix(EXTERNAL)).expanduser()
     if not folder.is_dir():
         raise BadCall(
-            f"{name}: there is no folder {folder}; it must hold CLIP-PROMPT.mp4 for each pair"
+            f"{name}: there is no folder {folder}; it must hold a file CLIP-PROMPT.mp4 for each "
+            "clip and prompt"
         )
     return Variant(name=name, method="external", folder=folder)

@@ -20,7 +20,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean with its 95 % bootstrap interval, and the numbers of clips and rows behind it."""
+    """A mean with its 95 % bootstrap interval, and the numbers of clips and rows in it."""
 
     value: float
     interval: tuple[float, float] | None

@@ -1,7 +1,8 @@
-"""The work of a benchmark: one clip, its prompts, every variant and seed, as rows.
+"""The work of a benchmark: the rows of one clip, for all of its prompts, variants and seeds.
 
-The same function runs in this process and on a cluster. A motion is learned once for a clip and
-used for all of its prompts. A failed result becomes a row that says why, and the work goes on.
+This module owns how a row is computed, in this process or on a cluster. A motion is learned once
+for each clip and variant, and used for all prompts. A failed result becomes a row with the error,
+and the work continues. The module refuses to know folders and reports.
 """
 
 import datetime
@@ -43,7 +44,7 @@ from recast.pipeline.source_clip import Source
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """All results to make from one clip."""
+    """All rows to compute for one clip."""
 
     suite: str
     cases: tuple[Case, ...]
@@ -55,20 +56,20 @@ class Task:
     tools: Tools
     threads: int
     done: frozenset[rows.Id] = frozenset()
-    """Key and stamp of the rows that exist already."""
+    """Key and stamp of the rows that already exist."""
     others: tuple[tuple[Variant, Case, int], ...] = ()
-    """Variant, case and seed of more existing rows: they are not made, but checked for whether they
-    still hold, that is, whether they would be the same if they were made now."""
+    """Variant, case and seed of other existing rows. They are not computed; only their key and
+    stamp are, so that the caller sees whether they are up to date."""
 
     @property
     def size(self) -> int:
-        """How many rows the task makes or checks."""
+        """Number of rows that the task computes or checks."""
         return len(self.cases) * len(self.variants) * len(self.seeds) + len(self.others)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BenchResult:
-    """The name of a row, and the row with its clips; None for what did not have to be made."""
+    """The key and stamp of a row; and the row and its clips, unless the row already exists."""
 
     key: str
     stamp: str
@@ -78,7 +79,7 @@ class BenchResult:
 
 
 def work(task: Task) -> Iterator[BenchResult]:
-    """Every row of a task, `task.size` of them."""
+    """Compute the rows of a task, `task.size` of them. Raises the errors of loading the model."""
     torch.set_num_threads(task.threads)
     cv2.setNumThreads(task.threads)
     backbone = _backbone(task.backbone, task.settings)
@@ -98,12 +99,12 @@ def work(task: Task) -> Iterator[BenchResult]:
 
 @lru_cache(maxsize=1)
 def _backbone(name: str, settings: Settings) -> Backbone:
-    """The model, loaded once in each process."""
+    """The model, which each process loads once."""
     return memory_estimate.load(name, settings)
 
 
 def _source(case: Case, source: Source, backbone: Backbone) -> Video:
-    """The clip as the model sees it, which is what all results are judged against."""
+    """The clip, fitted to the model; all results are compared with it."""
     if case.file is not None:
         return source_clip.read(case.file, source, backbone).video
     frames, height, width = source.size(backbone)
@@ -112,8 +113,8 @@ def _source(case: Case, source: Source, backbone: Backbone) -> Video:
 
 @dataclass(slots=True)
 class _VariantWorker:
-    """One variant on one clip. Its motion is learned when it is first needed; if that fails, so
-    does every row."""
+    """One variant on one clip. Its motion is learned when it is first needed; if that fails, all
+    rows fail."""
 
     task: Task
     backbone: Backbone
@@ -122,10 +123,10 @@ class _VariantWorker:
     motion: Motion | None = None
     failure: Exception | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
-    """What learning cost, in columns of a row."""
+    """The cost of learning, as columns of a row."""
 
     def result(self, case: Case, seed: int) -> BenchResult:
-        """One row, unless it exists."""
+        """Compute one row, unless it already exists."""
         row = self.identity(case, seed)
         key, stamp = row["key"], row["stamp"]
         if (key, stamp) in self.task.done:
@@ -135,14 +136,14 @@ class _VariantWorker:
             video, cost = self._video(case, seed)
             row |= cost | self._scores(case, video)
             row["video"] = f"{rows.VIDEOS}/{key}.mp4"
-        except Exception as error:  # a failed pair is a row, whatever failed
+        except Exception as error:  # any failure becomes a row
             row["error"] = _error_text(error)
         row["versions"] = ", ".join(f"{name} {it}" for name, it in manifest.versions().items())
         row["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return BenchResult(key, stamp, row, None if row["error"] else video, self.clip)
 
     def _video(self, case: Case, seed: int) -> tuple[Video, dict[str, Any]]:
-        """The result, and what it cost."""
+        """The result, and its cost as columns of a row."""
         if self.failure is not None:
             raise self.failure
         assert self.clip is not None
@@ -156,12 +157,15 @@ class _VariantWorker:
             case "external":
                 path = _external(self.variant, case, seed)
                 if path is None:
-                    raise BadClip(f"{self.variant.folder} has no {_stem(case)}[-seed-{seed}].mp4")
+                    raise BadClip(
+                        f"{self.variant.folder} has no file {_stem(case)}.mp4 or "
+                        f"{_stem(case)}-seed-{seed}.mp4"
+                    )
                 return videos.read(path), {}
-        return self._transferred(case.prompt, seed)
+        return self._transfer(case.prompt, seed)
 
-    def _transferred(self, prompt: str, seed: int) -> tuple[Video, dict[str, Any]]:
-        motion, variant = self._learned(), self.variant
+    def _transfer(self, prompt: str, seed: int) -> tuple[Video, dict[str, Any]]:
+        motion, variant = self._learn(), self.variant
         draw = Draw(seed=seed, steps=variant.steps, guidance_scale=variant.guidance_scale)
         with _peak_memory(self.backbone.device) as peak:
             before, start = self.backbone.nfe, time.perf_counter()
@@ -172,8 +176,8 @@ class _VariantWorker:
         cost = {"seconds": round(seconds, 3), "calls": calls, "peak_memory_mb": peak()}
         return video, cost | dict(self.cost)
 
-    def _learned(self) -> Motion:
-        """The motion of the clip, learned at the first call."""
+    def _learn(self) -> Motion:
+        """The motion of the clip, which the first call learns."""
         if self.motion is not None:
             return self.motion
         assert self.clip is not None
@@ -210,15 +214,15 @@ class _VariantWorker:
         mask = None if case.mask is None else read_mask(case.mask, result)
         truth = None if case.file else pairs.ground_truth(case.scene, case.prompt, result.frames)
         tools, device = self.task.tools, str(self.backbone.device)
-        judging = evaluate.evaluate(source, result, case.prompt, tools, mask, truth, device)
-        remarks = [event.text for event in judging if isinstance(event, Note)]
-        notes = "; ".join(dict.fromkeys((*source.notes, *result.notes, *remarks)))
-        scores = {rows.METRIC + score.metric.name: score.value for score in judging.result}
+        evaluation = evaluate.evaluate(source, result, case.prompt, tools, mask, truth, device)
+        event_notes = [event.text for event in evaluation if isinstance(event, Note)]
+        notes = "; ".join(dict.fromkeys((*source.notes, *result.notes, *event_notes)))
+        scores = {rows.METRIC + score.metric.name: score.value for score in evaluation.result}
         return {"notes": notes or None, **scores}
 
     def identity(self, case: Case, seed: int) -> dict[str, Any]:
-        """The columns of a row that are known before it is made. `key` identifies the row, and
-        `stamp` is a hash of everything that its numbers depend on."""
+        """The columns of a row that are known before it is computed. `key` identifies the row, and
+        `stamp` is a hash of everything on which its numbers depend."""
         task, variant = self.task, self.variant
         row: dict[str, Any] = {
             "suite": task.suite,
@@ -255,7 +259,7 @@ class _VariantWorker:
         return dict.fromkeys(rows.COLUMNS) | row
 
     def _files(self, case: Case, seed: int) -> list[str | None]:
-        """Hashes of the pixels and files that a row depends on; None for a missing one."""
+        """Hashes of the pixels and files on which a row depends; None for one that is missing."""
         pixels = None if self.clip is None else manifest.frames_hash(self.clip)
         mask = None if case.mask is None else manifest.file_hash(case.mask)
         if self.variant.method != "external":
@@ -265,7 +269,7 @@ class _VariantWorker:
 
 
 def _changed(settings: Settings) -> dict[str, Any]:
-    """The settings of the model that differ from the default and that numbers depend on."""
+    """The settings that differ from their defaults, among those on which numbers depend."""
     default = Settings()
     return {
         name: value
@@ -275,8 +279,11 @@ def _changed(settings: Settings) -> dict[str, Any]:
 
 
 def _external(variant: Variant, case: Case, seed: int) -> Path | None:
-    """The file of another system's result: CLIP-PROMPT, as `recast transfer` names its folders,
-    optionally followed by -seed-N; a clip, or a folder with video.mp4. None if there is neither."""
+    """The file of a result of another system, or None.
+
+    Its name is CLIP-PROMPT, as `recast transfer` names its folders, or CLIP-PROMPT-seed-N; it is a
+    clip, or a folder with video.mp4.
+    """
     assert variant.folder is not None
     for name in (f"{_stem(case)}-seed-{seed}", _stem(case)):
         for path in (
@@ -294,8 +301,8 @@ def _stem(case: Case) -> str:
 
 @contextmanager
 def _peak_memory(device: torch.device) -> Iterator[Callable[[], float]]:
-    """Watch memory while the body runs; the function then gives the peak in MB: of the GPU where
-    there is one, else of the whole process, sampled twenty times a second."""
+    """Measure memory while the body runs. The function returns the peak in MB: that of the GPU if
+    the device is one, otherwise that of the process, which is sampled twenty times a second."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: round(torch.cuda.max_memory_allocated(device) / 1e6, 1)

@@ -1,10 +1,11 @@
-"""The command line: finds the command, runs it, and turns its end into an exit code.
+"""The command line: it finds the command, runs it, and ends with an exit code.
 
-Owns the names of the commands and flags, and how a library error reads on a terminal. Knows no
-order of work: that is `pipeline`'s. Begin with `main` here, then `transfer`.
+The room owns the names of commands and flags, and how events and errors look on a terminal. It
+refuses to know the order of a run, which belongs to `recast.pipeline`. Begin with `main` here, then
+read `transfer.py` and `flags.py`.
 
-Every command imports what it needs when it is called, so that help and most mistakes come at once.
-Exit codes: 0; 1 for a run that failed; 2 for a wrong call; 130 after Ctrl-C.
+Each command is imported when it is called, so that help and most errors appear at once. Exit codes:
+0 for success, 1 for a run that failed, 2 for a wrong call, 130 after Ctrl-C.
 """
 
 import importlib
@@ -17,36 +18,42 @@ from recast.cli.console import complain, say
 from recast.errors import BadCall, RecastError, UnknownName
 
 INTERRUPTED = 130
-# Name -> module in this package and function in it, and a summary.
+# For each command the module in this package with the function in it, and a summary.
 _COMMANDS = {
     "transfer": ("transfer.transfer", "make a new clip with the motion of another"),
-    "learn": ("transfer.learn", "learn the motion of a clip into a file, for many transfers"),
-    "mix": ("motions.mix", "add or interpolate motions that were learned"),
-    "inspect": ("motions.inspect", "show what a motion file holds"),
-    "evaluate": ("evaluate.evaluate", "score a result against its source by every metric"),
-    "bench": ("bench.bench", "run a suite of clips, prompts and methods, and report"),
+    "learn": ("transfer.learn", "learn a motion from a clip and save it, for many transfers"),
+    "mix": ("motions.mix", "add or interpolate learned motions"),
+    "inspect": ("motions.inspect", "show the content of a motion file"),
+    "evaluate": ("evaluate.evaluate", "compare a result with its source by every metric"),
+    "bench": ("bench.bench", "compare methods on a suite of clips and prompts, with a report"),
     "demo": ("transfer.demo", "render a clip of the shapes world and transfer its motion"),
     "methods": ("listing.methods", "list the methods and their presets"),
-    "backbones": ("listing.backbones", "list the models that have a name"),
-    "doctor": ("listing.doctor", "show what this machine has and what fits on it"),
+    "backbones": ("listing.backbones", "list the models that can be loaded by a short name"),
+    "doctor": ("listing.doctor", "show what this machine has, or the memory that a model needs"),
     "store ls": ("listing.store_ls", "list the motions in the motion store"),
-    "store prune": ("listing.store_prune", "remove the least recently used motions"),
-    "analyze probe": ("analysis.probe", "measure how well a model's features predict the motion"),
+    "store prune": (
+        "listing.store_prune",
+        "remove the least recently used motions from the motion store",
+    ),
+    "analyze probe": ("analysis.probe", "measure how well a model's features predict motion"),
     "analyze retrieve": (
         "analysis.retrieve",
-        "find the nearest frames of other subjects by a model's features",
+        "find the frames whose features are most similar, and compare positions",
     ),
     "analyze invert-features": (
         "analysis.invert_features",
-        "rebuild a clip from its features alone, to see what they hold",
+        "reconstruct a clip from its features alone, to see what they contain",
     ),
-    "shapes render": ("shapes.render", "draw a clip of the shapes world, with its exact truth"),
-    "shapes train": ("shapes.train", "train a model like those that ship, from scratch"),
+    "shapes render": (
+        "shapes.render",
+        "render a clip of the shapes world, with its exact ground truth",
+    ),
+    "shapes train": ("shapes.train", "train a model like the shipped ones from scratch"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code."""
+    """Run the command in `argv`, by default `sys.argv[1:]`, and return the exit code."""
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
     except RecastError as error:
@@ -55,15 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("stopped; no unfinished file was left behind")
         return INTERRUPTED
-    except SystemExit as end:  # tyro, once it has shown the help
+    except SystemExit as end:  # from tyro, after the help
         return int(end.code or 0)
-    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
+    except BrokenPipeError:  # the program that reads the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def commands() -> dict[str, str]:
-    """Every command and its summary."""
+    """All commands, each with its summary."""
     return {name: summary for name, (_, summary) in _COMMANDS.items()}
 
 
@@ -77,7 +84,7 @@ def _dispatch(argv: list[str]) -> None:
             command(argv[count:], f"recast {name}", f"{summary[0].upper()}{summary[1:]}.")
             return
     if not argv:
-        raise BadCall("no command was given; recast --help lists them")
+        raise BadCall("no command was given; recast --help lists all commands")
     group = [name for name in _COMMANDS if name.startswith(f"{argv[0]} ")]
     if {"-h", "--help"} & set(argv[: 2 if group else 1]):
         say(_overview(group or _COMMANDS))
@@ -96,4 +103,4 @@ def _overview(names: Iterable[str]) -> str:
     width = max(map(len, listed))
     rows = [f"  recast {name:<{width}}  {_COMMANDS[name][1]}" for name in listed]
     head = "Text-driven video motion transfer: the same motion, a new cast."
-    return "\n".join([head, "", *rows, "", "Each command explains itself with --help."])
+    return "\n".join([head, "", *rows, "", "recast COMMAND --help lists the flags of a command."])

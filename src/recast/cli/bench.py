@@ -1,4 +1,4 @@
-"""`recast bench`: a suite, from its file to its report."""
+"""`recast bench`: run a suite and report."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _MISSING: Any = tyro.MISSING
 
 
 def bench(argv: list[str], command: str, about: str) -> None:
-    """Make the missing rows of a suite and print the path of its report."""
+    """Compute the missing rows of a suite and print the path of its report."""
     with missing_extra("bench"):
         from recast.bench import runner, suite
     default = runner.BenchConfig(suite=_MISSING)
@@ -22,6 +22,6 @@ def bench(argv: list[str], command: str, about: str) -> None:
     say(f"{outcome.report}\n{outcome.rows} rows in {outcome.folder}")
     if outcome.failed or outcome.missing:
         raise RunFailed(
-            f"{outcome.failed} rows failed and {outcome.missing} were lost; run the same command "
-            "again to make them"
+            f"{outcome.failed} rows failed and {outcome.missing} were lost; the same command "
+            "computes them again"
         )

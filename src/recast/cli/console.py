@@ -1,7 +1,8 @@
-"""What the terminal shows: a bar for each stage, notes and errors on stderr, answers on stdout.
+"""The terminal: a progress bar for each stage, notes and errors on stderr, results on stdout.
 
-Draws events and decides nothing. The library names fields in backticks, such as `frames` or
-`offload=networks`; here they become the flags that set them.
+This module owns how events and messages are displayed. The library names fields in backticks, such
+as `frames` or `offload=networks`, and this module turns them into flags. It refuses to know what
+the events mean.
 """
 
 import re
@@ -28,19 +29,19 @@ T = TypeVar("T")
 
 
 def say(text: str) -> None:
-    """One answer on stdout."""
+    """Write one line or more to stdout."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def complain(text: str) -> None:
-    """One line on stderr, whatever line breaks the text has."""
+    """Write a text to stderr as one line, with flags in place of fields."""
     sys.stderr.write(f"recast: {' '.join(with_flags(text).split())}\n")
 
 
 def with_flags(text: str) -> str:
-    """The text, with every field in backticks written as its flag: `window` as --window,
-    `offload=networks` as --offload networks, `vae_tiling=True` as --vae-tiling."""
+    """The text with each field in backticks as its flag: `window` becomes --window,
+    `offload=networks` becomes --offload networks, and `vae_tiling=True` becomes --vae-tiling."""
 
     def flag(match: re.Match[str]) -> str:
         name, value = match[1].replace("_", "-"), match[2]
@@ -51,13 +52,14 @@ def with_flags(text: str) -> str:
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """On a terminal, show that work goes on whose end is not known."""
+    """On a terminal, show a spinner with a text while the body runs."""
     with Console(stderr=True).status(text):
         yield
 
 
 def show(work: Job[T]) -> T:
-    """Draw a job to its end and return its result. Leaving early stops the job."""
+    """Run a job to its end, display its events, and return its result. An exception or Ctrl-C stops
+    the job."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with _Bars(console) as bars:
 
@@ -72,7 +74,7 @@ def show(work: Job[T]) -> T:
 
 
 class _Bars:
-    """One bar for each stage on a terminal; elsewhere one line when a stage is done."""
+    """On a terminal, a progress bar for each stage; elsewhere, a line at the end of each stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -87,10 +89,10 @@ class _Bars:
             console=console,
             disable=not self._live,
         )
-        # Shown between the stages: loading a model or decoding a clip reports only its end.
+        # For work that reports only its end, such as loading a model or decoding a clip.
         self._between = self._progress.add_task("working", total=None, extra="")
         self._tasks: dict[str, TaskID] = {}
-        self._began = time.monotonic()
+        self._start = time.monotonic()
 
     def __enter__(self) -> "_Bars":
         self._progress.start()
@@ -101,7 +103,7 @@ class _Bars:
         self._progress.stop()
 
     def step(self, event: Step) -> None:
-        """Move the bar of the event's stage."""
+        """Advance the bar of the event's stage."""
         loss = event.metrics.get("loss")
         extra = "" if loss is None else f"loss {loss:.4g}"
         finished = event.index == event.total
@@ -113,11 +115,11 @@ class _Bars:
             self._tasks[event.stage] = self._progress.add_task(event.stage, total=None, extra="")
         task = self._tasks[event.stage]
         self._progress.update(task, completed=event.index, total=event.total)
-        if extra:  # levels without guidance report none; the last loss stays
+        if extra:  # a level without guidance reports no loss; the last loss stays visible
             self._progress.update(task, extra=extra)
         self._progress.reset(self._between, visible=finished, extra="")
 
     def _line(self, event: Step, extra: str) -> None:
-        seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - self._start
         parts = [f"{event.stage} {event.index}/{event.total}", f"{seconds:.1f} s", extra]
         self._console.print(", ".join(part for part in parts if part), markup=False)

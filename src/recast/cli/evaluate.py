@@ -1,4 +1,4 @@
-"""`recast evaluate`: a result against its source, as one table."""
+"""`recast evaluate`: a result compared with its source, as a table of metrics."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -29,28 +29,31 @@ _MISSING: Any = tyro.MISSING
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Evaluate:
-    source: Annotated[Path, tyro.conf.Positional]
-    """The clip whose motion was taken."""
-    result: Annotated[Path, tyro.conf.Positional]
-    """What was made of it, by whatever system: a clip, or the folder of a `recast transfer`."""
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """The clip whose motion was transferred."""
+    result: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RESULT")]
+    """The new clip, from any system; or a folder that `recast transfer` wrote, whose manifest.json
+    sets the defaults of the flags below."""
     prompt: str = ""
-    """What the result should show; without it what the folder's manifest says, and if that says
-    nothing text similarity is left out."""
+    """What the result should show. By default it is the prompt in the manifest; without a prompt,
+    text similarity is left out."""
     start: float | None = None
-    """Where in the source the result begins, in seconds; without it what the folder's manifest
-    says, else 0."""
+    """Time in the source, in seconds, at which the result begins. By default it is that in the
+    manifest, or else 0."""
     frames: int | None = None
-    """How many frames of the source; without it what the folder's manifest says, else all."""
+    """Number of frames of the source. By default it is that in the manifest, or else all."""
     fps: float | None = None
-    """Frames per second to take from the source; without it what the folder's manifest says, else
-    its own rate."""
+    """Frames per second to take from the source. By default it is the rate in the manifest, or else
+    that of the source."""
     mask: Path | None = None
-    """Image or video: only where it is bright is judged."""
+    """An image or a video that is bright in the region to evaluate. By default it is the whole
+    frame."""
     truth: Path | None = None
-    """The .json that `recast shapes render` wrote beside the source: then true motion is told."""
+    """The .json file that `recast shapes render` wrote beside the source. With it, the metrics of
+    the true motion are computed too."""
     tools: Tools = field(default_factory=Tools)
     device: str = "cpu"
-    """Where trackers and networks run: cpu, cuda or mps."""
+    """Device of the tracker and the networks: cpu, cuda or mps."""
     json: bool = False
     """Print the numbers as JSON, and nothing else on stdout."""
 
@@ -58,41 +61,38 @@ class _Evaluate:
 def evaluate(argv: list[str], command: str, about: str) -> None:
     """Print every metric that applies."""
     default = _Evaluate(source=_MISSING, result=_MISSING)
-    asked: _Evaluate = flags.parse(_Evaluate, default, argv, command, about)
-    made = _made(asked)
-    prompt = made.prompt
-    source, result = align(read_source(asked.source, made), video.read(made.video))
+    call: _Evaluate = flags.parse(_Evaluate, default, argv, command, about)
+    evaluated = _with_flags(read_result(call.result), call)
+    prompt = evaluated.prompt
+    source, result = align(read_source(call.source, evaluated), video.read(evaluated.video))
     for name, clip in (("source", source), ("result", result)):
         for note in clip.notes:
             complain(f"note: {name}: {note}")
-    mask = None if asked.mask is None else read_mask(asked.mask, result)
+    mask = None if call.mask is None else read_mask(call.mask, result)
     truth = (
         None
-        if asked.truth is None
-        else pairs.ground_truth_from_file(asked.truth, prompt, result.frames)
+        if call.truth is None
+        else pairs.ground_truth_from_file(call.truth, prompt, result.frames)
     )
-    scores = show(
-        evaluation.evaluate(source, result, prompt, asked.tools, mask, truth, asked.device)
-    )
-    if asked.json:
-        say(json.dumps(_plain(scores, asked.tools, result, prompt)))
+    scores = show(evaluation.evaluate(source, result, prompt, call.tools, mask, truth, call.device))
+    if call.json:
+        say(json.dumps(_as_json(scores, call.tools, result, prompt)))
     else:
-        say(_table(scores, asked.tools, result))
+        say(_table(scores, call.tools, result))
 
 
-def _made(asked: _Evaluate) -> EvaluatedResult:
-    """What the result's folder tells, but for what the user says."""
-    told = read_result(asked.result)
+def _with_flags(result: EvaluatedResult, call: _Evaluate) -> EvaluatedResult:
+    """What the manifest says about a result, changed by the flags of the call."""
     return replace(
-        told,
-        prompt=asked.prompt or told.prompt,
-        start=told.start if asked.start is None else asked.start,
-        frames=told.frames if asked.frames is None else asked.frames,
-        fps=told.fps if asked.fps is None else asked.fps,
+        result,
+        prompt=call.prompt or result.prompt,
+        start=result.start if call.start is None else call.start,
+        frames=result.frames if call.frames is None else call.frames,
+        fps=result.fps if call.fps is None else call.fps,
     )
 
 
-def _plain(scores: list[Score], tools: Tools, result: Video, prompt: str) -> dict[str, Any]:
+def _as_json(scores: list[Score], tools: Tools, result: Video, prompt: str) -> dict[str, Any]:
     return {
         "scores": {score.metric.name: score.value for score in scores},
         "left_out": {score.metric.name: score.reason for score in scores if score.reason},
@@ -121,6 +121,6 @@ def _table(scores: list[Score], tools: Tools, result: Video) -> str:
     lines += [
         "",
         f"{len(result)} frames of {result.width}x{result.height}; tracker {tools.tracker}, CLIP "
-        f"{tools.clip}; a point that moves by less than {still:.2g} pixels a frame stands still",
+        f"{tools.clip}; a point that moves less than {still:.2g} pixels per frame stands still",
     ]
     return "\n".join(lines)

@@ -1,8 +1,9 @@
-"""From a command line to a config: tyro on our dataclasses, every mistake in one line.
+"""From a command line to a config: tyro parses the flags, and each mistake becomes one line.
 
 tyro reads types, defaults and help from the dataclasses. This module adds what tyro does not offer:
-the nearest names for an unknown flag, errors of one line instead of a box, and the settings of a
-method as flags beside those of the run.
+the nearest names for an unknown flag, errors of one line instead of a box, help texts without the
+line breaks of the source, and the settings of a method as flags beside those of the run. It refuses
+to know what a command does.
 """
 
 import contextlib
@@ -12,24 +13,41 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+import docstring_parser
 import tyro
 
 from recast.errors import BadCall, UnknownName
 
 T = TypeVar("T")
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+_INT_ERROR = r"(?:no type matching .*\|INT could|invalid literal for int).*?('.*?')[\].].*"
+_FLOAT_ERROR = (
+    r"(?:no type matching .*\|FLOAT could|could not convert string to float).*?('.*?')[\].].*"
+)
+_PLAIN_ERRORS = (
+    (rf"Error parsing (\S+): {_INT_ERROR}", r"\1 takes a whole number, got \2"),
+    (rf"Error parsing (\S+): {_FLOAT_ERROR}", r"\1 takes a number, got \2"),
+    (r"Error parsing (\S+): Could not find valid parse .*\[(.*)\]\.", r"\1 does not take \2"),
+    (r"invalid choice (.*) for argument '(\S+)'.*\((.*?),?\)\.", r"\2 takes one of \3, got \1"),
+    (r"Missing value for argument '(\S+)'.*", r"\1 needs a value"),
+    (
+        r"Unrecognized options: (.*)\.",
+        r"unexpected arguments: \1; put a text of several words in quotation marks",
+    ),
+)
+"""Regular expressions for tyro's messages, each with what Recast says instead."""
 
 
 def parse(kind: Any, default: Any, argv: Sequence[str], command: str, description: str = "") -> Any:
-    """An instance of `kind` (a dataclass, with its parameters) from flags that start at `default`.
+    """An instance of the dataclass `kind`: the values of `default`, changed by the flags in `argv`.
 
-    Prints help and raises SystemExit(0) if asked to. Raises `BadCall` for every mistake.
+    For --help it prints the help and raises `SystemExit(0)`. Raises `BadCall` for every mistake.
     """
     if not asks_help(argv):
         _check_known(argv, default)
     message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(message):
+        with contextlib.redirect_stderr(message), _unwrapped_help():
             return tyro.cli(
                 kind,
                 prog=command,
@@ -50,7 +68,7 @@ def asks_help(argv: Sequence[str]) -> bool:
 
 
 def value_of(flag: str, argv: Sequence[str]) -> str | None:
-    """The value of a flag in argv, read before there is a parser; the last one counts."""
+    """The last value of a flag in `argv`, for what has to be known before the flags are parsed."""
     value = None
     for index, word in enumerate(argv):
         if word == flag and index + 1 < len(argv):
@@ -61,10 +79,11 @@ def value_of(flag: str, argv: Sequence[str]) -> str | None:
 
 
 def without(config: Any, names: set[str]) -> tuple[type, Any]:
-    """A class like the config's own and an instance of it, in which fields of these names are not
-    flags.
+    """A subclass of the config's class in which the fields `names` are not flags, and the config as
+    an instance of it.
 
-    Where a method and the run have a setting of the same name, the flag means the run's.
+    It is for a method that has a setting of the same name as the run: the flag then sets that of
+    the run.
     """
     kind = type(config)
     hints = get_type_hints(kind)
@@ -82,12 +101,13 @@ def without(config: Any, names: set[str]) -> tuple[type, Any]:
 
 
 def restored(config: Any, kind: type[T]) -> T:
-    """The config as the method's own class again."""
+    """The config from `without`, as an instance of the method's own class again."""
     return config if type(config) is kind else kind(**_values(config))
 
 
 def own_names(default: Any, but: Any = None) -> set[str]:
-    """The names of a config's fields that become flags, including nested ones but not `but`."""
+    """The names of all fields of a config that become flags, without those of the nested config
+    `but`."""
     names = set()
     for field in dataclasses.fields(default):
         value = getattr(default, field.name)
@@ -102,14 +122,15 @@ def _values(config: Any) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
-def _known(default: Any) -> Iterator[str]:
+def _all_flags(default: Any) -> Iterator[str]:
     for name in own_names(default):
         flag = name.replace("_", "-")
         yield from (f"--{flag}", f"--no-{flag}")
 
 
 def _check_known(argv: Sequence[str], default: Any) -> None:
-    known = set(_known(default))
+    """Raise `UnknownName` for a flag that the config does not have."""
+    known = set(_all_flags(default))
     for word in argv:
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in known:
@@ -117,30 +138,51 @@ def _check_known(argv: Sequence[str], default: Any) -> None:
             raise UnknownName("flag", flag, choices)
 
 
+@contextlib.contextmanager
+def _unwrapped_help() -> Iterator[None]:
+    """Inside this context, help texts have no line breaks, so that they fit any terminal.
+
+    Otherwise tyro breaks a text where the docstring in the source does, because docstring_parser
+    keeps the indentation of a field's docstring.
+    """
+    original = docstring_parser.parse_from_object
+
+    def parse_unwrapped(described: object) -> docstring_parser.Docstring:
+        docstring = original(described)
+        for parameter in docstring.params:
+            if parameter.description is not None:
+                parameter.description = " ".join(parameter.description.split())
+        return docstring
+
+    docstring_parser.parse_from_object = parse_unwrapped  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = original
+
+
 def _one_line(box: str, command: str) -> str:
     """tyro's message without its frame, its title and the help that it repeats."""
     lines = [re.sub(r"^[│ ] |│$", "", line).rstrip() for line in box.splitlines()[1:]]
-    # Rules separate the title (where letters must be ASCII), the message and the help.
+    # Lines of dashes separate the title (if only ASCII is allowed), the message and the help.
     rules = [index for index, line in enumerate(lines) if re.fullmatch(r" ?[─-]{4,}", line)]
     first = 1 if rules[:1] == [0] else 0
     body = lines[first : next((rule for rule in rules if rule >= first), len(lines))]
-    text = " ".join(" ".join(body).split()).rstrip(".")
-    wrong = re.match(
-        r"Error parsing (\S+): no type matching \{None\}\|(\S+) .* from \[(.+?)\]", text
-    )
+    text = " ".join(" ".join(body).split()).rstrip(".") + "."
     if text.startswith("Missing from"):
         # Missing arguments are indented below that line, and their help is indented further.
         names = [line.strip() for line in body if re.match(r" {4}\S", line)]
-        text = f"missing: {', '.join(names)}"
-    elif wrong:
-        text = f"{wrong[1]} takes {wrong[2]}, got {wrong[3]}"
-    elif text[1:2].islower():
+        return f"missing: {', '.join(names)}; see {command} --help"
+    for pattern, plain in _PLAIN_ERRORS:
+        if match := re.fullmatch(pattern, text):
+            return f"{match.expand(plain)}; see {command} --help"
+    if text[1:2].islower():
         text = text[0].lower() + text[1:]
-    return f"{text}; see {command} --help"
+    return f"{text.rstrip('.')}; see {command} --help"
 
 
 def local_ray(argv: list[str]) -> list[str]:
-    """The command line, where `--ray` without a value means a cluster on this machine."""
+    """The arguments, with "local" after a `--ray` that has no value: a cluster on this machine."""
     words = []
     for word, following in zip(argv, [*argv[1:], "--"], strict=True):
         words += [word, "local"] if word == "--ray" and following.startswith("--") else [word]

@@ -1,4 +1,4 @@
-"""`recast methods`, `backbones`, `doctor` and `store`: answers that need no run."""
+"""`recast methods`, `backbones`, `doctor` and `store`: commands that print tables."""
 
 import time
 from collections.abc import Sequence
@@ -26,35 +26,37 @@ class _NoFlags:
 @dataclass(frozen=True, kw_only=True)
 class _Prune:
     keep: str = ""
-    """How much to keep, such as 500MB; 0 removes all; without it what RECAST_STORE_CAP allows."""
+    """Size that the motion store may keep, such as 500MB; 0 removes all motions. By default it is
+    the size in the environment variable RECAST_STORE_CAP, or else 4GB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Doctor:
     backbone: str | None = None
-    """Predict the memory that a run of this model takes, before it is downloaded or loaded: a name
-    that `recast backbones` lists, a folder, or a hub id. The prediction counts weights and
-    activations, with fused attention. It does not count the workspaces of kernels, what an
-    allocator reserves, the activations of text encoders or a method's own loss. It covers runs with
-    and without --gradient-checkpointing, and every --offload."""
+    """The model whose memory is estimated: a name that `recast backbones` lists, a folder, or a hub
+    id. It is neither downloaded nor loaded. The estimate counts weights, and activations with fused
+    attention. It leaves out the workspaces of kernels, memory that an allocator reserves, the
+    activations of text encoders, and a method's own loss. It shows runs with and without
+    --gradient-checkpointing, and with each value of --offload. Without this flag, the command shows
+    this machine."""
     method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A method whose guided steps are predicted, with its default preset; may be given several
-    times. Without it the method of a run without --method."""
+    """A method whose guided steps are estimated, with its default preset. The flag may be given
+    several times. By default it is the default method of the model."""
     frames: int | None = None
-    """Frames of the clip; without it the model's own."""
+    """Number of frames of the clip. By default it is the model's own number."""
     height: int | None = None
-    """Height of the clip in pixels; without it the model's own."""
+    """Height of the clip in pixels. By default it is the model's own height."""
     width: int | None = None
-    """Width of the clip in pixels; without it the model's own."""
+    """Width of the clip in pixels. By default it is the model's own width."""
     memory: str = ""
-    """Memory of the device, such as 24GB, in place of this machine's. With --device cuda, this
-    machine needs no GPU."""
+    """Memory of another device, such as 24GB, to compare the estimate with. With --device cuda,
+    this works on a machine without a GPU."""
     settings: Settings = field(default_factory=Settings)
     """How the model is loaded and run."""
 
 
 def methods(argv: list[str], command: str, about: str) -> None:
-    """Print every method with its presets."""
+    """Print all methods with their presets."""
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
     rows = []
     for name in registry.names("methods"):
@@ -65,7 +67,7 @@ def methods(argv: list[str], command: str, about: str) -> None:
 
 
 def backbones(argv: list[str], command: str, about: str) -> None:
-    """Print every alias with the folder or hub id that it stands for."""
+    """Print all aliases of models, each with its folder or hub id."""
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
     rows = []
     for alias, name in model_loading.aliases().items():
@@ -76,46 +78,46 @@ def backbones(argv: list[str], command: str, about: str) -> None:
 
 
 def doctor(argv: list[str], command: str, about: str) -> None:
-    """Print what this machine offers, or the memory that a run of a model would take."""
+    """Print what this machine has, or the memory that a run of a model would need."""
     call = flags.parse(_Doctor, _Doctor(), argv, command, about)
     if call.backbone is None:
         if argv:
-            raise BadCall(f"{argv[0]} needs a model; name it by `backbone`")
+            raise BadCall(f"{argv[0]} is about a model; name the model with `backbone`")
         with waiting("examining this machine"):
             rows = list(doctors.machine_report())
         _table(rows)
         return
-    with waiting(f"predicting the memory of {call.backbone}"):
-        told = doctors.memory_report(
+    with waiting(f"estimating the memory of {call.backbone}"):
+        report = doctors.memory_report(
             call.backbone,
             call.settings,
             call.method or (default_method(call.backbone),),
             size=(call.frames, call.height, call.width),
-            memory=parse_size(call.memory) if call.memory else None,
+            memory=parse_size(call.memory, "`memory`") if call.memory else None,
         )
-        rows = list(told)
+        rows = list(report)
     _table(rows)
 
 
 def store_ls(argv: list[str], command: str, about: str) -> None:
-    """Print the entries, the most recently used first."""
+    """Print the entries of the motion store, the most recently used first."""
     flags.parse(_NoFlags, _NoFlags(), argv, command, about)
     store = MotionCache.default()
     entries = store.entries()
-    _table([(entry.key[:12], _described(entry)) for entry in reversed(entries)])
+    _table([(entry.key[:12], _description(entry)) for entry in reversed(entries)])
     total = f"{len(entries)} motions, {_megabytes(sizes(entries))} of {_megabytes(store.cap)}"
     say(f"{total} in {store.folder}")
 
 
 def store_prune(argv: list[str], command: str, about: str) -> None:
-    """Remove entries until the store has a given size."""
+    """Remove the least recently used entries until the motion store has a given size."""
     parsed = flags.parse(_Prune, _Prune(), argv, command, about)
     store = MotionCache.default()
-    removed = store.prune(parse_size(parsed.keep) if parsed.keep else None)
+    removed = store.prune(parse_size(parsed.keep, "`keep`") if parsed.keep else None)
     say(f"removed {len(removed)} motions, {_megabytes(sizes(removed))}, from {store.folder}")
 
 
-def _described(entry: Entry) -> str:
+def _description(entry: Entry) -> str:
     size, used = _megabytes(entry.size), time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.used))
     try:
         header = entry.header()

@@ -1,4 +1,4 @@
-"""`recast mix` and `inspect`: commands about motion files alone."""
+"""`recast mix` and `inspect`: commands that need motion files and no model."""
 
 import base64
 import json
@@ -20,18 +20,18 @@ from recast.pipeline.source_clip import MOTION_SUFFIX
 _MISSING: Any = tyro.MISSING
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40
-"""Number of bars in a loss curve; each is the mean of equally many losses."""
+"""Largest number of bars in a loss curve; each bar is a mean over an equal part of the losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Mix:
     motions: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MOTION...")]
-    """Motion files of one method on one model."""
+    """Two motion files or more, learned by one method on one model."""
     weights: tuple[float, ...] = ()
-    """One weight for each motion: 1 1 adds two motions, 0.3 0.7 interpolates; without it all
-    weights are equal and sum to 1."""
+    """One weight for each motion: "1 1" adds two motions, and "0.3 0.7" interpolates between them.
+    By default all weights are equal and their sum is 1."""
     out: Path = Path(f"mix{MOTION_SUFFIX}")
-    """The motion file to write."""
+    """The motion file to write. An existing file is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,14 @@ class _Inspect:
     json: bool = False
     """Print all metadata of the motion as JSON."""
     preview: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
-    """Also write the middle frame of the motion's clip, small, to this file."""
+    """Also write a small picture of the motion's clip, its middle frame, to this .png file."""
 
 
 def mix(argv: list[str], command: str, about: str) -> None:
     """Write the weighted sum of motions."""
     call: _Mix = flags.parse(_Mix, _Mix(motions=()), argv, command, about)
     if len(call.motions) < 2:
-        raise BadCall("a mix needs at least 2 motion files")
+        raise BadCall(f"a mix needs at least 2 motion files, got {len(call.motions)}")
     if call.out.suffix != MOTION_SUFFIX:
         raise BadCall(f"`out` is {call.out}; the name of a motion file must end in {MOTION_SUFFIX}")
     weights = call.weights or (1 / len(call.motions),) * len(call.motions)
@@ -57,7 +57,7 @@ def mix(argv: list[str], command: str, about: str) -> None:
 
 
 def inspect(argv: list[str], command: str, about: str) -> None:
-    """Print what a motion file holds."""
+    """Print the content of a motion file."""
     call: _Inspect = flags.parse(_Inspect, _Inspect(motion=_MISSING), argv, command, about)
     motion = Motion.load(call.motion)
     if call.preview is not None:
@@ -75,40 +75,41 @@ def _write_preview(motion: Motion, path: Path) -> None:
         raise BadCall(f"`preview` is {path}; the name of the picture must end in .png")
     if "preview" not in motion.metadata:
         raise BadMotion(
-            "this motion file was made by a version that saved no preview; learn it again"
+            "this motion file holds no preview, because an earlier version wrote it; learn the "
+            "motion again"
         )
     with atomic(path) as temporary:
         temporary.write_bytes(base64.b64decode(motion.metadata["preview"]))
 
 
 def _rows(motion: Motion, size: int) -> list[tuple[str, str]]:
-    known, clip = motion.metadata, motion.metadata.get("clip", {})
+    metadata, clip = motion.metadata, motion.metadata.get("clip", {})
     rows = [
         ("method", motion.method),
-        ("backbone", f"{known.get('backbone_name', 'unknown')} ({motion.backbone})"),
+        ("backbone", f"{metadata.get('backbone_name', 'unknown')} ({motion.backbone})"),
     ]
     if clip:
-        size_of = f"{clip['frames']} frames of {clip['width']}x{clip['height']}"
-        rows.append(("clip", f"{clip['name']}, {size_of} at {clip['fps']:g} fps"))
+        frames = f"{clip['frames']} frames of {clip['width']}x{clip['height']}"
+        rows.append(("clip", f"{clip['name']}, {frames} at {clip['fps']:g} fps"))
     if motion.source_prompt:
         rows.append(("source prompt", motion.source_prompt))
-    if "steps" in known:
-        rows.append(("steps", str(known["steps"])))
-    settings = known.get("settings", {})
+    if "steps" in metadata:
+        rows.append(("steps", str(metadata["steps"])))
+    settings = metadata.get("settings", {})
     rows += [(name.replace("_", " "), str(value)) for name, value in settings.items()]
-    for part in known.get("mixed", []):
+    for part in metadata.get("mixed", []):
         rows.append(("mixed of", f"{part['weight']:g} x {part['clip']}"))
-    if known.get("losses"):
-        rows.append(("loss", _curve(known["losses"])))
-    held = sum(tensor.numel() for tensor in motion.tensors.values())
-    rows.append(("holds", f"{held:,} numbers in {len(motion.tensors)} tensors"))
+    if metadata.get("losses"):
+        rows.append(("loss", _curve(metadata["losses"])))
+    count = sum(tensor.numel() for tensor in motion.tensors.values())
+    rows.append(("holds", f"{count:,} numbers in {len(motion.tensors)} tensors"))
     rows.append(("file", f"{size / 1e6:.2f} MB"))
     return rows
 
 
 def _curve(losses: list[float]) -> str:
-    """The losses as a bar chart of means, scaled from the lowest to the highest, and the first and
-    last mean."""
+    """The losses as text: a bar chart of their means, scaled from the lowest to the highest, with
+    the first and the last mean."""
     count = min(_WIDTH, len(losses))
     edges = [index * len(losses) // count for index in range(count + 1)]
     means = [sum(losses[start:end]) / (end - start) for start, end in pairwise(edges)]

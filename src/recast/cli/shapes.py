@@ -1,4 +1,4 @@
-"""`recast shapes`: clips of the shapes world, and the training of the models that ship."""
+"""`recast shapes`: render clips of the shapes world, and train models like the shipped ones."""
 
 import json
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from recast.shapes.describe import scene_from_caption
 @dataclass(frozen=True, kw_only=True)
 class _Render:
     seed: int = world.HELD_OUT.start
-    """Number of the scene. The shipped models were not trained on scenes from 9000000 on."""
+    """Seed of the scene. The shipped models were not trained on seeds from 9000000 on."""
     caption: str = ""
     """What the scene shows, such as "a red circle on a navy background" or "a star moving in a
-    circle"; everything that the caption leaves out comes from the seed."""
+    circle". The seed decides everything that the caption does not name."""
     out: Path = Path("shapes.mp4")
-    """The clip to write: .mp4, .gif, or a folder. A .json file beside it holds caption and
-    truth."""
+    """The clip to write: an .mp4 file, a .gif file, or a folder of images. A .json file beside it
+    holds the caption and the exact position of the subject in each frame."""
 
 
 def render(argv: list[str], command: str, about: str) -> None:
-    """Write a clip and its truth."""
+    """Write a clip and its ground truth."""
     call = flags.parse(_Render, _Render(), argv, command, about)
     if call.seed < 0:
         raise BadCall(f"`seed` must be a whole number of at least 0, got {call.seed}")
@@ -43,7 +43,7 @@ def render(argv: list[str], command: str, about: str) -> None:
 
 
 def train(argv: list[str], command: str, about: str) -> None:
-    """Train a model like those that ship."""
+    """Train a model like the shipped ones."""
     with registry.quiet_imports():
         from recast.shapes import training  # diffusers and transformers load slowly
 
@@ -52,13 +52,14 @@ def train(argv: list[str], command: str, about: str) -> None:
 
 
 def _truth(scene: world.Scene, seed: int) -> dict[str, Any]:
-    """The exact truth of every frame, in pixels and radians."""
+    """The content of the .json file: the scene, and the values of each frame in pixels and
+    radians."""
     truth = world.truth(scene)
-    listed = {
+    by_frame = {
         name: np.round(getattr(truth, name), 4).tolist()
         for name in ("centre", "radius", "angle", "pan", "zoom")
     }
-    looks = {
+    attributes = {
         name: getattr(scene, name) for name in ("shape", "colour", "ground", "pattern", "path")
     }
     return {
@@ -66,6 +67,6 @@ def _truth(scene: world.Scene, seed: int) -> dict[str, Any]:
         "seed": seed,
         "fps": world.FPS,
         "size": world.SIZE,
-        **looks,
-        **listed,
+        **attributes,
+        **by_frame,
     }

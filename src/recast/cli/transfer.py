@@ -1,4 +1,4 @@
-"""`recast transfer`, `learn` and `demo`: a config from the flags, run to its end."""
+"""`recast transfer`, `learn` and `demo`: the flags become a config, which the pipeline runs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,16 +27,16 @@ _MISSING: Any = tyro.MISSING
 class _Transfer(Generic[C]):
     run: Annotated[RunConfig[C], tyro.conf.arg(name="")]
     preset: str
-    """Named settings of the method to start from; single flags change them."""
+    """Name of the preset that sets the defaults of the method's settings."""
     json: bool = False
-    """Print the manifest as JSON, and nothing else, on stdout."""
+    """Print the manifest as JSON, and nothing else on stdout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Learn(Generic[C]):
     run: Annotated[LearnConfig[C], tyro.conf.arg(name="")]
     preset: str
-    """Named settings of the method to start from; single flags change them."""
+    """Name of the preset that sets the defaults of the method's settings."""
 
 
 def transfer(argv: list[str], command: str, about: str) -> None:
@@ -57,7 +57,7 @@ def learn(argv: list[str], command: str, about: str) -> None:
 
 
 def demo(argv: list[str], command: str, about: str) -> None:
-    """`recast demo`: the recipe, whose clip is rendered first."""
+    """`recast demo`: the run of the recipe, after its clip has been rendered."""
     recipe, start = recipes.demo(), _starting_point(argv)
     out = Path(flags.value_of("--out", argv) or recipes.DEMO)
     clip = out / output_folder.SOURCE
@@ -71,13 +71,11 @@ def demo(argv: list[str], command: str, about: str) -> None:
             Video(world.render(world.sample(recipes.SEED)), world.FPS).save(clip)
 
     output = _run(_Transfer(run=default, preset=start.preset), argv, command, about, render)
-    complain(
-        f"look at {output.folder / output_folder.PAIR} and {output.folder / output_folder.SHEET}"
-    )
+    complain(f"open {output.folder / output_folder.PAIR} and {output.folder / output_folder.SHEET}")
 
 
 class _StartingPoint(NamedTuple):
-    """What the flags of a call change."""
+    """The method and the defaults of its settings, which the flags of a call change."""
 
     method: str
     preset: str
@@ -85,8 +83,8 @@ class _StartingPoint(NamedTuple):
 
 
 def _starting_point(argv: list[str]) -> _StartingPoint:
-    """Method, preset and config that the flags start from: those of the motion file if there is
-    one, unless --preset or another --method says otherwise. Raises `UnknownName`."""
+    """Method and settings of a call: those of the motion file if the source is one, unless --preset
+    or another --method is given. Raises `UnknownName`."""
     method, preset = flags.value_of("--method", argv) or AUTO, flags.value_of("--preset", argv)
     motion = _motion_file(argv)
     if motion is not None and method == AUTO:
@@ -101,7 +99,7 @@ def _starting_point(argv: list[str]) -> _StartingPoint:
 
 
 def _motion_file(argv: list[str]) -> Motion | None:
-    """The motion file among the arguments, apart from the one to be written."""
+    """The motion in the first motion file among the arguments that is not the value of --out."""
     out = flags.value_of("--out", argv)
     files = [
         word
@@ -118,7 +116,7 @@ def _run(
     about: str,
     prepare: Callable[[RunConfig[Any]], None] = lambda config: None,
 ) -> RunOutput:
-    """Parse the flags, run, and say on stdout what was written."""
+    """Parse the flags, call `prepare`, run, and print the manifest or the paths of the results."""
     parsed = _parse(default, argv, command, about)
     prepare(parsed.run)
     output = show(run.transfer(parsed.run))
@@ -127,9 +125,9 @@ def _run(
 
 
 def _parse(default: Any, argv: list[str], command: str, about: str) -> Any:
-    """A `_Transfer` or `_Learn` whose method settings are flags like all others.
+    """A `_Transfer` or `_Learn` from the flags, in which the method's settings are flags too.
 
-    Where a method has a setting of the same name as the run, the one flag means the run's.
+    If a method has a setting of the same name as the run, the flag sets that of the run.
     """
     config = default.run.config
     names_of_run = flags.own_names(default, but=config)

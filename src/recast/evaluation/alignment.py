@@ -1,4 +1,4 @@
-"""Two clips made comparable: equal length, equal size, and a mask that fits both.
+"""Alignment of two clips for comparison: equal length, equal size, and a mask that fits both.
 
 This module owns the rules by which clips of different lengths, rates and sizes are compared. It
 refuses to know metrics.
@@ -34,7 +34,7 @@ def align(source: Video, result: Video) -> tuple[Video, Video]:
         source = _shorten(source, len(result))
     elif len(result) > len(source):
         result = _shorten(result, len(source))
-    if len(result) != len(source):  # without repeated frames the longer clip became the shorter
+    if len(result) != len(source):  # the longer clip is now shorter, without its repeated frames
         count = min(len(result), len(source))
         source, result = _take_evenly(source, count), _take_evenly(result, count)
     return videos.fit(source, result.height, result.width, "crop"), result

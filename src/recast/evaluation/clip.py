@@ -1,7 +1,7 @@
 """CLIP embeddings of frames and prompts (Radford et al., ICML 2021), for metrics.
 
-This module owns the loading of a CLIP: the one that ships, OpenAI's, or any in a folder. It refuses
-to know what the embeddings are used for.
+This module owns loading a CLIP model: the shipped one, one of OpenAI's, or one in a folder. It
+refuses to know what the embeddings are used for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils import logging
 
-from recast.errors import BadModel
+from recast.errors import BadModel, reason_of
 from recast.metrics.base import Array
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "shapes" / "clip"
@@ -30,7 +30,7 @@ _BATCH = 32
 
 
 class Embedder:
-    """A loaded CLIP. `name` is one of `NAMES`, a hub id, or a folder.
+    """A loaded CLIP model. `name` is one of `NAMES`, a hub id, or a folder.
 
     Raises `BadModel` if it cannot be loaded.
     """
@@ -42,13 +42,11 @@ class Embedder:
             self._model: Any = CLIPModel.from_pretrained(source).float().eval().to(device)
             self._tokenizer: Any = CLIPTokenizer.from_pretrained(source)
             self._processor: Any = CLIPImageProcessorPil.from_pretrained(source)
-        except (
-            Exception
-        ) as error:  # the classes that the hub's client raises change with its version
-            reason = " ".join(str(error).split())[:120]
+        except Exception as error:  # the exception classes of the hub's client change
             raise BadModel(
-                f"CLIP {name!r} cannot be loaded ({reason}); choose from {', '.join(NAMES)}, a hub "
-                "id, or the folder of a CLIP model; shapes ships with Recast"
+                f"CLIP {name!r} cannot be loaded ({reason_of(error)}); choose from "
+                f"{', '.join(NAMES)}, a hub id, or the folder of a CLIP model; shapes ships with "
+                "Recast"
             ) from error
         self.name, self._device = name, device
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from recast import registry
-from recast.errors import BadCall
+from recast.errors import BadCall, reason_of
 from recast.evaluation import trackers
 from recast.evaluation.alignment import Mask
 from recast.evaluation.trackers import Tracker
@@ -34,15 +34,16 @@ class Tools:
     """The tracker and the networks whose output the metrics read."""
 
     tracker: Literal["flow", "cotracker"] = "flow"
-    """Point tracker: flow needs no weights; cotracker is what published numbers use
-    (CC-BY-NC)."""
+    """The point tracker. flow needs no weights; cotracker is the one of published numbers, and its
+    licence (CC-BY-NC) forbids commercial use."""
     cotracker: Path | None = None
-    """Clone of CoTracker's repository with its checkpoint; by default torch.hub downloads it."""
+    """A clone of CoTracker's repository with its checkpoint. By default torch.hub downloads it."""
     clip: str = "shapes"
-    """CLIP for the text and frame scores: shapes (ships with Recast, knows only the shapes
-    world), ViT-B/32, ViT-L/14, a hub id, or a folder."""
+    """The CLIP model for text similarity and other metrics: shapes, which ships with Recast and
+    knows only the shapes world; ViT-B/32; ViT-L/14; a hub id; or a folder."""
     lpips: Literal["none", "alex", "squeeze", "vgg"] = "none"
-    """Network of Frame-LPIPS; torchvision downloads its weights on first use."""
+    """The network of Frame-LPIPS; none leaves the metric out. torchvision downloads the weights on
+    first use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def evaluate(
     inputs, missing = yield from _compute_inputs(source, result, prompt, tools, mask, device)
     inputs = replace(inputs, ground_truth=ground_truth)
     if ground_truth is not None and ground_truth.camera_error is None:
-        missing["camera"] = "a plain or striped background does not show camera motion"
+        missing["camera"] = "a plain or striped background does not show the camera's motion"
     scores = []
     for metric in metrics().values():
         if ground_truth is None and "truth" in metric.needs:
@@ -96,7 +97,7 @@ def evaluate(
 def _compute_inputs(
     source: Video, result: Video, prompt: str, tools: Tools, mask: Mask | None, device: str
 ) -> Generator[Event, None, tuple[MetricInput, dict[str, str]]]:
-    """What metrics read, and for each missing need the reason."""
+    """The input of the metrics, and for each input that is missing the reason."""
     from recast.evaluation.lpips import lpips
 
     _check_device(device)
@@ -126,9 +127,8 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a torch build without CUDA asserts
-        reason = str(error).splitlines()[0][:120]
         raise BadCall(
-            f"`device` {device} is not available ({reason}); cpu is always available"
+            f"`device={device}` is not available ({reason_of(error)}); cpu is always available"
         ) from error
 
 
@@ -162,7 +162,7 @@ def _masked_frames(clip: Video, mask: Mask | None) -> NDArray[np.uint8]:
 
 
 def _starts_inside(tracks: Tracks, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """For each track whether it begins inside the mask of the first frame (H, W)."""
+    """For each track whether it begins inside the mask (H, W) of the first frame, (N,)."""
     height, width = mask.shape
     x, y = tracks.points[0].astype(int).clip(0, (width - 1, height - 1)).T
     return np.asarray(mask[y, x])

@@ -1,7 +1,7 @@
-"""A result to evaluate: the clip, and which part of the source it was generated from.
+"""A result to evaluate: its clip, and the part of the source from which it was generated.
 
-This module owns the reading of a run's manifest for that purpose, and of the same part of the
-source. A clip from another system has no manifest; then the whole source is used.
+This module owns reading both: from the manifest of a run, or, for a clip of another system, from
+the whole source. It refuses to know metrics.
 """
 
 import json
@@ -16,7 +16,7 @@ from recast.pipeline import manifest, output_folder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluatedResult:
-    """The path of a result, its prompt, and the part of the source it was generated from."""
+    """The file of a result, its prompt, and the part of the source from which it was generated."""
 
     video: Path
     prompt: str = ""
@@ -34,9 +34,9 @@ class EvaluatedResult:
 
 
 def read_result(path: Path) -> EvaluatedResult:
-    """What the manifest in a run's folder says about its result; for a clip only its path.
+    """The result in a run's folder, as its manifest describes it; or the result in a clip's file.
 
-    Raises `BadClip` for a manifest that no run wrote, and for a folder with several results.
+    Raises `BadClip` for a manifest that is damaged, and for a folder with several results.
     """
     manifest_path = path / output_folder.MANIFEST
     if not manifest_path.is_file():
@@ -59,15 +59,15 @@ def read_result(path: Path) -> EvaluatedResult:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadClip(
-            f"{manifest_path} is damaged, or no run wrote it ({type(error).__name__}: {error}); "
-            f"give the clip itself, {path / output_folder.VIDEO}"
+            f"{manifest_path} is damaged or not a manifest of Recast ({type(error).__name__}: "
+            f"{error}); give the clip itself, {path / output_folder.VIDEO}"
         ) from error
 
 
 def read_source(path: Path, result: EvaluatedResult) -> Video:
-    """The part of the source that a result was generated from, fitted as it was for the model.
+    """The part of the source from which a result was generated, fitted as for the model.
 
-    A note says so if these are not the frames that the model saw. Raises `BadClip`, `BadCall`.
+    If these are not the frames that the run used, a note says so. Raises `BadClip`, `BadCall`.
     """
     clip = videos.read(path, start=result.start, frames=result.frames, fps=result.fps)
     if result.size is None:
@@ -76,7 +76,7 @@ def read_source(path: Path, result: EvaluatedResult) -> Video:
     if manifest.frames_hash(clip) == result.fitted_sha256:
         return clip
     note = (
-        "these are not the frames that the run used: it is another clip, or another part of it, "
-        "which `start` sets"
+        "these are not the frames that the run used; give the same clip, and set `start` to the "
+        "same part of it"
     )
     return replace(clip, notes=(*clip.notes, note))

@@ -1,4 +1,8 @@
-"""LPIPS between two clips (Zhang et al., CVPR 2018), through torchmetrics if it is installed."""
+"""LPIPS between two clips (Zhang et al., CVPR 2018).
+
+This module owns the network, which is that of torchmetrics if it is installed. It refuses to know
+what the distance is used for.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from recast.errors import BadModel
+from recast.errors import BadModel, reason_of
 from recast.metrics.base import Array
 
 _MIN_SIDE = 64  # pixels of the shorter side: the networks downsample a frame by up to 32
@@ -25,9 +29,8 @@ def lpips(a: NDArray[np.uint8], b: NDArray[np.uint8], network: str, device: str 
 
         metric = LearnedPerceptualImagePatchSimilarity(network, normalize=True).to(device)
     except Exception as error:  # a missing package, or any error of a download
-        reason = " ".join(str(error).split())[:120]
         raise BadModel(
-            f"LPIPS with {network} cannot be loaded ({reason}); pip install torchmetrics "
+            f"LPIPS with {network} cannot be loaded ({reason_of(error)}); pip install torchmetrics "
             "torchvision and let it download the weights once, or copy them to its cache "
             "(~/.cache/torch/hub/checkpoints), or set `lpips=none` to leave this score out"
         ) from error

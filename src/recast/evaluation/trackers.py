@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 
-from recast.errors import BadModel
+from recast.errors import BadModel, reason_of
 from recast.metrics.base import Array, Tracks
 
 GRID = 32
@@ -90,11 +90,10 @@ def _cotracker(model: str, folder: Path | None, device: str) -> Any:
         load: Any = torch.hub.load
         return load(str(folder or COTRACKER), model, **source).to(device)
     except Exception as error:  # any error of a download or of CoTracker's code
-        reason = " ".join(str(error).split())[:120]
         raise BadModel(
-            f"CoTracker cannot be loaded ({reason}); choose `tracker=flow`, which needs no "
-            f"weights, or set `cotracker` to a clone of github.com/{COTRACKER} with its checkpoint "
-            "(CC-BY-NC)"
+            f"CoTracker cannot be loaded ({reason_of(error)}); choose `tracker=flow`, which needs "
+            f"no weights, or set `cotracker` to a clone of github.com/{COTRACKER} with its "
+            "checkpoint (CC-BY-NC)"
         ) from error
 
 

@@ -66,8 +66,11 @@ class Mixer:
         first = motions[0]
         for motion in motions:
             if (motion.method, motion.backbone) != (self.method, first.backbone):
-                origins = (f"{m.method} on {m.backbone}" for m in (first, motion))
-                raise BadMotion(f"a motion by {' and one by '.join(origins)} cannot be mixed")
+                one, two = (f"{m.method} on {m.backbone}" for m in (first, motion))
+                raise BadMotion(
+                    f"a motion by {one} and one by {two} cannot be mixed; give motions of one "
+                    "method on the same weights"
+                )
             motion.check_holds("noise")
             for name, (first_value, value) in self._differences(first, motion).items():
                 raise BadMotion(

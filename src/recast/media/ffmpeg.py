@@ -47,7 +47,7 @@ _SCALING = (
 def open_video(
     path: Path, start: Fraction, fps: Fraction | None, conversion: ColorConversion
 ) -> FrameSource:
-    """Open a video whose frames begin at or before `start` seconds.
+    """Open a video for reading; the first frame that it yields is at or before `start` seconds.
 
     `fps` is the rate to assume for a video that states none. Raises `BadClip` for a file that
     FFmpeg cannot read, that holds no video, or that is truncated or damaged.
@@ -188,8 +188,8 @@ def _timed_frames(
 def _decoded(
     container: InputContainer, stream: VideoStream, conversion: ColorConversion
 ) -> Iterator[VideoFrame]:
-    """All frames from here on. Damage before the first frame is skipped, because a recording may
-    begin in the middle of a stream."""
+    """All frames from the current position on. Damage before the first frame is skipped, because a
+    recording may begin in the middle of a stream."""
     good = 0
     for packet in _packets(container, stream, conversion):
         try:

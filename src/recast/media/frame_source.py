@@ -1,6 +1,6 @@
 """The types of reading: a `FrameSource` yields `Frame`s, and a `ColorConversion` makes them RGB.
 
-This module owns the types that decoders fill in, and decodes nothing itself: `ffmpeg.py` and
+This module owns the types that decoders return, and decodes nothing itself: `ffmpeg.py` and
 `pillow.py` decode, and `frame_selection.py` chooses among the frames.
 """
 

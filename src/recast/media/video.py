@@ -33,7 +33,7 @@ _MAX_DENOMINATOR = 1001
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
-    """A clip in memory. Raises `BadCall` if the array has not the shape or type of a clip."""
+    """A clip in memory. Raises `BadCall` for frames of another shape or type, and for a bad rate."""
 
     frames: Pixels
     """(F, H, W, 3) uint8 RGB, F >= 1."""
@@ -170,7 +170,7 @@ def exact_rate(fps: float) -> Fraction:
 def _open(
     path: Path, start: Fraction, fps: Fraction | None, background: tuple[int, int, int]
 ) -> "FrameSource":
-    """Open a video, an animation or a folder; its frames begin at or before `start` seconds.
+    """Open a video, an animation or a folder; the first frame it yields is at or before `start`.
 
     `fps` is the rate of a folder (None: 8) and of a video that states no rate. Raises `BadClip`.
     """

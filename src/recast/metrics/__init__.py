@@ -1,4 +1,4 @@
-"""Metrics: numbers for a result, alone or against its source. One file per metric, found by name.
+"""Metrics: numbers about a result, alone or compared with its source. One file is one metric.
 
 The room owns the formulas and the direction of each metric (higher or lower is better). It refuses
 to load files or networks: `recast.evaluation` tracks points and embeds frames, and metrics compute

@@ -42,7 +42,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ClipView:
-    """One clip and what was computed from it. A part that no metric needs is None."""
+    """One clip and the values computed from it. A value that no metric needs is None."""
 
     frames: NDArray[np.uint8]
     """Frames (F, H, W, 3), RGB."""
@@ -53,7 +53,7 @@ class ClipView:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class GroundTruth:
-    """The exact answer for a result in the shapes world, where nothing has to be estimated."""
+    """The ground truth about a result in the shapes world, which is known exactly."""
 
     expected_path: Array
     """Where the centre of the subject should be, (F, 2), x and y in frame widths."""
@@ -70,7 +70,8 @@ class GroundTruth:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class MetricInput:
-    """A result and what it is compared with, frame by frame at one size."""
+    """What metrics read: a result and its source, with equal lengths and sizes, and values computed
+    from them. A part that is not known is None."""
 
     result: ClipView
     source: ClipView | None = None

@@ -58,8 +58,8 @@ def _subsample(tracks: Tracks) -> Tracks:
 
 
 def _filled_paths(tracks: Tracks) -> Array:
-    """Paths (N, F, 2) in which an invisible point keeps its last visible position, or takes its
-    first one. A pause does not change the Fréchet distance."""
+    """Paths (N, F, 2). Where a point is not visible, it has its last visible position, or else its
+    first one. Such a pause does not change the Fréchet distance."""
     frames, count = tracks.visible.shape
     frame = np.arange(frames)[:, None]
     last = np.maximum.accumulate(np.where(tracks.visible, frame, -1), axis=0)

@@ -74,7 +74,7 @@ METRICS = by_name(
     ),
     Metric(
         name="colour_distance",
-        title="colour distance of what moves",
+        title="colour distance, moving regions",
         higher_is_better=True,
         unit="Hellinger distance",
         needs=frozenset({"source", "tracks"}),

@@ -113,7 +113,7 @@ METRICS = by_name(
     ),
     Metric(
         name="moving_fidelity",
-        title="motion fidelity of what moves",
+        title="motion fidelity, moving tracklets",
         higher_is_better=True,
         unit="cosine",
         needs=frozenset({"source", "tracks"}),
@@ -121,7 +121,7 @@ METRICS = by_name(
     ),
     Metric(
         name="motion_fidelity_legacy",
-        title="motion fidelity, as DMT released it",
+        title="motion fidelity, released script of DMT",
         higher_is_better=True,
         unit="cosine",
         needs=frozenset({"source", "tracks"}),

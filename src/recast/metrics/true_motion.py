@@ -1,7 +1,7 @@
-"""True motion: where the subject is against where it should be, in the shapes world.
+"""True motion: the position of the subject compared with its correct position, in the shapes world.
 
-The estimated metrics are validated against these. The oracle of the shapes world finds the subject
-in the pixels, so that no tracker is involved.
+The metrics that estimate motion are validated against these. The oracle of the shapes world detects
+the subject in the pixels, so that these metrics do not depend on a tracker.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,11 +90,11 @@ def _metric(
 METRICS = by_name(
     _metric("true_motion", "true path correlation", "correlation", _correlation),
     _metric("true_distance", "true path distance", "frame widths", _distance, False),
-    _metric("true_structure", "overlap of the subject with the source's", "IoU", _overlap),
-    _metric("camera_error", "camera's error", "frame widths", _camera, False, ["camera"]),
-    _metric("true_look", "what the prompt names is shown", "share", _appearance),
+    _metric("true_structure", "overlap with the subject of the source", "IoU", _overlap),
+    _metric("camera_error", "camera error", "frame widths", _camera, False, ["camera"]),
+    _metric("true_look", "correct attributes", "fraction", _appearance),
     *(
-        _metric(f"{name}_right", f"the prompt's {name} is shown", "share", _attribute(name))
+        _metric(f"{name}_right", f"correct {name}", "fraction", _attribute(name))
         for name in ATTRIBUTES
     ),
 )

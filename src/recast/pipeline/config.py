@@ -1,8 +1,10 @@
-"""What a run and a learning are asked for: every flag of `recast transfer` and `recast learn`.
+"""The configs of `recast transfer` and `recast learn`: each field is a flag of the command line.
 
-Checks what can be checked of a value alone, and opens nothing.
+This module owns the names, defaults and help texts of these fields, and checks each value alone. It
+refuses to open files and models. The settings of a method are in the method's own config.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -21,62 +23,67 @@ DEFAULT_BACKBONE = "shapes"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """How results are drawn from the model."""
+    """How results are sampled from the model. Raises `BadCall` for a value out of range."""
 
     seed: int = 0
-    """Seed of the first result. The same seed makes the same bytes on the same machine."""
+    """Seed of the first result. On one machine, the same seed gives the same bytes."""
     samples: int = 1
-    """Number of results, with consecutive seeds, each in a folder of its own."""
+    """Number of results. They have consecutive seeds, and each is in a folder of its own."""
     steps: int | None = None
-    """Number of sampling steps; without it the model's own number, or that of the motion file."""
+    """Number of sampling steps. By default it is the number that the motion was learned for, or for
+    a clip the model's own number."""
     guidance_scale: float | None = None
-    """How strongly the prompt is followed (classifier-free guidance); 1 turns guidance off; without
-    it the model's own."""
+    """Scale of classifier-free guidance: how strongly the result follows the prompt. 1 turns
+    guidance off. By default it is the model's own scale."""
     negative_prompt: str = ""
-    """What the result should not show. A method's preset may bring its own."""
+    """What the result should not show. Without it, the method's preset may set one."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise BadCall(f"`samples` must be at least 1, got {self.samples}")
         if not 0 <= self.seed < 2**63:
             raise BadCall(f"`seed` must be a whole number from 0 to 2^63 - 1, got {self.seed}")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise BadCall(f"`guidance_scale` must be a finite number, got {self.guidance_scale}")
         check_steps(self.steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig(Generic[C]):
-    """A new clip with the motion of another."""
+    """A run that makes a new clip with the motion of another. Raises `BadCall` for a value out of
+    range."""
 
     clip: Annotated[Path, tyro.conf.arg(metavar="CLIP")]
     """The source: a video, a GIF, a folder of images, or a motion file (.safetensors) that `recast
-    learn` saved."""
+    learn` wrote."""
     prompt: Annotated[str, tyro.conf.arg(metavar="PROMPT")]
     """What the new clip shows."""
     method: str = DEFAULT_METHOD
-    """How the motion is transferred; `recast methods` lists all. Without this flag, or with auto,
-    it is the method of a motion file; else the method that did best on a shipped model, and dmt on
-    every other model."""
+    """The method that transfers the motion; `recast methods` lists all. By default, and with auto,
+    a motion file is used with the method that learned it. For a clip it is the best measured method
+    on a shipped model, and dmt on any other model."""
     backbone: str = DEFAULT_BACKBONE
     """The model: a name that `recast backbones` lists, a folder in diffusers' format, or a hub
     id."""
     out: Path | None = None
-    """Folder for video.mp4, side_by_side.mp4, sheet.png and manifest.json; without it
-    out/<clip>-<prompt>. Results of an earlier run there are replaced as a whole; a folder that
-    holds anything else is refused."""
+    """The folder that receives video.mp4, side_by_side.mp4, sheet.png and manifest.json. By default
+    it is out/CLIP-PROMPT. If it holds the results of an earlier run, they are all replaced. If it
+    holds any other file, the run is refused."""
     also: tuple[output_folder.Form, ...] = ()
-    """More formats of the result beside video.mp4: gif writes video.gif, png a folder frames/."""
+    """More formats of the result beside video.mp4: gif adds video.gif, and png adds a folder
+    frames/ of PNG images."""
     mask: str | None = None
-    """Where the result may differ from the clip, for methods that take a mask: an image or a video
-    of the clip's shape, bright where changes are allowed; a box LEFT,TOP,RIGHT,BOTTOM in fractions
-    of the frame; or auto, which marks where the model attends to the words that differ between
-    source prompt and prompt. The run writes mask.mp4, which shows it."""
+    """The region that may change, for methods that take a mask. It is an image or a video with the
+    aspect ratio of the clip, bright where changes are allowed; or a box LEFT,TOP,RIGHT,BOTTOM in
+    fractions of the frame; or auto, which takes the region where the model attends to the words
+    that differ between the source prompt and the prompt. The run writes the region as mask.mp4."""
     preview_every: int = 0
-    """Write the estimate of the result after every so many steps, or at the first step after them
-    that the method reports, as a contact sheet in previews/; 0 writes none."""
+    """Write a contact sheet of the current estimate into previews/ every N sampling steps. If the
+    method reports no estimate at such a step, its next one is written. 0 writes none."""
     config: C
     """Settings of the method."""
     draw: Draw = field(default_factory=Draw)
-    """How results are drawn from the model."""
+    """How results are sampled from the model."""
     source: Source = field(default_factory=Source)
     """Which part of the clip is used, and how it is fitted to the model."""
     settings: Settings = field(default_factory=Settings)
@@ -89,23 +96,25 @@ class RunConfig(Generic[C]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnConfig(Generic[C]):
-    """A motion file from a clip, for many transfers."""
+    """The learning of a motion file, which many transfers can use. Raises `BadCall` for a value out
+    of range."""
 
     clip: Annotated[Path, tyro.conf.arg(metavar="CLIP")]
     """The source: a video, a GIF or a folder of images."""
     more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CLIP...")] = ()
-    """More clips of the same motion, for methods that train on several."""
+    """More clips that show the same motion, for methods that learn from several clips."""
     out: Path | None = None
-    """The motion file to write; its name must end in .safetensors. Without it motion.safetensors in
-    this folder. An existing file is replaced."""
+    """The motion file to write; its name must end in .safetensors. By default it is
+    motion.safetensors in the current folder. An existing file is replaced."""
     method: str = DEFAULT_METHOD
-    """How the motion is learned; `recast methods` lists all. Without this flag, or with auto, it is
-    the method that did best on a shipped model, and dmt on every other model."""
+    """The method that learns the motion; `recast methods` lists all. By default, and with auto, it
+    is the best measured method on a shipped model, and dmt on any other model."""
     backbone: str = DEFAULT_BACKBONE
     """The model: a name that `recast backbones` lists, a folder in diffusers' format, or a hub id.
-    The motion can be used with the same weights only."""
+    A motion can only be used with the weights that it was learned on."""
     steps: int | None = None
-    """Number of sampling steps that the motion will be used with; without it the model's own."""
+    """Number of sampling steps of the transfers that will use this motion. By default it is the
+    model's own number."""
     config: C
     """Settings of the method."""
     source: Source = field(default_factory=Source)

@@ -1,7 +1,7 @@
-"""Which method is used where none is named, `--method auto`.
+"""The method of a run that names none, or names "auto".
 
-For a shipped model it is the method that did best in `recast bench methods` on that model. Every
-other model gets DMT: no method has been measured there.
+For a shipped model it is the method with the best scores in `recast bench methods` on that model.
+For every other model it is DMT, because no method has been measured there.
 """
 
 AUTO = "auto"
@@ -11,5 +11,5 @@ BEST_MEASURED = {"shapes": "dmt", "shapes-dit": "dmt"}
 
 
 def default_method(backbone: str) -> str:
-    """The method for a model by the name under which it is loaded."""
+    """The default method for a model, given the name under which the model is loaded."""
     return BEST_MEASURED.get(backbone, DEFAULT_METHOD)

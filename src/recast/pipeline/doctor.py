@@ -1,7 +1,8 @@
-"""What `recast doctor` reports: of this machine, or of the memory that one run would need.
+"""What `recast doctor` reports: this machine, or the memory that one run would need.
 
-Where it is cheap, a thing is tried rather than looked up: the codec writes a clip and reads it
-back. Nothing is downloaded. Rows are pairs of a topic and its text.
+This module owns the rows of both reports, pairs of a topic and a text. It tests what is cheap to
+test: it writes a clip with the video codec and reads it back. It downloads nothing, and the numbers
+about memory come from `memory_estimate.py`.
 """
 
 import os
@@ -56,7 +57,10 @@ def memory_report(
     memory: int | None = None,
 ) -> Iterator[Row]:
     """Rows about the memory of a run on a device with `memory` bytes, by default this machine's.
-    Raises as `estimate_memory` does."""
+
+    `size` is (frames, height, width); None means the model's own number. Raises `BadModel` and
+    `BadCall` as `estimate_memory` does.
+    """
     device = devices.device_of(settings.device)
     estimate = estimate_memory(backbone, settings, device, methods, size)
     frames, height, width = estimate.size
@@ -90,7 +94,7 @@ def _stage_rows(estimate: MemoryEstimate) -> Iterator[Row]:
 
 
 def _main_memory(estimate: MemoryEstimate, main: MainMemory | None) -> str:
-    """What main memory must hold for a run on another device, and whether this machine's does."""
+    """The main memory that a run on another device needs, and whether this machine has enough."""
     text = (
         f"{gib(estimate.loading)} while weights are loaded, less if the files have the same "
         f"precision; {gib(estimate.weights)} stay there with `offload`"
@@ -109,7 +113,7 @@ def _step_text(step: StageMemory) -> str:
 def _run_row(
     estimate: MemoryEstimate, method: str | None, available: int | None, offloads: Collection[str]
 ) -> Row:
-    """What a run takes with each saving, and the first saving with which it fits."""
+    """The memory of a run with each combination of savings, and the first one that fits."""
     needs = {
         _saving_text(checkpointing, offload): estimate.peak(
             method, checkpointing=checkpointing, offload=offload

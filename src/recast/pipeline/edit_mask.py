@@ -1,8 +1,9 @@
-"""Where a result may differ from its source: a mask from the user, or one that the model makes.
+"""The edit mask: the region in which a result may differ from its source.
 
-The model's own mask is where it attends, in the source, to the words that are to change. Using
-cross-attention as a mask follows Hertz et al., "Prompt-to-Prompt" (2023); DreamMotion uses it where
-the user gives no mask.
+This module owns reading a mask that the user gives, and computing one from the model's
+cross-attention (`mask=auto`): the region of the source that attends to the words that change. Using
+cross-attention as a mask follows Hertz et al., "Prompt-to-Prompt image editing with cross attention
+control" (ICLR 2023). The module refuses to know how a method uses the mask.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,20 +29,40 @@ from recast.pipeline import requirements
 AUTO = "auto"
 _MARKS = ".,;:!?"
 _ARTICLES = {"a", "an", "the", "this", "that", "its", "his", "her", "their"}
-_PLACES = {"in", "on", "at", "by", "near", "over", "under", "above", "below", "behind", "before"}
-_WAYS = {"from", "to", "of", "into", "onto", "through", "across", "along", "around", "up", "down"}
+_POSITIONS = {"in", "on", "at", "by", "near", "over", "under", "above", "below", "behind", "before"}
+_DIRECTIONS = {
+    "from",
+    "to",
+    "of",
+    "into",
+    "onto",
+    "through",
+    "across",
+    "along",
+    "around",
+    "up",
+    "down",
+}
 _LINKS = {"and", "or", "but", "as", "with", "without", "while", "is", "are", "was", "were"}
-_BETWEEN = _ARTICLES | _PLACES | _WAYS | _LINKS
-# Tuned on the shapes world (docs/log/dreammotion.md): little noise, and half of the range.
+_SEPARATORS = _ARTICLES | _POSITIONS | _DIRECTIONS | _LINKS
+"""Words that separate phrases."""
 _LEVELS = (0.1, 0.2, 0.3)
+"""Noise levels at which attention is measured. They are low, and were tuned on the shapes world
+(docs/log/dreammotion.md), as was the threshold."""
 _THRESHOLD = 0.5
+"""Fraction of the range of the attention above which a position belongs to the region."""
 _GRID = 100
+"""Number of steps of the grid from which the times of `_LEVELS` are taken."""
 _DIMMED = 0.3
+"""Brightness outside the mask in `overlay`."""
 
 
 def check(mask: str, method: MotionMethod[Any], source_prompt: str) -> None:
-    """Raise `BadCall` or `BadClip` unless the method takes a mask and this one is usable: a box, an
-    image or clip that opens, or "auto" for a source that has a prompt."""
+    """Check a mask before a model is loaded.
+
+    Raises `BadCall` if the method takes no mask, for a bad box, and for "auto" without a source
+    prompt; `BadClip` for a file that cannot be read.
+    """
     requirements.check_takes_mask(method)
     if mask == AUTO:
         if not source_prompt.strip():
@@ -56,8 +77,10 @@ def check(mask: str, method: MotionMethod[Any], source_prompt: str) -> None:
 def resolve(
     mask: str, backbone: Backbone, motion: Motion, prompt: str, seed: int
 ) -> NDArray[np.bool_]:
-    """The mask (F, H, W) of a motion's clip, true where the clip may change. Raises `BadCall`,
-    `BadClip`."""
+    """The mask (F, H, W) of a motion's clip, true where the clip may change.
+
+    `mask` is "auto" or what `read` takes. Raises `BadCall`, `BadClip`.
+    """
     size = _size(motion)
     if mask != AUTO:
         return read(mask, motion.metadata["clip"])
@@ -71,16 +94,19 @@ def resolve(
 
 
 def apply(mask: NDArray[np.bool_], method: MotionMethod[Any], motion: Motion) -> Motion:
-    """The motion with a mask (F, H, W) in pixels of its fitted clip. Raises `BadCall`."""
+    """The motion with a mask (F, H, W) in pixels of its fitted clip.
+
+    Raises `BadCall` for a method without masks, for another shape, and for an empty mask.
+    """
     requirements.check_takes_mask(method)
     size = _size(motion)
     if mask.shape != size:
         raise BadCall(
-            f"the mask has the shape {mask.shape}; it must be that of the fitted clip, (frames, "
+            f"`mask` has the shape {mask.shape}; it must be that of the fitted clip, (frames, "
             f"height, width) = {size}"
         )
     if not mask.any():
-        raise BadCall("the mask is empty, so nothing may change")
+        raise BadCall("`mask` has no true pixel, so nothing may change")
     return motion.masked(mask.astype(bool))
 
 
@@ -91,29 +117,33 @@ def overlay(clip: Video, mask: NDArray[np.bool_]) -> Video:
 
 
 def read(given: str, facts: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """A mask (F, H, W), true where it is bright, for a fitted clip whose `facts` a motion holds.
+    """Read a mask (F, H, W) for a fitted clip; it is true where changes are allowed.
 
-    It is given as a box "LEFT,TOP,RIGHT,BOTTOM" in fractions of the frame; as an image, which is
-    used for every frame; or as a video, which is cut and fitted as the clip was. Image and video
-    have the aspect ratio of the source or of the fitted clip. Raises `BadCall`, `BadClip`.
+    `given` is a box "LEFT,TOP,RIGHT,BOTTOM" in fractions of the frame; the path of an image, which
+    is used for every frame; or the path of a video, which is cut and fitted as the clip was. Bright
+    pixels become true. `facts` is the entry "clip" of a motion's metadata. Raises `BadCall` for a
+    bad box, and `BadClip` for a file that cannot be read, for an aspect ratio that is neither the
+    source's nor the fitted clip's, and for an empty mask.
     """
     shape = _, height, width = (facts["frames"], facts["height"], facts["width"])
     box = _box(given)
     if box is not None:
         left, top, right, bottom = (
-            round(share * side) for share, side in zip(box, (width, height) * 2, strict=True)
+            round(fraction * side) for fraction, side in zip(box, (width, height) * 2, strict=True)
         )
         mask = np.zeros(shape, bool)
         mask[:, top:bottom, left:right] = True
-        _check_free(mask, given, f"it holds no pixel of {width}x{height}")
+        _check_not_empty(mask, given, f"the box covers no pixel of {width}x{height}")
         return mask
     path = Path(given)
     clip = videos.read(path, frames=1) if _is_image(path) else _cut_like(path, facts)
     _check_shape(clip, given, facts)
-    _check_free(_bright(clip), given, "nothing in it is bright")
+    _check_not_empty(_bright(clip), given, "no pixel of it is brighter than 127")
     how = facts.get("fit", "crop")  # motion files of earlier versions have no such entry
     mask = _bright(videos.fit(clip, height, width, how))
-    _check_free(mask, given, f"nothing bright is left of it at {width}x{height} (`fit={how}`)")
+    _check_not_empty(
+        mask, given, f"no bright pixel is left after fitting to {width}x{height} (`fit={how}`)"
+    )
     return np.broadcast_to(mask, shape)
 
 
@@ -121,16 +151,17 @@ def _bright(clip: Video) -> NDArray[np.bool_]:
     return np.asarray(clip.frames.mean(-1) >= 128)
 
 
-def _check_free(mask: NDArray[np.bool_], given: str, why: str) -> None:
+def _check_not_empty(mask: NDArray[np.bool_], given: str, reason: str) -> None:
     if not mask.any():
-        raise BadClip(f"the mask {given} is empty: {why}, so nothing may change")
+        raise BadClip(f"the mask {given} is empty: {reason}, so nothing may change")
 
 
 def _check_shape(mask: Video, given: str, facts: Mapping[str, Any]) -> None:
     """Raise `BadClip` unless the mask has the aspect ratio of the source or of the fitted clip."""
     fitted = (facts["height"], facts["width"])
-    source = tuple(facts.get("source_size", fitted))  # as for "fit" above
-    if not any(_alike((mask.height, mask.width), size) for size in (source, fitted)):
+    # Motion files of earlier versions do not hold the size of the source.
+    source = tuple(facts.get("source_size", fitted))
+    if not any(_same_aspect((mask.height, mask.width), size) for size in (source, fitted)):
         raise BadClip(
             f"the mask {given} is {mask.width}x{mask.height}, which is not the aspect ratio of the "
             f"clip; give a mask like the source, {source[1]}x{source[0]}, or like the fitted clip, "
@@ -138,27 +169,27 @@ def _check_shape(mask: Video, given: str, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two sizes have the same aspect ratio, up to one pixel of rounding on a side."""
     return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _box(given: str) -> tuple[float, ...] | None:
-    """The four fractions of a box, or None for a path."""
-    parts = given.split(",")
+    """The four fractions of a box; None if `given` is a path. Raises `BadCall` for a bad box."""
     try:
-        shares = tuple(float(part) for part in parts)
+        fractions = tuple(float(part) for part in given.split(","))
     except ValueError:
         return None
-    if len(shares) != 4:
+    if len(fractions) == 4:
+        left, top, right, bottom = fractions
+        if 0 <= left < right <= 1 and 0 <= top < bottom <= 1:
+            return fractions
+    elif len(fractions) == 1 or Path(given).exists():  # a file that is called 7, or 1,2
         return None
-    left, top, right, bottom = shares
-    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise BadCall(
-            f"`mask` is {given}; a box is LEFT,TOP,RIGHT,BOTTOM in fractions of the frame, such as "
-            "0.2,0,0.8,1"
-        )
-    return shares
+    raise BadCall(
+        f"`mask` is {given}; a box is LEFT,TOP,RIGHT,BOTTOM in fractions of the frame from 0 to 1, "
+        "with LEFT < RIGHT and TOP < BOTTOM, such as 0.2,0,0.8,1"
+    )
 
 
 def _is_image(path: Path) -> bool:
@@ -181,26 +212,32 @@ def _size(motion: Motion) -> tuple[int, int, int]:
     """Frames, height and width of the clip that the motion was learned from."""
     facts = motion.metadata.get("clip")
     if facts is None:
-        raise BadCall("this motion does not hold the size of its clip; learn it with recast.learn")
+        raise BadCall(
+            "a mask needs the size of the clip, which this motion does not hold; learn it with "
+            "recast.learn"
+        )
     return facts["frames"], facts["height"], facts["width"]
 
 
 def changed_phrases(source_prompt: str, prompt: str) -> tuple[list[int], list[int]]:
-    """The indices of the words, in both texts, of every phrase in which the texts differ. A phrase
-    is what stands between articles, prepositions and commas; upper case counts as lower case."""
-    sides = source_prompt.split(), prompt.split()
-    plain = [[word.lower().strip(_MARKS) for word in side] for side in sides]
-    differ: tuple[set[int], set[int]] = set(), set()
-    matcher = SequenceMatcher(a=plain[0], b=plain[1], autojunk=False)
+    """The phrases in which two prompts differ, as indices of words in the first and the second.
+
+    A phrase is a run of words between articles, prepositions, conjunctions and punctuation marks.
+    Upper and lower case are equal.
+    """
+    prompts = source_prompt.split(), prompt.split()
+    words = [[word.lower().strip(_MARKS) for word in text] for text in prompts]
+    differing: tuple[set[int], set[int]] = set(), set()
+    matcher = SequenceMatcher(a=words[0], b=words[1], autojunk=False)
     for kind, *ends in matcher.get_opcodes():
         if kind != "equal":
-            differ[0].update(range(*ends[:2]))
-            differ[1].update(range(*ends[2:]))
-    gone, new = (
-        [index for phrase in _phrases(side) if changed & set(phrase) for index in phrase]
-        for side, changed in zip(sides, differ, strict=True)
+            differing[0].update(range(*ends[:2]))
+            differing[1].update(range(*ends[2:]))
+    removed, added = (
+        [index for phrase in _phrases(text) if changed & set(phrase) for index in phrase]
+        for text, changed in zip(prompts, differing, strict=True)
     )
-    return gone, new
+    return removed, added
 
 
 def changed_region(
@@ -211,51 +248,50 @@ def changed_region(
     size: tuple[int, int],
     seed: int = 0,
 ) -> NDArray[np.bool_]:
-    """Where a clip's latents (C, F, h, w) show what differs between its own prompt and the new one:
-    (F, H, W) for `size` (H, W), a region for each frame of the latents.
+    """The region of a clip's latents (C, F, h, w) that shows what differs between two prompts.
 
-    Measured is how much more a position attends to the phrases that differ than to the others, in
-    both texts, averaged over three noise levels and smoothed over three frames; the region is where
-    this exceeds half of its range. Where a text has several phrases and no phrase stands in both
-    texts, the region is the whole clip. Raises `BadCall` if the texts do not differ, or if the
-    model has no cross-attention.
+    Returns (F, H, W) for `size` (H, W), one mask for each frame of the latents. For each position
+    it measures how much more the position attends to the phrases that differ than to the other
+    phrases, in both prompts, summed over three noise levels and smoothed over three frames. The
+    region is where this excess is above half of its range. If the prompts have no phrase in common
+    and one of them has several phrases, the region is the whole clip. Raises `BadCall` if the
+    prompts do not differ, or if the model has no cross-attention.
     """
-    changed_words = changed_phrases(source_prompt, prompt)
+    prompts = (source_prompt, prompt)
+    changed_words = changed_phrases(*prompts)
     if not any(changed_words):
         raise BadCall(
             f"`mask=auto` needs words that differ between the source prompt {source_prompt!r} and "
             f"the prompt {prompt!r}"
         )
-    phrases = [_phrases(text.split()) for text in (source_prompt, prompt)]
-    others = [
+    phrases = [_phrases(text.split()) for text in prompts]
+    other_words = [
         [index for phrase in own for index in phrase if index not in changed]
         for own, changed in zip(phrases, changed_words, strict=True)
     ]
-    if not any(others) and max(map(len, phrases)) > 1:
+    if not any(other_words) and max(map(len, phrases)) > 1:
         return np.ones((latents.shape[1], *size), bool)
-    excess = _attention_to_changes(
-        backbone, latents, (source_prompt, prompt), changed_words, others, seed
-    )
-    wide = interpolate(_smoothed(excess)[:, None], size=size, mode="bilinear")[:, 0]
-    low, high = wide.aminmax()
+    excess = _attention_excess(backbone, latents, prompts, changed_words, other_words, seed)
+    enlarged = interpolate(_smoothed(excess)[:, None], size=size, mode="bilinear")[:, 0]
+    low, high = enlarged.aminmax()
     if not high > low:
         raise BadCall(
-            f"{backbone.name} attends equally everywhere to the words that differ, so no mask "
-            "results; give a mask as an image, a video or a box"
+            f"`mask=auto` gives no region, because {backbone.name} attends equally everywhere to "
+            "the words that differ; give the mask as an image, a video or a box"
         )
-    return np.asarray((wide > low + _THRESHOLD * (high - low)).cpu())
+    return np.asarray((enlarged > low + _THRESHOLD * (high - low)).cpu())
 
 
-def _attention_to_changes(
+def _attention_excess(
     backbone: Backbone,
     latents: Tensor,
-    texts: tuple[str, str],
+    prompts: tuple[str, str],
     changed_words: Sequence[Sequence[int]],
     other_words: Sequence[Sequence[int]],
     seed: int,
 ) -> Tensor:
-    """How much more each position of the latents (C, F, h, w) attends to the changed words of both
-    texts than to their other words, summed over noise levels: (F, h, w)."""
+    """How much more each position of the latents (C, F, h, w) attends to the changed words than to
+    the other words, summed over both prompts and all noise levels, (F, h, w)."""
     generator = torch.Generator().manual_seed(seed)
     x = latents[None].to(backbone.device)
     grid = backbone.schedule.sized(x.shape).grid(_GRID)
@@ -263,7 +299,7 @@ def _attention_to_changes(
     for level in _LEVELS:
         t = grid[round((1 - level) * _GRID)]
         noised = backbone.schedule.noised(x, randn(tuple(x.shape), generator, x.device), t)
-        for text, changed, others in zip(texts, changed_words, other_words, strict=True):
+        for text, changed, others in zip(prompts, changed_words, other_words, strict=True):
             if changed:
                 maps = backbone.attention(noised, t, text)
                 total = total + maps[..., changed].mean(-1)
@@ -273,10 +309,10 @@ def _attention_to_changes(
 
 
 def _phrases(words: Sequence[str]) -> list[list[int]]:
-    """The indices of words by phrase; the words between phrases belong to none."""
+    """The indices of the words of each phrase. A separator belongs to no phrase."""
     phrases: list[list[int]] = [[]]
     for index, word in enumerate(words):
-        if word.lower().strip(_MARKS) in _BETWEEN:
+        if word.lower().strip(_MARKS) in _SEPARATORS:
             phrases.append([])
             continue
         phrases[-1].append(index)
@@ -286,6 +322,6 @@ def _phrases(words: Sequence[str]) -> list[list[int]]:
 
 
 def _smoothed(maps: Tensor) -> Tensor:
-    """Weights 1, 2, 1 over neighbouring frames; maps (F, h, w)."""
+    """Maps (F, h, w), averaged over neighbouring frames with the weights 1, 2, 1."""
     frames = pad(maps.movedim(0, -1), (1, 1), mode="replicate").movedim(-1, 0)
     return (frames[:-2] + 2 * frames[1:-1] + frames[2:]) / 4

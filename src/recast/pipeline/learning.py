@@ -1,7 +1,8 @@
-"""Learning a motion through the motion cache: found there, resumed, or learned anew and kept.
+"""Learning a motion with the motion store: it is loaded from there, or learned and saved there.
 
-Learning that is interrupted leaves a checkpoint in the cache, from which the same call resumes. A
-cache that cannot be read or written costs time, never the run.
+This module owns the checkpoints of interrupted learning, from which the same call resumes, and the
+cost of learning. A store that cannot be read or written never stops a run: a note says so, and the
+motion is learned. It refuses to know what a method learns, and where the store is.
 """
 
 import time
@@ -32,7 +33,7 @@ _NO_COST: Cost = MappingProxyType({"network_calls": 0, "seconds": 0.0})
 
 
 class LearningInput(NamedTuple):
-    """What a method learns from, in the order in which `MotionMethod.learn` takes it."""
+    """The arguments of `MotionMethod.learn`, in its order."""
 
     backbone: Backbone
     video: Tensor
@@ -50,7 +51,7 @@ def learn_or_load(
     sampling: Sampling,
     cache: MotionCache,
 ) -> Generator[Event, None, Motion]:
-    """The motion of fitted clips: from the cache, else learned and kept there.
+    """The motion of fitted clips: from the motion store, or else learned and saved there.
 
     Raises `BadCall` for a method that cannot run on this model or clip.
     """
@@ -69,49 +70,51 @@ def learn_or_load(
             log.origin = "store"
             return motion
         video = torch.cat([source_clip.to_tensor(clip) for clip in clips])
-        given = LearningInput(backbone, video, source_prompt, sampling)
+        inputs = LearningInput(backbone, video, source_prompt, sampling)
+        checkpoint_key = f"{key}-begun"
         with log.counted("learn", backbone):
-            motion = yield from _learn_or_resume(log, method, given, cache, f"{key}-begun")
+            motion = yield from _learn_or_resume(log, method, inputs, cache, checkpoint_key)
         log.origin = "clip"
-        problem = _keep(cache, key, motion)
-        cache.drop(f"{key}-begun")
+        problem = _save(cache, key, motion)
+        cache.drop(checkpoint_key)
         if problem:
             yield log.note(problem)
         return motion
 
 
 def _learn_or_resume(
-    log: RunLog, method: MotionMethod[Any], given: LearningInput, cache: MotionCache, key: str
+    log: RunLog, method: MotionMethod[Any], inputs: LearningInput, cache: MotionCache, key: str
 ) -> Generator[Event, None, Motion]:
-    """What a method learns, from the checkpoint under `key` if the cache has one."""
+    """Learn a motion, beginning with the checkpoint under `key` if the store has one."""
     checkpoint, problem = _cached(cache, key)
     if problem:
         yield log.note(problem)
     if checkpoint is not None:
         yield log.note("resuming interrupted learning")
-        cost = _CostMeter(given.backbone, checkpoint.metadata.get("cost", _NO_COST))
+        cost = _CostMeter(inputs.backbone, checkpoint.metadata.get("cost", _NO_COST))
         try:
-            work = method.resume_learning(checkpoint, *given)
+            work = method.resume_learning(checkpoint, *inputs)
             return (yield from _with_checkpoints(log, work, cost, cache, key))
         except BadMotion as error:
             cache.drop(key)
-            yield log.note(f"the checkpoint cannot be used, so learning starts anew: {error}")
-    cost = _CostMeter(given.backbone, _NO_COST)
-    return (yield from _with_checkpoints(log, method.learn(*given), cost, cache, key))
+            yield log.note(f"the checkpoint cannot be used, so learning begins again: {error}")
+    cost = _CostMeter(inputs.backbone, _NO_COST)
+    return (yield from _with_checkpoints(log, method.learn(*inputs), cost, cache, key))
 
 
 class _CostMeter:
-    """What work has cost since the meter was made, added to what was spent before."""
+    """The cost of learning: what an interrupted run has spent before, plus the cost since the meter
+    was created."""
 
-    def __init__(self, backbone: Backbone, spent: Cost) -> None:
-        self._backbone, self._spent = backbone, spent
+    def __init__(self, backbone: Backbone, previous: Cost) -> None:
+        self._backbone, self._previous = backbone, previous
         self._nfe, self._start = backbone.nfe, time.monotonic()
 
     def read(self) -> Cost:
-        """Network calls and seconds."""
-        seconds = self._spent["seconds"] + time.monotonic() - self._start
+        """Network calls and seconds so far."""
+        seconds = self._previous["seconds"] + time.monotonic() - self._start
         return {
-            "network_calls": self._spent["network_calls"] + self._backbone.nfe - self._nfe,
+            "network_calls": self._previous["network_calls"] + self._backbone.nfe - self._nfe,
             "seconds": round(seconds, 3),
         }
 
@@ -119,12 +122,12 @@ class _CostMeter:
 def _with_checkpoints(
     log: RunLog, work: Job[Motion], cost: _CostMeter, cache: MotionCache, key: str
 ) -> Generator[Event, None, Motion]:
-    """The motion that learning ends in, while its checkpoints are kept in the cache. Both hold what
-    they cost."""
+    """Run `work` to its motion and save its checkpoints in the store. Motion and checkpoints hold
+    their cost."""
     costs: dict[int, Cost] = {}
 
     @job
-    def priced() -> Generator[Event, None, Motion]:
+    def with_costs() -> Generator[Event, None, Motion]:
         with closing(work):
             for event in work:
                 if isinstance(event, Checkpoint):
@@ -132,12 +135,12 @@ def _with_checkpoints(
                 yield event
         return work.result
 
-    def keep(checkpoint: Checkpoint) -> str:
+    def save(checkpoint: Checkpoint) -> str:
         state = _with_cost(checkpoint.state, costs[checkpoint.index])
-        problem = _keep(cache, key, state, sole=True)
-        return f"learning that is interrupted will start anew: {problem}" if problem else ""
+        problem = _save(cache, key, state, sole=True)
+        return f"if learning is interrupted, it begins again: {problem}" if problem else ""
 
-    motion = yield from log.record(autosave(priced(), Checkpoint, keep, cache.autosave_seconds))
+    motion = yield from log.record(autosave(with_costs(), Checkpoint, save, cache.autosave_seconds))
     return _with_cost(motion, cost.read())
 
 
@@ -147,10 +150,10 @@ def _with_cost(motion: Motion, cost: Cost) -> Motion:
 
 @job
 def autosave(
-    work: Job[T], kind: type[E], keep: Callable[[E], str | None], every: float
+    work: Job[T], kind: type[E], save: Callable[[E], str | None], every: float
 ) -> Generator[Event, None, T]:
-    """The same job, whose newest event of a kind is kept every so many seconds, and when the work
-    is interrupted. A problem that `keep` returns is noted, once."""
+    """The same job, with its newest event of a kind saved every `every` seconds and when the work
+    is interrupted. A problem that `save` returns becomes a note, once."""
     newest: E | None = None
     noted: set[str] = set()
     last = time.monotonic()
@@ -160,7 +163,7 @@ def autosave(
                 newest = event
             yield event
             if newest is not None and time.monotonic() - last > every:
-                problem = keep(newest)
+                problem = save(newest)
                 newest, last = None, time.monotonic()
                 if problem and problem not in noted:
                     noted.add(problem)
@@ -170,29 +173,29 @@ def autosave(
     finally:
         work.close()
         if newest is not None:
-            keep(newest)
+            save(newest)
 
 
 def _cached(cache: MotionCache, key: str) -> tuple[Motion | None, str]:
-    """The entry, or what the user should know about why there is none."""
+    """The entry of a key, or None; and a problem for the user, empty if there is none."""
     try:
         return cache.get(key), ""
     except BadMotion:
-        return None, "the stored motion of this clip was damaged and is learned again"
+        return None, "the stored motion of this clip was damaged, so it is learned again"
     except OSError as error:
         return None, f"the motion store {cache.folder} cannot be read ({error.strerror})"
 
 
-def _keep(cache: MotionCache, key: str, motion: Motion, *, sole: bool = False) -> str:
-    """What the user should know about why the motion is not kept; empty where it is."""
+def _save(cache: MotionCache, key: str, motion: Motion, *, sole: bool = False) -> str:
+    """Save a motion in the store; returns a problem for the user, empty if there is none."""
     try:
-        is_kept = cache.put(key, motion, sole=sole)
+        is_saved = cache.put(key, motion, sole=sole)
     except (OSError, RecastError) as error:
-        return f"the motion could not be kept in the store {cache.folder}: {error}"
-    if is_kept or not cache.cap:
+        return f"the motion could not be saved in the motion store {cache.folder}: {error}"
+    if is_saved or not cache.cap:
         return ""
     size, cap = (f"{count / 1e6:,.1f} MB" for count in (size_of(motion), cache.cap))
     return (
         f"the motion takes {size}, more than the whole motion store may take ({cap}, set by "
-        "RECAST_STORE_CAP), so it is not kept"
+        "RECAST_STORE_CAP), so it is not saved there"
     )

@@ -1,6 +1,7 @@
-"""The record beside every result, by which it can be explained, checked and made again.
+"""The manifest: the record beside every result, from which it can be explained and repeated.
 
-Owns versions, hashes and the JSON form of configs. Knows no method and no model.
+This module owns its format: versions, hashes and the JSON form of configs. It refuses to know any
+method and any model; `sample_writer.py` collects the content.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ _PACKAGES = ("recast", "torch", "diffusers", "transformers", "numpy")
 
 
 def installed_version(package: str) -> str:
-    """The version of an installed package; "not installed" for one that runs from its sources."""
+    """The version of a package; "not installed" for one that is missing or runs from its sources
+    without installation."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -27,14 +29,15 @@ def installed_version(package: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that change numbers."""
+    """The versions of Python and of the packages on which results depend."""
     return {"python": platform.python_version()} | {
         name: installed_version(name) for name in _PACKAGES
     }
 
 
 def plain(value: Any) -> Any:
-    """A config and its values as JSON types: objects, lists, strings, numbers."""
+    """A value as JSON types: dataclasses and mappings become dicts, sequences and sets become
+    lists, and paths become strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -45,7 +48,7 @@ def plain(value: Any) -> Any:
 
 
 def file_hash(path: Path) -> str:
-    """The sha256 of a file, or of a folder's files with their names, in order."""
+    """The SHA-256 of a file, or of the names and contents of a folder's files, sorted by name."""
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -56,10 +59,10 @@ def file_hash(path: Path) -> str:
 
 
 def frames_hash(clip: Video) -> str:
-    """The sha256 of a clip's pixels and their shape."""
+    """The SHA-256 of a clip's shape and pixels."""
     return hashlib.sha256(repr(clip.frames.shape).encode() + clip.frames.tobytes()).hexdigest()
 
 
 def text(manifest: Mapping[str, Any]) -> str:
-    """A manifest as it is written and printed."""
+    """A manifest as JSON text, without a line break at its end."""
     return json.dumps(manifest, indent=2, ensure_ascii=False)

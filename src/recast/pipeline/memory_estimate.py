@@ -1,10 +1,11 @@
-"""How much memory a run of a model will take, estimated before any weights are read.
+"""The memory that a run of a model will need, estimated before any weights are read.
 
-Weights are counted; the activations of each stage are those of the model itself, run on torch's
-meta device (`model_loading.load_on_meta`, `tensor_memory`) with fused attention, which stores no
-attention maps. Not included: the workspaces of kernels, what an allocator rounds up and reserves,
-CUDA's own context, the activations of text encoders, and what a method adds, which is its loss, its
-optimizer, and its features in the stages that only record.
+The weights are counted. For the activations, the model itself runs each stage on torch's meta
+device (`model_loading.load_on_meta`, `tensor_memory`) with fused attention, which stores no
+attention maps. The estimate leaves out the workspaces of kernels, the memory that an allocator
+rounds up or reserves, CUDA's own context, the activations of text encoders, and what a method adds:
+its loss, its optimizer, and the features that it records without guidance. This module refuses to
+know how the numbers are displayed.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class StageMemory(NamedTuple):
     """The memory of one stage of a run, in bytes."""
 
     weights: int
-    """Weights of the largest network that works in the stage."""
+    """Weights of the largest network that runs in the stage."""
     block_weights: int
-    """With `offload=blocks`: the weights outside its blocks and those of its largest block."""
+    """The same with `offload=blocks`: the weights outside of blocks and of the largest block."""
     saved: int
-    """Activations that the forward pass saves for the backward pass; 0 where there is none."""
+    """Activations that the forward pass saves for the backward pass; 0 without a backward pass."""
     peak: int
-    """The largest amount of activations at one time."""
+    """The largest size of all activations at one time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,19 +53,19 @@ class MemoryEstimate:
     size: tuple[int, int, int]
     """Frames, height and width."""
     networks: tuple[tuple[str, int], ...]
-    """The class of each network, and the bytes of its weights."""
+    """Class name and bytes of weights of each network."""
     loading: int
-    """The weights while they are read: all networks are built in main memory, where 8-bit weights
-    are quantized, before the first one moves to the device."""
+    """Main memory while the weights are read. All networks are built there, and 8-bit weights are
+    quantized there, before the first network moves to the device."""
     text: StageMemory
     sampling: StageMemory
-    """One pass of two prompts, as classifier-free guidance makes it, without gradients."""
+    """One forward pass with two prompts, as in classifier-free guidance, without gradients."""
     encode: StageMemory
     decode: StageMemory
     guided: dict[str, tuple[StageMemory, StageMemory]]
-    """Method -> one guided step, without and with gradient checkpointing."""
+    """For each method one guided step, without and with gradient checkpointing."""
     notes: dict[str, str]
-    """Methods whose steps are not estimated, and why."""
+    """For each method whose steps are not estimated, the reason."""
 
     @property
     def weights(self) -> int:
@@ -72,8 +73,8 @@ class MemoryEstimate:
         return sum(size for _, size in self.networks)
 
     def peak(self, method: str | None, *, checkpointing: bool, offload: str) -> int:
-        """The peak of a run by a method or, for None, of sampling alone. `offload` is a value of
-        `Settings.offload`."""
+        """The largest memory of a run in bytes, weights included. `method` None means sampling
+        alone; `offload` is a value of `Settings.offload`."""
         stages = [self.text, self.sampling, self.encode, self.decode]
         if method in self.guided:
             stages.append(self.guided[method][checkpointing])
@@ -91,10 +92,10 @@ def estimate_memory(
     methods: Sequence[str] = (),
     size: OptionalSize = (None, None, None),
 ) -> MemoryEstimate:
-    """Estimate a run of a model by name on a device, which this machine need not have.
+    """Estimate a run of a model, given by its name, on a device that this machine need not have.
 
     Raises `BadModel` for a model that is not on this machine and whose config Recast does not know,
-    and `BadCall` for a size that the model does not take.
+    and `BadCall` for a size that the model does not take and for a model without networks.
     """
     steps: dict[str, list[StageMemory]] = {}
     for checkpointing in (False, True):
@@ -125,7 +126,7 @@ def estimate_memory(
 
 
 def weights_by_offload(name: str, settings: Settings, device: torch.device) -> dict[str, int]:
-    """Bytes of a model's weights that are on the device at one time, for each `Settings.offload`.
+    """The largest bytes of weights on the device at one time, for each value of `Settings.offload`.
     Raises `BadModel` as `estimate_memory` does."""
     with model_loading.load_on_meta(name, settings, device) as (_, model):
         networks = model.networks
@@ -137,15 +138,18 @@ def weights_by_offload(name: str, settings: Settings, device: torch.device) -> d
 
 
 def load(name: str, settings: Settings) -> Backbone:
-    """As `model_loading.load`, but raises `OutOfMemory` before it reads weights that cannot fit."""
+    """Like `model_loading.load`, but raises `OutOfMemory` before it reads weights that are too
+    large for this machine."""
     check_fits(name, settings)
     return model_loading.load(name, settings)
 
 
 def check_fits(name: str, settings: Settings) -> None:
-    """Raise `OutOfMemory` for a model whose weights alone exceed the memory of the device or, with
-    offloading, main memory. Nothing is loaded. A model whose size cannot be known before it is
-    loaded passes."""
+    """Check a model's weights without loading them.
+
+    Raises `OutOfMemory` if the weights alone exceed the memory of the device or, with offloading,
+    main memory. A model whose size is not known before it is loaded passes.
+    """
     device, main = devices.device_of(settings.device), devices.main_memory()
     available = devices.total_memory(device)
     if available is None and main is None:
@@ -187,14 +191,14 @@ def _advice(remedies: list[str], place: str) -> str:
 
 
 def offload_choices(settings: Settings, device: torch.device) -> list[str]:
-    """The values of `Settings.offload` that are possible on a device with these weights."""
+    """The values of `Settings.offload` that are allowed on a device with these settings."""
     if device.type == "cpu":
         return ["none"]
     return ["none", "networks", *(["blocks"] if settings.weights == "full" else [])]
 
 
 def gib(size: int) -> str:
-    """A number of bytes as text, in GiB or MiB."""
+    """A number of bytes as text in GiB, or in MiB below 0.1 GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
@@ -209,8 +213,8 @@ def _full_size(own: Defaults, size: OptionalSize) -> tuple[int, int, int]:
 def _taps(
     backbone: Backbone, methods: Sequence[str]
 ) -> tuple[dict[str, tuple[Tap, ...]], dict[str, str]]:
-    """The taps at which each method's guided steps end, with its default preset; and a note for
-    every method without such taps."""
+    """For each method the taps that a guided step of its default preset reads; or a note why its
+    steps are not estimated."""
     taps, notes = {}, {}
     for name in methods:
         roles = method_presets.configure(name).roles
@@ -233,8 +237,8 @@ def _unguided_stages(
 ) -> dict[str, StageMemory]:
     text = _stage(model, lambda memory: backbone.encode_text(["", ""]))
     scale = backbone.defaults.guidance_scale
-    # A guidance-distilled model makes a pass of two prompts only where a negative prompt is given,
-    # as some presets do.
+    # A guidance-distilled model uses two prompts only with a negative prompt, which some presets
+    # have.
     denoise, (x, t) = backbone.cfg_denoiser("a", "a negative", scale), _noisy(backbone, shape)
     with torch.no_grad():
         return {
@@ -251,7 +255,7 @@ def _unguided_stages(
 def _guided_step(
     backbone: Backbone, model: MetaModel, taps: Sequence[Tap], shape: tuple[int, ...]
 ) -> StageMemory:
-    """One pass of one clip or window to the last of the taps, and the backward pass to x_t."""
+    """The forward pass of one clip or window up to the last tap, and the backward pass to x_t."""
     denoise = backbone.denoiser(backbone.encode_text(["a"]))
     x, t = _noisy(backbone, shape)
     x = x[:, :, backbone.windows(shape[2])[0]].clone().requires_grad_(True)
@@ -268,7 +272,7 @@ def _guided_step(
 
 
 def _stage(model: MetaModel, work: Callable[[TensorMemory], Any]) -> StageMemory:
-    """Run the work of a stage on the meta device; an integer result is what it saved."""
+    """Run the work of a stage on the meta device. If it returns an integer, that is `saved`."""
     model.activated.clear()
     with fused_attention(), TensorMemory() as memory:
         result = work(memory)
@@ -281,7 +285,7 @@ def _stage(model: MetaModel, work: Callable[[TensorMemory], Any]) -> StageMemory
 
 
 def _noisy(backbone: Backbone, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """x_t without values at the noisiest time, and that time."""
+    """A tensor on the meta device in place of x_t, and the time of the noisiest level."""
     return torch.empty(shape, device="meta"), backbone.schedule.sized(shape).grid(1)[0]
 
 

@@ -1,6 +1,7 @@
-"""From the name of a method to a configured method: its presets, and the config of a motion.
+"""Methods by name: their presets, and a method that is configured from one.
 
-Names no method itself. What a method needs of a call or a model is in `requirements`.
+This module owns the way from a name, a preset or a motion file to a method object. It refuses to
+name a method itself; what a method requires of a call or a model is in `requirements.py`.
 """
 
 from collections.abc import Mapping
@@ -24,13 +25,13 @@ def method_module(name: str) -> ModuleType:
 
 
 def presets(method: str) -> Mapping[str, Any]:
-    """A method's named configs; the first is the default. Raises `UnknownName`."""
+    """The named configs of a method; the first is the default. Raises `UnknownName`."""
     configs: Mapping[str, Any] = method_module(method).PRESETS
     return configs
 
 
 def preset(method: str, name: str | None = None) -> Any:
-    """One config of a method, the default for None. Raises `UnknownName`."""
+    """One named config of a method; None means the default. Raises `UnknownName`."""
     known = presets(method)
     if name is None:
         return next(iter(known.values()))
@@ -40,23 +41,35 @@ def preset(method: str, name: str | None = None) -> Any:
 
 
 def configure(method: str, config: Any = None) -> MotionMethod[Any]:
-    """A method that is ready to work, with its default config for None. Raises `UnknownName`."""
-    ready: MotionMethod[Any] = method_module(method).Method(
-        preset(method) if config is None else config
-    )
-    return ready
+    """A method with a config; None means the default config.
+
+    Raises `UnknownName`, and `BadCall` for the config of another method.
+    """
+    module = method_module(method)
+    if config is None:
+        config = preset(method)
+    if not isinstance(config, module.Config):
+        raise BadCall(
+            f"`config` is a {type(config).__module__}.{type(config).__name__}; the method {method} "
+            f"needs a {module.__name__}.Config"
+        )
+    configured: MotionMethod[Any] = module.Method(config)
+    return configured
 
 
 def method_of_config(config: Any) -> str:
-    """The name of the method whose config this is. Raises `BadCall` where there is none."""
+    """The name of the method to which a config belongs. Raises `BadCall` if there is none."""
     for name in method_names():
         if isinstance(config, method_module(name).Config):
             return name
-    raise BadCall(f"`config` is a {type(config).__name__}, which is the config of no method")
+    raise BadCall(
+        f"`config` is a {type(config).__name__}, which is not the Config of a method; take one "
+        "from recast.presets"
+    )
 
 
 def config_of_motion(motion: Motion) -> Any:
-    """The config that a motion was learned with; the method's default where it holds none.
+    """The config with which a motion was learned; the method's default if the motion holds none.
 
     Raises `BadCall` for a motion with settings that the method no longer has.
     """

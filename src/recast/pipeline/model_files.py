@@ -1,6 +1,7 @@
 """The weights of a model on this machine's disk: whether they are complete, and whether they fit.
 
-Reads the headers of weight files only.
+This module owns the status of a model in `recast doctor`. It reads only the headers of weight files
+and refuses to load a model.
 """
 
 import json
@@ -17,15 +18,15 @@ from recast.pipeline.memory_estimate import gib
 
 _PICKLES = {".bin", ".pt", ".pth"}
 _GUIDED, _TIGHT = 2.5, 1.2
-"""Memory divided by weights above which guided steps fit, and above which a run fits with every
-saving. A rule of thumb: it is unmeasured and ignores the size of the clip."""
+"""Rules of thumb, unmeasured, for memory divided by weights: above the first, guided steps fit;
+above the second, a run fits with all savings. Both ignore the size of the clip."""
 
 
 def model_status(source: str, published: Iterable[str] = ()) -> str:
-    """Whether a model is on this machine and whether it fits.
+    """A sentence about whether a model is on this machine and fits into its memory.
 
-    `source` is a folder, a hub id, or several of them joined by " + "; the first has the
-    `published` files if it is complete.
+    `source` is a folder, a hub id, or several of them joined by " + ". The model is complete only
+    if the first one has the `published` files.
     """
     folders = []
     for part in source.split(" + "):
@@ -38,7 +39,7 @@ def model_status(source: str, published: Iterable[str] = ()) -> str:
             folders.append(cached_folder(part))
         except BadModel as error:
             return str(error)
-    # In the precision in which `dtype=auto` loads them, whatever their precision on disk.
+    # Bytes per parameter in the precision of `dtype=auto`, which may differ from that on disk.
     width = 2 if torch.cuda.is_available() else 4
     try:
         sizes = [width * count for folder in folders for count in parameter_counts(folder)]
@@ -53,11 +54,11 @@ def model_status(source: str, published: Iterable[str] = ()) -> str:
 
 
 def parameter_counts(folder: Path) -> list[int]:
-    """The number of parameters of each network of a model's folder, by the headers of its files. A
-    pickled file is not opened; it is assumed to hold float32."""
+    """The number of parameters of each network in a model's folder, from the headers of its files.
+    A pickled file is not opened but assumed to hold float32."""
     counts: dict[Path, int] = {}
     for path in folder.rglob("*"):
-        # A hub's folder may hold the same weights twice more: in half precision, and pickled.
+        # A folder from the hub may hold the same weights again in half precision and as pickles.
         has_safetensors = any(path.parent.glob("*.safetensors"))
         if path.suffix == ".safetensors" and ".fp16" not in path.name:
             counts[path.parent] = counts.get(path.parent, 0) + _parameters(path)
@@ -67,7 +68,7 @@ def parameter_counts(folder: Path) -> list[int]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every network of a model's folder has weights, and all shards of them."""
+    """Whether every network in a model's folder has its weights, with all shards."""
     networks = {path.parent for path in folder.rglob("config.json")}
     suffixes = {".safetensors", *_PICKLES}
     with_weights = {path.parent for path in folder.rglob("*") if path.suffix in suffixes}
@@ -80,7 +81,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def fit(sizes: Sequence[int], memory: int, *, offload: bool) -> str:
-    """Whether networks of these bytes fit into so much memory; with `offload` one at a time can."""
+    """A sentence about whether networks of `sizes` bytes fit into `memory` bytes. With `offload`,
+    only one network has to fit at a time."""
     if memory >= _GUIDED * sum(sizes):
         return "fits"
     need, savings = sum(sizes), "`vae_slicing`, `vae_tiling` and `gradient_checkpointing`"

@@ -1,7 +1,7 @@
-"""From the name of a model to a loaded model.
+"""Models by name: an alias, a folder in diffusers' format, or a hub id becomes a loaded model.
 
-Owns how a name is resolved: an alias, a folder in diffusers' format, or a hub id. Names no model
-itself.
+This module owns the way in which a name is resolved. It refuses to name a model itself: the modules
+in `recast.backbones` state their aliases and the diffusers pipelines that they can load.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ _INDEX = "model_index.json"
 
 
 def aliases() -> dict[str, str]:
-    """Every short name of a model, and the name of the backbone module that loads it."""
+    """Every alias of a model, with the name of the backbone module that loads it."""
     return {alias: name for name in registry.names("backbones") for alias in _module(name).ALIASES}
 
 
 def load(name: str, settings: Settings | None = None) -> Backbone:
-    """Load a backbone by alias, folder or hub id. A hub id that has an alias is loaded as that.
+    """Load a model by its alias, folder or hub id. A hub id that has an alias is loaded under it.
 
-    Raises `UnknownName` for a name that is none of these, `BadModel` for a folder or id without a
-    model that Recast can load, `BadCall` for settings that this machine cannot fulfil.
+    Raises `UnknownName` for a name that is neither alias nor folder nor hub id, `BadModel` for a
+    folder or id without a model that Recast can load, and `BadCall` for settings that this machine
+    does not support.
     """
     settings, name = settings or Settings(), _alias_of(name)
     backbone: Backbone = _module_for(name).load(name, settings)
@@ -45,14 +46,14 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
 
 
 def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
-    """Use the networks of a loaded diffusers pipeline, where and as they are.
+    """A backbone from a loaded diffusers pipeline. Its networks keep their device and precision.
 
-    Raises `BadModel` with the pipelines that can be wrapped.
+    Raises `BadModel` for another object, with the names of the pipelines that can be wrapped.
     """
     kind = type(pipeline).__name__
     module = _modules_by_pipeline().get(kind)
     if module is None:
-        raise BadModel(f"a {kind} cannot be wrapped; Recast takes {_supported()}")
+        raise BadModel(f"an object of class {kind} cannot be wrapped; Recast wraps {_supported()}")
     backbone: Backbone = module.wrap(pipeline, settings or Settings())
     return backbone
 
@@ -61,12 +62,12 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
 def load_on_meta(
     name: str, settings: Settings, device: torch.device
 ) -> Iterator[tuple[Backbone, MetaModel]]:
-    """Inside this context, a backbone on torch's meta device, as `load` would load it for a run on
-    `device`: its passes have shapes but no values, and take no memory.
+    """Inside this context, the model is built on torch's meta device as `load` would build it for
+    `device`: it runs and has shapes, but no values, and takes no memory.
 
-    Nothing is downloaded. An alias whose files are not all on this machine is built from the
-    configs that its makers published, where Recast knows them. Raises `BadModel` for a model that
-    is not on this machine, and as `load` does.
+    Nothing is downloaded. An alias whose files are not all on this machine is built from its
+    published configs, if Recast knows them. Raises `BadModel` for a model that is not on this
+    machine, and the errors of `load`.
     """
     with registry.quiet_imports():
         from recast.networks import meta_model  # imports diffusers and transformers, which is slow
@@ -76,16 +77,18 @@ def load_on_meta(
         source = _with_published_configs(_alias_of(name), Path(scratch))
         module = _module_for(source, download=False)
         if not module.__name__.startswith("recast."):
-            raise BadModel(f"{name} is a model of another package, which can only be loaded whole")
+            raise BadModel(
+                f"the memory of {name} cannot be estimated, because another package loads it"
+            )
         yield module.load(source, settings), model
 
 
 def load_with_random_weights(name: str, settings: Settings) -> Backbone:
-    """The named model at its full size with random weights: to measure what runs take where the
-    real weights cannot be had.
+    """A model at its full size with random weights, to measure time and memory without its weights.
 
-    Nothing is downloaded, as in `load_on_meta`; the tokenizer is replaced by one that knows single
-    letters. Raises as `load` does, and `BadModel` for a model whose configs are not known.
+    Nothing is downloaded, as in `load_on_meta`. The tokenizer is replaced by one whose tokens are
+    single letters. Raises `BadModel` for a model whose configs are not known, and the errors of
+    `load`.
     """
     with registry.quiet_imports():
         from recast.networks import meta_model  # as in `load_on_meta`
@@ -102,14 +105,14 @@ def load_with_random_weights(name: str, settings: Settings) -> Backbone:
 
 
 def published(alias: str) -> Mapping[str, Any]:
-    """The configs that a model's makers published, file -> content; empty where Recast does not
-    know them."""
+    """The published config files of a model, path to content; empty if Recast does not know
+    them."""
     module = aliases().get(alias)
     return getattr(_module(module), "PUBLISHED", {}).get(alias, {}) if module else {}
 
 
 def _alias_of(name: str) -> str:
-    """The alias of a hub id, the first if it has several; any other name unchanged."""
+    """The first alias of a hub id; any other name unchanged."""
     if name.count("/") != 1 or Path(name).expanduser().is_dir():
         return name
     modules = aliases().items()
@@ -119,8 +122,8 @@ def _alias_of(name: str) -> str:
 
 
 def _module_for(name: str, *, download: bool = True) -> ModuleType:
-    """The backbone module that loads a model of this name. Without `download` a hub id is looked up
-    in the local cache only."""
+    """The backbone module that loads the model of a name. Without `download`, a hub id is looked up
+    only in the local cache."""
     modules, folder = aliases(), Path(name).expanduser()
     if name in modules:
         return _module(modules[name])
@@ -136,8 +139,8 @@ def _module_for(name: str, *, download: bool = True) -> ModuleType:
 
 
 def _with_published_configs(name: str, scratch: Path) -> str:
-    """The name itself or, for an alias whose configs are not all downloaded, a folder in `scratch`
-    with the configs that its makers published."""
+    """The name itself; or, for an alias whose configs are not all downloaded, a folder in `scratch`
+    with its published configs."""
     files = published(name)
     if not files:
         return name
@@ -152,8 +155,8 @@ def _with_published_configs(name: str, scratch: Path) -> str:
 
 
 def _is_cached(source: str, files: Iterable[str]) -> bool:
-    """Whether the files of a hub id are in the local cache. Of several ids joined by " + " it is
-    the first that has the pipeline's files."""
+    """Whether the files of a hub id are in the local cache. If several ids are joined by " + ", the
+    files belong to the first."""
     try:
         first, *_ = [hub_cache.cached_folder(one) for one in source.split(" + ")]
     except BadModel:
@@ -192,7 +195,7 @@ def _module_for_index(index: Path, name: str) -> ModuleType:
         raise BadModel(f"the {_INDEX} of {name} has no _class_name; it is damaged") from error
     module = _modules_by_pipeline().get(str(kind))
     if module is None:
-        raise BadModel(f"{name} holds a {kind}, and Recast can load {_supported()}")
+        raise BadModel(f"{name} is a {kind}, which Recast cannot load; it can load {_supported()}")
     return module
 
 

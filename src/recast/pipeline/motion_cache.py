@@ -1,9 +1,10 @@
-"""The motion cache (`recast store`): motions on disk, so that the next run samples at once.
+"""The motion store (`recast store`): learned motions on disk, so that no motion is learned twice.
 
-An entry is one motion file, `<key>.<checksum>.safetensors`. The key is a hash of what the motion
-was learned from and how; the checksum is that of the file's bytes. An entry appears by one rename,
-so that two writers cannot mix, and every reader notices damage. When the cache is full, the least
-recently used entries are removed. Knows no video format and no method.
+An entry is one motion file, `KEY.CHECKSUM.safetensors`. The key is a hash of everything on which
+the motion depends, and the checksum is that of the file's bytes. An entry appears by one rename, so
+that two processes cannot mix their bytes, and every read detects damage. When the store is full,
+the least recently used entries are removed. The store also holds checkpoints of interrupted runs.
+This module owns the folder, its keys and its limit, and refuses to know video formats and methods.
 """
 
 import contextlib
@@ -30,10 +31,10 @@ from recast.pipeline.manifest import installed_version
 DEFAULT_CAP = "4GB"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SUFFIX = ".safetensors"
-_CHECKED = 32
+_CHECKSUM_DIGITS = 32
 """Hexadecimal digits of the checksum: 128 bits."""
-_STALE = 24 * 3600
-"""Seconds after which an unfinished entry is taken to be abandoned."""
+_STALE_SECONDS = 24 * 3600
+"""Age at which an unfinished entry counts as abandoned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +46,7 @@ class Entry:
     size: int
     """In bytes."""
     used: float
-    """When it was last read or written, in seconds since the epoch."""
+    """Time of the last read or write, in seconds since the epoch."""
 
     def header(self) -> Mapping[str, Any]:
         """The motion's method, backbone and metadata. Raises `BadMotion` if it is damaged."""
@@ -57,7 +58,7 @@ class Entry:
 class MotionCache:
     """A folder of motions that takes at most `cap` bytes.
 
-    Long work saves its state here every `autosave_seconds`.
+    Interrupted work resumes from checkpoints here, which it saves every `autosave_seconds`.
     """
 
     def __init__(self, folder: Path, cap: int, autosave_seconds: float = 60.0) -> None:
@@ -65,21 +66,22 @@ class MotionCache:
 
     @classmethod
     def default(cls) -> "MotionCache":
-        """The cache in the folder RECAST_STORE, else in the user's cache folder. RECAST_STORE_CAP
-        limits its size."""
-        cap = parse_size(os.environ.get("RECAST_STORE_CAP") or DEFAULT_CAP)
-        place = os.environ.get("RECAST_STORE")
-        if place:
-            return cls(Path(place).expanduser(), cap)
-        import platformdirs  # not needed where RECAST_STORE is set
+        """The store in the folder that the environment variable RECAST_STORE names, by default in
+        the user's cache folder. RECAST_STORE_CAP limits its size, by default to 4 GB. Raises
+        `BadCall` if that is not a size."""
+        cap = parse_size(os.environ.get("RECAST_STORE_CAP") or DEFAULT_CAP, "RECAST_STORE_CAP")
+        folder = os.environ.get("RECAST_STORE")
+        if folder:
+            return cls(Path(folder).expanduser(), cap)
+        import platformdirs  # here, because RECAST_STORE makes it unnecessary
 
         return cls(Path(platformdirs.user_cache_dir("recast")) / "motions", cap)
 
     def get(self, key: str) -> Motion | None:
-        """The motion of that key, or None.
+        """The motion of a key, or None.
 
-        A damaged entry is removed. If no sound entry is left, `BadMotion` is raised once; the next
-        call returns None.
+        A damaged entry is removed. If no undamaged entry is left, this call raises `BadMotion`, and
+        the next call returns None.
         """
         damage: Exception | None = None
         for entry in reversed(self._entries(key)):
@@ -101,14 +103,14 @@ class MotionCache:
         return None
 
     def put(self, key: str, motion: Motion, *, sole: bool = False) -> bool:
-        """Keep a motion under a key; False if it alone exceeds the cap.
+        """Save a motion under a key; returns False if it alone exceeds the cap.
 
-        An older motion of the key is left to age, so that a reader who is about to open it finds
-        it; a `sole` motion replaces it at once, so that other entries need not make room for both.
-        Raises `NoSpace`, `BadCall` or `OSError` if it cannot be written; then nothing is left
-        behind.
+        An older motion of the key stays until it is pruned, because another process may be about to
+        open it. A `sole` motion replaces it at once, so that no other entry is removed to make room
+        for both. Raises `NoSpace`, `BadCall` or `OSError` if the motion cannot be written; then no
+        file is left behind.
         """
-        if size_of(motion) > self.cap:  # known before gigabytes are written
+        if size_of(motion) > self.cap:  # before gigabytes are written
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".recast-", dir=self.folder) as work:
@@ -117,14 +119,15 @@ class MotionCache:
                 return False
             written.replace(self.folder / f"{key}.{_checksum(written)}{_SUFFIX}")
         if sole:
-            # The newest stays, even another writer's, so that two writers never remove both.
+            # The newest entry stays, even if another process wrote it: so two processes that write
+            # at once never remove both entries.
             for entry in self._entries(key)[:-1]:
                 entry.path.unlink(missing_ok=True)
         self.prune()
         return True
 
     def drop(self, key: str) -> None:
-        """Remove the entries of a key, as far as the disk allows."""
+        """Remove the entries of a key. An entry that cannot be removed stays."""
         for entry in self._entries(key):
             with contextlib.suppress(OSError):
                 entry.path.unlink(missing_ok=True)
@@ -134,13 +137,13 @@ class MotionCache:
         return self._entries("*")
 
     def prune(self, keep: int | None = None) -> list[Entry]:
-        """Remove the least recently used entries until at most `keep` bytes (by default the cap)
-        are left, and the files of crashed writers. Returns the removed entries."""
+        """Remove the least recently used entries until at most `keep` bytes are left, by default
+        the cap; also remove the files of crashed processes. Returns the removed entries."""
         limit = self.cap if keep is None else keep
         entries = self.entries()
         total, removed = sum(entry.size for entry in entries), []
         for entry in entries:
-            if limit and total <= limit:  # a limit of 0 means all, also entries damaged to 0 bytes
+            if limit and total <= limit:  # 0 removes all entries, even damaged ones of 0 bytes
                 break
             entry.path.unlink(missing_ok=True)
             total -= entry.size
@@ -151,18 +154,22 @@ class MotionCache:
     def _entries(self, key: str) -> list[Entry]:
         entries = []
         for path in self.folder.glob(f"{key}.*{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):  # removed after it was listed
-                state = path.stat()
-                name = path.name.split(".")[0]
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                status = path.stat()
                 entries.append(
-                    Entry(key=name, path=path, size=state.st_size, used=state.st_mtime_ns / 1e9)
+                    Entry(
+                        key=path.name.split(".")[0],
+                        path=path,
+                        size=status.st_size,
+                        used=status.st_mtime_ns / 1e9,
+                    )
                 )
         return sorted((e for e in entries if e.key), key=lambda entry: (entry.used, entry.key))
 
     def _sweep(self) -> None:
         for path in self.folder.glob(".recast-*"):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _STALE:
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                     for part in path.iterdir():
                         part.unlink(missing_ok=True)
                     path.rmdir()
@@ -175,10 +182,13 @@ def motion_key(
     prompt: str,
     steps: int,
 ) -> str:
-    """A hash of everything that a motion depends on: the fitted frames (F, H, W, 3), the weights,
-    the arithmetic, the method with the settings that change what it learns, the source prompt, the
-    number of sampling steps and, for a method that samples in order to learn, the guidance. A new
-    version of Recast learns anew."""
+    """A hash of everything on which a motion depends.
+
+    These are the fitted frames (F, H, W, 3), or (N, F, H, W, 3) for several clips; the weights,
+    device and precision; the method with the settings that change what it learns; the source
+    prompt; the number of sampling steps; the window; and, for a method that samples in order to
+    learn, the guidance. The version of Recast is also part of the key.
+    """
     facts = {
         "format": FORMAT,
         "recast": installed_version("recast"),
@@ -200,7 +210,7 @@ def motion_key(
 def transfer_key(
     motion: Motion, backbone: Backbone, method: MotionMethod[Any], prompt: str, sampling: Sampling
 ) -> str:
-    """A hash of everything that the result of a transfer depends on."""
+    """A hash of everything on which the result of a transfer depends."""
     facts = {
         "transfer": [FORMAT, installed_version("recast")],
         "backbone": [*_computed_on(backbone), f"dynamic guidance: {backbone.dynamic_guidance}"],
@@ -222,21 +232,24 @@ def _computed_on(backbone: Backbone) -> list[str]:
     return [backbone.fingerprint, backbone.device.type, precision]
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as 4GB, 500MB or 0. Raises `BadCall`."""
+def parse_size(text: str, name: str) -> int:
+    """The bytes of a size such as 4GB, 500MB or 0.
+
+    `name` is what holds the size, for the message of the `BadCall` that another text raises.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip().upper())
     if match is None:
-        raise BadCall(f"{text!r} is not a size; write a size like 4GB, 500MB or 0")
+        raise BadCall(f"{name} must be a size like 4GB, 500MB or 0, got {text!r}")
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def size_of(motion: Motion) -> int:
-    """The bytes of a motion's tensors: a little less than its file takes."""
+    """The bytes of a motion's tensors; its file is a little larger."""
     return sum(tensor.nbytes for tensor in motion.tensors.values())
 
 
 def sizes(entries: Iterable[Entry]) -> int:
-    """The bytes that these entries take."""
+    """The total size of entries in bytes."""
     return sum(entry.size for entry in entries)
 
 
@@ -247,4 +260,4 @@ def _check_whole(path: Path) -> None:
 
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:_CHECKED]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_CHECKSUM_DIGITS]

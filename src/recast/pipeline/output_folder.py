@@ -1,7 +1,7 @@
-"""The folder of a run: what it may replace, what it holds, how it is written.
+"""The folder of a run: which files it holds, when it is replaced, and how it is written.
 
-A folder appears complete or not at all. A folder that holds results of an earlier run is replaced
-as a whole; a folder that holds anything else is refused.
+This module owns the names of the files. A folder appears complete, or does not appear. A folder
+with results of an earlier run is replaced as a whole, and a folder with any other file is refused.
 """
 
 import re
@@ -22,22 +22,25 @@ VIDEO, PAIR, SHEET, MANIFEST = "video.mp4", "side_by_side.mp4", "sheet.png", "ma
 PREVIEWS, MASK = "previews", "mask.mp4"
 Form = Literal["gif", "png"]
 FORMS: dict[Form, str] = {"gif": "video.gif", "png": "frames"}
-_WRITTEN = {SOURCE, VIDEO, PAIR, SHEET, MANIFEST, PREVIEWS, MASK, *FORMS.values()}
+_OWN_NAMES = {SOURCE, VIDEO, PAIR, SHEET, MANIFEST, PREVIEWS, MASK, *FORMS.values()}
 
 
 def default_folder(clip: Path, prompt: str) -> Path:
-    """out/<clip>-<prompt>, with the prompt's first words in letters that every disk accepts."""
+    """out/CLIP-PROMPT, with the first words of the prompt in characters that every disk accepts."""
     words = re.findall(r"\w+", prompt.lower())
     slug = "-".join(words)[:48].strip("-") or "prompt"
     return Path("out") / f"{clip.stem or clip.resolve().name}-{slug}"
 
 
 def check_replaceable(folder: Path, clip: Path) -> None:
-    """Raise `BadCall` if results must not be written there: if it is a file, holds anything but
-    results, or holds the clip that is read (`source.mp4` excepted, which is kept)."""
+    """Raise `BadCall` if results must not be written to a folder.
+
+    That is the case if it is a file, if it holds a file that no run wrote, or if it is or holds the
+    clip that the run reads. The clip may be `source.mp4` in the folder, which is kept.
+    """
     if folder.exists() and not folder.is_dir():
         raise BadCall(f"`out` is {folder}, which is a file; choose a folder")
-    foreign = [] if not folder.is_dir() else [p for p in folder.iterdir() if not _is_ours(p)]
+    foreign = [] if not folder.is_dir() else [p for p in folder.iterdir() if not _is_result(p)]
     if foreign:
         raise BadCall(
             f"`out` is {folder}, which holds other files ({min(foreign).name}) and is not "
@@ -46,19 +49,19 @@ def check_replaceable(folder: Path, clip: Path) -> None:
     inside = folder.resolve() in clip.resolve().parents or folder.resolve() == clip.resolve()
     if inside and clip.resolve() != folder.resolve() / SOURCE:
         raise BadCall(
-            f"`out` is {folder}, which would replace the clip {clip} itself; choose another folder"
+            f"`out` is {folder}, which would replace the source {clip}; choose another folder"
         )
 
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """An empty folder that replaces `folder` when the body succeeds; an existing `source.mp4` is
-    copied over."""
+    """Inside this context, an empty folder that replaces `folder` when the body succeeds. An
+    existing `source.mp4` is copied into it."""
     with atomic_folder(folder) as work:
         yield work
-        kept = folder / SOURCE
-        if kept.is_file() and not (work / SOURCE).exists():
-            shutil.copyfile(kept, work / SOURCE)
+        source = folder / SOURCE
+        if source.is_file() and not (work / SOURCE).exists():
+            shutil.copyfile(source, work / SOURCE)
 
 
 def write_media(
@@ -68,8 +71,12 @@ def write_media(
     prompt: str,
     also: Sequence[Form] = (),
 ) -> dict[str, str]:
-    """Write the result, the result beside its source if there is one, a contact sheet, and the
-    result in every format of `also`. Returns the hashes of the mp4 files."""
+    """Write the result as mp4 and in every format of `also`, source and result side by side, and a
+    contact sheet.
+
+    `source` is a label and the clip; without it the result is shown alone. Returns the SHA-256 of
+    each mp4 file by its name.
+    """
     folder.mkdir(exist_ok=True)
     hashes = {VIDEO: manifests.file_hash(result.save(folder / VIDEO))}
     if source is not None:
@@ -84,7 +91,7 @@ def write_media(
 def write_sheet(
     path: Path, source: tuple[str, Video] | None, rows: Sequence[tuple[str, Video]]
 ) -> None:
-    """Write a contact sheet: stills of the source and of every result, row by row."""
+    """Write a contact sheet with a row of stills for the source and for each (label, clip)."""
     first = [] if source is None else [source]
     save_png(contact_sheet([*first, *rows]), path)
 
@@ -94,8 +101,9 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     (folder / MANIFEST).write_text(manifests.text(manifest) + "\n", encoding="utf-8")
 
 
-def _is_ours(path: Path) -> bool:
-    if path.name in _WRITTEN:
+def _is_result(path: Path) -> bool:
+    """Whether a file or folder has a name that runs write."""
+    if path.name in _OWN_NAMES:
         return True
     is_sample = path.is_dir() and re.fullmatch(r"seed-\d+", path.name)
-    return bool(is_sample) and all(part.name in _WRITTEN for part in path.iterdir())
+    return bool(is_sample) and all(part.name in _OWN_NAMES for part in path.iterdir())

@@ -1,7 +1,8 @@
-"""What a method needs of a call, of a clip and of a model, checked before the work begins.
+"""What a method requires of a call, a clip and a model, checked before the work begins.
 
-Every check raises `BadCall`, says what is missing, and names the methods that could do it. A method
-states its capabilities as data (`MotionMethod`), a model its roles and settings (`Backbone`).
+This module owns these checks. Each raises `BadCall`, which says what is missing and names methods
+that do not need it. The capabilities themselves are data: of a method in `MotionMethod`, and of a
+model in `Backbone`. The module refuses to name a method or a model.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +15,9 @@ from recast.pipeline import method_presets
 
 
 def check_clip_count(method: MotionMethod[Any], count: int) -> None:
-    """Refuse several clips where the method learns from one."""
+    """Raise `BadCall` for no clip, and for several clips if the method learns from one."""
+    if count < 1:
+        raise BadCall(f"{method.name} learns from a clip, and none was given")
     if count > 1 and not method.takes_clips:
         raise BadCall(
             f"{count} clips were given, and {method.name} learns from one; methods that take "
@@ -23,16 +26,16 @@ def check_clip_count(method: MotionMethod[Any], count: int) -> None:
 
 
 def check_source_prompt(method: MotionMethod[Any], source_prompt: str) -> None:
-    """Refuse a source without a prompt where the method samples under it in order to learn."""
+    """Raise `BadCall` for an empty source prompt if the method samples with it while it learns."""
     if method.learns_by_sampling and not source_prompt.strip():
         raise BadCall(
-            f"{method.name} with these settings learns while it samples a clip like the source; "
-            "describe the source in `source_prompt`"
+            f"{method.name} with these settings samples with the source prompt while it learns, "
+            "and none was given; describe the source in `source_prompt`"
         )
 
 
 def check_takes_mask(method: MotionMethod[Any]) -> None:
-    """Refuse a mask where the method does not use one."""
+    """Raise `BadCall` if the method takes no mask."""
     if not method.takes_mask:
         raise BadCall(
             f"`mask`: {method.name} takes no mask; methods that do: "
@@ -41,7 +44,7 @@ def check_takes_mask(method: MotionMethod[Any]) -> None:
 
 
 def check_stretches(method: MotionMethod[Any]) -> None:
-    """Refuse another number of frames where the method's motions have a fixed length."""
+    """Raise `BadCall` if the method's motions have a fixed number of frames."""
     if not method.stretches:
         raise BadCall(
             f"`frames`: a motion of {method.name} has a fixed number of frames; leave this out, "
@@ -50,27 +53,27 @@ def check_stretches(method: MotionMethod[Any]) -> None:
 
 
 def check_model(method: MotionMethod[Any], backbone: Backbone) -> None:
-    """Refuse a model that lacks a role that the method needs, or that is loaded in a way in which
-    the method cannot train it."""
+    """Raise `BadCall` if the model lacks a role that the method needs, or if the method trains
+    layers and the model's settings do not allow it."""
     available = {*backbone.roles, *backbone.transformers}
     trains = any(role in backbone.transformers for role in method.roles)
     if trains and backbone.offload == "blocks":
         raise BadCall(
-            f"{method.name} trains layers, and `offload=blocks` keeps them away from the device; "
-            "use `offload=networks`"
+            f"{method.name} trains layers, which `offload=blocks` does not allow; use "
+            "`offload=networks`"
         )
     if trains and backbone.weights != "full":
         raise BadCall(
-            f"{method.name} trains layers and needs `weights=full`, not {backbone.weights}"
+            f"{method.name} trains layers and needs `weights=full`, got {backbone.weights}"
         )
     missing = [role for role in method.roles if role not in available]
     if not missing:
         return
-    able = [name for name in _methods() if set(_methods()[name].roles) <= available]
+    usable = [name for name, other in _methods().items() if set(other.roles) <= available]
     remedy = (
         f"its roles are {_role_ranges([*backbone.roles, *backbone.transformers])}"
-        if method.name in able
-        else f"methods that run on it: {', '.join(able)}"
+        if method.name in usable
+        else f"methods that run on it: {', '.join(usable)}"
     )
     raise BadCall(
         f"{backbone.name} has no role {missing[0]!r}, which {method.name} needs; {remedy}"
@@ -80,19 +83,20 @@ def check_model(method: MotionMethod[Any], backbone: Backbone) -> None:
 def check_windows(
     method: MotionMethod[Any], backbone: Backbone, size: tuple[int, int, int] | None
 ) -> None:
-    """Refuse a clip (frames, height, width) that the model would see in several windows where the
-    method needs it whole."""
+    """Raise `BadCall` if a clip of `size` (frames, height, width) needs several windows and the
+    method needs the whole clip at once."""
     if size is None or method.takes_windows:
         return
     if len(backbone.windows(backbone.latent_shape(*size)[2])) > 1:
         raise BadCall(
             f"the clip has {size[0]} frames, which is more than `window`, and {method.name} needs "
-            "a clip whole; methods that work in windows: "
+            "the whole clip at once; methods that work in windows: "
             f"{_methods_that(lambda other: other.takes_windows)}"
         )
 
 
 def _methods() -> dict[str, MotionMethod[Any]]:
+    """All methods with their default configs, by name."""
     return {name: method_presets.configure(name) for name in method_presets.method_names()}
 
 
@@ -101,7 +105,7 @@ def _methods_that(capable: Callable[[MotionMethod[Any]], bool]) -> str:
 
 
 def _role_ranges(roles: Iterable[str]) -> str:
-    """Roles in a line; numbered ones as the first and the last."""
+    """Roles as one line; of numbered roles only the first and the last are named."""
     families: dict[tuple[str, bool], list[str]] = {}
     for role in roles:
         stem = role.rstrip("0123456789")

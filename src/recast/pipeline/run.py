@@ -1,8 +1,8 @@
-"""A run from files to files: a clip and a sentence to a folder of results, a clip to a motion file.
+"""A run with files: a clip and a prompt become a folder of results, clips become a motion file.
 
-Owns the order of a run: everything that can be wrong with the call is found before a model is
-loaded, a motion is learned once for all seeds, and either everything is written or nothing is.
-Knows no method and no model. The stages themselves are in `stages`.
+This module owns the order of a run. The call is checked before a model is loaded, a motion is
+learned once for all seeds, and the folder appears complete or does not appear. The stages between
+reading and writing are in `stages.py`. The module refuses to know methods and models.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recast.backbones.base import Backbone
-from recast.errors import BadCall
+from recast.errors import BadCall, BadClip
 from recast.events import Event, job
 from recast.motions.method import MotionMethod
 from recast.motions.motion import Motion
@@ -33,24 +33,26 @@ from recast.pipeline.stages import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOutput:
-    """What a run wrote: its folder, one video for each seed, and the content of `manifest.json`."""
+    """The files that a run wrote."""
 
     folder: Path
     videos: tuple[Path, ...]
+    """One mp4 file for each seed."""
     manifest: Mapping[str, Any]
+    """The content of `manifest.json`."""
 
 
 @job
 def transfer(
     config: RunConfig[Any], backbone: Backbone | None = None, cache: MotionCache | None = None
 ) -> Generator[Event, None, RunOutput]:
-    """Do all that `config` asks for.
+    """Make new clips with the motion of a clip or of a motion file, and write them to a folder.
 
-    A `backbone` that is loaded already is used in place of the named one. Closing the job stops the
-    work and leaves no file behind. Raises `RecastError`.
+    `backbone` replaces the model that the config names, and `cache` the default motion store.
+    Closing the job stops the run and leaves no file behind. Raises `RecastError`.
     """
     method = method_presets.configure(config.method, config.config)
-    opened = _check_call(config, method)
+    saved_motion = _check_call(config, method)
     folder = config.out or output_folder.default_folder(config.clip, config.prompt)
     output_folder.check_replaceable(folder, config.clip)
     cache, log = cache or MotionCache.default(), RunLog()
@@ -58,30 +60,33 @@ def transfer(
         backbone = yield from log.load(config.backbone, config.settings, backbone)
         prompts = method.format_prompts(config.prompt, config.draw.negative_prompt)
         yield from note_prompts(log, backbone, (*prompts, config.source.source_prompt))
-        sampling = resolve_sampling(config.draw, backbone, opened)
-        if opened is None:
+        sampling = resolve_sampling(config.draw, backbone, saved_motion)
+        if saved_motion is None:
             with log.timed("read"):
                 clip = source_clip.read(config.clip, config.source, backbone)
             motion = yield from learn_from(
                 log, backbone, method, [clip], config.source, sampling, cache
             )
         else:
-            requirements.check_windows(method, backbone, opened.size)
-            clip, motion = None, opened
+            requirements.check_windows(method, backbone, saved_motion.size)
+            clip, motion = None, saved_motion
         motion = yield from apply_mask(
             log, backbone, method, motion, config.prompt, sampling.seed, config.mask
         )
         source = None if clip is None else clip.video
         writer = SampleWriter(config, backbone, method, motion, source, sampling, log, cache)
-        written = yield from writer.write_all(work)
-    return RunOutput(folder=folder, videos=_videos(folder, written), manifest=written)
+        manifest = yield from writer.write_all(work)
+    return RunOutput(folder=folder, videos=_videos(folder, manifest), manifest=manifest)
 
 
 @job
 def learn(
     config: LearnConfig[Any], backbone: Backbone | None = None, cache: MotionCache | None = None
 ) -> Generator[Event, None, Path]:
-    """Learn a motion and save it; the result is the path of the file. Raises `RecastError`."""
+    """Learn a motion and write it to a file. The result is the path of the file.
+
+    `backbone` and `cache` are as in `transfer`. Raises `RecastError`.
+    """
     out = config.out or Path(f"motion{MOTION_SUFFIX}")
     if out.suffix != MOTION_SUFFIX:
         raise BadCall(f"`out` is {out}; the name of a motion file must end in {MOTION_SUFFIX}")
@@ -90,6 +95,8 @@ def learn(
     requirements.check_clip_count(method, len(paths))
     requirements.check_source_prompt(method, config.source.source_prompt)
     for path in paths:
+        if path.suffix == MOTION_SUFFIX:
+            raise BadClip(f"{path} is a motion file; a motion is learned from a video")
         source_clip.check_opens(path, config.source)
     cache, log = cache or MotionCache.default(), RunLog()
     with explain_memory_errors(log, config.settings):
@@ -104,20 +111,20 @@ def learn(
 
 
 def _check_call(config: RunConfig[Any], method: MotionMethod[Any]) -> Motion | None:
-    """Find what is wrong with a call before a model is loaded. Returns the motion file that the
-    source is, or None for a clip."""
+    """Check a call before a model is loaded. Returns the motion if the source is a motion file, and
+    None if it is a clip. Raises `BadCall`."""
     check_prompt(config.prompt)
-    opened = _open_source(config, method)
-    source_prompt = config.source.source_prompt if opened is None else opened.source_prompt
-    if opened is None:
+    motion = _open_source(config, method)
+    source_prompt = config.source.source_prompt if motion is None else motion.source_prompt
+    if motion is None:
         requirements.check_source_prompt(method, source_prompt)
     if config.mask is not None:
         edit_mask.check(config.mask, method, source_prompt)
-    return opened
+    return motion
 
 
 def _open_source(config: RunConfig[Any], method: MotionMethod[Any]) -> Motion | None:
-    """The motion file that the source is, or None for a clip that can be opened."""
+    """The motion if the source is a motion file; None if it is a clip that can be opened."""
     if config.clip.suffix != MOTION_SUFFIX:
         source_clip.check_opens(config.clip, config.source)
         return None
@@ -132,7 +139,10 @@ def _open_source(config: RunConfig[Any], method: MotionMethod[Any]) -> Motion | 
     changed = dataclasses.replace(config.source, frames=None).changed_fields()
     if changed:
         names = ", ".join(f"`{name}`" for name in changed)
-        raise BadCall(f"{names}: a motion file has its frames already; leave this out")
+        raise BadCall(
+            f"{names}: the source is a motion file, whose clip was cut and fitted when it was "
+            "learned; leave this out"
+        )
     return motion
 
 

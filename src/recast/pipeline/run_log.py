@@ -1,6 +1,8 @@
-"""The account of a run: notes, seconds by stage, losses and network calls, for the manifest.
+"""The log of a run: its notes, seconds by stage, losses and network calls, for the manifest.
 
-Also turns the complaints of all memory allocators into one error that says what helps.
+This module also owns the message about a device that runs out of memory: whatever an allocator
+raises becomes `OutOfMemory`, which names the settings that lower the need. It refuses to know which
+stages a run has.
 """
 
 import time
@@ -20,50 +22,55 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class RunLog:
-    """The account of one run while it goes on."""
+    """The log of one run, which the stages of the run fill in."""
 
     notes: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds by stage."""
     losses: list[dict[str, float]] = field(default_factory=list)
-    """What the method reported at each step of a transfer."""
+    """The metrics that the method reported at each step of a transfer, with the step's index."""
     network_calls: dict[str, int] = field(default_factory=lambda: {"learn": 0})
-    """Network function evaluations by stage: clips that went through the network."""
+    """Network function evaluations (NFE) by stage: the number of clips that passed through the
+    network."""
     origin: str = "file"
-    """Where the motion came from: "file", "store" or "clip"."""
+    """The origin of the motion: "file", "store" (loaded from the motion store) or "clip" (learned
+    in this run)."""
     stage: str = "load"
+    """The current stage, or the last one."""
     size: tuple[int, int, int] | None = None
-    """Frames, height and width of the clip, once they are known."""
+    """Frames, height and width of the clip; None until they are known."""
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count the seconds of the body as this stage's."""
+        """Record the seconds of the body under the name of a stage."""
         self.stage, start = stage, time.monotonic()
         yield
         self.timings[stage] = round(time.monotonic() - start, 3)
 
     @contextmanager
     def counted(self, stage: str, backbone: Backbone) -> Iterator[None]:
-        """Count the network calls of the body as this stage's."""
+        """Record the network calls of the body under the name of a stage."""
         before = backbone.nfe
         yield
         self.network_calls[stage] = backbone.nfe - before
 
     def note(self, text: str) -> Note:
-        """Keep a note, and make the event that reports it."""
+        """Record a note, and return the event that reports it."""
         self.notes.append(text)
         return Note(text=text)
 
     def note_each(self, texts: Iterable[str]) -> Iterator[Event]:
-        """Note every text once."""
+        """Record each text as a note, and report it; a repeated text only once."""
         for text in dict.fromkeys(texts):
             yield self.note(text)
 
     def load(
         self, name: str, settings: Settings, loaded: Backbone | None
     ) -> Generator[Event, None, Backbone]:
-        """The backbone that is `loaded` already, or the named one, loaded as a stage of the run.
-        Raises `OutOfMemory` before it reads weights that the device cannot hold."""
+        """The model of a run: `loaded` if it is given, otherwise the named one, which is loaded.
+
+        Raises the errors of `memory_estimate.load`.
+        """
         if loaded is not None:
             return loaded
         with self.timed("load"):
@@ -72,7 +79,7 @@ class RunLog:
         return backbone
 
     def record(self, work: Job[T]) -> Generator[Event, None, T]:
-        """Pass the events of a job on, keep their notes and losses, and return its result."""
+        """Pass on the events of a job, record its notes and losses, and return its result."""
         with closing(work):
             for event in work:
                 if isinstance(event, Note):
@@ -85,7 +92,7 @@ class RunLog:
 
 @contextmanager
 def explain_memory_errors(log: RunLog, settings: Settings) -> Iterator[None]:
-    """Turn every allocator's complaint into `OutOfMemory`, which says what would help."""
+    """Turn the out-of-memory error of any allocator into `OutOfMemory`, which says what helps."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -100,10 +107,10 @@ def _advice(log: RunLog, settings: Settings) -> str:
         frames, height, width = log.size
         remedies.append(
             f"`frames` below {frames}, or `width` and `height` below {width}x{height} (activations "
-            "grow with frames x height x width: half of one is half the memory)"
+            "are proportional to frames x height x width)"
         )
     if not settings.gradient_checkpointing:
-        remedies.append("`gradient_checkpointing=True` (less than half the memory of guided steps)")
+        remedies.append("`gradient_checkpointing=True` (guided steps take less than half)")
     if settings.dtype in ("auto", "float32"):
         remedies.append("`dtype=float16`, or bfloat16 on a CPU (half of float32)")
     full_and_whole = settings.weights == "full" and settings.offload != "blocks"
@@ -116,7 +123,9 @@ def _advice(log: RunLog, settings: Settings) -> str:
     if settings.offload == "none":
         remedies.append("`offload=networks` (only the active network stays on the device)")
     if full_and_whole:
-        remedies.append("`offload=blocks` (only the active block stays there: slow)")
+        remedies.append(
+            "`offload=blocks` (only the active block stays on the device; this is slow)"
+        )
     return (
         f"the device ran out of memory in the stage {log.stage!r}; what helps: "
         f"{'; '.join(remedies)}"

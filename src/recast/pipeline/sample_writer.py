@@ -1,6 +1,7 @@
-"""From a motion to the files of a run: every seed is drawn, decoded and written.
+"""From a motion to the files of a run: each seed is sampled, decoded and written.
 
-Owns previews, what an interrupted transfer leaves for the next run, and the manifest of a result.
+This module owns previews, the checkpoints of an interrupted transfer, and the content of a result's
+manifest. It refuses to know methods and models, and the names of files: `output_folder.py` does.
 """
 
 import contextlib
@@ -30,34 +31,34 @@ from recast.pipeline.stages import clip_fps, draw_clip
 
 @dataclass(frozen=True, slots=True)
 class SampleWriter:
-    """All that is known when sampling begins; `write_all` draws, decodes and writes every seed."""
+    """The inputs of sampling. `write_all` samples, decodes and writes each seed."""
 
     config: RunConfig[Any]
     backbone: Backbone
     method: MotionMethod[Any]
     motion: Motion
     clip: Video | None
-    """The fitted source, where the run read one."""
+    """The fitted source; None if the source is a motion file."""
     sampling: Sampling
     log: RunLog
     cache: MotionCache
 
     def write_all(self, work: Path) -> Generator[Event, None, dict[str, Any]]:
-        """Make every sample in the folder `work`; returns the manifest."""
+        """Write each sample into the existing folder `work`; returns the manifest."""
         count, first = self.config.draw.samples, self.sampling.seed
         self._write_mask(work / output_folder.MASK)
-        samples, rows = [], []
+        samples, sheet_rows = [], []
         for seed in range(first, first + count):
             folder = work if count == 1 else work / f"seed-{seed}"
             result, sample = yield from self._write_sample(folder, seed)
             samples.append(sample)
-            rows.append((f"{self.config.prompt} (seed {seed})", result))
+            sheet_rows.append((f"{self.config.prompt} (seed {seed})", result))
         if count == 1:
             return samples[0]
-        whole = {"format": manifest.FORMAT, "samples": samples}
-        output_folder.write_sheet(work / output_folder.SHEET, self._labelled_source(), rows)
-        output_folder.write_manifest(work, whole)
-        return whole
+        combined = {"format": manifest.FORMAT, "samples": samples}
+        output_folder.write_sheet(work / output_folder.SHEET, self._labelled_source(), sheet_rows)
+        output_folder.write_manifest(work, combined)
+        return combined
 
     def _write_mask(self, path: Path) -> None:
         mask = self.motion.tensors.get("mask")
@@ -96,13 +97,14 @@ class SampleWriter:
         return result, sample
 
     def _resume_key(self, sampling: Sampling) -> str:
-        """Where an interrupted transfer of this kind is kept; empty if the method cannot resume."""
+        """The key of this transfer's checkpoint in the motion store; empty if the method cannot
+        resume."""
         if not self.method.resumes:
             return ""
         return transfer_key(self.motion, self.backbone, self.method, self.config.prompt, sampling)
 
     def _resume(self, key: str) -> Generator[Event, None, Motion]:
-        """The motion, with what an interrupted run of the same call had reached."""
+        """The motion, with the progress of an interrupted run of the same call if there is one."""
         with contextlib.suppress(OSError, BadMotion):
             interrupted = self.cache.get(key) if key else None
             if interrupted is not None:
@@ -115,14 +117,14 @@ class SampleWriter:
     def _save_preview(self, key: str, preview: Preview) -> None:
         losses = [row for row in self.log.losses if row["step"] <= preview.index]
         empty = dataclasses.replace(self.motion, tensors={}, metadata={"losses": losses})
-        with contextlib.suppress(OSError, RecastError):  # the run itself needs no cache
+        with contextlib.suppress(OSError, RecastError):  # the run does not need the motion store
             state = empty.with_progress(preview.latents, preview.index, preview.memory)
             self.cache.put(key, state, sole=True)
 
     @job
     def _with_previews(self, work: Job[Tensor], folder: Path) -> Generator[Event, None, Tensor]:
-        """The same job, whose estimate is written every so many steps, or at the first that the
-        method reports after them."""
+        """The same job, which also writes the current estimate every `preview_every` steps, or at
+        the next step at which the method reports one."""
         every = due = self.config.preview_every
         for event in work:
             if isinstance(event, Preview) and every and event.index >= due:
@@ -130,8 +132,8 @@ class SampleWriter:
                 folder.mkdir(exist_ok=True)
                 name = f"{event.stage}-{event.index:04d}.png"
                 label = f"{event.stage} {event.index}"
-                sheet = [(label, self._decode(event.latents))]
-                output_folder.write_sheet(folder / name, None, sheet)
+                rows = [(label, self._decode(event.latents))]
+                output_folder.write_sheet(folder / name, None, rows)
             yield event
         return work.result
 
@@ -140,7 +142,7 @@ class SampleWriter:
         return source_clip.to_video(self.backbone.decode(latents), fps)
 
     def _labelled_source(self) -> tuple[str, Video] | None:
-        """The source beside a result: as many frames in the same time."""
+        """A label and the source, with as many frames as a result has; None without a source."""
         if self.clip is None:
             return None
         frames = source_clip.repeat_frames(self.clip, self.backbone.frame_multiplier)

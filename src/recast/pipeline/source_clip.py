@@ -1,8 +1,10 @@
 """The source clip as a model takes it: the right frames at the right size, as tensors and back.
 
-Owns what "not given" means for frames, size and rate: the model's own numbers.
+This module owns `Source`, whose fields are flags of the command line, and their defaults: for
+frames, size and rate these are the model's own numbers. It refuses to know methods.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -22,25 +24,28 @@ MOTION_SUFFIX = ".safetensors"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Which part of the clip is used, and how it is fitted to the model."""
+    """Which part of the clip is used, and how it is fitted to the model. Raises `BadCall` for a
+    value out of range."""
 
     start: float = 0.0
-    """Where in the clip to begin, in seconds."""
+    """Time in the clip, in seconds, at which the used part begins."""
     frames: int | None = None
-    """How many frames to use; without it as many as the model was trained on."""
+    """Number of frames to use. By default it is the number on which the model was trained."""
     fps: float | None = None
-    """Frames per second to take from the clip; without it the model's own rate."""
+    """Frames per second to take from the clip. By default it is the model's own rate."""
     height: int | None = None
-    """Height of the frames in pixels; without it the model's own."""
+    """Height in pixels to which the frames are fitted. By default it is the model's own height."""
     width: int | None = None
-    """Width of the frames in pixels; without it the model's own."""
+    """Width in pixels to which the frames are fitted. By default it is the model's own width."""
     fit: Fit = "crop"
-    """How the clip is brought to that size: crop keeps the centre, pad adds black bars, stretch
+    """How the frames are fitted to that size: crop keeps the centre, pad adds black bars, stretch
     changes the aspect ratio."""
     source_prompt: str = ""
-    """What the clip shows, in words; some methods need it, some learn better with it."""
+    """A description of the clip. Some methods require it, and others learn better with it."""
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and self.start >= 0):
+            raise BadCall(f"`start` must be a time in seconds, at least 0, got {self.start}")
         for name in ("frames", "height", "width"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -52,14 +57,14 @@ class Source:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
 
     def size(self, backbone: Backbone) -> tuple[int, int, int]:
-        """Frames, height and width for this model. Raises `BadCall` if it cannot take them."""
+        """Frames, height and width for a model. Raises `BadCall` if the model cannot take them."""
         own = backbone.defaults
         size = (self.frames or own.frames, self.height or own.height, self.width or own.width)
         backbone.latent_shape(*size)
         return size
 
     def rate(self, backbone: Backbone) -> float:
-        """Frames per second for this model."""
+        """Frames per second for a model."""
         return backbone.defaults.fps if self.fps is None else self.fps
 
 
@@ -69,18 +74,19 @@ class FittedClip:
 
     video: Video
     name: str
-    """What the clip is called in motion files and manifests."""
+    """The name of the clip in motion files and manifests."""
     source_size: tuple[int, int]
-    """Height and width of the source before it was fitted, in pixels."""
+    """Height and width of the source in pixels before it was fitted."""
 
 
 def check_opens(path: Path, source: Source) -> None:
-    """Raise `BadClip` unless the clip opens at `start`. Cheap: done before a model is loaded."""
+    """Read one frame at `start`, to find a bad clip before a model is loaded. Raises `BadClip`,
+    `BadCall`."""
     videos.read(path, start=source.start, frames=1, fps=source.fps)
 
 
 def read(path: Path, source: Source, backbone: Backbone) -> FittedClip:
-    """Read a clip, cut and fitted for the model. Raises `BadClip`, `BadCall`."""
+    """Read a clip from a file, and cut and fit it for a model. Raises `BadClip`, `BadCall`."""
     frames, height, width = source.size(backbone)
     clip = videos.read(path, start=source.start, frames=frames, fps=source.rate(backbone))
     return FittedClip(
@@ -91,18 +97,19 @@ def read(path: Path, source: Source, backbone: Backbone) -> FittedClip:
 
 
 def fit(clip: Video, source: Source, backbone: Backbone) -> FittedClip:
-    """Cut and fit a clip in memory, by the rule of `recast.read`: frame i of the result is the one
-    on screen at start + i / fps. Raises `BadClip`, `BadCall`."""
+    """Cut and fit a clip in memory for a model, by the rule of `recast.read`: frame i of the result
+    is the frame of the clip at `start + i / fps` seconds. Raises `BadClip`, `BadCall`."""
     frames, height, width = source.size(backbone)
     fps = source.rate(backbone)
     times = source.start + np.arange(frames) / float(videos.exact_rate(fps))
-    # A thousandth of a frame: equal time stamps differ by rounding.
+    # A thousandth of a frame is added, because rounding can lower a time stamp.
     chosen = np.floor(times * clip.fps + 1e-3).astype(int)
     if chosen[-1] >= len(clip):
         available = int((chosen < len(clip)).sum())
+        begin = f" from `start={source.start:g}` on" if source.start else ""
         raise BadClip(
-            f"the clip has {available} frames at {fps:g} fps, {frames} are needed; use a longer "
-            "clip, fewer frames or a higher rate"
+            f"the clip has {available} frames at {fps:g} fps{begin}, {frames} are needed; use a "
+            "longer clip, fewer `frames`, a higher `fps` or an earlier `start`"
         )
     notes = clip.notes
     if not np.array_equal(chosen, np.arange(len(clip))):
@@ -116,8 +123,11 @@ def fit(clip: Video, source: Source, backbone: Backbone) -> FittedClip:
 
 
 def repeat_frames(clip: Video, times: int) -> Video:
-    """Every frame but the last repeated so many times, at as many times the rate: the source beside
-    the result of a cascade, which puts frames between those of the source."""
+    """The clip with each frame but the last repeated `times` times, at `times` times the rate.
+
+    This is the source beside the result of a cascade, which adds frames between those of the
+    source.
+    """
     if times == 1:
         return clip
     frames = clip.frames.repeat(times, axis=0)[: times * (len(clip) - 1) + 1]
@@ -125,13 +135,13 @@ def repeat_frames(clip: Video, times: int) -> Video:
 
 
 def to_tensor(clip: Video) -> Tensor:
-    """(1, 3, F, H, W) float32 in [-1, 1]."""
+    """A clip as a tensor (1, 3, F, H, W) float32 in [-1, 1]."""
     frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).float() / 127.5 - 1
     return rearrange(frames, "f h w c -> 1 c f h w")
 
 
 def to_video(clip: Tensor, fps: float) -> Video:
-    """(1, 3, F, H, W) in [-1, 1] as pixels, rounded to the nearest level."""
+    """A tensor (1, 3, F, H, W) in [-1, 1] as a clip, rounded to the nearest 8-bit level."""
     frames = rearrange(clip.detach().float().cpu(), "1 c f h w -> f h w c")
     levels = ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return Video(levels.contiguous().numpy(), fps)

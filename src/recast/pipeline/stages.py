@@ -1,8 +1,9 @@
-"""The stages of a run, for a model and clips in memory: learn a motion, draw a clip with it.
+"""The stages of a run, for a model and clips in memory: learn a motion, sample a clip with it.
 
-`learn_motion` and `transfer_motion` are what the Python functions and the benchmark call; `run`
-puts files around the same stages. Owns what holds for every caller: which checks come when, the
-sampling settings, the mask, the frame rate of a result, and what a motion knows of its clip.
+The Python functions and the benchmark call `learn_motion` and `transfer_motion`; `run.py` adds
+reading and writing of files to the same stages. This module owns what is the same for all callers:
+the order of the checks, the sampling settings, the mask, the frame rate of a result, and the
+metadata of a motion about its clip. It refuses to know files, methods and models.
 """
 
 import base64
@@ -29,7 +30,7 @@ from recast.pipeline.run_log import RunLog, explain_memory_errors
 from recast.pipeline.source_clip import FittedClip, Source
 
 Mask = NDArray[np.bool_] | str
-"""(F, H, W) in pixels of the fitted clip, or what `recast transfer --mask` takes."""
+"""A mask (F, H, W) in pixels of the fitted clip, or a text as in `RunConfig.mask`."""
 
 
 @job
@@ -44,7 +45,8 @@ def learn_motion(
 ) -> Generator[Event, None, Motion]:
     """Learn the motion of clips in memory, which are cut and fitted as `source` says.
 
-    Raises `RecastError`.
+    `steps` is the number of sampling steps of the transfers that will use the motion, by default
+    the model's own; `cache` replaces the default motion store. Raises `RecastError`.
     """
     requirements.check_clip_count(method, len(clips))
     requirements.check_source_prompt(method, source.source_prompt)
@@ -71,9 +73,10 @@ def transfer_motion(
     mask: Mask | None = None,
     frames: int | None = None,
 ) -> Generator[Event, None, Video]:
-    """Draw a clip with a motion; its `notes` say what the user should know.
+    """Sample a clip with a motion. The `notes` of the clip say what the user should know.
 
-    `config` is by default the one that the motion was learned with. Raises `RecastError`.
+    `config` is by default that with which the motion was learned. `frames` is a number of frames
+    other than that of the motion, for methods that can stretch it. Raises `RecastError`.
     """
     draw = draw or Draw()
     check_prompt(prompt)
@@ -106,8 +109,8 @@ def learn_from(
     sampling: Sampling,
     cache: MotionCache,
 ) -> Generator[Event, None, Motion]:
-    """The motion of fitted clips, with what it has to know of the first of them so that a file of
-    it stands alone."""
+    """The motion of fitted clips, with metadata about the first clip, so that a motion file can be
+    used without the clip. Raises `BadCall`."""
     yield from log.note_each(note for clip in clips for note in clip.video.notes)
     motion = yield from learn_or_load(
         log,
@@ -130,7 +133,8 @@ def draw_clip(
     sampling: Sampling,
     watch: Callable[[Job[Tensor]], Job[Tensor]] = lambda work: work,
 ) -> Generator[Event, None, Video]:
-    """Sample a clip and decode it. `watch` wraps the sampling, to save or to show its events."""
+    """Sample a clip with a motion and decode it. `watch` wraps the job of sampling, for example to
+    save its events."""
     with log.timed("sample"), log.counted("transfer", backbone):
         work = watch(method.transfer(backbone, motion, prompt, sampling))
         latents = yield from log.record(work)
@@ -141,7 +145,8 @@ def draw_clip(
 
 
 def resolve_sampling(draw: Draw, backbone: Backbone, motion: Motion | None = None) -> Sampling:
-    """The numbers of the call, else those that the motion was learned for, else the model's own."""
+    """The sampling settings: the numbers of the call, or else those for which the motion was
+    learned, or else the model's own."""
     own = backbone.defaults
     steps = own.steps if motion is None else int(motion.metadata.get("steps", own.steps))
     scale = own.guidance_scale if draw.guidance_scale is None else draw.guidance_scale
@@ -154,21 +159,22 @@ def resolve_sampling(draw: Draw, backbone: Backbone, motion: Motion | None = Non
 
 
 def clip_fps(motion: Motion, backbone: Backbone) -> float:
-    """The frame rate of a motion's clip; the model's own where the motion does not say."""
+    """The frame rate of a motion's clip; the model's own if the motion does not hold it."""
     clip: Mapping[str, Any] = motion.metadata.get("clip", {})
     return float(clip.get("fps", backbone.defaults.fps))
 
 
 def note_prompts(log: RunLog, backbone: Backbone, prompts: Iterable[str]) -> Iterator[Event]:
-    """Check prompts, as far as they are not empty, and note what the user should know of them.
-    Raises `BadCall` for a prompt that the model cannot take whole."""
+    """Check all prompts that are not empty, and report the model's notes about them. Raises
+    `BadCall` for a prompt that is too long for the model."""
     yield from log.note_each(
         note for prompt in prompts if prompt for note in backbone.check_prompt(prompt)
     )
 
 
 def stretch_motion(motion: Motion, method: MotionMethod[Any], frames: int) -> Motion:
-    """The motion for another number of frames. Raises `BadCall` where the method cannot do that."""
+    """The motion for another number of frames. Raises `BadCall` for a method that cannot stretch
+    its motions, and for a number below 1."""
     requirements.check_stretches(method)
     if frames < 1:
         raise BadCall(f"`frames` must be at least 1, got {frames}")
@@ -200,8 +206,8 @@ def apply_mask(
 def with_clip_metadata(
     motion: Motion, clips: Sequence[FittedClip], source: Source, config: Any
 ) -> Motion:
-    """The motion with the facts of its first clip, the config of its method, and the clip's middle
-    frame as "preview", a PNG in base64."""
+    """The motion with three entries of metadata: "clip", facts about the first clip; "config", the
+    config of the method; and "preview", the middle frame of the first clip as a PNG in base64."""
     clip, (height, width) = clips[0].video, clips[0].source_size
     facts = {
         "name": ", ".join(dict.fromkeys(one.name for one in clips)),
@@ -215,9 +221,9 @@ def with_clip_metadata(
         "source_size": [height, width],
         "notes": list(clip.notes),
     }
-    known = {
+    metadata = {
         "clip": facts,
         "config": manifest.plain(config),
         "preview": base64.b64encode(contact_sheet.preview(clip)).decode(),
     }
-    return dataclasses.replace(motion, metadata={**motion.metadata, **known})
+    return dataclasses.replace(motion, metadata={**motion.metadata, **metadata})

@@ -63,7 +63,7 @@ def prompt(scene: Scene) -> str:
 
 
 def examples(count: int) -> list[str]:
-    """Captions of the first `count` scenes; every call returns the same ones."""
+    """Captions of the first `count` scenes; equal for every call."""
     rng = np.random.default_rng(0)
     return [caption(world.sample(seed, frames=1), rng) for seed in range(count)]
 

@@ -1,7 +1,7 @@
-"""Scenes from captions: what a caption names replaces what the seed has drawn.
+"""Scenes from captions: the attributes that a caption names replace those of a seed's scene.
 
-This is the reverse of `captions.py`, with the same words. A word that has no meaning in the shapes
-world raises an error and is not ignored.
+This module owns the meaning of words, and is the reverse of `captions.py`. A word without a meaning
+in the shapes world raises an error.
 """
 
 from collections.abc import Mapping
@@ -42,8 +42,9 @@ _SPELLINGS = {"grey": "gray", "checkerboard": "checkered", "stripes": "striped",
 def scene_from_caption(caption: str, seed: int, frames: int = FRAMES) -> Scene:
     """The scene of a seed with the shape, colour, ground, pattern and path that a caption names.
 
-    A ground without a pattern becomes plain. A path that is named is drawn again from the seed.
-    Raises `BadCall` for a word that names none of these, and for contradicting words.
+    A ground without a pattern becomes plain. If the caption names another path than that of the
+    scene, the path is sampled again from the seed. Raises `BadCall` for an unknown word, and for
+    two different values of one attribute.
     """
     return _with_attributes(sample(seed, frames), parse_caption(caption), seed)
 
@@ -51,7 +52,7 @@ def scene_from_caption(caption: str, seed: int, frames: int = FRAMES) -> Scene:
 def parse_caption(caption: str) -> dict[str, str]:
     """The attributes that a caption names, among "shape", "colour", "ground", "pattern", "path".
 
-    Raises `BadCall` for a word that names none of these, and for contradicting words.
+    Raises `BadCall` for an unknown word, and for two different values of one attribute.
     """
     rest, paths = _split_motion(" ".join(captions.words(caption)))
     kinds = {
@@ -89,7 +90,7 @@ def with_appearance(scene: Scene, chosen: Mapping[str, str]) -> Scene:
 
 
 def _split_motion(text: str) -> tuple[list[str], set[str]]:
-    """The words that are not about motion, and the paths that the other words name."""
+    """The words that are not about motion, and the paths that the removed phrases name."""
     text, paths = f" {text} ", set()
     for phrase, path in _PHRASES:
         if f" {phrase} " in text:

@@ -32,8 +32,8 @@ class Model:
     def save(self, folder: Path, denoiser: nn.Module | None = None) -> Path:
         """Write a folder in diffusers' format with fp16 weights, and the complete CLIP beside it.
 
-        `denoiser` replaces the model's own one, for example with averaged weights. Raises
-        `NoSpace` for a full disk and `BadCall` for a path that cannot be written.
+        `denoiser` is written in place of the model's denoiser, for example one with averaged
+        weights. Raises `NoSpace` for a full disk and `BadCall` for a path that cannot be written.
         """
         is_unet = isinstance(self.denoiser, UNet3DConditionModel)
         make_scheduler = networks.scheduler if is_unet else networks.flow_scheduler

@@ -37,15 +37,15 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-CONTEXT = 32  # tokens that the text encoder reads, including those that begin and end a text
+CONTEXT = 32  # tokens that the text encoder reads, including the start and the end token
 TEXT_WIDTH = 96
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Design:
-    """The design of a model. The defaults are those of the shipped models; `benchmarks/pilot.py`
-    compares others."""
+    """The sizes of a model's networks and its noise schedule. The defaults are those of the shipped
+    models; `benchmarks/pilot.py` compares others."""
 
     size: int = 64
     """Height and width of a clip in pixels."""

@@ -25,8 +25,8 @@ class TrainingBatch(NamedTuple):
 
 
 def diffusion(design: Design, x0: Tensor, rng: np.random.Generator) -> TrainingBatch:
-    """x_t = √ᾱ·x0 + √(1 − ᾱ)·ε with the target v or ε; `design.high_noise` shapes how t is
-    drawn."""
+    """x_t = √ᾱ·x0 + √(1 − ᾱ)·ε with the target v or ε. `design.high_noise` sets the distribution
+    of t."""
     cumulative = networks.scheduler(design).alphas_cumprod
     t = torch.from_numpy(_LEVELS * rng.random(len(x0)) ** (1 / design.high_noise)).long()
     alpha, sigma = (
@@ -42,7 +42,8 @@ def diffusion(design: Design, x0: Tensor, rng: np.random.Generator) -> TrainingB
 
 
 def flow(design: Design, x0: Tensor, rng: np.random.Generator) -> TrainingBatch:
-    """x_t = (1 − t)·x0 + t·ε with the target ε − x0; a uniform t is shifted to high noise."""
+    """x_t = (1 − t)·x0 + t·ε with the target ε − x0. A uniform t is shifted to higher noise, as
+    `design.shift` says."""
     u = torch.from_numpy(rng.random(len(x0), dtype=np.float32))
     t = design.shift * u / (1 + (design.shift - 1) * u)
     eps, sigma = _noise(x0, rng), _per_sample(t)

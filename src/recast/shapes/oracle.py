@@ -148,14 +148,14 @@ def _background(frames: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:
     for name, pair in world.GROUNDS.items():
         dark, light = (np.array(tone, np.float32) for tone in pair)
         direction = light - dark
-        share = ((pixels - dark) @ direction / (direction @ direction)).clip(0, 1)
-        residual = float(((pixels - dark - share[:, None] * direction) ** 2).sum(-1).mean())
+        fraction = ((pixels - dark) @ direction / (direction @ direction)).clip(0, 1)
+        residual = float(((pixels - dark - fraction[:, None] * direction) ** 2).sum(-1).mean())
         if residual < error:
             best, error, tones = name, residual, (dark, light)
-    return _with_pattern(best, _tone_share(frames, *tones), mask)
+    return _with_pattern(best, _light_fraction(frames, *tones), mask)
 
 
-def _tone_share(
+def _light_fraction(
     frames: NDArray[np.uint8], dark: NDArray[np.float32], light: NDArray[np.float32]
 ) -> Array:
     """The fraction of the light tone in each pixel, (F, H, W) in [0, 1]."""
@@ -163,19 +163,20 @@ def _tone_share(
     return np.asarray(((frames - dark) @ direction / (direction @ direction)).clip(0, 1))
 
 
-def _with_pattern(ground: str, share: Array, mask: NDArray[np.bool_]) -> str:
-    mean = float(share[mask].mean())
-    contrast = float(share[mask].std())
+def _with_pattern(ground: str, light: Array, mask: NDArray[np.bool_]) -> str:
+    """The name of a ground with its pattern, from the fraction of its light tone (F, H, W)."""
+    mean = float(light[mask].mean())
+    contrast = float(light[mask].std())
     if contrast < 0.2:
         return ground
     if mean < 0.32:  # dots cover 0.18 of the ground, stripes and checks 0.5
         return f"dotted {ground}"
-    return f"{'striped' if _anisotropy(share, mask) > 0.6 else 'checkered'} {ground}"
+    return f"{'striped' if _anisotropy(light, mask) > 0.6 else 'checkered'} {ground}"
 
 
-def _anisotropy(share: Array, mask: NDArray[np.bool_]) -> float:
-    """How much the edges of a pattern share one direction: 1 for stripes, about 0 for checks."""
-    dy, dx = (np.gradient(share, axis=axis) for axis in (1, 2))
+def _anisotropy(light: Array, mask: NDArray[np.bool_]) -> float:
+    """How much the edges of a pattern have one direction: 1 for stripes, about 0 for checks."""
+    dy, dx = (np.gradient(light, axis=axis) for axis in (1, 2))
     inner = ndimage.binary_erosion(mask, np.ones((1, 3, 3)))
     dx, dy = dx[inner], dy[inner]
     along = np.hypot((dx**2 - dy**2).sum(), 2 * (dx * dy).sum())

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
-from recast.errors import BadModel
+from recast.errors import BadModel, reason_of
 from recast.events import Event, job
 from recast.media.atomic_files import locked
 from recast.shapes import captions, networks, noising, world
@@ -50,18 +50,20 @@ _FOLDERS: dict[Part, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How long and on how much data a model of the shapes world is trained."""
+    """The training of a model of the shapes world: its data and number of steps."""
 
     out: Path
-    """Folder for checkpoints, logs and, at the end, the model in `model/`."""
+    """Folder for checkpoints and logs. At the end it holds the model in `model/`. The same command
+    resumes an interrupted training."""
     network: Network = "unet"
     """The denoiser: a UNet like ZeroScope's, or a transformer like Wan's."""
     seed: int = 0
     """Seed of the data, the initial weights and the noise."""
     images: int = 8_000
-    """Number of dense images for the autoencoder; they are also rotated and mirrored."""
+    """Number of images with several subjects for the autoencoder; they are also rotated and
+    mirrored."""
     clips: int = 8_000
-    """Number of clips for the denoiser; each is used forward and backward."""
+    """Number of clips for the denoiser; each is used forward and in reverse."""
     autoencoder_steps: int = 1_800
     """Training steps of the autoencoder, with 32 images per batch."""
     clip_steps: int = 950
@@ -78,25 +80,26 @@ class TrainConfig:
     device: str = "cpu"
     """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
     start: Path | None = None
-    """Model folder to continue from, such as that of an earlier run; by default training starts
-    from scratch."""
+    """Folder of a model whose networks are trained further. By default training starts from
+    scratch."""
     start_parts: tuple[Part, ...] = ("autoencoder", "clip", "unet", "transformer")
-    """The networks that are loaded from the model to continue from; a network with 0 training
-    steps stays unchanged."""
+    """The networks that are loaded from the model in --start. A network with 0 training steps stays
+    unchanged."""
     snapshot_every: int = 0
-    """Save a complete model in `snapshots/` every so many steps of the last stage; 0 saves
-    none."""
+    """Save a complete model in `snapshots/` every N steps of the last stage; 0 saves none."""
 
 
 @job
 def train(config: TrainConfig, design: Design | None = None) -> Generator[Event, None, Path]:
     """Run all stages that are not finished. The result is the model's folder.
 
-    Raises `BadModel` if `config.start` is no model of this design, and `BadCall` while another
+    Raises `BadModel` if `config.start` is not a model of this design, and `BadCall` while another
     process trains in the same folder.
     """
     if config.start is not None and not (config.start / "model_index.json").is_file():
-        raise BadModel(f"`start` must be a model folder, and {config.start} is none")
+        raise BadModel(
+            f"`start` is {config.start}, which is not a model folder: it has no model_index.json"
+        )
     with locked(config.out):
         return (yield from _train(config, design or Design()))
 
@@ -141,8 +144,9 @@ def _initial(config: TrainConfig, part: Part, network: Any) -> Any:
         loaded = type(network).from_pretrained(folder, local_files_only=True).float()
         network.load_state_dict(loaded.state_dict())  # raises if the designs differ
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise BadModel(f"{folder} is no {part} of this design: {reason}") from error
+        raise BadModel(
+            f"{folder} does not hold the {part} of a model of this design ({reason_of(error)})"
+        ) from error
     return loaded
 
 

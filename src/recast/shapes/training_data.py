@@ -1,4 +1,4 @@
-"""The data of training: dense images, labelled frames and latents, made once and stored in files.
+"""The training data: dense images, labelled frames and latents, computed once and stored in files.
 
 This module owns rendering, encoding and the files between stages. It refuses to know losses and
 networks, except that it runs the autoencoder to encode clips.

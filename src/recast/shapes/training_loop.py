@@ -54,7 +54,8 @@ def train_stage(stage: Stage, folder: Path, seed: int = 0) -> Generator[Event, N
     """Train `stage.model` in place. The result is the same model with its EMA weights.
 
     `folder` receives `<name>.pt`, the checkpoint from which an interrupted run resumes, and
-    `<name>.jsonl`, the log. Raises `BadCall` if Muon is needed and this torch has none.
+    `<name>.jsonl`, the log. Raises `BadCall` if the stage needs Muon and the installed torch has no
+    Muon.
     """
     model = stage.model.train().requires_grad_(True)
     average = copy.deepcopy(model).requires_grad_(False)
@@ -115,9 +116,8 @@ def _update(
 ) -> float:
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = stage.lr * _lr_factor(step, stage)
-    torch.manual_seed(
-        seed * 1_000_003 + step
-    )  # for dropout and posterior noise inside the networks
+    # For dropout and posterior noise inside the networks.
+    torch.manual_seed(seed * 1_000_003 + step)
     loss = stage.loss(model, step, np.random.default_rng([seed, step]))
     model.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it

@@ -15,7 +15,9 @@ from recast.shapes.geometry import Array
 
 FRAMES, SIZE, FPS = 16, 64, 8.0
 HELD_OUT = range(9_000_000, 9_100_000)
+"""Seeds of scenes for evaluation."""
 TRAINING = range(0, 9_000_000)
+"""Seeds of scenes for training."""
 
 SHAPES = tuple(geometry.OUTLINES)
 PATHS = tuple(geometry.PATHS)
@@ -83,7 +85,7 @@ class SceneTruth:
 
 
 def sample(seed: int, frames: int = FRAMES) -> Scene:
-    """The scene of a seed."""
+    """The scene of a seed, with `frames` frames."""
     rng = np.random.default_rng(seed)
     kind = _choose(rng, PATHS, [0.2, 0.14, 0.14, 0.14, 0.14, 0.12, 0.06, 0.06])
     pattern = _choose(rng, PATTERNS, [0.64, 0.12, 0.12, 0.12])
@@ -108,7 +110,8 @@ def sample(seed: int, frames: int = FRAMES) -> Scene:
 
 
 def margin(shape: str, radius: Array) -> float:
-    """Smallest distance in frame widths of a centre from the edge, so that the shape is whole."""
+    """Smallest distance, in frame widths, between the centre and an edge at which the whole shape
+    is visible. `radius` is (F,)."""
     return 0.02 + geometry.REACH[shape] * float(radius.max())
 
 
@@ -116,15 +119,15 @@ def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
     """The scene's frames, (F, size, size, 3) uint8."""
     grid = pixel_grid(size)
     dark, light = (np.array(tone, float) for tone in GROUNDS[scene.ground])
-    share = _pattern(scene, grid)[..., None]
-    frame = dark + share * (light - dark)
+    light_fraction = _pattern(scene, grid)[..., None]
+    frame = dark + light_fraction * (light - dark)
     cover = geometry.coverage(scene.shape, grid, scene.centre, scene.radius, scene.angle)[..., None]
     frame = frame + cover * (np.array(COLOURS[scene.colour], float) - frame)
     return np.round(frame).astype(np.uint8)
 
 
 def still_of(scene: Scene, frame: int) -> Scene:
-    """The scene that consists of one frame only."""
+    """A scene that consists of one frame of another scene."""
     one = slice(frame, frame + 1)
     return replace(
         scene,
@@ -164,7 +167,7 @@ def truth(scene: Scene, size: int = SIZE, spacing: int = 4) -> SceneTruth:
 
 
 def dense_image(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uint8]:
-    """One frame (size, size, 3) with one to six subjects, from which an autoencoder learns most."""
+    """A training image (size, size, 3) for the autoencoder, with one to six subjects."""
     grid = pixel_grid(size)
     scene = sample(int(rng.integers(TRAINING.stop)), frames=1)
     frame = render(scene, size)[0].astype(float)
@@ -184,7 +187,8 @@ def pixel_grid(size: int) -> Array:
 
 
 def _moved_points(scene: Scene, start: Array) -> tuple[Array, Array]:
-    """Positions (F, N, 2) of points (N, 2), as part of the subject and of the background."""
+    """Positions (F, N, 2) of points (N, 2) if they belong to the subject, and if they belong to the
+    background."""
     turn = scene.angle - scene.angle[0]
     cos, sin = np.cos(turn)[:, None], np.sin(turn)[:, None]
     x, y = np.moveaxis(start - scene.centre[0], -1, 0)
