@@ -24,13 +24,12 @@ from recast.networks.adapters import (
     weighted,
 )
 
+from .hooks import hook_count
+from .inputs import noise
+
 ROLE = "temporal_transformers"
 T = torch.tensor(501.0)
 KINDS = ["embeddings", "lora", "shifts"]
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def out(backbone: Backbone, x: Tensor) -> Tensor:
@@ -44,7 +43,7 @@ def paths(backbone: Backbone) -> list[str]:
 
 def shapes_of(backbone: Backbone, frames: int = 3) -> dict[str, tuple[int, ...]]:
     with torch.no_grad(), input_shapes(backbone.network, paths(backbone)) as shapes:
-        out(backbone, randn(*backbone.latent_shape(frames, 16, 16)))
+        out(backbone, noise(*backbone.latent_shape(frames, 16, 16)))
     return shapes
 
 
@@ -69,16 +68,15 @@ def made(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options
 def filled(tensors: Mapping[str, Tensor], size: float = 0.3) -> dict[str, Tensor]:
     """Something that shows in every tensor."""
     return {
-        name: tensor + size * randn(*tensor.shape, seed=seed)
+        name: tensor + size * noise(*tensor.shape, seed=seed)
         for seed, (name, tensor) in enumerate(tensors.items())
     }
 
 
 def bare(network: nn.Module) -> bool:
     """Nothing hangs on the network, and its layers are torch's own."""
-    hooks = [m for m in network.modules() if m._forward_hooks or m._forward_pre_hooks]
     foreign = [m for m in network.modules() if type(m).__module__.startswith("peft")]
-    return not hooks and not foreign and not hasattr(network, "peft_config")
+    return hook_count(network) == 0 and not foreign and not hasattr(network, "peft_config")
 
 
 @pytest.mark.parametrize("tiny", [unet3d.tiny, show1.tiny], ids=["unet3d", "show1"])
@@ -87,7 +85,7 @@ def test_at_the_start_the_model_is_untouched_bit_for_bit(
     kind: str, tiny: Callable[[], Backbone]
 ) -> None:
     backbone = tiny()
-    x = randn(*backbone.latent_shape(3, 16, 16))
+    x = noise(*backbone.latent_shape(3, 16, 16))
     with torch.no_grad():
         plain = out(backbone, x)
         adapter = made(kind, backbone, fresh(kind, backbone))
@@ -131,7 +129,7 @@ def test_only_its_own_tensors_get_a_gradient(kind: str) -> None:
     backbone = unet3d.tiny()
     adapter = made(kind, backbone, filled(fresh(kind, backbone)))
     with adapter.applied():
-        loss = out(backbone, randn(1, 4, 3, 8, 8)).square().mean()
+        loss = out(backbone, noise(1, 4, 3, 8, 8)).square().mean()
         gradients = torch.autograd.grad(loss, list(adapter.tensors.values()))
     assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
     assert all(weight.grad is None for weight in backbone.network.parameters())
@@ -172,7 +170,7 @@ def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
         value = torch.stack(
             [value[:, 0], *(value[:, i] - value[:, i - 1] for i in range(1, frames))], 1
         )
-    x = randn(2 * positions, frames, layer.to_q.in_features, seed=9)
+    x = noise(2 * positions, frames, layer.to_q.in_features, seed=9)
     weights = {
         "q": layer.to_q.weight,
         "k": layer.to_k.weight,
@@ -207,7 +205,7 @@ def test_lora_adds_b_times_a() -> None:
     backbone = unet3d.tiny()
     path = paths(backbone)[0]
     layer: Any = backbone.network.get_submodule(path)
-    a, b, x = randn(2, layer.in_features), randn(layer.out_features, 2, seed=1), randn(5, 16)
+    a, b, x = noise(2, layer.in_features), noise(layer.out_features, 2, seed=1), noise(5, 16)
     tensors = {f"unet.{path}.lora_A.weight": a, f"unet.{path}.lora_B.weight": b}
     with torch.no_grad(), made("lora", backbone, tensors).applied():
         adapted = backbone.network.get_submodule(path)(x)
@@ -218,7 +216,7 @@ def test_shifts_add_to_the_weight() -> None:
     backbone = unet3d.tiny()
     path = paths(backbone)[0]
     layer: Any = backbone.network.get_submodule(path)
-    shift, x = randn(layer.out_features, layer.in_features), randn(5, 16)
+    shift, x = noise(layer.out_features, layer.in_features), noise(5, 16)
     with torch.no_grad(), made("shifts", backbone, {f"unet.{path}.diff": shift}).applied():
         torch.testing.assert_close(layer(x), x @ (layer.weight + shift).T)
 
@@ -226,7 +224,7 @@ def test_shifts_add_to_the_weight() -> None:
 def test_peft_loads_the_lora() -> None:
     """Under its own keys, and draws the same; the base's name in front is diffusers'."""
     backbone, other = unet3d.tiny(), unet3d.tiny()
-    tensors, x = filled(fresh("lora", backbone)), randn(1, 4, 3, 8, 8)
+    tensors, x = filled(fresh("lora", backbone)), noise(1, 4, 3, 8, 8)
     with torch.no_grad(), made("lora", backbone, tensors).applied():
         expected = out(backbone, x)
     config = LoraConfig(r=2, lora_alpha=2, target_modules=paths(other))
@@ -244,7 +242,7 @@ def test_diffusers_loads_the_lora() -> None:
         """diffusers' own class for this model cannot load adapters, its mixin can."""
 
     backbone, other = unet3d.tiny(), unet3d.tiny()
-    tensors, x = filled(fresh("lora", backbone)), randn(1, 4, 3, 8, 8)
+    tensors, x = filled(fresh("lora", backbone)), noise(1, 4, 3, 8, 8)
     with torch.no_grad(), made("lora", backbone, tensors).applied():
         expected = out(backbone, x)
     network = Loading.from_config(other.network.config)
@@ -265,7 +263,7 @@ def test_a_weighted_sum_of_sets_is_that_of_their_effects(kind: str) -> None:
     backbone = unet3d.tiny()
     path = paths(backbone)[0]
     layer: Any = backbone.network.get_submodule(path)
-    start, x = fresh(kind, backbone), randn(4, 3, 16)
+    start, x = fresh(kind, backbone), noise(4, 3, 16)
     sets = [filled(start), {name: -2 * t + 0.1 for name, t in filled(start, 0.2).items()}]
 
     def effect(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -338,7 +336,7 @@ def test_embeddings_of_another_size_are_refused() -> None:
     adapter = made("embeddings", backbone, filled(fresh("embeddings", backbone)))
     message = r"learned at \d+ positions .* make clips of the size"
     with pytest.raises(BadMotion, match=message), torch.no_grad(), adapter.applied():
-        out(backbone, randn(*backbone.latent_shape(3, 16, 24)))
+        out(backbone, noise(*backbone.latent_shape(3, 16, 24)))
     assert bare(backbone.network)
 
 

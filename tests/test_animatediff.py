@@ -2,12 +2,10 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers import (
-    AnimateDiffPipeline,
     DDIMScheduler,
     MotionAdapter,
     StableDiffusionPipeline,
@@ -17,7 +15,6 @@ from torch import Tensor
 
 from recast.backbones import animatediff
 from recast.backbones.base import Settings
-from recast.backbones.unet3d import LatentUNet
 from recast.diffusion.sampling import ddim, sample
 from recast.errors import BadCall, BadModel
 from recast.networks import checkpoint_loading, unet_roles
@@ -25,33 +22,17 @@ from recast.networks.feature_hooks import record
 from recast.networks.library_logging import quiet
 from recast.pipeline import model_loading
 
-CPU = Settings(device="cpu", dtype="float32")
-
-
-def pipeline(**scheduler: Any) -> AnimateDiffPipeline:
-    tiny = animatediff.tiny()
-    assert isinstance(tiny, LatentUNet)
-    parts = tiny._parts
-    pipe = AnimateDiffPipeline(
-        parts.vae,
-        parts.text_encoder,
-        parts.tokenizer,
-        parts.unet,
-        None,
-        DDIMScheduler(**{**parts.scheduler, **scheduler}, clip_sample=False),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+from .inputs import noise
+from .model_folders import save_pipeline
+from .tiny_models import CPU, pipeline
 
 
 # Leading steps: the next test shows what is different with linspace.
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_sampling_is_what_diffusers_does(scale: float) -> None:
-    pipe, x = pipeline(timestep_spacing="leading"), randn(1, 4, 4, 8, 8)
+    backbone, x = animatediff.tiny(), noise(1, 4, 4, 8, 8)
+    config = {**backbone.parts.scheduler, "timestep_spacing": "leading", "clip_sample": False}
+    pipe = pipeline(backbone, DDIMScheduler(**config))
     expected = pipe(
         prompt="a red car drives",
         negative_prompt="bad",
@@ -76,9 +57,9 @@ def test_sampling_is_what_diffusers_does(scale: float) -> None:
 
 def test_with_linspace_diffusers_steps_to_a_level_that_is_not_the_next() -> None:
     """To t - 1000 // steps. Both look at the same levels, and ours goes from one to the next."""
-    backbone, x, eps = animatediff.tiny(), randn(1, 4, 4, 8, 8), randn(1, 4, 4, 8, 8) / 2
+    backbone, x, eps = animatediff.tiny(), noise(1, 4, 4, 8, 8), noise(1, 4, 4, 8, 8) / 2
     schedule = backbone.schedule
-    theirs = DDIMScheduler(**animatediff._SCHEDULER, clip_sample=False)
+    theirs = DDIMScheduler(**animatediff.tiny().parts.scheduler, clip_sample=False)
     theirs.set_timesteps(8)
     *levels, clean = schedule.grid(8)
     assert (theirs.timesteps.tolist(), float(clean)) == ([int(t) for t in levels], -1)
@@ -90,7 +71,7 @@ def test_with_linspace_diffusers_steps_to_a_level_that_is_not_the_next() -> None
 
 def test_frames_of_one_clip_see_each_other_and_those_of_another_do_not() -> None:
     backbone, t = animatediff.tiny(), torch.tensor(501.0)
-    x = randn(2, 4, 3, 8, 8)
+    x = noise(2, 4, 3, 8, 8)
     denoise = backbone.denoiser(backbone.encode_text(["a cat", "a dog"]))
     with torch.no_grad():
         out = denoise(x, t).x0
@@ -104,8 +85,8 @@ def test_gradients_do_not_depend_on_checkpointing() -> None:
     def gradient(checkpointing: bool) -> Tensor:
         settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
         backbone, x = (
-            model_loading.wrap(pipeline(), settings),
-            randn(1, 4, 4, 8, 8).requires_grad_(),
+            model_loading.wrap(pipeline(animatediff.tiny()), settings),
+            noise(1, 4, 4, 8, 8).requires_grad_(),
         )
         (tap,) = backbone.taps("motion")
         with record(backbone.network, [tap], 4, stop=True) as seen:
@@ -119,7 +100,7 @@ def test_gradients_do_not_depend_on_checkpointing() -> None:
 
 def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
     backbone = animatediff.tiny()
-    maps = backbone.attention(randn(1, 4, 4, 8, 8), torch.tensor(301.0), "a fat cat")
+    maps = backbone.attention(noise(1, 4, 4, 8, 8), torch.tensor(301.0), "a fat cat")
     assert maps.shape == (4, 8, 8, 3)
     assert (maps > 0).all()
     assert (maps.sum(-1) < 1).all()  # the rest goes to the other tokens
@@ -163,15 +144,13 @@ def test_the_roles_at_full_size() -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    with quiet():
-        pipeline().save_pretrained(folder)
-    return folder
+    return save_pipeline(pipeline(animatediff.tiny()), folder)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A Stable Diffusion and an adapter, each as it is published."""
-    folder, pipe = tmp_path_factory.mktemp("pair"), pipeline()
+    folder, pipe = tmp_path_factory.mktemp("pair"), pipeline(animatediff.tiny())
     with torch.random.fork_rng():
         torch.manual_seed(1)
         image, motion = animatediff.tiny_pair()
@@ -204,12 +183,13 @@ def test_a_base_and_an_adapter_join(
 
     monkeypatch.setattr(checkpoint_loading, "find_folder", folder)
     loaded = model_loading.load("animatediff", CPU)
+    base, adapter = animatediff.ALIASES["animatediff"].split(" + ")
     assert asked == [
-        (animatediff._ADAPTER, ("config.json", "diffusion_pytorch_model.*")),
-        (animatediff._BASE, ()),
+        (adapter, ("config.json", "diffusion_pytorch_model.*")),
+        (base, ()),
     ]
-    base = StableDiffusionPipeline.from_pretrained(pair[0]).unet
-    joined = UNetMotionModel.from_unet2d(base, MotionAdapter.from_pretrained(pair[1]))
+    unet = StableDiffusionPipeline.from_pretrained(pair[0]).unet
+    joined = UNetMotionModel.from_unet2d(unet, MotionAdapter.from_pretrained(pair[1]))
     assert loaded.fingerprint == checkpoint_loading.fingerprint(joined)
     assert loaded.name == "animatediff"
     assert loaded.schedule.grid(3).tolist() == [999, 500, 0, -1]
@@ -224,8 +204,7 @@ def test_an_adapter_for_another_model_is_refused(pair: tuple[Path, Path], tmp_pa
         animatediff.join(pair[0], tmp_path, torch.float32, torch.device("cpu"), "joined")
 
 
-def test_a_bad_folder_is_told_why(saved: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(saved, tmp_path / "model"))
+def test_a_bad_folder_is_told_why(folder: Path) -> None:
     shutil.rmtree(folder / "unet")
     with pytest.raises(BadModel, match="no readable unet/config"):
         model_loading.load(str(folder), CPU)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, TextToVideoSDPipeline
 
 import recast
 from recast.backbones import gaussian, unet3d
@@ -19,6 +18,8 @@ from recast.pipeline.method_presets import config_of_motion
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.source_clip import Source
 
+from .tiny_models import pipeline
+
 
 @pytest.fixture
 def clip() -> Video:
@@ -27,24 +28,6 @@ def clip() -> Video:
     for i in range(20):
         frames[i, 5:11, i // 2 : i // 2 + 6] = (250, 220, 40)
     return Video(frames, 16.0)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> MotionCache:
-    return MotionCache(tmp_path / "store", 10**9)
-
-
-def pipeline() -> TextToVideoSDPipeline:
-    tiny = unet3d.tiny()
-    assert isinstance(tiny, unet3d.LatentUNet)
-    parts = tiny._parts
-    return TextToVideoSDPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=parts.unet,
-        scheduler=DDIMScheduler(**parts.scheduler),
-    )
 
 
 def test_import_recast_loads_nothing_heavy() -> None:
@@ -153,14 +136,14 @@ def test_wrong_calls_are_refused(clip: Video, store: MotionCache) -> None:
 
 
 def test_a_pipeline_of_diffusers_is_wrapped_as_it_is() -> None:
-    pipe = pipeline()
+    pipe = pipeline(unet3d.tiny())
     backbone = recast.wrap(pipe)
     assert backbone.network is pipe.unet
     assert backbone.fingerprint == unet3d.tiny().fingerprint
 
 
 def test_a_folder_of_diffusers_is_loaded(tmp_path: Path) -> None:
-    pipeline().save_pretrained(tmp_path / "model")
+    pipeline(unet3d.tiny()).save_pretrained(tmp_path / "model")
     backbone = recast.load(str(tmp_path / "model"))
     assert backbone.fingerprint == unet3d.tiny().fingerprint
 

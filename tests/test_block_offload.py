@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recast.backbones import animatediff, unet3d
+from recast.backbones import unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall
 from recast.feature_guidance.taps import read_features, select_taps
@@ -18,13 +18,13 @@ from recast.networks import block_offload, placement
 from recast.networks.tensor_memory import TensorMemory
 from recast.pipeline import method_presets, model_loading, requirements
 
-from .tinies import MADE, clip, latents, levels, pipeline, run
+from .inputs import noise_levels, random_clip, random_latents
+from .tiny_models import TRANSFORMERS, UNETS, pipeline, predict_x0, rebuilt
 
-CPU = torch.device("cpu")
+CPU_DEVICE = torch.device("cpu")
 TINY: dict[str, Callable[[], Backbone]] = {
-    "unet3d": unet3d.tiny,
-    "animatediff": animatediff.tiny,
-    **{kind: MADE[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
+    **UNETS,
+    **{kind: TRANSFORMERS[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
 }
 
 
@@ -34,14 +34,14 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
     """To the last tap, as a guided step goes."""
     found = []
     for visiting in (False, True):
-        backbone: Any = TINY[kind]()
-        backbone._placement.gradient_checkpointing = checkpointing
+        settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
+        backbone = rebuilt(TINY[kind](), settings)
         taps = select_taps(backbone, ["motion", "keys"])
         denoise = backbone.denoiser(backbone.encode_text(["a"]))
         t = backbone.schedule.sized((1, 1, 3, 4, 6)).grid(2)[1]
-        start = latents(backbone).requires_grad_(True)
+        start = random_latents(backbone).requires_grad_(True)
         if visiting:
-            block_offload.attach(backbone.network, CPU)
+            block_offload.attach(backbone.network, CPU_DEVICE)
         homes = [one.data_ptr() for one in block_offload.tensors(backbone.network)]
         with TensorMemory() as ledger:
             seen = read_features(backbone, denoise, taps, start, t)
@@ -57,18 +57,20 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
 @pytest.mark.parametrize("kind", ["5b", "wan", "experts", "ltx", "hunyuan"])
 def test_a_whole_model_works_by_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text, passes and the VAE, where a CPU may stand for the device."""
-    plain = MADE[kind]()
+    plain = TRANSFORMERS[kind]()
     monkeypatch.setattr(placement, "check", lambda settings, device: None)
-    visiting = model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="blocks"))
+    visiting = model_loading.wrap(
+        pipeline(TRANSFORMERS[kind]()), Settings(device="cpu", offload="blocks")
+    )
     assert visiting.offload == "blocks"
-    x, t = latents(plain), levels(plain)[0]
+    x, t = random_latents(plain), noise_levels(plain)[0]
     for made in (plain, visiting):
         made.defaults = plain.defaults
     for ask in (
         lambda model: model.encode_text(["a b", ""]).text,
-        lambda model: run(model, x, t, ["a b"]),
+        lambda model: predict_x0(model, x, t, ["a b"]),
         lambda model: model.decode(x),
-        lambda model: model.encode(clip(plain)),
+        lambda model: model.encode(random_clip(plain)),
     ):
         assert torch.equal(ask(visiting), ask(plain))
 
@@ -109,7 +111,7 @@ def test_only_one_block_is_there_at_a_time() -> None:
     for block in network.list:  # inside the visit
         forward = block.forward
         block.forward = lambda x, forward=forward: (look(), forward(x))[1]
-    block_offload.attach(network, CPU)
+    block_offload.attach(network, CPU_DEVICE)
     network(torch.ones(2, 4))
     assert away == [[True, False], [False, True]]
     assert {one.data_ptr() for one in block_offload.tensors(network)} == homes
@@ -119,7 +121,7 @@ def test_only_one_block_is_there_at_a_time() -> None:
 
 def test_a_block_goes_home_when_it_fails() -> None:
     network = Halves().requires_grad_(False)
-    block_offload.attach(network, CPU)
+    block_offload.attach(network, CPU_DEVICE)
     homes = [one.data_ptr() for one in block_offload.tensors(network)]
     with pytest.raises(RuntimeError):
         network.list[1](torch.ones(2, 5))

@@ -11,11 +11,9 @@ from recast.backbones.gaussian import tiny
 from recast.diffusion.cfg import cfg, growing, thresholded
 from recast.diffusion.noise_schedule import Cosine, Denoised
 
+from .inputs import noise
+
 T = torch.tensor(0.5, dtype=torch.float64)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 7.5, 10.0])
@@ -88,9 +86,13 @@ def test_thresholding_is_what_diffusers_does_frame_by_frame(scale: float) -> Non
     x0 = scale * frames * noise(2, 3, 4, 6, 5, seed=1)
     out = thresholded(lambda x, t: Denoised(x0, x), schedule, 0.95, 1.5)(x, T)
     oracle = DPMSolverMultistepScheduler(
-        thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=1.5
+        prediction_type="sample",
+        thresholding=True,
+        dynamic_thresholding_ratio=0.95,
+        sample_max_value=1.5,
     )
-    expected = oracle._threshold_sample(rearrange(x0, "b c f h w -> (b f) c h w"))
+    images = rearrange(x0, "b c f h w -> (b f) c h w")
+    expected = oracle.convert_model_output(images, sample=images)
     torch.testing.assert_close(rearrange(out.x0, "b c f h w -> (b f) c h w"), expected)
     assert float(out.x0.abs().max()) <= 1
     # Both estimates make up x_t still.

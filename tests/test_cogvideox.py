@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 from torch import Tensor
 
@@ -13,6 +12,9 @@ from recast.backbones import cogvideox
 from recast.backbones.cogvideox import CogVideoX
 from recast.diffusion.cfg import growing
 from recast.diffusion.sampling import sample
+
+from .inputs import noise, random_clip
+from .tiny_models import pipeline
 
 KINDS: dict[str, dict[str, bool]] = {
     "2b": {},
@@ -22,24 +24,11 @@ KINDS: dict[str, dict[str, bool]] = {
 STEPS = 8  # divides 1000: see the parity test of UNet3D models
 
 
-def pipeline(backbone: CogVideoX, **scheduler: Any) -> CogVideoXPipeline:
-    parts = backbone._parts
-    pipe = CogVideoXPipeline(
-        parts.tokenizer,
-        parts.text_encoder,
-        parts.vae,
-        parts.transformer,
-        CogVideoXDDIMScheduler(**{**parts.scheduler, **scheduler}, clip_sample=False),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def both(
     backbone: CogVideoX, scale: float, size: tuple[int, int, int] = (9, 32, 48), **options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The noise, diffusers' latents of it, and ours."""
-    x = torch.randn(backbone.latent_shape(*size), generator=torch.Generator().manual_seed(0))
+    x = noise(*backbone.latent_shape(*size))
     expected = pipeline(backbone)(
         prompt="a red car",
         negative_prompt="bad",
@@ -84,7 +73,7 @@ def test_other_sizes_are_placed_as_diffusers_places_them(kind: str) -> None:
 
 @pytest.mark.parametrize("grid", [(30, 45), (48, 85), (45, 30), (17, 90), (1, 2)])
 def test_the_box_in_the_middle_is_diffusers(grid: tuple[int, int]) -> None:
-    assert cogvideox._middle(grid, (30, 45)) == get_resize_crop_region_for_grid(grid, 45, 30)
+    assert cogvideox.centered_box(grid, (30, 45)) == get_resize_crop_region_for_grid(grid, 45, 30)
 
 
 def test_dynamic_guidance_is_what_diffusers_does_with_as_many_steps_as_levels() -> None:
@@ -110,7 +99,7 @@ def test_dynamic_guidance_grows_from_none_to_all_of_it() -> None:
 
 def test_the_clip_begins_twice_where_frames_are_read_in_pairs() -> None:
     backbone = cogvideox.tiny_of(**KINDS["1.5"])
-    vae, video = backbone._parts.vae, torch.rand(1, 3, 9, 32, 48) * 2 - 1
+    vae, video = backbone.parts.vae, random_clip(backbone)
     x, mean = backbone.encode(video), vae.encode(video).latent_dist.mean
     torch.testing.assert_close(x[:, :, 1:], mean * vae.config.scaling_factor)
     assert torch.equal(x[:, :, 0], x[:, :, 1])

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from recast import registry
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
 from recast.events import Job, Preview, Step
-from recast.motions.method import MotionMethod, Sampling
+from recast.motions.method import MotionMethod
 from recast.motions.motion import Motion
 from recast.pipeline import requirements
 
-SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=1)
+from .hooks import hook_count
+from .inputs import square_clip
+from .short_runs import TWO_STEPS
+
 # Whatever a config calls the lengths of its loops: the contract holds at any.
 SHORT = {"inversion_steps": 2, "inner_steps": 2, "iterations": 2, "training_steps": 2}
 
@@ -31,15 +33,6 @@ def configured(name: str) -> MotionMethod[Any]:
         dataclasses.replace(config, **{key: n for key, n in SHORT.items() if key in fields})
     )
     return method
-
-
-def clip(backbone: Backbone) -> Tensor:
-    """A bright square that walks to the right."""
-    size = backbone.defaults
-    video = torch.full((1, 3, size.frames, size.height, size.width), -0.8)
-    for frame in range(size.frames):
-        video[..., frame, 4:8, frame : frame + 4] = 0.8
-    return video
 
 
 def runs(method: MotionMethod[Any], backbone: Backbone) -> bool:
@@ -69,18 +62,18 @@ def test_learn_save_load_transfer_decode(
     method_name: str, backbone_name: str, tmp_path: Path
 ) -> None:
     backbone: Backbone = registry.load("backbones", backbone_name).tiny()
-    method, video = configured(method_name), clip(backbone)
+    method, video = configured(method_name), square_clip(backbone)
     if not runs(method, backbone):
         return
     assert method.name == method_name
     before = {name: weight.clone() for name, weight in backbone.network.state_dict().items()}
 
-    learned = result(method.learn(backbone, video, "a square walks", SAMPLING))
+    learned = result(method.learn(backbone, video, "a square walks", TWO_STEPS))
     motion = Motion.load(learned.save(tmp_path / "motion.safetensors"))
     motion.check_compatible(backbone, method_name)
-    latents = result(method.transfer(backbone, motion, "a cat walks", SAMPLING))
-    again = result(method.transfer(backbone, motion, "a cat walks", SAMPLING))
-    from_memory = result(method.transfer(backbone, learned, "a cat walks", SAMPLING))
+    latents = result(method.transfer(backbone, motion, "a cat walks", TWO_STEPS))
+    again = result(method.transfer(backbone, motion, "a cat walks", TWO_STEPS))
+    from_memory = result(method.transfer(backbone, learned, "a cat walks", TWO_STEPS))
 
     assert latents.shape == backbone.latent_shape(*video.shape[2:])
     assert latents.dtype == torch.float32
@@ -96,7 +89,7 @@ def test_learn_save_load_transfer_decode(
     after = backbone.network.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    assert not any(module._forward_hooks for module in backbone.network.modules())
+    assert hook_count(backbone.network) == 0
 
 
 def test_a_backbones_methods_are_abstract_or_final() -> None:

@@ -5,32 +5,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from recast.backbones.gaussian import Gaussian
 from recast.diffusion.ddim_inversion import invert
 from recast.diffusion.noise_schedule import Cosine, Denoised, Denoiser, Discrete, Flow, Schedule
 from recast.diffusion.sampling import sample
 from recast.errors import NotFinite
 
-MEANS = torch.tensor([[0.8, -0.3, 0.1], [-0.6, 0.5, 0.4], [0.1, 0.7, -0.9]])
-STD = 0.5
-TABLE = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
+from .inputs import noise
+from .mixtures import ALPHAS_CUMPROD, MEANS, STD, mixture
+
 SCHEDULES: list[Schedule] = [
     Cosine(),
     Cosine(prediction="epsilon"),
     Flow(),
-    Discrete(TABLE, prediction="epsilon", spacing="trailing"),
-    Discrete(TABLE, prediction="v_prediction", spacing="trailing", ends_clean=False),
+    Discrete(ALPHAS_CUMPROD, prediction="epsilon", spacing="trailing"),
+    Discrete(ALPHAS_CUMPROD, prediction="v_prediction", spacing="trailing", ends_clean=False),
 ]
 IDS = ["cosine v", "cosine epsilon", "flow", "discrete epsilon", "discrete v"]
 
 
-def mixture(schedule: Schedule, components: int = 3) -> Denoiser:
-    model = Gaussian(MEANS[:components], STD, schedule)
-    return model.denoiser(model.encode_text([""]))
-
-
 def clip() -> Tensor:
-    return torch.randn(1, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    return noise(1, 3, 2, 4, 4).clamp(-1, 1)
 
 
 def inverted(denoise: Denoiser, schedule: Schedule, grid: Tensor, x0: Tensor) -> Tensor:
@@ -79,7 +73,7 @@ def test_sampling_returns_to_the_clip_at_first_order(schedule: Schedule) -> None
 
 def test_a_refined_discrete_grid_inverts_closer() -> None:
     """DMT's setting: inverted on 1000 steps, sampled on 50 of the same levels."""
-    schedule = Discrete(TABLE, prediction="epsilon", offset=1, ends_clean=False)
+    schedule = Discrete(ALPHAS_CUMPROD, prediction="epsilon", offset=1, ends_clean=False)
     denoise, x0 = mixture(schedule, components=1), clip()
     grid = schedule.grid(50)
     fine = schedule.refine(grid, 1000)

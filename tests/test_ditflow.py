@@ -16,7 +16,9 @@ from recast.feature_guidance.taps import read_features, select_taps, tap_pairs
 from recast.methods.ditflow import PRESETS, Config, Method, flow, where_moving
 from recast.networks.feature_hooks import override, record
 
-from .jobs import SAMPLING, clip, hooks, learn, transfer
+from .hooks import hook_count
+from .inputs import square_clip
+from .short_runs import SAMPLING, learn, transfer
 
 SHORT = Config(places=(0, 1), guided=0.5, inner_steps=3, lr=0.01)
 HEIGHT, WIDTH = 4, 5
@@ -82,7 +84,7 @@ def test_learn_reads_the_clean_clip_once() -> None:
     motion = learn(method, backbone)
     assert backbone.nfe == 1
     assert motion.tensors.keys() == {"latents", "0/flow", "1/flow"}
-    source = backbone.encode(clip(backbone))
+    source = backbone.encode(square_clip(backbone))
     # ZeroScope's clean level is its least noisy one.
     clean = backbone.schedule.grid(100)[-1]
     eps = randn(tuple(source.shape), torch.Generator().manual_seed(0), torch.device("cpu"))
@@ -141,7 +143,7 @@ def test_injected_keys_and_values_are_the_noised_sources() -> None:
                 out = denoise(x, t)
         x = ddim(schedule, out, s)
     assert torch.equal(transfer(method, backbone, motion), x)
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
     free = Method(dataclasses.replace(config, injected=()))
     assert not torch.equal(transfer(free, backbone, motion), x)
 

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from recast.backbones import unet3d
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall
 from recast.feature_guidance.levels import count_steps
 from recast.methods.dmt import PRESETS, Config
 from recast.motions.method import Sampling
+
+from .schedulers import ZEROSCOPE
 
 REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
 
@@ -85,7 +86,7 @@ def test_impossible_settings(wrong: dict[str, Any], message: str) -> None:
 def test_999_and_1000_inversion_steps_are_the_same_levels() -> None:
     """The authors' text and code differ in this number only in appearance: with 50 sampling
     levels on a table of 1000, both go in steps of one."""
-    schedule = from_diffusers(unet3d._SCHEDULER)
+    schedule = from_diffusers(ZEROSCOPE)
     sampled = schedule.grid(50)
     grid = schedule.refine(sampled, 1000)
     assert torch.equal(schedule.refine(sampled, 999), grid)

@@ -17,32 +17,27 @@ from recast.diffusion.sampling import randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Job, Note, Preview, Step
 from recast.methods.dreammotion import PRESETS, Config, Distillation, Method
-from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.pipeline.config import RunConfig
 
-SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=5)
+from .inputs import noise, random_clip
+from .short_runs import TWO_STEPS
+
 ONLY_SCORE = Config(iterations=1, spatial=0, temporal=0)
-
-
-def clip(backbone: Backbone) -> Tensor:
-    size = backbone.defaults
-    shape = (1, 3, size.frames, size.height, size.width)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def edited(backbone: Backbone, config: Config, source_prompt: str = "a dog") -> Job[Tensor]:
     method = Method(config)
-    learned = method.learn(backbone, clip(backbone), source_prompt, SAMPLING)
+    learned = method.learn(backbone, random_clip(backbone), source_prompt, TWO_STEPS)
     learned.run()
-    return method.transfer(backbone, learned.result, "a cat", SAMPLING)
+    return method.transfer(backbone, learned.result, "a cat", TWO_STEPS)
 
 
 def test_one_step_is_the_difference_of_two_scores() -> None:
     backbone = unet3d.tiny()
     latents = edited(backbone, ONLY_SCORE).run()
-    source = backbone.encode(clip(backbone))
-    drawn = np.random.SeedSequence((SAMPLING.seed, 1)).generate_state(1, np.uint64)
+    source = backbone.encode(random_clip(backbone))
+    drawn = np.random.SeedSequence((TWO_STEPS.seed, 1)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(drawn[0]) >> 1)
     share = 0.05 + float(torch.rand((), generator=generator)) * 0.9
     t = backbone.schedule.grid(100)[round((1 - share) * 100)]
@@ -59,10 +54,10 @@ def test_one_step_is_the_difference_of_two_scores() -> None:
 def test_the_self_similarities_pull_back_what_has_moved() -> None:
     """At the source both are zero; from a disturbed copy their gradient leads down."""
     backbone = unet3d.tiny()
-    source = backbone.encode(clip(backbone))
-    step = Distillation.of(Config(), backbone, source, "a cat", "a cat", SAMPLING)
+    source = backbone.encode(random_clip(backbone))
+    step = Distillation.of(Config(), backbone, source, "a cat", "a cat", TWO_STEPS)
     t = backbone.schedule.grid(100)[80]
-    eps = torch.randn(source.shape, generator=torch.Generator().manual_seed(1))
+    eps = noise(*source.shape, seed=1)
     wanted = step.keys(backbone.schedule.noised(source, eps, t), t, step.plain[1])
 
     def structure(z: Tensor) -> Tensor:
@@ -70,7 +65,7 @@ def test_the_self_similarities_pull_back_what_has_moved() -> None:
         return step.structure(keys, wanted)
 
     assert float(structure(source)) == pytest.approx(0, abs=1e-6)
-    disturbed = source + 0.3 * torch.randn(source.shape, generator=torch.Generator().manual_seed(2))
+    disturbed = source + 0.3 * noise(*source.shape, seed=2)
     _, history = minimize(structure, disturbed, [0.02] * 20)
     assert history[-1] < 0.6 * history[0]
     assert step.metrics.keys() == {"spatial", "temporal"}
@@ -85,7 +80,7 @@ def slopes(side: int, config: Config) -> Tensor:
         small.repeat_interleave(grown, -1).repeat_interleave(grown, -2)
         for small in (start, start + 0.3 * change)
     )
-    step = Distillation.of(config, unet3d.tiny(), source, "a dog", "a cat", SAMPLING)
+    step = Distillation.of(config, unet3d.tiny(), source, "a dog", "a cat", TWO_STEPS)
     return torch.stack([gradient(lambda x, i=index: step(x, i), z)[0] for index in range(1, 9)])
 
 
@@ -148,7 +143,10 @@ def test_the_mean_gradient_is_that_of_the_steps_since_the_last_report() -> None:
     *_, third, fourth = (
         (before - after) / rate
         for before, after, rate in zip(
-            [backbone.encode(clip(backbone)), *places], places, (0.8, 0.6, 0.4, 0.2), strict=False
+            [backbone.encode(random_clip(backbone)), *places],
+            places,
+            (0.8, 0.6, 0.4, 0.2),
+            strict=False,
         )
     )
     _, told = reported(backbone, dataclasses.replace(config, report_every=2))
@@ -161,7 +159,7 @@ def test_the_mean_gradient_is_that_of_the_steps_since_the_last_report() -> None:
 def test_adams_first_step_is_the_rate_everywhere() -> None:
     backbone = unet3d.tiny()
     config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01)
-    moved = edited(backbone, config).run() - backbone.encode(clip(backbone))
+    moved = edited(backbone, config).run() - backbone.encode(random_clip(backbone))
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01), rtol=1e-2, atol=1e-6)
 
 
@@ -199,12 +197,12 @@ def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been(
 ) -> None:
     config = Config(iterations=4, report_every=2, optimizer=optimizer)
     backbone, method = unet3d.tiny(), Method(config)
-    learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
     learned.run()
-    whole = method.transfer(backbone, learned.result, "a cat", SAMPLING)
+    whole = method.transfer(backbone, learned.result, "a cat", TWO_STEPS)
     half = next(event for event in list(whole) if isinstance(event, Preview))
     begun = learned.result.with_progress(half.latents, half.index, half.memory)
-    rest = method.transfer(backbone, begun, "a cat", SAMPLING)
+    rest = method.transfer(backbone, begun, "a cat", TWO_STEPS)
     assert [event.index for event in rest if isinstance(event, Step)] == [3, 4]
     assert torch.equal(rest.result, whole.result)
 
@@ -214,13 +212,13 @@ def test_a_transfer_broken_off_at_any_preview_stops_where_it_would_have() -> Non
     config = Config(iterations=100, report_every=5)
     _, rms = reported(backbone, config)
     method = Method(dataclasses.replace(config, stop_below=(max(rms) + min(rms)) / 2))
-    learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
     learned.run()
-    whole = method.transfer(backbone, learned.result, "a cat", SAMPLING)
+    whole = method.transfer(backbone, learned.result, "a cat", TWO_STEPS)
     told = list(whole)
     for reached in [event for event in told if isinstance(event, Preview)]:
         begun = learned.result.with_progress(reached.latents, reached.index, reached.memory)
-        done = method.transfer(backbone, begun, "a cat", SAMPLING)
+        done = method.transfer(backbone, begun, "a cat", TWO_STEPS)
         assert list(done)[-1] == told[-1]
         assert torch.equal(done.result, whole.result)
 
@@ -241,7 +239,7 @@ def test_a_motion_without_latents_is_refused() -> None:
     backbone = gaussian.tiny()
     motion = Motion(method="dreammotion", backbone=backbone.fingerprint, tensors={}, metadata={})
     with pytest.raises(BadMotion, match="has no latents"):
-        list(Method(ONLY_SCORE).transfer(backbone, motion, "a cat", SAMPLING))
+        list(Method(ONLY_SCORE).transfer(backbone, motion, "a cat", TWO_STEPS))
 
 
 @pytest.mark.parametrize(
@@ -269,14 +267,14 @@ def test_no_setting_is_hidden_by_a_flag_of_the_run() -> None:
 @pytest.mark.parametrize("config", [ONLY_SCORE, Config(iterations=1)])
 def test_only_what_the_mask_leaves_free_is_changed(config: Config) -> None:
     backbone = unet3d.tiny()
-    method, source = Method(config), backbone.encode(clip(backbone))
-    learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    method, source = Method(config), backbone.encode(random_clip(backbone))
+    learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
     learned.run()
     size = backbone.defaults
     mask = np.zeros((size.frames, size.height, size.width), bool)
     mask[:, :, size.width // 2 :] = True
     masked = learned.result.masked(mask)
-    done = method.transfer(backbone, masked, "a cat", SAMPLING)
+    done = method.transfer(backbone, masked, "a cat", TWO_STEPS)
     done.run()
     half = source.shape[-1] // 2
     assert torch.equal(done.result[..., :half], source[..., :half])

@@ -19,6 +19,8 @@ from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.source_clip import Source
 from recast.shapes import captions, world
 
+from .inputs import noise
+
 
 @pytest.mark.parametrize(
     ("described", "prompt", "gone", "new"),
@@ -39,7 +41,7 @@ def test_the_phrases_that_differ(
 
 def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
     backbone = unet3d.tiny()
-    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = noise(1, 4, 4, 8, 8)
     maps = backbone.attention(x, backbone.schedule.grid(10)[3], "a fat cat")
     assert maps.shape == (4, 8, 8, 3)
     assert (maps > 0).all()
@@ -68,7 +70,7 @@ def test_the_model_finds_the_subject_and_the_background() -> None:
 
 def test_where_every_phrase_is_another_all_of_the_clip_may_change() -> None:
     backbone = unet3d.tiny()
-    latents = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = noise(4, 3, 8, 8)
 
     def free(described: str, prompt: str) -> float:
         found = edit_mask.changed_region(backbone, latents, described, prompt, (16, 16))

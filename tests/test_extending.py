@@ -18,6 +18,8 @@ from recast import cli, registry
 from recast.metrics.base import ClipView, MetricInput
 from recast.motions.method import Sampling
 
+from .inputs import noise
+
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 SAMPLING = Sampling(steps=4, guidance_scale=3.0, seed=1)
 
@@ -77,7 +79,7 @@ def test_the_backbone_learns_and_transfers() -> None:
 def test_the_backbone_follows_the_noise_convention() -> None:
     """Both estimates of a call mix to x_t again: x_t = alpha·x0 + sigma·eps."""
     backbone = registry.load("backbones", "pixels").tiny()
-    x = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = noise(1, 3, 4, 8, 8)
     t = torch.tensor(0.3, dtype=torch.float64)
     out = backbone.denoiser(backbone.encode_text(["a cat"]))(x, t)
     torch.testing.assert_close(0.7 * out.x0 + 0.3 * out.eps, x, atol=1e-6, rtol=0)
@@ -124,7 +126,7 @@ def test_features_are_read_by_role_and_have_a_gradient(name: str) -> None:
     backbone = registry.load("backbones", name).tiny()
     own = backbone.defaults
     shape = backbone.latent_shape(own.frames, own.height, own.width)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    x = noise(*shape).requires_grad_()
     t = backbone.schedule.sized(shape).grid(4)[1]
     read = features.motion_features(backbone, x, t, "a cat")
     assert set(read) == {tap.path for tap in backbone.taps("motion")}

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from recast.errors import BadCall
 from recast.networks.feature_hooks import Tap, added, override, record, unrolled
 
+from .hooks import hook_count
+from .inputs import noise
+
 
 def frames_first(output: Tensor, frames: int) -> Tensor:
     """(B·F, C, H, W) as a spatial layer of a video model has it, to (B, F, H, W, C)."""
@@ -40,12 +43,8 @@ TAPS = (Tap("body.0", frames_first), Tap("pair", frames_first))
 FRAMES = 3
 
 
-def hooks(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in network.modules())
-
-
 def clip() -> Tensor:
-    return torch.randn(2 * FRAMES, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    return noise(2 * FRAMES, 3, 4, 6)
 
 
 def test_a_module_answers_for_the_one_that_it_stands_in_for() -> None:
@@ -59,7 +58,7 @@ def test_a_module_answers_for_the_one_that_it_stands_in_for() -> None:
     assert list(seen) == ["other"]
     torch.testing.assert_close(seen["other"], frames_first(network.body[0](x), FRAMES))
     assert network.finished == 0
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_a_module_is_replaced_as_the_one_that_it_stands_in_for() -> None:
@@ -70,7 +69,7 @@ def test_a_module_is_replaced_as_the_one_that_it_stands_in_for() -> None:
     with override(network, [tap], new, FRAMES):
         out = network(x)
     torch.testing.assert_close(out, network.tail(network.body[1](0 * network.body[0](x)).tanh()))
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_features_are_the_modules_outputs() -> None:
@@ -82,7 +81,7 @@ def test_features_are_the_modules_outputs() -> None:
     torch.testing.assert_close(seen["pair"], frames_first(network.body(x).tanh(), FRAMES))
     assert seen["pair"].shape == (2, FRAMES, 4, 6, 5)
     assert network.finished == 1
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_an_early_stop_sees_the_same_bytes() -> None:
@@ -94,7 +93,7 @@ def test_an_early_stop_sees_the_same_bytes() -> None:
     assert network.finished == 1, "the second pass should not have reached its end"
     assert stopped.keys() == full.keys()
     assert all(torch.equal(stopped[path], full[path]) for path in full)
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 @pytest.mark.parametrize("stop", [False, True])
@@ -112,20 +111,20 @@ def test_an_exception_inside_removes_the_hooks_and_is_not_eaten() -> None:
     network, hooked = Net(), []
 
     def fail() -> None:
-        hooked.append(hooks(network))
+        hooked.append(hook_count(network))
         raise RuntimeError("ours")
 
     with pytest.raises(RuntimeError, match="ours"), record(network, TAPS, FRAMES, stop=True):
         fail()
     assert hooked == [len(TAPS)]
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_an_exception_in_the_network_removes_the_hooks() -> None:
     network = Net()
     with pytest.raises(RuntimeError), record(network, TAPS, FRAMES):
         network(torch.zeros(1, 1))
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_a_path_that_is_not_there_leaves_no_hook() -> None:
@@ -133,7 +132,7 @@ def test_a_path_that_is_not_there_leaves_no_hook() -> None:
     wrong = (*TAPS, Tap("body.9", frames_first))
     with pytest.raises(AttributeError, match="9"), record(network, wrong, FRAMES):
         pass
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_the_last_pass_counts() -> None:
@@ -162,7 +161,7 @@ def test_the_network_goes_on_with_what_replaces_a_taps_output() -> None:
     assert not torch.equal(replaced, network(x))
     with override(network, TAPS[1:], other, FRAMES):  # a module that answers with a tuple
         torch.testing.assert_close(network(x), replaced)
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_what_is_no_feature_stays() -> None:
@@ -205,14 +204,14 @@ def test_a_replacement_of_another_size_is_no_replacement() -> None:
         override(network, TAPS[:1], wrong, FRAMES),
     ):
         network(clip())
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_an_exception_inside_stops_replacing() -> None:
     network, hooked = Net(), []
 
     def fail() -> None:
-        hooked.append(hooks(network))
+        hooked.append(hook_count(network))
         raise RuntimeError("ours")
 
     with pytest.raises(RuntimeError, match="ours"), override(network, TAPS, {}, FRAMES):
@@ -223,7 +222,7 @@ def test_an_exception_inside_stops_replacing() -> None:
     ):
         pass
     assert hooked == [len(TAPS)]
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 # Shifting
@@ -249,13 +248,13 @@ class Turned(nn.Module):
 
 def test_the_network_goes_on_with_what_is_added() -> None:
     network, x = Net(), clip()
-    offset = torch.randn(1, FRAMES, 4, 6, 3, generator=torch.Generator().manual_seed(1))
+    offset = noise(1, FRAMES, 4, 6, 3, seed=1)
     with added(network, [Tap("body.0", part_of)], {"body.0": offset}, FRAMES):
         out = network(x)
     moved = network.body[0](x)
     moved[:, 1:] += offset[0].permute(0, 3, 1, 2).repeat(2, 1, 1, 1)
     torch.testing.assert_close(out, network.tail(network.body[1](moved).tanh()))
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_what_adds_nothing_changes_no_bit() -> None:
@@ -266,7 +265,7 @@ def test_what_adds_nothing_changes_no_bit() -> None:
 
 
 def test_tensors_side_by_side_are_read_and_shifted_as_one() -> None:
-    network, x = Turned(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    network, x = Turned(), noise(2, 3, 4)
     tap = Tap("sides", lambda output, frames: output[:, :, None, None], parts=2)
     offset = torch.arange(8.0).reshape(1, 1, 1, 1, 8).requires_grad_()
     with record(network, [tap], 3) as seen, added(network, [tap], {"sides": offset}, 3):
@@ -282,7 +281,7 @@ def test_an_exception_inside_stops_shifting() -> None:
     network = Net()
     with pytest.raises(KeyError, match="body"), added(network, TAPS, {}, FRAMES):
         network(clip())
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 @pytest.mark.parametrize(

@@ -18,18 +18,15 @@ from recast.events import Step
 from recast.methods import unguided
 from recast.methods.flowmotion import PRESETS, Config, GuidedDenoiser, Method, along, pair_changes
 
-from .jobs import SAMPLING, clip, learn, transfer
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn, transfer
 
 HELD = Config(across=1)
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("absolute", [False, True])
 def test_changes_are_compared_among_all_pairs_of_frames(absolute: bool) -> None:
-    x0, target = randn(1, 2, 5, 3, 4), randn(1, 2, 5, 3, 4, seed=1)
+    x0, target = noise(1, 2, 5, 3, 4), noise(1, 2, 5, 3, 4, seed=1)
     terms = []
     for i in range(5):
         for j in range(5):
@@ -56,9 +53,9 @@ def test_a_level_is_moved_with_its_velocity_held(tiny: Any) -> None:
     """On flows x̂_0 = x − σ·u; elsewhere the same holds of x_t / (α + σ)."""
     backbone: Backbone = tiny()
     schedule, config = backbone.schedule, dataclasses.replace(HELD, lr=0.05)
-    x, t = randn(*backbone.latent_shape(4, 16, 16)), backbone.schedule.grid(10)[3]
+    x, t = noise(*backbone.latent_shape(4, 16, 16)), backbone.schedule.grid(10)[3]
     denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
-    target = backbone.encode(clip(backbone))[:, :, :4]
+    target = backbone.encode(square_clip(backbone))[:, :, :4]
     with torch.no_grad():
         plain = denoise(x, t)
         out, losses = GuidedDenoiser(config, backbone, denoise)(x, t, target)
@@ -84,7 +81,7 @@ def test_a_level_is_moved_with_its_velocity_held(tiny: Any) -> None:
 def test_at_a_level_without_signal_it_still_moves() -> None:
     """A flow's first level: alpha is 0, and the clean estimate follows x_t one to one."""
     backbone = gaussian.tiny()
-    x, t = randn(1, 3, 4, 16, 16), backbone.schedule.grid(10)[0]
+    x, t = noise(1, 3, 4, 16, 16), backbone.schedule.grid(10)[0]
     assert float(backbone.schedule.alpha(t)) == 0
     denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
     out, _ = GuidedDenoiser(HELD, backbone, denoise)(x, t, torch.zeros_like(x))
@@ -95,7 +92,7 @@ def test_at_a_level_without_signal_it_still_moves() -> None:
 def test_velocities_are_held_to_their_mean_so_far() -> None:
     backbone = gaussian.tiny()
     shape = (1, 3, 2, 4, 4)
-    told = [randn(*shape, seed=n) for n in range(3)]
+    told = [noise(*shape, seed=n) for n in range(3)]
     turn = iter(told)
 
     def denoise(x: Tensor, t: Tensor) -> Denoised:
@@ -136,7 +133,7 @@ def test_the_target_is_the_source_under_the_samples_noise_and_its_own_prompt() -
     backbone, method = unet3d.tiny(), Method(dataclasses.replace(HELD, guided=0.5))
     motion, schedule = learn(method, backbone, "a square"), backbone.schedule
     source = motion.tensors["latents"][None]
-    eps = randn(*source.shape, seed=SAMPLING.seed)
+    eps = noise(*source.shape, seed=SAMPLING.seed)
     own = backbone.denoiser(backbone.encode_text(["a square"]))
     denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
     steered, x = GuidedDenoiser(method.config, backbone, denoise), eps

@@ -17,16 +17,23 @@ from recast.errors import BadCall, BadModel
 from recast.networks.feature_hooks import record
 from recast.pipeline import model_loading
 
-from .tinies import CPU, latents, pipeline
+from .inputs import random_clip, random_latents
+from .tiny_models import CPU, pipeline
 
 PROMPT = "a red {car}"
+
+
+def template(backbone: Hunyuan) -> dict[str, Any]:
+    """The makers' template, which says how many tokens precede the prompt. Their number is that of
+    Llama 3's tokenizer; the tiny one has more."""
+    before, _ = DEFAULT_PROMPT_TEMPLATE["template"].split("{}")
+    tokens = backbone.parts.tokenizer(before).input_ids
+    return {**DEFAULT_PROMPT_TEMPLATE, "crop_start": len(tokens)}
 
 
 def theirs(backbone: Hunyuan, x: Tensor, kind: str, **options: Any) -> Tensor:
     """What diffusers' pipeline makes of noise in 8 steps: "latent", or pictures as "pt"."""
     size = backbone.defaults
-    # Its own number is that of Llama 3's tokens; the tiny tokenizer has more.
-    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.tokens_before}
     return pipeline(backbone)(
         prompt=PROMPT,
         num_frames=size.frames,
@@ -34,7 +41,7 @@ def theirs(backbone: Hunyuan, x: Tensor, kind: str, **options: Any) -> Tensor:
         width=size.width,
         num_inference_steps=8,
         latents=x.clone(),
-        prompt_template=template,
+        prompt_template=template(backbone),
         output_type=kind,
         **options,
     ).frames
@@ -64,7 +71,7 @@ def test_sampling_is_what_diffusers_does(
     negative: str, scale: float, options: dict[str, Any], calls: int
 ) -> None:
     backbone = hunyuan.tiny_of()
-    x = latents(backbone)
+    x = random_latents(backbone)
     found = ours(backbone, x, negative, scale)
     assert backbone.nfe == calls
     assert float((found - x).abs().max()) > 0.1
@@ -77,7 +84,7 @@ def test_sampling_is_what_diffusers_does(
 
 def test_the_network_reads_the_scale() -> None:
     backbone = hunyuan.tiny_of()
-    x, t = latents(backbone), torch.tensor(0.5)
+    x, t = random_latents(backbone), torch.tensor(0.5)
 
     def seen(scale: float) -> Tensor:
         with torch.no_grad():
@@ -97,15 +104,22 @@ def test_the_network_reads_the_scale() -> None:
 
 def test_one_that_is_not_distilled_is_guided_by_two_passes() -> None:
     backbone = hunyuan.tiny_of(distilled=False)
-    x = latents(backbone)
+    x = random_latents(backbone)
     found = ours(backbone, x, "", 4.0)
     assert backbone.nfe == 16
     expected = theirs(backbone, x, "latent", true_cfg_scale=4.0, negative_prompt="")
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-def test_the_template_is_the_makers() -> None:
-    assert DEFAULT_PROMPT_TEMPLATE["template"] == hunyuan._BEFORE + "{}" + hunyuan._AFTER
+def test_llama_reads_the_prompt_in_the_makers_template() -> None:
+    backbone, read = hunyuan.tiny_of(), list[Tensor]()
+    encoder, tokenizer = backbone.parts.text_encoder, backbone.parts.tokenizer
+    encoder.get_input_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    backbone.encode_text([PROMPT])
+    (tokens,) = read
+    expected = tokenizer(DEFAULT_PROMPT_TEMPLATE["template"].format(PROMPT)).input_ids
+    assert tokens[0, : len(expected)].tolist() == expected
+    assert set(tokens[0, len(expected) :].tolist()) == {tokenizer.pad_token_id}
 
 
 def test_a_tokenizer_that_loses_blanks_is_refused() -> None:
@@ -125,8 +139,7 @@ def test_both_texts_are_parts_of_the_conditioning() -> None:
     found, prompts = backbone.encode_text(["ab", ""]), ["ab", ""]
     assert found.text.shape == (2, 256, 16)
     pipe = pipeline(backbone)
-    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.tokens_before}
-    tokens, pooled, mask = pipe.encode_prompt(prompts, prompt_template=template)
+    tokens, pooled, mask = pipe.encode_prompt(prompts, prompt_template=template(backbone))
     torch.testing.assert_close(found.pooled, pooled)
     torch.testing.assert_close(found.text, tokens * mask[..., None])
     assert torch.equal(found.mask, mask.bool())
@@ -153,7 +166,7 @@ def test_prompts_that_are_too_long_are_refused_and_long_ones_told() -> None:
 def test_the_texts_tokens_are_no_features(role: str, number: int, path: str) -> None:
     """Those of later blocks stand behind the clip's; heads lie side by side."""
     backbone = hunyuan.tiny_of()
-    x, (tap,) = latents(backbone), backbone.taps(f"{role}{number}")
+    x, (tap,) = random_latents(backbone), backbone.taps(f"{role}{number}")
     layer = {"queries": "norm_q", "keys": "norm_k", "values": "to_v"}[role]
     assert tap.path == f"{path}.attn.{layer}"
     outputs: list[Tensor] = []
@@ -169,8 +182,8 @@ def test_the_texts_tokens_are_no_features(role: str, number: int, path: str) -> 
 
 def test_encoding_is_scaled() -> None:
     backbone = hunyuan.tiny_of()
-    vae, video = backbone._parts.vae, torch.rand(1, 3, 9, 32, 48) * 2 - 1
-    mean = vae.encode(video).latent_dist.mean
+    video = random_clip(backbone)
+    mean = backbone.parts.vae.encode(video).latent_dist.mean
     torch.testing.assert_close(backbone.encode(video), 0.476986 * mean)
 
 

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from recast.diffusion.initial_noise import Kind, initial, low_pass
 
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from .inputs import noise
 
 
 def drawn(kind: Kind, inverted: Tensor, **options: Any) -> Tensor:

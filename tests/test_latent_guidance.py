@@ -17,7 +17,8 @@ from recast.feature_guidance.taps import select_taps, tap_pairs
 from recast.feature_guidance.trace import record_inversion
 from recast.methods import moft
 
-from .jobs import SAMPLING, clip, learn
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn
 
 
 def test_places_of_several_roles_count_once() -> None:
@@ -49,7 +50,7 @@ def test_levels_have_shares(share: float, index: int) -> None:
 
 def test_the_noise_of_a_source_is_always_the_same() -> None:
     backbone = gaussian.tiny()
-    x0, t = backbone.encode(clip(backbone)), torch.tensor(0.5)
+    x0, t = backbone.encode(square_clip(backbone)), torch.tensor(0.5)
     first, second = (noised_source(backbone, x0, t) for _ in range(2))
     assert torch.equal(first, second)
     assert float((first - x0 / 2).std()) == pytest.approx(0.5, rel=0.05)
@@ -64,7 +65,7 @@ def test_learning_rates_change_linearly() -> None:
 def test_an_inversion_leaves_the_latents_it_went_through() -> None:
     """Without taps it records x_t alone, and takes no pass more than its steps."""
     backbone, grid = unet3d.tiny(), unet3d.tiny().schedule.grid(4)
-    video = clip(backbone)
+    video = square_clip(backbone)
     job = record_inversion(backbone, video, "a square", 4, guided_steps=3, inversion_steps=8)
     total = []
     while True:
@@ -119,7 +120,7 @@ def test_a_motion_with_more_taps_serves_and_with_other_lists_does_not() -> None:
 
 def test_a_sample_is_told_with_the_losses_of_its_levels() -> None:
     backbone, sampling = gaussian.tiny(), dataclasses.replace(SAMPLING, steps=3)
-    x = torch.randn(1, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    x = noise(1, 3, 8, 16, 16)
     denoise, losses = backbone.cfg_denoiser("a cat", "", 3.0), {1: [5.0, 4.0, 3.0]}
     events = list(sample_with_events(backbone, denoise, x, sampling, losses=losses))
     steps, previews = events[::2], events[1::2]

@@ -1,5 +1,6 @@
 """Losses against the sums that the papers write, their invariances and their gradients."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -16,12 +17,9 @@ from recast.feature_guidance.losses import (
 )
 from recast.finetuning.objectives import debiased, residual_cosine, residual_cosine_over_time
 
+from . import inputs
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
+noise = functools.partial(inputs.noise, dtype=torch.float64)
 Loss = Callable[[Tensor, Tensor], Tensor]
 PHI, TARGET = noise(2, 5, 7), noise(2, 5, 7, seed=1)
 

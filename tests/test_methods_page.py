@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from pyarrow.parquet import read_table
 
 from recast import registry
@@ -12,7 +11,7 @@ from recast.backbones import gaussian
 from recast.motions.method import Sampling
 from recast.pipeline import method_presets, model_loading
 
-from .jobs import result
+from .inputs import uniform
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
@@ -28,10 +27,10 @@ def test_a_row_says_what_a_method_asks_for_and_what_it_costs(
     method = module.Method(next(iter(module.PRESETS.values())))
     assert set(re.findall(r"`(\w+)`", roles)) == set(method.roles)
     backbone, sampling = gaussian.tiny(), Sampling(steps=25, guidance_scale=4.0)
-    video = torch.rand(1, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    motion = result(method.learn(backbone, video, "a dog", sampling))
+    video = uniform(1, 3, 2, 4, 4)
+    motion = method.learn(backbone, video, "a dog", sampling).run()
     assert backbone.nfe == int(learning)
-    result(method.transfer(backbone, motion, "a cat", sampling))
+    method.transfer(backbone, motion, "a cat", sampling).run()
     assert backbone.nfe == int(learning) + int(transferring)
 
 

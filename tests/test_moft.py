@@ -23,10 +23,12 @@ from recast.methods.moft import (
 )
 from recast.networks.feature_hooks import record
 
-from .jobs import SAMPLING, clip, hooks, learn, transfer
+from .hooks import hook_count
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn, transfer
+from .tiny_models import UPSAMPLER
 
 SHORT = Config(channels=0.25, guided=0.5, inner_steps=3, lr=0.01)
-UPSAMPLER = "up_blocks.1.upsamplers.0"
 
 
 def test_the_motion_feature_is_what_changes() -> None:
@@ -50,9 +52,7 @@ def test_the_channels_are_those_along_which_most_moves() -> None:
 
 
 def test_the_channels_are_numpys_principal_ones() -> None:
-    feature = motion_feature(
-        torch.randn(1, 5, 3, 4, 16, generator=torch.Generator().manual_seed(1))
-    )
+    feature = motion_feature(noise(1, 5, 3, 4, 16, seed=1))
     points = feature.reshape(-1, 16)
     first = torch.linalg.svd(points.double(), full_matrices=False).Vh[0]
     assert set(motion_channels(feature, 0.25).tolist()) == set(first.abs().argsort()[-4:].tolist())
@@ -73,7 +73,7 @@ def test_learn_keeps_the_channels_of_each_guided_level() -> None:
     plain, grid = backbone.denoiser(backbone.encode_text(["a square"])), backbone.schedule.grid(4)
     at = {
         float(level.s): level.x
-        for level in invert(plain, schedule, grid, backbone.encode(clip(backbone)))
+        for level in invert(plain, schedule, grid, backbone.encode(square_clip(backbone)))
     }
     assert motion.tensors.keys() == {"noise", UPSAMPLER, f"{UPSAMPLER}/channels"}
     for index, t in enumerate(grid[:2]):
@@ -100,7 +100,7 @@ def test_guidance_goes_down_the_loss_and_changes_the_clip() -> None:
     none = Method(dataclasses.replace(SHORT, guided=0))
     free = transfer(none, backbone, learn(none, backbone))
     assert not torch.equal(transfer(method, backbone, motion), free)
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
 
 
 def test_every_level_has_its_own_target_on_its_own_channels() -> None:

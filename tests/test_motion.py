@@ -15,13 +15,16 @@ from recast.diffusion.noise_schedule import Flow
 from recast.errors import BadMotion
 from recast.motions.motion import FORMAT, Motion
 
+from .inputs import noise
+from .pickles import Trap
+
 
 def motion(**changes: Any) -> Motion:
     values: dict[str, Any] = {
         "method": "dmt",
         "backbone": tiny().fingerprint,
         "tensors": {
-            "phi/0": torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)),
+            "phi/0": noise(1, 4, 8),
             "half": torch.arange(6, dtype=torch.float16).reshape(2, 3),
             "strided": torch.arange(6.0).reshape(2, 3).T,
         },
@@ -63,16 +66,6 @@ def test_a_file_cut_short(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(BadMotion, match="damaged or no safetensors file"):
         Motion.load(path)
-
-
-class Trap:
-    """Whoever unpickles this leaves a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("writer", ["pickle", "torch"])

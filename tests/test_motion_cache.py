@@ -25,11 +25,6 @@ def motion(value: float = 1.0, size: int = 4) -> Motion:
     )
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> MotionCache:
-    return MotionCache(tmp_path / "motions", 10**9)
-
-
 def test_a_motion_comes_back_as_it_was(store: MotionCache) -> None:
     assert store.get("k") is None
     assert store.put("k", motion(2.5))

@@ -23,7 +23,8 @@ from recast.methods.motionclone import (
 )
 from recast.networks.feature_hooks import record
 
-from .jobs import SAMPLING, clip, learn, result, transfer
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn, transfer
 
 SHORT = Config(weight=50.0, guided=0.5, ramp=0)
 
@@ -67,7 +68,7 @@ def test_learn_keeps_the_strongest_entries_of_the_models_own_attention() -> None
     t = backbone.schedule.grid(100)[60]
     assert motion.metadata["times"] == [float(t)]
     eps = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(0), torch.device("cpu"))
-    x = backbone.schedule.noised(backbone.encode(clip(backbone)), eps, t)
+    x = backbone.schedule.noised(backbone.encode(square_clip(backbone)), eps, t)
     values, frames = temporal_attention(backbone, x, t).max(-1)
     torch.testing.assert_close(motion.tensors["0/values"].flatten(), values.flatten())
     assert torch.equal(motion.tensors["0/frames"].flatten(), frames.flatten().to(torch.int16))
@@ -113,7 +114,7 @@ def test_the_source_itself_has_no_loss_at_its_level() -> None:
     motion = learn(method, backbone, "what it shows, which is not read")
     t = backbone.schedule.grid(100)[60]
     eps = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(0), torch.device("cpu"))
-    x = backbone.schedule.noised(backbone.encode(clip(backbone)), eps, t)
+    x = backbone.schedule.noised(backbone.encode(square_clip(backbone)), eps, t)
     loss = method.loss(backbone, motion, "")
     with torch.no_grad():
         assert float(loss(x, t)) == pytest.approx(0, abs=1e-10)
@@ -134,7 +135,7 @@ def test_the_loss_is_the_sum_over_places_of_each_ones_mean_error() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     pairs = tap_pairs(backbone, "temporal_queries", "temporal_keys")
-    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = noise(1, 4, 4, 8, 8, seed=1)
     t = backbone.schedule.grid(4)[0]
     with torch.no_grad(), record(backbone.network, [tap for pair in pairs for tap in pair], 4) as s:
         backbone.denoiser(backbone.encode_text(["a cat"]))(x, t)
@@ -204,7 +205,7 @@ def test_a_broken_network_is_told_by_its_level() -> None:
     motion = learn(method, backbone)
     backbone.network.get_parameter("conv_in.bias").data.fill_(float("nan"))
     with pytest.raises(Exception, match=r"the loss is nan at level 1 of 4 \(t = 751\)"):
-        result(method.transfer(backbone, motion, "a cat", SAMPLING))
+        method.transfer(backbone, motion, "a cat", SAMPLING).run()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from recast.diffusion.noise_schedule import Cosine, Discrete, Flow, Schedule, pe
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel
 
+from .inputs import noise
+
 ZEROSCOPE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -38,10 +40,6 @@ SCHEDULES: list[tuple[Schedule, list[float]]] = [
     (Cosine(), [0.0, 0.3, 1.0]),
     (Cosine(prediction="epsilon"), [0.0, 0.3, 0.99]),
 ]
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def raw_output(schedule: Schedule, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> Any:

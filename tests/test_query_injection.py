@@ -16,7 +16,9 @@ from recast.methods import unguided
 from recast.methods.query_injection import PRESETS, Config, Method
 from recast.networks.feature_hooks import override, record
 
-from .jobs import SAMPLING, clip, hooks, learn, transfer
+from .hooks import hook_count
+from .inputs import square_clip
+from .short_runs import SAMPLING, learn, transfer
 
 SHORT = Config(injected=0.5, initial_noise="low_frequency")
 
@@ -28,7 +30,10 @@ def test_learn_keeps_the_inverted_latents_of_the_injected_levels() -> None:
     plain = backbone.denoiser(backbone.encode_text(["a square"]))
     schedule = backbone.schedule
     fine = schedule.refine(schedule.grid(4), 8)
-    at = {float(s.s): s.x for s in invert(plain, schedule, fine, backbone.encode(clip(backbone)))}
+    at = {
+        float(s.s): s.x
+        for s in invert(plain, schedule, fine, backbone.encode(square_clip(backbone)))
+    }
     for index, t in enumerate(schedule.grid(4)[:2]):
         assert torch.equal(motion.tensors["latents"][index], at[float(t)][0])
     assert len(motion.tensors["latents"]) == 2
@@ -55,7 +60,7 @@ def test_the_first_levels_see_the_sources_queries_and_the_others_their_own() -> 
                 out = denoise(x, t)
         x = ddim(schedule, out, s)
     assert torch.equal(transfer(method, backbone, motion), x)
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
 
 
 def test_temporal_queries_serve_both_clips_of_a_guided_pass() -> None:
@@ -112,7 +117,7 @@ def test_a_closed_job_leaves_no_hooks() -> None:
     events = method.transfer(backbone, learn(method, backbone), "a cat", SAMPLING)
     next(events)
     events.close()
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
 
 
 def test_other_motions_are_refused() -> None:

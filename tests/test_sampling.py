@@ -8,25 +8,15 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from recast.backbones.gaussian import Gaussian
 from recast.diffusion.noise_schedule import Cosine, Denoised, Denoiser, Discrete, Flow, Schedule
 from recast.diffusion.sampling import check_finite, ddim, randn, renoise, sample
 from recast.errors import NotFinite
 
-MEANS = torch.tensor([[0.8, -0.3, 0.1], [-0.6, 0.5, 0.4], [0.1, 0.7, -0.9]])
-STD = 0.5
+from .inputs import noise
+from .mixtures import ALPHAS_CUMPROD, MEANS, STD, mixture
+
 CONTINUOUS: list[Schedule] = [Cosine(), Cosine(prediction="epsilon"), Flow(), Flow(shift=3.0)]
 IDS = ["cosine v", "cosine epsilon", "flow", "shifted flow"]
-TABLE = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
-
-
-def mixture(schedule: Schedule, components: int = 3) -> Denoiser:
-    model = Gaussian(MEANS[:components], STD, schedule)
-    return model.denoiser(model.encode_text([""]))
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def last(denoise: Denoiser, schedule: Schedule, grid: Tensor, x: Tensor) -> Tensor:
@@ -90,10 +80,10 @@ def test_one_component_follows_the_closed_form(schedule: Schedule) -> None:
 
 def test_a_step_is_ddim_of_song() -> None:
     """Eq. 12 with η = 0, in its own letters, on a table of cumulative alphas."""
-    schedule = Discrete(TABLE, prediction="epsilon")
+    schedule = Discrete(ALPHAS_CUMPROD, prediction="epsilon")
     x, eps = noise(1, 3, 1, 2, 2), noise(1, 3, 1, 2, 2, seed=1)
     t, s = torch.tensor(600.0), torch.tensor(500.0)
-    now, then = float(TABLE[600]), float(TABLE[500])
+    now, then = float(ALPHAS_CUMPROD[600]), float(ALPHAS_CUMPROD[500])
     wanted = then**0.5 * (x - (1 - now) ** 0.5 * eps) / now**0.5 + (1 - then) ** 0.5 * eps
     torch.testing.assert_close(ddim(schedule, schedule.denoised(eps, x, t), s), wanted)
 
@@ -105,7 +95,9 @@ def test_a_step_is_euler_for_flows() -> None:
     torch.testing.assert_close(stepped, x - 0.1 * velocity)
 
 
-@pytest.mark.parametrize("schedule", [Flow(), Cosine(), Discrete(TABLE, prediction="epsilon")])
+@pytest.mark.parametrize(
+    "schedule", [Flow(), Cosine(), Discrete(ALPHAS_CUMPROD, prediction="epsilon")]
+)
 def test_renoise_is_the_forward_process(schedule: Schedule) -> None:
     """x_s = α_s·x0 + σ_s·ε becomes a draw of x_t: the same mean, and the variance σ_t²."""
     times = schedule.grid(10)

@@ -12,11 +12,9 @@ from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.pipeline import method_presets
 
+from .inputs import random_clip
+
 SAMPLING = Sampling(steps=10, guidance_scale=1.0, seed=3)
-
-
-def last(job):
-    return job.run()
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +24,13 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def video(backbone):
-    size = backbone.defaults
-    shape = (1, 3, size.frames, size.height, size.width)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return random_clip(backbone)
 
 
 def made(backbone, video, strength):
     method = sdedit.Method(sdedit.Config(strength=strength))
-    motion = last(method.learn(backbone, video, "", SAMPLING))
-    return last(method.transfer(backbone, motion, "a cat", SAMPLING))
+    motion = method.learn(backbone, video, "", SAMPLING).run()
+    return method.transfer(backbone, motion, "a cat", SAMPLING).run()
 
 
 def test_the_more_noise_the_farther_from_the_source(backbone, video):
@@ -46,7 +42,7 @@ def test_the_more_noise_the_farther_from_the_source(backbone, video):
 
 def test_it_walks_its_share_of_the_levels(backbone, video):
     method = sdedit.Method(sdedit.Config(strength=0.3))
-    motion = last(method.learn(backbone, video, "", SAMPLING))
+    motion = method.learn(backbone, video, "", SAMPLING).run()
     before = backbone.nfe
     job = method.transfer(backbone, motion, "a cat", SAMPLING)
     events = list(job)
@@ -66,8 +62,8 @@ def test_from_a_level_without_signal_it_is_plain_sampling():
     plain = unguided.Method(unguided.Config())
     results = []
     for method in (edit, plain):
-        motion = last(method.learn(backbone, clip, "", few))
-        results.append(last(method.transfer(backbone, motion, "a red circle", few)))
+        motion = method.learn(backbone, clip, "", few).run()
+        results.append(method.transfer(backbone, motion, "a red circle", few).run())
     assert torch.equal(*results)
 
 
@@ -87,4 +83,4 @@ def test_a_motion_without_latents_is_refused(backbone):
         method="sdedit", backbone=backbone.fingerprint, tensors={}, metadata={"steps": 10}
     )
     with pytest.raises(BadMotion, match="has no latents"):
-        last(sdedit.Method(sdedit.Config()).transfer(backbone, motion, "a cat", SAMPLING))
+        sdedit.Method(sdedit.Config()).transfer(backbone, motion, "a cat", SAMPLING).run()

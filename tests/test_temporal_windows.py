@@ -17,8 +17,9 @@ from recast.methods import dmt, moft, sdedit
 from recast.motions.method import MotionMethod
 from recast.pipeline import model_loading
 
-from . import tinies
-from .jobs import SAMPLING, clip, learn, result, transfer
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn, transfer
+from .tiny_models import TRANSFORMERS
 
 FEW = {"inner_steps": 2, "inversion_steps": 1, "guided": 0.5}
 GUIDED = [dmt.Method(dmt.Config(**FEW, restart=False)), moft.Method(moft.Config(**FEW))]
@@ -47,7 +48,7 @@ def test_windows_begin_where_the_network_can() -> None:
 
 
 def test_cuts_of_one_clip_blend_to_that_clip() -> None:
-    whole = torch.randn(2, 3, 21, 2, 2, generator=torch.Generator().manual_seed(0))
+    whole = noise(2, 3, 21, 2, 2)
     windows = spans(21, 8)
     torch.testing.assert_close(blend([whole[:, :, one] for one in windows], windows), whole)
     assert blend([whole], spans(21, 21)) is whole
@@ -68,8 +69,7 @@ def test_every_model_takes_more_than_its_window(name: str) -> None:
     own = backbone.defaults
     shape = backbone.latent_shape(own.frames, own.height, own.width)
     backbone.window = shape[2]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(*shape[:2], 2 * shape[2], *shape[3:], generator=generator)
+    x = noise(*shape[:2], 2 * shape[2], *shape[3:])
     t = backbone.schedule.sized(x.shape).grid(4)[1]
     denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
     with torch.no_grad():
@@ -81,9 +81,9 @@ def test_every_model_takes_more_than_its_window(name: str) -> None:
     torch.testing.assert_close(out.eps[:, :, -1], last.eps[:, :, -1])
 
 
-@pytest.mark.parametrize("kind", tinies.MADE)
+@pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_windows_are_counted_in_frames_of_the_clip(kind: str) -> None:
-    backbone = tinies.MADE[kind]()
+    backbone = TRANSFORMERS[kind]()
     own = backbone.defaults
     backbone.see_at_once(own.frames)
     assert backbone.window == backbone.latent_shape(own.frames, own.height, own.width)[2]
@@ -159,7 +159,7 @@ def test_a_model_with_few_positions_takes_long_clips_in_windows() -> None:
 def test_methods_that_need_a_clip_whole_say_so() -> None:
     backbone = unet3d.tiny()
     size = backbone.defaults
-    frames = ((clip(backbone)[0].permute(1, 2, 3, 0) + 1) * 127).byte().numpy()
+    frames = ((square_clip(backbone)[0].permute(1, 2, 3, 0) + 1) * 127).byte().numpy()
     video = Video(frames, size.fps)
     backbone.see_at_once(size.frames // 2)
     with pytest.raises(BadCall, match=r"dreammotion needs a clip whole; .* dmt, flowmotion, moft"):
@@ -183,5 +183,5 @@ def test_methods_without_guidance_work_in_windows() -> None:
     backbone.see_at_once(backbone.defaults.frames // 2)
     method = sdedit.Method(sdedit.Config())
     motion = learn(method, backbone)
-    made = result(method.transfer(backbone, motion, "a cat", SAMPLING))
+    made = method.transfer(backbone, motion, "a cat", SAMPLING).run()
     assert made.shape == (1, *motion.tensors["latents"].shape)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+from diffusers import DDIMScheduler, UNet3DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
@@ -19,55 +19,18 @@ from recast.networks import checkpoint_loading, unet_roles
 from recast.networks.feature_hooks import Tap, record
 from recast.networks.library_logging import quiet
 
-CPU = Settings(device="cpu", dtype="float32")
-ZEROSCOPE = unet3d._SCHEDULER
-ZERO_SNR = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "trailing",
-    "rescale_betas_zero_snr": True,
-}
+from .hooks import hook_count, replaced_forwards
+from .inputs import noise
+from .schedulers import ZERO_SNR, ZEROSCOPE
+from .tiny_models import CPU, pipeline, rebuilt
+
 ROLES = sorted(unet3d.tiny().roles)
 ATTENDED = {"queries", "keys", "values", "temporal_queries", "temporal_keys"}
 
 
 def made(**settings: Any) -> LatentUNet:
-    """The tiny model with other settings; everyone gets networks of their own."""
-    backbone = unet3d.wrap(pipeline(), Settings(**({"device": "cpu"} | settings)))
-    assert isinstance(backbone, LatentUNet)
-    return backbone
-
-
-def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
-    tiny = unet3d.tiny()
-    assert isinstance(tiny, LatentUNet)
-    parts = tiny._parts
-    with quiet():  # the pipeline says at every use that it is old
-        pipe = TextToVideoSDPipeline(
-            vae=parts.vae,
-            text_encoder=parts.text_encoder,
-            tokenizer=parts.tokenizer,
-            unet=parts.unet,
-            scheduler=DDIMScheduler(**scheduler, clip_sample=False),
-        )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def forwards(network: nn.Module) -> list[str]:
-    """Layers whose `forward` is their own and not their class's."""
-    return [name for name, module in network.named_modules() if "forward" in module.__dict__]
-
-
-def hooks(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in network.modules())
+    """A tiny model of its own under other settings."""
+    return rebuilt(unet3d.tiny(), Settings(**{"device": "cpu"} | settings))
 
 
 # Parity
@@ -82,7 +45,10 @@ def hooks(network: nn.Module) -> int:
 def test_sampling_is_what_diffusers_does(
     scheduler: dict[str, Any], steps: int, scale: float
 ) -> None:
-    pipe, x = pipeline(scheduler), randn(1, 4, 4, 8, 8)
+    pipe, x = (
+        pipeline(unet3d.tiny(), DDIMScheduler(**scheduler, clip_sample=False)),
+        noise(1, 4, 4, 8, 8),
+    )
     expected = pipe(
         prompt="a red car drives",
         negative_prompt="bad",
@@ -116,7 +82,7 @@ def test_sampling_is_what_diffusers_does(
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_stopped_pass_sees_what_a_whole_one_sees(role: str) -> None:
-    backbone, x, t = unet3d.tiny(), randn(1, 4, 3, 8, 8), torch.tensor(501.0)
+    backbone, x, t = unet3d.tiny(), noise(1, 4, 3, 8, 8), torch.tensor(501.0)
     plain, taps = backbone.denoiser(backbone.encode_text(["a cat"])), backbone.taps(role)
     with torch.no_grad(), record(backbone.network, taps, 3) as whole:
         plain(x, t)
@@ -138,7 +104,7 @@ def test_a_stopped_pass_sees_what_a_whole_one_sees(role: str) -> None:
 
 
 def test_a_batch_keeps_its_clips_apart() -> None:
-    backbone, x = unet3d.tiny(), randn(2, 4, 3, 8, 8)
+    backbone, x = unet3d.tiny(), noise(2, 4, 3, 8, 8)
     taps = backbone.taps("motion")
 
     def seen(x: Tensor, prompts: list[str]) -> Tensor:
@@ -152,7 +118,7 @@ def test_a_batch_keeps_its_clips_apart() -> None:
 
 
 def gradient(backbone: LatentUNet, taps: tuple[Tap, ...]) -> Tensor:
-    x = randn(1, 4, 3, 8, 8).requires_grad_()
+    x = noise(1, 4, 3, 8, 8).requires_grad_()
     plain = backbone.denoiser(backbone.encode_text(["a cat"]))
     with record(backbone.network, taps, 3, stop=True) as seen:
         plain(x, torch.tensor(501.0))
@@ -166,8 +132,8 @@ def test_gradients_do_not_depend_on_checkpointing(role: str) -> None:
     expected = gradient(kept, kept.taps(role))
     assert float(expected.abs().max()) > 0
     assert torch.equal(gradient(again, again.taps(role)), expected)
-    assert forwards(again.network) == []
-    assert hooks(again.network) == 0
+    assert replaced_forwards(again.network) == []
+    assert hook_count(again.network) == 0
 
 
 def test_checkpointing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +149,7 @@ def test_checkpointing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
             return saved
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-            x = randn(1, 4, 3, 8, 8).requires_grad_()
+            x = noise(1, 4, 3, 8, 8).requires_grad_()
             text = backbone.encode_text(["a cat"])
             out = backbone.denoiser(text)(x, torch.tensor(501.0))
         assert out.eps.requires_grad
@@ -206,9 +172,9 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
     with pytest.raises(ArithmeticError):
         gradient(backbone, backbone.taps("decoder2.spatial_conv"))
     handle.remove()
-    assert forwards(backbone.network) == ["up_blocks.0.resnets.1"]
+    assert replaced_forwards(backbone.network) == ["up_blocks.0.resnets.1"]
     assert layer.forward is own
-    assert hooks(backbone.network) == 0
+    assert hook_count(backbone.network) == 0
 
 
 def test_zeroscopes_taps_have_its_shapes() -> None:
@@ -269,7 +235,7 @@ def test_zeroscopes_taps_have_its_shapes() -> None:
 
 def test_encoding_is_deterministic_and_slicing_changes_nothing() -> None:
     sliced, whole = made(vae_slicing=True), made(vae_slicing=False)
-    video = randn(1, 3, 4, 16, 16).clamp(-1, 1)
+    video = noise(1, 3, 4, 16, 16).clamp(-1, 1)
     latents = sliced.encode(video)
     assert latents.shape == sliced.latent_shape(4, 16, 16) == (1, 4, 4, 8, 8)
     assert torch.equal(latents, sliced.encode(video))
@@ -279,7 +245,7 @@ def test_encoding_is_deterministic_and_slicing_changes_nothing() -> None:
     assert torch.equal(frames, sliced.decode(latents))
     torch.testing.assert_close(frames, whole.decode(latents), atol=1e-5, rtol=0)
     # The mean of the VAE's posterior, scaled, frame by frame.
-    vae = sliced._parts.vae
+    vae = sliced.parts.vae
     mean = vae.encode(video[:, :, 2]).latent_dist.mean * vae.config.scaling_factor
     torch.testing.assert_close(latents[:, :, 2], mean, atol=1e-5, rtol=0)
 
@@ -312,7 +278,7 @@ def test_a_prompt_that_is_too_long_is_counted() -> None:
 
 
 def test_a_tokenizer_that_knows_no_limit_is_held_to_the_encoders() -> None:
-    pipe = pipeline()
+    pipe = pipeline(unet3d.tiny())
     pipe.tokenizer.model_max_length = 10**30
     backbone = unet3d.wrap(pipe, CPU)
     assert backbone.encode_text(["a"]).text.shape == (1, 77, 16)
@@ -322,7 +288,7 @@ def test_a_tokenizer_that_knows_no_limit_is_held_to_the_encoders() -> None:
 
 def test_unknown_words_are_told() -> None:
     tiny = made()
-    parts = dataclasses.replace(tiny._parts, name="s", words=frozenset({"red", "disc"}))
+    parts = dataclasses.replace(tiny.parts, name="s", words=frozenset({"red", "disc"}))
     known = LatentUNet(parts, tiny.defaults, CPU)
     assert known.check_prompt("Red disc, red!") == []
     assert known.check_prompt("a red cat") == ["the s model does not know: a, cat"]
@@ -341,7 +307,7 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 
 def test_the_networks_are_frozen() -> None:
     backbone = made()
-    for network in backbone._placement.networks:
+    for network in backbone.parts.networks:
         assert not network.training
         assert not any(weight.requires_grad for weight in network.parameters())
 
@@ -350,7 +316,7 @@ def test_the_networks_are_frozen() -> None:
 
 
 def test_wrap_uses_the_pipelines_own_networks() -> None:
-    pipe = pipeline()
+    pipe = pipeline(unet3d.tiny())
     pipe.register_to_config(_name_or_path="somewhere/zeroscope_v2_576w")
     backbone = unet3d.wrap(pipe, CPU)
     assert backbone.network is pipe.unet
@@ -366,14 +332,14 @@ def test_wrap_leaves_foreign_attention_alone() -> None:
     class Foreign(AttnProcessor2_0):
         """Somebody's own."""
 
-    pipe = pipeline()
+    pipe = pipeline(unet3d.tiny())
     pipe.unet.set_attn_processor(Foreign())
     unet3d.wrap(pipe, CPU)
     assert all(type(processor) is Foreign for processor in pipe.unet.attn_processors.values())
 
 
 def test_plain_temporal_attention_computes_the_same() -> None:
-    backbone, x = made(), randn(1, 4, 4, 8, 8)
+    backbone, x = made(), noise(1, 4, 4, 8, 8)
     assert isinstance(backbone.network, UNet3DConditionModel)
     kinds = {type(processor) for processor in backbone.network.attn_processors.values()}
     assert kinds == {AttnProcessor, AttnProcessor2_0}

@@ -1,6 +1,5 @@
 """Loading UNet3D models: from any honest folder, in silence, and what a bad one is told."""
 
-import json
 import logging
 import pickle
 import shutil
@@ -13,43 +12,23 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, TextToVideoSDPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from recast.backbones import unet3d
 from recast.backbones.base import Defaults, Settings
-from recast.backbones.unet3d import LatentUNet
 from recast.errors import BadCall, BadModel, RecastError
 from recast.networks.library_logging import quiet
 
-CPU = Settings(device="cpu", dtype="float32")
-ZEROSCOPE = unet3d._SCHEDULER
+from .inputs import noise
+from .model_folders import WRONG_WEIGHTS, change_json, save_pipeline, write_json
+from .pickles import Trap
+from .tiny_models import CPU, pipeline
+
 UNET = "unet/diffusion_pytorch_model"
 TEXT = "text_encoder/model"
-
-
-def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
-    tiny = unet3d.tiny()
-    assert isinstance(tiny, LatentUNet)
-    parts = tiny._parts
-    with quiet():  # the pipeline says at every use that it is old
-        pipe = TextToVideoSDPipeline(
-            vae=parts.vae,
-            text_encoder=parts.text_encoder,
-            tokenizer=parts.tokenizer,
-            unet=parts.unet,
-            scheduler=DDIMScheduler(**scheduler, clip_sample=False),
-        )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 # Loading
@@ -58,15 +37,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    with quiet():
-        pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
-    return Path(shutil.copytree(saved, tmp_path / "model"))
+    return save_pipeline(pipeline(unet3d.tiny()), folder)
 
 
 def unpickled(folder: Path) -> None:
@@ -88,7 +59,7 @@ def test_a_saved_pipeline_is_the_same_model(folder: Path, pickled: bool) -> None
     assert loaded.defaults == Defaults(
         frames=16, height=16, width=16, fps=8.0, steps=50, guidance_scale=9.0
     )
-    x, t = randn(1, 4, 3, 8, 8), torch.tensor(501.0)
+    x, t = noise(1, 4, 3, 8, 8), torch.tensor(501.0)
     for backbone in (tiny, loaded):
         assert torch.equal(backbone.schedule.grid(7), tiny.schedule.grid(7))
     with torch.no_grad():
@@ -99,7 +70,7 @@ def test_a_saved_pipeline_is_the_same_model(folder: Path, pickled: bool) -> None
 
 def test_what_diffusers_pickles_is_read(tmp_path: Path) -> None:
     with quiet():
-        pipeline().save_pretrained(tmp_path / "m", safe_serialization=False)
+        pipeline(unet3d.tiny()).save_pretrained(tmp_path / "m", safe_serialization=False)
     assert (tmp_path / "m" / f"{UNET}.bin").exists()
     loaded = unet3d.load(str(tmp_path / "m"), CPU)
     assert loaded.fingerprint == unet3d.tiny().fingerprint
@@ -108,10 +79,10 @@ def test_what_diffusers_pickles_is_read(tmp_path: Path) -> None:
 def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
     loaded = unet3d.load(str(saved), Settings(device="cpu", dtype="bfloat16"))
     assert {weight.dtype for weight in loaded.network.parameters()} == {torch.bfloat16}
-    x, t = randn(1, 4, 3, 8, 8), torch.tensor(501.0)
+    x, t = noise(1, 4, 3, 8, 8), torch.tensor(501.0)
     with torch.no_grad():
         out = loaded.denoiser(loaded.encode_text(["a cat"]))(x, t).eps
-    assert out.dtype == loaded.encode(randn(1, 3, 2, 16, 16)).dtype == torch.float32
+    assert out.dtype == loaded.encode(noise(1, 3, 2, 16, 16)).dtype == torch.float32
     tiny = unet3d.tiny()
     with torch.no_grad():
         exact = tiny.denoiser(tiny.encode_text(["a cat"]))(x, t).eps
@@ -120,7 +91,7 @@ def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
 
 def test_a_card_says_what_a_model_was_made_for(folder: Path) -> None:
     told = {"frames": 8, "height": 32, "width": 48, "fps": 12.0, "steps": 25, "guidance_scale": 4.0}
-    (folder / "recast.json").write_text(json.dumps({"defaults": told, "words": ["red"]}))
+    write_json(folder / "recast.json", {"defaults": told, "words": ["red"]})
     loaded = unet3d.load(str(folder), CPU)
     assert loaded.defaults == Defaults(**told)  # type: ignore[arg-type]  # mixed numbers
     assert loaded.check_prompt("red cat") == ["the model model does not know: cat"]
@@ -181,10 +152,6 @@ def _there(name: str) -> bool:
 # Bad folders: one clear message each
 
 
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def cut(path: Path, keep: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
@@ -206,22 +173,21 @@ def without_vocabulary(folder: Path) -> None:
 
 
 def larger_vocabulary(folder: Path) -> None:
-    edit(folder / "text_encoder/config.json", vocab_size=100)
+    change_json(folder / "text_encoder/config.json", vocab_size=100)
     weights = load_file(folder / f"{TEXT}.safetensors")
     name = next(name for name in weights if name.endswith("token_embedding.weight"))
     weights[name] = weights[name][:100].clone()
     save_file(weights, folder / f"{TEXT}.safetensors")
 
 
-OTHER = "another architecture than its config"
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no model": (renamed, "is not a model folder of diffusers: it has no model_index.json"),
     "other pipeline": (
-        lambda f: edit(f / "model_index.json", _class_name="CogVideoXPipeline"),
+        lambda f: change_json(f / "model_index.json", _class_name="CogVideoXPipeline"),
         "holds a CogVideoXPipeline, and this backbone reads TextToVideoSDPipeline",
     ),
     "other network": (
-        lambda f: edit(f / "unet/config.json", _class_name="UNet2DConditionModel"),
+        lambda f: change_json(f / "unet/config.json", _class_name="UNet2DConditionModel"),
         "unet holds a UNet2DConditionModel, and a UNet3DConditionModel is needed",
     ),
     "index no JSON": (
@@ -246,33 +212,38 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         "no readable scheduler/scheduler_config.json",
     ),
     "scheduler": (
-        lambda f: edit(f / "scheduler/scheduler_config.json", prediction_type="sample"),
+        lambda f: change_json(f / "scheduler/scheduler_config.json", prediction_type="sample"),
         "prediction_type epsilon or v_prediction, got 'sample'",
     ),
-    "shapes of the UNet": (lambda f: edit(f / "unet/config.json", cross_attention_dim=32), OTHER),
+    "shapes of the UNet": (
+        lambda f: change_json(f / "unet/config.json", cross_attention_dim=32),
+        WRONG_WEIGHTS,
+    ),
     "shapes of the VAE": (
-        lambda f: edit(f / "vae/config.json", block_out_channels=[16, 16]),
-        OTHER,
+        lambda f: change_json(f / "vae/config.json", block_out_channels=[16, 16]),
+        WRONG_WEIGHTS,
     ),
     "shapes of the text encoder": (
-        lambda f: edit(f / "text_encoder/config.json", hidden_size=32),
-        f"{OTHER}: .* mismatched keys, such as embeddings.position_embedding.weight$",
+        lambda f: change_json(f / "text_encoder/config.json", hidden_size=32),
+        f"{WRONG_WEIGHTS}: .* mismatched keys, such as embeddings.position_embedding.weight$",
     ),
-    "a layer missing": (trimmed, f"{OTHER}: 1 missing keys, such as conv_in.bias"),
+    "a layer missing": (trimmed, f"{WRONG_WEIGHTS}: 1 missing keys, such as conv_in.bias"),
     "layers missing": (
-        lambda f: edit(f / "text_encoder/config.json", num_hidden_layers=2),
-        f"{OTHER}: 16 missing keys, such as encoder.layers.1.layer_norm1.bias",
+        lambda f: change_json(f / "text_encoder/config.json", num_hidden_layers=2),
+        f"{WRONG_WEIGHTS}: 16 missing keys, such as encoder.layers.1.layer_norm1.bias",
     ),
     "layers left over": (
-        lambda f: edit(f / "vae/config.json", mid_block_add_attention=False),
-        f"{OTHER}: .* unexpected keys, such as decoder.mid_block.attentions.0",
+        lambda f: change_json(f / "vae/config.json", mid_block_add_attention=False),
+        f"{WRONG_WEIGHTS}: .* unexpected keys, such as decoder.mid_block.attentions.0",
     ),
     "impossible config": (
-        lambda f: edit(f / "text_encoder/config.json", hidden_size="wide"),
+        lambda f: change_json(f / "text_encoder/config.json", hidden_size="wide"),
         "text_encoder cannot be loaded as a CLIPTextModel: .*hidden_size",
     ),
     "quantized": (
-        lambda f: edit(f / "unet/config.json", quantization_config={"quant_method": "none such"}),
+        lambda f: change_json(
+            f / "unet/config.json", quantization_config={"quant_method": "none such"}
+        ),
         "unet cannot be loaded as a UNet3DConditionModel",
     ),
     "no weights": (
@@ -332,16 +303,6 @@ def test_a_hub_id_without_a_network(capfd: pytest.CaptureFixture[str]) -> None:
         unet3d.load("nobody/none-such", CPU)
     assert time.monotonic() - began < 10
     assert capfd.readouterr() == ("", "")
-
-
-class Trap:
-    """Whoever unpickles this leaves a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return Path.touch, (self.path,)
 
 
 def plain_pickle(what: Any, path: Path) -> None:

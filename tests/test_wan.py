@@ -8,18 +8,18 @@ from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
-    WanPipeline,
 )
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from torch import Tensor
+from torch import nn
 
 from recast.backbones import wan
-from recast.backbones.base import Settings
-from recast.backbones.wan import Wan
 from recast.diffusion.sampling import sample
 from recast.errors import BadModel
 from recast.networks import text_encoder
 from recast.pipeline import model_loading
+
+from .inputs import random_clip, random_latents
+from .tiny_models import CPU, pipeline
 
 KINDS: dict[str, dict[str, bool]] = {"2.1": {}, "A14B": {"experts": True}, "5B": {"wide": True}}
 
@@ -32,32 +32,12 @@ class Euler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers
         super().set_timesteps(sigmas=even.tolist(), device=device)
 
 
-def pipeline(backbone: Wan, **options: Any) -> WanPipeline:
-    parts = backbone._parts
-    pipe = WanPipeline(
-        parts.tokenizer,
-        parts.text_encoder,
-        parts.vae,
-        Euler(shift=3.0),
-        parts.transformer,
-        parts.transformer_2,
-        **{"boundary_ratio": parts.boundary_ratio} | options,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def noise(backbone: Wan) -> Tensor:
-    size = backbone.defaults
-    shape = backbone.latent_shape(size.frames, size.height, size.width)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
     backbone, prompt = wan.tiny_of(**KINDS[kind]), "a  red &amp;amp; blue\ncar"
-    pipe, x, size = pipeline(backbone, expand_timesteps=kind == "5B"), noise(backbone), "latent"
+    pipe = pipeline(backbone, Euler(shift=3.0), expand_timesteps=kind == "5B")
+    x, size = random_latents(backbone), "latent"
     options = {
         "prompt": prompt,
         "negative_prompt": "bad",
@@ -81,8 +61,8 @@ def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
 def test_encoding_undoes_what_decoding_does_to_latents() -> None:
     """The mean of the VAE's posterior, less its channels' mean, in their deviations."""
     backbone = wan.tiny()
-    vae, video = backbone._parts.vae, torch.rand(1, 3, 9, 32, 48) * 2 - 1
-    mean = vae.encode(video).latent_dist.mean
+    video = random_clip(backbone)
+    mean = backbone.parts.vae.encode(video).latent_dist.mean
     for channel in range(4):
         expected = (mean[:, channel] - 0.1 * channel) / (1 + 0.1 * channel)
         torch.testing.assert_close(backbone.encode(video)[:, channel], expected)
@@ -91,15 +71,20 @@ def test_encoding_undoes_what_decoding_does_to_latents() -> None:
 @pytest.mark.parametrize(("low", "at"), [(False, 0.875), (True, 0.874)])
 def test_the_boundary_belongs_to_the_expert_for_noise(low: bool, at: float) -> None:
     backbone = wan.tiny_of(experts=True)
-    parts, t = backbone._parts, backbone.schedule.network_time(torch.tensor(at))
-    assert backbone._expert(t) is (parts.transformer_2 if low else parts.transformer)
+    parts, calls = backbone.parts, list[nn.Module]()
+    for expert in (parts.transformer, parts.transformer_2):
+        expert.register_forward_hook(lambda network, args, out: calls.append(network))
+    with torch.no_grad():
+        backbone.denoiser(backbone.encode_text([""]))(random_latents(backbone), torch.tensor(at))
+    (called,) = calls
+    assert called is (parts.transformer_2 if low else parts.transformer)
 
 
 def test_one_expert_without_the_other_is_refused() -> None:
     two, one = wan.tiny_of(experts=True), wan.tiny_of()
     for pipe in (pipeline(two, boundary_ratio=None), pipeline(one, boundary_ratio=0.875)):
         with pytest.raises(BadModel, match="two transformers need a boundary_ratio"):
-            model_loading.wrap(pipe, Settings(device="cpu"))
+            model_loading.wrap(pipe, CPU)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +105,9 @@ def test_text_ends_in_zeros() -> None:
 def test_attention_is_the_networks_own(kind: str) -> None:
     """Against the mean of attn2's own softmax, block by block, from what reaches each block."""
     backbone = wan.tiny_of(**KINDS[kind])
-    x, t, prompt = noise(backbone), torch.tensor(0.3), "a fat cat"
-    network = backbone._expert(backbone.schedule.network_time(t))
+    x, t, prompt = random_latents(backbone), torch.tensor(0.3), "a fat cat"
+    parts = backbone.parts
+    network = parts.transformer_2 if kind == "A14B" else parts.transformer
     attn, inputs = network.blocks[1].attn2, []
     handle = attn.register_forward_pre_hook(lambda module, args: inputs.append(args[:2]))
     with torch.no_grad():
@@ -142,7 +128,7 @@ def test_attention_is_the_networks_own(kind: str) -> None:
 def test_the_levels_are_nearly_unipcs(steps: int) -> None:
     """Its even steps end at 1/1000 where ours end at 0, so that no level is further off than that
     becomes by the shift."""
-    oracle = UniPCMultistepScheduler(**wan._SCHEDULER)
+    oracle = UniPCMultistepScheduler(**wan.tiny_of().parts.scheduler)
     oracle.set_timesteps(steps)
     grid = wan.tiny().schedule.grid(steps)
     assert float((grid - oracle.sigmas.double()).abs().max()) < 3e-3
