@@ -145,7 +145,7 @@ def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
     method = method_presets.configure("dmt", dmt.Config(taps=("decoder1.upsampler",)))
     named = "queries, keys, values, temporal_queries, temporal_keys, motion, middle"
     numbered = "block0 to block2, queries0 to queries2, keys0 to keys2, values0 to values2"
-    with pytest.raises(BadCall, match=f"it has {named}, {numbered}, positions$"):
+    with pytest.raises(BadCall, match=f"its roles are {named}, {numbered}, positions$"):
         requirements.check_model(method, wan.tiny())
 
 

@@ -86,7 +86,7 @@ def test_a_wan_tells_what_it_was_made_for(
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "scheduler": (
         lambda f: change_json(f / "scheduler/scheduler_config.json", prediction_type="sample"),
-        "prediction_type 'sample'",
+        "must have prediction_type .*, got 'sample'",
     ),
     "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "no readable scheduler/"),
     "other network": (

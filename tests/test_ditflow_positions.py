@@ -220,7 +220,7 @@ def test_where_there_is_nothing_to_learn_it_is_said() -> None:
 
 
 def test_unets_have_no_positions(tmp_path: Path) -> None:
-    message = "tiny-unet3d has no role 'positions', which ditflow needs; it has "
+    message = "tiny-unet3d has no role 'positions', which ditflow needs; its roles are middle, decoder0"
     with pytest.raises(BadCall, match=message):
         requirements.check_model(Method(SHORT), unet3d.tiny())
     assert "positions" in Method(SHORT).roles
@@ -231,7 +231,7 @@ def test_a_source_without_a_prompt_is_refused_before_a_model_is_loaded(tmp_path:
     path = Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
     shared: dict[str, Any] = {"clip": path, "method": "ditflow", "config": SHORT}
     shared["backbone"] = str(tmp_path)  # which holds no model
-    message = "ditflow, as it is configured, .* say in --source-prompt what that shows"
+    message = "ditflow with these settings learns while it samples .* describe the source in `source_prompt`"
     with pytest.raises(BadCall, match=message):
         list(run(RunConfig(prompt="a cat", **shared)))
     with pytest.raises(BadCall, match=message):

@@ -167,7 +167,7 @@ def test_methods_that_need_a_clip_whole_say_so() -> None:
     backbone.window = None
     motion = recast.learn(backbone, video, method="dreammotion")
     backbone.see_at_once(size.frames // 2)
-    with pytest.raises(BadCall, match=f"{size.frames} frames are more than --window"):
+    with pytest.raises(BadCall, match=f"the clip has {size.frames} frames, which is more than `window`"):
         recast.transfer(backbone, motion, "a cat")
 
 
