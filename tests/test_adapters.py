@@ -1,4 +1,4 @@
-"""What is added to a network acts as its formula says, and is gone afterwards."""
+"""Adapters of a network: their effect is that of their formula, and it ends with the context."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -66,7 +66,7 @@ def made(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options
 
 
 def filled(tensors: Mapping[str, Tensor], size: float = 0.3) -> dict[str, Tensor]:
-    """Something that shows in every tensor."""
+    """Add noise to every tensor, so that each has an effect."""
     return {
         name: tensor + size * noise(*tensor.shape, seed=seed)
         for seed, (name, tensor) in enumerate(tensors.items())
@@ -74,14 +74,14 @@ def filled(tensors: Mapping[str, Tensor], size: float = 0.3) -> dict[str, Tensor
 
 
 def bare(network: nn.Module) -> bool:
-    """Nothing hangs on the network, and its layers are torch's own."""
+    """Whether the network has no hooks and only its own layers."""
     foreign = [m for m in network.modules() if type(m).__module__.startswith("peft")]
     return hook_count(network) == 0 and not foreign and not hasattr(network, "peft_config")
 
 
 @pytest.mark.parametrize("tiny", [unet3d.tiny, show1.tiny], ids=["unet3d", "show1"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_the_start_the_model_is_untouched_bit_for_bit(
+def test_a_fresh_adapter_changes_no_bit_of_the_output(
     kind: str, tiny: Callable[[], Backbone]
 ) -> None:
     backbone = tiny()
@@ -97,7 +97,7 @@ def test_at_the_start_the_model_is_untouched_bit_for_bit(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_inside_leaves_nothing_behind(kind: str) -> None:
+def test_an_error_inside_the_context_removes_the_adapter(kind: str) -> None:
     backbone = unet3d.tiny()
     before = {name: weight.clone() for name, weight in backbone.network.state_dict().items()}
     adapter = made(kind, backbone, filled(fresh(kind, backbone)))
@@ -117,7 +117,7 @@ def test_an_error_inside_leaves_nothing_behind(kind: str) -> None:
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
-def test_an_error_while_looking_leaves_nothing_behind() -> None:
+def test_an_error_while_shapes_are_recorded_removes_the_hooks() -> None:
     backbone = unet3d.tiny()
     with pytest.raises(ArithmeticError), input_shapes(backbone.network, paths(backbone)):
         raise ArithmeticError
@@ -125,7 +125,7 @@ def test_an_error_while_looking_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_its_own_tensors_get_a_gradient(kind: str) -> None:
+def test_only_the_tensors_of_the_adapter_get_a_gradient(kind: str) -> None:
     backbone = unet3d.tiny()
     adapter = made(kind, backbone, filled(fresh(kind, backbone)))
     with adapter.applied():
@@ -139,7 +139,7 @@ def test_only_its_own_tensors_get_a_gradient(kind: str) -> None:
 def attended(
     x: Tensor, query_key: Tensor, value: Tensor, weights: Mapping[str, Tensor], heads: int
 ) -> Tensor:
-    """Eq. 1 as it is written, head by head, x (N, F, C)."""
+    """Temporal attention after eq. 1, head by head, for x of (N, F, C)."""
     q = (x + query_key) @ weights["q"].T
     k = (x + query_key) @ weights["k"].T
     v = (x + value) @ weights["v"].T
@@ -154,7 +154,8 @@ def attended(
 
 @pytest.mark.parametrize("difference", [False, True])
 def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
-    """The values' difference in time and γ too; a batch has its clips one after the other."""
+    """With the difference of the values in time and with γ. The clips of a batch follow one
+    another."""
     backbone, gamma = unet3d.tiny(), 0.7
     place = backbone.transformers_for(ROLE)[0]
     attention = place.attentions[1]
@@ -184,8 +185,9 @@ def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
         torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_embeddings_stretch_linearly_in_time() -> None:
-    """From 2 frames to 4: centres at ¼ and ¾ of the way, held at the ends."""
+def test_embeddings_are_interpolated_linearly_in_time() -> None:
+    """From 2 frames to 4: the new centres lie at ¼ and ¾ of the way, and the ends keep their
+    values."""
     backbone = unet3d.tiny()
     place = backbone.transformers_for(ROLE)[0]
     name, query = f"query_key.{place.path}", place.attentions[0].query
@@ -212,7 +214,7 @@ def test_lora_adds_b_times_a() -> None:
     torch.testing.assert_close(adapted, layer(x) + x @ (b @ a).T)
 
 
-def test_shifts_add_to_the_weight() -> None:
+def test_weight_differences_are_added_to_the_weights() -> None:
     backbone = unet3d.tiny()
     path = paths(backbone)[0]
     layer: Any = backbone.network.get_submodule(path)
@@ -222,7 +224,7 @@ def test_shifts_add_to_the_weight() -> None:
 
 
 def test_peft_loads_the_lora() -> None:
-    """Under its own keys, and draws the same; the base's name in front is diffusers'."""
+    """Under the keys of peft, and with the same output. The prefix is that of diffusers."""
     backbone, other = unet3d.tiny(), unet3d.tiny()
     tensors, x = filled(fresh("lora", backbone)), noise(1, 4, 3, 8, 8)
     with torch.no_grad(), made("lora", backbone, tensors).applied():
@@ -239,7 +241,8 @@ def test_peft_loads_the_lora() -> None:
 
 def test_diffusers_loads_the_lora() -> None:
     class Loading(UNet3DConditionModel, PeftAdapterMixin):  # type: ignore[misc]
-        """diffusers' own class for this model cannot load adapters, its mixin can."""
+        """The class of diffusers for this model cannot load adapters, but the mixin of its other
+        classes can."""
 
     backbone, other = unet3d.tiny(), unet3d.tiny()
     tensors, x = filled(fresh("lora", backbone)), noise(1, 4, 3, 8, 8)
@@ -258,8 +261,9 @@ def test_diffusers_loads_the_lora() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_weighted_sum_of_sets_is_that_of_their_effects(kind: str) -> None:
-    """On what the first layer of temporal attention gives, which is linear in all three."""
+def test_a_weighted_sum_of_adapters_has_the_weighted_sum_of_their_effects(kind: str) -> None:
+    """On the output of the first layer of temporal attention, which is linear in all three
+    kinds."""
     backbone = unet3d.tiny()
     path = paths(backbone)[0]
     layer: Any = backbone.network.get_submodule(path)
@@ -276,14 +280,14 @@ def test_a_weighted_sum_of_sets_is_that_of_their_effects(kind: str) -> None:
     torch.testing.assert_close(total, 0.3 * parts[0] + 1.5 * parts[1], atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_set_lacks_counts_as_zero() -> None:
+def test_a_tensor_that_one_adapter_lacks_counts_as_zero() -> None:
     one, two = {"a": torch.ones(2)}, {"b": torch.ones(3)}
     found = weighted([one, two], [2.0, 0.5])
     assert torch.equal(found["a"], torch.full((2,), 2.0))
     assert torch.equal(found["b"], torch.full((3,), 0.5))
 
 
-def test_sets_of_other_shapes_have_no_sum() -> None:
+def test_adapters_of_different_shapes_cannot_be_summed() -> None:
     with pytest.raises(BadMotion, match=r"a is \(2,\) and \(3,\); learn them at one size"):
         weighted([{"a": torch.ones(2)}, {"a": torch.ones(3)}], [1, 1])
 
@@ -316,7 +320,7 @@ def test_sets_of_other_shapes_have_no_sum() -> None:
         ("shifts", {"LINEAR": torch.zeros(16, 16)}, "is not a difference of weights"),
     ],
 )
-def test_tensors_of_something_else_are_refused(
+def test_tensors_of_another_network_are_refused(
     kind: str, tensors: dict[str, Tensor], message: str
 ) -> None:
     backbone = unet3d.tiny()
@@ -343,9 +347,9 @@ def test_embeddings_of_another_size_are_refused() -> None:
 # --- where they go --------------------------------------------------------------------------------
 
 
-def test_zeroscopes_places() -> None:
-    """Fifteen temporal transformers, the five of 1280 channels first; each attends twice, to the
-    frames both times."""
+def test_zeroscope_has_the_temporal_transformers_of_its_architecture() -> None:
+    """It has fifteen in its down and up blocks, the five of 1280 channels first. Each attends to
+    the frames twice."""
     with torch.device("meta"):
         unet = UNet3DConditionModel(
             block_out_channels=(320, 640, 1280, 1280),
@@ -369,6 +373,6 @@ def test_zeroscopes_places() -> None:
     assert len(found["spatial_transformers"]) == 16
 
 
-def test_an_unknown_role_is_told_with_those_there_are() -> None:
+def test_an_unknown_role_is_answered_with_a_similar_one() -> None:
     with pytest.raises(UnknownName, match="did you mean temporal_transformers"):
         unet3d.tiny().transformers_for("temporal_transformer")

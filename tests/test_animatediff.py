@@ -1,4 +1,5 @@
-"""AnimateDiff: parity with diffusers' pipeline, roles at its full size, loading in both forms."""
+"""AnimateDiff: agreement with the pipeline of diffusers, roles at full size, loading in both
+forms."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +30,7 @@ from .tiny_models import CPU, pipeline
 
 # Leading steps: the next test shows what is different with linspace.
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_sampling_is_what_diffusers_does(scale: float) -> None:
+def test_sampling_agrees_with_diffusers(scale: float) -> None:
     backbone, x = animatediff.tiny(), noise(1, 4, 4, 8, 8)
     config = {**backbone.parts.scheduler, "timestep_spacing": "leading", "clip_sample": False}
     pipe = pipeline(backbone, DDIMScheduler(**config))
@@ -56,7 +57,8 @@ def test_sampling_is_what_diffusers_does(scale: float) -> None:
 
 
 def test_with_linspace_diffusers_steps_to_a_level_that_is_not_the_next() -> None:
-    """To t - 1000 // steps. Both look at the same levels, and ours goes from one to the next."""
+    """diffusers steps to t - 1000 // steps. Both visit the same levels, but Recast steps from each
+    level to the next."""
     backbone, x, eps = animatediff.tiny(), noise(1, 4, 4, 8, 8), noise(1, 4, 4, 8, 8) / 2
     schedule = backbone.schedule
     theirs = DDIMScheduler(**animatediff.tiny().parts.scheduler, clip_sample=False)
@@ -98,7 +100,7 @@ def test_gradients_do_not_depend_on_checkpointing() -> None:
     assert torch.equal(gradient(True), expected)
 
 
-def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
+def test_attention_is_a_share_for_each_word_at_each_position() -> None:
     backbone = animatediff.tiny()
     maps = backbone.attention(noise(1, 4, 4, 8, 8), torch.tensor(301.0), "a fat cat")
     assert maps.shape == (4, 8, 8, 3)
@@ -106,15 +108,16 @@ def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
     assert (maps.sum(-1) < 1).all()  # the rest goes to the other tokens
 
 
-def test_a_clip_is_as_long_as_the_adapters_positions() -> None:
+def test_a_clip_is_at_most_as_long_as_the_position_table_of_the_adapter() -> None:
     backbone = animatediff.tiny()
     assert backbone.latent_shape(32, 16, 16) == (1, 4, 32, 8, 8)
     with pytest.raises(BadCall, match="`frames` must be at most 32 for this model, got 33"):
         backbone.latent_shape(33, 16, 16)
 
 
-def test_the_roles_at_full_size() -> None:
-    """Stable Diffusion 1.5's layout with the adapter's, without weights, 16 frames of 512×512."""
+def test_the_roles_have_the_published_shapes() -> None:
+    """For the layout of Stable Diffusion 1.5 with the adapter, without weights, at 16 frames of
+    512×512."""
     with torch.device("meta"):
         unet = UNetMotionModel(cross_attention_dim=768, use_motion_mid_block=False)
         x, text = torch.empty(1, 4, 16, 64, 64), torch.empty(16, 77, 768)
@@ -149,7 +152,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A Stable Diffusion and an adapter, each as it is published."""
+    """A Stable Diffusion model and an adapter, each in the form in which it is published."""
     folder, pipe = tmp_path_factory.mktemp("pair"), pipeline(animatediff.tiny())
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -163,18 +166,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "base", folder / "adapter"
 
 
-def test_a_saved_pipeline_is_the_same_model(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_saved_pipeline_loads_as_the_same_model(
+    saved: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tiny, loaded = animatediff.tiny(), model_loading.load(str(saved), CPU)
     assert capfd.readouterr() == ("", "")
     assert loaded.fingerprint == tiny.fingerprint
     assert torch.equal(loaded.schedule.grid(7), tiny.schedule.grid(7))
 
 
-def test_a_base_and_an_adapter_join(
+def test_a_base_model_and_an_adapter_are_joined(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As diffusers joins them; the alias fetches the adapter by its files, and the levels are the
-    adapter's."""
+    """As diffusers joins them. The alias downloads the needed files of the adapter, and the noise
+    levels are those of the adapter."""
     asked = []
 
     def folder(source: str, parts: tuple[str, ...] = ()) -> Path:
@@ -204,7 +209,7 @@ def test_an_adapter_for_another_model_is_refused(pair: tuple[Path, Path], tmp_pa
         animatediff.join(pair[0], tmp_path, torch.float32, torch.device("cpu"), "joined")
 
 
-def test_a_bad_folder_is_told_why(folder: Path) -> None:
+def test_a_bad_folder_is_refused_with_the_reason(folder: Path) -> None:
     shutil.rmtree(folder / "unet")
     with pytest.raises(BadModel, match="no readable unet/config"):
         model_loading.load(str(folder), CPU)

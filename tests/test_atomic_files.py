@@ -1,4 +1,4 @@
-"""Atomic writing: after every kind of failure the folder is as before."""
+"""Atomic writing: after every kind of failure the folder is as it was before."""
 
 import errno
 import subprocess
@@ -38,7 +38,7 @@ def _fail_half_way(temporary: Path, failure: BaseException) -> None:
 
 @pytest.mark.parametrize("failure", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
 @pytest.mark.parametrize("writer", [atomic, atomic_folder])
-def test_failure_inside_leaves_nothing(
+def test_a_failure_while_writing_leaves_no_file(
     tmp_path: Path, writer: Writer, failure: BaseException
 ) -> None:
     with pytest.raises(type(failure)), writer(tmp_path / "new" / "out") as temporary:
@@ -46,7 +46,7 @@ def test_failure_inside_leaves_nothing(
     assert _listing(tmp_path) == []
 
 
-def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
+def test_a_failure_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     final = tmp_path / "out.txt"
     final.write_text("old")
     with pytest.raises(ValueError, match="x"), atomic(final) as temporary:
@@ -68,13 +68,13 @@ def test_a_full_disk_is_a_one_line_error_and_nothing_is_written(
     assert _listing(tmp_path) == []
 
 
-def test_other_system_errors_of_the_body_pass(tmp_path: Path) -> None:
+def test_other_system_errors_inside_the_context_pass_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic(tmp_path / "out"):
         (tmp_path / "missing").read_bytes()
     assert _listing(tmp_path) == []
 
 
-def test_folder_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
+def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
     final = tmp_path / "frames"
     for names in (["a", "b"], ["c"]):
         with atomic_folder(final) as temporary:
@@ -83,7 +83,7 @@ def test_folder_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
     assert _listing(tmp_path) == ["frames", "frames/c"]
 
 
-def test_failed_replacement_puts_the_old_folder_back(
+def test_a_failed_replacement_restores_the_old_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     final = tmp_path / "frames"
@@ -103,7 +103,7 @@ def test_failed_replacement_puts_the_old_folder_back(
     assert _listing(tmp_path) == ["frames", "frames/old"]
 
 
-def test_impossible_places_are_named(tmp_path: Path) -> None:
+def test_an_error_names_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadCall, match="a folder of that name exists"), atomic(tmp_path / "folder"):

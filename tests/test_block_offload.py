@@ -1,6 +1,7 @@
-"""Blocks that visit: the same passes and gradients, and no copy of a weight stays behind.
+"""Offloading by blocks: the same outputs and gradients, and no copy of a weight stays on the
+device.
 
-On a CPU a visit is a copy beside the weight at home, so all but the crossing itself is tested.
+On a CPU the copy lies beside the original weight, so all but the transfer itself is tested.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,8 @@ TINY: dict[str, Callable[[], Backbone]] = {
 
 @pytest.mark.parametrize("kind", TINY)
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) -> None:
-    """To the last tap, as a guided step goes."""
+def test_gradients_do_not_depend_on_block_offloading(kind: str, checkpointing: bool) -> None:
+    """Up to the last tap, as in a guided step."""
     found = []
     for visiting in (False, True):
         settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
@@ -55,8 +56,10 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
 
 
 @pytest.mark.parametrize("kind", ["5b", "wan", "experts", "ltx", "hunyuan"])
-def test_a_whole_model_works_by_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text, passes and the VAE, where a CPU may stand for the device."""
+def test_a_whole_model_with_block_offloading_gives_the_same_results(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For text, network and VAE. The CPU stands for the device."""
     plain = TRANSFORMERS[kind]()
     monkeypatch.setattr(placement, "check", lambda settings, device: None)
     visiting = model_loading.wrap(
@@ -76,7 +79,7 @@ def test_a_whole_model_works_by_blocks(kind: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("kind", TINY)
-def test_blocks_are_most_of_a_network_and_each_is_little(kind: str) -> None:
+def test_blocks_and_rest_make_up_the_network(kind: str) -> None:
     network = TINY[kind]().network
     parts = [
         sum(one.numel() for one in block_offload.tensors(block))
@@ -100,7 +103,7 @@ class Halves(nn.Module):
         return x
 
 
-def test_only_one_block_is_there_at_a_time() -> None:
+def test_only_one_block_is_on_the_device_at_a_time() -> None:
     network = Halves().requires_grad_(False)
     homes = {one.data_ptr() for one in block_offload.tensors(network)}
     away: list[list[bool]] = []
@@ -119,7 +122,7 @@ def test_only_one_block_is_there_at_a_time() -> None:
     assert left == {id(network.first.weight), id(network.first.bias)}
 
 
-def test_a_block_goes_home_when_it_fails() -> None:
+def test_a_block_that_fails_leaves_the_device() -> None:
     network = Halves().requires_grad_(False)
     block_offload.attach(network, CPU_DEVICE)
     homes = [one.data_ptr() for one in block_offload.tensors(network)]
@@ -129,7 +132,7 @@ def test_a_block_goes_home_when_it_fails() -> None:
 
 
 class Placed:
-    """Stands for a weight, and for its values, on a device that need not be here."""
+    """A weight, or its values, on a device that this machine may lack."""
 
     def __init__(self, device: str) -> None:
         self.device, self.data = torch.device(device), self
@@ -143,7 +146,7 @@ class Placed:
         return Placed(str(device))
 
 
-def test_what_is_in_no_block_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_outside_blocks_move_with_their_network(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = Halves(), Halves()
     weights = {one: [Placed("cpu"), Placed("cpu")], other: [Placed("cuda:0")]}
     monkeypatch.setattr(block_offload, "rest", lambda network: weights[network])
@@ -154,7 +157,7 @@ def test_what_is_in_no_block_takes_turns(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [w.data for w in weights[one]] == [w.data for w in before]
 
 
-def test_methods_that_train_take_no_blocks() -> None:
+def test_methods_that_train_refuse_block_offloading() -> None:
     backbone = unet3d.tiny()
     backbone.offload = "blocks"
     with pytest.raises(BadCall, match="vmc trains layers, and `offload=blocks` keeps"):

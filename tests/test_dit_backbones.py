@@ -1,4 +1,4 @@
-"""What holds for every video transformer: taps, memory, masks over packed frames, loading."""
+"""The common behaviour of all video transformers: roles, memory, masks over latent frames, runs."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -59,8 +59,8 @@ FULL = {
 
 
 @pytest.mark.parametrize("alias", FULL)
-def test_the_published_models_at_their_full_size(alias: str) -> None:
-    """Without weights: how many there are, and what the roles read."""
+def test_the_published_models_have_their_full_size(alias: str) -> None:
+    """Without weights: the number of parameters, and the shapes of the features."""
     count, grid, width = FULL[alias]
     with model_loading.load_on_meta(alias, CPU, torch.device("cpu")) as (backbone, outline):
         counts = [sum(one.numel() for one in network.parameters()) for network in outline.networks]
@@ -79,7 +79,7 @@ def test_the_published_models_at_their_full_size(alias: str) -> None:
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 @pytest.mark.parametrize("role", ["motion", "keys", "queries", "block0", "keys2", "values0"])
-def test_a_stopped_pass_sees_what_a_whole_one_sees(kind: str, role: str) -> None:
+def test_a_pass_that_stops_early_reads_the_same_features(kind: str, role: str) -> None:
     backbone = TRANSFORMERS[kind]()
     x, (tap,) = random_latents(backbone), backbone.taps(role)
     for t in noise_levels(backbone):
@@ -99,8 +99,9 @@ def test_a_stopped_pass_sees_what_a_whole_one_sees(kind: str, role: str) -> None
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_a_token_is_a_place(kind: str) -> None:
-    """Before any attention, a feature changes with the latents at its own place, and only there."""
+def test_a_feature_depends_on_the_latents_at_its_own_position(kind: str) -> None:
+    """Before any attention, a change of one latent changes the feature at its position and no
+    other."""
     backbone = TRANSFORMERS[kind]()
     x = random_latents(backbone)
     moved = x.clone()
@@ -118,7 +119,7 @@ def test_a_token_is_a_place(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_a_batch_keeps_its_clips_apart(kind: str) -> None:
+def test_clips_of_a_batch_do_not_mix(kind: str) -> None:
     backbone = TRANSFORMERS[kind]()
     x, taps = random_latents(backbone, 2), backbone.taps("motion")
 
@@ -132,7 +133,7 @@ def test_a_batch_keeps_its_clips_apart(kind: str) -> None:
     torch.testing.assert_close(both[1:], seen(x[1:], ["a dog"]))
 
 
-def test_roles_are_in_the_middle_and_one_can_choose() -> None:
+def test_roles_name_the_middle_block_or_a_numbered_one() -> None:
     backbone = wan.tiny()
     assert backbone.taps("motion") == backbone.taps("middle") == backbone.taps("block1")
     assert backbone.taps("keys") == backbone.taps("keys1")
@@ -141,7 +142,7 @@ def test_roles_are_in_the_middle_and_one_can_choose() -> None:
         backbone.taps("block3")
 
 
-def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
+def test_an_error_lists_the_roles_of_the_model() -> None:
     method = method_presets.configure("dmt", dmt.Config(taps=("decoder1.upsampler",)))
     named = "queries, keys, values, temporal_queries, temporal_keys, motion, middle"
     numbered = "block0 to block2, queries0 to queries2, keys0 to keys2, values0 to values2"
@@ -149,8 +150,8 @@ def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
         requirements.check_model(method, wan.tiny())
 
 
-def test_both_experts_answer_for_one_place() -> None:
-    """A tap is read from whichever of the two a level is given to, under one name."""
+def test_a_tap_reads_whichever_expert_runs() -> None:
+    """The features have one name, whichever of the two experts a noise level belongs to."""
     backbone, (high, low) = wan.tiny_of(experts=True), ("high.blocks.1", "low.blocks.1")
     (tap,) = backbone.taps("motion")
     assert tap == Tap(high, tap.to_features, alternatives=(low,))
@@ -170,8 +171,8 @@ def test_both_experts_answer_for_one_place() -> None:
 # Positions
 
 
-def placed(backbone: Backbone) -> Tensor:
-    """The features of the role."""
+def position_features(backbone: Backbone) -> Tensor:
+    """The features of the role `positions`."""
     x, taps = random_latents(backbone), backbone.taps("positions")
     with torch.no_grad(), record(backbone.network, taps, x.shape[2], stop=True) as seen:
         predict_x0(backbone, x, noise_levels(backbone)[0], ["a cat"])
@@ -179,10 +180,15 @@ def placed(backbone: Backbone) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_positions_are_moved_where_they_enter(kind: str) -> None:
-    """Unmoved they change no bit, in a batch either; moved at one place they change every frame."""
+def test_an_offset_of_positions_acts_on_every_frame(kind: str) -> None:
+    """An offset of zero changes no bit, also in a batch. An offset at one position changes every
+    frame of the output."""
     backbone = TRANSFORMERS[kind]()
-    x, (tap,), own = random_latents(backbone, 2), backbone.taps("positions"), placed(backbone)
+    x, (tap,), own = (
+        random_latents(backbone, 2),
+        backbone.taps("positions"),
+        position_features(backbone),
+    )
     (queries,) = backbone.taps("queries0")
     with torch.no_grad(), record(backbone.network, [queries], x.shape[2], stop=True) as seen:
         predict_x0(backbone, x[:1], noise_levels(backbone)[0], ["a cat"])
@@ -216,7 +222,7 @@ def test_adding_to_positions_equals_adding_to_the_models_own_tables(
     """The authors of DiTFlow change these tables themselves."""
     backbone: Any = build()
     x, t, (tap,) = random_latents(backbone), noise_levels(backbone)[0], backbone.taps("positions")
-    offset = noise(*placed(backbone).shape, seed=2)
+    offset = noise(*position_features(backbone).shape, seed=2)
     with torch.no_grad():
         with added(backbone.network, [tap], {tap.path: offset}, x.shape[2]):
             got = predict_x0(backbone, x, t, ["a cat"])
@@ -226,9 +232,9 @@ def test_adding_to_positions_equals_adding_to_the_models_own_tables(
 
 
 @pytest.mark.parametrize("kind", ["5b", "wan", "ltx", "hunyuan"])
-def test_rotary_positions_are_cosines_and_sines(kind: str) -> None:
-    """Which frame, row and column they are of shows in which of them differ."""
-    own = placed(TRANSFORMERS[kind]())
+def test_rotary_positions_are_cosines_and_sines_of_frame_row_and_column(kind: str) -> None:
+    """Each of the three has channels of its own."""
+    own = position_features(TRANSFORMERS[kind]())
     cos, sin = own.chunk(2, -1)
     torch.testing.assert_close(cos**2 + sin**2, torch.ones_like(cos))
     frames, rows, columns = own.diff(dim=1), own.diff(dim=2), own.diff(dim=3)
@@ -239,10 +245,10 @@ def test_rotary_positions_are_cosines_and_sines(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "wan", "ltx", "hunyuan"])
-def test_the_gradient_of_positions_is_a_difference(kind: str) -> None:
+def test_the_gradient_of_positions_agrees_with_finite_differences(kind: str) -> None:
     backbone = TRANSFORMERS[kind]()
     x, t, (tap,) = random_latents(backbone), noise_levels(backbone)[0], backbone.taps("positions")
-    own, seed = placed(backbone), torch.Generator().manual_seed(3)
+    own, seed = position_features(backbone), torch.Generator().manual_seed(3)
     way, heed = torch.randn(own.shape, generator=seed), torch.randn(x.shape, generator=seed)
 
     def value(step: float, offset: Tensor) -> Tensor:
@@ -273,7 +279,7 @@ def test_gradients_of_positions_do_not_depend_on_checkpointing(kind: str) -> Non
         (found,) = torch.autograd.grad(seen[taps[0].path].square().sum(), offset)
         return found
 
-    own = placed(TRANSFORMERS[kind]())
+    own = position_features(TRANSFORMERS[kind]())
     expected = gradient()
     assert float(expected.abs().max()) > 0
     assert torch.equal(gradient(gradient_checkpointing=True), expected)
@@ -304,7 +310,7 @@ def test_gradients_do_not_depend_on_checkpointing(kind: str, role: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["2b", "wan", "ltx", "hunyuan"])
-def test_checkpointing_keeps_less(kind: str) -> None:
+def test_gradient_checkpointing_saves_memory(kind: str) -> None:
     def held(checkpointing: bool) -> int:
         settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
         backbone = model_loading.wrap(pipeline(TRANSFORMERS[kind]()), settings)
@@ -326,7 +332,7 @@ def test_checkpointing_keeps_less(kind: str) -> None:
     assert held(True) < held(False) / 2
 
 
-def test_an_error_inside_leaves_nothing_behind() -> None:
+def test_an_error_inside_checkpointing_restores_the_layers() -> None:
     layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     before = []
     with pytest.raises(ArithmeticError), placement.checkpointed(layers):  # noqa: PT012
@@ -339,8 +345,8 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
 @pytest.mark.parametrize(
     ("kind", "size"), [("2b", 256), ("wan", 272), ("ltx", 544), ("hunyuan", 272)]
 )
-def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
-    """Tiles are 240, 256 or 512 high; a clip within one is the same to the bit."""
+def test_tiled_decoding_is_nearly_the_same(kind: str, size: int) -> None:
+    """Tiles are 240, 256 or 512 pixels high. A clip that fits into one tile is exactly the same."""
     pipe = pipeline(TRANSFORMERS[kind]())
     whole = model_loading.wrap(pipe, CPU)
     x = torch.randn(1, *whole.latent_shape(1, size, size)[1:])
@@ -355,7 +361,7 @@ def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.5
 
 
-def test_offloading_needs_something_to_offload_from() -> None:
+def test_offloading_is_refused_on_the_cpu() -> None:
     for kind in ("2b", "wan", "ltx", "hunyuan"):
         with pytest.raises(BadCall, match="`offload` needs a cuda or mps device"):
             model_loading.wrap(
@@ -367,7 +373,7 @@ def test_offloading_needs_something_to_offload_from() -> None:
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_a_clip_goes_in_and_comes_out(kind: str) -> None:
+def test_a_clip_is_encoded_and_decoded_at_its_own_size(kind: str) -> None:
     backbone, size = TRANSFORMERS[kind](), TRANSFORMERS[kind]().defaults
     video = random_clip(backbone)
     x = backbone.encode(video)
@@ -381,7 +387,7 @@ def test_a_clip_goes_in_and_comes_out(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 @pytest.mark.parametrize("frames", [1, 17])
-def test_every_length_that_is_taken_comes_back(kind: str, frames: int) -> None:
+def test_clips_of_other_lengths_are_encoded_and_decoded(kind: str, frames: int) -> None:
     backbone, size = TRANSFORMERS[kind](), TRANSFORMERS[kind]().defaults
     shape = backbone.latent_shape(frames, size.height, size.width)
     video = torch.zeros(1, 3, frames, size.height, size.width)
@@ -426,7 +432,7 @@ def test_every_length_that_is_taken_comes_back(kind: str, frames: int) -> None:
         ("ltx", (161, 480, 720), "`width` must be a multiple of 32, such as 704 or"),
     ],
 )
-def test_sizes_that_do_not_fit_are_told_the_nearest(
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest(
     kind: str, size: tuple[int, int, int], message: str
 ) -> None:
     with pytest.raises(BadCall, match=message):
@@ -434,7 +440,7 @@ def test_sizes_that_do_not_fit_are_told_the_nearest(
 
 
 @pytest.mark.parametrize(("kind", "most"), [("2b", 16), ("wan", 512), ("ltx", 128)])
-def test_a_prompt_is_taken_whole_or_not_at_all(kind: str, most: int) -> None:
+def test_a_prompt_that_is_too_long_is_refused(kind: str, most: int) -> None:
     backbone = TRANSFORMERS[kind]()
     longest = " ".join("a" for _ in range((most - 1) // 2))  # two tokens each: a blank and a letter
     assert backbone.check_prompt(longest) == []
@@ -448,8 +454,8 @@ def test_a_prompt_is_taken_whole_or_not_at_all(kind: str, most: int) -> None:
 
 
 @pytest.mark.parametrize("kind", WITH_PIPELINE)
-def test_a_mask_covers_the_packs_that_it_touches(kind: str) -> None:
-    """One pixel of one frame frees the position, and the frames, that are packed with it."""
+def test_a_mask_frees_every_latent_that_it_touches(kind: str) -> None:
+    """One pixel of one frame frees the latent position of that pixel and frame."""
     backbone = TRANSFORMERS[kind]()
     size = backbone.defaults
     mask = np.zeros((size.frames, size.height, size.width), bool)
@@ -468,7 +474,7 @@ def test_a_mask_covers_the_packs_that_it_touches(kind: str) -> None:
     assert [bool(frame.all()) for frame in free] == [i < where for i in range(len(free))]
 
 
-def test_a_mask_by_attention_has_the_clips_frames(store: MotionCache) -> None:
+def test_a_mask_from_attention_has_the_frames_of_the_clip(store: MotionCache) -> None:
     backbone = wan.tiny()
     size, frames = backbone.defaults, random_clip(backbone)[0].permute(1, 2, 3, 0)
     motion = recast.learn(
@@ -489,8 +495,11 @@ def test_a_mask_by_attention_has_the_clips_frames(store: MotionCache) -> None:
 
 
 @pytest.mark.parametrize("kind", ["1.5", "wan", "ltx"])
-def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path, store: MotionCache) -> None:
-    """Previews and results have the clip's frames and rate, whatever the latents have."""
+def test_a_whole_run_writes_a_clip_of_the_same_size(
+    kind: str, tmp_path: Path, store: MotionCache
+) -> None:
+    """Previews and results have the frames and the frame rate of the clip, not those of its
+    latents."""
     backbone = TRANSFORMERS[kind]()
     size, frames = backbone.defaults, random_clip(backbone)[0].permute(1, 2, 3, 0)
     pixels = ((frames + 1) * 127.5).to(torch.uint8).numpy()
@@ -515,13 +524,13 @@ def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path, store: MotionC
     assert len(recast.read(tmp_path / "out" / "mask.mp4")) == size.frames
 
 
-def test_a_model_of_joint_attention_shows_none() -> None:
+def test_a_model_without_cross_attention_refuses_to_show_attention() -> None:
     backbone = cogvideox.tiny()
     with pytest.raises(BadCall, match="tiny-cogvideox has no cross-attention"):
         backbone.attention(random_latents(backbone), noise_levels(backbone)[0], "a cat")
 
 
-def test_lengths_are_told_from_the_middle_too() -> None:
+def test_a_length_that_does_not_fit_is_refused_with_the_nearest() -> None:
     latent_layout.check_frames(49, 8)
     with pytest.raises(BadCall, match="`frames` must be 41 or 49, got 48"):
         latent_layout.check_frames(48, 8)

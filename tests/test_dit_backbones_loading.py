@@ -1,4 +1,4 @@
-"""Loading video transformers: from any honest folder, in silence, and what a bad one is told."""
+"""Loading video transformers: without output, and with one clear error for a bad folder."""
 
 import shutil
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def save_parts(parts: ModelParts, folder: Path) -> Path:
-    """The parts of a Wan one by one, with an index."""
+    """Write the parts of a Wan one by one, with an index."""
     with quiet():
         for name in ("transformer", "vae", "text_encoder", "tokenizer"):
             getattr(parts, name).save_pretrained(folder / name)
@@ -40,7 +40,9 @@ def save_parts(parts: ModelParts, folder: Path) -> Path:
     return folder
 
 
-def test_a_saved_pipeline_is_the_same_model(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_saved_pipeline_loads_as_the_same_model(
+    saved: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tiny, loaded = TRANSFORMERS[saved.name](), model_loading.load(str(saved), CPU)
     assert capfd.readouterr() == ("", "")
     assert (loaded.name, loaded.fingerprint) == (saved.name, tiny.fingerprint)
@@ -66,17 +68,17 @@ def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
     assert 0 < float((out - exact).norm() / exact.norm()) < 0.05
 
 
-def test_a_card_says_what_a_model_was_made_for(folder: Path) -> None:
+def test_a_model_card_gives_the_defaults(folder: Path) -> None:
     told = {"frames": 9, "height": 32, "width": 48, "fps": 12.0, "steps": 25, "guidance_scale": 4.0}
     write_json(folder / "recast.json", {"defaults": told})
     assert model_loading.load(str(folder), CPU).defaults.fps == 12
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("wan", (480, 50)), ("experts", (720, 40))])
-def test_a_wan_tells_what_it_was_made_for(
+def test_the_defaults_of_a_wan_follow_from_its_config(
     kind: str, expected: tuple[int, int], tmp_path: Path
 ) -> None:
-    """Whatever its folder is called, and wrapped."""
+    """Under any folder name, and also when it is wrapped."""
     pipe = pipeline(TRANSFORMERS[kind]())
     folder = save_pipeline(pipe, tmp_path / "0123abcd")
     for backbone in (model_loading.load(str(folder), CPU), model_loading.wrap(pipe)):
@@ -102,14 +104,14 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_folder_is_told_why(folder: Path, name: str) -> None:
+def test_a_bad_folder_is_refused_with_the_reason(folder: Path, name: str) -> None:
     spoil, message = BAD[name]
     spoil(folder)
     with pytest.raises(BadModel, match=message):
         model_loading.load(str(folder), CPU)
 
 
-def test_wrap_uses_the_pipelines_own_networks() -> None:
+def test_wrap_uses_the_networks_of_the_pipeline() -> None:
     for kind in WITH_PIPELINE:
         tiny = TRANSFORMERS[kind]()
         pipe = pipeline(tiny)

@@ -1,4 +1,4 @@
-"""DiTFlow's second form: positions that are learned once and hold a motion for any prompt."""
+"""DiTFlow with optimised positions, which are learned once and hold a motion for any prompt."""
 
 import dataclasses
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def test_a_motion_is_learned_level_by_level_and_used_without_optimisation(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_positions_that_are_not_moved_leave_the_model_as_it_is(kind: str) -> None:
+def test_offsets_of_zero_leave_the_model_unchanged(kind: str) -> None:
     backbone, method, plain = (
         TRANSFORMERS[kind](),
         Method(SHORT),
@@ -86,7 +86,7 @@ def test_positions_that_are_not_moved_leave_the_model_as_it_is(kind: str) -> Non
 
 
 def optimised(backbone: CogVideoX, loss: Callable[[], Tensor], start: Tensor, lr: float) -> Tensor:
-    """Three steps of a fresh Adam from a table moved by `start`."""
+    """Three steps of a new Adam, from a table that is shifted by `start`."""
     offset = start.clone().requires_grad_()
     adam = torch.optim.Adam([offset], lr=lr)
     for _ in range(3):
@@ -96,10 +96,11 @@ def optimised(backbone: CogVideoX, loss: Callable[[], Tensor], start: Tensor, lr
     return offset.detach()
 
 
-def test_learning_and_transfer_by_hand() -> None:
-    """Algorithm 1 on 2b: each level takes up the positions of the one before and has a fresh Adam;
-    its step, with and without the prompt, is taken with them, and later steps are not. The source
-    is looked at with the model's own positions, and injected in learning and in transfer."""
+def test_learning_and_transfer_agree_with_algorithm_1() -> None:
+    """Against the loop by hand on 2b. Each level starts from the positions of the level before,
+    with a new Adam. The step of a guided level uses them with and without the prompt; later steps
+    do not. The source's features are read with the model's own positions, and injected in learning
+    and in transfer."""
     backbone, method = tiny_2b_at_table_size(), Method(INJECTING)
     source, schedule = backbone.encode(square_clip(backbone)), backbone.schedule
     grid, taps = schedule.grid(4), select_taps(backbone, INJECTING.injected)
@@ -108,8 +109,8 @@ def test_learning_and_transfer_by_hand() -> None:
     still = noised_source(backbone, source, clean)
     (wanted,) = method.flows(backbone, silent, still, clean, strongest=True)
 
-    def drawn(prompt: str, seed: int, scale: float, learned: list[Tensor]) -> Tensor:
-        """The clip; without positions it learns them."""
+    def sampled(prompt: str, seed: int, scale: float, learned: list[Tensor]) -> Tensor:
+        """Sample a clip. Without positions it learns them."""
         plain = backbone.denoiser(backbone.encode_text([prompt]))
         denoise, fresh = backbone.cfg_denoiser(prompt, "", scale), not learned
         start = randn(tuple(source.shape), torch.Generator().manual_seed(seed), source.device)
@@ -135,18 +136,18 @@ def test_learning_and_transfer_by_hand() -> None:
 
     positions: list[Tensor] = []
     with torch.no_grad():
-        drawn("a square", 0, backbone.defaults.guidance_scale, positions)
+        sampled("a square", 0, backbone.defaults.guidance_scale, positions)
     motion = learn(method, backbone)
     torch.testing.assert_close(motion.tensors["positions"], torch.cat(positions).half())
     assert torch.equal(motion.tensors["latents"], source[0])
     kept = list(motion.tensors["positions"].float().split(1))
     with torch.no_grad():
-        expected = drawn("a cat", SAMPLING.seed, SAMPLING.guidance_scale, kept)
+        expected = sampled("a cat", SAMPLING.seed, SAMPLING.guidance_scale, kept)
     torch.testing.assert_close(transfer(method, backbone, motion), expected)
     assert hook_count(backbone.network) == 0
 
 
-def test_learning_does_not_depend_on_how_clips_are_drawn_later() -> None:
+def test_learning_does_not_depend_on_the_sampling_settings() -> None:
     backbone, method = wan.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     other = Sampling(steps=4, guidance_scale=9.0, negative_prompt="blurry", seed=7)
@@ -154,7 +155,7 @@ def test_learning_does_not_depend_on_how_clips_are_drawn_later() -> None:
     assert torch.equal(found.tensors["positions"], motion.tensors["positions"])
 
 
-def test_the_stores_key_knows_what_guides_a_sample_that_learns() -> None:
+def test_the_cache_key_of_learned_positions_contains_the_guidance() -> None:
     frames = world.render(world.sample(0))
 
     def keys(config: Config) -> set[str]:
@@ -174,7 +175,7 @@ def test_the_stores_key_knows_what_guides_a_sample_that_learns() -> None:
 # Refusals
 
 
-def test_a_motion_of_one_form_is_none_of_the_other() -> None:
+def test_a_motion_of_latents_is_refused_for_positions_and_vice_versa() -> None:
     backbone = wan.tiny()
     learned = learn(Method(SHORT), backbone)
     latents = dataclasses.replace(SHORT, optimised="latents")
@@ -187,7 +188,7 @@ def test_a_motion_of_one_form_is_none_of_the_other() -> None:
         transfer(Method(SHORT), backbone, learn(Method(latents), backbone))
 
 
-def test_positions_fit_their_own_levels_and_settings() -> None:
+def test_positions_of_other_levels_or_settings_are_refused() -> None:
     backbone, method = wan.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     with pytest.raises(BadMotion, match="learned with `steps` 4, but `steps` is 6 now; use 4"):
@@ -205,7 +206,7 @@ def test_positions_fit_their_own_levels_and_settings() -> None:
         transfer(method, backbone, dataclasses.replace(motion, tensors={}))
 
 
-def test_where_there_is_nothing_to_learn_it_is_said() -> None:
+def test_settings_that_leave_nothing_to_learn_are_refused() -> None:
     with pytest.raises(BadCall, match=r"`guided` must be above 0 to learn positions, got 0"):
         dataclasses.replace(SHORT, guided=0.0)
     with pytest.raises(
@@ -219,8 +220,10 @@ def test_where_there_is_nothing_to_learn_it_is_said() -> None:
     assert "positions" in learn(Method(first), cogvideox.tiny()).tensors
 
 
-def test_unets_have_no_positions(tmp_path: Path) -> None:
-    message = "tiny-unet3d has no role 'positions', which ditflow needs; its roles are middle, decoder0"
+def test_a_unet_is_refused_because_it_has_no_positions(tmp_path: Path) -> None:
+    message = (
+        "tiny-unet3d has no role 'positions', which ditflow needs; its roles are middle, decoder0"
+    )
     with pytest.raises(BadCall, match=message):
         requirements.check_model(Method(SHORT), unet3d.tiny())
     assert "positions" in Method(SHORT).roles
@@ -231,7 +234,7 @@ def test_a_source_without_a_prompt_is_refused_before_a_model_is_loaded(tmp_path:
     path = Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
     shared: dict[str, Any] = {"clip": path, "method": "ditflow", "config": SHORT}
     shared["backbone"] = str(tmp_path)  # which holds no model
-    message = "ditflow with these settings learns while it samples .* describe the source in `source_prompt`"
+    message = "ditflow with these settings learns .* describe the source in `source_prompt`"
     with pytest.raises(BadCall, match=message):
         list(run(RunConfig(prompt="a cat", **shared)))
     with pytest.raises(BadCall, match=message):
@@ -239,7 +242,7 @@ def test_a_source_without_a_prompt_is_refused_before_a_model_is_loaded(tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["2b", "5b"])
-def test_an_error_leaves_no_hook_behind(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_removes_all_hooks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, method = TRANSFORMERS[kind](), Method(INJECTING)
     motion = learn(method, backbone)
     nan = torch.full_like(motion.tensors["positions"], float("nan"))
@@ -264,7 +267,7 @@ def test_an_error_leaves_no_hook_behind(kind: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "wan"])
-def test_learn_once_and_use_with_new_prompts(
+def test_the_command_line_learns_once_and_transfers_with_new_prompts(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -301,8 +304,8 @@ def test_the_preset_has_the_papers_numbers() -> None:
     assert config == dataclasses.replace(PRESETS["paper"], optimised="positions")
 
 
-def test_a_wrapped_pipeline_keeps_its_transformer() -> None:
-    """Whose rotary positions have a place outside of it."""
+def test_wrapping_adds_no_module_to_the_transformer() -> None:
+    """Its rotary positions are computed by a module outside of it."""
     pipe = pipeline(TRANSFORMERS["5b"]())
     before = [name for name, _ in pipe.transformer.named_modules()]
     wrapped = model_loading.wrap(pipe, CPU)

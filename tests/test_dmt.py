@@ -1,4 +1,4 @@
-"""DMT: what is recorded, what is optimised, what its presets say, and what it refuses."""
+"""DMT: what it records, what it optimises, which motions it accepts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -52,7 +52,9 @@ def changed(motion: Motion, **metadata: Any) -> Motion:
 
 
 @pytest.mark.parametrize(("feature", "cells"), [("smm", 1), ("smm", 2), ("full", 1)])
-def test_learn_records_what_one_finds_by_hand(backbone: Backbone, feature: str, cells: int) -> None:
+def test_learn_records_the_features_of_the_inverted_clip(
+    backbone: Backbone, feature: str, cells: int
+) -> None:
     config = dataclasses.replace(SHORT, taps=REFERENCE_TAPS, feature=feature, cells=cells)
     learned = learn(Method(config), backbone)
 
@@ -80,7 +82,7 @@ def test_learn_records_what_one_finds_by_hand(backbone: Backbone, feature: str, 
     assert torch.equal(learned.tensors["noise"], at[float(grid[0])][0])
 
 
-def test_it_takes_one_pass(backbone: Backbone) -> None:
+def test_learning_takes_one_inversion_and_one_pass(backbone: Backbone) -> None:
     before = backbone.nfe
     done = METHOD.learn(backbone, square_clip(backbone), "a square", SAMPLING)
     steps = list(done)
@@ -90,15 +92,15 @@ def test_it_takes_one_pass(backbone: Backbone) -> None:
     assert backbone.nfe - before == 8 + 1
 
 
-def test_nothing_is_recorded_where_nothing_is_guided(backbone: Backbone) -> None:
+def test_without_guided_levels_no_features_are_recorded(backbone: Backbone) -> None:
     before = backbone.nfe
     learned = learn(Method(dataclasses.replace(SHORT, guided=0)), backbone)
     assert learned.tensors.keys() == {"noise"}
     assert backbone.nfe - before == 8
 
 
-def test_the_prefix_stands_before_the_source_prompt_too(backbone: Backbone) -> None:
-    """As in the authors' config, whose source prompt begins with it; no prompt stays none."""
+def test_the_prefix_also_precedes_the_source_prompt(backbone: Backbone) -> None:
+    """As in the authors' config. An empty source prompt stays empty."""
     prefixed = dataclasses.replace(SHORT, prompt_prefix="Amazing, ")
     for prompt, whole in (("a square", "Amazing, a square"), ("", "")):
         with_prefix = learn(Method(prefixed), backbone, prompt).tensors
@@ -109,7 +111,7 @@ def test_the_prefix_stands_before_the_source_prompt_too(backbone: Backbone) -> N
 # What is made of it
 
 
-def test_without_guidance_it_is_plain_sampling(backbone: Backbone, motion: Motion) -> None:
+def test_without_guided_levels_it_is_plain_sampling(backbone: Backbone, motion: Motion) -> None:
     config = dataclasses.replace(SHORT, guided=0, initial_noise="random", restart=False)
     unguided_motion = dataclasses.replace(
         motion,
@@ -139,7 +141,7 @@ def test_the_loss_falls_at_guided_levels(backbone: Backbone, motion: Motion, los
 
 
 def test_every_level_has_its_own_target(backbone: Backbone, motion: Motion) -> None:
-    """The loop by hand, with eq. 3 written out."""
+    """Against the loop by hand, with eq. 3 written out."""
     config = dataclasses.replace(SHORT, restart=False, initial_noise="random", lr_end=0.005)
     schedule, taps = backbone.schedule, backbone.taps("motion")
     plain = backbone.denoiser(backbone.encode_text(["a cat"]))
@@ -164,8 +166,8 @@ def test_every_level_has_its_own_target(backbone: Backbone, motion: Motion) -> N
     torch.testing.assert_close(transfer(Method(config), backbone, motion), x, atol=1e-4, rtol=1e-4)
 
 
-def test_more_inner_steps_lead_nearer(backbone: Backbone, motion: Motion) -> None:
-    """More inner steps lead nearer to the clip's features, from the same noise."""
+def test_more_inner_steps_reduce_the_loss_further(backbone: Backbone, motion: Motion) -> None:
+    """From the same noise."""
     reached = []
     for inner_steps in (2, 12):
         config = dataclasses.replace(SHORT, inner_steps=inner_steps)
@@ -175,7 +177,7 @@ def test_more_inner_steps_lead_nearer(backbone: Backbone, motion: Motion) -> Non
     assert reached[1] < 0.8 * reached[0]
 
 
-def test_a_seed_is_a_clip(backbone: Backbone, motion: Motion) -> None:
+def test_the_same_seed_gives_the_same_clip(backbone: Backbone, motion: Motion) -> None:
     first, second = (transfer(METHOD, backbone, motion) for _ in range(2))
     other = transfer(METHOD, backbone, motion, dataclasses.replace(SAMPLING, seed=6))
     assert torch.equal(first, second)
@@ -193,8 +195,8 @@ FEATURES = list(product(["smm", "full"], ["pairwise", "pairwise_cosine", "absolu
 NOISES = ["random", "inverted", "low_frequency", "blended", "low_frequency_blended"]
 
 
-def test_every_variant_runs_and_differs(backbone: Backbone) -> None:
-    """Each combination of what the paper ablates is another clip; none of the settings is dead."""
+def test_every_variant_gives_another_clip(backbone: Backbone) -> None:
+    """Every combination of the settings that the paper ablates has an effect."""
     few = Sampling(steps=2, guidance_scale=3.0, seed=5)
     short = dataclasses.replace(SHORT, inner_steps=1, inversion_steps=2, lr=0.05)
     motions = {
@@ -246,8 +248,9 @@ def test_the_learning_rate_falls_linearly(
 # Which motions serve
 
 
-def test_a_motion_with_more_taps_serves(backbone: Backbone, motion: Motion) -> None:
-    """One learned for `reference` serves `paper`, whatever stood before its source prompt."""
+def test_a_motion_with_more_taps_is_accepted(backbone: Backbone, motion: Motion) -> None:
+    """A motion that was learned for `reference` can be used for `paper`, under any prefix of its
+    source prompt."""
     richer = dataclasses.replace(SHORT, taps=REFERENCE_TAPS)
     more = learn(Method(richer), backbone)
     assert torch.equal(transfer(METHOD, backbone, more), transfer(METHOD, backbone, motion))
@@ -296,7 +299,9 @@ def test_a_motion_of_another_schedule_is_refused(backbone: Backbone, motion: Mot
         transfer(METHOD, backbone, changed(motion, times=[999.0, 749.0]))
 
 
-def test_a_motion_that_lacks_something_is_refused(backbone: Backbone, motion: Motion) -> None:
+def test_a_motion_that_lacks_a_tensor_or_setting_is_refused(
+    backbone: Backbone, motion: Motion
+) -> None:
     for name in ("noise", UPSAMPLER):
         rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}
         with pytest.raises(BadMotion, match=f"has no {name}"):
@@ -305,7 +310,7 @@ def test_a_motion_that_lacks_something_is_refused(backbone: Backbone, motion: Mo
         transfer(METHOD, backbone, dataclasses.replace(motion, metadata={}))
 
 
-def test_an_unknown_role_is_named(backbone: Backbone) -> None:
+def test_an_unknown_role_is_answered_with_a_similar_one(backbone: Backbone) -> None:
     with pytest.raises(UnknownName, match="'moton'; did you mean motion"):
         learn(Method(dataclasses.replace(SHORT, taps=("moton",))), backbone)
 
@@ -313,7 +318,7 @@ def test_an_unknown_role_is_named(backbone: Backbone) -> None:
 # The model stays as it was
 
 
-def test_the_network_is_frozen_and_stays_so(backbone: Backbone, motion: Motion) -> None:
+def test_transfer_leaves_the_network_frozen(backbone: Backbone, motion: Motion) -> None:
     transfer(METHOD, backbone, motion)
     for weight in backbone.network.parameters():
         assert not weight.requires_grad
@@ -335,7 +340,7 @@ def test_a_closed_job_leaves_no_hooks(backbone: Backbone, motion: Motion, after:
 
 
 @pytest.mark.parametrize("weight", ["conv_in.bias", "conv_out.bias"])
-def test_a_broken_level_is_named(weight: str) -> None:
+def test_an_error_names_the_level_with_a_non_finite_value(weight: str) -> None:
     """Before the taps the loss is not finite, behind them the step is not."""
     broken = unet3d.tiny()
     learned = learn(METHOD, broken)

@@ -1,4 +1,4 @@
-"""DreamMotion's step against its formula, and what its terms hold."""
+"""DreamMotion: its step against the formula, its terms, how it stops and resumes."""
 
 import dataclasses
 from pathlib import Path
@@ -51,8 +51,8 @@ def test_one_step_is_the_difference_of_two_scores() -> None:
     torch.testing.assert_close(scaled - source, (latents - source) / area, rtol=1e-3, atol=1e-5)
 
 
-def test_the_self_similarities_pull_back_what_has_moved() -> None:
-    """At the source both are zero; from a disturbed copy their gradient leads down."""
+def test_the_self_similarities_pull_a_disturbed_copy_back() -> None:
+    """At the source both are zero. From a disturbed copy their gradient reduces them."""
     backbone = unet3d.tiny()
     source = backbone.encode(random_clip(backbone))
     step = Distillation.of(Config(), backbone, source, "a cat", "a cat", TWO_STEPS)
@@ -72,8 +72,8 @@ def test_the_self_similarities_pull_back_what_has_moved() -> None:
 
 
 def slopes(side: int, config: Config) -> Tensor:
-    """Gradients of eight steps, from where a clip of 2 frames has changed; it is the same clip at
-    every multiple of 8 as side."""
+    """The gradients of eight steps, at a changed clip of 2 frames. The clip is the same at every
+    side that is a multiple of 8."""
     draw, grown = torch.Generator().manual_seed(1), side // 8
     start, change = (torch.randn((1, 4, 2, 8, 8), generator=draw) for _ in range(2))
     source, z = (
@@ -84,8 +84,8 @@ def slopes(side: int, config: Config) -> Tensor:
     return torch.stack([gradient(lambda x, i=index: step(x, i), z)[0] for index in range(1, 9)])
 
 
-def test_a_weight_of_structure_means_the_same_at_every_size() -> None:
-    """Against the score, the term's gradient at four times as many positions."""
+def test_the_weight_of_a_term_does_not_depend_on_the_size() -> None:
+    """The ratio of the term's gradient to that of the score, at four times as many positions."""
     shares = []
     for side in (8, 16):
         score = slopes(side, ONLY_SCORE)
@@ -94,8 +94,8 @@ def test_a_weight_of_structure_means_the_same_at_every_size() -> None:
     assert 1 / 1.5 < shares[1] / shares[0] < 1.5
 
 
-def test_the_terms_are_cut_to_a_share_of_the_score() -> None:
-    """Their direction stays, and gradients below the limit are left alone."""
+def test_the_gradients_of_the_terms_are_limited_to_a_share_of_the_score() -> None:
+    """The limit keeps their direction, and smaller gradients are left unchanged."""
     score = slopes(8, ONLY_SCORE)
     heavy = dataclasses.replace(ONLY_SCORE, spatial=100.0, temporal=100.0)
     whole = slopes(8, heavy) - score
@@ -114,7 +114,7 @@ def test_the_scale_by_area_keeps_the_balance_of_score_and_terms() -> None:
     torch.testing.assert_close(slopes(8, config), plain * 2000 / 64, rtol=1e-3, atol=0.1)
 
 
-def test_it_tells_its_terms_and_previews() -> None:
+def test_it_reports_its_terms_and_previews() -> None:
     backbone = gaussian.tiny()
     events = list(edited(backbone, Config(iterations=4, report_every=2)))
     steps = [event for event in events if isinstance(event, Step)]
@@ -136,7 +136,7 @@ def reported(backbone: Backbone, config: Config) -> tuple[list[Tensor], list[flo
 
 
 def test_the_mean_gradient_is_that_of_the_steps_since_the_last_report() -> None:
-    """With plain descent a step is the gradient times the rate."""
+    """With plain gradient descent a step is the gradient times the learning rate."""
     backbone = unet3d.tiny()
     config = Config(iterations=4, report_every=1, lr=0.8, lr_decay=0.25)
     places, each = reported(backbone, config)
@@ -156,7 +156,7 @@ def test_the_mean_gradient_is_that_of_the_steps_since_the_last_report() -> None:
     assert adams[0] == pytest.approx(each[0], rel=1e-4)
 
 
-def test_adams_first_step_is_the_rate_everywhere() -> None:
+def test_the_first_step_of_adam_has_the_size_of_the_learning_rate() -> None:
     backbone = unet3d.tiny()
     config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01)
     moved = edited(backbone, config).run() - backbone.encode(random_clip(backbone))
@@ -164,10 +164,11 @@ def test_adams_first_step_is_the_rate_everywhere() -> None:
 
 
 @pytest.mark.parametrize(("decay", "last"), [({}, 0.01), ({"lr_decay": 0.2}, 0.002)])
-def test_the_rate_stays_as_it_began_unless_it_is_told_to_fall(
+def test_the_learning_rate_is_constant_unless_lr_decay_is_given(
     decay: dict[str, float], last: float
 ) -> None:
-    """Adam's steps are as large as the rate where the gradient stays the same, as it does here."""
+    """Adam's steps have the size of the learning rate while the gradient is constant, as it is
+    here."""
     config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01, iterations=4, **decay)
     config = dataclasses.replace(config, report_every=1, cleanest=0.95)
     seen = [e.latents for e in edited(gaussian.tiny(), config) if isinstance(e, Preview)]
@@ -175,7 +176,7 @@ def test_the_rate_stays_as_it_began_unless_it_is_told_to_fall(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_it_stops_where_the_gradient_has_died(optimizer: Literal["sgd", "adam"]) -> None:
+def test_it_stops_when_the_gradient_falls_below_a_limit(optimizer: Literal["sgd", "adam"]) -> None:
     backbone = gaussian.tiny()
     config = Config(iterations=100, report_every=5, optimizer=optimizer)
     places, rms = reported(backbone, config)
@@ -192,7 +193,7 @@ def test_it_stops_where_the_gradient_has_died(optimizer: Literal["sgd", "adam"])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been(
+def test_a_resumed_transfer_gives_the_same_clip(
     optimizer: Literal["sgd", "adam"],
 ) -> None:
     config = Config(iterations=4, report_every=2, optimizer=optimizer)
@@ -207,7 +208,7 @@ def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been(
     assert torch.equal(rest.result, whole.result)
 
 
-def test_a_transfer_broken_off_at_any_preview_stops_where_it_would_have() -> None:
+def test_a_transfer_that_is_resumed_at_any_preview_stops_at_the_same_step() -> None:
     backbone = gaussian.tiny()
     config = Config(iterations=100, report_every=5)
     _, rms = reported(backbone, config)
@@ -223,14 +224,14 @@ def test_a_transfer_broken_off_at_any_preview_stops_where_it_would_have() -> Non
         assert torch.equal(done.result, whole.result)
 
 
-def test_prompts_that_do_not_differ_are_refused() -> None:
+def test_equal_prompts_are_refused() -> None:
     with pytest.raises(
         BadCall, match="the prompt must differ from `source_prompt`, got 'a cat' for both"
     ):
         edited(gaussian.tiny(), ONLY_SCORE, " a  cat").run()
 
 
-def test_a_backbone_without_the_role_says_which_it_has() -> None:
+def test_an_error_lists_the_roles_of_the_backbone() -> None:
     with pytest.raises(UnknownName, match=r"unknown role for .* 'values'; .*keys"):
         edited(gaussian.tiny(), dataclasses.replace(ONLY_SCORE, keys=("values",))).run()
 
@@ -254,18 +255,18 @@ def test_a_motion_without_latents_is_refused() -> None:
         ({"keys": ()}, "`keys` must name at least one role"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         dataclasses.replace(PRESETS["fast"], **changes)
 
 
-def test_no_setting_is_hidden_by_a_flag_of_the_run() -> None:
+def test_no_setting_has_the_name_of_a_flag_of_the_run() -> None:
     run = RunConfig(clip=Path("a.mp4"), prompt="a cat", config=Config())
     assert not flags.own_names(run.config) & flags.own_names(run, but=run.config)
 
 
 @pytest.mark.parametrize("config", [ONLY_SCORE, Config(iterations=1)])
-def test_only_what_the_mask_leaves_free_is_changed(config: Config) -> None:
+def test_only_the_masked_region_is_changed(config: Config) -> None:
     backbone = unet3d.tiny()
     method, source = Method(config), backbone.encode(random_clip(backbone))
     learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)

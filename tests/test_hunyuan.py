@@ -1,4 +1,4 @@
-"""HunyuanVideo: parity with diffusers' pipeline, guidance, both texts, streams, its full size."""
+"""HunyuanVideo: agreement with the pipeline of diffusers, guidance, both texts, features."""
 
 from typing import Any
 
@@ -24,15 +24,16 @@ PROMPT = "a red {car}"
 
 
 def template(backbone: Hunyuan) -> dict[str, Any]:
-    """The makers' template, which says how many tokens precede the prompt. Their number is that of
-    Llama 3's tokenizer; the tiny one has more."""
+    """The makers' template, with the number of tokens before the prompt, which is another for Llama
+    3's tokenizer than for the tiny one."""
     before, _ = DEFAULT_PROMPT_TEMPLATE["template"].split("{}")
     tokens = backbone.parts.tokenizer(before).input_ids
     return {**DEFAULT_PROMPT_TEMPLATE, "crop_start": len(tokens)}
 
 
 def theirs(backbone: Hunyuan, x: Tensor, kind: str, **options: Any) -> Tensor:
-    """What diffusers' pipeline makes of noise in 8 steps: "latent", or pictures as "pt"."""
+    """What the pipeline of diffusers makes of noise in 8 steps: latents for "latent", pictures for
+    "pt"."""
     size = backbone.defaults
     return pipeline(backbone)(
         prompt=PROMPT,
@@ -67,7 +68,7 @@ def ours(backbone: Hunyuan, x: Tensor, negative: str, scale: float) -> Tensor:
     ],
     ids=["embedded", "none", "true"],
 )
-def test_sampling_is_what_diffusers_does(
+def test_sampling_agrees_with_diffusers(
     negative: str, scale: float, options: dict[str, Any], calls: int
 ) -> None:
     backbone = hunyuan.tiny_of()
@@ -82,7 +83,7 @@ def test_sampling_is_what_diffusers_does(
     torch.testing.assert_close(made, pictures, atol=1e-4, rtol=0)
 
 
-def test_the_network_reads_the_scale() -> None:
+def test_the_network_reads_the_guidance_scale() -> None:
     backbone = hunyuan.tiny_of()
     x, t = random_latents(backbone), torch.tensor(0.5)
 
@@ -102,7 +103,7 @@ def test_the_network_reads_the_scale() -> None:
     assert torch.equal(seen(told), growing)
 
 
-def test_one_that_is_not_distilled_is_guided_by_two_passes() -> None:
+def test_a_network_that_is_not_distilled_needs_two_passes_for_guidance() -> None:
     backbone = hunyuan.tiny_of(distilled=False)
     x = random_latents(backbone)
     found = ours(backbone, x, "", 4.0)
@@ -122,8 +123,8 @@ def test_llama_reads_the_prompt_in_the_makers_template() -> None:
     assert set(tokens[0, len(expected) :].tolist()) == {tokenizer.pad_token_id}
 
 
-def test_a_tokenizer_that_loses_blanks_is_refused() -> None:
-    """As transformers' LlamaTokenizer does, which makes one of Llama 2's kind of Llama 3's."""
+def test_a_tokenizer_that_loses_white_space_is_refused() -> None:
+    """transformers' LlamaTokenizer does so when it reads the files of Llama 3."""
     pipe = pipeline(hunyuan.tiny_of())
     inner = pipe.tokenizer.backend_tokenizer
     inner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -133,8 +134,8 @@ def test_a_tokenizer_that_loses_blanks_is_refused() -> None:
         model_loading.wrap(pipe, CPU)
 
 
-def test_both_texts_are_parts_of_the_conditioning() -> None:
-    """CLIP's eight numbers, and Llama's tokens, zero after each text's end."""
+def test_the_conditioning_holds_both_texts() -> None:
+    """CLIP's vector, and Llama's tokens, which are zero after the end of each text."""
     backbone = hunyuan.tiny_of()
     found, prompts = backbone.encode_text(["ab", ""]), ["ab", ""]
     assert found.text.shape == (2, 256, 16)
@@ -147,7 +148,7 @@ def test_both_texts_are_parts_of_the_conditioning() -> None:
     assert [int(row.sum()) for row in mask] == [3, 1]
 
 
-def test_prompts_that_are_too_long_are_refused_and_long_ones_told() -> None:
+def test_prompts_that_are_too_long_are_refused_and_long_ones_get_a_note() -> None:
     backbone = hunyuan.tiny_of()
     assert backbone.check_prompt("a" * 75) == []
     (note,) = backbone.check_prompt("a" * 76)
@@ -163,8 +164,8 @@ def test_prompts_that_are_too_long_are_refused_and_long_ones_told() -> None:
 @pytest.mark.parametrize(
     ("number", "path"), [(0, "transformer_blocks.0"), (2, "single_transformer_blocks.1")]
 )
-def test_the_texts_tokens_are_no_features(role: str, number: int, path: str) -> None:
-    """Those of later blocks stand behind the clip's; heads lie side by side."""
+def test_features_leave_out_the_tokens_of_the_text(role: str, number: int, path: str) -> None:
+    """In later blocks the tokens of the text follow those of the clip. Heads lie side by side."""
     backbone = hunyuan.tiny_of()
     x, (tap,) = random_latents(backbone), backbone.taps(f"{role}{number}")
     layer = {"queries": "norm_q", "keys": "norm_k", "values": "to_v"}[role]
@@ -180,22 +181,22 @@ def test_the_texts_tokens_are_no_features(role: str, number: int, path: str) -> 
     assert torch.equal(seen[tap.path], whole[:, :18].reshape(1, 3, 2, 3, 24))
 
 
-def test_encoding_is_scaled() -> None:
+def test_latents_are_scaled() -> None:
     backbone = hunyuan.tiny_of()
     video = random_clip(backbone)
     mean = backbone.parts.vae.encode(video).latent_dist.mean
     torch.testing.assert_close(backbone.encode(video), 0.476986 * mean)
 
 
-def test_wrapped_it_is_the_same_model() -> None:
+def test_wrap_gives_the_same_model() -> None:
     tiny = hunyuan.tiny_of()
     wrapped = model_loading.wrap(pipeline(tiny), CPU)
     assert (wrapped.fingerprint, wrapped.defaults.guidance_scale) == (tiny.fingerprint, 6.0)
     assert model_loading.wrap(pipeline(tiny), Settings(dynamic_guidance=True)).dynamic_guidance
 
 
-def test_the_published_vae_packs_as_we_count() -> None:
-    """A short clip through the VAE at its full size, without its weights."""
+def test_the_published_vae_has_the_expected_latent_shape() -> None:
+    """For a short clip at full size, without weights."""
     with torch.device("meta"):
         vae, video = AutoencoderKLHunyuanVideo(), torch.empty(1, 3, 33, 720, 1280)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""LTX-Video: parity with diffusers' pipeline, VAEs, levels by size, text, the published size."""
+"""LTX-Video: agreement with the pipeline of diffusers, VAEs, noise levels by size, text."""
 
 import dataclasses
 from typing import Any
@@ -22,7 +22,7 @@ from .tiny_models import CPU, pipeline
 
 @pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_sampling_is_what_diffusers_does(conditioned: bool, scale: float) -> None:
+def test_sampling_agrees_with_diffusers(conditioned: bool, scale: float) -> None:
     backbone, prompt = ltx.tiny_of(conditioned=conditioned), "a red car"
     pipe, x, size = pipeline(backbone), random_latents(backbone), backbone.defaults
     options: dict[str, Any] = {
@@ -52,8 +52,8 @@ def test_sampling_is_what_diffusers_does(conditioned: bool, scale: float) -> Non
     torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
 
 
-def test_a_conditioned_decoder_is_a_function_of_the_latents() -> None:
-    """Its noise is always the same, and nobody else's generator is touched."""
+def test_a_conditioned_decoder_is_deterministic() -> None:
+    """Its noise is always the same, and the global generator is left unchanged."""
     backbone = ltx.tiny_of(conditioned=True)
     x = random_latents(backbone)
     state = torch.random.get_rng_state()
@@ -63,8 +63,8 @@ def test_a_conditioned_decoder_is_a_function_of_the_latents() -> None:
     assert torch.equal(backbone.decode(x), first)
 
 
-def test_encoding_undoes_what_decoding_does_to_latents() -> None:
-    """The mean of the VAE's posterior, less its channels' mean, in their deviations."""
+def test_latents_are_normalised_by_the_statistics_of_the_vae() -> None:
+    """The mean of the VAE's posterior, minus the mean of each channel, divided by its deviation."""
     backbone = ltx.tiny_of()
     video = random_clip(backbone)
     mean = backbone.parts.vae.encode(video).latent_dist.mean
@@ -73,7 +73,7 @@ def test_encoding_undoes_what_decoding_does_to_latents() -> None:
         torch.testing.assert_close(backbone.encode(video)[:, channel], expected)
 
 
-def test_text_ends_in_zeros_and_attention_does_not_see_them() -> None:
+def test_text_is_padded_with_zeros_that_attention_ignores() -> None:
     backbone = ltx.tiny_of()
     encoded = backbone.encode_text(["ab", ""])
     text, mask = encoded.text, encoded.mask
@@ -91,8 +91,8 @@ def test_text_ends_in_zeros_and_attention_does_not_see_them() -> None:
     torch.testing.assert_close(whole, cut, atol=1e-6, rtol=0)
 
 
-def test_attention_is_the_networks_own() -> None:
-    """Against the mean of attn2's own softmax over the tokens that are there."""
+def test_attention_agrees_with_the_attention_of_the_network() -> None:
+    """Against the mean of attn2's own softmax over the tokens of the prompt."""
     backbone = ltx.tiny_of()
     x, t, prompt = random_latents(backbone), torch.tensor(0.3), "a fat cat"
     attn, inputs = backbone.network.transformer_blocks[1].attn2, []
@@ -114,7 +114,7 @@ def test_attention_is_the_networks_own() -> None:
     torch.testing.assert_close(backbone.attention(x, t, prompt), expected)
 
 
-def test_positions_are_in_seconds() -> None:
+def test_positions_depend_on_the_frame_rate() -> None:
     """The same latents at another frame rate are another clip."""
     slow, fast = (ltx.tiny_of() for _ in range(2))
     fast.defaults = dataclasses.replace(slow.defaults, fps=50.0)
@@ -124,7 +124,7 @@ def test_positions_are_in_seconds() -> None:
     assert not torch.allclose(*outs, atol=1e-4)
 
 
-def test_a_motion_is_bound_to_the_levels_of_its_size() -> None:
+def test_a_motion_of_another_size_has_other_noise_levels_and_is_refused() -> None:
     backbone, method = (
         ltx.tiny_of(),
         dmt.Method(dmt.Config(guided=0.5, inner_steps=1, inversion_steps=4)),
@@ -139,15 +139,15 @@ def test_a_motion_is_bound_to_the_levels_of_its_size() -> None:
         method.transfer(backbone, moved, "a dog", sampling).run()
 
 
-def test_patches_are_refused() -> None:
+def test_a_transformer_with_patches_is_refused() -> None:
     pipe = pipeline(ltx.tiny_of())
     pipe.transformer.register_to_config(patch_size=2)
     with pytest.raises(BadModel, match=r"patches of \(2, 1\); a token of LTX-Video is one latent"):
         model_loading.wrap(pipe, CPU)
 
 
-def test_the_published_vae_packs_as_we_count() -> None:
-    """The default clip through the VAE at its full size, without its weights."""
+def test_the_published_vae_has_the_expected_latent_shape() -> None:
+    """For the default clip at full size, without weights."""
     size = model_loading.wrap(pipeline(ltx.tiny_of()), CPU).defaults
     with torch.device("meta"):
         vae = AutoencoderKLLTXVideo()

@@ -1,4 +1,4 @@
-"""The map of the house in CONTRIBUTING.md against the tree and the import contract."""
+"""The map of the rooms in CONTRIBUTING.md against the tree and the import contract."""
 
 import re
 import tomllib

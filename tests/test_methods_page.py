@@ -20,7 +20,7 @@ ROWS = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \| (\d+) \+ (\d+) \|", PAGE,
 
 
 @pytest.mark.parametrize(("name", "roles", "learning", "transferring"), ROWS)
-def test_a_row_says_what_a_method_asks_for_and_what_it_costs(
+def test_a_row_gives_the_roles_and_the_cost_of_a_method(
     name: str, roles: str, learning: str, transferring: str
 ) -> None:
     module = registry.load("methods", name)
@@ -38,9 +38,9 @@ def test_the_table_has_rows() -> None:
     assert len(ROWS) >= 9
 
 
-def test_the_matrix_says_which_pairs_run_and_which_are_measured() -> None:
-    """Every method on every backbone that can be had with released weights; measured are those of
-    which the suite `methods` has rows on a shipped model."""
+def test_the_matrix_gives_the_pairs_that_run_and_those_that_are_measured() -> None:
+    """It holds every method on every backbone with released weights. A pair is measured if the
+    suite `methods` has rows of it on a shipped model."""
     head = re.search(r"^\| \| (`.*`) \|$", PAGE, re.MULTILINE)
     assert head is not None
     backbones = re.findall(r"`(\w+)`", head[1])

@@ -1,4 +1,4 @@
-"""SDEdit: between the source itself and plain sampling."""
+"""SDEdit: results lie between the source and plain sampling."""
 
 import pytest
 import torch
@@ -33,14 +33,14 @@ def made(backbone, video, strength):
     return method.transfer(backbone, motion, "a cat", SAMPLING).run()
 
 
-def test_the_more_noise_the_farther_from_the_source(backbone, video):
+def test_more_noise_leads_farther_from_the_source(backbone, video):
     source = backbone.encode(video)
     distances = [float((made(backbone, video, s) - source).norm()) for s in (0.2, 0.5, 1.0)]
     assert distances == sorted(distances)
     assert distances[0] < distances[2] / 2
 
 
-def test_it_walks_its_share_of_the_levels(backbone, video):
+def test_it_samples_its_share_of_the_levels(backbone, video):
     method = sdedit.Method(sdedit.Config(strength=0.3))
     motion = method.learn(backbone, video, "", SAMPLING).run()
     before = backbone.nfe
@@ -53,7 +53,7 @@ def test_it_walks_its_share_of_the_levels(backbone, video):
 
 
 def test_from_a_level_without_signal_it_is_plain_sampling():
-    """The shipped model's last level has alpha 0, so nothing of the source is left there."""
+    """At the last level of the shipped model alpha is 0, so nothing of the source remains."""
     backbone = unet3d.load("shapes", Settings(device="cpu"))
     size = backbone.defaults
     clip = torch.zeros(1, 3, size.frames, size.height, size.width)
@@ -73,7 +73,7 @@ def test_the_presets_are_five_noise_levels():
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.1, float("nan")])
-def test_a_strength_that_is_no_share_is_refused(strength):
+def test_a_strength_outside_0_to_1_is_refused(strength):
     with pytest.raises(BadCall, match="`strength` must be above 0 and at most 1"):
         sdedit.Config(strength=strength)
 

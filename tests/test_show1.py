@@ -1,4 +1,4 @@
-"""Show-1: its network against diffusers' own, pixels, prompts, sizes, DreamMotion."""
+"""Show-1: its network against that of diffusers, pixels as latents, prompts, sizes, DreamMotion."""
 
 import math
 from typing import Any
@@ -42,7 +42,7 @@ TEMPORAL = "temp_"
     ],
     ids=["base", "noise level"],
 )
-def test_without_its_temporal_layers_it_is_deepfloyds(
+def test_without_temporal_layers_the_network_agrees_with_deepfloyd(
     ours: dict[str, Any], theirs: dict[str, Any]
 ) -> None:
     unet, x, text = network(**ours), noise(2, 6, 3, 16, 24), noise(2, 5, 16, seed=1)
@@ -110,7 +110,7 @@ def test_at_full_size_it_has_the_weights_of_the_released_file() -> None:
     assert not any(name.startswith("down_blocks.0.temp_attentions") for name in shapes)
 
 
-def test_taps_have_show1s_shapes() -> None:
+def test_the_roles_have_the_published_shapes() -> None:
     with torch.device("meta"):
         unet = show1_network.UNet3DConditionModel()
         x, text = torch.empty(1, 3, 8, 40, 64), torch.empty(1, 77, 4096)
@@ -136,7 +136,7 @@ def test_taps_have_show1s_shapes() -> None:
 # The backbone
 
 
-def test_pixels_are_the_latents_and_half_of_the_output_is_dropped() -> None:
+def test_latents_are_pixels_and_half_of_the_output_is_dropped() -> None:
     backbone, video = show1.tiny(), noise(1, 3, 4, 16, 24).clamp(-1, 1)
     assert torch.equal(backbone.encode(video), video)
     assert torch.equal(backbone.decode(3 * video), (3 * video).clamp(-1, 1))
@@ -155,14 +155,16 @@ def test_pixels_are_the_latents_and_half_of_the_output_is_dropped() -> None:
         ((8, 40, 60), "`width` must be a multiple of 8, such as 56 or 64; got 60"),
     ],
 )
-def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest(
+    size: tuple[int, int, int], message: str
+) -> None:
     with pytest.raises(BadCall, match=message):
         show1.tiny().latent_shape(*size)
     with pytest.raises(BadCall, match=message):
         show1.tiny().encode(torch.zeros(1, 3, *size))
 
 
-def test_prompts_are_lowered_padded_and_counted() -> None:
+def test_prompts_are_lower_cased_padded_and_limited() -> None:
     backbone, fits, long = show1.tiny(), "a" * 75, "a" * 77
     text = backbone.encode_text(["  A Cat", "a cat", fits]).text
     assert text.shape == (3, 77, 16)
@@ -173,7 +175,7 @@ def test_prompts_are_lowered_padded_and_counted() -> None:
             refuse(long)
 
 
-def test_checkpointing_changes_no_gradient() -> None:
+def test_gradients_do_not_depend_on_checkpointing() -> None:
     kept = show1.tiny()
     settings = Settings(device="cpu", gradient_checkpointing=True)
     again = rebuilt(kept, settings)
@@ -193,7 +195,7 @@ def test_checkpointing_changes_no_gradient() -> None:
 
 
 def test_dreammotion_runs_in_pixel_space() -> None:
-    """On pixels, without a VAE: what is optimised is the clip, and the prompt moves it."""
+    """It optimises the pixels themselves, without a VAE, and the prompt changes them."""
     backbone, sampling = show1.tiny(), Sampling(steps=2, guidance_scale=3.0, seed=1)
     video = noise(1, 3, 4, 16, 16).clamp(-1, 1)
     method = dreammotion.Method(dreammotion.Config(iterations=3, lr=0.5, report_every=1))

@@ -1,4 +1,4 @@
-"""Show-1's cascade: what each stage is given, what comes out, and a run that ends with it."""
+"""Show-1's cascade: the inputs of each stage, its results, and a run that ends with it."""
 
 import math
 import shutil
@@ -37,7 +37,7 @@ def saved(show1_folder: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps to a window."""
+    """Two steps for every window."""
     for name, own in NUMBERS.items():
         short = Numbers(
             steps=2, guidance_scale=own.guidance_scale, channels=own.channels, level=own.level
@@ -50,7 +50,7 @@ def ended(job: Job[Tensor]) -> tuple[list[Event], Tensor]:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_cascade_makes_29_large_frames_of_8(saved: Path) -> None:
+def test_the_cascade_makes_29_large_frames_from_8(saved: Path) -> None:
     backbone = show1.load(str(saved), CPU)
     keyframes = noise(1, 3, 8, 8, 8).clamp(-1, 1)
     told, made = ended(backbone.finish(keyframes, "a cat", 3))
@@ -66,7 +66,7 @@ def test_the_cascade_makes_29_large_frames_of_8(saved: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_finished_clip_is_that_of_its_prompt_and_seed(saved: Path) -> None:
+def test_a_finished_clip_depends_on_its_prompt_and_seed(saved: Path) -> None:
     backbone, keyframes = show1.load(str(saved), CPU), noise(1, 3, 2, 8, 8).clamp(-1, 1)
     calls = [("a cat", 3), ("a cat", 3), ("a dog", 3), ("a cat", 4)]
     first, again, *others = (ended(backbone.finish(keyframes, *call))[1] for call in calls)
@@ -84,7 +84,7 @@ def test_a_finished_clip_is_that_of_its_prompt_and_seed(saved: Path) -> None:
         (("interpolation", "sr1", "sr1_image"), (1, 3, 3, 8, 8)),
     ],
 )
-def test_stages_that_are_not_there_are_left_out(
+def test_missing_stages_are_left_out(
     folder: Path, left_out: tuple[str, ...], shape: tuple[int, ...]
 ) -> None:
     for name in left_out:
@@ -99,7 +99,7 @@ def test_stages_that_are_not_there_are_left_out(
 
 
 class Spy(nn.Module):
-    """A network that notes what it is given and calls everything noise."""
+    """A network that records its inputs and whose output is its noisy input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def with_spies(*names: Name) -> tuple[Show1, dict[Name, Spy]]:
 
 
 @pytest.mark.usefixtures("quick")
-def test_interpolation_is_given_both_keyframes_and_their_blend() -> None:
+def test_interpolation_reads_both_keyframes_and_their_blend() -> None:
     backbone, spies = with_spies("interpolation", "sr1", "sr1_image")
     keyframes = noise(1, 3, 3, 8, 8).clamp(-1, 1)
     ended(backbone.finish(keyframes, "a cat", 0))
@@ -147,7 +147,7 @@ def test_interpolation_is_given_both_keyframes_and_their_blend() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_enlarging_is_given_noised_frames_and_the_last_one_known() -> None:
+def test_super_resolution_reads_noised_frames_and_the_last_known_one() -> None:
     backbone, spies = with_spies("sr1", "sr1_image")
     keyframes = 0.9 * torch.ones(1, 3, 10, 8, 8)
     _, video = ended(backbone.finish(keyframes, "a cat", 0))
@@ -168,8 +168,8 @@ def test_enlarging_is_given_noised_frames_and_the_last_one_known() -> None:
     assert float((second[:, 1:] - 0.9).std()) > 0.2
 
 
-def test_a_stage_is_sampled_as_its_scheduler_asks() -> None:
-    """Guided and thresholded; a network that says zero leaves only the threshold's trace."""
+def test_a_stage_is_guided_and_thresholded_as_in_its_scheduler() -> None:
+    """For a network whose output is zero, only the threshold has an effect."""
     thresholded = stage("interpolation", Spy())
     denoise = thresholded.denoiser(
         lambda network, x, t, text, level: torch.zeros(len(x), 6, *x.shape[2:]),
@@ -243,7 +243,7 @@ def test_a_run_ends_with_the_cascade(saved: Path, tmp_path: Path) -> None:
     assert "enlarge" in stages
 
 
-def test_a_source_is_held_beside_a_faster_result() -> None:
+def test_a_source_is_slowed_to_the_frames_of_a_faster_result() -> None:
     frames = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 2, 2, 3).numpy()
     clip = Video(frames, 2.0)
     assert repeat_frames(clip, 1) is clip

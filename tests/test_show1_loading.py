@@ -1,4 +1,5 @@
-"""Loading Show-1: from the released layout, and what a folder of another is told."""
+"""Loading Show-1: from the layout of the released model, and with one clear error for a bad
+folder."""
 
 import shutil
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def saved(show1_folder: Path) -> Path:
     return show1_folder
 
 
-def test_a_saved_model_is_the_same_model(folder: Path) -> None:
+def test_a_saved_model_loads_as_the_same_model(folder: Path) -> None:
     backbone, loaded = show1.tiny(), model_loading.load(str(folder), CPU)
     assert loaded.name == "model"
     assert loaded.fingerprint == backbone.fingerprint
@@ -61,16 +62,16 @@ def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
     assert 0 < float((out - wanted).norm() / wanted.norm()) < 0.1
 
 
-def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
-    """Said before anything is read: the folder is empty."""
+def test_settings_that_the_cpu_cannot_meet_are_refused(tmp_path: Path) -> None:
+    """Before anything is read: the folder is empty."""
     with pytest.raises(BadCall, match="`dtype=float16` is too slow on the CPU"):
         show1.load(str(tmp_path), Settings(device="cpu", dtype="float16"))
     with pytest.raises(BadCall, match="`offload` needs a cuda or mps device"):
         show1.load(str(tmp_path), Settings(device="cpu", offload="networks"))
 
 
-def test_networks_take_turns() -> None:
-    """As with offloading; a device without values stands for the one with them."""
+def test_only_one_network_is_on_the_device_with_offloading() -> None:
+    """The device without values stands for a GPU."""
     one, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1, device="cpu")
     placement.take_turns(one, [one, other], torch.device("cpu"))
     assert one.weight.device.type == "cpu"
@@ -81,8 +82,8 @@ def test_networks_take_turns() -> None:
     assert moved == ["one to cpu", "other to cpu", "one to meta"]
 
 
-def test_sentencepiece_alone_will_do(folder: Path, tmp_path: Path) -> None:
-    """Released is spiece.model, without the file of the fast tokenizer."""
+def test_a_tokenizer_is_read_from_its_sentencepiece_model(folder: Path, tmp_path: Path) -> None:
+    """The released folder has spiece.model only, without the file of the fast tokenizer."""
     shutil.rmtree(folder / "tokenizer")
     (folder / "tokenizer").mkdir()
     sentences = (f"a {colour} {n} walks" for colour in ("red", "blue") for n in ("cat", "dog"))
@@ -168,7 +169,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_folder_is_told_why(
+def test_a_bad_folder_is_refused_with_the_reason(
     folder: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spoil, message = BAD[name]
@@ -179,14 +180,14 @@ def test_a_bad_folder_is_told_why(
 
 
 @pytest.mark.parametrize("alias", show1.ALIASES)
-def test_without_a_network_the_error_says_what_to_do(alias: str) -> None:
+def test_without_a_connection_the_error_says_what_to_do(alias: str) -> None:
     with pytest.raises(BadModel, match=r"show-1-base is neither .* copy the model's folder here"):
         model_loading.load(alias, CPU)
 
 
-def test_wrap_uses_a_pipelines_own_networks() -> None:
+def test_wrap_uses_the_networks_of_the_pipeline() -> None:
     class TextToVideoIFPipeline(SimpleNamespace):
-        """Show-1's own needs libraries of 2023; this is what it has."""
+        """The attributes of Show-1's own pipeline, which needs libraries of 2023."""
 
     parts = show1.tiny().parts
     scheduler = SimpleNamespace(config=parts.scheduler)

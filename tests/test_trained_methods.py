@@ -1,4 +1,4 @@
-"""The methods that train: what they learn from, what they keep, what a sample makes of it."""
+"""The methods that train: their loss, what a motion holds, checkpoints, mixing, errors."""
 
 import dataclasses
 import functools
@@ -53,13 +53,13 @@ def learned(
 
 @functools.cache
 def tiny() -> Backbone:
-    """One for all tests: training leaves it as it was."""
+    """One model for all tests, because training leaves it unchanged."""
     return unet3d.tiny()
 
 
 @functools.cache
 def motion_of(name: str, **changes: Any) -> Motion:
-    """What a method learns of the one clip, learned once."""
+    """The motion that a method learns from the one clip. It is learned once."""
     return learned(made(name, **changes), tiny())
 
 
@@ -74,7 +74,7 @@ def adapted(motion: Motion) -> dict[str, Tensor]:
 
 
 def fixed_loss(method: Any, backbone: Backbone, tensors: dict[str, Tensor]) -> float:
-    """Over draws that no training saw."""
+    """The loss over random draws that training did not use."""
     objective = TrainingObjective(
         config=method.config,
         backbone=backbone,
@@ -90,7 +90,7 @@ def fixed_loss(method: Any, backbone: Backbone, tensors: dict[str, Tensor]) -> f
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_falls_on_draws_that_it_did_not_see(name: str) -> None:
+def test_training_reduces_the_loss_on_other_draws(name: str) -> None:
     backbone = tiny()
     method, trained = made(name), adapted(motion_of(name, iterations=5))
     nothing = {key: 0 * tensor for key, tensor in trained.items()}
@@ -99,8 +99,11 @@ def test_the_loss_falls_on_draws_that_it_did_not_see(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "hybrid"])
-def test_a_checkpoint_goes_on_as_if_there_had_been_no_break(name: str, tmp_path: Path) -> None:
-    """From a file, in which tensors lie in another order than in the network."""
+def test_training_resumed_from_a_checkpoint_gives_the_same_motion(
+    name: str, tmp_path: Path
+) -> None:
+    """The checkpoint is read from a file, in which tensors have another order than in the
+    network."""
     which = {"objective": "hybrid"} if name == "hybrid" else {}
     trains = "motion_inversion" if name == "hybrid" else name
     backbone, method = tiny(), made(trains, iterations=4, checkpoint_every=2, **which)
@@ -120,8 +123,8 @@ def test_a_checkpoint_goes_on_as_if_there_had_been_no_break(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_checkpointing_of_gradients_changes_nothing(name: str) -> None:
-    """The layers run again on the way back, so the adapter has to be there still."""
+def test_training_does_not_depend_on_gradient_checkpointing(name: str) -> None:
+    """The layers run again in the backward pass, in which the adapter must still be active."""
     kept = tiny()
     settings = Settings(device="cpu", gradient_checkpointing=True)
     lean = rebuilt(kept, settings)
@@ -131,7 +134,7 @@ def test_checkpointing_of_gradients_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_closing_learning_leaves_the_model_as_it_was(name: str) -> None:
+def test_closing_the_job_leaves_the_model_unchanged(name: str) -> None:
     backbone = tiny()
     modules = dict(backbone.network.named_modules())
     events = made(name).learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
@@ -144,7 +147,7 @@ def test_closing_learning_leaves_the_model_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_without_strength_it_is_the_untouched_model(name: str) -> None:
+def test_strength_0_is_the_unchanged_model(name: str) -> None:
     backbone = tiny()
     motion = motion_of(name)
     noise = motion.tensors["noise"][None]
@@ -163,8 +166,8 @@ def test_without_strength_it_is_the_untouched_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_is_learned_depends_on_the_training_seed_alone(name: str) -> None:
-    """Not on that of the result, which the store's key does not know."""
+def test_training_depends_on_its_own_seed_only(name: str) -> None:
+    """Not on the seed of the result, which is no part of the cache key."""
     backbone = tiny()
     one = motion_of(name)
     other = dataclasses.replace(TWO_STEPS, seed=2)
@@ -176,7 +179,7 @@ def test_what_is_learned_depends_on_the_training_seed_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_two_motions_mixed(name: str) -> None:
+def test_two_motions_can_be_mixed(name: str) -> None:
     backbone, method = tiny(), made(name)
     other = learned(method, backbone, random_clip(backbone, seed=1))
     one, two = (
@@ -199,27 +202,28 @@ def test_two_motions_mixed(name: str) -> None:
     assert "losses" not in both.metadata
 
 
-def configured(motion: Motion, **config: Any) -> Motion:
-    """As a file has it that was learned with this config."""
+def with_config(motion: Motion, **config: Any) -> Motion:
+    """The motion as if it had been learned with this config."""
     told = dataclasses.asdict(made(motion.method, **config).config)
     return dataclasses.replace(motion, metadata={**motion.metadata, "config": told})
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_in_a_mix_each_motion_has_its_own_strength(name: str) -> None:
+def test_every_motion_of_a_mix_has_its_own_strength(name: str) -> None:
     backbone, one = tiny(), motion_of(name)
     other = learned(made(name), backbone, random_clip(backbone, seed=1))
-    got = api.mix([configured(one, strength=0.5), configured(other, strength=2.0)], [1.0, 0.3])
-    expected = api.mix([configured(one), configured(other)], [0.5, 0.6])
+    got = api.mix([with_config(one, strength=0.5), with_config(other, strength=2.0)], [1.0, 0.3])
+    expected = api.mix([with_config(one), with_config(other)], [0.5, 0.6])
     assert all(torch.equal(got.tensors[n], t) for n, t in adapted(expected).items())
     assert method_presets.config_of_motion(got).strength == 1
 
 
-def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
-    """So a camera's motion, without its values, and an object's, with them, go together."""
+def test_every_motion_of_a_mix_has_its_own_gamma() -> None:
+    """So the motion of a camera, without values, can be mixed with that of an object, with
+    values."""
     backbone, method = tiny(), made("motion_inversion", iterations=4)
-    camera = configured(learned(method, backbone), gamma=0.0)
-    thing = configured(learned(method, backbone, random_clip(backbone, seed=1)), gamma=0.5)
+    camera = with_config(learned(method, backbone), gamma=0.0)
+    thing = with_config(learned(method, backbone, random_clip(backbone, seed=1)), gamma=0.5)
     for motions in ([camera, thing], [thing, camera]):
         both = api.mix(motions, [1.0, 1.0])
         assert method_presets.config_of_motion(both).gamma == 1
@@ -240,7 +244,7 @@ def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
     torch.testing.assert_close(*made_of)
 
 
-def test_mixing_what_does_not_go_together_is_refused() -> None:
+def test_mixing_incompatible_motions_is_refused() -> None:
     backbone = tiny()
     one = motion_of("motion_inversion")
     with pytest.raises(
@@ -265,7 +269,7 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
         with pytest.raises(
             BadMotion, match=f"with `{name}` {told} and {value} cannot be mixed; learn them"
         ):
-            api.mix([configured(one), configured(one, **{name: value})], [1, 1])
+            api.mix([with_config(one), with_config(one, **{name: value})], [1, 1])
     with pytest.raises(BadCall, match="2 motions and 1 weights; give each motion one weight"):
         api.mix([one, one], [1])
     with pytest.raises(BadCall, match=r"weights \[0, 0\]; they must be numbers, and not all"):
@@ -278,7 +282,7 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
 # --- each method ----------------------------------------------------------------------------------
 
 
-def test_motion_inversion_takes_the_coarsest_places() -> None:
+def test_motion_inversion_adapts_the_coarsest_layers() -> None:
     backbone = tiny()
     there = backbone.transformers_for("temporal_transformers")
     some = adapted(motion_of("motion_inversion", places=3))
@@ -301,7 +305,7 @@ def test_queries_and_keys_may_have_an_embedding_for_every_position() -> None:
         assert plain[name].shape[1:] == tensor.shape[1:]
 
 
-def test_motion_inversions_presets_are_the_appendixs() -> None:
+def test_the_presets_of_motion_inversion_have_the_numbers_of_its_appendix() -> None:
     presets = motion_inversion.PRESETS
     for name in ("object", "camera", "hybrid"):
         config = presets[name]
@@ -314,7 +318,7 @@ def test_motion_inversions_presets_are_the_appendixs() -> None:
     assert (presets["hybrid"].objective, presets["object"].places) == ("hybrid", 5)
 
 
-def test_gamma_and_difference_are_for_making_clips_only() -> None:
+def test_gamma_and_difference_do_not_change_learning() -> None:
     backbone, plain = tiny(), made("motion_inversion", iterations=4)
     other = made("motion_inversion", iterations=4, gamma=0.0, difference=False)
     motion = learned(plain, backbone)
@@ -327,8 +331,9 @@ def test_gamma_and_difference_are_for_making_clips_only() -> None:
     assert torch.equal(made_of[1], alone)
 
 
-def test_the_spatial_lora_learns_beside_and_is_dropped() -> None:
-    """It is in the checkpoint and not in the motion, and what it learned shows in what it left."""
+def test_the_spatial_lora_is_trained_but_not_part_of_the_motion() -> None:
+    """The checkpoint holds it, the motion does not, and it changes what the temporal adapter
+    learns."""
     backbone = tiny()
     for name, objective in (("motion_inversion", "hybrid"), ("motiondirector", "hybrid")):
         learning = made(name, objective=objective, iterations=3, checkpoint_every=2).learn(
@@ -347,7 +352,7 @@ def test_the_spatial_lora_learns_beside_and_is_dropped() -> None:
         assert not same(alone, motion)
 
 
-def test_a_model_without_spatial_attention_is_told() -> None:
+def test_a_model_without_spatial_attention_is_refused() -> None:
     backbone = gaussian.tiny()
     notes = [
         event.text
@@ -357,7 +362,7 @@ def test_a_model_without_spatial_attention_is_told() -> None:
     assert notes == ["gaussian has no spatial attention, so no LoRA learns the appearance"]
 
 
-def test_which_layers_vmc_and_tune_a_video_tune() -> None:
+def test_vmc_and_tune_a_video_tune_their_published_layers() -> None:
     one = adapted(motion_of("vmc"))
     assert {name.rsplit(".", 2)[1] for name in one} == {"to_q", "to_k", "to_v"}
     assert all("temp" in name or "transformer_in" in name for name in one)
@@ -369,7 +374,7 @@ def test_which_layers_vmc_and_tune_a_video_tune() -> None:
     assert {name.split(".")[-3] for name in spatial} == {"attn1", "attn2"}
 
 
-def test_the_reference_presets_are_the_released_configs() -> None:
+def test_the_reference_presets_have_the_numbers_of_the_released_configs() -> None:
     one = vmc.PRESETS["reference"]
     assert (one.lr, one.iterations, one.clip_gradient) == (1e-4, 400, 1.0)
     assert (one.objective, one.initial_noise) == ("vmc_released", "inverted")
@@ -381,7 +386,7 @@ def test_the_reference_presets_are_the_released_configs() -> None:
 
 
 def test_the_losses_are_those_of_the_objective() -> None:
-    """They differ only in how they measure: the first one, before anything is learned."""
+    """The first loss, before anything is learned, differs only by the objective."""
     first = {
         objective: motion_of("motion_inversion", objective=objective, iterations=1).metadata[
             "losses"
@@ -440,20 +445,18 @@ def test_noise_of_another_level_is_refused() -> None:
         ("motiondirector", {"rank": 0}, "`rank` must be at least 1, got 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
-    name: str, changes: dict[str, Any], message: str
-) -> None:
+def test_invalid_settings_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         made(name, **changes)
 
 
-def test_the_settings_of_training_stand_in_one_place() -> None:
+def test_all_training_methods_share_one_base_config() -> None:
     for name in NAMES:
         assert isinstance(method_presets.preset(name), TrainingConfig)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_network_with_adapters_of_the_users_is_refused_and_left_alone(name: str) -> None:
+def test_a_network_with_other_adapters_is_refused_and_left_unchanged(name: str) -> None:
     """AnimateDiff's LoRAs of camera motion, as diffusers loads them into a pipeline."""
     backbone = animatediff.tiny()
     network: Any = backbone.network
@@ -481,7 +484,7 @@ def test_a_network_with_adapters_of_the_users_is_refused_and_left_alone(name: st
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_network_in_half_precision_trains_tensors_in_full(name: str) -> None:
+def test_a_network_in_half_precision_trains_tensors_in_float32(name: str) -> None:
     kept = unet3d.tiny()  # its own: it is changed
     kept.parts.unet.to(torch.bfloat16)
     method = made(name, checkpoint_every=1)

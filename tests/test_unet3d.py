@@ -1,4 +1,4 @@
-"""UNet3D models: parity with diffusers, taps, memory settings, sizes, prompts, fingerprints."""
+"""UNet3D models: agreement with diffusers, taps, memory settings, sizes, prompts, fingerprints."""
 
 import dataclasses
 from pathlib import Path
@@ -28,7 +28,7 @@ ROLES = sorted(unet3d.tiny().roles)
 ATTENDED = {"queries", "keys", "values", "temporal_queries", "temporal_keys"}
 
 
-def made(**settings: Any) -> LatentUNet:
+def tiny_with(**settings: Any) -> LatentUNet:
     """A tiny model of its own under other settings."""
     return rebuilt(unet3d.tiny(), Settings(**{"device": "cpu"} | settings))
 
@@ -42,7 +42,7 @@ def made(**settings: Any) -> LatentUNet:
     ("scheduler", "steps"), [(ZEROSCOPE, 6), (ZERO_SNR, 8)], ids=["zeroscope", "zero snr"]
 )
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_sampling_is_what_diffusers_does(
+def test_sampling_agrees_with_diffusers(
     scheduler: dict[str, Any], steps: int, scale: float
 ) -> None:
     pipe, x = (
@@ -81,7 +81,7 @@ def test_sampling_is_what_diffusers_does(
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_stopped_pass_sees_what_a_whole_one_sees(role: str) -> None:
+def test_a_pass_that_stops_early_reads_the_same_features(role: str) -> None:
     backbone, x, t = unet3d.tiny(), noise(1, 4, 3, 8, 8), torch.tensor(501.0)
     plain, taps = backbone.denoiser(backbone.encode_text(["a cat"])), backbone.taps(role)
     with torch.no_grad(), record(backbone.network, taps, 3) as whole:
@@ -103,7 +103,7 @@ def test_a_stopped_pass_sees_what_a_whole_one_sees(role: str) -> None:
             assert (width, channels) == (height, 16)
 
 
-def test_a_batch_keeps_its_clips_apart() -> None:
+def test_clips_of_a_batch_do_not_mix() -> None:
     backbone, x = unet3d.tiny(), noise(2, 4, 3, 8, 8)
     taps = backbone.taps("motion")
 
@@ -128,7 +128,7 @@ def gradient(backbone: LatentUNet, taps: tuple[Tap, ...]) -> Tensor:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_gradients_do_not_depend_on_checkpointing(role: str) -> None:
-    kept, again = made(), made(gradient_checkpointing=True)
+    kept, again = tiny_with(), tiny_with(gradient_checkpointing=True)
     expected = gradient(kept, kept.taps(role))
     assert float(expected.abs().max()) > 0
     assert torch.equal(gradient(again, again.taps(role)), expected)
@@ -136,8 +136,8 @@ def test_gradients_do_not_depend_on_checkpointing(role: str) -> None:
     assert hook_count(again.network) == 0
 
 
-def test_checkpointing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What autograd holds on to between the passes, in bytes, without the weights."""
+def test_gradient_checkpointing_saves_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes that autograd saves between the passes, without the weights."""
 
     def held(backbone: LatentUNet) -> int:
         weights = {weight.data_ptr() for weight in backbone.network.parameters()}
@@ -155,11 +155,11 @@ def test_checkpointing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
         assert out.eps.requires_grad
         return sum(sizes.values())
 
-    assert held(made(gradient_checkpointing=True)) < held(made()) / 2
+    assert held(tiny_with(gradient_checkpointing=True)) < held(tiny_with()) / 2
 
 
-def test_an_error_inside_leaves_nothing_behind() -> None:
-    backbone = made(gradient_checkpointing=True)
+def test_an_error_inside_a_pass_restores_the_layers() -> None:
+    backbone = tiny_with(gradient_checkpointing=True)
 
     def trap(module: nn.Module, args: Any, output: Any) -> None:
         raise ArithmeticError("trap")
@@ -177,8 +177,8 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
     assert hook_count(backbone.network) == 0
 
 
-def test_zeroscopes_taps_have_its_shapes() -> None:
-    """The real architecture without its weights: every role, at 24 frames of 576x320."""
+def test_the_roles_have_the_published_shapes() -> None:
+    """For the architecture of ZeroScope without weights: every role, at 24 frames of 576x320."""
     with torch.device("meta"):
         unet = UNet3DConditionModel(
             block_out_channels=(320, 640, 1280, 1280),
@@ -234,7 +234,7 @@ def test_zeroscopes_taps_have_its_shapes() -> None:
 
 
 def test_encoding_is_deterministic_and_slicing_changes_nothing() -> None:
-    sliced, whole = made(vae_slicing=True), made(vae_slicing=False)
+    sliced, whole = tiny_with(vae_slicing=True), tiny_with(vae_slicing=False)
     video = noise(1, 3, 4, 16, 16).clamp(-1, 1)
     latents = sliced.encode(video)
     assert latents.shape == sliced.latent_shape(4, 16, 16) == (1, 4, 4, 8, 8)
@@ -259,7 +259,9 @@ def test_encoding_is_deterministic_and_slicing_changes_nothing() -> None:
         ((4, 1, 16), "`height` must be a multiple of 2, such as 2 or 4; got 1"),
     ],
 )
-def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest(
+    size: tuple[int, int, int], message: str
+) -> None:
     backbone = unet3d.tiny()
     with pytest.raises(BadCall, match=message):
         backbone.latent_shape(*size)
@@ -267,7 +269,7 @@ def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], me
         backbone.encode(torch.zeros(1, 3, *size))
 
 
-def test_a_prompt_that_is_too_long_is_counted() -> None:
+def test_a_prompt_that_is_too_long_is_refused_with_its_length() -> None:
     backbone = unet3d.tiny()
     fits, long = " ".join("a" * 75), " ".join("a" * 80)
     assert backbone.check_prompt(fits) == []
@@ -277,7 +279,7 @@ def test_a_prompt_that_is_too_long_is_counted() -> None:
             refuse(long)
 
 
-def test_a_tokenizer_that_knows_no_limit_is_held_to_the_encoders() -> None:
+def test_a_tokenizer_without_a_limit_has_that_of_the_text_encoder() -> None:
     pipe = pipeline(unet3d.tiny())
     pipe.tokenizer.model_max_length = 10**30
     backbone = unet3d.wrap(pipe, CPU)
@@ -286,8 +288,8 @@ def test_a_tokenizer_that_knows_no_limit_is_held_to_the_encoders() -> None:
         backbone.encode_text([" ".join("a" * 76)])
 
 
-def test_unknown_words_are_told() -> None:
-    tiny = made()
+def test_unknown_words_get_a_note() -> None:
+    tiny = tiny_with()
     parts = dataclasses.replace(tiny.parts, name="s", words=frozenset({"red", "disc"}))
     known = LatentUNet(parts, tiny.defaults, CPU)
     assert known.check_prompt("Red disc, red!") == []
@@ -297,8 +299,8 @@ def test_unknown_words_are_told() -> None:
 # Settings
 
 
-def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
-    """Said before anything is read: the folder is empty."""
+def test_settings_that_the_cpu_cannot_meet_are_refused(tmp_path: Path) -> None:
+    """Before anything is read: the folder is empty."""
     with pytest.raises(BadCall, match="`dtype=float16` is too slow on the CPU; use float32"):
         unet3d.load(str(tmp_path), Settings(device="cpu", dtype="float16"))
     with pytest.raises(BadCall, match="`offload` needs a cuda or mps device"):
@@ -306,7 +308,7 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 
 
 def test_the_networks_are_frozen() -> None:
-    backbone = made()
+    backbone = tiny_with()
     for network in backbone.parts.networks:
         assert not network.training
         assert not any(weight.requires_grad for weight in network.parameters())
@@ -315,7 +317,7 @@ def test_the_networks_are_frozen() -> None:
 # Wrapping
 
 
-def test_wrap_uses_the_pipelines_own_networks() -> None:
+def test_wrap_uses_the_networks_of_the_pipeline() -> None:
     pipe = pipeline(unet3d.tiny())
     pipe.register_to_config(_name_or_path="somewhere/zeroscope_v2_576w")
     backbone = unet3d.wrap(pipe, CPU)
@@ -328,9 +330,9 @@ def test_wrap_uses_the_pipelines_own_networks() -> None:
     assert torch.equal(*(one.encode_text(["a cat"]).text for one in (backbone, unet3d.tiny())))
 
 
-def test_wrap_leaves_foreign_attention_alone() -> None:
+def test_wrap_leaves_other_attention_processors_unchanged() -> None:
     class Foreign(AttnProcessor2_0):
-        """Somebody's own."""
+        """An attention processor of another library."""
 
     pipe = pipeline(unet3d.tiny())
     pipe.unet.set_attn_processor(Foreign())
@@ -339,7 +341,7 @@ def test_wrap_leaves_foreign_attention_alone() -> None:
 
 
 def test_plain_temporal_attention_computes_the_same() -> None:
-    backbone, x = made(), noise(1, 4, 4, 8, 8)
+    backbone, x = tiny_with(), noise(1, 4, 4, 8, 8)
     assert isinstance(backbone.network, UNet3DConditionModel)
     kinds = {type(processor) for processor in backbone.network.attn_processors.values()}
     assert kinds == {AttnProcessor, AttnProcessor2_0}
@@ -353,7 +355,7 @@ def test_plain_temporal_attention_computes_the_same() -> None:
 # Fingerprints
 
 
-def test_a_fingerprint_is_of_the_values_not_of_their_type() -> None:
+def test_a_fingerprint_depends_on_the_values_and_not_on_their_type() -> None:
     unet = unet3d.tiny().network
     expected = checkpoint_loading.fingerprint(unet)
     assert expected == checkpoint_loading.fingerprint(unet3d.tiny().network)

@@ -1,4 +1,4 @@
-"""Loading UNet3D models: from any honest folder, in silence, and what a bad one is told."""
+"""Loading UNet3D models: without output, and with one clear error for a bad folder."""
 
 import logging
 import pickle
@@ -40,8 +40,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pipeline(pipeline(unet3d.tiny()), folder)
 
 
-def unpickled(folder: Path) -> None:
-    """Every network's weights as .bin, of plain tensors."""
+def as_pickles(folder: Path) -> None:
+    """Write the weights of every network as .bin, of plain tensors."""
     for name, file in ((UNET, UNET), ("vae/diffusion_pytorch_model",) * 2):
         torch.save(load_file(folder / f"{name}.safetensors"), folder / f"{file}.bin")
         (folder / f"{name}.safetensors").unlink()
@@ -50,9 +50,9 @@ def unpickled(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
-def test_a_saved_pipeline_is_the_same_model(folder: Path, pickled: bool) -> None:
+def test_a_saved_pipeline_loads_as_the_same_model(folder: Path, pickled: bool) -> None:
     if pickled:
-        unpickled(folder)
+        as_pickles(folder)
     tiny, loaded = unet3d.tiny(), unet3d.load(str(folder), CPU)
     assert loaded.name == "model"
     assert loaded.fingerprint == tiny.fingerprint
@@ -68,7 +68,7 @@ def test_a_saved_pipeline_is_the_same_model(folder: Path, pickled: bool) -> None
     assert torch.equal(tiny.decode(x), loaded.decode(x))
 
 
-def test_what_diffusers_pickles_is_read(tmp_path: Path) -> None:
+def test_pickled_weights_of_diffusers_are_read(tmp_path: Path) -> None:
     with quiet():
         pipeline(unet3d.tiny()).save_pretrained(tmp_path / "m", safe_serialization=False)
     assert (tmp_path / "m" / f"{UNET}.bin").exists()
@@ -89,7 +89,7 @@ def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
     assert 0 < float((out - exact).norm() / exact.norm()) < 0.05
 
 
-def test_a_card_says_what_a_model_was_made_for(folder: Path) -> None:
+def test_a_model_card_gives_the_defaults_and_the_words(folder: Path) -> None:
     told = {"frames": 8, "height": 32, "width": 48, "fps": 12.0, "steps": 25, "guidance_scale": 4.0}
     write_json(folder / "recast.json", {"defaults": told, "words": ["red"]})
     loaded = unet3d.load(str(folder), CPU)
@@ -97,10 +97,10 @@ def test_a_card_says_what_a_model_was_made_for(folder: Path) -> None:
     assert loaded.check_prompt("red cat") == ["the model model does not know: cat"]
 
 
-def test_loading_is_silent_and_leaves_the_libraries_as_they_were(
+def test_loading_is_silent_and_restores_the_logging_of_the_libraries(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    unpickled(folder)  # of which diffusers complains
+    as_pickles(folder)  # of which diffusers complains
 
     def state() -> list[Any]:
         loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
@@ -122,7 +122,7 @@ def test_loading_is_silent_and_leaves_the_libraries_as_they_were(
 
 
 @pytest.mark.parametrize("bars", [False, True])
-def test_bars_that_were_off_stay_off(bars: bool) -> None:
+def test_progress_bars_that_were_off_stay_off(bars: bool) -> None:
     with ExitStack() as stack:
         stack.callback(transformers_logging.enable_progress_bar)
         stack.callback(diffusers_logging.enable_progress_bar)
@@ -137,7 +137,7 @@ def test_bars_that_were_off_stay_off(bars: bool) -> None:
         assert transformers_logging.is_progress_bar_enabled() is bars
 
 
-def test_a_device_that_is_not_there(saved: Path) -> None:
+def test_a_missing_device_is_refused(saved: Path) -> None:
     missing = [name for name in ("cuda", "mps") if not _there(name)]
     for name in missing:
         with pytest.raises(BadCall, match=f"`device={name}` is not available; this machine has"):
@@ -162,7 +162,7 @@ def renamed(folder: Path) -> None:
 
 
 def trimmed(folder: Path) -> None:
-    """Weights of which a layer is missing."""
+    """Remove a layer from the weights."""
     weights = load_file(folder / f"{UNET}.safetensors")
     del weights["conv_in.bias"]
     save_file(weights, folder / f"{UNET}.safetensors")
@@ -274,7 +274,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_folder_is_told_why(
+def test_a_bad_folder_is_refused_with_the_reason(
     folder: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spoil, message = BAD[name]
@@ -287,7 +287,7 @@ def test_a_bad_folder_is_told_why(
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_not_a_folder(tmp_path: Path) -> None:
+def test_a_source_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.ckpt"
     file.touch()
     with pytest.raises(BadModel, match=r"is a file; a model is a folder with model_index\.json"):
@@ -297,7 +297,7 @@ def test_what_is_not_a_folder(tmp_path: Path) -> None:
             unet3d.load(missing, CPU)
 
 
-def test_a_hub_id_without_a_network(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_hub_id_without_a_connection_is_refused_soon(capfd: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
     with pytest.raises(BadModel, match=r"nobody/none-such .* if this machine is offline, copy"):
         unet3d.load("nobody/none-such", CPU)
@@ -315,7 +315,8 @@ def old_torch(what: Any, path: Path) -> None:
 
 @pytest.fixture
 def sprung(tmp_path: Path) -> Iterator[Path]:
-    """Where the trap would leave its file: it does if unpickled, which shows that it is one."""
+    """The path at which the trap would create a file. The fixture first shows that the trap
+    works."""
     path = tmp_path / "sprung"
     pickle.loads(pickle.dumps(Trap(path)))
     assert path.exists()
@@ -327,7 +328,7 @@ def sprung(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("write", [torch.save, old_torch, plain_pickle])
 @pytest.mark.parametrize("name", [UNET, TEXT])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_pickle_that_would_run_code_does_not(
+def test_a_pickle_that_would_run_code_is_refused_without_running_it(
     folder: Path, sprung: Path, name: str, write: Callable[[Any, Path], None]
 ) -> None:
     weights: dict[str, Any] = dict(load_file(folder / f"{name}.safetensors"))
@@ -339,6 +340,6 @@ def test_a_pickle_that_would_run_code_does_not(
     assert not sprung.exists()
 
 
-def test_every_refusal_is_one_that_a_user_can_act_on() -> None:
+def test_a_bad_model_is_an_error_of_the_user() -> None:
     assert issubclass(BadModel, RecastError)
     assert BadModel.exit_code == 2

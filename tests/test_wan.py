@@ -1,4 +1,4 @@
-"""Wan: parity with diffusers' pipeline, both experts, prompts, attention, the published sizes."""
+"""Wan: agreement with the pipeline of diffusers, both experts, prompts, attention."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, bool]] = {"2.1": {}, "A14B": {"experts": True}, "5B":
 
 
 class Euler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers is untyped
-    """Steps evenly apart before the shift, as UniPC's and ours are."""
+    """Steps that are even before the shift, as those of UniPC and of Recast."""
 
     def set_timesteps(self, count: int, device: Any = None) -> None:
         even = torch.linspace(1, 0, count + 1)[:-1]
@@ -34,7 +34,7 @@ class Euler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
+def test_sampling_agrees_with_diffusers(kind: str, scale: float) -> None:
     backbone, prompt = wan.tiny_of(**KINDS[kind]), "a  red &amp;amp; blue\ncar"
     pipe = pipeline(backbone, Euler(shift=3.0), expand_timesteps=kind == "5B")
     x, size = random_latents(backbone), "latent"
@@ -58,8 +58,8 @@ def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
     torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
 
 
-def test_encoding_undoes_what_decoding_does_to_latents() -> None:
-    """The mean of the VAE's posterior, less its channels' mean, in their deviations."""
+def test_latents_are_normalised_by_the_statistics_of_the_vae() -> None:
+    """The mean of the VAE's posterior, minus the mean of each channel, divided by its deviation."""
     backbone = wan.tiny()
     video = random_clip(backbone)
     mean = backbone.parts.vae.encode(video).latent_dist.mean
@@ -69,7 +69,7 @@ def test_encoding_undoes_what_decoding_does_to_latents() -> None:
 
 
 @pytest.mark.parametrize(("low", "at"), [(False, 0.875), (True, 0.874)])
-def test_the_boundary_belongs_to_the_expert_for_noise(low: bool, at: float) -> None:
+def test_the_boundary_belongs_to_the_expert_of_noisy_levels(low: bool, at: float) -> None:
     backbone = wan.tiny_of(experts=True)
     parts, calls = backbone.parts, list[nn.Module]()
     for expert in (parts.transformer, parts.transformer_2):
@@ -94,7 +94,7 @@ def test_prompts_are_cleaned_as_diffusers_cleans_them(prompt: str) -> None:
     assert text_encoder.clean_whitespace_and_html(prompt) == prompt_clean(prompt)
 
 
-def test_text_ends_in_zeros() -> None:
+def test_text_is_padded_with_zeros() -> None:
     text = wan.tiny().encode_text(["ab", ""]).text
     assert text.shape == (2, 512, 16)
     # "▁", "a", "b" and the end; the empty prompt is its end alone.
@@ -102,8 +102,8 @@ def test_text_ends_in_zeros() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_attention_is_the_networks_own(kind: str) -> None:
-    """Against the mean of attn2's own softmax, block by block, from what reaches each block."""
+def test_attention_agrees_with_the_attention_of_the_network(kind: str) -> None:
+    """Against the mean of attn2's own softmax, from the inputs of the block."""
     backbone = wan.tiny_of(**KINDS[kind])
     x, t, prompt = random_latents(backbone), torch.tensor(0.3), "a fat cat"
     parts = backbone.parts
@@ -125,9 +125,9 @@ def test_attention_is_the_networks_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [4, 30, 50])
-def test_the_levels_are_nearly_unipcs(steps: int) -> None:
-    """Its even steps end at 1/1000 where ours end at 0, so that no level is further off than that
-    becomes by the shift."""
+def test_the_levels_are_close_to_those_of_unipc(steps: int) -> None:
+    """UniPC's even steps end at 1/1000 and those of Recast at 0. The tolerance is that difference
+    after the shift."""
     oracle = UniPCMultistepScheduler(**wan.tiny_of().parts.scheduler)
     oracle.set_timesteps(steps)
     grid = wan.tiny().schedule.grid(steps)
@@ -158,10 +158,10 @@ def test_the_levels_are_nearly_unipcs(steps: int) -> None:
     ],
     ids=["2.1", "2.2"],
 )
-def test_the_published_vaes_pack_as_we_count(
+def test_the_published_vaes_have_the_expected_latent_shape(
     config: dict[str, Any], frames: int, size: tuple[int, int]
 ) -> None:
-    """The default clip through the VAE at its full size, without its weights."""
+    """For the default clip at full size, without weights."""
     with torch.device("meta"):
         vae, video = AutoencoderKLWan(**config), torch.empty(1, 3, frames, *size)
     with torch.no_grad():
