@@ -26,6 +26,7 @@ from recast.networks.adapters import (
 
 from .hooks import hook_count
 from .inputs import noise
+from .oracles import zeroscope_unet
 
 ROLE = "temporal_transformers"
 T = torch.tensor(501.0)
@@ -56,7 +57,7 @@ def fresh(kind: str, backbone: Backbone) -> dict[str, Tensor]:
     return WeightDifferences.zeros(network, paths(backbone), "unet")
 
 
-def made(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options: Any) -> Adapter:
+def built(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options: Any) -> Adapter:
     if kind == "embeddings":
         places = backbone.transformers_for(ROLE)
         return MotionEmbeddings(backbone.network, tensors, "cpu", places, **options)
@@ -88,10 +89,10 @@ def test_a_fresh_adapter_changes_no_bit_of_the_output(
     x = noise(*backbone.latent_shape(3, 16, 16))
     with torch.no_grad():
         plain = out(backbone, x)
-        adapter = made(kind, backbone, fresh(kind, backbone))
+        adapter = built(kind, backbone, fresh(kind, backbone))
         with adapter.applied():
             assert torch.equal(out(backbone, x), plain)
-        with made(kind, backbone, filled(adapter.tensors)).applied():
+        with built(kind, backbone, filled(adapter.tensors)).applied():
             assert float((out(backbone, x) - plain).abs().max()) > 1e-3
         assert torch.equal(out(backbone, x), plain)
 
@@ -100,7 +101,7 @@ def test_a_fresh_adapter_changes_no_bit_of_the_output(
 def test_an_error_inside_the_context_removes_the_adapter(kind: str) -> None:
     backbone = unet3d.tiny()
     before = {name: weight.clone() for name, weight in backbone.network.state_dict().items()}
-    adapter = made(kind, backbone, filled(fresh(kind, backbone)))
+    adapter = built(kind, backbone, filled(fresh(kind, backbone)))
     assert bare(backbone.network)
     seen = []
 
@@ -127,7 +128,7 @@ def test_an_error_while_shapes_are_recorded_removes_the_hooks() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_the_tensors_of_the_adapter_get_a_gradient(kind: str) -> None:
     backbone = unet3d.tiny()
-    adapter = made(kind, backbone, filled(fresh(kind, backbone)))
+    adapter = built(kind, backbone, filled(fresh(kind, backbone)))
     with adapter.applied():
         loss = out(backbone, noise(1, 4, 3, 8, 8)).square().mean()
         gradients = torch.autograd.grad(loss, list(adapter.tensors.values()))
@@ -180,7 +181,7 @@ def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
         "bias": layer.to_out[0].bias,
     }
     expected = attended(x, query_key, gamma * torch.cat([value, value]), weights, layer.heads)
-    adapter = made("embeddings", backbone, tensors, gamma=gamma, difference=difference)
+    adapter = built("embeddings", backbone, tensors, gamma=gamma, difference=difference)
     with torch.no_grad(), adapter.applied():
         torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
 
@@ -195,7 +196,7 @@ def test_embeddings_are_interpolated_linearly_in_time() -> None:
     ramp = torch.tensor([0.0, 1.0])[None, :, None].expand(1, 2, width)
     seen: list[Tensor] = []
     layer: Any = backbone.network.get_submodule(query)
-    with made("embeddings", backbone, {name: ramp}).applied():
+    with built("embeddings", backbone, {name: ramp}).applied():
         handle = layer.register_forward_hook(lambda m, args, output: seen.append(args[0]))
         layer(torch.zeros(5, 4, width))
         handle.remove()
@@ -209,7 +210,7 @@ def test_lora_adds_b_times_a() -> None:
     layer: Any = backbone.network.get_submodule(path)
     a, b, x = noise(2, layer.in_features), noise(layer.out_features, 2, seed=1), noise(5, 16)
     tensors = {f"unet.{path}.lora_A.weight": a, f"unet.{path}.lora_B.weight": b}
-    with torch.no_grad(), made("lora", backbone, tensors).applied():
+    with torch.no_grad(), built("lora", backbone, tensors).applied():
         adapted = backbone.network.get_submodule(path)(x)
     torch.testing.assert_close(adapted, layer(x) + x @ (b @ a).T)
 
@@ -219,7 +220,7 @@ def test_weight_differences_are_added_to_the_weights() -> None:
     path = paths(backbone)[0]
     layer: Any = backbone.network.get_submodule(path)
     shift, x = noise(layer.out_features, layer.in_features), noise(5, 16)
-    with torch.no_grad(), made("shifts", backbone, {f"unet.{path}.diff": shift}).applied():
+    with torch.no_grad(), built("shifts", backbone, {f"unet.{path}.diff": shift}).applied():
         torch.testing.assert_close(layer(x), x @ (layer.weight + shift).T)
 
 
@@ -227,7 +228,7 @@ def test_peft_loads_the_lora() -> None:
     """Under the keys of peft, and with the same output. The prefix is that of diffusers."""
     backbone, other = unet3d.tiny(), unet3d.tiny()
     tensors, x = filled(fresh("lora", backbone)), noise(1, 4, 3, 8, 8)
-    with torch.no_grad(), made("lora", backbone, tensors).applied():
+    with torch.no_grad(), built("lora", backbone, tensors).applied():
         expected = out(backbone, x)
     config = LoraConfig(r=2, lora_alpha=2, target_modules=paths(other))
     network = inject_adapter_in_model(config, other.network, "there")
@@ -246,7 +247,7 @@ def test_diffusers_loads_the_lora() -> None:
 
     backbone, other = unet3d.tiny(), unet3d.tiny()
     tensors, x = filled(fresh("lora", backbone)), noise(1, 4, 3, 8, 8)
-    with torch.no_grad(), made("lora", backbone, tensors).applied():
+    with torch.no_grad(), built("lora", backbone, tensors).applied():
         expected = out(backbone, x)
     network = Loading.from_config(other.network.config)
     network.load_state_dict(other.network.state_dict())
@@ -271,7 +272,7 @@ def test_a_weighted_sum_of_adapters_has_the_weighted_sum_of_their_effects(kind: 
     sets = [filled(start), {name: -2 * t + 0.1 for name, t in filled(start, 0.2).items()}]
 
     def effect(tensors: Mapping[str, Tensor]) -> Tensor:
-        with torch.no_grad(), made(kind, backbone, tensors).applied():
+        with torch.no_grad(), built(kind, backbone, tensors).applied():
             return backbone.network.get_submodule(path)(x)
 
     plain = layer(x).detach()
@@ -331,13 +332,13 @@ def test_tensors_of_another_network_are_refused(
         for name, tensor in tensors.items()
     }
     with pytest.raises(BadMotion, match=message):
-        made(kind, backbone, named)
+        built(kind, backbone, named)
     assert bare(backbone.network)
 
 
 def test_embeddings_of_another_size_are_refused() -> None:
     backbone = unet3d.tiny()
-    adapter = made("embeddings", backbone, filled(fresh("embeddings", backbone)))
+    adapter = built("embeddings", backbone, filled(fresh("embeddings", backbone)))
     message = r"learned at \d+ positions .* make clips of the size"
     with pytest.raises(BadMotion, match=message), torch.no_grad(), adapter.applied():
         out(backbone, noise(*backbone.latent_shape(3, 16, 24)))
@@ -350,13 +351,7 @@ def test_embeddings_of_another_size_are_refused() -> None:
 def test_zeroscope_has_the_temporal_transformers_of_its_architecture() -> None:
     """It has fifteen in its down and up blocks, the five of 1280 channels first. Each attends to
     the frames twice."""
-    with torch.device("meta"):
-        unet = UNet3DConditionModel(
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            cross_attention_dim=1024,
-            attention_head_dim=64,
-        )
+    unet = zeroscope_unet()
     found = unet_roles.transformers(unet)
     temporal = found[ROLE]
     widths = [unet.get_submodule(place.attentions[0].query).in_features for place in temporal]

@@ -16,7 +16,7 @@ from . import clips
 GAP, LABEL = 4, 24
 
 
-def _tile(sheet: clips.Pixels, top: int, column: int, cell: int, size: tuple[int, int]) -> Video:
+def tile_at(sheet: clips.Pixels, top: int, column: int, cell: int, size: tuple[int, int]) -> Video:
     left = GAP + column * (cell + GAP)
     return Video(sheet[None, top : top + size[0], left : left + size[1]], 1)
 
@@ -26,11 +26,11 @@ def test_contact_sheet_geometry() -> None:
     sheet = contact_sheet([("one", first), ("two", second)], columns=8)
     assert sheet.shape == (GAP + 2 * (LABEL + GAP) + 128 + 64, GAP + 8 * (128 + GAP), 3)
     top = GAP + LABEL
-    row = [_tile(sheet, top, column, 128, (128, 128)) for column in range(8)]
+    row = [tile_at(sheet, top, column, 128, (128, 128)) for column in range(8)]
     assert [clips.numbers(tile.frames)[0] for tile in row] == [0, 2, 4, 6, 8, 10, 12, 14]
     assert all(np.ptp(tile.frames) == 0 for tile in row)
     top += 128 + GAP + LABEL
-    row = [_tile(sheet, top, column, 128, (64, 128)) for column in range(3)]
+    row = [tile_at(sheet, top, column, 128, (64, 128)) for column in range(3)]
     assert [clips.numbers(tile.frames)[0] for tile in row] == [0, 1, 2]
     assert (sheet[top : top + 64, GAP + 3 * (128 + GAP) :] == 255).all()
 

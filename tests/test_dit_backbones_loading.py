@@ -1,9 +1,7 @@
 """Loading video transformers: without output, and with one clear error for a bad folder."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,13 +9,19 @@ from diffusers import UniPCMultistepScheduler
 
 from recast.backbones import cogvideox, hunyuan, ltx, wan
 from recast.backbones.base import Settings
-from recast.errors import BadModel
 from recast.networks.library_logging import quiet
 from recast.networks.pipeline_parts import ModelParts
 from recast.pipeline import model_loading
 
 from .inputs import noise_levels, random_clip, random_latents
-from .model_folders import WRONG_WEIGHTS, change_json, save_pipeline, write_json
+from .model_folders import (
+    WRONG_WEIGHTS,
+    Defect,
+    change_json,
+    check_refusal,
+    save_pipeline,
+    write_json,
+)
 from .tiny_models import CPU, TRANSFORMERS, WITH_PIPELINE, pipeline, predict_x0
 
 
@@ -85,7 +89,7 @@ def test_the_defaults_of_a_wan_follow_from_its_config(
         assert (backbone.defaults.height, backbone.defaults.steps) == expected
 
 
-BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+BAD: dict[str, Defect] = {
     "scheduler": (
         lambda f: change_json(f / "scheduler/scheduler_config.json", prediction_type="sample"),
         "must have prediction_type .*, got 'sample'",
@@ -105,10 +109,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_folder_is_refused_with_the_reason(folder: Path, name: str) -> None:
-    spoil, message = BAD[name]
-    spoil(folder)
-    with pytest.raises(BadModel, match=message):
-        model_loading.load(str(folder), CPU)
+    check_refusal(model_loading.load, folder, BAD[name])
 
 
 def test_wrap_uses_the_networks_of_the_pipeline() -> None:

@@ -191,7 +191,7 @@ def test_an_empty_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
     assert "holds no images" in refusal(tmp_path / "folder")
 
 
-def _cut(source: Path, to: Path, share: float) -> Path:
+def truncated(source: Path, to: Path, share: float) -> Path:
     data = source.read_bytes()
     to.write_bytes(data[: int(len(data) * share)])
     return to
@@ -199,7 +199,7 @@ def _cut(source: Path, to: Path, share: float) -> Path:
 
 def test_a_truncated_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
     whole = clips.encode(tmp_path / "whole.mp4", clips.moving(20, 48, 64))
-    assert "0 frames are readable" in refusal(_cut(whole, tmp_path / "cut.mp4", 0.6))
+    assert "0 frames are readable" in refusal(truncated(whole, tmp_path / "cut.mp4", 0.6))
 
 
 @pytest.mark.parametrize("share", [0.95, 0.7])
@@ -214,14 +214,14 @@ def test_a_truncated_mp4_with_some_readable_frames_is_refused(tmp_path: Path, sh
         ends = [entry.pos + entry.size for entry in container.streams.video[0].index_entries]
     readable = sum(end <= int(whole.stat().st_size * share) for end in ends)
     assert 0 < readable < 20
-    line = refusal(_cut(whole, tmp_path / "cut.mp4", share), frames=2)
+    line = refusal(truncated(whole, tmp_path / "cut.mp4", share), frames=2)
     assert f"cut short: {readable} of 20 frames are readable" in line
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "avi"])
 def test_a_truncated_mkv_or_avi_is_refused(tmp_path: Path, suffix: str) -> None:
     whole = clips.encode(tmp_path / f"whole.{suffix}", clips.moving(40, 96, 128), codec="mpeg4")
-    line = refusal(_cut(whole, tmp_path / f"cut.{suffix}", 0.5))
+    line = refusal(truncated(whole, tmp_path / f"cut.{suffix}", 0.5))
     assert re.search(r"cut short.* \d+ frames", line)
 
 
@@ -230,13 +230,13 @@ def test_a_truncated_animation_is_refused(tmp_path: Path, suffix: str) -> None:
     pictures = [Image.fromarray(frame) for frame in clips.moving(9, 48, 64)]
     whole = tmp_path / f"whole.{suffix}"
     pictures[0].save(whole, save_all=True, append_images=pictures[1:], duration=100)
-    line = refusal(_cut(whole, tmp_path / f"cut.{suffix}", 0.5))
+    line = refusal(truncated(whole, tmp_path / f"cut.{suffix}", 0.5))
     assert re.search(r"cut short or damaged: \d frames are readable", line)
 
 
 def test_a_folder_with_a_truncated_image_is_refused(tmp_path: Path) -> None:
     folder = clips.images(tmp_path / "frames", clips.moving(3, 48, 64))
-    _cut(folder / "1.png", folder / "1.png", 0.5)
+    truncated(folder / "1.png", folder / "1.png", 0.5)
     assert "1.png is cut short" in refusal(folder)
 
 

@@ -135,7 +135,7 @@ def test_a_failed_write_leaves_nothing(store: MotionCache, monkeypatch: pytest.M
     assert list(store.folder.iterdir()) == []
 
 
-def _write_often(folder: Path, value: float) -> None:
+def write_often(folder: Path, value: float) -> None:
     store = MotionCache(folder, 10**9)
     for _ in range(25):
         store.put("k", motion(value, 2000))
@@ -143,7 +143,7 @@ def _write_often(folder: Path, value: float) -> None:
 
 def test_simultaneous_writers_leave_a_whole_entry(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_often, args=(tmp_path, v)) for v in (1.0, 2.0)]
+    writers = [context.Process(target=write_often, args=(tmp_path, v)) for v in (1.0, 2.0)]
     for writer in writers:
         writer.start()
     store, seen, end = MotionCache(tmp_path, 10**9), set(), time.monotonic() + 30

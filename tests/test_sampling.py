@@ -24,16 +24,26 @@ def last(denoise: Denoiser, schedule: Schedule, grid: Tensor, x: Tensor) -> Tens
     return list(sample(denoise, schedule, grid, x))[-1].x
 
 
+def flow_levels(t: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """alpha and sigma of a flow, each with its derivative."""
+    return (1 - t, -1.0), (t, 1.0)
+
+
+def cosine_levels(t: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """alpha and sigma of a cosine schedule, each with its derivative."""
+    alpha, sigma = np.cos(t * np.pi / 2), np.sin(t * np.pi / 2)
+    return (alpha, -sigma * np.pi / 2), (sigma, alpha * np.pi / 2)
+
+
+LEVELS = {Flow: flow_levels, Cosine: cosine_levels}
+
+
 def velocity(schedule: Schedule) -> Callable[[float, np.ndarray], np.ndarray]:
     """dx/dt = α'·E[x0|x] + σ'·E[ε|x] in float64, written again from Bayes' rule."""
     means = MEANS.double().numpy()
 
     def right(t: float, flat: np.ndarray) -> np.ndarray:
-        if isinstance(schedule, Flow):
-            alpha, sigma, d_alpha, d_sigma = 1 - t, t, -1.0, 1.0
-        else:
-            alpha, sigma = np.cos(t * np.pi / 2), np.sin(t * np.pi / 2)
-            d_alpha, d_sigma = -sigma * np.pi / 2, alpha * np.pi / 2
+        (alpha, d_alpha), (sigma, d_sigma) = LEVELS[type(schedule)](t)
         x = flat.reshape(-1, 3)
         total = alpha**2 * STD**2 + sigma**2
         rest = x[:, None] - alpha * means

@@ -21,7 +21,7 @@ from recast.networks import placement
 from recast.pipeline import model_loading
 
 from .inputs import noise
-from .model_folders import WRONG_WEIGHTS, change_json, write_json
+from .model_folders import WRONG_WEIGHTS, Defect, change_json, check_refusal, write_json
 from .tiny_models import CPU
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -115,7 +115,7 @@ def keys(path: Path, edit: Callable[[dict[str, Tensor]], Any]) -> None:
     save_file(weights, path, {"format": "pt"})
 
 
-BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+BAD: dict[str, Defect] = {
     "a weight missing": (
         lambda f: keys(f / "unet" / WEIGHTS, lambda w: w.pop("conv_in.bias")),
         f"{WRONG_WEIGHTS}: 1 missing keys, such as conv_in.bias",
@@ -172,10 +172,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_a_bad_folder_is_refused_with_the_reason(
     folder: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    spoil, message = BAD[name]
-    spoil(folder)
-    with pytest.raises(BadModel, match=message):
-        show1.load(str(folder), CPU)
+    check_refusal(show1.load, folder, BAD[name])
     assert capfd.readouterr() == ("", "")
 
 

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from recast.backbones import unet3d
 from recast.backbones.base import Defaults, Settings
 from recast.backbones.unet3d import LatentUNet
-from recast.diffusion.sampling import sample
 from recast.errors import BadCall
 from recast.networks import checkpoint_loading, unet_roles
 from recast.networks.feature_hooks import Tap, record
 from recast.networks.library_logging import quiet
 
+from .autograd_memory import saved_bytes
 from .hooks import hook_count, replaced_forwards
 from .inputs import noise
+from .oracles import check_unet_sampling, zeroscope_unet
 from .schedulers import ZERO_SNR, ZEROSCOPE
 from .tiny_models import CPU, pipeline, rebuilt
 
@@ -45,36 +46,8 @@ def tiny_with(**settings: Any) -> LatentUNet:
 def test_sampling_agrees_with_diffusers(
     scheduler: dict[str, Any], steps: int, scale: float
 ) -> None:
-    pipe, x = (
-        pipeline(unet3d.tiny(), DDIMScheduler(**scheduler, clip_sample=False)),
-        noise(1, 4, 4, 8, 8),
-    )
-    expected = pipe(
-        prompt="a red car drives",
-        negative_prompt="bad",
-        height=16,
-        width=16,
-        num_frames=4,
-        num_inference_steps=steps,
-        guidance_scale=scale,
-        latents=x.clone(),
-        output_type="latent",
-    ).frames
-    backbone = unet3d.wrap(pipe, CPU)
-    levels = sample(
-        backbone.cfg_denoiser("a red car drives", "bad", scale),
-        backbone.schedule,
-        backbone.schedule.grid(steps),
-        x,
-    )
-    *_, last = levels
-    assert last.x.shape == expected.shape
-    assert float((last.x - x).abs().max()) > 0.1
-    torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=0)
-    # To pictures: diffusers' are in [0, 1], frames first.
-    pictures = pipe.video_processor.postprocess_video(pipe.decode_latents(expected), "pt")
-    ours = backbone.decode(last.x).transpose(1, 2) / 2 + 0.5
-    torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
+    pipe = pipeline(unet3d.tiny(), DDIMScheduler(**scheduler, clip_sample=False))
+    check_unet_sampling(pipe, steps, scale)
 
 
 # Taps
@@ -136,26 +109,14 @@ def test_gradients_do_not_depend_on_checkpointing(role: str) -> None:
     assert hook_count(again.network) == 0
 
 
-def test_gradient_checkpointing_saves_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes that autograd saves between the passes, without the weights."""
+def test_gradient_checkpointing_saves_memory() -> None:
+    def saved(backbone: LatentUNet) -> int:
+        x = noise(1, 4, 3, 8, 8).requires_grad_()
+        denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
+        return saved_bytes(backbone, lambda: denoise(x, torch.tensor(501.0)).eps)
 
-    def held(backbone: LatentUNet) -> int:
-        weights = {weight.data_ptr() for weight in backbone.network.parameters()}
-        sizes = {}
-
-        def pack(saved: Tensor) -> Tensor:
-            if saved.data_ptr() not in weights:
-                sizes[saved.data_ptr()] = saved.untyped_storage().nbytes()
-            return saved
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-            x = noise(1, 4, 3, 8, 8).requires_grad_()
-            text = backbone.encode_text(["a cat"])
-            out = backbone.denoiser(text)(x, torch.tensor(501.0))
-        assert out.eps.requires_grad
-        return sum(sizes.values())
-
-    assert held(tiny_with(gradient_checkpointing=True)) < held(tiny_with()) / 2
+    checkpointed, plain = saved(tiny_with(gradient_checkpointing=True)), saved(tiny_with())
+    assert 0 < checkpointed < plain / 2
 
 
 def test_an_error_inside_a_pass_restores_the_layers() -> None:
@@ -179,13 +140,8 @@ def test_an_error_inside_a_pass_restores_the_layers() -> None:
 
 def test_the_roles_have_the_published_shapes() -> None:
     """For the architecture of ZeroScope without weights: every role, at 24 frames of 576x320."""
+    unet = zeroscope_unet()
     with torch.device("meta"):
-        unet = UNet3DConditionModel(
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            cross_attention_dim=1024,
-            attention_head_dim=64,
-        )
         x, text = torch.empty(1, 4, 24, 40, 72), torch.empty(1, 77, 1024)
     roles = unet_roles.roles(unet)
     every = tuple({tap.path: tap for taps in roles.values() for tap in taps}.values())
