@@ -34,7 +34,7 @@ from .tiny_models import CPU, pipeline
 def test_sampling_agrees_with_diffusers(scale: float) -> None:
     backbone = animatediff.tiny()
     config = {**backbone.parts.scheduler, "timestep_spacing": "leading", "clip_sample": False}
-    check_unet_sampling(pipeline(backbone, DDIMScheduler(**config)), 8, scale)
+    check_unet_sampling(pipeline(backbone, DDIMScheduler(**config)), 8, scale, rtol=1e-5)
 
 
 def test_with_linspace_diffusers_steps_to_a_level_that_is_not_the_next() -> None:
