@@ -32,7 +32,7 @@ from recast.pipeline import config, memory_estimate, method_presets, model_loadi
 from recast.pipeline.memory_estimate import MemoryEstimate, StageMemory
 from recast.pipeline.motion_cache import MotionCache
 
-from .tinies import CPU, MADE, pipeline
+from .tiny_models import CPU, TRANSFORMERS, pipeline
 
 GIB = 2**30
 SMALL = (33, 96, 160)
@@ -45,7 +45,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "shapes":
         return "shapes"
     folder = tmp_path_factory.mktemp(request.param)
-    pipeline(MADE[request.param]()).save_pretrained(folder)
+    pipeline(TRANSFORMERS[request.param]()).save_pretrained(folder)
     return str(folder)
 
 
@@ -326,7 +326,7 @@ def test_a_run_needs_its_hungriest_stage() -> None:
 
 
 def test_windows_bound_what_a_guided_step_keeps(tmp_path: Path) -> None:
-    pipeline(MADE["wan"]()).save_pretrained(tmp_path)
+    pipeline(TRANSFORMERS["wan"]()).save_pretrained(tmp_path)
 
     def kept(frames: int, window: int | None) -> int:
         settings = replace(CPU, window=window)

@@ -20,12 +20,13 @@ from recast.networks.library_logging import quiet
 from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
 from recast.pipeline.run_log import RunLog, explain_memory_errors
 
-from .tinies import CPU, MADE, clip, latents, levels, pipeline, run
+from .inputs import noise_levels, random_clip, random_latents
+from .tiny_models import CPU, TRANSFORMERS, pipeline, predict_x0
 
 TINY: dict[str, Callable[[], Backbone]] = {
     "shapes": lambda: model_loading.load("shapes", CPU),
     "animatediff": animatediff.tiny,
-    **{kind: MADE[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
+    **{kind: TRANSFORMERS[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
 }
 BLOCKS = Settings(offload="blocks")
 ROUNDING = {"int8": 0.01, "float8": 0.06}
@@ -37,7 +38,7 @@ def bytes_of(network: nn.Module) -> int:
 
 def seen(backbone: Backbone) -> tuple[Tensor, Tensor]:
     """x̂_0, and the gradient of a guided step at x_t."""
-    x, t = latents(backbone).requires_grad_(True), levels(backbone)[0]
+    x, t = random_latents(backbone).requires_grad_(True), noise_levels(backbone)[0]
     denoise = backbone.denoiser(backbone.encode_text(["a b"]))
     taps = select_taps(backbone, ["motion"])
     (features,) = read_features(backbone, denoise, taps, x, t).values()
@@ -66,7 +67,7 @@ def test_a_saved_model_loads_with_them_in_silence(
     kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """In bfloat16: text encoders and transformers are rounded, the VAE is not."""
-    tiny = MADE[kind]()
+    tiny = TRANSFORMERS[kind]()
     with quiet():
         pipeline(tiny).save_pretrained(tmp_path / kind)
     capfd.readouterr()
@@ -78,9 +79,9 @@ def test_a_saved_model_loads_with_them_in_silence(
     )
     assert capfd.readouterr() == ("", "")
     assert (full.weights, eight.weights) == ("full", "int8")
-    x, t, video = latents(tiny), levels(tiny)[0], clip(tiny)
+    x, t, video = random_latents(tiny), noise_levels(tiny)[0], random_clip(tiny)
     with torch.no_grad():
-        exact, near = (run(backbone, x, t, ["a b"]) for backbone in (full, eight))
+        exact, near = (predict_x0(backbone, x, t, ["a b"]) for backbone in (full, eight))
         assert torch.equal(eight.encode(video), full.encode(video))
     assert 0 < float((near - exact).norm() / exact.norm()) < 0.05
     assert full.fingerprint != eight.fingerprint
@@ -94,7 +95,7 @@ def settings(weights: Any, **others: Any) -> Settings:
 
 
 def test_what_makers_keep_in_float32_stays() -> None:
-    network: Any = MADE["wan"]().network.to(torch.bfloat16)
+    network: Any = TRANSFORMERS["wan"]().network.to(torch.bfloat16)
     network.condition_embedder.time_embedder.float()
     quantization.quantize(network, "int8")
     assert type(network.condition_embedder.time_embedder.linear_1.weight) is nn.Parameter
@@ -107,7 +108,7 @@ def test_what_makers_keep_in_float32_stays() -> None:
 @pytest.mark.parametrize("kind", ["wan", "hunyuan"])
 def test_what_they_take_is_predicted(kind: str, tmp_path: Path) -> None:
     with quiet():
-        pipeline(MADE[kind]()).save_pretrained(tmp_path / kind)
+        pipeline(TRANSFORMERS[kind]()).save_pretrained(tmp_path / kind)
     asked: Any = {"device": torch.device("cpu"), "size": (17, 32, 48)}
     told = memory_estimate.estimate_memory(str(tmp_path / kind), settings("int8"), **asked)
     loaded: Any = model_loading.load(str(tmp_path / kind), settings("int8"))

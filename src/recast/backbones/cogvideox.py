@@ -77,7 +77,7 @@ class CogVideoX(Backbone):
     """A CogVideoX model. Create it with `load`, `wrap` or `tiny`."""
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
-        self._parts, self._config = parts, parts.transformer.config
+        self.parts, self._config = parts, parts.transformer.config
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae = ScaledVideoVae(
             parts.vae,
@@ -126,13 +126,13 @@ class CogVideoX(Backbone):
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
         states = self._text.encode(prompts).states
-        return Conditioning(text=states.to(self._parts.transformer.dtype))
+        return Conditioning(text=states.to(self.parts.transformer.dtype))
 
     def check_prompt(self, prompt: str) -> list[str]:
         return self._text.check(prompt)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        transformer = self._placement.activate(self._parts.transformer)
+        transformer = self._placement.activate(self.parts.transformer)
         frames, height, width = x.shape[2:]
         patch = self._config.patch_size
         self._grid.shape = (frames // self.temporal_patch, height // patch, width // patch)
@@ -218,12 +218,12 @@ def _rotary(
     if cropped:
         options |= {"crops_coords": None, "grid_type": "slice", "max_size": base}
     else:
-        options["crops_coords"] = _middle((height, width), base)
+        options["crops_coords"] = centered_box((height, width), base)
     cos, sin = get_3d_rotary_pos_embed(temporal_size=frames, **options)
     return cos, sin
 
 
-def _middle(
+def centered_box(
     grid: tuple[int, int], base: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The top left and bottom right corners of the largest box with the grid's aspect ratio in the

@@ -85,7 +85,7 @@ class Hunyuan(Backbone):
     """A HunyuanVideo model. Create it with `load`, `wrap` or `tiny`."""
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
-        self._parts, self._config = parts, parts.transformer.config
+        self.parts, self._config = parts, parts.transformer.config
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae = ScaledVideoVae(
             parts.vae,
@@ -131,7 +131,7 @@ class Hunyuan(Backbone):
         return self._vae.decode(latents)
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
-        dtype = self._parts.transformer.dtype
+        dtype = self.parts.transformer.dtype
         states, mask = self._text.encode(prompts)
         pooled = self._pooled_text.encode(prompts)
         return Conditioning(text=states.to(dtype), mask=mask, pooled=pooled.to(dtype))
@@ -140,7 +140,7 @@ class Hunyuan(Backbone):
         return [*self._text.check(prompt), *self._pooled_text.check(prompt)]
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        transformer, config = self._placement.activate(self._parts.transformer), self._config
+        transformer, config = self._placement.activate(self.parts.transformer), self._config
         patches = (config.patch_size_t, config.patch_size, config.patch_size)
         f, h, w = (side // patch for side, patch in zip(x.shape[2:], patches, strict=True))
         self._grid.shape = (f, h, w)

@@ -75,7 +75,7 @@ class LTX(Backbone):
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
         config = parts.transformer.config
         _check_patches(config.patch_size, config.patch_size_t)
-        self._parts = parts
+        self.parts = parts
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae = LtxVae(parts.vae, self._placement, tiling=settings.vae_tiling)
         self._text = T5Text(
@@ -119,13 +119,13 @@ class LTX(Backbone):
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
         states, mask = self._text.encode(prompts)
-        return Conditioning(text=states.to(self._parts.transformer.dtype), mask=mask)
+        return Conditioning(text=states.to(self.parts.transformer.dtype), mask=mask)
 
     def check_prompt(self, prompt: str) -> list[str]:
         return self._text.check(prompt)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        transformer = self._placement.activate(self._parts.transformer)
+        transformer = self._placement.activate(self.parts.transformer)
         frames, height, width = x.shape[2:]
         self._grid.shape = (frames, height, width)
         seconds = self._vae.frames_per_latent / self.defaults.fps

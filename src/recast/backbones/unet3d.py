@@ -85,7 +85,7 @@ class LatentUNet(Backbone):
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
         unet = parts.unet
-        self._parts = parts
+        self.parts = parts
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae = ImageVae(
             parts.vae,
@@ -124,13 +124,13 @@ class LatentUNet(Backbone):
         return self._vae.decode(latents)
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
-        return Conditioning(text=self._text.encode(prompts).states.to(self._parts.unet.dtype))
+        return Conditioning(text=self._text.encode(prompts).states.to(self.parts.unet.dtype))
 
     def check_prompt(self, prompt: str) -> list[str]:
         return self._text.check(prompt)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        unet, text = self._placement.activate(self._parts.unet), conditioning.text
+        unet, text = self._placement.activate(self.parts.unet), conditioning.text
         # AnimateDiff's UNet needs one copy of the text for each frame.
         if isinstance(unet, UNetMotionModel):
             text = text.repeat_interleave(x.shape[2], 0)
@@ -148,7 +148,7 @@ class LatentUNet(Backbone):
     def _attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
         """The mean over all heads of the cross-attentions of the last up block that has any. Its
         attention maps have the size of the latents."""
-        unet, frames = self._parts.unet, x.shape[2]
+        unet, frames = self.parts.unet, x.shape[2]
         paths = self._cross_attentions
         taps = [
             Tap(f"{path}.{side}", unet_roles.tokens) for path in paths for side in ("to_q", "to_k")

@@ -117,7 +117,7 @@ class Wan(Backbone):
     """
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
-        self._parts, self._config = parts, parts.transformer.config
+        self.parts, self._config = parts, parts.transformer.config
         network, prefixes = parts.transformer, [""]
         if parts.transformer_2 is not None:
             network = nn.ModuleDict({"high": parts.transformer, "low": parts.transformer_2})
@@ -160,7 +160,7 @@ class Wan(Backbone):
     def encode_text(self, prompts: list[str]) -> Conditioning:
         # The transformer also attends to the padding, whose states are zero.
         states = self._text.encode(prompts).states
-        return Conditioning(text=states.to(self._parts.transformer.dtype))
+        return Conditioning(text=states.to(self.parts.transformer.dtype))
 
     def check_prompt(self, prompt: str) -> list[str]:
         return self._text.check(prompt)
@@ -192,23 +192,23 @@ class Wan(Backbone):
 
     def _expert(self, t: Tensor) -> WanTransformer3DModel:
         """The transformer for time t, which has the unit of the network."""
-        boundary = self._parts.boundary_ratio
-        levels = float(self._parts.scheduler.get("num_train_timesteps", 1000))
+        boundary = self.parts.boundary_ratio
+        levels = float(self.parts.scheduler.get("num_train_timesteps", 1000))
         if boundary is None or float(t) >= boundary * levels:
-            return self._parts.transformer
-        return self._parts.transformer_2
+            return self.parts.transformer
+        return self.parts.transformer_2
 
     def _build_vae(self, settings: Settings) -> WanVae | ImageVae:
-        vae, tiling = self._parts.vae, settings.vae_tiling
+        vae, tiling = self.parts.vae, settings.vae_tiling
         if isinstance(vae, AutoencoderKL):
             return ImageVae(vae, self._placement, tiling=tiling, slicing=settings.vae_slicing)
         return WanVae(vae, self._placement, tiling=tiling)
 
     def _build_text_encoder(self) -> T5Text | ClipText:
-        if isinstance(self._parts.text_encoder, CLIPTextModel):
-            return ClipText(self._parts, self._placement)
+        if isinstance(self.parts.text_encoder, CLIPTextModel):
+            return ClipText(self.parts, self._placement)
         return T5Text(
-            self._parts,
+            self.parts,
             self._placement,
             length=_TEXT_LENGTH,
             attend_to_padding=False,

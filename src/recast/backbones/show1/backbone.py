@@ -149,7 +149,7 @@ class Show1(Backbone):
         stages: Mapping[StageName, Stage] = MappingProxyType({}),
     ) -> None:
         unet = parts.unet
-        self._parts, self._stages = parts, stages
+        self.parts, self._stages = parts, stages
         networks = [*parts.networks, *(stage.unet for stage in stages.values())]
         self._placement = ModelPlacement(networks, parts.device, settings)
         self._text = T5Text(
