@@ -13,20 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ModelMixin
 from huggingface_hub import constants
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel
 
 from recast import registry
 from recast.backbones import unet3d, wan
 from recast.backbones.base import Backbone, Conditioning, Settings
-from recast.bench import work
+from recast.bench import runner
 from recast.cli import analysis
 from recast.errors import BadModel, OutOfMemory
 from recast.feature_guidance.taps import read_features, select_taps
 from recast.media.video import Video
-from recast.networks import checkpoint_loading, devices
+from recast.networks import devices
 from recast.networks.devices import MainMemory
+from recast.networks.placement import ModelPlacement
 from recast.networks.tensor_memory import TensorMemory
 from recast.pipeline import config, memory_estimate, method_presets, model_loading, run
 from recast.pipeline.memory_estimate import MemoryEstimate, StageMemory
@@ -159,13 +162,13 @@ def test_two_prompts_are_two_for_every_model(model: str) -> None:
     assert 0 <= told.sampling.peak - ledger.peak <= spare(model)
 
 
-def test_weights_are_as_loading_makes_them(model: str) -> None:
+def test_weights_are_as_loading_makes_them(model: str, placements: list[ModelPlacement]) -> None:
     for dtype in ("float32", "bfloat16"):
         settings = Settings(device="cpu", dtype=dtype)
-        backbone: Any = model_loading.load(model, settings)
+        model_loading.load(model, settings)
         sizes = [
             sum(p.nbytes for p in n.parameters()) + sum(b.nbytes for b in n.buffers())
-            for n in backbone._placement.networks
+            for n in placements[-1].networks
         ]
         found = memory_estimate.weights_by_offload(model, settings, torch.device("cpu"))
         assert found["none"] == sum(sizes) > found["networks"] == max(sizes) > found["blocks"]
@@ -355,12 +358,13 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tight(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let every device have so many bytes, and loading be a mistake."""
+    """Let every device have so many bytes, and let reading weights be a mistake."""
 
-    def read(*args: Any) -> None:
+    def read(*args: Any, **options: Any) -> None:
         raise AssertionError("gigabytes are read")
 
-    monkeypatch.setattr(checkpoint_loading, "_load", read)
+    for library in (ModelMixin, PreTrainedModel):
+        monkeypatch.setattr(library, "from_pretrained", read)
     monkeypatch.setattr(devices, "device_of", lambda name: CUDA)
     monkeypatch.setattr(devices, "main_memory", lambda: MainMemory(64 * GIB, 0))
     return lambda size: monkeypatch.setattr(devices, "total_memory", lambda device: size)
@@ -392,11 +396,11 @@ def test_weights_that_cannot_fit_are_not_read(
 
 
 def test_benchmarks_and_analyses_read_no_weights_that_cannot_fit(
-    tight: Callable[[int], None],
+    tight: Callable[[int], None], tmp_path: Path
 ) -> None:
     tight(12 * GIB)
     with pytest.raises(OutOfMemory, match=r"13\.7 GiB, and cuda has 12\.0 GiB"):
-        work._backbone("wan", Settings())
+        runner.bench(runner.BenchConfig(suite="shapes", backbone="wan", out=tmp_path)).run()
     for analyse in (analysis.probe, analysis.retrieve):
         with pytest.raises(OutOfMemory, match=r"13\.7 GiB, and cuda has 12\.0 GiB"):
             analyse(["--backbone", "wan"], "recast analyze", "")
@@ -430,7 +434,7 @@ def test_main_memory_is_told_with_swap_apart(
 ) -> None:
     file = tmp_path / "meminfo"
     file.write_text("MemTotal:       24684000 kB\nMemFree: 1 kB\nSwapTotal:       2048 kB\n")
-    monkeypatch.setattr(devices, "_MEMINFO", file)
+    monkeypatch.setattr(devices, "MEMINFO", file)
     assert devices.main_memory() == (24684000 * 1024, 2048 * 1024)
     assert devices.total_memory(torch.device("cpu")) == (24684000 + 2048) * 1024
     file.unlink()

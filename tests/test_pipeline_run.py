@@ -35,22 +35,16 @@ from recast.shapes import world
 FAST = dmt.Config(inner_steps=2, inversion_steps=4, restart=False)
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clips") / "ball.mp4"
-    return Video(world.render(world.sample(3)), world.FPS).save(path)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> MotionCache:
     return MotionCache(tmp_path / "store", 10**9)
 
 
 @pytest.fixture
-def job(clip: Path, tmp_path: Path) -> Callable[..., RunConfig[Any]]:
+def job(ball: Path, tmp_path: Path) -> Callable[..., RunConfig[Any]]:
     def make(**changes: Any) -> RunConfig[Any]:
         plain: dict[str, Any] = {
-            "clip": clip,
+            "clip": ball,
             "prompt": "a blue star",
             "out": tmp_path / "out",
             "config": FAST,
@@ -115,7 +109,7 @@ def test_a_prompt_that_fits_only_without_what_a_method_adds_is_refused_before_le
 
 
 def test_the_manifest_tells_what_was_done(
-    job: Callable[..., RunConfig[Any]], store: MotionCache, clip: Path
+    job: Callable[..., RunConfig[Any]], store: MotionCache, ball: Path
 ) -> None:
     backbone = gaussian.tiny()
     config = job(source=Source(frames=6, height=20, width=24), draw=Draw(steps=5, seed=7))
@@ -132,7 +126,7 @@ def test_the_manifest_tells_what_was_done(
     assert told["config"]["config"]["inner_steps"] == 2
     assert told["clip"]["frames"] == 6
     assert (told["clip"]["height"], told["clip"]["width"]) == (20, 24)
-    for name, path in (("source", clip), ("video.mp4", result.folder / "video.mp4")):
+    for name, path in (("source", ball), ("video.mp4", result.folder / "video.mp4")):
         assert told["hashes"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert told["backbone"]["fingerprint"] == backbone.fingerprint
     assert sum(told["network_calls"].values()) == backbone.nfe
@@ -223,12 +217,12 @@ def test_a_store_that_cannot_be_written_does_not_stop_a_run(
 
 
 def test_a_motion_file_does_for_many_prompts(
-    job: Callable[..., RunConfig[Any]], store: MotionCache, clip: Path, tmp_path: Path
+    job: Callable[..., RunConfig[Any]], store: MotionCache, ball: Path, tmp_path: Path
 ) -> None:
     backbone = gaussian.tiny()
     file = tmp_path / "ball.safetensors"
     source = Source(fps=4, frames=6)
-    config = LearnConfig(clip=clip, out=file, config=FAST, steps=4, source=source)
+    config = LearnConfig(clip=ball, out=file, config=FAST, steps=4, source=source)
     _, path = finished(run.learn(config, backbone, store))
     assert path == file
     assert Motion.load(file).metadata["clip"]["name"] == "ball.mp4"
@@ -246,10 +240,10 @@ def test_a_motion_file_does_for_many_prompts(
 
 
 def test_a_motion_file_is_refused_where_it_does_not_fit(
-    job: Callable[..., RunConfig[Any]], store: MotionCache, clip: Path, tmp_path: Path
+    job: Callable[..., RunConfig[Any]], store: MotionCache, ball: Path, tmp_path: Path
 ) -> None:
     file, out = tmp_path / "ball.safetensors", tmp_path / "out"
-    config = LearnConfig(clip=clip, out=file, config=FAST, steps=4)
+    config = LearnConfig(clip=ball, out=file, config=FAST, steps=4)
     finished(run.learn(config, gaussian.tiny(), store))
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         (
@@ -260,7 +254,7 @@ def test_a_motion_file_is_refused_where_it_does_not_fit(
         ({"source": Source(height=8)}, BadCall, "`height`: a motion file has its frames"),
         ({"method": "unguided", "config": unguided.Config()}, BadCall, "was learned by dmt"),
         ({"draw": Draw(steps=9)}, BadMotion, "`steps` 4, but `steps` is 9 now"),
-        ({"clip": clip.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
+        ({"clip": ball.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
     ]
     for changes, kind, words in wrong:
         with pytest.raises(kind, match=words):
@@ -275,9 +269,9 @@ def test_a_motion_file_is_refused_where_it_does_not_fit(
     assert untouched(out)
 
 
-def test_a_motion_file_ends_in_safetensors(clip: Path, store: MotionCache, tmp_path: Path) -> None:
+def test_a_motion_file_ends_in_safetensors(ball: Path, store: MotionCache, tmp_path: Path) -> None:
     with pytest.raises(BadCall, match=r"must end in \.safetensors"):
-        finished(run.learn(LearnConfig(clip=clip, out=tmp_path / "m.mp4", config=FAST)))
+        finished(run.learn(LearnConfig(clip=ball, out=tmp_path / "m.mp4", config=FAST)))
 
 
 def test_previews_show_every_so_many_levels(
@@ -421,13 +415,13 @@ def test_results_are_replaced_and_other_files_are_not(
 
 
 def test_a_clip_inside_the_folder_is_safe(
-    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path, clip: Path
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path, ball: Path
 ) -> None:
     backbone, out = gaussian.tiny(), tmp_path / "out"
     out.mkdir()
-    (out / "source.mp4").write_bytes(clip.read_bytes())
+    (out / "source.mp4").write_bytes(ball.read_bytes())
     finished(run.transfer(job(clip=out / "source.mp4"), backbone, store))
-    assert (out / "source.mp4").read_bytes() == clip.read_bytes()
+    assert (out / "source.mp4").read_bytes() == ball.read_bytes()
     made = (out / "video.mp4").read_bytes()
     with pytest.raises(BadCall, match="would replace the clip"):
         finished(run.transfer(job(clip=out / "video.mp4"), backbone, store))
@@ -655,10 +649,10 @@ TRAINED = motion_inversion.Config(iterations=6, checkpoint_every=2, inversion_st
 
 
 @pytest.fixture
-def lesson(clip: Path, tmp_path: Path) -> Callable[..., LearnConfig[Any]]:
+def lesson(ball: Path, tmp_path: Path) -> Callable[..., LearnConfig[Any]]:
     def make(**changes: Any) -> LearnConfig[Any]:
         plain: dict[str, Any] = {
-            "clip": clip,
+            "clip": ball,
             "method": "motion_inversion",
             "out": tmp_path / "swim.safetensors",
             "config": TRAINED,
@@ -783,7 +777,7 @@ def test_learning_that_cannot_be_taken_up_begins_anew(
 
 
 def test_several_clips_of_one_motion(
-    lesson: Callable[..., LearnConfig[Any]], clip: Path, tmp_path: Path, store: MotionCache
+    lesson: Callable[..., LearnConfig[Any]], tmp_path: Path, store: MotionCache
 ) -> None:
     other = Video(world.render(world.sample(4)), world.FPS).save(tmp_path / "other.mp4")
     backbone = unet3d.tiny()
