@@ -70,7 +70,9 @@ def test_an_incomplete_download_is_reported(tmp_path: Path) -> None:
         ([11, 3], 12, True, "too large for 12.0 GiB"),
     ],
 )
-def test_what_fits(parts: list[int], memory: int, offload: bool, expected: str) -> None:
+def test_the_first_saving_with_which_a_model_fits_is_named(
+    parts: list[int], memory: int, offload: bool, expected: str
+) -> None:
     told = model_files.fit([part * GIB for part in parts], memory * GIB, offload=offload)
     assert told == expected
 

@@ -1,7 +1,7 @@
-"""What is predicted of a run, against what the same run takes on a CPU.
+"""The estimated memory of a run, against what the same run takes on a CPU.
 
-Two measures that the prediction knows nothing of: autograd's saved tensors, and the allocator's own
-account of every block it gave out and got back.
+Two measures are independent of the estimate: the tensors that autograd saves, and the allocator's
+own record of every block.
 """
 
 import json
@@ -73,7 +73,7 @@ def step(backbone: Backbone, x: Tensor, text: Conditioning) -> Callable[[], None
 
 def allocated(work: Callable[[], object], trace: Path) -> int:
     """The most bytes that the CPU's allocator had given out at once during the work."""
-    work()  # what is made once stays out of it
+    work()  # tensors that are made only once do not count
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
         work()
     told.export_chrome_trace(str(trace))
@@ -110,8 +110,8 @@ def loaded(name: str, checkpointing: bool = False) -> tuple[Backbone, Tensor, Te
 
 
 @pytest.mark.slow
-def test_a_run_takes_what_was_predicted(model: str, tmp_path: Path) -> None:
-    """But for what kernels take for themselves, which is not predicted."""
+def test_the_estimate_matches_autograd_and_the_allocator(model: str, tmp_path: Path) -> None:
+    """The workspaces of kernels are not estimated."""
     told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
     # For a mask over its text, the CPU's attention takes blocks of scores besides.
     share = 0.4 if "hunyuan" in model else 0.1
@@ -137,7 +137,7 @@ def spare(model: str) -> int:
     return 8 + (2 * (2 * 540 * 16 * 4) if "5b" in model else 0)
 
 
-def test_it_is_what_lives_on_a_real_device(model: str) -> None:
+def test_the_estimate_matches_the_tensors_of_a_run_on_the_cpu(model: str) -> None:
     told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
     for checkpointing in (False, True):
         once = step(*loaded(model, checkpointing))
@@ -147,8 +147,8 @@ def test_it_is_what_lives_on_a_real_device(model: str) -> None:
         assert 0 <= told.guided["dmt"][checkpointing].peak - ledger.peak <= spare(model)
 
 
-def test_two_prompts_are_two_for_every_model(model: str) -> None:
-    """Also where the network is told its guidance, and one would do without a negative prompt."""
+def test_two_prompts_are_estimated_as_one_batch_of_two(model: str) -> None:
+    """Also for networks that take the guidance scale as an input and could do with one prompt."""
     told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), (), size(model))
     backbone, x, _ = loaded(model)
     t = backbone.schedule.sized(x.shape).grid(1)[0]
@@ -162,7 +162,9 @@ def test_two_prompts_are_two_for_every_model(model: str) -> None:
     assert 0 <= told.sampling.peak - ledger.peak <= spare(model)
 
 
-def test_weights_are_as_loading_makes_them(model: str, placements: list[ModelPlacement]) -> None:
+def test_estimated_weights_have_the_size_of_loaded_weights(
+    model: str, placements: list[ModelPlacement]
+) -> None:
     for dtype in ("float32", "bfloat16"):
         settings = Settings(device="cpu", dtype=dtype)
         model_loading.load(model, settings)
@@ -212,7 +214,7 @@ def test_published_configs_are_of_the_published_size(alias: str) -> None:
     assert all(weight.is_meta for network in outline.networks for weight in network.parameters())
 
 
-def test_a_model_with_random_weights_is_the_real_one_but_for_their_values() -> None:
+def test_random_weights_have_the_shapes_and_precision_of_the_real_ones() -> None:
     real, drawn = (
         make("shapes", CPU) for make in (model_loading.load, model_loading.load_with_random_weights)
     )
@@ -229,7 +231,7 @@ def test_a_model_with_random_weights_is_the_real_one_but_for_their_values() -> N
 def cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, Mapping[str, Any]], Path]:
-    """Let the hub's cache be empty but for what is put there: a hub id and its files, by name."""
+    """A function that puts a hub id and its files, by name, into a hub cache that is empty."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def put(hub: str, files: Mapping[str, Any]) -> Path:
@@ -245,7 +247,7 @@ def cache(
 
 
 def default_size(name: str) -> tuple[int, int, int, float]:
-    """What an outline of that name would make: frames, height, width and their rate."""
+    """The default frames, height, width and frame rate of the model of that name."""
     with model_loading.load_on_meta(name, Settings(), CUDA) as (backbone, _):
         own = backbone.defaults
     return own.frames, own.height, own.width, own.fps
@@ -261,15 +263,15 @@ OWN_SIZES = {
 
 @pytest.mark.parametrize("hub", OWN_SIZES)
 def test_a_hub_id_is_its_alias(hub: str, cache: Callable[..., Path]) -> None:
-    """Downloaded or not."""
+    """Whether the model is downloaded or not."""
     alias, expected = OWN_SIZES[hub]
     assert default_size(hub) == default_size(alias) == expected
     cache(hub, registry.load("backbones", model_loading.aliases()[alias]).PUBLISHED[alias])
     assert default_size(hub) == default_size(alias) == expected
 
 
-def test_what_a_model_was_made_for_does_not_hang_on_its_folder(cache: Callable[..., Path]) -> None:
-    """A snapshot in the hub's cache is called by a hash. Of UNets nothing but a name tells."""
+def test_default_sizes_do_not_depend_on_the_name_of_the_folder(cache: Callable[..., Path]) -> None:
+    """The name of a snapshot in the hub's cache is a hash. UNets are recognised by name only."""
     for hub in ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"):
         alias, expected = OWN_SIZES[hub]
         assert default_size(str(cache(hub, wan.PUBLISHED[alias]))) == expected
@@ -279,7 +281,7 @@ def test_what_a_model_was_made_for_does_not_hang_on_its_folder(cache: Callable[.
 
 
 @pytest.mark.parametrize("name", ["ltx", "Lightricks/LTX-Video", "wan2.2-a14b"])
-def test_a_model_that_is_half_downloaded_is_predicted_by_what_was_published(
+def test_an_incomplete_download_is_estimated_from_the_published_configs(
     name: str, cache: Callable[..., Path]
 ) -> None:
     expected = default_size(name)
@@ -288,8 +290,8 @@ def test_a_model_that_is_half_downloaded_is_predicted_by_what_was_published(
     assert default_size(name) == expected
 
 
-def test_half_precision_halves_what_is_not_kept_whole() -> None:
-    """Of Wan, the VAE, the norms and the time stay in float32."""
+def test_half_precision_halves_the_weights_that_are_not_kept_in_float32() -> None:
+    """Wan's VAE, norms and time embedding stay in float32."""
     whole = memory_estimate.weights_by_offload("wan", Settings(dtype="float32"), CUDA)["none"]
     found = memory_estimate.weights_by_offload("wan", Settings(), CUDA)
     half, largest = found["none"], found["networks"]
@@ -298,14 +300,14 @@ def test_half_precision_halves_what_is_not_kept_whole() -> None:
     assert (whole + vae) / 2 < half < (whole + vae) / 2 * 1.01
 
 
-def test_a_model_that_is_not_here_is_not_guessed() -> None:
+def test_a_model_without_known_configs_is_refused() -> None:
     with pytest.raises(BadModel, match="showlab/show-1-base is not downloaded yet"):
         memory_estimate.weights_by_offload("show1", Settings(), CUDA)
     with pytest.raises(BadModel, match="somebody/model is not downloaded yet"):
         memory_estimate.weights_by_offload("somebody/model", Settings(), CUDA)
 
 
-def test_a_run_needs_its_hungriest_stage() -> None:
+def test_the_peak_is_that_of_the_largest_stage() -> None:
     def stage(weights: int, most: int) -> StageMemory:
         return StageMemory(weights, weights // 5, 0, most)
 
@@ -328,7 +330,7 @@ def test_a_run_needs_its_hungriest_stage() -> None:
     assert told.peak("dmt", checkpointing=True, offload="blocks") == 2 + 20
 
 
-def test_windows_bound_what_a_guided_step_keeps(tmp_path: Path) -> None:
+def test_windows_bound_the_saved_tensors_of_a_guided_step(tmp_path: Path) -> None:
     pipeline(MADE["wan"]()).save_pretrained(tmp_path)
 
     def kept(frames: int, window: int | None) -> int:
@@ -342,7 +344,7 @@ def test_windows_bound_what_a_guided_step_keeps(tmp_path: Path) -> None:
     assert kept(33, 9) == kept(9, None) < kept(33, None) / 2
 
 
-def test_methods_without_taps_are_told() -> None:
+def test_methods_without_taps_get_a_note() -> None:
     names = ["sdedit", "vmc", "dmt"]
     told = memory_estimate.estimate_memory("shapes", CPU, torch.device("cpu"), names, (1, 16, 16))
     assert list(told.guided) == ["dmt"]
@@ -406,7 +408,7 @@ def test_benchmarks_and_analyses_read_no_weights_that_cannot_fit(
             analyse(["--backbone", "wan"], "recast analyze", "")
 
 
-def test_what_waits_has_to_fit_into_main_memory(
+def test_offloaded_weights_must_fit_into_main_memory(
     tight: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def main(ram: int, swap: int) -> None:
@@ -429,7 +431,7 @@ def test_what_waits_has_to_fit_into_main_memory(
         memory_estimate.check_fits("wan", Settings())
 
 
-def test_main_memory_is_told_with_swap_apart(
+def test_main_memory_is_read_with_swap_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "meminfo"
@@ -441,7 +443,7 @@ def test_main_memory_is_told_with_swap_apart(
     assert devices.main_memory() is devices.total_memory(torch.device("cpu")) is None
 
 
-def test_weights_in_8_bits_are_whole_while_they_are_loaded() -> None:
+def test_weights_in_8_bits_take_their_full_size_while_loading() -> None:
     size = (1, 16, 16)
     whole, small = (
         memory_estimate.estimate_memory(
@@ -452,7 +454,7 @@ def test_weights_in_8_bits_are_whole_while_they_are_loaded() -> None:
     assert small.loading == whole.loading == whole.weights > small.weights
 
 
-def test_what_may_fit_is_tried(tight: Callable[[int], None]) -> None:
+def test_weights_that_may_fit_are_not_refused(tight: Callable[[int], None]) -> None:
     tight(14 * GIB)
     memory_estimate.check_fits("wan", Settings())
     memory_estimate.check_fits("show1", Settings())  # of which nothing is known

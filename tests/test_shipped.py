@@ -1,4 +1,4 @@
-"""The models that ship: they are whole, small, draw what they are asked for, and CLIP can tell."""
+"""The shipped models are complete and small, and draw what a prompt asks for."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_it_is_whole_and_small(folder: Path, most: float, parts: set[str]) -> No
         "tokenizer/tokenizer.json",
     ],
 )
-def test_both_see_and_read_alike(path: str) -> None:
+def test_both_models_have_the_same_autoencoder_and_text_encoder(path: str) -> None:
     assert (unet3d.SHAPES / path).read_bytes() == (wan.SHAPES_DIT / path).read_bytes()
 
 
@@ -90,7 +90,7 @@ def test_its_autoencoder_keeps_held_out_clips(unet):
     assert np.mean(right) >= 11 / 12
 
 
-def test_it_draws_the_colour_and_the_background_it_is_asked_for(backbone):
+def test_it_draws_the_colour_and_the_background_of_the_prompt(backbone):
     wanted = [("red", "circle", "black"), ("yellow", "square", "navy")]
     source = Video(world.render(world.sample(world.HELD_OUT[0])), world.FPS)
     motion = recast.learn(backbone, source, method="unguided", steps=10)
@@ -103,7 +103,7 @@ def test_it_draws_the_colour_and_the_background_it_is_asked_for(backbone):
     assert right >= 3
 
 
-def test_its_clip_prefers_the_right_caption():
+def test_its_clip_model_prefers_the_right_caption():
     clip = CLIPModel.from_pretrained(unet3d.SHAPES / "clip").eval()
     processor = CLIPProcessor.from_pretrained(unet3d.SHAPES / "clip")
     scenes = [world.sample(seed) for seed in world.HELD_OUT[:40]]
@@ -125,7 +125,7 @@ def test_the_demo_moves_a_yellow_square_as_the_circle_moved(backbone):
     assert true_motion.distance(detection.path, scene.centre) < 0.06
 
 
-def test_it_says_which_words_it_does_not_know(backbone):
+def test_it_names_unknown_words_of_a_prompt(backbone):
     assert backbone.check_prompt("a red circle on a navy background") == []
     (note,) = backbone.check_prompt("a red dolphin, jumping")
     assert note == f"the {backbone.name} model does not know: dolphin"
