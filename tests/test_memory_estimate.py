@@ -56,6 +56,12 @@ def size(name: str) -> tuple[int, int, int]:
     return (4, 64, 64) if name == "shapes" else SMALL
 
 
+@pytest.fixture(scope="module")
+def estimate(model: str) -> MemoryEstimate:
+    """The estimate for a run of the model on the CPU, guided by dmt."""
+    return memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
+
+
 def step(backbone: Backbone, x: Tensor, text: Conditioning) -> Callable[[], None]:
     """A guided step of dmt's preset, without its loss."""
     taps = select_taps(backbone, ["motion"])
@@ -110,13 +116,14 @@ def loaded(name: str, checkpointing: bool = False) -> tuple[Backbone, Tensor, Te
 
 
 @pytest.mark.slow
-def test_the_estimate_matches_autograd_and_the_allocator(model: str, tmp_path: Path) -> None:
+def test_the_estimate_matches_autograd_and_the_allocator(
+    model: str, estimate: MemoryEstimate, tmp_path: Path
+) -> None:
     """The workspaces of kernels are not estimated."""
-    told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
     # For a mask over its text, the CPU's attention takes blocks of scores besides.
     share = 0.4 if "hunyuan" in model else 0.1
     backbone, x, text = loaded(model)
-    plain, lean = told.guided["dmt"]
+    plain, lean = estimate.guided["dmt"]
     # Features, x_t and tables of positions live beside what is saved.
     assert saved(backbone, step(backbone, x, text)) == pytest.approx(plain.saved, rel=0.1)
     found = allocated(step(backbone, x, text), tmp_path / "guided.json")
@@ -124,7 +131,7 @@ def test_the_estimate_matches_autograd_and_the_allocator(model: str, tmp_path: P
     denoise, t = backbone.cfg_denoiser("a", "b", 3.0), backbone.schedule.sized(x.shape).grid(1)[0]
     with torch.no_grad():
         found = allocated(lambda: denoise(x, t), tmp_path / "plain.json")
-    assert found == pytest.approx(told.sampling.peak, rel=share)
+    assert found == pytest.approx(estimate.sampling.peak, rel=share)
     backbone, x, text = loaded(model, checkpointing=True)
     found = allocated(step(backbone, x, text), tmp_path / "lean.json")
     assert found == pytest.approx(lean.peak, rel=share)
@@ -137,19 +144,21 @@ def spare(model: str) -> int:
     return 8 + (2 * (2 * 540 * 16 * 4) if "5b" in model else 0)
 
 
-def test_the_estimate_matches_the_tensors_of_a_run_on_the_cpu(model: str) -> None:
-    told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
+def test_the_estimate_matches_the_tensors_of_a_run_on_the_cpu(
+    model: str, estimate: MemoryEstimate
+) -> None:
     for checkpointing in (False, True):
         once = step(*loaded(model, checkpointing))
         once()
         with TensorMemory() as ledger:
             once()
-        assert 0 <= told.guided["dmt"][checkpointing].peak - ledger.peak <= spare(model)
+        assert 0 <= estimate.guided["dmt"][checkpointing].peak - ledger.peak <= spare(model)
 
 
-def test_two_prompts_are_estimated_as_one_batch_of_two(model: str) -> None:
+def test_two_prompts_are_estimated_as_one_batch_of_two(
+    model: str, estimate: MemoryEstimate
+) -> None:
     """Also for networks that take the guidance scale as an input and could do with one prompt."""
-    told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), (), size(model))
     backbone, x, _ = loaded(model)
     t = backbone.schedule.sized(x.shape).grid(1)[0]
     denoise = backbone.cfg_denoiser("a", "b", 3.0)
@@ -159,7 +168,7 @@ def test_two_prompts_are_estimated_as_one_batch_of_two(model: str) -> None:
         with TensorMemory() as ledger:
             denoise(x, t)
     assert backbone.nfe - before == 2
-    assert 0 <= told.sampling.peak - ledger.peak <= spare(model)
+    assert 0 <= estimate.sampling.peak - ledger.peak <= spare(model)
 
 
 def test_estimated_weights_have_the_size_of_loaded_weights(
