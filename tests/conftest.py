@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from recast.networks.placement import ModelPlacement
     from recast.pipeline.motion_cache import MotionCache
 
 # huggingface_hub reads this once, when it is first imported, and test modules import it before any
@@ -44,3 +45,29 @@ def show1_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(saved: Path, tmp_path: Path) -> Path:
     """A copy of the model folder `saved`, which a test may change."""
     return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ball.mp4, a clip of the shapes world: 16 frames of 64x64 at 8 fps. Tests only read it."""
+    from recast.media.video import Video
+    from recast.shapes import world
+
+    path = tmp_path_factory.mktemp("clips") / "ball.mp4"
+    return Video(world.render(world.sample(3)), world.FPS).save(path)
+
+
+@pytest.fixture
+def placements(monkeypatch: pytest.MonkeyPatch) -> "list[ModelPlacement]":
+    """The placement of every model that is loaded during the test, which holds its networks."""
+    from recast.networks.placement import ModelPlacement
+
+    seen: list[ModelPlacement] = []
+    plain = ModelPlacement.__init__
+
+    def watched(self: ModelPlacement, networks: Sequence[Any], *others: Any) -> None:
+        plain(self, networks, *others)
+        seen.append(self)
+
+    monkeypatch.setattr(ModelPlacement, "__init__", watched)
+    return seen

@@ -14,7 +14,8 @@ import torch
 
 from recast.errors import BadCall
 
-_MEMINFO = Path("/proc/meminfo")
+MEMINFO = Path("/proc/meminfo")
+"""The file in which Linux reports the sizes of RAM and swap."""
 # PyTorch has no exception class for the allocators of the CPU and of Apple's GPUs.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "MPS backend out of memory")
 
@@ -64,9 +65,9 @@ class MainMemory(NamedTuple):
 def main_memory() -> MainMemory | None:
     """RAM and swap of this machine. None if there is no /proc/meminfo, as on macOS, which increases
     its swap on demand, and on Windows."""
-    if not _MEMINFO.is_file():
+    if not MEMINFO.is_file():
         return None
-    sizes = dict(re.findall(r"^(MemTotal|SwapTotal): +(\d+) kB$", _MEMINFO.read_text(), re.M))
+    sizes = dict(re.findall(r"^(MemTotal|SwapTotal): +(\d+) kB$", MEMINFO.read_text(), re.M))
     return MainMemory(1024 * int(sizes["MemTotal"]), 1024 * int(sizes["SwapTotal"]))
 
 

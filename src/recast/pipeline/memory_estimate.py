@@ -98,7 +98,7 @@ def estimate_memory(
     and `BadCall` for a size that the model does not take and for a model without networks.
     """
     steps: dict[str, list[StageMemory]] = {}
-    for checkpointing in (False, True):
+    for checkpointing in (False, True) if methods else (False,):
         variant = replace(settings, gradient_checkpointing=checkpointing)
         with model_loading.load_on_meta(name, variant, device) as (backbone, model):
             if not model.networks:
