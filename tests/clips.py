@@ -1,4 +1,4 @@
-"""Source files for tests, written with PyAV and Pillow directly and not with the tested code."""
+"""Source files for tests, written with PyAV and Pillow and without the code under test."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -13,7 +13,7 @@ Pixels = NDArray[np.uint8]
 
 
 def numbered(count: int, height: int = 32, width: int = 48) -> Pixels:
-    """Flat grey frames whose level, 20 + 3 i (modulo 72 frames), says which frame it is."""
+    """Flat grey frames. The level of frame i is 20 + 3 i, modulo 72 frames."""
     levels = 20 + 3 * (np.arange(count) % 72)
     return np.broadcast_to(
         levels[:, None, None, None].astype(np.uint8), (count, height, width, 3)
@@ -21,7 +21,7 @@ def numbered(count: int, height: int = 32, width: int = 48) -> Pixels:
 
 
 def numbers(frames: Pixels) -> list[int]:
-    """Which frames of `numbered` these are."""
+    """The numbers of frames that `numbered` made."""
     return [round((float(frame.mean()) - 20) / 3) for frame in frames]
 
 
@@ -60,7 +60,7 @@ def encode(
     hflip: bool = False,
     pixel: Fraction | None = None,
 ) -> Path:
-    """A video file. `stamps` are times in units of `tick`, by default one per 1 / rate."""
+    """Write a video file. `stamps` are times in units of `tick`, by default one per 1 / rate."""
     tick = tick or 1 / Fraction(rate)
     with av.open(str(path), "w", options=muxer or {}) as container:
         stream = container.add_stream(codec, Fraction(rate), {"threads": "1", **(options or {})})
@@ -79,7 +79,7 @@ def encode(
 
 
 def images(folder: Path, frames: Iterable[Pixels], name: str = "{}.png") -> Path:
-    """A folder of images, named with their number."""
+    """Write a folder of images, named with their numbers."""
     folder.mkdir(exist_ok=True)
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(folder / name.format(index))
@@ -87,6 +87,6 @@ def images(folder: Path, frames: Iterable[Pixels], name: str = "{}.png") -> Path
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
-    """In dB, over the whole clip."""
+    """The peak signal-to-noise ratio over the whole clip, in dB."""
     error = ((one.astype(float) - other.astype(float)) ** 2).mean()
     return float(10 * np.log10(255**2 / error)) if error else float("inf")

@@ -1,4 +1,4 @@
-"""What is added to a network acts as its formula says, and is gone afterwards."""
+"""Adapters of a network: their effect is that of their formula, and it ends with the context."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,16 +21,16 @@ from recast.networks.adapters import (
     MotionEmbeddings,
     WeightDifferences,
     input_shapes,
-    weighted,
+    weighted_sum,
 )
+
+from .hooks import hook_count
+from .inputs import noise
+from .oracles import zeroscope_unet
 
 ROLE = "temporal_transformers"
 T = torch.tensor(501.0)
 KINDS = ["embeddings", "lora", "shifts"]
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def out(backbone: Backbone, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def paths(backbone: Backbone) -> list[str]:
 
 def shapes_of(backbone: Backbone, frames: int = 3) -> dict[str, tuple[int, ...]]:
     with torch.no_grad(), input_shapes(backbone.network, paths(backbone)) as shapes:
-        out(backbone, randn(*backbone.latent_shape(frames, 16, 16)))
+        out(backbone, noise(*backbone.latent_shape(frames, 16, 16)))
     return shapes
 
 
@@ -53,11 +53,11 @@ def fresh(kind: str, backbone: Backbone) -> dict[str, Tensor]:
     if kind == "embeddings":
         return MotionEmbeddings.zeros(backbone.transformers_for(ROLE), shapes_of(backbone))
     if kind == "lora":
-        return LoRA.fresh(network, paths(backbone), 2, "unet", torch.Generator().manual_seed(0))
+        return LoRA.initial(network, paths(backbone), 2, "unet", torch.Generator().manual_seed(0))
     return WeightDifferences.zeros(network, paths(backbone), "unet")
 
 
-def made(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options: Any) -> Adapter:
+def built(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options: Any) -> Adapter:
     if kind == "embeddings":
         places = backbone.transformers_for(ROLE)
         return MotionEmbeddings(backbone.network, tensors, "cpu", places, **options)
@@ -67,42 +67,41 @@ def made(kind: str, backbone: Backbone, tensors: Mapping[str, Tensor], **options
 
 
 def filled(tensors: Mapping[str, Tensor], size: float = 0.3) -> dict[str, Tensor]:
-    """Something that shows in every tensor."""
+    """Add noise to every tensor, so that each has an effect."""
     return {
-        name: tensor + size * randn(*tensor.shape, seed=seed)
+        name: tensor + size * noise(*tensor.shape, seed=seed)
         for seed, (name, tensor) in enumerate(tensors.items())
     }
 
 
 def bare(network: nn.Module) -> bool:
-    """Nothing hangs on the network, and its layers are torch's own."""
-    hooks = [m for m in network.modules() if m._forward_hooks or m._forward_pre_hooks]
+    """Whether the network has no hooks and only its own layers."""
     foreign = [m for m in network.modules() if type(m).__module__.startswith("peft")]
-    return not hooks and not foreign and not hasattr(network, "peft_config")
+    return hook_count(network) == 0 and not foreign and not hasattr(network, "peft_config")
 
 
 @pytest.mark.parametrize("tiny", [unet3d.tiny, show1.tiny], ids=["unet3d", "show1"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_the_start_the_model_is_untouched_bit_for_bit(
+def test_a_fresh_adapter_changes_no_bit_of_the_output(
     kind: str, tiny: Callable[[], Backbone]
 ) -> None:
     backbone = tiny()
-    x = randn(*backbone.latent_shape(3, 16, 16))
+    x = noise(*backbone.latent_shape(3, 16, 16))
     with torch.no_grad():
         plain = out(backbone, x)
-        adapter = made(kind, backbone, fresh(kind, backbone))
+        adapter = built(kind, backbone, fresh(kind, backbone))
         with adapter.applied():
             assert torch.equal(out(backbone, x), plain)
-        with made(kind, backbone, filled(adapter.tensors)).applied():
+        with built(kind, backbone, filled(adapter.tensors)).applied():
             assert float((out(backbone, x) - plain).abs().max()) > 1e-3
         assert torch.equal(out(backbone, x), plain)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_inside_leaves_nothing_behind(kind: str) -> None:
+def test_an_error_inside_the_context_removes_the_adapter(kind: str) -> None:
     backbone = unet3d.tiny()
     before = {name: weight.clone() for name, weight in backbone.network.state_dict().items()}
-    adapter = made(kind, backbone, filled(fresh(kind, backbone)))
+    adapter = built(kind, backbone, filled(fresh(kind, backbone)))
     assert bare(backbone.network)
     seen = []
 
@@ -119,7 +118,7 @@ def test_an_error_inside_leaves_nothing_behind(kind: str) -> None:
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
-def test_an_error_while_looking_leaves_nothing_behind() -> None:
+def test_an_error_while_shapes_are_recorded_removes_the_hooks() -> None:
     backbone = unet3d.tiny()
     with pytest.raises(ArithmeticError), input_shapes(backbone.network, paths(backbone)):
         raise ArithmeticError
@@ -127,11 +126,11 @@ def test_an_error_while_looking_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_its_own_tensors_get_a_gradient(kind: str) -> None:
+def test_only_the_tensors_of_the_adapter_get_a_gradient(kind: str) -> None:
     backbone = unet3d.tiny()
-    adapter = made(kind, backbone, filled(fresh(kind, backbone)))
+    adapter = built(kind, backbone, filled(fresh(kind, backbone)))
     with adapter.applied():
-        loss = out(backbone, randn(1, 4, 3, 8, 8)).square().mean()
+        loss = out(backbone, noise(1, 4, 3, 8, 8)).square().mean()
         gradients = torch.autograd.grad(loss, list(adapter.tensors.values()))
     assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
     assert all(weight.grad is None for weight in backbone.network.parameters())
@@ -141,7 +140,7 @@ def test_only_its_own_tensors_get_a_gradient(kind: str) -> None:
 def attended(
     x: Tensor, query_key: Tensor, value: Tensor, weights: Mapping[str, Tensor], heads: int
 ) -> Tensor:
-    """Eq. 1 as it is written, head by head, x (N, F, C)."""
+    """Temporal attention after eq. 1, head by head, for x of (N, F, C)."""
     q = (x + query_key) @ weights["q"].T
     k = (x + query_key) @ weights["k"].T
     v = (x + value) @ weights["v"].T
@@ -156,7 +155,8 @@ def attended(
 
 @pytest.mark.parametrize("difference", [False, True])
 def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
-    """The values' difference in time and γ too; a batch has its clips one after the other."""
+    """With the difference of the values in time and with γ. The clips of a batch follow one
+    another."""
     backbone, gamma = unet3d.tiny(), 0.7
     place = backbone.transformers_for(ROLE)[0]
     attention = place.attentions[1]
@@ -172,7 +172,7 @@ def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
         value = torch.stack(
             [value[:, 0], *(value[:, i] - value[:, i - 1] for i in range(1, frames))], 1
         )
-    x = randn(2 * positions, frames, layer.to_q.in_features, seed=9)
+    x = noise(2 * positions, frames, layer.to_q.in_features, seed=9)
     weights = {
         "q": layer.to_q.weight,
         "k": layer.to_k.weight,
@@ -181,13 +181,14 @@ def test_temporal_attention_with_embeddings_is_eq_1(difference: bool) -> None:
         "bias": layer.to_out[0].bias,
     }
     expected = attended(x, query_key, gamma * torch.cat([value, value]), weights, layer.heads)
-    adapter = made("embeddings", backbone, tensors, gamma=gamma, difference=difference)
+    adapter = built("embeddings", backbone, tensors, gamma=gamma, difference=difference)
     with torch.no_grad(), adapter.applied():
         torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_embeddings_stretch_linearly_in_time() -> None:
-    """From 2 frames to 4: centres at ¼ and ¾ of the way, held at the ends."""
+def test_embeddings_are_interpolated_linearly_in_time() -> None:
+    """From 2 frames to 4: the new centres lie at ¼ and ¾ of the way, and the ends keep their
+    values."""
     backbone = unet3d.tiny()
     place = backbone.transformers_for(ROLE)[0]
     name, query = f"query_key.{place.path}", place.attentions[0].query
@@ -195,7 +196,7 @@ def test_embeddings_stretch_linearly_in_time() -> None:
     ramp = torch.tensor([0.0, 1.0])[None, :, None].expand(1, 2, width)
     seen: list[Tensor] = []
     layer: Any = backbone.network.get_submodule(query)
-    with made("embeddings", backbone, {name: ramp}).applied():
+    with built("embeddings", backbone, {name: ramp}).applied():
         handle = layer.register_forward_hook(lambda m, args, output: seen.append(args[0]))
         layer(torch.zeros(5, 4, width))
         handle.remove()
@@ -207,27 +208,27 @@ def test_lora_adds_b_times_a() -> None:
     backbone = unet3d.tiny()
     path = paths(backbone)[0]
     layer: Any = backbone.network.get_submodule(path)
-    a, b, x = randn(2, layer.in_features), randn(layer.out_features, 2, seed=1), randn(5, 16)
+    a, b, x = noise(2, layer.in_features), noise(layer.out_features, 2, seed=1), noise(5, 16)
     tensors = {f"unet.{path}.lora_A.weight": a, f"unet.{path}.lora_B.weight": b}
-    with torch.no_grad(), made("lora", backbone, tensors).applied():
+    with torch.no_grad(), built("lora", backbone, tensors).applied():
         adapted = backbone.network.get_submodule(path)(x)
     torch.testing.assert_close(adapted, layer(x) + x @ (b @ a).T)
 
 
-def test_shifts_add_to_the_weight() -> None:
+def test_weight_differences_are_added_to_the_weights() -> None:
     backbone = unet3d.tiny()
     path = paths(backbone)[0]
     layer: Any = backbone.network.get_submodule(path)
-    shift, x = randn(layer.out_features, layer.in_features), randn(5, 16)
-    with torch.no_grad(), made("shifts", backbone, {f"unet.{path}.diff": shift}).applied():
+    shift, x = noise(layer.out_features, layer.in_features), noise(5, 16)
+    with torch.no_grad(), built("shifts", backbone, {f"unet.{path}.diff": shift}).applied():
         torch.testing.assert_close(layer(x), x @ (layer.weight + shift).T)
 
 
 def test_peft_loads_the_lora() -> None:
-    """Under its own keys, and draws the same; the base's name in front is diffusers'."""
+    """Under the keys of peft, and with the same output. The prefix is that of diffusers."""
     backbone, other = unet3d.tiny(), unet3d.tiny()
-    tensors, x = filled(fresh("lora", backbone)), randn(1, 4, 3, 8, 8)
-    with torch.no_grad(), made("lora", backbone, tensors).applied():
+    tensors, x = filled(fresh("lora", backbone)), noise(1, 4, 3, 8, 8)
+    with torch.no_grad(), built("lora", backbone, tensors).applied():
         expected = out(backbone, x)
     config = LoraConfig(r=2, lora_alpha=2, target_modules=paths(other))
     network = inject_adapter_in_model(config, other.network, "there")
@@ -241,11 +242,12 @@ def test_peft_loads_the_lora() -> None:
 
 def test_diffusers_loads_the_lora() -> None:
     class Loading(UNet3DConditionModel, PeftAdapterMixin):  # type: ignore[misc]
-        """diffusers' own class for this model cannot load adapters, its mixin can."""
+        """The class of diffusers for this model cannot load adapters, but the mixin of its other
+        classes can."""
 
     backbone, other = unet3d.tiny(), unet3d.tiny()
-    tensors, x = filled(fresh("lora", backbone)), randn(1, 4, 3, 8, 8)
-    with torch.no_grad(), made("lora", backbone, tensors).applied():
+    tensors, x = filled(fresh("lora", backbone)), noise(1, 4, 3, 8, 8)
+    with torch.no_grad(), built("lora", backbone, tensors).applied():
         expected = out(backbone, x)
     network = Loading.from_config(other.network.config)
     network.load_state_dict(other.network.state_dict())
@@ -260,34 +262,35 @@ def test_diffusers_loads_the_lora() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_weighted_sum_of_sets_is_that_of_their_effects(kind: str) -> None:
-    """On what the first layer of temporal attention gives, which is linear in all three."""
+def test_a_weighted_sum_of_adapters_has_the_weighted_sum_of_their_effects(kind: str) -> None:
+    """On the output of the first layer of temporal attention, which is linear in all three
+    kinds."""
     backbone = unet3d.tiny()
     path = paths(backbone)[0]
     layer: Any = backbone.network.get_submodule(path)
-    start, x = fresh(kind, backbone), randn(4, 3, 16)
+    start, x = fresh(kind, backbone), noise(4, 3, 16)
     sets = [filled(start), {name: -2 * t + 0.1 for name, t in filled(start, 0.2).items()}]
 
     def effect(tensors: Mapping[str, Tensor]) -> Tensor:
-        with torch.no_grad(), made(kind, backbone, tensors).applied():
+        with torch.no_grad(), built(kind, backbone, tensors).applied():
             return backbone.network.get_submodule(path)(x)
 
     plain = layer(x).detach()
     parts = [effect(tensors) - plain for tensors in sets]
-    total = effect(weighted(sets, [0.3, 1.5])) - plain
+    total = effect(weighted_sum(sets, [0.3, 1.5])) - plain
     torch.testing.assert_close(total, 0.3 * parts[0] + 1.5 * parts[1], atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_set_lacks_counts_as_zero() -> None:
+def test_a_tensor_that_one_adapter_lacks_counts_as_zero() -> None:
     one, two = {"a": torch.ones(2)}, {"b": torch.ones(3)}
-    found = weighted([one, two], [2.0, 0.5])
+    found = weighted_sum([one, two], [2.0, 0.5])
     assert torch.equal(found["a"], torch.full((2,), 2.0))
     assert torch.equal(found["b"], torch.full((3,), 0.5))
 
 
-def test_sets_of_other_shapes_have_no_sum() -> None:
+def test_adapters_of_different_shapes_cannot_be_summed() -> None:
     with pytest.raises(BadMotion, match=r"a is \(2,\) and \(3,\); learn them at one size"):
-        weighted([{"a": torch.ones(2)}, {"a": torch.ones(3)}], [1, 1])
+        weighted_sum([{"a": torch.ones(2)}, {"a": torch.ones(3)}], [1, 1])
 
 
 # --- what does not fit ----------------------------------------------------------------------------
@@ -297,8 +300,16 @@ def test_sets_of_other_shapes_have_no_sum() -> None:
     ("kind", "tensors", "message"),
     [
         ("embeddings", {"query_key.nowhere": torch.zeros(1, 3, 16)}, "belongs to no temporal"),
-        ("embeddings", {"FIRST": torch.zeros(1, 3, 5)}, "this model takes 16 channels"),
-        ("embeddings", {"FIRST": torch.zeros(0, 3, 16)}, "this model takes 16 channels"),
+        (
+            "embeddings",
+            {"FIRST": torch.zeros(1, 3, 5)},
+            "three dimensions, of which the last is 16",
+        ),
+        (
+            "embeddings",
+            {"FIRST": torch.zeros(0, 3, 16)},
+            "three dimensions, of which the last is 16",
+        ),
         ("lora", {"unet.nowhere.lora_A.weight": torch.zeros(2, 16)}, "a linear layer nowhere"),
         (
             "lora",
@@ -318,7 +329,7 @@ def test_sets_of_other_shapes_have_no_sum() -> None:
         ("shifts", {"LINEAR": torch.zeros(16, 16)}, "is not a difference of weights"),
     ],
 )
-def test_tensors_of_something_else_are_refused(
+def test_tensors_of_another_network_are_refused(
     kind: str, tensors: dict[str, Tensor], message: str
 ) -> None:
     backbone = unet3d.tiny()
@@ -329,32 +340,26 @@ def test_tensors_of_something_else_are_refused(
         for name, tensor in tensors.items()
     }
     with pytest.raises(BadMotion, match=message):
-        made(kind, backbone, named)
+        built(kind, backbone, named)
     assert bare(backbone.network)
 
 
 def test_embeddings_of_another_size_are_refused() -> None:
     backbone = unet3d.tiny()
-    adapter = made("embeddings", backbone, filled(fresh("embeddings", backbone)))
+    adapter = built("embeddings", backbone, filled(fresh("embeddings", backbone)))
     message = r"learned at \d+ positions .* make clips of the size"
     with pytest.raises(BadMotion, match=message), torch.no_grad(), adapter.applied():
-        out(backbone, randn(*backbone.latent_shape(3, 16, 24)))
+        out(backbone, noise(*backbone.latent_shape(3, 16, 24)))
     assert bare(backbone.network)
 
 
 # --- where they go --------------------------------------------------------------------------------
 
 
-def test_zeroscopes_places() -> None:
-    """Fifteen temporal transformers, the five of 1280 channels first; each attends twice, to the
-    frames both times."""
-    with torch.device("meta"):
-        unet = UNet3DConditionModel(
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            cross_attention_dim=1024,
-            attention_head_dim=64,
-        )
+def test_zeroscope_has_the_temporal_transformers_of_its_architecture() -> None:
+    """It has fifteen in its down and up blocks, the five of 1280 channels first. Each attends to
+    the frames twice."""
+    unet = zeroscope_unet()
     found = unet_roles.transformers(unet)
     temporal = found[ROLE]
     widths = [unet.get_submodule(place.attentions[0].query).in_features for place in temporal]
@@ -371,6 +376,6 @@ def test_zeroscopes_places() -> None:
     assert len(found["spatial_transformers"]) == 16
 
 
-def test_an_unknown_role_is_told_with_those_there_are() -> None:
+def test_an_unknown_role_is_answered_with_a_similar_one() -> None:
     with pytest.raises(UnknownName, match="did you mean temporal_transformers"):
         unet3d.tiny().transformers_for("temporal_transformer")

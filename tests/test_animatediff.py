@@ -1,13 +1,12 @@
-"""AnimateDiff: parity with diffusers' pipeline, roles at its full size, loading in both forms."""
+"""AnimateDiff: agreement with the pipeline of diffusers, roles at full size, loading in both
+forms."""
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers import (
-    AnimateDiffPipeline,
     DDIMScheduler,
     MotionAdapter,
     StableDiffusionPipeline,
@@ -17,68 +16,33 @@ from torch import Tensor
 
 from recast.backbones import animatediff
 from recast.backbones.base import Settings
-from recast.backbones.unet3d import LatentUNet
-from recast.diffusion.sampling import ddim, sample
+from recast.diffusion.sampling import ddim
 from recast.errors import BadCall, BadModel
 from recast.networks import checkpoint_loading, unet_roles
 from recast.networks.feature_hooks import record
 from recast.networks.library_logging import quiet
 from recast.pipeline import model_loading
 
-CPU = Settings(device="cpu", dtype="float32")
-
-
-def pipeline(**scheduler: Any) -> AnimateDiffPipeline:
-    tiny = animatediff.tiny()
-    assert isinstance(tiny, LatentUNet)
-    parts = tiny._parts
-    pipe = AnimateDiffPipeline(
-        parts.vae,
-        parts.text_encoder,
-        parts.tokenizer,
-        parts.unet,
-        None,
-        DDIMScheduler(**{**parts.scheduler, **scheduler}, clip_sample=False),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+from .inputs import noise
+from .model_folders import save_pipeline
+from .oracles import check_unet_sampling
+from .tiny_models import CPU, pipeline
 
 
 # Leading steps: the next test shows what is different with linspace.
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_sampling_is_what_diffusers_does(scale: float) -> None:
-    pipe, x = pipeline(timestep_spacing="leading"), randn(1, 4, 4, 8, 8)
-    expected = pipe(
-        prompt="a red car drives",
-        negative_prompt="bad",
-        height=16,
-        width=16,
-        num_frames=4,
-        num_inference_steps=8,
-        guidance_scale=scale,
-        latents=x.clone(),
-        output_type="latent",
-    ).frames
-    backbone = model_loading.wrap(pipe, CPU)
-    grid = backbone.schedule.grid(8)
-    guided = backbone.cfg_denoiser("a red car drives", "bad", scale)
-    *_, last = sample(guided, backbone.schedule, grid, x)
-    assert float((last.x - x).abs().max()) > 0.1
-    torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=1e-5)
-    pictures = pipe.video_processor.postprocess_video(pipe.decode_latents(expected), "pt")
-    ours = backbone.decode(last.x).transpose(1, 2) / 2 + 0.5
-    torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
+def test_sampling_agrees_with_diffusers(scale: float) -> None:
+    backbone = animatediff.tiny()
+    config = {**backbone.parts.scheduler, "timestep_spacing": "leading", "clip_sample": False}
+    check_unet_sampling(pipeline(backbone, DDIMScheduler(**config)), 8, scale, rtol=1e-5)
 
 
 def test_with_linspace_diffusers_steps_to_a_level_that_is_not_the_next() -> None:
-    """To t - 1000 // steps. Both look at the same levels, and ours goes from one to the next."""
-    backbone, x, eps = animatediff.tiny(), randn(1, 4, 4, 8, 8), randn(1, 4, 4, 8, 8) / 2
+    """diffusers steps to t - 1000 // steps. Both visit the same levels, but Recast steps from each
+    level to the next."""
+    backbone, x, eps = animatediff.tiny(), noise(1, 4, 4, 8, 8), noise(1, 4, 4, 8, 8) / 2
     schedule = backbone.schedule
-    theirs = DDIMScheduler(**animatediff._SCHEDULER, clip_sample=False)
+    theirs = DDIMScheduler(**animatediff.tiny().parts.scheduler, clip_sample=False)
     theirs.set_timesteps(8)
     *levels, clean = schedule.grid(8)
     assert (theirs.timesteps.tolist(), float(clean)) == ([int(t) for t in levels], -1)
@@ -90,7 +54,7 @@ def test_with_linspace_diffusers_steps_to_a_level_that_is_not_the_next() -> None
 
 def test_frames_of_one_clip_see_each_other_and_those_of_another_do_not() -> None:
     backbone, t = animatediff.tiny(), torch.tensor(501.0)
-    x = randn(2, 4, 3, 8, 8)
+    x = noise(2, 4, 3, 8, 8)
     denoise = backbone.denoiser(backbone.encode_text(["a cat", "a dog"]))
     with torch.no_grad():
         out = denoise(x, t).x0
@@ -104,8 +68,8 @@ def test_gradients_do_not_depend_on_checkpointing() -> None:
     def gradient(checkpointing: bool) -> Tensor:
         settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
         backbone, x = (
-            model_loading.wrap(pipeline(), settings),
-            randn(1, 4, 4, 8, 8).requires_grad_(),
+            model_loading.wrap(pipeline(animatediff.tiny()), settings),
+            noise(1, 4, 4, 8, 8).requires_grad_(),
         )
         (tap,) = backbone.taps("motion")
         with record(backbone.network, [tap], 4, stop=True) as seen:
@@ -117,23 +81,24 @@ def test_gradients_do_not_depend_on_checkpointing() -> None:
     assert torch.equal(gradient(True), expected)
 
 
-def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
+def test_attention_is_a_share_for_each_word_at_each_position() -> None:
     backbone = animatediff.tiny()
-    maps = backbone.attention(randn(1, 4, 4, 8, 8), torch.tensor(301.0), "a fat cat")
+    maps = backbone.attention(noise(1, 4, 4, 8, 8), torch.tensor(301.0), "a fat cat")
     assert maps.shape == (4, 8, 8, 3)
     assert (maps > 0).all()
     assert (maps.sum(-1) < 1).all()  # the rest goes to the other tokens
 
 
-def test_a_clip_is_as_long_as_the_adapters_positions() -> None:
+def test_a_clip_is_at_most_as_long_as_the_position_table_of_the_adapter() -> None:
     backbone = animatediff.tiny()
     assert backbone.latent_shape(32, 16, 16) == (1, 4, 32, 8, 8)
     with pytest.raises(BadCall, match="`frames` must be at most 32 for this model, got 33"):
         backbone.latent_shape(33, 16, 16)
 
 
-def test_the_roles_at_full_size() -> None:
-    """Stable Diffusion 1.5's layout with the adapter's, without weights, 16 frames of 512×512."""
+def test_the_roles_have_the_published_shapes() -> None:
+    """For the layout of Stable Diffusion 1.5 with the adapter, without weights, at 16 frames of
+    512×512."""
     with torch.device("meta"):
         unet = UNetMotionModel(cross_attention_dim=768, use_motion_mid_block=False)
         x, text = torch.empty(1, 4, 16, 64, 64), torch.empty(16, 77, 768)
@@ -163,15 +128,13 @@ def test_the_roles_at_full_size() -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    with quiet():
-        pipeline().save_pretrained(folder)
-    return folder
+    return save_pipeline(pipeline(animatediff.tiny()), folder)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A Stable Diffusion and an adapter, each as it is published."""
-    folder, pipe = tmp_path_factory.mktemp("pair"), pipeline()
+    """A Stable Diffusion model and an adapter, each in the form in which it is published."""
+    folder, pipe = tmp_path_factory.mktemp("pair"), pipeline(animatediff.tiny())
     with torch.random.fork_rng():
         torch.manual_seed(1)
         image, motion = animatediff.tiny_pair()
@@ -184,18 +147,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "base", folder / "adapter"
 
 
-def test_a_saved_pipeline_is_the_same_model(saved: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_saved_pipeline_loads_as_the_same_model(
+    saved: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tiny, loaded = animatediff.tiny(), model_loading.load(str(saved), CPU)
     assert capfd.readouterr() == ("", "")
     assert loaded.fingerprint == tiny.fingerprint
     assert torch.equal(loaded.schedule.grid(7), tiny.schedule.grid(7))
 
 
-def test_a_base_and_an_adapter_join(
+def test_a_base_model_and_an_adapter_are_joined(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As diffusers joins them; the alias fetches the adapter by its files, and the levels are the
-    adapter's."""
+    """As diffusers joins them. The alias downloads the needed files of the adapter, and the noise
+    levels are those of the adapter."""
     asked = []
 
     def folder(source: str, parts: tuple[str, ...] = ()) -> Path:
@@ -204,12 +169,13 @@ def test_a_base_and_an_adapter_join(
 
     monkeypatch.setattr(checkpoint_loading, "find_folder", folder)
     loaded = model_loading.load("animatediff", CPU)
+    base, adapter = animatediff.ALIASES["animatediff"].split(" + ")
     assert asked == [
-        (animatediff._ADAPTER, ("config.json", "diffusion_pytorch_model.*")),
-        (animatediff._BASE, ()),
+        (adapter, ("config.json", "diffusion_pytorch_model.*")),
+        (base, ()),
     ]
-    base = StableDiffusionPipeline.from_pretrained(pair[0]).unet
-    joined = UNetMotionModel.from_unet2d(base, MotionAdapter.from_pretrained(pair[1]))
+    unet = StableDiffusionPipeline.from_pretrained(pair[0]).unet
+    joined = UNetMotionModel.from_unet2d(unet, MotionAdapter.from_pretrained(pair[1]))
     assert loaded.fingerprint == checkpoint_loading.fingerprint(joined)
     assert loaded.name == "animatediff"
     assert loaded.schedule.grid(3).tolist() == [999, 500, 0, -1]
@@ -224,8 +190,7 @@ def test_an_adapter_for_another_model_is_refused(pair: tuple[Path, Path], tmp_pa
         animatediff.join(pair[0], tmp_path, torch.float32, torch.device("cpu"), "joined")
 
 
-def test_a_bad_folder_is_told_why(saved: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(saved, tmp_path / "model"))
+def test_a_bad_folder_is_refused_with_the_reason(folder: Path) -> None:
     shutil.rmtree(folder / "unet")
     with pytest.raises(BadModel, match="no readable unet/config"):
         model_loading.load(str(folder), CPU)

@@ -1,4 +1,4 @@
-"""The calls from Python, and what `import recast` does not load."""
+"""The Python interface, and what `import recast` does not load."""
 
 import subprocess
 import sys
@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, TextToVideoSDPipeline
 
 import recast
 from recast.backbones import gaussian, unet3d
@@ -19,6 +18,8 @@ from recast.pipeline.method_presets import config_of_motion
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.source_clip import Source
 
+from .tiny_models import pipeline
+
 
 @pytest.fixture
 def clip() -> Video:
@@ -29,24 +30,6 @@ def clip() -> Video:
     return Video(frames, 16.0)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> MotionCache:
-    return MotionCache(tmp_path / "store", 10**9)
-
-
-def pipeline() -> TextToVideoSDPipeline:
-    tiny = unet3d.tiny()
-    assert isinstance(tiny, unet3d.LatentUNet)
-    parts = tiny._parts
-    return TextToVideoSDPipeline(
-        vae=parts.vae,
-        text_encoder=parts.text_encoder,
-        tokenizer=parts.tokenizer,
-        unet=parts.unet,
-        scheduler=DDIMScheduler(**parts.scheduler),
-    )
-
-
 def test_import_recast_loads_nothing_heavy() -> None:
     heavy = {"torch", "diffusers", "transformers", "numpy", "av", "tyro", "rich", "PIL"}
     code = f"import sys, recast; print(sorted(set(sys.modules) & {heavy}))"
@@ -54,7 +37,7 @@ def test_import_recast_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_read() -> None:
     for name in recast.__all__:
         assert getattr(recast, name) is not None
     assert set(recast.__all__) <= set(dir(recast))
@@ -75,10 +58,10 @@ def test_learn_and_transfer_keep_length_size_and_rate(clip: Video, store: Motion
     assert not np.array_equal(video.frames, other.frames)
 
 
-def test_the_frames_taken_are_those_on_screen(
+def test_learn_reads_the_frames_that_are_on_screen(
     clip: Video, store: MotionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """16 fps to 8 fps: every second frame, of which the method sees the fitted pixels."""
+    """From 16 fps to 8 fps every second frame is taken, and the method sees the fitted pixels."""
     seen: list[torch.Tensor] = []
     encode = gaussian.Gaussian.encode
 
@@ -98,7 +81,7 @@ def test_a_clip_too_short_is_refused(clip: Video, store: MotionCache) -> None:
         recast.learn(gaussian.tiny(), clip, source=Source(frames=40), store=store)
 
 
-def test_the_second_time_comes_from_the_store(clip: Video, store: MotionCache) -> None:
+def test_a_second_call_reads_the_motion_from_the_cache(clip: Video, store: MotionCache) -> None:
     backbone, events = gaussian.tiny(), list[Event]()
     first = recast.learn(backbone, clip, store=store, on_event=events.append)
     assert any(isinstance(event, Step) and event.stage == "invert" for event in events)
@@ -111,7 +94,7 @@ def test_the_second_time_comes_from_the_store(clip: Video, store: MotionCache) -
     assert first.metadata == second.metadata
 
 
-def test_a_motion_file_remembers_its_config_and_rate(
+def test_a_motion_file_keeps_its_config_and_frame_rate(
     clip: Video, store: MotionCache, tmp_path: Path
 ) -> None:
     backbone = gaussian.tiny()
@@ -126,7 +109,7 @@ def test_a_motion_file_remembers_its_config_and_rate(
     assert np.array_equal(video.frames, recast.transfer(backbone, motion, "blue").frames)
 
 
-def test_a_watcher_that_raises_stops_the_work(clip: Video, store: MotionCache) -> None:
+def test_an_exception_in_on_event_stops_the_work(clip: Video, store: MotionCache) -> None:
     def stop(event: Event) -> None:
         raise KeyboardInterrupt
 
@@ -160,20 +143,20 @@ def test_wrong_calls_are_refused(clip: Video, store: MotionCache) -> None:
         recast.wrap({})
 
 
-def test_a_pipeline_of_diffusers_is_wrapped_as_it_is() -> None:
-    pipe = pipeline()
+def test_wrap_uses_the_network_of_a_diffusers_pipeline() -> None:
+    pipe = pipeline(unet3d.tiny())
     backbone = recast.wrap(pipe)
     assert backbone.network is pipe.unet
     assert backbone.fingerprint == unet3d.tiny().fingerprint
 
 
-def test_a_folder_of_diffusers_is_loaded(tmp_path: Path) -> None:
-    pipeline().save_pretrained(tmp_path / "model")
+def test_load_reads_a_folder_that_diffusers_saved(tmp_path: Path) -> None:
+    pipeline(unet3d.tiny()).save_pretrained(tmp_path / "model")
     backbone = recast.load(str(tmp_path / "model"))
     assert backbone.fingerprint == unet3d.tiny().fingerprint
 
 
-def test_what_is_no_model_is_told(tmp_path: Path) -> None:
+def test_load_refuses_what_is_no_model_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match=r"not a diffusers model folder: it has no model_index"):
         recast.load(str(tmp_path))
     with pytest.raises(BadModel, match="there is no model folder"):
@@ -191,7 +174,9 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
         recast.load(str(tmp_path))
 
 
-def test_a_motion_of_two_clips_for_more_frames(clip: Video, store: MotionCache) -> None:
+def test_a_motion_is_learned_from_two_clips_and_used_for_more_frames(
+    clip: Video, store: MotionCache
+) -> None:
     backbone = unet3d.tiny()
     config = vmc.Config(iterations=2, inversion_steps=1, initial_noise="random")
     other = Video(clip.frames[::-1].copy(), clip.fps)

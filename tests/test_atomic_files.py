@@ -1,4 +1,4 @@
-"""Atomic writing: after every kind of failure the folder is as before."""
+"""Atomic writing: after every kind of failure the folder is as it was before."""
 
 import errno
 import subprocess
@@ -16,7 +16,7 @@ from recast.media.atomic_files import atomic, atomic_folder, locked
 Writer = Callable[[Path], AbstractContextManager[Path]]
 
 
-def _listing(folder: Path) -> list[str]:
+def listing(folder: Path) -> list[str]:
     return sorted(str(item.relative_to(folder)) for item in folder.rglob("*"))
 
 
@@ -28,31 +28,31 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
         assert temporary.suffix == ".bin"
         assert not final.exists()
     assert final.read_bytes() == b"whole"
-    assert _listing(final.parent) == ["out.bin"]
+    assert listing(final.parent) == ["out.bin"]
 
 
-def _fail_half_way(temporary: Path, failure: BaseException) -> None:
+def fail_half_way(temporary: Path, failure: BaseException) -> None:
     (temporary / "part" if temporary.is_dir() else temporary).write_bytes(b"half")
     raise failure
 
 
 @pytest.mark.parametrize("failure", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
 @pytest.mark.parametrize("writer", [atomic, atomic_folder])
-def test_failure_inside_leaves_nothing(
+def test_a_failure_while_writing_leaves_no_file(
     tmp_path: Path, writer: Writer, failure: BaseException
 ) -> None:
     with pytest.raises(type(failure)), writer(tmp_path / "new" / "out") as temporary:
-        _fail_half_way(temporary, failure)
-    assert _listing(tmp_path) == []
+        fail_half_way(temporary, failure)
+    assert listing(tmp_path) == []
 
 
-def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
+def test_a_failure_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
     final = tmp_path / "out.txt"
     final.write_text("old")
     with pytest.raises(ValueError, match="x"), atomic(final) as temporary:
-        _fail_half_way(temporary, ValueError("x"))
+        fail_half_way(temporary, ValueError("x"))
     assert final.read_text() == "old"
-    assert _listing(tmp_path) == ["out.txt"]
+    assert listing(tmp_path) == ["out.txt"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -64,26 +64,26 @@ def test_a_full_disk_is_a_one_line_error_and_nothing_is_written(
         pytest.raises(NoSpace, match=r"no space left on the disk for .*out"),
         writer(tmp_path / "out") as temporary,
     ):
-        _fail_half_way(temporary, OSError(code, "full"))
-    assert _listing(tmp_path) == []
+        fail_half_way(temporary, OSError(code, "full"))
+    assert listing(tmp_path) == []
 
 
-def test_other_system_errors_of_the_body_pass(tmp_path: Path) -> None:
+def test_other_system_errors_inside_the_context_pass_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic(tmp_path / "out"):
         (tmp_path / "missing").read_bytes()
-    assert _listing(tmp_path) == []
+    assert listing(tmp_path) == []
 
 
-def test_folder_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
+def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
     final = tmp_path / "frames"
     for names in (["a", "b"], ["c"]):
         with atomic_folder(final) as temporary:
             for name in names:
                 (temporary / name).write_text(name)
-    assert _listing(tmp_path) == ["frames", "frames/c"]
+    assert listing(tmp_path) == ["frames", "frames/c"]
 
 
-def test_failed_replacement_puts_the_old_folder_back(
+def test_a_failed_replacement_restores_the_old_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     final = tmp_path / "frames"
@@ -100,10 +100,10 @@ def test_failed_replacement_puts_the_old_folder_back(
     monkeypatch.setattr(Path, "rename", second_fails)
     with pytest.raises(BadCall, match="input/output error"), atomic_folder(final) as temporary:
         (temporary / "new").write_text("new")
-    assert _listing(tmp_path) == ["frames", "frames/old"]
+    assert listing(tmp_path) == ["frames", "frames/old"]
 
 
-def test_impossible_places_are_named(tmp_path: Path) -> None:
+def test_an_error_names_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     with pytest.raises(BadCall, match="a folder of that name exists"), atomic(tmp_path / "folder"):
@@ -120,7 +120,7 @@ def test_impossible_places_are_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(BadCall, match="file name too long"), atomic(tmp_path / ("x" * 300)):
         pass
-    assert _listing(tmp_path) == ["file", "folder"]
+    assert listing(tmp_path) == ["file", "folder"]
 
 
 def test_a_locked_folder_belongs_to_one_process(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""What is told of work that fails on Ray, on a stand-in for Ray that runs it here."""
+"""The notes and errors of work that fails on Ray. A stand-in takes the place of Ray."""
 
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ TASK = Task(
 
 
 class StandIn:
-    """One task whose first result is an error, as Ray hands it over."""
+    """A module `ray` with one task, whose first result is an error, as Ray delivers it."""
 
     exceptions = exceptions
 
@@ -43,6 +44,9 @@ class StandIn:
     def remote(self, **options: Any) -> Any:
         placed = SimpleNamespace(remote=lambda task: iter([task]))
         return lambda work: SimpleNamespace(options=lambda **options: placed)
+
+    def init(self, **options: Any) -> None:
+        pass
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 1}
@@ -58,7 +62,9 @@ class StandIn:
 
 
 def worked(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(cluster, "_connected", lambda address: StandIn(error))
+    monkeypatch.setitem(sys.modules, "ray", StandIn(error))
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):  # set by `cluster.work`
+        monkeypatch.setenv(name, "0")
     return cluster.work([TASK], cluster.LOCAL)
 
 
@@ -68,12 +74,12 @@ def raised(cause: Exception) -> Exception:
     return error
 
 
-def test_an_error_of_recast_ends_the_run_as_it_does_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recast_error_on_a_worker_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadModel, match="no such weights"):
         list(worked(raised(BadModel("no such weights")), monkeypatch))
 
 
-def test_the_cause_of_lost_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_gives_the_cause_of_lost_work(monkeypatch: pytest.MonkeyPatch) -> None:
     (note,) = worked(raised(ZeroDivisionError("division by zero")), monkeypatch)
     assert note == Note(text="the work on bear was lost (ZeroDivisionError: division by zero)")
     (note,) = worked(exceptions.WorkerCrashedError(), monkeypatch)
@@ -81,6 +87,6 @@ def test_the_cause_of_lost_work_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("error", [BadCall("no"), UnknownName("backbone", "shaps", ["shapes"])])
-def test_errors_come_whole_from_another_process(error: RecastError) -> None:
+def test_errors_survive_pickling(error: RecastError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (type(error), str(error))

@@ -1,4 +1,4 @@
-"""What a benchmark's folder holds: rows that are what would be made now, and no others."""
+"""The folder of a benchmark holds the rows that a run would make now, and no others."""
 
 import time
 from collections.abc import Generator, Mapping
@@ -75,7 +75,7 @@ def made(table: list[dict[str, Any]]) -> dict[tuple[str, str, int], str]:
     return {(r["clip"], r["variant"], r["seed"]): f"{r['finished']} {r['stamp']}" for r in table}
 
 
-def test_other_methods_clips_and_seeds_go_on_adding_to_one_table(suite: Path) -> None:
+def test_runs_of_other_methods_clips_and_seeds_extend_one_table(suite: Path) -> None:
     first = made(run(suite, "quick", seeds=2))
     assert len(first) == 4
     second = made(run(suite, "source", limit=1))
@@ -83,8 +83,8 @@ def test_other_methods_clips_and_seeds_go_on_adding_to_one_table(suite: Path) ->
     assert second.keys() - first.keys() == {("a", "source", 0)}
 
 
-def test_rows_of_another_suite_are_not_in_the_table(suite: Path) -> None:
-    """Rows of what was changed since stay in the folder, and come back with it."""
+def test_rows_of_a_changed_suite_are_not_in_the_table(suite: Path) -> None:
+    """They stay in the folder, and return to the table when the change is undone."""
     before = made(run(suite, "quick"))
     renamed = CLIPS.replace('file = "b.mp4"', 'file = "b.mp4"\nname = "c"')
     changed = {
@@ -109,7 +109,7 @@ def test_rows_of_other_settings_are_not_in_the_table(suite: Path) -> None:
     assert {row["variant"] for row in changed} == {"source"}
 
 
-def test_a_method_that_is_gone_is_not_in_the_table(suite: Path) -> None:
+def test_a_removed_folder_of_results_is_not_in_the_table(suite: Path) -> None:
     theirs = suite.parent / "theirs"
     theirs.mkdir()
     (theirs / "a-a-red-ring.mp4").write_bytes((suite.parent / "a.mp4").read_bytes())
@@ -134,8 +134,8 @@ def test_results_of_other_systems_are_scored_again_when_they_change(suite: Path)
     assert made(run(suite, "source", limit=1))[key] == second[key]
 
 
-def test_other_systems_are_judged_against_what_the_model_sees(suite: Path) -> None:
-    """Whatever else is asked for, and with the same cut and size."""
+def test_clips_of_other_systems_are_compared_with_the_models_input(suite: Path) -> None:
+    """The source has the same cut and size whichever other methods run."""
     theirs, name = suite.parent / "theirs", f"external:{suite.parent / 'theirs'}"
     seen = Video(clips.moving(30, 24, 32)[[int(30 * index / 8) for index in range(8)]], 8)
     video.fit(seen, 16, 16, "crop").save(theirs / "a-a-red-ring.mp4")
@@ -154,7 +154,7 @@ def scores(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name.startswith(rows.METRIC)}
 
 
-def test_rows_from_elsewhere_replace_those_that_failed_or_are_stale(suite: Path) -> None:
+def test_imported_rows_replace_failed_and_outdated_rows(suite: Path) -> None:
     good = run(suite, "quick", "source")
     table, out = suite.parent / "out" / rows.TABLE, suite.parent / "mine"
     failed, stale, *_ = good
@@ -166,7 +166,7 @@ def test_rows_from_elsewhere_replace_those_that_failed_or_are_stale(suite: Path)
     assert not (out / stale["video"]).exists()
 
 
-def test_the_source_beside_results_is_the_one_they_are_of(suite: Path) -> None:
+def test_the_saved_source_is_cut_as_the_results_are(suite: Path) -> None:
     shown = suite.parent / "out" / "videos" / "a.mp4"
     run(suite, "source", limit=1)
     assert len(video.read(shown)) == 8
@@ -175,7 +175,7 @@ def test_the_source_beside_results_is_the_one_they_are_of(suite: Path) -> None:
     assert len(video.read(shown)) == 6
 
 
-def test_learning_is_measured_apart(
+def test_the_cost_of_learning_has_its_own_columns(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it takes, by a learning that takes 400 MB; nothing is told where it was learned before.
@@ -201,7 +201,7 @@ def test_learning_is_measured_apart(
     assert again["motion_mb"] == row["motion_mb"]
 
 
-def test_one_cpu_thread_is_one(suite: Path) -> None:
+def test_one_cpu_thread_also_limits_opencv(suite: Path) -> None:
     before = cv2.getNumThreads()
     try:
         cv2.setNumThreads(2)

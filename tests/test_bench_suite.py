@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", suite.names())
-def test_every_shipped_suite_names_methods_that_there_are(name: str, tmp_path: Path) -> None:
+def test_every_shipped_suite_names_known_methods(name: str, tmp_path: Path) -> None:
     text = (suite.SHIPPED / f"{name}.toml").read_text()
     for line in text.splitlines():
         if line.startswith("file = "):  # what the user brings
@@ -58,7 +58,7 @@ def test_the_shapes_suite_has_64_pairs_in_three_groups() -> None:
         assert case.scene in world.HELD_OUT
 
 
-def test_the_perfect_answer_moves_like_the_source_and_looks_as_asked() -> None:
+def test_the_ideal_result_has_the_motion_of_the_source_and_the_looks_of_the_prompt() -> None:
     for seed, prompt in pairs.held_out(4):
         answer = pairs.ideal_result(seed, prompt)
         truth = pairs.ground_truth(seed, prompt, answer.frames)
@@ -145,12 +145,12 @@ CLIP = '[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
         ("about = \n", "mine.toml is not TOML"),
     ],
 )
-def test_what_is_wrong_with_a_suite_is_told(folder: Path, text: str, message: str) -> None:
+def test_errors_name_the_defect_of_a_suite(folder: Path, text: str, message: str) -> None:
     with pytest.raises(BadCall, match=message):
         suite.read(written(folder, text))
 
 
-def test_other_encodings_are_told(folder: Path) -> None:
+def test_files_in_other_encodings_are_refused(folder: Path) -> None:
     with pytest.raises(BadCall, match=r"mine.toml is not UTF-8 \(line 1\); save it as UTF-8"):
         suite.read(written(folder, 'about = "Bär"\n', "latin-1"))
     (folder / "prompts.txt").write_text("one\nein Bär\n", encoding="latin-1")
@@ -167,7 +167,7 @@ def test_missing_clips_are_named_at_once(folder: Path) -> None:
         suite.read(written(folder, text))
 
 
-def test_missing_masks_are_named_too(folder: Path) -> None:
+def test_missing_masks_are_named(folder: Path) -> None:
     text = HEAD + CLIP + 'mask = "m.png"\n'
     with pytest.raises(BadClip, match=r"1 of the 2 clips and masks of mine.toml .*: m.png; "):
         suite.read(written(folder, text))
@@ -207,7 +207,7 @@ def test_unknown_suites_get_the_nearest_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["dmt:fats", "nothing", "external:nowhere"])
-def test_unknown_methods_are_told(folder: Path, method: str) -> None:
+def test_unknown_methods_are_refused(folder: Path, method: str) -> None:
     told = suite.read(written(folder, HEAD + CLIP))
     with pytest.raises(RecastError, match=r"fast|choose from|no folder nowhere"):
         told.variant(method)

@@ -1,6 +1,7 @@
-"""Blocks that visit: the same passes and gradients, and no copy of a weight stays behind.
+"""Offloading by blocks: the same outputs and gradients, and no copy of a weight stays on the
+device.
 
-On a CPU a visit is a copy beside the weight at home, so all but the crossing itself is tested.
+On a CPU the copy lies beside the original weight, so all but the transfer itself is tested.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recast.backbones import animatediff, unet3d
+from recast.backbones import unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall
 from recast.feature_guidance.taps import read_features, select_taps
@@ -18,30 +19,30 @@ from recast.networks import block_offload, placement
 from recast.networks.tensor_memory import TensorMemory
 from recast.pipeline import method_presets, model_loading, requirements
 
-from .tinies import MADE, clip, latents, levels, pipeline, run
+from .inputs import noise_levels, random_clip, random_latents
+from .tiny_models import TRANSFORMERS, UNETS, pipeline, predict_x0, rebuilt
 
-CPU = torch.device("cpu")
+CPU_DEVICE = torch.device("cpu")
 TINY: dict[str, Callable[[], Backbone]] = {
-    "unet3d": unet3d.tiny,
-    "animatediff": animatediff.tiny,
-    **{kind: MADE[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
+    **UNETS,
+    **{kind: TRANSFORMERS[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
 }
 
 
 @pytest.mark.parametrize("kind", TINY)
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) -> None:
-    """To the last tap, as a guided step goes."""
+def test_gradients_do_not_depend_on_block_offloading(kind: str, checkpointing: bool) -> None:
+    """Up to the last tap, as in a guided step."""
     found = []
     for visiting in (False, True):
-        backbone: Any = TINY[kind]()
-        backbone._placement.gradient_checkpointing = checkpointing
+        settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
+        backbone = rebuilt(TINY[kind](), settings)
         taps = select_taps(backbone, ["motion", "keys"])
         denoise = backbone.denoiser(backbone.encode_text(["a"]))
         t = backbone.schedule.sized((1, 1, 3, 4, 6)).grid(2)[1]
-        start = latents(backbone).requires_grad_(True)
+        start = random_latents(backbone).requires_grad_(True)
         if visiting:
-            block_offload.attach(backbone.network, CPU)
+            block_offload.attach(backbone.network, CPU_DEVICE)
         homes = [one.data_ptr() for one in block_offload.tensors(backbone.network)]
         with TensorMemory() as ledger:
             seen = read_features(backbone, denoise, taps, start, t)
@@ -55,32 +56,36 @@ def test_gradients_pass_blocks_that_have_left(kind: str, checkpointing: bool) ->
 
 
 @pytest.mark.parametrize("kind", ["5b", "wan", "experts", "ltx", "hunyuan"])
-def test_a_whole_model_works_by_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text, passes and the VAE, where a CPU may stand for the device."""
-    plain = MADE[kind]()
+def test_a_whole_model_with_block_offloading_gives_the_same_results(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For text, network and VAE. The CPU stands for the device."""
+    plain = TRANSFORMERS[kind]()
     monkeypatch.setattr(placement, "check", lambda settings, device: None)
-    visiting = model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="blocks"))
+    visiting = model_loading.wrap(
+        pipeline(TRANSFORMERS[kind]()), Settings(device="cpu", offload="blocks")
+    )
     assert visiting.offload == "blocks"
-    x, t = latents(plain), levels(plain)[0]
+    x, t = random_latents(plain), noise_levels(plain)[0]
     for made in (plain, visiting):
         made.defaults = plain.defaults
     for ask in (
         lambda model: model.encode_text(["a b", ""]).text,
-        lambda model: run(model, x, t, ["a b"]),
+        lambda model: predict_x0(model, x, t, ["a b"]),
         lambda model: model.decode(x),
-        lambda model: model.encode(clip(plain)),
+        lambda model: model.encode(random_clip(plain)),
     ):
         assert torch.equal(ask(visiting), ask(plain))
 
 
 @pytest.mark.parametrize("kind", TINY)
-def test_blocks_are_most_of_a_network_and_each_is_little(kind: str) -> None:
+def test_blocks_and_rest_make_up_the_network(kind: str) -> None:
     network = TINY[kind]().network
     parts = [
         sum(one.numel() for one in block_offload.tensors(block))
         for block in block_offload.blocks(network)
     ]
-    left = sum(one.numel() for one in block_offload.rest(network))
+    left = sum(one.numel() for one in block_offload.outside_blocks(network))
     assert sum(parts) + left == sum(one.numel() for one in block_offload.tensors(network))
     assert len({id(block) for block in block_offload.blocks(network)}) == len(parts) > 2
 
@@ -98,7 +103,7 @@ class Halves(nn.Module):
         return x
 
 
-def test_only_one_block_is_there_at_a_time() -> None:
+def test_only_one_block_is_on_the_device_at_a_time() -> None:
     network = Halves().requires_grad_(False)
     homes = {one.data_ptr() for one in block_offload.tensors(network)}
     away: list[list[bool]] = []
@@ -109,17 +114,17 @@ def test_only_one_block_is_there_at_a_time() -> None:
     for block in network.list:  # inside the visit
         forward = block.forward
         block.forward = lambda x, forward=forward: (look(), forward(x))[1]
-    block_offload.attach(network, CPU)
+    block_offload.attach(network, CPU_DEVICE)
     network(torch.ones(2, 4))
     assert away == [[True, False], [False, True]]
     assert {one.data_ptr() for one in block_offload.tensors(network)} == homes
-    left = {id(one) for one in block_offload.rest(network)}
+    left = {id(one) for one in block_offload.outside_blocks(network)}
     assert left == {id(network.first.weight), id(network.first.bias)}
 
 
-def test_a_block_goes_home_when_it_fails() -> None:
+def test_a_block_that_fails_leaves_the_device() -> None:
     network = Halves().requires_grad_(False)
-    block_offload.attach(network, CPU)
+    block_offload.attach(network, CPU_DEVICE)
     homes = [one.data_ptr() for one in block_offload.tensors(network)]
     with pytest.raises(RuntimeError):
         network.list[1](torch.ones(2, 5))
@@ -127,7 +132,7 @@ def test_a_block_goes_home_when_it_fails() -> None:
 
 
 class Placed:
-    """Stands for a weight, and for its values, on a device that need not be here."""
+    """A weight, or its values, on a device that this machine may lack."""
 
     def __init__(self, device: str) -> None:
         self.device, self.data = torch.device(device), self
@@ -141,18 +146,18 @@ class Placed:
         return Placed(str(device))
 
 
-def test_what_is_in_no_block_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_outside_blocks_move_with_their_network(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = Halves(), Halves()
     weights = {one: [Placed("cpu"), Placed("cpu")], other: [Placed("cuda:0")]}
-    monkeypatch.setattr(block_offload, "rest", lambda network: weights[network])
-    block_offload.take_turns(one, [one, other], torch.device("cuda"))
+    monkeypatch.setattr(block_offload, "outside_blocks", lambda network: weights[network])
+    block_offload.swap_in(one, [one, other], torch.device("cuda"))
     assert [w.device.type for w in (*weights[one], *weights[other])] == ["cuda", "cuda", "cpu"]
     before = list(weights[one])
-    block_offload.take_turns(one, [one, other], torch.device("cuda"))
+    block_offload.swap_in(one, [one, other], torch.device("cuda"))
     assert [w.data for w in weights[one]] == [w.data for w in before]
 
 
-def test_methods_that_train_take_no_blocks() -> None:
+def test_methods_that_train_refuse_block_offloading() -> None:
     backbone = unet3d.tiny()
     backbone.offload = "blocks"
     with pytest.raises(BadCall, match="vmc trains layers, and `offload=blocks` keeps"):

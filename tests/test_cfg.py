@@ -1,4 +1,4 @@
-"""Classifier-free guidance and thresholding: their formulas, on made-up answers and on the exact
+"""Classifier-free guidance and thresholding: their formulas, on given estimates and on an exact
 mixture."""
 
 import pytest
@@ -8,18 +8,16 @@ from einops import rearrange
 from torch import Tensor
 
 from recast.backbones.gaussian import tiny
-from recast.diffusion.cfg import cfg, growing, thresholded
+from recast.diffusion.cfg import cfg, dynamic_scale, dynamic_thresholding
 from recast.diffusion.noise_schedule import Cosine, Denoised
+
+from .inputs import noise
 
 T = torch.tensor(0.5, dtype=torch.float64)
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("scale", [0.0, 1.0, 7.5, 10.0])
-def test_it_is_the_papers_formula_on_both_estimates(scale: float) -> None:
+def test_guidance_is_the_papers_formula_on_both_estimates(scale: float) -> None:
     answers = Denoised(noise(2, 3, 1, 2, 2, seed=1), noise(2, 3, 1, 2, 2, seed=2))
     seen = []
 
@@ -37,7 +35,7 @@ def test_it_is_the_papers_formula_on_both_estimates(scale: float) -> None:
         torch.testing.assert_close(got[0], without + scale * (with_ - without))
 
 
-def test_scales_0_and_1_are_the_prompts_alone() -> None:
+def test_scales_0_and_1_are_the_estimates_of_one_prompt() -> None:
     backbone, x = tiny(), noise(1, 3, 2, 4, 4)
     negative, positive = (
         backbone.denoiser(backbone.encode_text([prompt]))(x, T) for prompt in ("bad", "a cat")
@@ -48,15 +46,15 @@ def test_scales_0_and_1_are_the_prompts_alone() -> None:
     torch.testing.assert_close(backbone.cfg_denoiser("a cat", "bad", 1)(x, T).x0, positive.x0)
 
 
-def test_guidance_leads_from_the_negative_prompt_through_the_prompt() -> None:
+def test_guidance_extrapolates_from_the_negative_prompt_through_the_prompt() -> None:
     backbone, x = tiny(), noise(1, 3, 2, 4, 4)
     at = {scale: backbone.cfg_denoiser("a cat", "bad", scale)(x, T).x0 for scale in (0.0, 1.0, 3.0)}
     torch.testing.assert_close(at[3.0] - at[0.0], 3 * (at[1.0] - at[0.0]))
     assert not torch.allclose(at[1.0], at[0.0])
 
 
-def test_the_estimates_stay_those_of_x() -> None:
-    """alpha·x0 + sigma·eps is x_t at any scale, so a guided step starts from where it stands."""
+def test_guided_estimates_still_add_up_to_x() -> None:
+    """alpha·x0 + sigma·eps is x_t at any scale, so a guided step starts from x_t."""
     backbone, x = tiny(), noise(1, 3, 2, 4, 4)
     out = backbone.cfg_denoiser("a cat", "", 9.0)(x, T)
     torch.testing.assert_close(0.5 * out.x0 + 0.5 * out.eps, x)
@@ -69,11 +67,11 @@ def test_guidance_may_depend_on_the_level() -> None:
     expected = cfg(pair, 10 * float(T))(x, T)
     assert torch.equal(found.x0, expected.x0)
     backbone.dynamic_guidance = True
-    grown = cfg(pair, growing(backbone.schedule, 4.0))(x, T)
+    grown = cfg(pair, dynamic_scale(backbone.schedule, 4.0))(x, T)
     assert torch.equal(backbone.cfg_denoiser("a cat", "", 4.0)(x, T).eps, grown.eps)
 
 
-def test_calls_count_clips_through_the_network() -> None:
+def test_nfe_counts_the_clips_that_pass_through_the_network() -> None:
     backbone, x = tiny(), noise(1, 3, 1, 2, 2)
     backbone.cfg_denoiser("a cat", "", 1)(x, T)
     assert backbone.nfe == 1
@@ -82,15 +80,19 @@ def test_calls_count_clips_through_the_network() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.2, 1.3, 5.0])
-def test_thresholding_is_what_diffusers_does_frame_by_frame(scale: float) -> None:
+def test_thresholding_agrees_with_diffusers_on_each_frame(scale: float) -> None:
     schedule, x = Cosine(prediction="epsilon"), noise(2, 3, 4, 6, 5)
     frames = torch.tensor([1.0, 0.1, 2.0, 1.0])[:, None, None]
     x0 = scale * frames * noise(2, 3, 4, 6, 5, seed=1)
-    out = thresholded(lambda x, t: Denoised(x0, x), schedule, 0.95, 1.5)(x, T)
+    out = dynamic_thresholding(lambda x, t: Denoised(x0, x), schedule, 0.95, 1.5)(x, T)
     oracle = DPMSolverMultistepScheduler(
-        thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=1.5
+        prediction_type="sample",
+        thresholding=True,
+        dynamic_thresholding_ratio=0.95,
+        sample_max_value=1.5,
     )
-    expected = oracle._threshold_sample(rearrange(x0, "b c f h w -> (b f) c h w"))
+    images = rearrange(x0, "b c f h w -> (b f) c h w")
+    expected = oracle.convert_model_output(images, sample=images)
     torch.testing.assert_close(rearrange(out.x0, "b c f h w -> (b f) c h w"), expected)
     assert float(out.x0.abs().max()) <= 1
     # Both estimates make up x_t still.

@@ -1,18 +1,20 @@
-"""CogVideoX: parity with diffusers' pipeline, dynamic guidance, positions, the published sizes."""
+"""CogVideoX: agreement with the pipeline of diffusers, dynamic guidance, positions."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 from torch import Tensor
 
 from recast.backbones import cogvideox
 from recast.backbones.cogvideox import CogVideoX
-from recast.diffusion.cfg import growing
+from recast.diffusion.cfg import dynamic_scale
 from recast.diffusion.sampling import sample
+
+from .inputs import noise, random_clip
+from .tiny_models import pipeline
 
 KINDS: dict[str, dict[str, bool]] = {
     "2b": {},
@@ -22,24 +24,11 @@ KINDS: dict[str, dict[str, bool]] = {
 STEPS = 8  # divides 1000: see the parity test of UNet3D models
 
 
-def pipeline(backbone: CogVideoX, **scheduler: Any) -> CogVideoXPipeline:
-    parts = backbone._parts
-    pipe = CogVideoXPipeline(
-        parts.tokenizer,
-        parts.text_encoder,
-        parts.vae,
-        parts.transformer,
-        CogVideoXDDIMScheduler(**{**parts.scheduler, **scheduler}, clip_sample=False),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def both(
     backbone: CogVideoX, scale: float, size: tuple[int, int, int] = (9, 32, 48), **options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The noise, diffusers' latents of it, and ours."""
-    x = torch.randn(backbone.latent_shape(*size), generator=torch.Generator().manual_seed(0))
+    """Noise, the latents that diffusers samples from it, and those that Recast samples."""
+    x = noise(*backbone.latent_shape(*size))
     expected = pipeline(backbone)(
         prompt="a red car",
         negative_prompt="bad",
@@ -60,7 +49,7 @@ def both(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1.0, 6.0])
-def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
+def test_sampling_agrees_with_diffusers(kind: str, scale: float) -> None:
     backbone = cogvideox.tiny_of(**KINDS[kind])
     x, expected, found = both(backbone, scale)
     assert float((found - x).abs().max()) > 0.1
@@ -75,7 +64,7 @@ def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_other_sizes_are_placed_as_diffusers_places_them(kind: str) -> None:
+def test_positions_of_other_sizes_agree_with_diffusers(kind: str) -> None:
     # Higher than wide, where the sample of the config is square.
     x, expected, found = both(cogvideox.tiny_of(**KINDS[kind]), 3.0, (17, 64, 16))
     assert x.shape[2:] == found.shape[2:]
@@ -83,12 +72,12 @@ def test_other_sizes_are_placed_as_diffusers_places_them(kind: str) -> None:
 
 
 @pytest.mark.parametrize("grid", [(30, 45), (48, 85), (45, 30), (17, 90), (1, 2)])
-def test_the_box_in_the_middle_is_diffusers(grid: tuple[int, int]) -> None:
-    assert cogvideox._middle(grid, (30, 45)) == get_resize_crop_region_for_grid(grid, 45, 30)
+def test_the_centered_box_agrees_with_diffusers(grid: tuple[int, int]) -> None:
+    assert cogvideox.centered_box(grid, (30, 45)) == get_resize_crop_region_for_grid(grid, 45, 30)
 
 
-def test_dynamic_guidance_is_what_diffusers_does_with_as_many_steps_as_levels() -> None:
-    """With fewer, diffusers' formula takes numbers of levels for numbers of steps."""
+def test_dynamic_guidance_agrees_with_diffusers_for_as_many_steps_as_levels() -> None:
+    """With fewer steps, the formula of diffusers mixes numbers of levels with numbers of steps."""
     backbone = cogvideox.tiny_of(levels=STEPS)
     backbone.dynamic_guidance = True
     _, expected, found = both(backbone, 6.0, use_dynamic_cfg=True)
@@ -97,9 +86,9 @@ def test_dynamic_guidance_is_what_diffusers_does_with_as_many_steps_as_levels() 
     assert float((both(backbone, 6.0)[2] - found).abs().max()) > 0.01
 
 
-def test_dynamic_guidance_grows_from_none_to_all_of_it() -> None:
+def test_dynamic_guidance_grows_from_none_to_the_full_scale() -> None:
     schedule = cogvideox.tiny().schedule
-    weight = growing(schedule, 6.0)
+    weight = dynamic_scale(schedule, 6.0)
     weights = [weight(t) for t in schedule.grid(50)]
     assert weights == sorted(weights)
     assert weights[0] == pytest.approx(1, abs=1e-6)
@@ -108,9 +97,9 @@ def test_dynamic_guidance_grows_from_none_to_all_of_it() -> None:
     assert weight(torch.tensor(500.0)) == pytest.approx(half)
 
 
-def test_the_clip_begins_twice_where_frames_are_read_in_pairs() -> None:
+def test_latents_repeat_the_first_frame_where_tokens_hold_two_frames() -> None:
     backbone = cogvideox.tiny_of(**KINDS["1.5"])
-    vae, video = backbone._parts.vae, torch.rand(1, 3, 9, 32, 48) * 2 - 1
+    vae, video = backbone.parts.vae, random_clip(backbone)
     x, mean = backbone.encode(video), vae.encode(video).latent_dist.mean
     torch.testing.assert_close(x[:, :, 1:], mean * vae.config.scaling_factor)
     assert torch.equal(x[:, :, 0], x[:, :, 1])

@@ -1,4 +1,4 @@
-"""Files that the version before this one wrote: `data/` holds a motion and the folder of a run."""
+"""Files of the previous version: `data/` holds a motion and the folder of a run."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ DATA = Path(__file__).parent / "data"
 MOTION, RUN = DATA / "motion-of-0.1.0.safetensors", DATA / "run-of-0.1.0"
 
 
-def test_a_motion_file_loads_and_keeps_what_it_says() -> None:
+def test_an_old_motion_file_loads_with_its_content() -> None:
     motion = Motion.load(MOTION)
     assert (motion.method, motion.source_prompt) == ("dmt", "a circle")
     assert motion.size == (4, 16, 16)
@@ -28,7 +28,7 @@ def test_a_motion_file_loads_and_keeps_what_it_says() -> None:
     assert (config.guided, config.inner_steps, config.initial_noise) == (0.6, 10, "inverted")
 
 
-def test_a_motion_file_makes_the_same_clip() -> None:
+def test_an_old_motion_file_makes_the_same_clip() -> None:
     made = recast.transfer(recast.load("gaussian"), Motion.load(MOTION), "a square")
     before = json.loads((RUN / "manifest.json").read_text())
     assert (len(made), made.fps) == (before["clip"]["frames"], before["clip"]["fps"])
@@ -36,10 +36,10 @@ def test_a_motion_file_makes_the_same_clip() -> None:
     assert abs(made.frames.astype(int) - encoded.frames.astype(int)).mean() < 4  # H.264 loses some
 
 
-def test_the_command_line_writes_the_manifest_of_before(
+def test_the_command_line_writes_the_same_manifest_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same call as then: all but what depends on the day and the machine."""
+    """The same call as then writes the same values, except those of the day and the machine."""
     shutil.copy(MOTION, tmp_path / "motion.safetensors")
     monkeypatch.chdir(tmp_path)
     line = ["transfer", "motion.safetensors", "a square", "--backbone", "gaussian", "--out", "run"]
@@ -53,7 +53,7 @@ def test_the_command_line_writes_the_manifest_of_before(
     assert now["format"] == manifest.FORMAT
 
 
-def test_a_folder_of_results_can_be_scored() -> None:
+def test_an_old_result_folder_can_be_evaluated() -> None:
     result = read_result(RUN)
     assert result.prompt == "a square"
     assert (result.frames, result.size) == (4, (16, 16))

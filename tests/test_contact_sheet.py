@@ -1,4 +1,5 @@
-"""Layout: the position of each tile, and that scaling and cutting are never silent."""
+"""The layout of contact sheets: the position of each tile, and a note wherever frames are scaled or
+cut."""
 
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from . import clips
 GAP, LABEL = 4, 24
 
 
-def _tile(sheet: clips.Pixels, top: int, column: int, cell: int, size: tuple[int, int]) -> Video:
+def tile_at(sheet: clips.Pixels, top: int, column: int, cell: int, size: tuple[int, int]) -> Video:
     left = GAP + column * (cell + GAP)
     return Video(sheet[None, top : top + size[0], left : left + size[1]], 1)
 
@@ -25,11 +26,11 @@ def test_contact_sheet_geometry() -> None:
     sheet = contact_sheet([("one", first), ("two", second)], columns=8)
     assert sheet.shape == (GAP + 2 * (LABEL + GAP) + 128 + 64, GAP + 8 * (128 + GAP), 3)
     top = GAP + LABEL
-    row = [_tile(sheet, top, column, 128, (128, 128)) for column in range(8)]
+    row = [tile_at(sheet, top, column, 128, (128, 128)) for column in range(8)]
     assert [clips.numbers(tile.frames)[0] for tile in row] == [0, 2, 4, 6, 8, 10, 12, 14]
     assert all(np.ptp(tile.frames) == 0 for tile in row)
     top += 128 + GAP + LABEL
-    row = [_tile(sheet, top, column, 128, (64, 128)) for column in range(3)]
+    row = [tile_at(sheet, top, column, 128, (64, 128)) for column in range(3)]
     assert [clips.numbers(tile.frames)[0] for tile in row] == [0, 1, 2]
     assert (sheet[top : top + 64, GAP + 3 * (128 + GAP) :] == 255).all()
 
@@ -63,14 +64,14 @@ def test_large_frames_are_shrunk_and_smaller_ones_enlarged() -> None:
     assert sheet.shape == (GAP + 2 * (LABEL + GAP) + 30 + 320, GAP + 320 + GAP, 3)
 
 
-def test_impossible_sheets() -> None:
+def test_impossible_sheets_are_refused() -> None:
     with pytest.raises(BadCall, match="0 x 8"):
         contact_sheet([])
     with pytest.raises(BadCall, match="1 x 0"):
         contact_sheet([("", Video(clips.numbered(1), 8))], 0)
 
 
-def test_side_by_side() -> None:
+def test_side_by_side_joins_two_clips() -> None:
     left, right = Video(clips.numbered(3, 64, 96), 8), Video(clips.numbered(3, 16, 20), 8)
     pair = side_by_side(left, right)
     assert pair.frames.shape == (3, 64, 96 + GAP + 80, 3)
@@ -89,7 +90,7 @@ def test_pairs_of_different_length_or_rate_are_refused() -> None:
         side_by_side(clip, Video(clip.frames, 12))
 
 
-def test_save_png(tmp_path: Path) -> None:
+def test_a_saved_png_holds_the_pixels(tmp_path: Path) -> None:
     picture = clips.moving(1, 20, 30)[0]
     for image in (picture, picture[..., 0], picture[:, ::-1]):
         path = save_png(image, tmp_path / "new" / "sheet.png")

@@ -1,36 +1,30 @@
-"""Inversion: its order, and that sampling finds the way back."""
+"""DDIM inversion: its order of convergence, and that sampling leads back to the clip."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from recast.backbones.gaussian import Gaussian
 from recast.diffusion.ddim_inversion import invert
 from recast.diffusion.noise_schedule import Cosine, Denoised, Denoiser, Discrete, Flow, Schedule
 from recast.diffusion.sampling import sample
 from recast.errors import NotFinite
 
-MEANS = torch.tensor([[0.8, -0.3, 0.1], [-0.6, 0.5, 0.4], [0.1, 0.7, -0.9]])
-STD = 0.5
-TABLE = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
+from .inputs import noise
+from .mixtures import ALPHAS_CUMPROD, MEANS, STD, mixture
+
 SCHEDULES: list[Schedule] = [
     Cosine(),
     Cosine(prediction="epsilon"),
     Flow(),
-    Discrete(TABLE, prediction="epsilon", spacing="trailing"),
-    Discrete(TABLE, prediction="v_prediction", spacing="trailing", ends_clean=False),
+    Discrete(ALPHAS_CUMPROD, prediction="epsilon", spacing="trailing"),
+    Discrete(ALPHAS_CUMPROD, prediction="v_prediction", spacing="trailing", ends_clean=False),
 ]
 IDS = ["cosine v", "cosine epsilon", "flow", "discrete epsilon", "discrete v"]
 
 
-def mixture(schedule: Schedule, components: int = 3) -> Denoiser:
-    model = Gaussian(MEANS[:components], STD, schedule)
-    return model.denoiser(model.encode_text([""]))
-
-
 def clip() -> Tensor:
-    return torch.randn(1, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    return noise(1, 3, 2, 4, 4).clamp(-1, 1)
 
 
 def inverted(denoise: Denoiser, schedule: Schedule, grid: Tensor, x0: Tensor) -> Tensor:
@@ -42,7 +36,7 @@ def order(steps: list[int], errors: list[float]) -> float:
 
 
 def exact_noise(schedule: Schedule, grid: Tensor, x0: Tensor) -> Tensor:
-    """x_T of one Gaussian, in closed form: (x_t − α·μ) / √(α²·s² + σ²) stays what it was."""
+    """x_T of one Gaussian in closed form: (x_t − α·μ) / √(α²·s² + σ²) is constant."""
     mean = MEANS[0].reshape(1, 3, 1, 1, 1)
     (alpha, alpha0), (sigma, sigma0) = (
         level(grid[[0, -1]]).tolist() for level in (schedule.alpha, schedule.sigma)
@@ -77,9 +71,9 @@ def test_sampling_returns_to_the_clip_at_first_order(schedule: Schedule) -> None
     assert errors[-1] < 0.02
 
 
-def test_a_refined_discrete_grid_inverts_closer() -> None:
-    """DMT's setting: inverted on 1000 steps, sampled on 50 of the same levels."""
-    schedule = Discrete(TABLE, prediction="epsilon", offset=1, ends_clean=False)
+def test_inversion_on_a_refined_grid_is_closer_to_the_exact_noise() -> None:
+    """DMT's setting: inversion on 1000 steps, sampling on 50 of the same levels."""
+    schedule = Discrete(ALPHAS_CUMPROD, prediction="epsilon", offset=1, ends_clean=False)
     denoise, x0 = mixture(schedule, components=1), clip()
     grid = schedule.grid(50)
     fine = schedule.refine(grid, 1000)
@@ -108,8 +102,8 @@ def test_the_denoiser_sees_every_level_but_the_noisiest() -> None:
     assert float(levels[-1].s) == float(grid[0])
 
 
-def test_the_inverted_clip_is_the_noise_of_its_distribution() -> None:
-    """Draws of the mixture invert to standard normal noise: mean 0, variance 1, no correlation."""
+def test_samples_of_the_mixture_invert_to_standard_normal_noise() -> None:
+    """Mean 0, variance 1 and no correlation."""
     generator = torch.Generator().manual_seed(0)
     which = torch.randint(3, (32768,), generator=generator)
     drawn = MEANS[which] + STD * torch.randn(32768, 3, generator=generator)
@@ -119,7 +113,7 @@ def test_the_inverted_clip_is_the_noise_of_its_distribution() -> None:
     torch.testing.assert_close(torch.cov(noisy), torch.eye(3), atol=0.03, rtol=0)
 
 
-def test_a_broken_level_is_named() -> None:
+def test_an_error_names_the_step_with_a_non_finite_value() -> None:
     def broken(x: Tensor, t: Tensor) -> Denoised:
         return Denoised(x, x * float("nan"))
 

@@ -1,4 +1,4 @@
-"""`--method auto`: which method is used where none is named."""
+"""`--method auto`: the method that is used where none is given."""
 
 import json
 from pathlib import Path
@@ -33,20 +33,22 @@ def test_the_table_names_shipped_models_and_methods() -> None:
 
 
 def recast_alias(name: str) -> str:
-    """Where an alias leads: for a shipped model, a folder."""
+    """The target of an alias. For a shipped model it is a folder."""
     from recast import registry
 
     module = registry.load("backbones", model_loading.aliases()[name])
     return str(module.ALIASES[name])
 
 
-def test_every_other_model_gets_dmt() -> None:
+def test_every_model_without_an_entry_uses_dmt() -> None:
     assert DEFAULT_METHOD == "dmt"
     for name in ("zeroscope", "wan", "gaussian", "somebody/a-model", "a/folder"):
         assert default_method(name) == "dmt"
 
 
-def test_learn_uses_the_default_and_a_config_names_its_own(clip: Video, tmp_path: Path) -> None:
+def test_learn_uses_the_default_method_unless_a_config_is_given(
+    clip: Video, tmp_path: Path
+) -> None:
     backbone, store = gaussian.tiny(), MotionCache(tmp_path, 10**9)
     assert recast.learn(backbone, clip, steps=2, store=store).method == "dmt"
     config = sdedit.PRESETS["strength-70"]
@@ -56,7 +58,7 @@ def test_learn_uses_the_default_and_a_config_names_its_own(clip: Video, tmp_path
 
 
 @pytest.mark.parametrize("flag", [(), ("--method", "auto")])
-def test_the_command_line_uses_it_and_a_motion_file_names_its_own(
+def test_the_command_line_uses_the_default_method_unless_a_motion_file_is_given(
     clip: Video,
     flag: tuple[str, ...],
     tmp_path: Path,

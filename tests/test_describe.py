@@ -1,4 +1,5 @@
-"""Scenes from captions: what is named is drawn, the rest is the seed's, other words are errors."""
+"""Scenes from captions: they show what the caption names, the seed decides the rest, and unknown
+words are errors."""
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from recast.shapes.describe import scene_from_caption
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_it_reads_back_every_caption(seed: int) -> None:
-    """`scene_from_caption` is the inverse of `captions.caption`, for all its phrasings."""
+def test_every_caption_is_read_back(seed: int) -> None:
+    """`scene_from_caption` is the inverse of `captions.caption`, for all of its phrasings."""
     scene = world.sample(seed)
     text = captions.caption(scene, np.random.default_rng(seed))
     text = text.removeprefix("amazing quality, masterpiece, ")
@@ -35,13 +36,13 @@ def test_a_named_motion_is_drawn_and_stays_in_the_frame(path: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_shape_that_reaches_farther_stays_whole(seed: int) -> None:
+def test_a_triangle_stays_inside_the_frame(seed: int) -> None:
     mask = world.truth(scene_from_caption("a triangle", seed)).mask
     assert not mask[:, [0, -1]].any()
     assert not mask[:, :, [0, -1]].any()
 
 
-def test_a_circle_that_moves_in_a_circle() -> None:
+def test_a_circle_may_move_in_a_circle() -> None:
     scene = scene_from_caption("a circle moving in a circle", 4)
     assert (scene.shape, scene.path) == ("circle", "circle")
 
@@ -59,6 +60,6 @@ def test_an_empty_caption_changes_nothing() -> None:
         ("a star bouncing in a spiral", "a scene has one path"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(text: str, words: str) -> None:
+def test_captions_that_cannot_be_drawn_are_refused(text: str, words: str) -> None:
     with pytest.raises(BadCall, match=words):
         scene_from_caption(text, 0)

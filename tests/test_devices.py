@@ -1,4 +1,5 @@
-"""Devices and memory of this machine: what auto means, and what running out of memory is."""
+"""This machine's devices and memory: the meaning of `auto`, and how a lack of memory is
+recognised."""
 
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def test_auto_is_the_fastest_device_of_the_machine() -> None:
     assert devices.device_of("auto") == devices.usable_device("auto") == torch.device(there[0])
 
 
-def test_a_device_may_be_named_that_is_not_there_but_not_used() -> None:
+def test_a_missing_device_can_be_named_but_not_used() -> None:
     missing = {"cuda", "mps"} - set(devices.available_devices())
     for name in missing:
         assert devices.device_of(name) == torch.device(name)
@@ -36,17 +37,19 @@ def test_a_device_may_be_named_that_is_not_there_but_not_used() -> None:
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )
-def test_every_allocator_is_understood(error: Exception, expected: bool) -> None:
+def test_out_of_memory_errors_of_every_allocator_are_recognised(
+    error: Exception, expected: bool
+) -> None:
     assert devices.is_out_of_memory(error) is expected
 
 
-def test_installed_ram_is_what_meminfo_says() -> None:
+def test_installed_memory_is_that_of_meminfo() -> None:
     memory = devices.main_memory()
     if memory is not None:
         assert devices.installed_ram() == pytest.approx(memory.ram, rel=1e-3)
 
 
-def test_a_model_that_is_not_in_the_cache_is_named(
+def test_an_error_names_a_model_that_is_not_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

@@ -1,5 +1,7 @@
-"""What holds for every video transformer: taps, memory, masks over packed frames, loading."""
+"""The common behaviour of all video transformers: roles, memory, masks over latent frames, runs."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,16 @@ from recast.pipeline.config import Draw, RunConfig
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.source_clip import Source
 
-from .tinies import CPU, MADE, PIPED, clip, latents, levels, patch, pipeline, run
+from .autograd_memory import saved_bytes
+from .hooks import hook_count, replaced_forwards
+from .inputs import noise, noise_levels, random_clip, random_latents
+from .positions import shifted_rotary, shifted_table, tiny_2b_at_table_size
+from .tiny_models import CPU, TRANSFORMERS, WITH_PIPELINE, pipeline, predict_x0
 
 
-def forwards(network: nn.Module) -> list[str]:
-    return [name for name, module in network.named_modules() if "forward" in module.__dict__]
-
-
-def hooks(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in network.modules())
+def patch_size(kind: str) -> int:
+    """The number of latents along the height and the width of a token."""
+    return 1 if kind.startswith("ltx") else 2
 
 
 # Full size
@@ -57,8 +60,8 @@ FULL = {
 
 
 @pytest.mark.parametrize("alias", FULL)
-def test_the_published_models_at_their_full_size(alias: str) -> None:
-    """Without weights: how many there are, and what the roles read."""
+def test_the_published_models_have_their_full_size(alias: str) -> None:
+    """Without weights: the number of parameters, and the shapes of the features."""
     count, grid, width = FULL[alias]
     with model_loading.load_on_meta(alias, CPU, torch.device("cpu")) as (backbone, outline):
         counts = [sum(one.numel() for one in network.parameters()) for network in outline.networks]
@@ -75,54 +78,55 @@ def test_the_published_models_at_their_full_size(alias: str) -> None:
 # Roles
 
 
-@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("kind", TRANSFORMERS)
 @pytest.mark.parametrize("role", ["motion", "keys", "queries", "block0", "keys2", "values0"])
-def test_a_stopped_pass_sees_what_a_whole_one_sees(kind: str, role: str) -> None:
-    backbone = MADE[kind]()
-    x, (tap,) = latents(backbone), backbone.taps(role)
-    for t in levels(backbone):
+def test_a_pass_that_stops_early_reads_the_same_features(kind: str, role: str) -> None:
+    backbone = TRANSFORMERS[kind]()
+    x, (tap,) = random_latents(backbone), backbone.taps(role)
+    for t in noise_levels(backbone):
         with torch.no_grad(), record(backbone.network, [tap], x.shape[2]) as whole:
-            run(backbone, x, t, ["a cat"])
+            predict_x0(backbone, x, t, ["a cat"])
         finished = []
         with torch.no_grad(), record(backbone.network, [tap], x.shape[2], stop=True) as stopped:
-            run(backbone, x, t, ["a cat"])
+            predict_x0(backbone, x, t, ["a cat"])
             finished.append(role)
         assert not finished
         assert torch.equal(stopped[tap.path], whole[tap.path])
         packed = 2 if kind == "1.5" else 1
         _, _, frames, height, width = x.shape
-        places = (1, frames // packed, height // patch(kind), width // patch(kind))
+        places = (1, frames // packed, height // patch_size(kind), width // patch_size(kind))
         assert stopped[tap.path].shape[:4] == places
-    assert hooks(backbone.network) == 0
+    assert hook_count(backbone.network) == 0
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_a_token_is_a_place(kind: str) -> None:
-    """Before any attention, a feature changes with the latents at its own place, and only there."""
-    backbone = MADE[kind]()
-    x = latents(backbone)
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_a_feature_depends_on_the_latents_at_its_own_position(kind: str) -> None:
+    """Before any attention, a change of one latent changes the feature at its position and no
+    other."""
+    backbone = TRANSFORMERS[kind]()
+    x = random_latents(backbone)
     moved = x.clone()
     moved[:, :, -1, -1, 2] += 1
     found = []
     (tap,) = backbone.taps("queries0")
     for one in (x, moved):
         with torch.no_grad(), record(backbone.network, [tap], x.shape[2], stop=True) as seen:
-            run(backbone, one, levels(backbone)[0], ["a cat"])
+            predict_x0(backbone, one, noise_levels(backbone)[0], ["a cat"])
         found.append(seen[tap.path])
     changed = (found[0] - found[1]).abs().amax((0, 4)) > 1e-6
     places = [tuple(place) for place in changed.nonzero().tolist()]
     frames, height, _ = changed.shape
-    assert places == [(frames - 1, height - 1, 2 // patch(kind))]
+    assert places == [(frames - 1, height - 1, 2 // patch_size(kind))]
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_a_batch_keeps_its_clips_apart(kind: str) -> None:
-    backbone = MADE[kind]()
-    x, taps = latents(backbone, 2), backbone.taps("motion")
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_clips_of_a_batch_do_not_mix(kind: str) -> None:
+    backbone = TRANSFORMERS[kind]()
+    x, taps = random_latents(backbone, 2), backbone.taps("motion")
 
     def seen(x: Tensor, prompts: list[str]) -> Tensor:
         with torch.no_grad(), record(backbone.network, taps, x.shape[2], stop=True) as found:
-            run(backbone, x, levels(backbone)[0], prompts)
+            predict_x0(backbone, x, noise_levels(backbone)[0], prompts)
         return found[taps[0].path]
 
     both = seen(x, ["a cat", "a dog"])
@@ -130,7 +134,7 @@ def test_a_batch_keeps_its_clips_apart(kind: str) -> None:
     torch.testing.assert_close(both[1:], seen(x[1:], ["a dog"]))
 
 
-def test_roles_are_in_the_middle_and_one_can_choose() -> None:
+def test_roles_name_the_middle_block_or_a_numbered_one() -> None:
     backbone = wan.tiny()
     assert backbone.taps("motion") == backbone.taps("middle") == backbone.taps("block1")
     assert backbone.taps("keys") == backbone.taps("keys1")
@@ -139,27 +143,28 @@ def test_roles_are_in_the_middle_and_one_can_choose() -> None:
         backbone.taps("block3")
 
 
-def test_a_method_that_asks_for_another_role_is_told_which_there_are() -> None:
+def test_an_error_lists_the_roles_of_the_model() -> None:
     method = method_presets.configure("dmt", dmt.Config(taps=("decoder1.upsampler",)))
     named = "queries, keys, values, temporal_queries, temporal_keys, motion, middle"
     numbered = "block0 to block2, queries0 to queries2, keys0 to keys2, values0 to values2"
-    with pytest.raises(BadCall, match=f"it has {named}, {numbered}, positions$"):
+    with pytest.raises(BadCall, match=f"its roles are {named}, {numbered}, positions$"):
         requirements.check_model(method, wan.tiny())
 
 
-def test_both_experts_answer_for_one_place() -> None:
-    """A tap is read from whichever of the two a level is given to, under one name."""
+def test_a_tap_reads_whichever_expert_runs() -> None:
+    """The features have one name, whichever of the two experts a noise level belongs to."""
     backbone, (high, low) = wan.tiny_of(experts=True), ("high.blocks.1", "low.blocks.1")
-    assert backbone.taps("motion") == (Tap(high, backbone._grid.features, alternatives=(low,)),)
-    x, found = latents(backbone), []
-    for t in levels(backbone):
+    (tap,) = backbone.taps("motion")
+    assert tap == Tap(high, tap.to_features, alternatives=(low,))
+    x, found = random_latents(backbone), []
+    for t in noise_levels(backbone):
         with torch.no_grad(), record(backbone.network, backbone.taps("motion"), 3) as seen:
-            run(backbone, x, t, ["a cat"])
+            predict_x0(backbone, x, t, ["a cat"])
         assert list(seen) == [high]
         found.append(seen[high])
     alone = wan.tiny_of()  # whose transformer is the first expert
     with torch.no_grad(), record(alone.network, alone.taps("motion"), 3) as seen:
-        run(alone, x, levels(alone)[0], ["a cat"])
+        predict_x0(alone, x, noise_levels(alone)[0], ["a cat"])
     assert torch.equal(found[0], seen["blocks.1"])
     assert not torch.allclose(found[0], found[1])
 
@@ -167,72 +172,70 @@ def test_both_experts_answer_for_one_place() -> None:
 # Positions
 
 
-def placed(backbone: Backbone) -> Tensor:
-    """The features of the role."""
-    x, taps = latents(backbone), backbone.taps("positions")
+def position_features(backbone: Backbone) -> Tensor:
+    """The features of the role `positions`."""
+    x, taps = random_latents(backbone), backbone.taps("positions")
     with torch.no_grad(), record(backbone.network, taps, x.shape[2], stop=True) as seen:
-        run(backbone, x, levels(backbone)[0], ["a cat"])
+        predict_x0(backbone, x, noise_levels(backbone)[0], ["a cat"])
     return seen[taps[0].path]
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_positions_are_moved_where_they_enter(kind: str) -> None:
-    """Unmoved they change no bit, in a batch either; moved at one place they change every frame."""
-    backbone = MADE[kind]()
-    x, (tap,), own = latents(backbone, 2), backbone.taps("positions"), placed(backbone)
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_an_offset_of_positions_acts_on_every_frame(kind: str) -> None:
+    """An offset of zero changes no bit, also in a batch. An offset at one position changes every
+    frame of the output."""
+    backbone = TRANSFORMERS[kind]()
+    x, (tap,), own = (
+        random_latents(backbone, 2),
+        backbone.taps("positions"),
+        position_features(backbone),
+    )
     (queries,) = backbone.taps("queries0")
     with torch.no_grad(), record(backbone.network, [queries], x.shape[2], stop=True) as seen:
-        run(backbone, x[:1], levels(backbone)[0], ["a cat"])
+        predict_x0(backbone, x[:1], noise_levels(backbone)[0], ["a cat"])
     assert own.shape[:4] == seen[queries.path].shape[:4]
-    for t in levels(backbone):
+    for t in noise_levels(backbone):
         with torch.no_grad():
-            plain = run(backbone, x, t, ["a cat", "a dog"])
+            plain = predict_x0(backbone, x, t, ["a cat", "a dog"])
             with added(backbone.network, [tap], {tap.path: torch.zeros_like(own)}, x.shape[2]):
-                assert torch.equal(run(backbone, x, t, ["a cat", "a dog"]), plain)
+                assert torch.equal(predict_x0(backbone, x, t, ["a cat", "a dog"]), plain)
             offset = torch.zeros_like(own)
             offset[:, 0, 0, 0] = 0.5
             with added(backbone.network, [tap], {tap.path: offset}, x.shape[2]):
-                moved = run(backbone, x, t, ["a cat", "a dog"])
+                moved = predict_x0(backbone, x, t, ["a cat", "a dog"])
         changed = (moved - plain).abs().amax((1, 3, 4)) > 0
         assert bool(changed.all()), "every frame of both clips"
-    assert hooks(backbone.network) == 0
+    assert hook_count(backbone.network) == 0
 
 
-@pytest.mark.parametrize("kind", ["2b", "5b", "1.5"])
-def test_what_is_added_to_positions_is_added_to_the_models_own_tables(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("build", "shifted"),
+    [
+        (tiny_2b_at_table_size, shifted_table),
+        (TRANSFORMERS["5b"], shifted_rotary),
+        (TRANSFORMERS["1.5"], shifted_rotary),
+    ],
+    ids=["2b", "5b", "1.5"],
+)
+def test_adding_to_positions_equals_adding_to_the_models_own_tables(
+    build: Callable[[], Backbone], shifted: Callable[[Any, Tensor], AbstractContextManager[None]]
 ) -> None:
     """The authors of DiTFlow change these tables themselves."""
-    backbone = MADE[kind]()
-    x, t, (tap,) = latents(backbone), levels(backbone)[0], backbone.taps("positions")
-    own = placed(backbone)
-    offset = torch.randn(own.shape, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad(), added(backbone.network, [tap], {tap.path: offset}, x.shape[2]):
-        got = run(backbone, x, t, ["a cat"])
-    flat = offset.flatten(0, 3)
-    if kind == "2b":
-        embed = backbone._parts.transformer.patch_embed
-        table = embed._get_positional_embeddings
-        tokens = torch.zeros(1, embed.max_text_seq_length, flat.shape[1])
-        shift = torch.cat([tokens, flat[None]], 1)
-        moved = lambda *args, **named: table(*args, **named) + shift  # noqa: E731
-        monkeypatch.setattr(embed, "_get_positional_embeddings", moved)
-    else:
-        tables = cogvideox._rotary
-
-        def shifted(*args: Any) -> tuple[Tensor, Tensor]:
-            cos, sin = tables(*args)
-            return cos + flat[:, : cos.shape[1]], sin + flat[:, cos.shape[1] :]
-
-        monkeypatch.setattr(cogvideox, "_rotary", shifted)
+    backbone: Any = build()
+    x, t, (tap,) = random_latents(backbone), noise_levels(backbone)[0], backbone.taps("positions")
+    offset = noise(*position_features(backbone).shape, seed=2)
     with torch.no_grad():
-        torch.testing.assert_close(got, run(backbone, x, t, ["a cat"]))
+        with added(backbone.network, [tap], {tap.path: offset}, x.shape[2]):
+            got = predict_x0(backbone, x, t, ["a cat"])
+        with shifted(backbone.parts.transformer, offset):
+            expected = predict_x0(backbone, x, t, ["a cat"])
+    torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("kind", ["5b", "wan", "ltx", "hunyuan"])
-def test_rotary_positions_are_cosines_and_sines(kind: str) -> None:
-    """Which frame, row and column they are of shows in which of them differ."""
-    own = placed(MADE[kind]())
+def test_rotary_positions_are_cosines_and_sines_of_frame_row_and_column(kind: str) -> None:
+    """Each of the three has channels of its own."""
+    own = position_features(TRANSFORMERS[kind]())
     cos, sin = own.chunk(2, -1)
     torch.testing.assert_close(cos**2 + sin**2, torch.ones_like(cos))
     frames, rows, columns = own.diff(dim=1), own.diff(dim=2), own.diff(dim=3)
@@ -243,15 +246,15 @@ def test_rotary_positions_are_cosines_and_sines(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "wan", "ltx", "hunyuan"])
-def test_the_gradient_of_positions_is_a_difference(kind: str) -> None:
-    backbone = MADE[kind]()
-    x, t, (tap,) = latents(backbone), levels(backbone)[0], backbone.taps("positions")
-    own, seed = placed(backbone), torch.Generator().manual_seed(3)
+def test_the_gradient_of_positions_agrees_with_finite_differences(kind: str) -> None:
+    backbone = TRANSFORMERS[kind]()
+    x, t, (tap,) = random_latents(backbone), noise_levels(backbone)[0], backbone.taps("positions")
+    own, seed = position_features(backbone), torch.Generator().manual_seed(3)
     way, heed = torch.randn(own.shape, generator=seed), torch.randn(x.shape, generator=seed)
 
     def value(step: float, offset: Tensor) -> Tensor:
         with added(backbone.network, [tap], {tap.path: offset + step * way}, x.shape[2]):
-            return (heed * run(backbone, x, t, ["a cat"])).sum()
+            return (heed * predict_x0(backbone, x, t, ["a cat"])).sum()
 
     start = torch.zeros_like(own, requires_grad=True)
     (slope,) = torch.autograd.grad(value(0.0, start), start)
@@ -260,22 +263,24 @@ def test_the_gradient_of_positions_is_a_difference(kind: str) -> None:
     torch.testing.assert_close((slope * way).sum(), difference, rtol=2e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", PIPED)
+@pytest.mark.parametrize("kind", WITH_PIPELINE)
 def test_gradients_of_positions_do_not_depend_on_checkpointing(kind: str) -> None:
     def gradient(**settings: Any) -> Tensor:
-        wrapped = model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", **settings))
-        x, taps = latents(MADE[kind]()), wrapped.taps("queries2")
+        wrapped = model_loading.wrap(
+            pipeline(TRANSFORMERS[kind]()), Settings(device="cpu", **settings)
+        )
+        x, taps = random_latents(TRANSFORMERS[kind]()), wrapped.taps("queries2")
         (tap,), offset = wrapped.taps("positions"), torch.zeros_like(own)
         offset.requires_grad_()
         with (
             added(wrapped.network, [tap], {tap.path: offset}, x.shape[2]),
             record(wrapped.network, taps, x.shape[2], stop=True) as seen,
         ):
-            run(wrapped, x, levels(wrapped)[0], ["a cat"])
+            predict_x0(wrapped, x, noise_levels(wrapped)[0], ["a cat"])
         (found,) = torch.autograd.grad(seen[taps[0].path].square().sum(), offset)
         return found
 
-    own = placed(MADE[kind]())
+    own = position_features(TRANSFORMERS[kind]())
     expected = gradient()
     assert float(expected.abs().max()) > 0
     assert torch.equal(gradient(gradient_checkpointing=True), expected)
@@ -284,18 +289,20 @@ def test_gradients_of_positions_do_not_depend_on_checkpointing(kind: str) -> Non
 # Memory
 
 
-@pytest.mark.parametrize("kind", PIPED)
+@pytest.mark.parametrize("kind", WITH_PIPELINE)
 @pytest.mark.parametrize("role", ["motion", "keys"])
 def test_gradients_do_not_depend_on_checkpointing(kind: str, role: str) -> None:
     def gradient(**settings: Any) -> Tensor:
-        wrapped = model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", **settings))
-        x = latents(MADE[kind]()).requires_grad_()
+        wrapped = model_loading.wrap(
+            pipeline(TRANSFORMERS[kind]()), Settings(device="cpu", **settings)
+        )
+        x = random_latents(TRANSFORMERS[kind]()).requires_grad_()
         taps = wrapped.taps(role)
         with record(wrapped.network, taps, x.shape[2], stop=True) as seen:
-            run(wrapped, x, levels(wrapped)[0], ["a cat"])
+            predict_x0(wrapped, x, noise_levels(wrapped)[0], ["a cat"])
         (found,) = torch.autograd.grad(seen[taps[0].path].square().sum(), x)
-        assert forwards(wrapped.network) == []
-        assert hooks(wrapped.network) == 0
+        assert replaced_forwards(wrapped.network) == []
+        assert hook_count(wrapped.network) == 0
         return found
 
     expected = gradient()
@@ -304,42 +311,32 @@ def test_gradients_do_not_depend_on_checkpointing(kind: str, role: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["2b", "wan", "ltx", "hunyuan"])
-def test_checkpointing_keeps_less(kind: str) -> None:
-    def held(checkpointing: bool) -> int:
+def test_gradient_checkpointing_saves_memory(kind: str) -> None:
+    def saved(checkpointing: bool) -> int:
         settings = Settings(device="cpu", gradient_checkpointing=checkpointing)
-        backbone = model_loading.wrap(pipeline(MADE[kind]()), settings)
-        own = {weight.data_ptr() for weight in backbone.network.parameters()}
-        sizes = {}
+        backbone = model_loading.wrap(pipeline(TRANSFORMERS[kind]()), settings)
+        x, t = random_latents(TRANSFORMERS[kind]()).requires_grad_(), noise_levels(backbone)[0]
+        return saved_bytes(backbone, lambda: predict_x0(backbone, x, t, ["a"]))
 
-        def pack(saved: Tensor) -> Tensor:
-            if saved.data_ptr() not in own:
-                sizes[saved.data_ptr()] = saved.untyped_storage().nbytes()
-            return saved
-
-        x = latents(MADE[kind]())
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-            assert run(backbone, x.requires_grad_(), levels(backbone)[0], ["a"]).requires_grad
-        return sum(sizes.values())
-
-    assert held(True) < held(False) / 2
+    assert 0 < saved(True) < saved(False) / 2
 
 
-def test_an_error_inside_leaves_nothing_behind() -> None:
+def test_an_error_inside_checkpointing_restores_the_layers() -> None:
     layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     before = []
     with pytest.raises(ArithmeticError), placement.checkpointed(layers):  # noqa: PT012
-        before += forwards(layers)
+        before += replaced_forwards(layers)
         raise ArithmeticError
     assert before == ["0", "1"]
-    assert forwards(layers) == []
+    assert replaced_forwards(layers) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "size"), [("2b", 256), ("wan", 272), ("ltx", 544), ("hunyuan", 272)]
 )
-def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
-    """Tiles are 240, 256 or 512 high; a clip within one is the same to the bit."""
-    pipe = pipeline(MADE[kind]())
+def test_tiled_decoding_is_nearly_the_same(kind: str, size: int) -> None:
+    """Tiles are 240, 256 or 512 pixels high. A clip that fits into one tile is exactly the same."""
+    pipe = pipeline(TRANSFORMERS[kind]())
     whole = model_loading.wrap(pipe, CPU)
     x = torch.randn(1, *whole.latent_shape(1, size, size)[1:])
     expected, within = whole.decode(x), whole.decode(x[..., :4, :4])
@@ -353,19 +350,21 @@ def test_tiles_make_nearly_the_same_clip(kind: str, size: int) -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.5
 
 
-def test_offloading_needs_something_to_offload_from() -> None:
+def test_offloading_is_refused_on_the_cpu() -> None:
     for kind in ("2b", "wan", "ltx", "hunyuan"):
         with pytest.raises(BadCall, match="`offload` needs a cuda or mps device"):
-            model_loading.wrap(pipeline(MADE[kind]()), Settings(device="cpu", offload="networks"))
+            model_loading.wrap(
+                pipeline(TRANSFORMERS[kind]()), Settings(device="cpu", offload="networks")
+            )
 
 
 # Clips
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_a_clip_goes_in_and_comes_out(kind: str) -> None:
-    backbone, size = MADE[kind](), MADE[kind]().defaults
-    video = clip(backbone)
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_a_clip_is_encoded_and_decoded_at_its_own_size(kind: str) -> None:
+    backbone, size = TRANSFORMERS[kind](), TRANSFORMERS[kind]().defaults
+    video = random_clip(backbone)
     x = backbone.encode(video)
     assert x.shape == backbone.latent_shape(size.frames, size.height, size.width)
     assert x.dtype == torch.float32
@@ -375,10 +374,10 @@ def test_a_clip_goes_in_and_comes_out(kind: str) -> None:
     assert float(made.abs().max()) <= 1
 
 
-@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("kind", TRANSFORMERS)
 @pytest.mark.parametrize("frames", [1, 17])
-def test_every_length_that_is_taken_comes_back(kind: str, frames: int) -> None:
-    backbone, size = MADE[kind](), MADE[kind]().defaults
+def test_clips_of_other_lengths_are_encoded_and_decoded(kind: str, frames: int) -> None:
+    backbone, size = TRANSFORMERS[kind](), TRANSFORMERS[kind]().defaults
     shape = backbone.latent_shape(frames, size.height, size.width)
     video = torch.zeros(1, 3, frames, size.height, size.width)
     assert backbone.encode(video).shape == shape
@@ -422,16 +421,16 @@ def test_every_length_that_is_taken_comes_back(kind: str, frames: int) -> None:
         ("ltx", (161, 480, 720), "`width` must be a multiple of 32, such as 704 or"),
     ],
 )
-def test_sizes_that_do_not_fit_are_told_the_nearest(
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest(
     kind: str, size: tuple[int, int, int], message: str
 ) -> None:
     with pytest.raises(BadCall, match=message):
-        MADE[kind]().latent_shape(*size)
+        TRANSFORMERS[kind]().latent_shape(*size)
 
 
 @pytest.mark.parametrize(("kind", "most"), [("2b", 16), ("wan", 512), ("ltx", 128)])
-def test_a_prompt_is_taken_whole_or_not_at_all(kind: str, most: int) -> None:
-    backbone = MADE[kind]()
+def test_a_prompt_that_is_too_long_is_refused(kind: str, most: int) -> None:
+    backbone = TRANSFORMERS[kind]()
     longest = " ".join("a" for _ in range((most - 1) // 2))  # two tokens each: a blank and a letter
     assert backbone.check_prompt(longest) == []
     assert backbone.encode_text([longest, ""]).text.shape == (2, most, 16)
@@ -443,14 +442,14 @@ def test_a_prompt_is_taken_whole_or_not_at_all(kind: str, most: int) -> None:
 # Masks
 
 
-@pytest.mark.parametrize("kind", PIPED)
-def test_a_mask_covers_the_packs_that_it_touches(kind: str) -> None:
-    """One pixel of one frame frees the position, and the frames, that are packed with it."""
-    backbone = MADE[kind]()
+@pytest.mark.parametrize("kind", WITH_PIPELINE)
+def test_a_mask_frees_every_latent_that_it_touches(kind: str) -> None:
+    """One pixel of one frame frees the latent position of that pixel and frame."""
+    backbone = TRANSFORMERS[kind]()
     size = backbone.defaults
     mask = np.zeros((size.frames, size.height, size.width), bool)
     mask[3, 0, 0] = True
-    source = latents(backbone)
+    source = random_latents(backbone)
     motion = Motion(method="dreammotion", backbone="", tensors={}, metadata={}).masked(mask)
     free = dreammotion.latent_mask(motion, source, backbone)
     assert free is not None
@@ -464,16 +463,16 @@ def test_a_mask_covers_the_packs_that_it_touches(kind: str) -> None:
     assert [bool(frame.all()) for frame in free] == [i < where for i in range(len(free))]
 
 
-def test_a_mask_by_attention_has_the_clips_frames(tmp_path: Path) -> None:
+def test_a_mask_from_attention_has_the_frames_of_the_clip(store: MotionCache) -> None:
     backbone = wan.tiny()
-    size, frames = backbone.defaults, clip(backbone)[0].permute(1, 2, 3, 0)
+    size, frames = backbone.defaults, random_clip(backbone)[0].permute(1, 2, 3, 0)
     motion = recast.learn(
         backbone,
         Video(((frames + 1) * 127.5).to(torch.uint8).numpy(), size.fps),
         method="dreammotion",
         config=dreammotion.Config(iterations=1),
         source=Source(source_prompt="a fat dog"),
-        store=MotionCache(tmp_path, 10**9),
+        store=store,
     )
     mask = edit_mask.resolve("auto", backbone, motion, "a fat cat", 0)
     assert mask.shape == (size.frames, size.height, size.width)
@@ -485,10 +484,13 @@ def test_a_mask_by_attention_has_the_clips_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["1.5", "wan", "ltx"])
-def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
-    """Previews and results have the clip's frames and rate, whatever the latents have."""
-    backbone = MADE[kind]()
-    size, frames = backbone.defaults, clip(backbone)[0].permute(1, 2, 3, 0)
+def test_a_whole_run_writes_a_clip_of_the_same_size(
+    kind: str, tmp_path: Path, store: MotionCache
+) -> None:
+    """Previews and results have the frames and the frame rate of the clip, not those of its
+    latents."""
+    backbone = TRANSFORMERS[kind]()
+    size, frames = backbone.defaults, random_clip(backbone)[0].permute(1, 2, 3, 0)
     pixels = ((frames + 1) * 127.5).to(torch.uint8).numpy()
     source = Video(pixels, size.fps).save(tmp_path / "clip.mp4")
     config = RunConfig(
@@ -502,7 +504,7 @@ def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
         draw=Draw(steps=2),
         source=Source(source_prompt="a fat dog"),
     )
-    done = runs.transfer(config, backbone, MotionCache(tmp_path / "store", 10**9))
+    done = runs.transfer(config, backbone, store)
     done.run()
     made = recast.read(done.result.videos[0])
     assert made.frames.shape == pixels.shape
@@ -511,13 +513,13 @@ def test_a_whole_run_from_file_to_file(kind: str, tmp_path: Path) -> None:
     assert len(recast.read(tmp_path / "out" / "mask.mp4")) == size.frames
 
 
-def test_a_model_of_joint_attention_shows_none() -> None:
+def test_a_model_without_cross_attention_refuses_to_show_attention() -> None:
     backbone = cogvideox.tiny()
     with pytest.raises(BadCall, match="tiny-cogvideox has no cross-attention"):
-        backbone.attention(latents(backbone), levels(backbone)[0], "a cat")
+        backbone.attention(random_latents(backbone), noise_levels(backbone)[0], "a cat")
 
 
-def test_lengths_are_told_from_the_middle_too() -> None:
+def test_a_length_that_does_not_fit_is_refused_with_the_nearest() -> None:
     latent_layout.check_frames(49, 8)
     with pytest.raises(BadCall, match="`frames` must be 41 or 49, got 48"):
         latent_layout.check_frames(48, 8)

@@ -1,4 +1,4 @@
-"""DiTFlow: displacements recovered from queries and keys, guidance by them, injection, refusals."""
+"""DiTFlow: displacements from queries and keys, guidance by them, injection, errors."""
 
 import dataclasses
 from typing import Any
@@ -13,18 +13,20 @@ from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
 from recast.feature_guidance.taps import read_features, select_taps, tap_pairs
-from recast.methods.ditflow import PRESETS, Config, Method, flow, where_moving
+from recast.methods.ditflow import PRESETS, Config, Method, flow, moving_mse
 from recast.networks.feature_hooks import override, record
 
-from .jobs import SAMPLING, clip, hooks, learn, transfer
+from .hooks import hook_count
+from .inputs import square_clip
+from .short_runs import SAMPLING, learn, transfer
 
 SHORT = Config(places=(0, 1), guided=0.5, inner_steps=3, lr=0.01)
 HEIGHT, WIDTH = 4, 5
 
 
 def drifting(frames: int, right: int, down: int) -> tuple[Tensor, Tensor]:
-    """Queries and keys (1, F, H, W, H·W) of a scene that wraps around while it drifts: what stands
-    at a place has a channel of its own, which moves with it."""
+    """Queries and keys (1, F, H, W, H·W) of a scene that moves and wraps around. Each position of
+    the scene has a channel of its own, which moves with it."""
     scene = torch.eye(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH, -1)
     clip = torch.stack([scene.roll((down * f, right * f), (0, 1)) for f in range(frames)])[None]
     return clip, 100 * clip
@@ -44,14 +46,14 @@ def wrapped(frames: int, right: int, down: int) -> Tensor:
 
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("strongest", [True, False])
-def test_the_flow_of_a_drifting_scene_is_found(heads: int, strongest: bool) -> None:
+def test_flow_recovers_the_displacements_of_a_moving_scene(heads: int, strongest: bool) -> None:
     queries, keys = drifting(3, right=1, down=2)
     found = flow(queries, keys, heads, 2.0, strongest=strongest)
     torch.testing.assert_close(found, wrapped(3, 1, 2), atol=1e-3, rtol=0)
 
 
-def test_the_sample_moves_to_the_mean_of_its_matches() -> None:
-    """Two positions side by side whose attention to each other is a softmax by hand."""
+def test_soft_displacements_are_the_mean_over_the_attention() -> None:
+    """For two neighbouring positions, against a softmax by hand."""
     queries = torch.tensor([1.0, 1.0]).reshape(1, 1, 1, 2, 1)
     keys = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2, 1)
     right = float(torch.tensor([0.0, 2.0]).softmax(0)[1])
@@ -71,10 +73,10 @@ def test_heads_are_averaged_before_the_softmax() -> None:
     torch.testing.assert_close(flow(queries, keys, 4, 3.0, strongest=False), expected)
 
 
-def test_only_what_moves_in_the_source_counts() -> None:
+def test_the_loss_counts_only_positions_that_move_in_the_source() -> None:
     source = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
-    assert float(where_moving(torch.tensor([[9.0, 9.0], [3.0, 2.0]]), source)) == 2.0
-    assert float(where_moving(torch.ones(2, 2), torch.zeros(2, 2))) == 1.0
+    assert float(moving_mse(torch.tensor([[9.0, 9.0], [3.0, 2.0]]), source)) == 2.0
+    assert float(moving_mse(torch.ones(2, 2), torch.zeros(2, 2))) == 1.0
 
 
 def test_learn_reads_the_clean_clip_once() -> None:
@@ -82,7 +84,7 @@ def test_learn_reads_the_clean_clip_once() -> None:
     motion = learn(method, backbone)
     assert backbone.nfe == 1
     assert motion.tensors.keys() == {"latents", "0/flow", "1/flow"}
-    source = backbone.encode(clip(backbone))
+    source = backbone.encode(square_clip(backbone))
     # ZeroScope's clean level is its least noisy one.
     clean = backbone.schedule.grid(100)[-1]
     eps = randn(tuple(source.shape), torch.Generator().manual_seed(0), torch.device("cpu"))
@@ -97,7 +99,7 @@ def test_learn_reads_the_clean_clip_once() -> None:
         assert expected.shape == (4, 4, 4, 2)
 
 
-def test_guidance_goes_down_the_loss() -> None:
+def test_guidance_reduces_the_loss() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     events = method.transfer(backbone, learn(method, backbone), "a cat", SAMPLING)
     steps = [event for event in events if isinstance(event, Step)]
@@ -106,9 +108,9 @@ def test_guidance_goes_down_the_loss() -> None:
         assert step.metrics["loss"] < step.metrics["loss_before"]
 
 
-def test_injected_keys_and_values_are_the_noised_sources() -> None:
-    """The loop by hand: at guided levels both the inner steps and the step itself go on with what
-    the source, under the noise that the sample started from, has at the injected place."""
+def test_injected_keys_and_values_are_those_of_the_noised_source() -> None:
+    """Against the loop by hand. At guided levels the inner steps and the sampling step use the
+    features of the source, under the noise that the sample started from."""
     backbone = unet3d.tiny()
     config = dataclasses.replace(SHORT, injected=("keys", "values"), injected_places=(0,))
     method = Method(config)
@@ -126,9 +128,7 @@ def test_injected_keys_and_values_are_the_noised_sources() -> None:
 
             def loss(x: Tensor, t: Tensor = t) -> Tensor:
                 flows = method.flows(backbone, plain, x, t, strongest=False)
-                return torch.stack(
-                    [where_moving(*p) for p in zip(flows, wanted, strict=True)]
-                ).mean()
+                return torch.stack([moving_mse(*p) for p in zip(flows, wanted, strict=True)]).mean()
 
             there = schedule.noised(motion.tensors["latents"][None], start, t)
             found = read_features(backbone, plain, taps, there, t)
@@ -141,12 +141,12 @@ def test_injected_keys_and_values_are_the_noised_sources() -> None:
                 out = denoise(x, t)
         x = ddim(schedule, out, s)
     assert torch.equal(transfer(method, backbone, motion), x)
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
     free = Method(dataclasses.replace(config, injected=()))
     assert not torch.equal(transfer(free, backbone, motion), x)
 
 
-def test_other_motions_are_refused() -> None:
+def test_motions_of_other_settings_are_refused() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     with pytest.raises(
@@ -159,7 +159,7 @@ def test_other_motions_are_refused() -> None:
             transfer(method, backbone, dataclasses.replace(motion, tensors=rest))
 
 
-def test_places_and_roles_that_are_not_there_are_refused() -> None:
+def test_unknown_layers_and_roles_are_refused() -> None:
     backbone = unet3d.tiny()
     with pytest.raises(BadCall, match="role queries of tiny-unet3d has layers 0 to 5, got 6"):
         learn(Method(dataclasses.replace(SHORT, places=(6,))), backbone)
@@ -183,7 +183,7 @@ def test_places_and_roles_that_are_not_there_are_refused() -> None:
         ({"lr_end": -1.0}, "`lr_end` must be .*, got -1.0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         dataclasses.replace(PRESETS["fast"], **changes)
 

@@ -1,8 +1,7 @@
-"""DiTFlow's second form: positions that are learned once and hold a motion for any prompt."""
+"""DiTFlow with optimised positions, which are learned once and hold a motion for any prompt."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from recast import cli
 from recast.backbones import cogvideox, unet3d, wan
-from recast.backbones.base import Settings
 from recast.backbones.cogvideox import CogVideoX
 from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, NotFinite
@@ -22,19 +20,22 @@ from recast.feature_guidance.levels import noised_source
 from recast.feature_guidance.taps import read_features, select_taps
 from recast.media.video import Video
 from recast.methods import unguided
-from recast.methods.ditflow import PRESETS, Config, Method, where_moving
+from recast.methods.ditflow import PRESETS, Config, Method, moving_mse
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.networks.feature_hooks import override
-from recast.networks.library_logging import quiet
 from recast.pipeline import model_loading, motion_cache, requirements
 from recast.pipeline.config import LearnConfig, RunConfig
 from recast.pipeline.run import learn as run_learn
 from recast.pipeline.run import transfer as run
 from recast.shapes import world
 
-from .jobs import SAMPLING, clip, hooks, learn, transfer
-from .tinies import MADE, pipeline
+from .hooks import hook_count
+from .inputs import square_clip
+from .model_folders import save_pipeline
+from .positions import shifted_table, tiny_2b_at_table_size
+from .short_runs import SAMPLING, learn, transfer
+from .tiny_models import CPU, TRANSFORMERS, pipeline
 
 SHORT = Config(optimised="positions", guided=0.5, inner_steps=3, lr=0.02, lr_end=0.01)
 INJECTING = dataclasses.replace(SHORT, injected=("keys0", "values0"))
@@ -45,14 +46,14 @@ KINDS = ["2b", "5b", "1.5", "wan", "experts", "ltx", "hunyuan"]
 def test_a_motion_is_learned_level_by_level_and_used_without_optimisation(
     kind: str, tmp_path: Path
 ) -> None:
-    backbone, method = MADE[kind](), Method(SHORT)
-    learning = method.learn(backbone, clip(backbone), "a square", SAMPLING)
+    backbone, method = TRANSFORMERS[kind](), Method(SHORT)
+    learning = method.learn(backbone, square_clip(backbone), "a square", SAMPLING)
     steps = [event for event in learning if isinstance(event, Step)]
     told = [(step.stage, step.index, step.total) for step in steps]
     assert told == [("learn", 1, 2), ("learn", 2, 2)]
     assert all(step.metrics["loss"] < step.metrics["loss_before"] for step in steps)
     motion = learning.result
-    grid = backbone.schedule.sized(backbone.latent_shape(*clip(backbone).shape[2:])).grid(4)
+    grid = backbone.schedule.sized(backbone.latent_shape(*square_clip(backbone).shape[2:])).grid(4)
     assert motion.metadata["times"] == grid[:2].tolist()
     assert len(motion.metadata["losses"]) == 2 * 3
     assert motion.tensors.keys() == {"positions"}, "nothing of the clip's look"
@@ -66,12 +67,16 @@ def test_a_motion_is_learned_level_by_level_and_used_without_optimisation(
     assert backbone.nfe == 2 + 2 * (3 + passes) + 4 * passes
     loaded = Motion.load(motion.save(tmp_path / "motion.safetensors"))
     assert torch.equal(transfer(method, backbone, loaded), made)
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_positions_that_are_not_moved_leave_the_model_as_it_is(kind: str) -> None:
-    backbone, method, plain = MADE[kind](), Method(SHORT), unguided.Method(unguided.Config())
+def test_offsets_of_zero_leave_the_model_unchanged(kind: str) -> None:
+    backbone, method, plain = (
+        TRANSFORMERS[kind](),
+        Method(SHORT),
+        unguided.Method(unguided.Config()),
+    )
     motion = learn(method, backbone)
     untouched = transfer(plain, backbone, learn(plain, backbone))
     assert not torch.equal(transfer(method, backbone, motion), untouched)
@@ -80,52 +85,36 @@ def test_positions_that_are_not_moved_leave_the_model_as_it_is(kind: str) -> Non
     assert torch.equal(transfer(method, backbone, motion), untouched)
 
 
-@contextmanager
-def moved(backbone: CogVideoX, offset: Tensor | None) -> Iterator[None]:
-    """The model with this added to its table of positions, as the authors' code changes it."""
-    embed = backbone._parts.transformer.patch_embed
-    table = embed._get_positional_embeddings
-    if offset is not None:
-        flat = offset.flatten(1, 3)
-        words = torch.zeros(1, embed.max_text_seq_length, flat.shape[2])
-        shift = torch.cat([words, flat], 1)
-        embed._get_positional_embeddings = lambda *args, **named: table(*args, **named) + shift
-    try:
-        yield
-    finally:
-        embed.__dict__.pop("_get_positional_embeddings", None)
-
-
 def optimised(backbone: CogVideoX, loss: Callable[[], Tensor], start: Tensor, lr: float) -> Tensor:
-    """Three steps of a fresh Adam from a table moved by `start`."""
+    """Three steps of a new Adam, from a table that is shifted by `start`."""
     offset = start.clone().requires_grad_()
     adam = torch.optim.Adam([offset], lr=lr)
     for _ in range(3):
-        with torch.enable_grad(), moved(backbone, offset):
+        with torch.enable_grad(), shifted_table(backbone.parts.transformer, offset):
             (offset.grad,) = torch.autograd.grad(loss(), offset)
         adam.step()
     return offset.detach()
 
 
-def test_learning_and_transfer_by_hand() -> None:
-    """Algorithm 1 on 2b: each level takes up the positions of the one before and has a fresh Adam;
-    its step, with and without the prompt, is taken with them, and later steps are not. The source
-    is looked at with the model's own positions, and injected in learning and in transfer."""
-    backbone, method = MADE["2b"](), Method(INJECTING)
-    assert isinstance(backbone, CogVideoX)
-    source, schedule = backbone.encode(clip(backbone)), backbone.schedule
+def test_learning_and_transfer_agree_with_algorithm_1() -> None:
+    """Against the loop by hand on 2b. Each level starts from the positions of the level before,
+    with a new Adam. The step of a guided level uses them with and without the prompt; later steps
+    do not. The source's features are read with the model's own positions, and injected in learning
+    and in transfer."""
+    backbone, method = tiny_2b_at_table_size(), Method(INJECTING)
+    source, schedule = backbone.encode(square_clip(backbone)), backbone.schedule
     grid, taps = schedule.grid(4), select_taps(backbone, INJECTING.injected)
     clean = schedule.grid(100)[-1]
     silent = backbone.denoiser(backbone.encode_text([""]))
     still = noised_source(backbone, source, clean)
     (wanted,) = method.flows(backbone, silent, still, clean, strongest=True)
 
-    def drawn(prompt: str, seed: int, scale: float, learned: list[Tensor]) -> Tensor:
-        """The clip; without positions it learns them."""
+    def sampled(prompt: str, seed: int, scale: float, learned: list[Tensor]) -> Tensor:
+        """Sample a clip. Without positions it learns them."""
         plain = backbone.denoiser(backbone.encode_text([prompt]))
         denoise, fresh = backbone.cfg_denoiser(prompt, "", scale), not learned
         start = randn(tuple(source.shape), torch.Generator().manual_seed(seed), source.device)
-        x, offset = start, torch.zeros(1, 3, 2, 3, 32)
+        x, offset = start, torch.zeros(1, 3, 4, 4, 32)
         for index, (t, s) in enumerate(pairwise(grid)):
             if index >= 2:
                 x = ddim(schedule, denoise(x, t), s)
@@ -133,7 +122,7 @@ def test_learning_and_transfer_by_hand() -> None:
 
             def loss(x: Tensor = x, t: Tensor = t) -> Tensor:
                 (flow,) = method.flows(backbone, plain, x, t, strongest=False)
-                return where_moving(flow, wanted)
+                return moving_mse(flow, wanted)
 
             there = schedule.noised(source, start, t)
             found = read_features(backbone, plain, taps, there, t)
@@ -141,32 +130,32 @@ def test_learning_and_transfer_by_hand() -> None:
                 if fresh:
                     offset = optimised(backbone, loss, offset, (0.02, 0.01)[index])
                     learned.append(offset)
-                with moved(backbone, learned[index]):
+                with shifted_table(backbone.parts.transformer, learned[index]):
                     x = ddim(schedule, denoise(x, t), s)
         return x
 
     positions: list[Tensor] = []
     with torch.no_grad():
-        drawn("a square", 0, backbone.defaults.guidance_scale, positions)
+        sampled("a square", 0, backbone.defaults.guidance_scale, positions)
     motion = learn(method, backbone)
     torch.testing.assert_close(motion.tensors["positions"], torch.cat(positions).half())
     assert torch.equal(motion.tensors["latents"], source[0])
     kept = list(motion.tensors["positions"].float().split(1))
     with torch.no_grad():
-        expected = drawn("a cat", SAMPLING.seed, SAMPLING.guidance_scale, kept)
+        expected = sampled("a cat", SAMPLING.seed, SAMPLING.guidance_scale, kept)
     torch.testing.assert_close(transfer(method, backbone, motion), expected)
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
 
 
-def test_learning_does_not_depend_on_how_clips_are_drawn_later() -> None:
+def test_learning_does_not_depend_on_the_sampling_settings() -> None:
     backbone, method = wan.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     other = Sampling(steps=4, guidance_scale=9.0, negative_prompt="blurry", seed=7)
-    found = method.learn(backbone, clip(backbone), "a square", other).run()
+    found = method.learn(backbone, square_clip(backbone), "a square", other).run()
     assert torch.equal(found.tensors["positions"], motion.tensors["positions"])
 
 
-def test_the_stores_key_knows_what_guides_a_sample_that_learns() -> None:
+def test_the_cache_key_of_learned_positions_contains_the_guidance() -> None:
     frames = world.render(world.sample(0))
 
     def keys(config: Config) -> set[str]:
@@ -186,7 +175,7 @@ def test_the_stores_key_knows_what_guides_a_sample_that_learns() -> None:
 # Refusals
 
 
-def test_a_motion_of_one_form_is_none_of_the_other() -> None:
+def test_a_motion_of_latents_is_refused_for_positions_and_vice_versa() -> None:
     backbone = wan.tiny()
     learned = learn(Method(SHORT), backbone)
     latents = dataclasses.replace(SHORT, optimised="latents")
@@ -199,7 +188,7 @@ def test_a_motion_of_one_form_is_none_of_the_other() -> None:
         transfer(Method(SHORT), backbone, learn(Method(latents), backbone))
 
 
-def test_positions_fit_their_own_levels_and_settings() -> None:
+def test_positions_of_other_levels_or_settings_are_refused() -> None:
     backbone, method = wan.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     with pytest.raises(BadMotion, match="learned with `steps` 4, but `steps` is 6 now; use 4"):
@@ -217,7 +206,7 @@ def test_positions_fit_their_own_levels_and_settings() -> None:
         transfer(method, backbone, dataclasses.replace(motion, tensors={}))
 
 
-def test_where_there_is_nothing_to_learn_it_is_said() -> None:
+def test_settings_that_leave_nothing_to_learn_are_refused() -> None:
     with pytest.raises(BadCall, match=r"`guided` must be above 0 to learn positions, got 0"):
         dataclasses.replace(SHORT, guided=0.0)
     with pytest.raises(
@@ -231,8 +220,10 @@ def test_where_there_is_nothing_to_learn_it_is_said() -> None:
     assert "positions" in learn(Method(first), cogvideox.tiny()).tensors
 
 
-def test_unets_have_no_positions(tmp_path: Path) -> None:
-    message = "tiny-unet3d has no role 'positions', which ditflow needs; it has "
+def test_a_unet_is_refused_because_it_has_no_positions(tmp_path: Path) -> None:
+    message = (
+        "tiny-unet3d has no role 'positions', which ditflow needs; its roles are middle, decoder0"
+    )
     with pytest.raises(BadCall, match=message):
         requirements.check_model(Method(SHORT), unet3d.tiny())
     assert "positions" in Method(SHORT).roles
@@ -243,7 +234,7 @@ def test_a_source_without_a_prompt_is_refused_before_a_model_is_loaded(tmp_path:
     path = Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
     shared: dict[str, Any] = {"clip": path, "method": "ditflow", "config": SHORT}
     shared["backbone"] = str(tmp_path)  # which holds no model
-    message = "ditflow, as it is configured, .* say in --source-prompt what that shows"
+    message = "ditflow with these settings learns .* describe the source in `source_prompt`"
     with pytest.raises(BadCall, match=message):
         list(run(RunConfig(prompt="a cat", **shared)))
     with pytest.raises(BadCall, match=message):
@@ -251,40 +242,39 @@ def test_a_source_without_a_prompt_is_refused_before_a_model_is_loaded(tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["2b", "5b"])
-def test_an_error_leaves_no_hook_behind(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone, method = MADE[kind](), Method(INJECTING)
+def test_an_error_removes_all_hooks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, method = TRANSFORMERS[kind](), Method(INJECTING)
     motion = learn(method, backbone)
     nan = torch.full_like(motion.tensors["positions"], float("nan"))
     broken = {**motion.tensors, "positions": nan}
     with pytest.raises(NotFinite):
         transfer(method, backbone, dataclasses.replace(motion, tensors=broken))
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
     seen = []
 
     def breaks(*args: Any) -> Tensor:
-        seen.append(hooks(backbone))
+        seen.append(hook_count(backbone.network))
         raise ArithmeticError("ours")
 
-    monkeypatch.setattr("recast.methods.ditflow.where_moving", breaks)
+    monkeypatch.setattr("recast.methods.ditflow.moving_mse", breaks)
     with pytest.raises(ArithmeticError, match="ours"):
         learn(method, backbone)
     assert seen == [3], "positions, keys and values"
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
 
 
 # As a user
 
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "wan"])
-def test_learn_once_and_use_with_new_prompts(
+def test_the_command_line_learns_once_and_transfers_with_new_prompts(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # Of its own: the small models of two kinds have the same weights.
     monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
-    tiny = MADE[kind]()
-    with quiet():
-        pipeline(tiny).save_pretrained(tmp_path / "model")
+    tiny = TRANSFORMERS[kind]()
+    save_pipeline(pipeline(tiny), tmp_path / "model")
     Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
     size = ("--frames", "9", "--height", "32", "--width", "48")
     on = ("--backbone", "model", "--guidance-scale", "3")
@@ -314,11 +304,11 @@ def test_the_preset_has_the_papers_numbers() -> None:
     assert config == dataclasses.replace(PRESETS["paper"], optimised="positions")
 
 
-def test_a_wrapped_pipeline_keeps_its_transformer() -> None:
-    """Whose rotary positions have a place outside of it."""
-    pipe = pipeline(MADE["5b"]())
+def test_wrapping_adds_no_module_to_the_transformer() -> None:
+    """Its rotary positions are computed by a module outside of it."""
+    pipe = pipeline(TRANSFORMERS["5b"]())
     before = [name for name, _ in pipe.transformer.named_modules()]
-    wrapped = model_loading.wrap(pipe, Settings(device="cpu"))
-    wrapped.defaults = MADE["5b"]().defaults
+    wrapped = model_loading.wrap(pipe, CPU)
+    wrapped.defaults = TRANSFORMERS["5b"]().defaults
     learn(Method(SHORT), wrapped)
     assert [name for name, _ in pipe.transformer.named_modules()] == before

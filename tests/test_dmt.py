@@ -1,4 +1,4 @@
-"""DMT: what is recorded, what is optimised, what its presets say, and what it refuses."""
+"""DMT: what it records, what it optimises, which motions it accepts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recast.backbones import unet3d
 from recast.backbones.base import Backbone
@@ -16,7 +16,7 @@ from recast.diffusion.ddim_inversion import invert
 from recast.diffusion.optimize import minimize
 from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadMotion, NotFinite, UnknownName
-from recast.events import Job, Preview, Step
+from recast.events import Preview, Step
 from recast.feature_guidance import feature_matching, losses
 from recast.methods import unguided
 from recast.methods.dmt import PRESETS, Config, Method
@@ -24,10 +24,14 @@ from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.networks.feature_hooks import record
 
-REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
-UPSAMPLER = "up_blocks.1.upsamplers.0"
-SAMPLING = Sampling(steps=4, guidance_scale=3.0, seed=5)
+from .hooks import hook_count
+from .inputs import square_clip
+from .short_runs import SAMPLING, learn, transfer
+from .tiny_models import UPSAMPLER
+
+REFERENCE_TAPS = PRESETS["reference"].taps
 SHORT = Config(guided=0.5, inner_steps=3, inversion_steps=8)
+METHOD = Method(SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -36,63 +40,31 @@ def backbone() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def video() -> Tensor:
-    clip = torch.full((1, 3, 4, 16, 16), -0.8)
-    for frame in range(4):
-        clip[..., frame, 4:10, 2 * frame : 2 * frame + 6] = 0.8
-    return clip
-
-
-@pytest.fixture(scope="module")
-def motion(backbone: Backbone, video: Tensor) -> Motion:
-    return learn(backbone, video, SHORT)
-
-
-def result(job: Job[Any]) -> Any:
-    return job.run()
-
-
-def learn(
-    backbone: Backbone,
-    video: Tensor,
-    config: Config,
-    prompt: str = "a square",
-    sampling: Sampling = SAMPLING,
-) -> Motion:
-    made: Motion = result(Method(config).learn(backbone, video, prompt, sampling))
-    return made
-
-
-def transfer(
-    backbone: Backbone, motion: Motion, config: Config, sampling: Sampling = SAMPLING
-) -> Tensor:
-    latents: Tensor = result(Method(config).transfer(backbone, motion, "a cat", sampling))
-    return latents
+def motion(backbone: Backbone) -> Motion:
+    return learn(METHOD, backbone)
 
 
 def changed(motion: Motion, **metadata: Any) -> Motion:
     return dataclasses.replace(motion, metadata={**motion.metadata, **metadata})
 
 
-def hooks(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in network.modules())
-
-
 # What is learned
 
 
 @pytest.mark.parametrize(("feature", "cells"), [("smm", 1), ("smm", 2), ("full", 1)])
-def test_learn_records_what_one_finds_by_hand(
-    backbone: Backbone, video: Tensor, feature: str, cells: int
+def test_learn_records_the_features_of_the_inverted_clip(
+    backbone: Backbone, feature: str, cells: int
 ) -> None:
     config = dataclasses.replace(SHORT, taps=REFERENCE_TAPS, feature=feature, cells=cells)
-    learned = learn(backbone, video, config)
+    learned = learn(Method(config), backbone)
 
     schedule = backbone.schedule
     plain = backbone.denoiser(backbone.encode_text(["a square"]))
     grid = schedule.grid(4)
     at = {}
-    for level in invert(plain, schedule, schedule.refine(grid, 8), backbone.encode(video)):
+    for level in invert(
+        plain, schedule, schedule.refine(grid, 8), backbone.encode(square_clip(backbone))
+    ):
         at[float(level.s)] = level.x
     taps = [tap for role in REFERENCE_TAPS for tap in backbone.taps(role)]
     assert learned.tensors.keys() == {"noise", *(tap.path for tap in taps)}
@@ -110,9 +82,9 @@ def test_learn_records_what_one_finds_by_hand(
     assert torch.equal(learned.tensors["noise"], at[float(grid[0])][0])
 
 
-def test_it_takes_one_pass(backbone: Backbone, video: Tensor) -> None:
+def test_learning_takes_one_inversion_and_one_pass(backbone: Backbone) -> None:
     before = backbone.nfe
-    done = Method(SHORT).learn(backbone, video, "a square", SAMPLING)
+    done = METHOD.learn(backbone, square_clip(backbone), "a square", SAMPLING)
     steps = list(done)
     assert [(step.index, step.total) for step in steps if isinstance(step, Step)] == [
         (n + 1, 8) for n in range(8)
@@ -120,28 +92,26 @@ def test_it_takes_one_pass(backbone: Backbone, video: Tensor) -> None:
     assert backbone.nfe - before == 8 + 1
 
 
-def test_nothing_is_recorded_where_nothing_is_guided(backbone: Backbone, video: Tensor) -> None:
+def test_without_guided_levels_no_features_are_recorded(backbone: Backbone) -> None:
     before = backbone.nfe
-    learned = learn(backbone, video, dataclasses.replace(SHORT, guided=0))
+    learned = learn(Method(dataclasses.replace(SHORT, guided=0)), backbone)
     assert learned.tensors.keys() == {"noise"}
     assert backbone.nfe - before == 8
 
 
-def test_the_prefix_stands_before_the_source_prompt_too(backbone: Backbone, video: Tensor) -> None:
-    """As in the authors' config, whose source prompt begins with it; no prompt stays none."""
+def test_the_prefix_also_precedes_the_source_prompt(backbone: Backbone) -> None:
+    """As in the authors' config. An empty source prompt stays empty."""
     prefixed = dataclasses.replace(SHORT, prompt_prefix="Amazing, ")
     for prompt, whole in (("a square", "Amazing, a square"), ("", "")):
-        with_prefix = learn(backbone, video, prefixed, prompt).tensors
-        spelled_out = learn(backbone, video, SHORT, whole).tensors
+        with_prefix = learn(Method(prefixed), backbone, prompt).tensors
+        spelled_out = learn(METHOD, backbone, whole).tensors
         assert all(torch.equal(with_prefix[name], spelled_out[name]) for name in spelled_out)
 
 
 # What is made of it
 
 
-def test_without_guidance_it_is_plain_sampling(
-    backbone: Backbone, video: Tensor, motion: Motion
-) -> None:
+def test_without_guided_levels_it_is_plain_sampling(backbone: Backbone, motion: Motion) -> None:
     config = dataclasses.replace(SHORT, guided=0, initial_noise="random", restart=False)
     unguided_motion = dataclasses.replace(
         motion,
@@ -152,9 +122,8 @@ def test_without_guidance_it_is_plain_sampling(
         },
     )
     plain = unguided.Method(unguided.Config())
-    nothing = result(plain.learn(backbone, video, "", SAMPLING))
-    expected = result(plain.transfer(backbone, nothing, "a cat", SAMPLING))
-    assert torch.equal(transfer(backbone, unguided_motion, config), expected)
+    expected = transfer(plain, backbone, learn(plain, backbone))
+    assert torch.equal(transfer(Method(config), backbone, unguided_motion), expected)
 
 
 @pytest.mark.parametrize("loss", ["pairwise", "pairwise_cosine", "absolute"])
@@ -172,7 +141,7 @@ def test_the_loss_falls_at_guided_levels(backbone: Backbone, motion: Motion, los
 
 
 def test_every_level_has_its_own_target(backbone: Backbone, motion: Motion) -> None:
-    """The loop by hand, with eq. 3 written out."""
+    """Against the loop by hand, with eq. 3 written out."""
     config = dataclasses.replace(SHORT, restart=False, initial_noise="random", lr_end=0.005)
     schedule, taps = backbone.schedule, backbone.taps("motion")
     plain = backbone.denoiser(backbone.encode_text(["a cat"]))
@@ -194,11 +163,11 @@ def test_every_level_has_its_own_target(backbone: Backbone, motion: Motion) -> N
             x, _ = minimize(loss, x, [(0.01, 0.005)[index]] * config.inner_steps)
         with torch.no_grad():
             x = ddim(schedule, denoise(x, t), s)
-    torch.testing.assert_close(transfer(backbone, motion, config), x, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(transfer(Method(config), backbone, motion), x, atol=1e-4, rtol=1e-4)
 
 
-def test_more_inner_steps_lead_nearer(backbone: Backbone, motion: Motion) -> None:
-    """More inner steps lead nearer to the clip's features, from the same noise."""
+def test_more_inner_steps_reduce_the_loss_further(backbone: Backbone, motion: Motion) -> None:
+    """From the same noise."""
     reached = []
     for inner_steps in (2, 12):
         config = dataclasses.replace(SHORT, inner_steps=inner_steps)
@@ -208,9 +177,9 @@ def test_more_inner_steps_lead_nearer(backbone: Backbone, motion: Motion) -> Non
     assert reached[1] < 0.8 * reached[0]
 
 
-def test_a_seed_is_a_clip(backbone: Backbone, motion: Motion) -> None:
-    first, second = (transfer(backbone, motion, SHORT) for _ in range(2))
-    other = transfer(backbone, motion, SHORT, dataclasses.replace(SAMPLING, seed=6))
+def test_the_same_seed_gives_the_same_clip(backbone: Backbone, motion: Motion) -> None:
+    first, second = (transfer(METHOD, backbone, motion) for _ in range(2))
+    other = transfer(METHOD, backbone, motion, dataclasses.replace(SAMPLING, seed=6))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
@@ -219,19 +188,19 @@ def test_a_saved_motion_makes_the_same_clip(
     backbone: Backbone, motion: Motion, tmp_path: Path
 ) -> None:
     loaded = Motion.load(motion.save(tmp_path / "motion.safetensors"))
-    assert torch.equal(transfer(backbone, loaded, SHORT), transfer(backbone, motion, SHORT))
+    assert torch.equal(transfer(METHOD, backbone, loaded), transfer(METHOD, backbone, motion))
 
 
 FEATURES = list(product(["smm", "full"], ["pairwise", "pairwise_cosine", "absolute"]))
 NOISES = ["random", "inverted", "low_frequency", "blended", "low_frequency_blended"]
 
 
-def test_every_variant_runs_and_differs(backbone: Backbone, video: Tensor) -> None:
-    """Each combination of what the paper ablates is another clip; none of the settings is dead."""
+def test_every_variant_gives_another_clip(backbone: Backbone) -> None:
+    """Every combination of the settings that the paper ablates has an effect."""
     few = Sampling(steps=2, guidance_scale=3.0, seed=5)
     short = dataclasses.replace(SHORT, inner_steps=1, inversion_steps=2, lr=0.05)
     motions = {
-        feature: learn(backbone, video, dataclasses.replace(short, feature=feature), sampling=few)
+        feature: learn(Method(dataclasses.replace(short, feature=feature)), backbone, sampling=few)
         for feature in ("smm", "full")
     }
     variants = [
@@ -241,7 +210,7 @@ def test_every_variant_runs_and_differs(backbone: Backbone, video: Tensor) -> No
         for noise, restart in product(NOISES, [False, True])
         if (noise, restart) != ("low_frequency", True)
     ]
-    made = [transfer(backbone, motions[config.feature], config, few) for config in variants]
+    made = [transfer(Method(config), backbone, motions[config.feature], few) for config in variants]
     assert all(bool(torch.isfinite(latents).all()) for latents in made)
     for index, latents in enumerate(made):
         for other in made[:index]:
@@ -270,7 +239,7 @@ def test_the_learning_rate_falls_linearly(
             "settings": dict(Method(config).cache_key_settings()),
         },
     )
-    transfer(backbone, long, config, every)
+    transfer(Method(config), backbone, long, every)
     assert [len(lrs) for lrs in asked] == [10] * 4
     assert all(len(set(lrs)) == 1 for lrs in asked)
     assert [lrs[0] for lrs in asked] == pytest.approx([0.007, 0.006, 0.005, 0.004])
@@ -279,22 +248,25 @@ def test_the_learning_rate_falls_linearly(
 # Which motions serve
 
 
-def test_a_motion_with_more_taps_serves(backbone: Backbone, video: Tensor, motion: Motion) -> None:
-    """One learned for `reference` serves `paper`, whatever stood before its source prompt."""
+def test_a_motion_with_more_taps_is_accepted(backbone: Backbone, motion: Motion) -> None:
+    """A motion that was learned for `reference` can be used for `paper`, under any prefix of its
+    source prompt."""
     richer = dataclasses.replace(SHORT, taps=REFERENCE_TAPS)
-    more = learn(backbone, video, richer)
-    assert torch.equal(transfer(backbone, more, SHORT), transfer(backbone, motion, SHORT))
+    more = learn(Method(richer), backbone)
+    assert torch.equal(transfer(METHOD, backbone, more), transfer(METHOD, backbone, motion))
     prefixed = dataclasses.replace(richer, prompt_prefix="Amazing quality, masterpiece, ")
-    assert torch.isfinite(transfer(backbone, learn(backbone, video, prefixed), SHORT)).all()
+    assert torch.isfinite(transfer(METHOD, backbone, learn(Method(prefixed), backbone))).all()
     with pytest.raises(
         BadMotion, match=r"learned with `taps` \['motion'\], but `taps` is \['motion', 'deco"
     ):
-        transfer(backbone, motion, richer)
+        transfer(Method(richer), backbone, motion)
 
 
 def test_a_role_named_twice_counts_once(backbone: Backbone, motion: Motion) -> None:
     twice = dataclasses.replace(SHORT, taps=("motion", "motion"))
-    assert torch.equal(transfer(backbone, motion, twice), transfer(backbone, motion, SHORT))
+    assert torch.equal(
+        transfer(Method(twice), backbone, motion), transfer(METHOD, backbone, motion)
+    )
 
 
 def test_a_motion_of_other_settings_is_refused(backbone: Backbone, motion: Motion) -> None:
@@ -302,50 +274,52 @@ def test_a_motion_of_other_settings_is_refused(backbone: Backbone, motion: Motio
     with pytest.raises(
         BadMotion, match="learned with `steps` 4, but `steps` is 6 now; use 4 or learn"
     ):
-        transfer(backbone, motion, SHORT, six)
+        transfer(METHOD, backbone, motion, six)
     full = dataclasses.replace(SHORT, feature="full")
     with pytest.raises(BadMotion, match="learned with `feature` smm, but `feature` is full now"):
-        transfer(backbone, motion, full)
+        transfer(Method(full), backbone, motion)
     with pytest.raises(BadMotion, match="learned with `cells` 1, but `cells` is 2 now"):
-        transfer(backbone, motion, dataclasses.replace(SHORT, cells=2))
+        transfer(Method(dataclasses.replace(SHORT, cells=2)), backbone, motion)
     coarse = dataclasses.replace(SHORT, inversion_steps=4)
     with pytest.raises(
         BadMotion, match="learned with `inversion_steps` 8, but `inversion_steps` is 4"
     ):
-        transfer(backbone, motion, coarse)
+        transfer(Method(coarse), backbone, motion)
 
 
 def test_a_motion_of_another_method_or_model_is_refused(backbone: Backbone, motion: Motion) -> None:
     with pytest.raises(BadMotion, match="learned by unguided, not by dmt"):
-        transfer(backbone, dataclasses.replace(motion, method="unguided"), SHORT)
-    with pytest.raises(BadMotion, match=r"learned on tiny-unet3d \(0123\), and the backbone is"):
-        transfer(backbone, dataclasses.replace(motion, backbone="0123"), SHORT)
+        transfer(METHOD, backbone, dataclasses.replace(motion, method="unguided"))
+    with pytest.raises(BadMotion, match=r"learned on tiny-unet3d \(0123\), but the backbone is"):
+        transfer(METHOD, backbone, dataclasses.replace(motion, backbone="0123"))
 
 
 def test_a_motion_of_another_schedule_is_refused(backbone: Backbone, motion: Motion) -> None:
-    with pytest.raises(BadMotion, match="at other noise levels than tiny-unet3d now samples"):
-        transfer(backbone, changed(motion, times=[999.0, 749.0]), SHORT)
+    with pytest.raises(BadMotion, match="at other noise levels than those of tiny-unet3d"):
+        transfer(METHOD, backbone, changed(motion, times=[999.0, 749.0]))
 
 
-def test_a_motion_that_lacks_something_is_refused(backbone: Backbone, motion: Motion) -> None:
+def test_a_motion_that_lacks_a_tensor_or_setting_is_refused(
+    backbone: Backbone, motion: Motion
+) -> None:
     for name in ("noise", UPSAMPLER):
         rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}
         with pytest.raises(BadMotion, match=f"has no {name}"):
-            transfer(backbone, dataclasses.replace(motion, tensors=rest), SHORT)
+            transfer(METHOD, backbone, dataclasses.replace(motion, tensors=rest))
     with pytest.raises(BadMotion, match="learned with `steps` None"):
-        transfer(backbone, dataclasses.replace(motion, metadata={}), SHORT)
+        transfer(METHOD, backbone, dataclasses.replace(motion, metadata={}))
 
 
-def test_an_unknown_role_is_named(backbone: Backbone, video: Tensor) -> None:
+def test_an_unknown_role_is_answered_with_a_similar_one(backbone: Backbone) -> None:
     with pytest.raises(UnknownName, match="'moton'; did you mean motion"):
-        learn(backbone, video, dataclasses.replace(SHORT, taps=("moton",)))
+        learn(Method(dataclasses.replace(SHORT, taps=("moton",))), backbone)
 
 
 # The model stays as it was
 
 
-def test_the_network_is_frozen_and_stays_so(backbone: Backbone, motion: Motion) -> None:
-    transfer(backbone, motion, SHORT)
+def test_transfer_leaves_the_network_frozen(backbone: Backbone, motion: Motion) -> None:
+    transfer(METHOD, backbone, motion)
     for weight in backbone.network.parameters():
         assert not weight.requires_grad
         assert weight.grad is None
@@ -353,28 +327,26 @@ def test_the_network_is_frozen_and_stays_so(backbone: Backbone, motion: Motion) 
 
 
 @pytest.mark.parametrize("after", [1, 3, 5])
-def test_a_closed_job_leaves_no_hooks(
-    backbone: Backbone, video: Tensor, motion: Motion, after: int
-) -> None:
+def test_a_closed_job_leaves_no_hooks(backbone: Backbone, motion: Motion, after: int) -> None:
     for events in (
-        Method(SHORT).learn(backbone, video, "a square", SAMPLING),
-        Method(SHORT).transfer(backbone, motion, "a cat", SAMPLING),
+        METHOD.learn(backbone, square_clip(backbone), "a square", SAMPLING),
+        METHOD.transfer(backbone, motion, "a cat", SAMPLING),
     ):
         for _ in range(after):
             next(events)
         events.close()
-        assert hooks(backbone.network) == 0
+        assert hook_count(backbone.network) == 0
         assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("weight", ["conv_in.bias", "conv_out.bias"])
-def test_a_broken_level_is_named(video: Tensor, weight: str) -> None:
+def test_an_error_names_the_level_with_a_non_finite_value(weight: str) -> None:
     """Before the taps the loss is not finite, behind them the step is not."""
     broken = unet3d.tiny()
-    learned = learn(broken, video, SHORT)
+    learned = learn(METHOD, broken)
     broken.network.get_parameter(weight).data.fill_(float("nan"))
     with pytest.raises(NotFinite, match="inversion step 1 of 8"):
-        learn(broken, video, SHORT)
+        learn(METHOD, broken)
     with pytest.raises(NotFinite, match=r"level 1 of 4 \(t = 751\)"):
-        transfer(broken, learned, SHORT)
-    assert hooks(broken.network) == 0
+        transfer(METHOD, broken, learned)
+    assert hook_count(broken.network) == 0

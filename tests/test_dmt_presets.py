@@ -1,21 +1,22 @@
-"""DMT's presets against the method sheet, and settings that it refuses."""
+"""DMT's presets against the paper and the released code, and invalid settings."""
 
 from typing import Any
 
 import pytest
 import torch
 
-from recast.backbones import unet3d
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall
 from recast.feature_guidance.levels import count_steps
 from recast.methods.dmt import PRESETS, Config
 from recast.motions.method import Sampling
 
+from .schedulers import ZEROSCOPE
+
 REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
 
 
-def test_the_paper_preset_is_the_paper() -> None:
+def test_the_paper_preset_has_the_papers_numbers() -> None:
     assert PRESETS["paper"] == Config(
         taps=("motion",),
         feature="smm",
@@ -34,7 +35,7 @@ def test_the_paper_preset_is_the_paper() -> None:
     )
 
 
-def test_the_reference_preset_is_the_released_code() -> None:
+def test_the_reference_preset_has_the_numbers_of_the_released_code() -> None:
     assert PRESETS["reference"] == Config(
         taps=REFERENCE_TAPS,
         feature="smm",
@@ -77,15 +78,15 @@ def test_the_presets_guide_20_of_50_levels() -> None:
         ({"inversion_steps": 0}, "`inversion_steps` must be .*, got 0"),
     ],
 )
-def test_impossible_settings(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         Config(**wrong)
 
 
-def test_999_and_1000_inversion_steps_are_the_same_levels() -> None:
-    """The authors' text and code differ in this number only in appearance: with 50 sampling
-    levels on a table of 1000, both go in steps of one."""
-    schedule = from_diffusers(unet3d._SCHEDULER)
+def test_999_and_1000_inversion_steps_visit_the_same_levels() -> None:
+    """The authors' text says 1000 and their code 999. With 50 sampling levels on a table of 1000,
+    both go in steps of one level."""
+    schedule = from_diffusers(ZEROSCOPE)
     sampled = schedule.grid(50)
     grid = schedule.refine(sampled, 1000)
     assert torch.equal(schedule.refine(sampled, 999), grid)

@@ -1,4 +1,4 @@
-"""What the doctor says of a model's need: counted from headers, and told with what would help."""
+"""The report of `recast doctor` on models: parameters counted from headers, and what would fit."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,15 @@ from safetensors.torch import save_file
 from recast.backbones.base import Settings
 from recast.networks import devices
 from recast.networks.devices import MainMemory
-from recast.pipeline import doctor, model_files
-from recast.pipeline.memory_estimate import gib
+from recast.pipeline import doctor, memory_estimate, model_files
+from recast.pipeline.memory_estimate import MemoryEstimate, gib
 
 GIB = 2**30
 SAVING = "`vae_slicing`, `vae_tiling` and `gradient_checkpointing`"
 
 
 def test_every_network_is_counted_once(tmp_path: Path) -> None:
-    """In shards, in half precision, or pickled beside its safetensors."""
+    """Whether it is in shards, in half precision, or pickled beside its safetensors."""
     weights = {"a": torch.zeros(3, 5), "b": torch.zeros(2, dtype=torch.float16)}
     for part in ("transformer", "vae", "text_encoder"):
         (tmp_path / part).mkdir()
@@ -31,14 +31,14 @@ def test_every_network_is_counted_once(tmp_path: Path) -> None:
     assert sorted(model_files.parameter_counts(tmp_path)) == [17, 34, 100]
 
 
-def test_damaged_weights_are_told(tmp_path: Path) -> None:
+def test_damaged_weights_are_reported(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x05" + bytes(7) + b"{,,,}")
     assert "holds weights that cannot be read" in model_files.model_status(str(tmp_path))
 
 
-def test_a_model_that_is_half_downloaded_is_told(tmp_path: Path) -> None:
-    """From its index alone to its last shard. That of its listed files a config is missing tells
-    that a whole network is."""
+def test_an_incomplete_download_is_reported(tmp_path: Path) -> None:
+    """From its index alone to its last shard. A listed config that is missing means that a whole
+    network is missing."""
     told, listed = str(tmp_path), ["model_index.json", "transformer/config.json"]
     lacks = f"{told} is not completely downloaded"
     (tmp_path / "model_index.json").write_text("{}")
@@ -70,26 +70,36 @@ def test_a_model_that_is_half_downloaded_is_told(tmp_path: Path) -> None:
         ([11, 3], 12, True, "too large for 12.0 GiB"),
     ],
 )
-def test_what_fits(parts: list[int], memory: int, offload: bool, expected: str) -> None:
+def test_the_first_saving_with_which_a_model_fits_is_named(
+    parts: list[int], memory: int, offload: bool, expected: str
+) -> None:
     told = model_files.fit([part * GIB for part in parts], memory * GIB, offload=offload)
     assert told == expected
+
+
+@pytest.fixture(scope="module")
+def wan() -> MemoryEstimate:
+    """The estimate for a short run of Wan on a GPU, which does not depend on this machine."""
+    return memory_estimate.estimate_memory(
+        "wan", Settings(device="cuda"), torch.device("cuda"), [], (5, 64, 64)
+    )
 
 
 @pytest.mark.parametrize(
     ("ram", "swap", "fit"), [(16, 0, "fits"), (8, 8, "fits with swap"), (8, 2, "too little")]
 )
-def test_what_waits_in_main_memory_is_told(
-    monkeypatch: pytest.MonkeyPatch, ram: int, swap: int, fit: str
+def test_the_report_compares_offloaded_weights_with_main_memory(
+    monkeypatch: pytest.MonkeyPatch, wan: MemoryEstimate, ram: int, swap: int, fit: str
 ) -> None:
-    """Wan's weights are 13.7 GiB. A way that main memory does not allow is none; another machine's
-    main memory is not known."""
+    """Wan's weights are 13.7 GiB. Offloading is not proposed where main memory cannot hold them.
+    The main memory of another machine is not known."""
     memory = MainMemory(ram * GIB, swap * GIB)
+    monkeypatch.setattr(doctor, "estimate_memory", lambda *args: wan)
     monkeypatch.setattr(devices, "main_memory", lambda: memory)
     monkeypatch.setattr(devices, "physical_memory", lambda device: 12 * GIB)
 
     def told(memory: int | None) -> dict[str, str]:
-        settings, size = Settings(device="cuda"), (5, 64, 64)
-        return dict(doctor.memory_report("wan", settings, [], size=size, memory=memory))
+        return dict(doctor.memory_report("wan", Settings(device="cuda"), [], memory=memory))
 
     here, there = told(None), told(12 * GIB)
     loading = "13.7 GiB while weights are loaded, less if the files have the same precision"

@@ -1,4 +1,4 @@
-"""DreamMotion's step against its formula, and what its terms hold."""
+"""DreamMotion: its step against the formula, its terms, how it stops and resumes."""
 
 import dataclasses
 from pathlib import Path
@@ -17,32 +17,27 @@ from recast.diffusion.sampling import randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Job, Note, Preview, Step
 from recast.methods.dreammotion import PRESETS, Config, Distillation, Method
-from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.pipeline.config import RunConfig
 
-SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=5)
+from .inputs import noise, random_clip
+from .short_runs import TWO_STEPS
+
 ONLY_SCORE = Config(iterations=1, spatial=0, temporal=0)
-
-
-def clip(backbone: Backbone) -> Tensor:
-    size = backbone.defaults
-    shape = (1, 3, size.frames, size.height, size.width)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def edited(backbone: Backbone, config: Config, source_prompt: str = "a dog") -> Job[Tensor]:
     method = Method(config)
-    learned = method.learn(backbone, clip(backbone), source_prompt, SAMPLING)
+    learned = method.learn(backbone, random_clip(backbone), source_prompt, TWO_STEPS)
     learned.run()
-    return method.transfer(backbone, learned.result, "a cat", SAMPLING)
+    return method.transfer(backbone, learned.result, "a cat", TWO_STEPS)
 
 
 def test_one_step_is_the_difference_of_two_scores() -> None:
     backbone = unet3d.tiny()
     latents = edited(backbone, ONLY_SCORE).run()
-    source = backbone.encode(clip(backbone))
-    drawn = np.random.SeedSequence((SAMPLING.seed, 1)).generate_state(1, np.uint64)
+    source = backbone.encode(random_clip(backbone))
+    drawn = np.random.SeedSequence((TWO_STEPS.seed, 1)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(drawn[0]) >> 1)
     share = 0.05 + float(torch.rand((), generator=generator)) * 0.9
     t = backbone.schedule.grid(100)[round((1 - share) * 100)]
@@ -56,13 +51,13 @@ def test_one_step_is_the_difference_of_two_scores() -> None:
     torch.testing.assert_close(scaled - source, (latents - source) / area, rtol=1e-3, atol=1e-5)
 
 
-def test_the_self_similarities_pull_back_what_has_moved() -> None:
-    """At the source both are zero; from a disturbed copy their gradient leads down."""
+def test_the_self_similarities_pull_a_disturbed_copy_back() -> None:
+    """At the source both are zero. From a disturbed copy their gradient reduces them."""
     backbone = unet3d.tiny()
-    source = backbone.encode(clip(backbone))
-    step = Distillation.of(Config(), backbone, source, "a cat", "a cat", SAMPLING)
+    source = backbone.encode(random_clip(backbone))
+    step = Distillation.of(Config(), backbone, source, "a cat", "a cat", TWO_STEPS)
     t = backbone.schedule.grid(100)[80]
-    eps = torch.randn(source.shape, generator=torch.Generator().manual_seed(1))
+    eps = noise(*source.shape, seed=1)
     wanted = step.keys(backbone.schedule.noised(source, eps, t), t, step.plain[1])
 
     def structure(z: Tensor) -> Tensor:
@@ -70,27 +65,27 @@ def test_the_self_similarities_pull_back_what_has_moved() -> None:
         return step.structure(keys, wanted)
 
     assert float(structure(source)) == pytest.approx(0, abs=1e-6)
-    disturbed = source + 0.3 * torch.randn(source.shape, generator=torch.Generator().manual_seed(2))
+    disturbed = source + 0.3 * noise(*source.shape, seed=2)
     _, history = minimize(structure, disturbed, [0.02] * 20)
     assert history[-1] < 0.6 * history[0]
     assert step.metrics.keys() == {"spatial", "temporal"}
 
 
 def slopes(side: int, config: Config) -> Tensor:
-    """Gradients of eight steps, from where a clip of 2 frames has changed; it is the same clip at
-    every multiple of 8 as side."""
+    """The gradients of eight steps, at a changed clip of 2 frames. The clip is the same at every
+    side that is a multiple of 8."""
     draw, grown = torch.Generator().manual_seed(1), side // 8
     start, change = (torch.randn((1, 4, 2, 8, 8), generator=draw) for _ in range(2))
     source, z = (
         small.repeat_interleave(grown, -1).repeat_interleave(grown, -2)
         for small in (start, start + 0.3 * change)
     )
-    step = Distillation.of(config, unet3d.tiny(), source, "a dog", "a cat", SAMPLING)
+    step = Distillation.of(config, unet3d.tiny(), source, "a dog", "a cat", TWO_STEPS)
     return torch.stack([gradient(lambda x, i=index: step(x, i), z)[0] for index in range(1, 9)])
 
 
-def test_a_weight_of_structure_means_the_same_at_every_size() -> None:
-    """Against the score, the term's gradient at four times as many positions."""
+def test_the_weight_of_a_term_does_not_depend_on_the_size() -> None:
+    """The ratio of the term's gradient to that of the score, at four times as many positions."""
     shares = []
     for side in (8, 16):
         score = slopes(side, ONLY_SCORE)
@@ -99,8 +94,8 @@ def test_a_weight_of_structure_means_the_same_at_every_size() -> None:
     assert 1 / 1.5 < shares[1] / shares[0] < 1.5
 
 
-def test_the_terms_are_cut_to_a_share_of_the_score() -> None:
-    """Their direction stays, and gradients below the limit are left alone."""
+def test_the_gradients_of_the_terms_are_limited_to_a_share_of_the_score() -> None:
+    """The limit keeps their direction, and smaller gradients are left unchanged."""
     score = slopes(8, ONLY_SCORE)
     heavy = dataclasses.replace(ONLY_SCORE, spatial=100.0, temporal=100.0)
     whole = slopes(8, heavy) - score
@@ -119,7 +114,7 @@ def test_the_scale_by_area_keeps_the_balance_of_score_and_terms() -> None:
     torch.testing.assert_close(slopes(8, config), plain * 2000 / 64, rtol=1e-3, atol=0.1)
 
 
-def test_it_tells_its_terms_and_previews() -> None:
+def test_it_reports_its_terms_and_previews() -> None:
     backbone = gaussian.tiny()
     events = list(edited(backbone, Config(iterations=4, report_every=2)))
     steps = [event for event in events if isinstance(event, Step)]
@@ -141,14 +136,17 @@ def reported(backbone: Backbone, config: Config) -> tuple[list[Tensor], list[flo
 
 
 def test_the_mean_gradient_is_that_of_the_steps_since_the_last_report() -> None:
-    """With plain descent a step is the gradient times the rate."""
+    """With plain gradient descent a step is the gradient times the learning rate."""
     backbone = unet3d.tiny()
     config = Config(iterations=4, report_every=1, lr=0.8, lr_decay=0.25)
     places, each = reported(backbone, config)
     *_, third, fourth = (
         (before - after) / rate
         for before, after, rate in zip(
-            [backbone.encode(clip(backbone)), *places], places, (0.8, 0.6, 0.4, 0.2), strict=False
+            [backbone.encode(random_clip(backbone)), *places],
+            places,
+            (0.8, 0.6, 0.4, 0.2),
+            strict=False,
         )
     )
     _, told = reported(backbone, dataclasses.replace(config, report_every=2))
@@ -158,18 +156,19 @@ def test_the_mean_gradient_is_that_of_the_steps_since_the_last_report() -> None:
     assert adams[0] == pytest.approx(each[0], rel=1e-4)
 
 
-def test_adams_first_step_is_the_rate_everywhere() -> None:
+def test_the_first_step_of_adam_has_the_size_of_the_learning_rate() -> None:
     backbone = unet3d.tiny()
     config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01)
-    moved = edited(backbone, config).run() - backbone.encode(clip(backbone))
+    moved = edited(backbone, config).run() - backbone.encode(random_clip(backbone))
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.01), rtol=1e-2, atol=1e-6)
 
 
 @pytest.mark.parametrize(("decay", "last"), [({}, 0.01), ({"lr_decay": 0.2}, 0.002)])
-def test_the_rate_stays_as_it_began_unless_it_is_told_to_fall(
+def test_the_learning_rate_is_constant_unless_lr_decay_is_given(
     decay: dict[str, float], last: float
 ) -> None:
-    """Adam's steps are as large as the rate where the gradient stays the same, as it does here."""
+    """Adam's steps have the size of the learning rate while the gradient is constant, as it is
+    here."""
     config = dataclasses.replace(ONLY_SCORE, optimizer="adam", lr=0.01, iterations=4, **decay)
     config = dataclasses.replace(config, report_every=1, cleanest=0.95)
     seen = [e.latents for e in edited(gaussian.tiny(), config) if isinstance(e, Preview)]
@@ -177,7 +176,7 @@ def test_the_rate_stays_as_it_began_unless_it_is_told_to_fall(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_it_stops_where_the_gradient_has_died(optimizer: Literal["sgd", "adam"]) -> None:
+def test_it_stops_when_the_gradient_falls_below_a_limit(optimizer: Literal["sgd", "adam"]) -> None:
     backbone = gaussian.tiny()
     config = Config(iterations=100, report_every=5, optimizer=optimizer)
     places, rms = reported(backbone, config)
@@ -194,45 +193,45 @@ def test_it_stops_where_the_gradient_has_died(optimizer: Literal["sgd", "adam"])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_broken_off_transfer_goes_on_as_if_it_had_not_been(
+def test_a_resumed_transfer_gives_the_same_clip(
     optimizer: Literal["sgd", "adam"],
 ) -> None:
     config = Config(iterations=4, report_every=2, optimizer=optimizer)
     backbone, method = unet3d.tiny(), Method(config)
-    learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
     learned.run()
-    whole = method.transfer(backbone, learned.result, "a cat", SAMPLING)
+    whole = method.transfer(backbone, learned.result, "a cat", TWO_STEPS)
     half = next(event for event in list(whole) if isinstance(event, Preview))
     begun = learned.result.with_progress(half.latents, half.index, half.memory)
-    rest = method.transfer(backbone, begun, "a cat", SAMPLING)
+    rest = method.transfer(backbone, begun, "a cat", TWO_STEPS)
     assert [event.index for event in rest if isinstance(event, Step)] == [3, 4]
     assert torch.equal(rest.result, whole.result)
 
 
-def test_a_transfer_broken_off_at_any_preview_stops_where_it_would_have() -> None:
+def test_a_transfer_that_is_resumed_at_any_preview_stops_at_the_same_step() -> None:
     backbone = gaussian.tiny()
     config = Config(iterations=100, report_every=5)
     _, rms = reported(backbone, config)
     method = Method(dataclasses.replace(config, stop_below=(max(rms) + min(rms)) / 2))
-    learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
     learned.run()
-    whole = method.transfer(backbone, learned.result, "a cat", SAMPLING)
+    whole = method.transfer(backbone, learned.result, "a cat", TWO_STEPS)
     told = list(whole)
     for reached in [event for event in told if isinstance(event, Preview)]:
         begun = learned.result.with_progress(reached.latents, reached.index, reached.memory)
-        done = method.transfer(backbone, begun, "a cat", SAMPLING)
+        done = method.transfer(backbone, begun, "a cat", TWO_STEPS)
         assert list(done)[-1] == told[-1]
         assert torch.equal(done.result, whole.result)
 
 
-def test_prompts_that_do_not_differ_are_refused() -> None:
+def test_equal_prompts_are_refused() -> None:
     with pytest.raises(
         BadCall, match="the prompt must differ from `source_prompt`, got 'a cat' for both"
     ):
         edited(gaussian.tiny(), ONLY_SCORE, " a  cat").run()
 
 
-def test_a_backbone_without_the_role_says_which_it_has() -> None:
+def test_an_error_lists_the_roles_of_the_backbone() -> None:
     with pytest.raises(UnknownName, match=r"unknown role for .* 'values'; .*keys"):
         edited(gaussian.tiny(), dataclasses.replace(ONLY_SCORE, keys=("values",))).run()
 
@@ -241,7 +240,7 @@ def test_a_motion_without_latents_is_refused() -> None:
     backbone = gaussian.tiny()
     motion = Motion(method="dreammotion", backbone=backbone.fingerprint, tensors={}, metadata={})
     with pytest.raises(BadMotion, match="has no latents"):
-        list(Method(ONLY_SCORE).transfer(backbone, motion, "a cat", SAMPLING))
+        list(Method(ONLY_SCORE).transfer(backbone, motion, "a cat", TWO_STEPS))
 
 
 @pytest.mark.parametrize(
@@ -256,27 +255,27 @@ def test_a_motion_without_latents_is_refused() -> None:
         ({"keys": ()}, "`keys` must name at least one role"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         dataclasses.replace(PRESETS["fast"], **changes)
 
 
-def test_no_setting_is_hidden_by_a_flag_of_the_run() -> None:
+def test_no_setting_has_the_name_of_a_flag_of_the_run() -> None:
     run = RunConfig(clip=Path("a.mp4"), prompt="a cat", config=Config())
     assert not flags.own_names(run.config) & flags.own_names(run, but=run.config)
 
 
 @pytest.mark.parametrize("config", [ONLY_SCORE, Config(iterations=1)])
-def test_only_what_the_mask_leaves_free_is_changed(config: Config) -> None:
+def test_only_the_masked_region_is_changed(config: Config) -> None:
     backbone = unet3d.tiny()
-    method, source = Method(config), backbone.encode(clip(backbone))
-    learned = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    method, source = Method(config), backbone.encode(random_clip(backbone))
+    learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
     learned.run()
     size = backbone.defaults
     mask = np.zeros((size.frames, size.height, size.width), bool)
     mask[:, :, size.width // 2 :] = True
     masked = learned.result.masked(mask)
-    done = method.transfer(backbone, masked, "a cat", SAMPLING)
+    done = method.transfer(backbone, masked, "a cat", TWO_STEPS)
     done.run()
     half = source.shape[-1] // 2
     assert torch.equal(done.result[..., :half], source[..., :half])

@@ -1,4 +1,4 @@
-"""Masks from the model's attention: which words they go by, where they lie, what they refuse."""
+"""Masks: from the model's attention, from images and from boxes, and what is refused."""
 
 import dataclasses
 from pathlib import Path
@@ -19,6 +19,8 @@ from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.source_clip import Source
 from recast.shapes import captions, world
 
+from .inputs import noise
+
 
 @pytest.mark.parametrize(
     ("described", "prompt", "gone", "new"),
@@ -31,15 +33,15 @@ from recast.shapes import captions, world
         ("a dog", "The dog.", [], []),
     ],
 )
-def test_the_phrases_that_differ(
+def test_the_changed_phrases_of_two_prompts_are_listed(
     described: str, prompt: str, gone: list[int], new: list[int]
 ) -> None:
     assert edit_mask.changed_phrases(described, prompt) == (gone, new)
 
 
-def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
+def test_attention_is_a_share_for_each_word_at_each_position() -> None:
     backbone = unet3d.tiny()
-    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = noise(1, 4, 4, 8, 8)
     maps = backbone.attention(x, backbone.schedule.grid(10)[3], "a fat cat")
     assert maps.shape == (4, 8, 8, 3)
     assert (maps > 0).all()
@@ -47,7 +49,7 @@ def test_attention_tells_how_a_position_shares_itself_among_the_words() -> None:
     assert not torch.allclose(maps[..., 1], maps[..., 2])
 
 
-def test_the_model_finds_the_subject_and_the_background() -> None:
+def test_attention_masks_the_subject_or_the_background() -> None:
     """Intersection over union with the true mask of a rendered scene."""
     backbone = unet3d.load("shapes", Settings(device="cpu"))
     scene = dataclasses.replace(
@@ -66,9 +68,9 @@ def test_the_model_finds_the_subject_and_the_background() -> None:
         assert (found & wanted).sum() / (found | wanted).sum() > 0.6
 
 
-def test_where_every_phrase_is_another_all_of_the_clip_may_change() -> None:
+def test_the_whole_clip_may_change_only_if_every_phrase_differs() -> None:
     backbone = unet3d.tiny()
-    latents = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = noise(4, 3, 8, 8)
 
     def free(described: str, prompt: str) -> float:
         found = edit_mask.changed_region(backbone, latents, described, prompt, (16, 16))
@@ -81,8 +83,8 @@ def test_where_every_phrase_is_another_all_of_the_clip_may_change() -> None:
     assert 0 < free("a dog on grass", "a cat on grass") < 1
 
 
-def test_a_mask_from_python(tmp_path: Path) -> None:
-    """By attention, as a box and as an array; and what cannot be had is told."""
+def test_the_python_interface_takes_a_mask(tmp_path: Path) -> None:
+    """From attention, as a box and as an array. What is not possible is refused with the reason."""
     backbone = unet3d.tiny()
     size = backbone.defaults
     frames = np.random.default_rng(0).integers(0, 255, (size.frames, 16, 16, 3), np.uint8)
@@ -125,24 +127,24 @@ FACTS = {"frames": 4, "height": 16, "width": 16, "fps": 8.0, "source_size": [36,
 
 
 def painted(path: Path, height: int, width: int, left: float) -> str:
-    """An image of that size, bright from a share of its width on."""
+    """An image of that size, bright to the right of a share of its width."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[:, round(left * width) :] = 255
     return str(save_png(picture, path / "mask.png"))
 
 
 @pytest.mark.parametrize("size", [(36, 64), (720, 1280), (9, 16), (240, 426), (480, 854)])
-def test_a_mask_of_the_sources_shape_is_cropped_as_it_was(
+def test_a_mask_of_the_shape_of_the_source_is_cropped_like_the_source(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    """Of 16:9 the middle 9:9 is kept: what is bright from 0.5 on stays so."""
+    """The middle 9:9 of a 16:9 image is kept, so an edge at the middle stays there."""
     mask = edit_mask.read(painted(tmp_path, *size, 0.5), FACTS)
     assert mask.shape == (4, 16, 16)
     assert mask[..., 9:].all()
     assert not mask[..., :7].any()
 
 
-def test_a_mask_of_the_fitted_clips_shape_is_taken_whole(tmp_path: Path) -> None:
+def test_a_mask_of_the_shape_of_the_fitted_clip_is_not_cropped(tmp_path: Path) -> None:
     mask = edit_mask.read(painted(tmp_path, 64, 64, 0.25), FACTS)
     assert mask[..., 4:].all()
     assert not mask[..., :3].any()
@@ -150,7 +152,7 @@ def test_a_mask_of_the_fitted_clips_shape_is_taken_whole(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("size", [(36, 48), (64, 36), (480, 800), (16, 18)])
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
-    """Before anything of it is cropped away."""
+    """Before any of it is cropped."""
     given = painted(tmp_path, *size, 0.9)
     shape = f"{size[1]}x{size[0]}, which is not the aspect ratio"
     message = f"is {shape} .* the source, 64x36, .* clip, 16x16, at"
@@ -160,7 +162,7 @@ def test_a_mask_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int
         edit_mask.read(given, {k: v for k, v in FACTS.items() if k != "source_size"})
 
 
-def test_an_empty_mask_says_where_it_became_so(tmp_path: Path) -> None:
+def test_an_error_says_at_which_step_a_mask_became_empty(tmp_path: Path) -> None:
     with pytest.raises(BadClip, match=r"mask\.png is empty: no pixel of it is brighter than 127"):
         edit_mask.read(painted(tmp_path, 36, 64, 1), FACTS)
     edge = painted(tmp_path, 36, 64, 0.9)
@@ -171,7 +173,7 @@ def test_an_empty_mask_says_where_it_became_so(tmp_path: Path) -> None:
         edit_mask.read("0.01,0,0.02,1", FACTS)
 
 
-def test_a_motion_knows_the_shape_of_the_clip_it_was_given(tmp_path: Path) -> None:
+def test_a_motion_holds_the_shape_of_its_source_clip(tmp_path: Path) -> None:
     backbone = unet3d.tiny()
     frames = np.random.default_rng(0).integers(0, 255, (4, 18, 32, 3), np.uint8)
     clip = Video(frames, backbone.defaults.fps)
@@ -180,7 +182,7 @@ def test_a_motion_knows_the_shape_of_the_clip_it_was_given(tmp_path: Path) -> No
     assert mask[..., 9:].all()
 
 
-def test_auto_says_what_it_needs() -> None:
+def test_a_mask_from_attention_is_refused_if_something_is_missing() -> None:
     latents = torch.zeros(3, 4, 8, 8)
     with pytest.raises(BadCall, match="gaussian has no cross-attention"):
         edit_mask.changed_region(gaussian.tiny(), latents, "a dog", "a cat", (8, 8))
@@ -193,7 +195,7 @@ def test_auto_says_what_it_needs() -> None:
         edit_mask.check("auto", sdedit.Method(sdedit.Config()), "a dog")
 
 
-def test_the_overlay_dims_what_may_not_change() -> None:
+def test_the_overlay_dims_the_region_that_is_kept() -> None:
     clip = Video(np.full((2, 4, 4, 3), 200, np.uint8), 8.0)
     mask = np.zeros((2, 4, 4), bool)
     mask[1, :2] = True

@@ -24,19 +24,19 @@ def nested(closed: list[int]) -> Generator[Event, None, str]:
     return result.upper()
 
 
-def test_a_loop_sees_every_event_and_then_the_result() -> None:
+def test_a_loop_gets_every_event_and_then_the_result() -> None:
     work = counting(3, [])
     assert [event.index for event in work if isinstance(event, Step)] == [1, 2, 3]
     assert work.result == "counted to 3"
 
 
-def test_a_job_inside_a_job_passes_its_events_on() -> None:
+def test_a_job_inside_a_job_passes_on_its_events() -> None:
     work = nested([])
     assert [type(event) for event in work] == [Note, Step, Step]
     assert work.result == "COUNTED TO 2"
 
 
-def test_run_shows_the_events_and_returns_the_result() -> None:
+def test_run_passes_events_to_a_function_and_returns_the_result() -> None:
     seen: list[Event] = []
     assert counting(2, []).run(seen.append) == "counted to 2"
     assert len(seen) == 2
@@ -59,7 +59,7 @@ def test_a_job_that_is_closed_stops_and_cleans_up() -> None:
     assert list(work) == []
 
 
-def test_an_exception_of_the_watcher_stops_the_work() -> None:
+def test_an_exception_in_the_event_function_stops_the_work() -> None:
     closed: list[int] = []
 
     def stop(event: Event) -> None:

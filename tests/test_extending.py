@@ -1,4 +1,5 @@
-"""The examples of docs/extending: installed as a package, they join by name and work."""
+"""The examples of docs/extending: once they are installed as a package, they are found by name and
+work."""
 
 import json
 import runpy
@@ -18,13 +19,15 @@ from recast import cli, registry
 from recast.metrics.base import ClipView, MetricInput
 from recast.motions.method import Sampling
 
+from .inputs import noise
+
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 SAMPLING = Sampling(steps=4, guidance_scale=3.0, seed=1)
 
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The package as pip lays it out: its modules, and the entry points of its pyproject.toml."""
+    """Install the package as pip does: its modules, and the entry points of its pyproject.toml."""
     project = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["project"]
     info = tmp_path / "site" / "recast_examples-1.0.dist-info"
     info.mkdir(parents=True)
@@ -59,7 +62,7 @@ def test_the_example_of_a_whole_run_runs(
     assert (tmp_path / "result" / "video.mp4").is_file()
 
 
-def test_the_three_examples_join_by_name() -> None:
+def test_the_three_examples_are_found_by_name() -> None:
     assert "pixels" in registry.names("backbones")
     assert "ilvr" in registry.names("methods")
     assert "flicker" in registry.names("metrics")
@@ -75,9 +78,9 @@ def test_the_backbone_learns_and_transfers() -> None:
 
 
 def test_the_backbone_follows_the_noise_convention() -> None:
-    """Both estimates of a call mix to x_t again: x_t = alpha·x0 + sigma·eps."""
+    """Both estimates add up to x_t: x_t = alpha·x0 + sigma·eps."""
     backbone = registry.load("backbones", "pixels").tiny()
-    x = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = noise(1, 3, 4, 8, 8)
     t = torch.tensor(0.3, dtype=torch.float64)
     out = backbone.denoiser(backbone.encode_text(["a cat"]))(x, t)
     torch.testing.assert_close(0.7 * out.x0 + 0.3 * out.eps, x, atol=1e-6, rtol=0)
@@ -97,7 +100,7 @@ def test_the_method_runs_on_any_backbone(name: str) -> None:
 
 
 def test_the_method_follows_the_low_frequencies_of_the_source() -> None:
-    """The more levels it imposes them at, the more the result correlates with another sample."""
+    """The more levels it replaces them at, the closer the result is to another sample."""
     ilvr, unguided = (registry.load("methods", name) for name in ("ilvr", "unguided"))
     backbone = registry.load("backbones", "gaussian").tiny()
     plain = unguided.Method(unguided.Config())
@@ -124,7 +127,7 @@ def test_features_are_read_by_role_and_have_a_gradient(name: str) -> None:
     backbone = registry.load("backbones", name).tiny()
     own = backbone.defaults
     shape = backbone.latent_shape(own.frames, own.height, own.width)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    x = noise(*shape).requires_grad_()
     t = backbone.schedule.sized(shape).grid(4)[1]
     read = features.motion_features(backbone, x, t, "a cat")
     assert set(read) == {tap.path for tap in backbone.taps("motion")}
@@ -143,8 +146,8 @@ def test_the_low_pass_filter_keeps_a_plain_frame() -> None:
     assert float(ilvr.low_pass(checkers, 2).abs().max()) < 1e-6
 
 
-def test_the_metric_of_a_case_worked_out_by_hand() -> None:
-    """Brightness 0, 1, 0.2: changes of 1 and 0.8, so the mean is 0.9."""
+def test_the_metric_agrees_with_a_calculation_by_hand() -> None:
+    """Brightness 0, 1, 0.2 has changes of 1 and 0.8, so the mean is 0.9."""
     frames = np.zeros((3, 4, 4, 3), np.uint8)
     frames[1], frames[2] = 255, 51
     metric = registry.load("metrics", "flicker").METRICS["flicker"]
@@ -152,7 +155,7 @@ def test_the_metric_of_a_case_worked_out_by_hand() -> None:
     assert metric.score(MetricInput(result=ClipView(frames=frames[:1]))) == 0
 
 
-def test_the_command_line_offers_all_three(
+def test_the_command_line_lists_all_three(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out = clip(tmp_path), tmp_path / "result"

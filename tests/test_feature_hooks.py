@@ -1,20 +1,24 @@
-"""Features read inside a network: equal to a full pass, and no hook ever left behind."""
+"""Features that are read or replaced inside a network: equal to those of a full pass, and no hook
+remains."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from recast.errors import BadCall
-from recast.networks.feature_hooks import Tap, added, override, record, unrolled
+from recast.networks.feature_hooks import Tap, added, as_grid, override, record
+
+from .hooks import hook_count
+from .inputs import noise
 
 
 def frames_first(output: Tensor, frames: int) -> Tensor:
-    """(B·F, C, H, W) as a spatial layer of a video model has it, to (B, F, H, W, C)."""
+    """The output (B·F, C, H, W) of a spatial layer as (B, F, H, W, C)."""
     return output.unflatten(0, (-1, frames)).permute(0, 1, 3, 4, 2)
 
 
 class Pair(nn.Module):
-    """Answers with a tuple, as many blocks do."""
+    """A block that returns a tuple."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         return x.tanh(), None
@@ -40,16 +44,12 @@ TAPS = (Tap("body.0", frames_first), Tap("pair", frames_first))
 FRAMES = 3
 
 
-def hooks(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in network.modules())
-
-
 def clip() -> Tensor:
-    return torch.randn(2 * FRAMES, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    return noise(2 * FRAMES, 3, 4, 6)
 
 
-def test_a_module_answers_for_the_one_that_it_stands_in_for() -> None:
-    """Where only one of two modules runs in a pass, what is seen has the first one's name."""
+def test_an_alternative_module_is_read_under_the_name_of_the_first() -> None:
+    """If only one of the two modules runs in a pass."""
     network, x = Net(), clip()
     network.other = nn.Conv2d(3, 4, 3)  # never called
     with record(
@@ -59,10 +59,10 @@ def test_a_module_answers_for_the_one_that_it_stands_in_for() -> None:
     assert list(seen) == ["other"]
     torch.testing.assert_close(seen["other"], frames_first(network.body[0](x), FRAMES))
     assert network.finished == 0
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
-def test_a_module_is_replaced_as_the_one_that_it_stands_in_for() -> None:
+def test_an_alternative_module_is_replaced_under_the_name_of_the_first() -> None:
     network, x = Net(), clip()
     network.other = nn.Conv2d(3, 4, 3)
     tap = Tap("other", frames_first, alternatives=("body.0",))
@@ -70,10 +70,10 @@ def test_a_module_is_replaced_as_the_one_that_it_stands_in_for() -> None:
     with override(network, [tap], new, FRAMES):
         out = network(x)
     torch.testing.assert_close(out, network.tail(network.body[1](0 * network.body[0](x)).tanh()))
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
-def test_features_are_the_modules_outputs() -> None:
+def test_features_are_the_outputs_of_the_modules() -> None:
     network, x = Net(), clip()
     with record(network, TAPS, FRAMES) as seen:
         network(x)
@@ -82,10 +82,10 @@ def test_features_are_the_modules_outputs() -> None:
     torch.testing.assert_close(seen["pair"], frames_first(network.body(x).tanh(), FRAMES))
     assert seen["pair"].shape == (2, FRAMES, 4, 6, 5)
     assert network.finished == 1
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
-def test_an_early_stop_sees_the_same_bytes() -> None:
+def test_a_pass_that_stops_early_reads_the_same_features() -> None:
     network, x = Net(), clip()
     with record(network, TAPS, FRAMES) as full:
         network(x)
@@ -94,7 +94,7 @@ def test_an_early_stop_sees_the_same_bytes() -> None:
     assert network.finished == 1, "the second pass should not have reached its end"
     assert stopped.keys() == full.keys()
     assert all(torch.equal(stopped[path], full[path]) for path in full)
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 @pytest.mark.parametrize("stop", [False, True])
@@ -108,35 +108,35 @@ def test_gradients_flow_as_in_a_plain_pass(stop: bool) -> None:
     torch.testing.assert_close(got, wanted)
 
 
-def test_an_exception_inside_removes_the_hooks_and_is_not_eaten() -> None:
+def test_an_exception_inside_removes_the_hooks_and_is_raised() -> None:
     network, hooked = Net(), []
 
     def fail() -> None:
-        hooked.append(hooks(network))
+        hooked.append(hook_count(network))
         raise RuntimeError("ours")
 
     with pytest.raises(RuntimeError, match="ours"), record(network, TAPS, FRAMES, stop=True):
         fail()
     assert hooked == [len(TAPS)]
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 def test_an_exception_in_the_network_removes_the_hooks() -> None:
     network = Net()
     with pytest.raises(RuntimeError), record(network, TAPS, FRAMES):
         network(torch.zeros(1, 1))
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
-def test_a_path_that_is_not_there_leaves_no_hook() -> None:
+def test_an_unknown_path_leaves_no_hook() -> None:
     network = Net()
     wrong = (*TAPS, Tap("body.9", frames_first))
     with pytest.raises(AttributeError, match="9"), record(network, wrong, FRAMES):
         pass
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
-def test_the_last_pass_counts() -> None:
+def test_the_features_are_those_of_the_last_pass() -> None:
     network, x = Net(), clip()
     with record(network, TAPS, FRAMES) as seen:
         network(x)
@@ -148,11 +148,11 @@ def test_the_last_pass_counts() -> None:
 
 
 def part_of(output: Tensor, frames: int) -> Tensor:
-    """All but the first channel, as a layer of image and text tokens shows its image tokens."""
+    """All channels but the first, as a layer for image and text tokens gives its image tokens."""
     return frames_first(output[:, 1:], frames)
 
 
-def test_the_network_goes_on_with_what_replaces_a_taps_output() -> None:
+def test_the_network_continues_with_the_replaced_features() -> None:
     network, x = Net(), clip()
     with record(network, TAPS, FRAMES) as other:
         network(clip().flip(0))
@@ -162,10 +162,10 @@ def test_the_network_goes_on_with_what_replaces_a_taps_output() -> None:
     assert not torch.equal(replaced, network(x))
     with override(network, TAPS[1:], other, FRAMES):  # a module that answers with a tuple
         torch.testing.assert_close(network(x), replaced)
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
-def test_what_is_no_feature_stays() -> None:
+def test_entries_that_are_no_features_are_left_unchanged() -> None:
     network, x = Net(), clip()
     tap = Tap("body.0", part_of)
     with record(network, [tap], FRAMES) as seen:
@@ -177,7 +177,7 @@ def test_what_is_no_feature_stays() -> None:
     torch.testing.assert_close(out, network.tail(network.body[1](own).tanh()))
 
 
-def test_features_of_one_clip_serve_a_batch() -> None:
+def test_features_of_one_clip_replace_those_of_a_batch() -> None:
     network, x = Net(), clip()
     with record(network, TAPS[:1], FRAMES) as one:
         network(x[:FRAMES])
@@ -197,7 +197,7 @@ def test_gradients_pass_beside_and_through_replaced_features() -> None:
     assert bool(beside.any())  # by the channel that was left
 
 
-def test_a_replacement_of_another_size_is_no_replacement() -> None:
+def test_a_replacement_of_another_size_is_refused() -> None:
     network = Net()
     wrong = {"body.0": torch.zeros(1, FRAMES, 4, 5, 4)}
     with (
@@ -205,14 +205,14 @@ def test_a_replacement_of_another_size_is_no_replacement() -> None:
         override(network, TAPS[:1], wrong, FRAMES),
     ):
         network(clip())
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
-def test_an_exception_inside_stops_replacing() -> None:
+def test_an_exception_inside_ends_the_replacement() -> None:
     network, hooked = Net(), []
 
     def fail() -> None:
-        hooked.append(hooks(network))
+        hooked.append(hook_count(network))
         raise RuntimeError("ours")
 
     with pytest.raises(RuntimeError, match="ours"), override(network, TAPS, {}, FRAMES):
@@ -223,14 +223,14 @@ def test_an_exception_inside_stops_replacing() -> None:
     ):
         pass
     assert hooked == [len(TAPS)]
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 # Shifting
 
 
 class Sides(nn.Module):
-    """Answers with two tensors that belong together, and one that does not."""
+    """A block that returns two tensors that are read as one, and a third."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, str]:
         return x.cos(), x.sin(), "beside"
@@ -247,26 +247,26 @@ class Turned(nn.Module):
         return x * cos + sin
 
 
-def test_the_network_goes_on_with_what_is_added() -> None:
+def test_the_network_continues_with_the_sum() -> None:
     network, x = Net(), clip()
-    offset = torch.randn(1, FRAMES, 4, 6, 3, generator=torch.Generator().manual_seed(1))
+    offset = noise(1, FRAMES, 4, 6, 3, seed=1)
     with added(network, [Tap("body.0", part_of)], {"body.0": offset}, FRAMES):
         out = network(x)
     moved = network.body[0](x)
     moved[:, 1:] += offset[0].permute(0, 3, 1, 2).repeat(2, 1, 1, 1)
     torch.testing.assert_close(out, network.tail(network.body[1](moved).tanh()))
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
-def test_what_adds_nothing_changes_no_bit() -> None:
+def test_adding_zeros_changes_no_bit() -> None:
     network, x = Net(), clip()
     nothing = {"body.0": torch.zeros(1, 1, 1, 1, 1), "pair": torch.zeros(1, 1, 1, 1, 1)}
     with added(network, TAPS, nothing, FRAMES):
         assert torch.equal(network(x), Net()(x))
 
 
-def test_tensors_side_by_side_are_read_and_shifted_as_one() -> None:
-    network, x = Turned(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+def test_two_output_tensors_are_read_and_shifted_as_one() -> None:
+    network, x = Turned(), noise(2, 3, 4)
     tap = Tap("sides", lambda output, frames: output[:, :, None, None], parts=2)
     offset = torch.arange(8.0).reshape(1, 1, 1, 1, 8).requires_grad_()
     with record(network, [tap], 3) as seen, added(network, [tap], {"sides": offset}, 3):
@@ -278,27 +278,27 @@ def test_tensors_side_by_side_are_read_and_shifted_as_one() -> None:
     torch.testing.assert_close(slope[..., 4:].flatten(), torch.full((4,), 6.0))
 
 
-def test_an_exception_inside_stops_shifting() -> None:
+def test_an_exception_inside_ends_the_addition() -> None:
     network = Net()
     with pytest.raises(KeyError, match="body"), added(network, TAPS, {}, FRAMES):
         network(clip())
-    assert hooks(network) == 0
+    assert hook_count(network) == 0
 
 
 @pytest.mark.parametrize(
     ("positions", "grid"), [(40 * 72, (40, 72)), (10 * 18, (10, 18)), (5 * 9, (5, 9))]
 )
-def test_a_row_of_positions_is_a_grid_of_the_latents_or_of_their_halves(
+def test_a_row_of_positions_is_unrolled_to_the_grid_of_its_resolution(
     positions: int, grid: tuple[int, int]
 ) -> None:
     row = torch.arange(positions).float().reshape(1, 1, positions, 1, 1)
-    found = unrolled(row, 40, 72)
+    found = as_grid(row, 40, 72)
     assert found.shape == (1, 1, *grid, 1)
     assert torch.equal(found.flatten(), row.flatten())  # by rows
-    assert unrolled(found, 40, 72) is found
+    assert as_grid(found, 40, 72) is found
 
 
-def test_halves_are_rounded_up_as_strided_layers_round_them() -> None:
-    assert unrolled(torch.zeros(1, 2, 3 * 4, 1, 5), 5, 7).shape == (1, 2, 3, 4, 5)
+def test_odd_sizes_are_halved_and_rounded_up() -> None:
+    assert as_grid(torch.zeros(1, 2, 3 * 4, 1, 5), 5, 7).shape == (1, 2, 3, 4, 5)
     with pytest.raises(BadCall, match="13 positions fit no grid of 5x7 latents"):
-        unrolled(torch.zeros(1, 2, 13, 1, 5), 5, 7)
+        as_grid(torch.zeros(1, 2, 13, 1, 5), 5, 7)

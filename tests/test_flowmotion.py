@@ -1,4 +1,4 @@
-"""FlowMotion: its two losses, its velocity, what a guided level costs, what is refused."""
+"""FlowMotion: its two losses, its velocity, the cost of a guided level, errors."""
 
 import dataclasses
 from typing import Any
@@ -16,49 +16,57 @@ from recast.diffusion.sampling import ddim
 from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Step
 from recast.methods import unguided
-from recast.methods.flowmotion import PRESETS, Config, GuidedDenoiser, Method, along, pair_changes
+from recast.methods.flowmotion import (
+    PRESETS,
+    Config,
+    GuidedDenoiser,
+    Method,
+    damp_orthogonal,
+    pairwise_frame_error,
+)
 
-from .jobs import SAMPLING, clip, learn, transfer
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn, transfer
 
 HELD = Config(across=1)
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("absolute", [False, True])
 def test_changes_are_compared_among_all_pairs_of_frames(absolute: bool) -> None:
-    x0, target = randn(1, 2, 5, 3, 4), randn(1, 2, 5, 3, 4, seed=1)
+    x0, target = noise(1, 2, 5, 3, 4), noise(1, 2, 5, 3, 4, seed=1)
     terms = []
     for i in range(5):
         for j in range(5):
             a, b = (clip[:, :, i] - clip[:, :, j] for clip in (x0, target))
             terms.append(mse_loss(a.abs(), b.abs()) if absolute else mse_loss(a, b))
-    torch.testing.assert_close(pair_changes(x0, target, absolute), torch.stack(terms).mean())
+    torch.testing.assert_close(
+        pairwise_frame_error(x0, target, absolute), torch.stack(terms).mean()
+    )
 
 
-def test_absolute_changes_do_not_know_the_way() -> None:
+def test_absolute_changes_ignore_the_direction() -> None:
     forth = torch.arange(4.0).reshape(1, 1, 4, 1, 1)
-    assert float(pair_changes(-forth, forth, absolute=True)) == 0
-    assert float(pair_changes(-forth, forth)) > 1
+    assert float(pairwise_frame_error(-forth, forth, absolute=True)) == 0
+    assert float(pairwise_frame_error(-forth, forth)) > 1
 
 
-def test_the_velocitys_part_across_the_mean_is_scaled() -> None:
+def test_the_part_of_the_velocity_across_the_mean_is_scaled() -> None:
     mean = torch.tensor([2.0, 0.0])
-    found = along(torch.tensor([3.0, 5.0]), mean, 0.1)
+    found = damp_orthogonal(torch.tensor([3.0, 5.0]), mean, 0.1)
     torch.testing.assert_close(found, torch.tensor([3.0, 0.5]))
-    assert torch.equal(along(torch.tensor([3.0, 5.0]), mean, 1.0), torch.tensor([3.0, 5.0]))
+    assert torch.equal(
+        damp_orthogonal(torch.tensor([3.0, 5.0]), mean, 1.0), torch.tensor([3.0, 5.0])
+    )
 
 
 @pytest.mark.parametrize("tiny", [gaussian.tiny, unet3d.tiny])
-def test_a_level_is_moved_with_its_velocity_held(tiny: Any) -> None:
-    """On flows x̂_0 = x − σ·u; elsewhere the same holds of x_t / (α + σ)."""
+def test_the_inner_steps_keep_the_velocity_fixed(tiny: Any) -> None:
+    """For flows x̂_0 = x − σ·u. For other schedules the same holds of x_t / (α + σ)."""
     backbone: Backbone = tiny()
     schedule, config = backbone.schedule, dataclasses.replace(HELD, lr=0.05)
-    x, t = randn(*backbone.latent_shape(4, 16, 16)), backbone.schedule.grid(10)[3]
+    x, t = noise(*backbone.latent_shape(4, 16, 16)), backbone.schedule.grid(10)[3]
     denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
-    target = backbone.encode(clip(backbone))[:, :, :4]
+    target = backbone.encode(square_clip(backbone))[:, :, :4]
     with torch.no_grad():
         plain = denoise(x, t)
         out, losses = GuidedDenoiser(config, backbone, denoise)(x, t, target)
@@ -69,7 +77,7 @@ def test_a_level_is_moved_with_its_velocity_held(tiny: Any) -> None:
 
     def loss(x: Tensor) -> Tensor:
         x0 = (x / (alpha + sigma)) - sigma / (alpha + sigma) * velocity
-        return 20 * mse_loss(x0, target) + 5 * pair_changes(x0, target)
+        return 20 * mse_loss(x0, target) + 5 * pairwise_frame_error(x0, target)
 
     torch.testing.assert_close(
         (x - sigma * velocity) / (alpha + sigma), plain.x0, atol=1e-4, rtol=1e-4
@@ -81,10 +89,10 @@ def test_a_level_is_moved_with_its_velocity_held(tiny: Any) -> None:
     assert float((moved - x).abs().max()) > 0.1
 
 
-def test_at_a_level_without_signal_it_still_moves() -> None:
-    """A flow's first level: alpha is 0, and the clean estimate follows x_t one to one."""
+def test_a_level_without_signal_is_changed_too() -> None:
+    """At the first level of a flow alpha is 0, and the clean estimate changes as x_t does."""
     backbone = gaussian.tiny()
-    x, t = randn(1, 3, 4, 16, 16), backbone.schedule.grid(10)[0]
+    x, t = noise(1, 3, 4, 16, 16), backbone.schedule.grid(10)[0]
     assert float(backbone.schedule.alpha(t)) == 0
     denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
     out, _ = GuidedDenoiser(HELD, backbone, denoise)(x, t, torch.zeros_like(x))
@@ -92,10 +100,10 @@ def test_at_a_level_without_signal_it_still_moves() -> None:
     assert float(moved.abs().max()) == pytest.approx(3 * 0.003, rel=0.05)
 
 
-def test_velocities_are_held_to_their_mean_so_far() -> None:
+def test_velocities_are_compared_with_their_mean_so_far() -> None:
     backbone = gaussian.tiny()
     shape = (1, 3, 2, 4, 4)
-    told = [randn(*shape, seed=n) for n in range(3)]
+    told = [noise(*shape, seed=n) for n in range(3)]
     turn = iter(told)
 
     def denoise(x: Tensor, t: Tensor) -> Denoised:
@@ -106,15 +114,15 @@ def test_velocities_are_held_to_their_mean_so_far() -> None:
     outs = [steered(zeros, t, zeros)[0] for _ in range(3)]
     first, second, third = (out.eps - out.x0 for out in outs)
     torch.testing.assert_close(first, told[0])
-    torch.testing.assert_close(second, along(told[1], told[0], 0.1))
+    torch.testing.assert_close(second, damp_orthogonal(told[1], told[0], 0.1))
     mean = (first + second) / 2
-    torch.testing.assert_close(third, along(told[2], mean, 0.1))
+    torch.testing.assert_close(third, damp_orthogonal(told[2], mean, 0.1))
     across = third - (third * mean).sum() / mean.square().sum() * mean
     whole = told[2] - (told[2] * mean).sum() / mean.square().sum() * mean
     torch.testing.assert_close(across, 0.1 * whole)
 
 
-def test_a_guided_level_costs_one_pass_more_and_no_way_back() -> None:
+def test_a_guided_level_costs_one_pass_more_and_no_backward_pass() -> None:
     backbone, method = unet3d.tiny(), Method(dataclasses.replace(HELD, guided=0.5, inner_steps=9))
     motion = learn(method, backbone)
     assert backbone.nfe == 0
@@ -131,12 +139,12 @@ def test_a_guided_level_costs_one_pass_more_and_no_way_back() -> None:
         assert step.metrics["loss"] < step.metrics["loss_before"]
 
 
-def test_the_target_is_the_source_under_the_samples_noise_and_its_own_prompt() -> None:
-    """The loop by hand."""
+def test_the_target_is_the_source_under_the_noise_of_the_sample_and_its_own_prompt() -> None:
+    """Against the loop by hand."""
     backbone, method = unet3d.tiny(), Method(dataclasses.replace(HELD, guided=0.5))
     motion, schedule = learn(method, backbone, "a square"), backbone.schedule
     source = motion.tensors["latents"][None]
-    eps = randn(*source.shape, seed=SAMPLING.seed)
+    eps = noise(*source.shape, seed=SAMPLING.seed)
     own = backbone.denoiser(backbone.encode_text(["a square"]))
     denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
     steered, x = GuidedDenoiser(method.config, backbone, denoise), eps
@@ -150,7 +158,7 @@ def test_the_target_is_the_source_under_the_samples_noise_and_its_own_prompt() -
     assert torch.equal(transfer(method, backbone, motion), x)
 
 
-def test_a_broken_network_is_told_by_its_level() -> None:
+def test_an_error_names_the_level_with_a_non_finite_value() -> None:
     backbone, method = unet3d.tiny(), Method(dataclasses.replace(HELD, guided=0.5))
     motion = learn(method, backbone)
     backbone.network.get_parameter("conv_in.bias").data.fill_(float("nan"))
@@ -158,14 +166,14 @@ def test_a_broken_network_is_told_by_its_level() -> None:
         transfer(method, backbone, motion)
 
 
-def test_without_guidance_it_is_plain_sampling() -> None:
+def test_without_guided_levels_it_is_plain_sampling() -> None:
     backbone = unet3d.tiny()
     method, plain = Method(dataclasses.replace(HELD, guided=0)), unguided.Method(unguided.Config())
     expected = transfer(plain, backbone, learn(plain, backbone))
     assert torch.equal(transfer(method, backbone, learn(method, backbone)), expected)
 
 
-def test_each_preset_makes_another_clip() -> None:
+def test_every_preset_gives_another_clip() -> None:
     backbone = unet3d.tiny()
     made = [
         transfer(Method(config), backbone, learn(Method(config), backbone))
@@ -194,7 +202,7 @@ def test_a_motion_without_latents_is_refused() -> None:
         ({"across": -0.1}, "`across` must be .*, got -0.1"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         dataclasses.replace(PRESETS["fast"], **changes)
 

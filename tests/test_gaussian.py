@@ -1,4 +1,4 @@
-"""The exact mixture as a backbone: its posterior, its prompts, its roles, its refusals."""
+"""The exact mixture as a backbone: its posterior, prompts, roles and errors."""
 
 import pytest
 import torch
@@ -12,36 +12,29 @@ from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel, UnknownName
 from recast.networks.feature_hooks import record
 
-MEANS = torch.tensor([[0.8, -0.3, 0.1], [-0.6, 0.5, 0.4]])
-TABLE = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
-V_ZERO = TABLE | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+from .inputs import noise
+from .mixtures import MEANS
+from .schedulers import STABLE_DIFFUSION, ZERO_SNR
+
+TWO_MEANS = MEANS[:2]
 SCHEDULES = [
     Flow(),
     Cosine(),
     Cosine(prediction="epsilon"),
-    from_diffusers(TABLE),
-    from_diffusers(V_ZERO),
+    from_diffusers(STABLE_DIFFUSION),
+    from_diffusers(ZERO_SNR),
 ]
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_posterior_mean_is_what_samples_say(schedule: Schedule) -> None:
-    """Importance sampling from the prior: E[x0|x_t] with weights p(x_t|x0), and a prompt's mix."""
-    backbone = Gaussian(MEANS, 0.3, schedule)
+def test_the_posterior_mean_agrees_with_importance_sampling(schedule: Schedule) -> None:
+    """E[x0|x_t] over samples of the prior with weights p(x_t|x0), under the mixture of a prompt."""
+    backbone = Gaussian(TWO_MEANS, 0.3, schedule)
     text = backbone.encode_text(["a cat"])
     mix = text.text.exp().flatten()
     generator = torch.Generator().manual_seed(0)
     which = torch.multinomial(mix, 400_000, replacement=True, generator=generator)
-    x0 = MEANS[which] + 0.3 * torch.randn(400_000, 3, generator=generator)
+    x0 = TWO_MEANS[which] + 0.3 * torch.randn(400_000, 3, generator=generator)
     t = schedule.grid(10)[4]
     x = torch.tensor([0.3, 0.2, -0.1])
     misfit = (x - float(schedule.alpha(t)) * x0).square().sum(1)
@@ -51,26 +44,26 @@ def test_the_posterior_mean_is_what_samples_say(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_ends_are_finite_and_exact(schedule: Schedule) -> None:
-    backbone, x = Gaussian(MEANS, 0.3, schedule), noise(2, 3, 2, 4, 4)
+def test_estimates_are_exact_at_the_ends_of_the_schedule(schedule: Schedule) -> None:
+    backbone, x = Gaussian(TWO_MEANS, 0.3, schedule), noise(2, 3, 2, 4, 4)
     denoise, grid = backbone.denoiser(backbone.encode_text(["", ""])), schedule.grid(7)
     clean = denoise(x, grid[-1])
     torch.testing.assert_close(clean.x0, x)
     noisiest = denoise(x, grid[0])
     assert all(bool(torch.isfinite(estimate).all()) for estimate in (*clean, *noisiest))
     if float(schedule.alpha(grid[0])) < 1e-9:
-        everywhere = MEANS.mean(0).reshape(1, 3, 1, 1, 1).expand_as(x)
+        everywhere = TWO_MEANS.mean(0).reshape(1, 3, 1, 1, 1).expand_as(x)
         torch.testing.assert_close(noisiest.x0, everywhere, atol=1e-5, rtol=0)
 
 
-def test_far_from_every_component_nothing_under_or_overflows() -> None:
-    backbone = Gaussian(MEANS, 0.01, Flow())
+def test_estimates_are_finite_far_from_every_component() -> None:
+    backbone = Gaussian(TWO_MEANS, 0.01, Flow())
     x = torch.full((1, 3, 1, 1, 1), 1e4)
     out = backbone.denoiser(backbone.encode_text([""]))(x, torch.tensor(1e-3))
     assert bool(torch.isfinite(out.x0).all() and torch.isfinite(out.eps).all())
 
 
-def test_prompts_are_mixtures() -> None:
+def test_a_prompt_gives_the_weights_of_the_components() -> None:
     backbone = gaussian.tiny()
     text = backbone.encode_text(["", "a cat", "a dog", "a cat"]).text
     assert text.shape == (4, 1, 4)
@@ -80,7 +73,7 @@ def test_prompts_are_mixtures() -> None:
     assert not torch.allclose(text[1], text[2])
 
 
-def test_roles_read_as_features_with_gradients() -> None:
+def test_features_of_every_role_have_gradients() -> None:
     backbone = gaussian.tiny()
     x = noise(2, 3, 4, 5, 6).requires_grad_()
     denoise = backbone.denoiser(backbone.encode_text(["", "a cat"]))
@@ -100,7 +93,7 @@ def test_roles_read_as_features_with_gradients() -> None:
         backbone.taps("motoin")
 
 
-def test_pixels_are_latents() -> None:
+def test_latents_are_pixels() -> None:
     backbone, video = gaussian.tiny(), noise(1, 3, 2, 4, 4).clamp(-1, 1)
     assert torch.equal(backbone.decode(backbone.encode(video)), video)
     assert float(backbone.decode(3 * video).abs().max()) == 1
@@ -109,19 +102,19 @@ def test_pixels_are_latents() -> None:
         backbone.latent_shape(2, 0, 5)
 
 
-def test_the_fingerprint_is_of_the_numbers() -> None:
-    same = Gaussian(MEANS.clone(), 0.3, Flow()).fingerprint
-    assert Gaussian(MEANS, 0.3, Flow()).fingerprint == same
+def test_the_fingerprint_depends_on_every_number() -> None:
+    same = Gaussian(TWO_MEANS.clone(), 0.3, Flow()).fingerprint
+    assert Gaussian(TWO_MEANS, 0.3, Flow()).fingerprint == same
     others = {
-        Gaussian(MEANS + 1e-3, 0.3, Flow()).fingerprint,
-        Gaussian(MEANS, 0.31, Flow()).fingerprint,
-        Gaussian(MEANS, 0.3, Cosine()).fingerprint,
-        Gaussian(MEANS, 0.3, Cosine(prediction="epsilon")).fingerprint,
+        Gaussian(TWO_MEANS + 1e-3, 0.3, Flow()).fingerprint,
+        Gaussian(TWO_MEANS, 0.31, Flow()).fingerprint,
+        Gaussian(TWO_MEANS, 0.3, Cosine()).fingerprint,
+        Gaussian(TWO_MEANS, 0.3, Cosine(prediction="epsilon")).fingerprint,
     }
     assert len(others | {same}) == 5
 
 
-def test_loading() -> None:
+def test_it_loads_by_its_alias_only() -> None:
     loaded = gaussian.load(gaussian.ALIASES["gaussian"], Settings())
     assert loaded.fingerprint == gaussian.tiny().fingerprint
     with pytest.raises(BadModel, match="'other' is no Gaussian mixture"):
@@ -130,7 +123,7 @@ def test_loading() -> None:
         gaussian.load("gaussian", Settings(dtype="float16"))
 
 
-@pytest.mark.parametrize(("means", "std"), [(torch.zeros(2, 4), 0.3), (MEANS, 0.0)])
-def test_what_is_no_mixture_is_refused(means: Tensor, std: float) -> None:
+@pytest.mark.parametrize(("means", "std"), [(torch.zeros(2, 4), 0.3), (TWO_MEANS, 0.0)])
+def test_invalid_means_and_deviations_are_refused(means: Tensor, std: float) -> None:
     with pytest.raises(BadModel, match="a mixture needs means"):
         Gaussian(means, std, Flow())

@@ -1,4 +1,4 @@
-"""HunyuanVideo: parity with diffusers' pipeline, guidance, both texts, streams, its full size."""
+"""HunyuanVideo: agreement with the pipeline of diffusers, guidance, both texts, features."""
 
 from typing import Any
 
@@ -17,16 +17,24 @@ from recast.errors import BadCall, BadModel
 from recast.networks.feature_hooks import record
 from recast.pipeline import model_loading
 
-from .tinies import CPU, latents, pipeline
+from .inputs import random_clip, random_latents
+from .tiny_models import CPU, pipeline
 
 PROMPT = "a red {car}"
 
 
+def template(backbone: Hunyuan) -> dict[str, Any]:
+    """The makers' template, with the number of tokens before the prompt, which is another for Llama
+    3's tokenizer than for the tiny one."""
+    before, _ = DEFAULT_PROMPT_TEMPLATE["template"].split("{}")
+    tokens = backbone.parts.tokenizer(before).input_ids
+    return {**DEFAULT_PROMPT_TEMPLATE, "crop_start": len(tokens)}
+
+
 def theirs(backbone: Hunyuan, x: Tensor, kind: str, **options: Any) -> Tensor:
-    """What diffusers' pipeline makes of noise in 8 steps: "latent", or pictures as "pt"."""
+    """What the pipeline of diffusers makes of noise in 8 steps: latents for "latent", pictures for
+    "pt"."""
     size = backbone.defaults
-    # Its own number is that of Llama 3's tokens; the tiny tokenizer has more.
-    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.tokens_before}
     return pipeline(backbone)(
         prompt=PROMPT,
         num_frames=size.frames,
@@ -34,7 +42,7 @@ def theirs(backbone: Hunyuan, x: Tensor, kind: str, **options: Any) -> Tensor:
         width=size.width,
         num_inference_steps=8,
         latents=x.clone(),
-        prompt_template=template,
+        prompt_template=template(backbone),
         output_type=kind,
         **options,
     ).frames
@@ -60,11 +68,11 @@ def ours(backbone: Hunyuan, x: Tensor, negative: str, scale: float) -> Tensor:
     ],
     ids=["embedded", "none", "true"],
 )
-def test_sampling_is_what_diffusers_does(
+def test_sampling_agrees_with_diffusers(
     negative: str, scale: float, options: dict[str, Any], calls: int
 ) -> None:
     backbone = hunyuan.tiny_of()
-    x = latents(backbone)
+    x = random_latents(backbone)
     found = ours(backbone, x, negative, scale)
     assert backbone.nfe == calls
     assert float((found - x).abs().max()) > 0.1
@@ -75,9 +83,9 @@ def test_sampling_is_what_diffusers_does(
     torch.testing.assert_close(made, pictures, atol=1e-4, rtol=0)
 
 
-def test_the_network_reads_the_scale() -> None:
+def test_the_network_reads_the_guidance_scale() -> None:
     backbone = hunyuan.tiny_of()
-    x, t = latents(backbone), torch.tensor(0.5)
+    x, t = random_latents(backbone), torch.tensor(0.5)
 
     def seen(scale: float) -> Tensor:
         with torch.no_grad():
@@ -95,21 +103,28 @@ def test_the_network_reads_the_scale() -> None:
     assert torch.equal(seen(told), growing)
 
 
-def test_one_that_is_not_distilled_is_guided_by_two_passes() -> None:
+def test_a_network_that_is_not_distilled_needs_two_passes_for_guidance() -> None:
     backbone = hunyuan.tiny_of(distilled=False)
-    x = latents(backbone)
+    x = random_latents(backbone)
     found = ours(backbone, x, "", 4.0)
     assert backbone.nfe == 16
     expected = theirs(backbone, x, "latent", true_cfg_scale=4.0, negative_prompt="")
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-def test_the_template_is_the_makers() -> None:
-    assert DEFAULT_PROMPT_TEMPLATE["template"] == hunyuan._BEFORE + "{}" + hunyuan._AFTER
+def test_llama_reads_the_prompt_in_the_makers_template() -> None:
+    backbone, read = hunyuan.tiny_of(), list[Tensor]()
+    encoder, tokenizer = backbone.parts.text_encoder, backbone.parts.tokenizer
+    encoder.get_input_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    backbone.encode_text([PROMPT])
+    (tokens,) = read
+    expected = tokenizer(DEFAULT_PROMPT_TEMPLATE["template"].format(PROMPT)).input_ids
+    assert tokens[0, : len(expected)].tolist() == expected
+    assert set(tokens[0, len(expected) :].tolist()) == {tokenizer.pad_token_id}
 
 
-def test_a_tokenizer_that_loses_blanks_is_refused() -> None:
-    """As transformers' LlamaTokenizer does, which makes one of Llama 2's kind of Llama 3's."""
+def test_a_tokenizer_that_loses_white_space_is_refused() -> None:
+    """transformers' LlamaTokenizer does so when it reads the files of Llama 3."""
     pipe = pipeline(hunyuan.tiny_of())
     inner = pipe.tokenizer.backend_tokenizer
     inner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -119,14 +134,13 @@ def test_a_tokenizer_that_loses_blanks_is_refused() -> None:
         model_loading.wrap(pipe, CPU)
 
 
-def test_both_texts_are_parts_of_the_conditioning() -> None:
-    """CLIP's eight numbers, and Llama's tokens, zero after each text's end."""
+def test_the_conditioning_holds_both_texts() -> None:
+    """CLIP's vector, and Llama's tokens, which are zero after the end of each text."""
     backbone = hunyuan.tiny_of()
     found, prompts = backbone.encode_text(["ab", ""]), ["ab", ""]
     assert found.text.shape == (2, 256, 16)
     pipe = pipeline(backbone)
-    template = {**DEFAULT_PROMPT_TEMPLATE, "crop_start": backbone._text.tokens_before}
-    tokens, pooled, mask = pipe.encode_prompt(prompts, prompt_template=template)
+    tokens, pooled, mask = pipe.encode_prompt(prompts, prompt_template=template(backbone))
     torch.testing.assert_close(found.pooled, pooled)
     torch.testing.assert_close(found.text, tokens * mask[..., None])
     assert torch.equal(found.mask, mask.bool())
@@ -134,7 +148,7 @@ def test_both_texts_are_parts_of_the_conditioning() -> None:
     assert [int(row.sum()) for row in mask] == [3, 1]
 
 
-def test_prompts_that_are_too_long_are_refused_and_long_ones_told() -> None:
+def test_prompts_that_are_too_long_are_refused_and_long_ones_get_a_note() -> None:
     backbone = hunyuan.tiny_of()
     assert backbone.check_prompt("a" * 75) == []
     (note,) = backbone.check_prompt("a" * 76)
@@ -150,10 +164,10 @@ def test_prompts_that_are_too_long_are_refused_and_long_ones_told() -> None:
 @pytest.mark.parametrize(
     ("number", "path"), [(0, "transformer_blocks.0"), (2, "single_transformer_blocks.1")]
 )
-def test_the_texts_tokens_are_no_features(role: str, number: int, path: str) -> None:
-    """Those of later blocks stand behind the clip's; heads lie side by side."""
+def test_features_leave_out_the_tokens_of_the_text(role: str, number: int, path: str) -> None:
+    """In later blocks the tokens of the text follow those of the clip. Heads lie side by side."""
     backbone = hunyuan.tiny_of()
-    x, (tap,) = latents(backbone), backbone.taps(f"{role}{number}")
+    x, (tap,) = random_latents(backbone), backbone.taps(f"{role}{number}")
     layer = {"queries": "norm_q", "keys": "norm_k", "values": "to_v"}[role]
     assert tap.path == f"{path}.attn.{layer}"
     outputs: list[Tensor] = []
@@ -167,22 +181,22 @@ def test_the_texts_tokens_are_no_features(role: str, number: int, path: str) -> 
     assert torch.equal(seen[tap.path], whole[:, :18].reshape(1, 3, 2, 3, 24))
 
 
-def test_encoding_is_scaled() -> None:
+def test_latents_are_scaled() -> None:
     backbone = hunyuan.tiny_of()
-    vae, video = backbone._parts.vae, torch.rand(1, 3, 9, 32, 48) * 2 - 1
-    mean = vae.encode(video).latent_dist.mean
+    video = random_clip(backbone)
+    mean = backbone.parts.vae.encode(video).latent_dist.mean
     torch.testing.assert_close(backbone.encode(video), 0.476986 * mean)
 
 
-def test_wrapped_it_is_the_same_model() -> None:
+def test_wrap_gives_the_same_model() -> None:
     tiny = hunyuan.tiny_of()
     wrapped = model_loading.wrap(pipeline(tiny), CPU)
     assert (wrapped.fingerprint, wrapped.defaults.guidance_scale) == (tiny.fingerprint, 6.0)
     assert model_loading.wrap(pipeline(tiny), Settings(dynamic_guidance=True)).dynamic_guidance
 
 
-def test_the_published_vae_packs_as_we_count() -> None:
-    """A short clip through the VAE at its full size, without its weights."""
+def test_the_published_vae_has_the_expected_latent_shape() -> None:
+    """For a short clip at full size, without weights."""
     with torch.device("meta"):
         vae, video = AutoencoderKLHunyuanVideo(), torch.empty(1, 3, 33, 720, 1280)
     with torch.no_grad():

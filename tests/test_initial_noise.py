@@ -1,4 +1,5 @@
-"""Each initial noise against its formula, and what the low-pass filter keeps and removes."""
+"""Each kind of initial noise against its formula, and what the low-pass filter keeps and
+removes."""
 
 from typing import Any
 
@@ -8,9 +9,7 @@ from torch import Tensor
 
 from recast.diffusion.initial_noise import Kind, initial, low_pass
 
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from .inputs import noise
 
 
 def drawn(kind: Kind, inverted: Tensor, **options: Any) -> Tensor:
@@ -32,7 +31,7 @@ def test_each_kind_is_its_formula() -> None:
         torch.testing.assert_close(drawn(kind, x, share=0.8), expected)
 
 
-def test_the_reference_filter_is_handed_on() -> None:
+def test_the_option_align_corners_reaches_the_filter() -> None:
     x, eps = noise(1, 3, 2, 8, 12), noise(1, 3, 2, 8, 12, seed=1)
     wanted = low_pass(x, 2, True) + eps - low_pass(eps, 2, True)
     got = drawn("low_frequency", x, factor=2, align_corners=True)
@@ -46,7 +45,7 @@ def test_the_blend_keeps_variance_one(share: float) -> None:
     assert float(blended.var()) == pytest.approx(1, abs=0.02)
 
 
-def test_the_ends_of_the_blend() -> None:
+def test_shares_0_and_1_of_the_blend_are_pure() -> None:
     x = noise(1, 3, 2, 4, 4)
     assert torch.equal(drawn("blended", x, share=1), x)
     assert torch.equal(drawn("blended", x, share=0), drawn("random", x))
@@ -61,7 +60,7 @@ def test_the_filter_keeps_constants(factor: int, align_corners: bool) -> None:
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_the_filter_keeps_what_is_slow_and_removes_what_is_fast(align_corners: bool) -> None:
+def test_the_filter_keeps_low_frequencies_and_removes_high_ones(align_corners: bool) -> None:
     y = torch.arange(64.0)
     slow = torch.cos(torch.pi * y / 64).expand(1, 1, 1, 64, 64)
     fast = torch.cos(torch.pi * y).expand(1, 1, 1, 64, 64)
@@ -72,9 +71,9 @@ def test_the_filter_keeps_what_is_slow_and_removes_what_is_fast(align_corners: b
 
 
 def triangles(size: int, new_size: int, align_corners: bool) -> Tensor:
-    """(new_size, size): the bilinear resampling of a line, as triangles around each new cell.
+    """Bilinear resampling of a line as a matrix (new_size, size), a triangle around each new cell.
 
-    Shrinking widens the triangles (antialias). Aligned corners change the spacing of the cells.
+    Shrinking widens the triangles (antialias). Aligned corners change the distance of the cells.
     """
     scale = (size - 1) / (new_size - 1) if align_corners else size / new_size
     centres = scale * (torch.arange(new_size) + 0.5)
@@ -85,7 +84,9 @@ def triangles(size: int, new_size: int, align_corners: bool) -> Tensor:
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_the_filter_is_its_two_matrices(factor: int, align_corners: bool) -> None:
+def test_the_filter_is_the_product_of_two_resampling_matrices(
+    factor: int, align_corners: bool
+) -> None:
     x = noise(1, 2, 3, 12, 16)
     wanted = x
     for axis, size in ((-2, 12), (-1, 16)):
@@ -96,14 +97,14 @@ def test_the_filter_is_its_two_matrices(factor: int, align_corners: bool) -> Non
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_a_factor_beyond_the_grid_leaves_one_value(align_corners: bool) -> None:
+def test_a_factor_larger_than_the_grid_leaves_one_value(align_corners: bool) -> None:
     x = noise(1, 2, 3, 4, 6)
     low = low_pass(x, 100, align_corners)
     assert low.shape == x.shape
     torch.testing.assert_close(low, low[..., :1, :1].expand_as(low))
 
 
-def test_no_filtering_is_the_identity() -> None:
+def test_a_factor_of_1_is_the_identity() -> None:
     x = noise(1, 2, 3, 5, 7)
     torch.testing.assert_close(low_pass(x, 1), x)
 

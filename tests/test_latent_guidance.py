@@ -1,4 +1,4 @@
-"""Feature guidance: taps and pairs, levels by fraction, learning rates, which motions fit."""
+"""Feature guidance: taps and pairs, guided levels, learning rates, which motions are accepted."""
 
 import dataclasses
 
@@ -17,10 +17,11 @@ from recast.feature_guidance.taps import select_taps, tap_pairs
 from recast.feature_guidance.trace import record_inversion
 from recast.methods import moft
 
-from .jobs import SAMPLING, clip, learn
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn
 
 
-def test_places_of_several_roles_count_once() -> None:
+def test_a_tap_of_several_roles_is_selected_once() -> None:
     backbone = unet3d.tiny()
     keys, motion = backbone.taps("keys"), backbone.taps("motion")
     assert select_taps(backbone, ("keys", "motion", "keys")) == (*keys, *motion)
@@ -30,7 +31,7 @@ def test_places_of_several_roles_count_once() -> None:
         select_taps(backbone, ("keys",), (-1,))
 
 
-def test_pairs_are_the_two_sides_of_the_same_attention() -> None:
+def test_pairs_are_queries_and_keys_of_the_same_attention() -> None:
     backbone = unet3d.tiny()
     found = tap_pairs(backbone, "queries", "keys")
     assert [(q.path[:-1], q.heads) for q, _ in found] == [(k.path[:-1], k.heads) for _, k in found]
@@ -40,16 +41,16 @@ def test_pairs_are_the_two_sides_of_the_same_attention() -> None:
 
 
 @pytest.mark.parametrize(("share", "index"), [(0.0, 100), (0.4, 60), (1.0, 0)])
-def test_levels_have_shares(share: float, index: int) -> None:
+def test_a_level_is_found_by_its_share_of_the_grid(share: float, index: int) -> None:
     for schedule in (gaussian.tiny().schedule, unet3d.tiny().schedule):
         assert torch.equal(time_of_level(schedule, share), schedule.grid(100)[index])
     flow = gaussian.tiny().schedule
     assert float(flow.sigma(time_of_level(flow, share))) == pytest.approx(share)
 
 
-def test_the_noise_of_a_source_is_always_the_same() -> None:
+def test_noising_a_source_twice_gives_the_same_latents() -> None:
     backbone = gaussian.tiny()
-    x0, t = backbone.encode(clip(backbone)), torch.tensor(0.5)
+    x0, t = backbone.encode(square_clip(backbone)), torch.tensor(0.5)
     first, second = (noised_source(backbone, x0, t) for _ in range(2))
     assert torch.equal(first, second)
     assert float((first - x0 / 2).std()) == pytest.approx(0.5, rel=0.05)
@@ -61,10 +62,10 @@ def test_learning_rates_change_linearly() -> None:
     assert learning_rates(config, 0, 1) == [1, 1]
 
 
-def test_an_inversion_leaves_the_latents_it_went_through() -> None:
-    """Without taps it records x_t alone, and takes no pass more than its steps."""
+def test_a_trace_holds_the_latents_of_the_inversion() -> None:
+    """Without taps it records x_t alone and takes no pass beyond its steps."""
     backbone, grid = unet3d.tiny(), unet3d.tiny().schedule.grid(4)
-    video = clip(backbone)
+    video = square_clip(backbone)
     job = record_inversion(backbone, video, "a square", 4, guided_steps=3, inversion_steps=8)
     total = []
     while True:
@@ -85,7 +86,7 @@ def test_an_inversion_leaves_the_latents_it_went_through() -> None:
         assert torch.equal(trace.latents[index], at[float(t)][0])
 
 
-def test_early_levels_are_changed_and_named_where_they_break() -> None:
+def test_guided_levels_are_changed_and_an_error_names_the_level() -> None:
     history: dict[int, list[float]] = {}
 
     def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
@@ -102,7 +103,7 @@ def test_early_levels_are_changed_and_named_where_they_break() -> None:
         edit(x, torch.tensor(0.7), 1)
 
 
-def test_a_motion_with_more_taps_serves_and_with_other_lists_does_not() -> None:
+def test_a_motion_with_more_taps_is_accepted_and_with_other_lists_is_refused() -> None:
     backbone = gaussian.tiny()
     motion = learn(moft.Method(moft.Config(guided=0.5)), backbone)
 
@@ -117,9 +118,9 @@ def test_a_motion_with_more_taps_serves_and_with_other_lists_does_not() -> None:
         learned("places", [0, 1])
 
 
-def test_a_sample_is_told_with_the_losses_of_its_levels() -> None:
+def test_the_steps_of_a_sample_report_the_losses_of_its_levels() -> None:
     backbone, sampling = gaussian.tiny(), dataclasses.replace(SAMPLING, steps=3)
-    x = torch.randn(1, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    x = noise(1, 3, 8, 16, 16)
     denoise, losses = backbone.cfg_denoiser("a cat", "", 3.0), {1: [5.0, 4.0, 3.0]}
     events = list(sample_with_events(backbone, denoise, x, sampling, losses=losses))
     steps, previews = events[::2], events[1::2]

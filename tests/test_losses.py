@@ -1,5 +1,6 @@
-"""Losses against the sums that the papers write, their invariances and their gradients."""
+"""Losses against the sums in the papers, their invariances and their gradients."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -16,23 +17,20 @@ from recast.feature_guidance.losses import (
 )
 from recast.finetuning.objectives import debiased, residual_cosine, residual_cosine_over_time
 
+from . import inputs
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
+noise = functools.partial(inputs.noise, dtype=torch.float64)
 Loss = Callable[[Tensor, Tensor], Tensor]
 PHI, TARGET = noise(2, 5, 7), noise(2, 5, 7, seed=1)
 
 
-def test_smm_is_the_mean_over_positions() -> None:
+def test_the_spatial_marginal_mean_is_the_mean_over_positions() -> None:
     features = noise(2, 3, 4, 5, 6)
     wanted = sum(features[:, :, y, x] for y in range(4) for x in range(5)) / 20
     torch.testing.assert_close(spatial_marginal_mean(features), wanted)
 
 
-def test_cells_keep_where_a_feature_was() -> None:
+def test_cells_are_means_over_parts_of_the_frame() -> None:
     features = noise(2, 3, 4, 6, 5)
     two = spatial_marginal_mean(features, 2).view(2, 3, 2, 2, 5)
     torch.testing.assert_close(two[:, :, 1, 0], features[:, :, 2:, :3].mean((2, 3)))
@@ -51,7 +49,7 @@ def test_the_closed_form_is_the_double_sum_of_equation_3() -> None:
     torch.testing.assert_close(pairwise_difference(PHI, TARGET), total)
 
 
-def test_the_cosine_is_the_double_mean() -> None:
+def test_the_pairwise_cosine_is_a_mean_over_all_pairs() -> None:
     total = torch.zeros((), dtype=torch.float64)
     for b in range(2):
         for i in range(5):
@@ -63,25 +61,25 @@ def test_the_cosine_is_the_double_mean() -> None:
 
 
 @pytest.mark.parametrize("loss", [pairwise_difference, pairwise_cosine])
-def test_a_constant_over_frames_changes_nothing(loss: Loss) -> None:
+def test_a_constant_over_all_frames_does_not_change_the_loss(loss: Loss) -> None:
     moved = PHI + noise(2, 1, 7, seed=2)
     torch.testing.assert_close(loss(moved, TARGET), loss(PHI, TARGET))
 
 
-def test_the_minima() -> None:
-    """Zero, but for the diagonal of the cosines, which is always 1 and of F² terms F."""
+def test_the_minimum_of_every_loss() -> None:
+    """It is zero, except for the cosines, whose F diagonal terms of F² are always 1."""
     assert float(pairwise_difference(PHI, PHI + 3)) == pytest.approx(0, abs=1e-20)
     assert float(pairwise_cosine(PHI, 2 * PHI + 3)) == pytest.approx(1 / 5)
     assert float(squared_error(PHI, PHI)) == 0
 
 
-def test_the_cosine_does_not_see_scale_and_the_difference_does() -> None:
+def test_the_cosine_ignores_scale_and_the_difference_does_not() -> None:
     torch.testing.assert_close(pairwise_cosine(3 * PHI, TARGET), pairwise_cosine(PHI, TARGET))
     assert float(pairwise_difference(3 * PHI, PHI)) > 1
 
 
 def test_a_still_clip_has_a_finite_cosine_and_gradient() -> None:
-    """Frames that do not differ have no direction: every pair counts 1, and none pulls."""
+    """Equal frames have no direction: every pair counts 1 and has no gradient."""
     still = noise(1, 1, 7).expand(1, 5, 7).clone()
     phi = PHI[:1].clone().requires_grad_()
     loss = pairwise_cosine(phi, still)
@@ -101,18 +99,18 @@ def test_squared_error_is_a_sum() -> None:
 
 
 @pytest.mark.parametrize("loss", [pairwise_difference, pairwise_cosine, squared_error])
-def test_gradients(loss: Loss) -> None:
+def test_gradients_agree_with_finite_differences(loss: Loss) -> None:
     phi = PHI.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: loss(x, TARGET), (phi,))
 
 
-def test_the_gradient_of_smm() -> None:
+def test_the_gradient_of_the_spatial_marginal_mean_is_spread_evenly() -> None:
     features = noise(1, 2, 3, 2, 2).requires_grad_()
     assert torch.autograd.gradcheck(spatial_marginal_mean, (features,))
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """(N, C) to (N, N), one by one."""
+    """The cosines of all pairs of rows, (N, C) to (N, N), one by one."""
     return torch.stack(
         [torch.stack([torch.cosine_similarity(x, y, dim=0) for y in vectors]) for x in vectors]
     )
@@ -120,7 +118,7 @@ def cosines(vectors: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("channels", [2, 40])
 def test_spatial_self_similarity_is_the_difference_of_all_cosines(channels: int) -> None:
-    """With more positions than channels, and with fewer, which are computed otherwise."""
+    """With more positions than channels and with fewer, which are computed in different ways."""
     keys, target = noise(1, 3, 4, 3, channels), noise(1, 3, 4, 3, channels, seed=1)
     frames = zip(keys[0].flatten(1, 2), target[0].flatten(1, 2), strict=True)
     wanted = torch.stack([(cosines(a) - cosines(b)).square().mean() for a, b in frames]).mean()
@@ -128,7 +126,7 @@ def test_spatial_self_similarity_is_the_difference_of_all_cosines(channels: int)
     assert float(spatial_self_similarity(keys, 3 * keys)) == pytest.approx(0, abs=1e-12)
 
 
-def test_temporal_self_similarity_compares_frames_and_no_places() -> None:
+def test_temporal_self_similarity_compares_frames_and_not_positions() -> None:
     keys, target = noise(1, 5, 4, 3, 6), noise(1, 5, 4, 3, 6, seed=1)
     a, b = (cosines(x[0].mean((1, 2))) for x in (keys, target))
     torch.testing.assert_close(temporal_self_similarity(keys, target), (a - b).square().mean())
@@ -145,7 +143,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum() / (a.norm() * b.norm())
 
 
-def test_vmcs_residuals_are_vectors_of_a_whole_frame() -> None:
+def test_the_residuals_of_vmc_are_one_vector_per_frame() -> None:
     terms = [
         1 - cosine(SAID[b, :, n + 1] - SAID[b, :, n], WANTED[b, :, n + 1] - WANTED[b, :, n])
         for b in range(2)
@@ -154,7 +152,7 @@ def test_vmcs_residuals_are_vectors_of_a_whole_frame() -> None:
     torch.testing.assert_close(residual_cosine(SAID, WANTED), torch.stack(terms).mean())
 
 
-def test_vmcs_released_residuals_are_absolute_and_over_time() -> None:
+def test_the_residuals_of_vmcs_released_code_are_absolute_and_over_time() -> None:
     terms = [
         1 - cosine(SAID[b, c, :, y, x].diff().abs(), WANTED[b, c, :, y, x].diff().abs())
         for b in range(2)
@@ -166,15 +164,15 @@ def test_vmcs_released_residuals_are_absolute_and_over_time() -> None:
     torch.testing.assert_close(got, torch.stack(terms).mean())
 
 
-def test_only_vmcs_paper_form_knows_the_direction() -> None:
-    """A clip that takes every step the other way."""
+def test_only_the_paper_form_of_vmc_depends_on_the_direction() -> None:
+    """Tested with a clip whose every step has the opposite sign."""
     walked = WANTED[:, :, :1] - (WANTED - WANTED[:, :, :1])
     assert float(residual_cosine(walked, WANTED)) == pytest.approx(2)
     assert float(residual_cosine_over_time(walked, WANTED)) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_debiased_loss_is_its_two_terms() -> None:
-    """Eq. 3 to 5 of Motion Inversion, as MotionDirector has them, term by term."""
+def test_the_debiased_loss_is_the_sum_of_its_two_terms() -> None:
+    """Eq. 3 to 5 of Motion Inversion, which MotionDirector uses too, term by term."""
     beta, anchor = 0.7, 2
 
     def phi(eps: Tensor) -> Tensor:

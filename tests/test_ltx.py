@@ -1,4 +1,4 @@
-"""LTX-Video: parity with diffusers' pipeline, VAEs, levels by size, text, the published size."""
+"""LTX-Video: agreement with the pipeline of diffusers, VAEs, noise levels by size, text."""
 
 import dataclasses
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKLLTXVideo
+from einops import rearrange
 
 from recast.backbones import ltx
 from recast.backbones.base import Conditioning
@@ -15,15 +16,16 @@ from recast.methods import dmt
 from recast.motions.method import Sampling
 from recast.pipeline import model_loading
 
-from .jobs import result
-from .tinies import CPU, clip, latents, pipeline
+from .inputs import random_clip, random_latents
+from .oracles import check_latent_statistics
+from .tiny_models import CPU, pipeline
 
 
 @pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_sampling_is_what_diffusers_does(conditioned: bool, scale: float) -> None:
+def test_sampling_agrees_with_diffusers(conditioned: bool, scale: float) -> None:
     backbone, prompt = ltx.tiny_of(conditioned=conditioned), "a red car"
-    pipe, x, size = pipeline(backbone), latents(backbone), backbone.defaults
+    pipe, x, size = pipeline(backbone), random_latents(backbone), backbone.defaults
     options: dict[str, Any] = {
         "prompt": prompt,
         "negative_prompt": "bad",
@@ -32,12 +34,12 @@ def test_sampling_is_what_diffusers_does(conditioned: bool, scale: float) -> Non
         "width": size.width,
         "num_inference_steps": 8,
         "guidance_scale": scale,
-        "latents": pipe._pack_latents(x),
+        "latents": rearrange(x, "b c f h w -> b (f h w) c"),
         "decode_timestep": 0.05,
         "decode_noise_scale": 0.025,
     }
-    packed = pipe(**options, output_type="latent").frames
-    expected = pipe._unpack_latents(packed, *x.shape[2:])
+    packed, (_, _, f, h, w) = pipe(**options, output_type="latent").frames, x.shape
+    expected = rearrange(packed, "b (f h w) c -> b c f h w", f=f, h=h, w=w)
     schedule = backbone.schedule.sized(x.shape)
     *_, last = sample(backbone.cfg_denoiser(prompt, "bad", scale), schedule, schedule.grid(8), x)
     assert float((last.x - x).abs().max()) > 0.1
@@ -51,10 +53,10 @@ def test_sampling_is_what_diffusers_does(conditioned: bool, scale: float) -> Non
     torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
 
 
-def test_a_conditioned_decoder_is_a_function_of_the_latents() -> None:
-    """Its noise is always the same, and nobody else's generator is touched."""
+def test_a_conditioned_decoder_is_deterministic() -> None:
+    """Its noise is always the same, and the global generator is left unchanged."""
     backbone = ltx.tiny_of(conditioned=True)
-    x = latents(backbone)
+    x = random_latents(backbone)
     state = torch.random.get_rng_state()
     first = backbone.decode(x)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -62,17 +64,11 @@ def test_a_conditioned_decoder_is_a_function_of_the_latents() -> None:
     assert torch.equal(backbone.decode(x), first)
 
 
-def test_encoding_undoes_what_decoding_does_to_latents() -> None:
-    """The mean of the VAE's posterior, less its channels' mean, in their deviations."""
-    backbone = ltx.tiny_of()
-    video = clip(backbone)
-    mean = backbone._parts.vae.encode(video).latent_dist.mean
-    for channel in range(4):
-        expected = (mean[:, channel] - 0.1 * channel) / (1 + 0.1 * channel)
-        torch.testing.assert_close(backbone.encode(video)[:, channel], expected)
+def test_latents_are_normalised_by_the_statistics_of_the_vae() -> None:
+    check_latent_statistics(ltx.tiny_of())
 
 
-def test_text_ends_in_zeros_and_attention_does_not_see_them() -> None:
+def test_text_is_padded_with_zeros_that_attention_ignores() -> None:
     backbone = ltx.tiny_of()
     encoded = backbone.encode_text(["ab", ""])
     text, mask = encoded.text, encoded.mask
@@ -81,7 +77,7 @@ def test_text_ends_in_zeros_and_attention_does_not_see_them() -> None:
     assert torch.equal(mask, (text != 0).any(-1))
     # "▁", "a", "b" and the end; the empty prompt is its end alone.
     assert [int((row.abs().sum(-1) > 0).sum()) for row in text] == [4, 1]
-    x, t = latents(backbone), torch.tensor(0.5)
+    x, t = random_latents(backbone), torch.tensor(0.5)
     with torch.no_grad():
         whole, cut = (
             backbone.denoiser(Conditioning(text=text[:1, :n], mask=mask[:1, :n]))(x, t).x0
@@ -90,10 +86,10 @@ def test_text_ends_in_zeros_and_attention_does_not_see_them() -> None:
     torch.testing.assert_close(whole, cut, atol=1e-6, rtol=0)
 
 
-def test_attention_is_the_networks_own() -> None:
-    """Against the mean of attn2's own softmax over the tokens that are there."""
+def test_attention_agrees_with_the_attention_of_the_network() -> None:
+    """Against the mean of attn2's own softmax over the tokens of the prompt."""
     backbone = ltx.tiny_of()
-    x, t, prompt = latents(backbone), torch.tensor(0.3), "a fat cat"
+    x, t, prompt = random_latents(backbone), torch.tensor(0.3), "a fat cat"
     attn, inputs = backbone.network.transformer_blocks[1].attn2, []
 
     def keep(module: Any, args: Any, given: dict[str, Any]) -> None:
@@ -113,41 +109,43 @@ def test_attention_is_the_networks_own() -> None:
     torch.testing.assert_close(backbone.attention(x, t, prompt), expected)
 
 
-def test_positions_are_in_seconds() -> None:
+def test_positions_depend_on_the_frame_rate() -> None:
     """The same latents at another frame rate are another clip."""
     slow, fast = (ltx.tiny_of() for _ in range(2))
     fast.defaults = dataclasses.replace(slow.defaults, fps=50.0)
-    x, t = latents(slow), torch.tensor(0.5)
+    x, t = random_latents(slow), torch.tensor(0.5)
     with torch.no_grad():
         outs = [b.denoiser(b.encode_text(["a cat"]))(x, t).x0 for b in (slow, fast)]
     assert not torch.allclose(*outs, atol=1e-4)
 
 
-def test_a_motion_is_bound_to_the_levels_of_its_size() -> None:
+def test_a_motion_of_another_size_has_other_noise_levels_and_is_refused() -> None:
     backbone, method = (
         ltx.tiny_of(),
         dmt.Method(dmt.Config(guided=0.5, inner_steps=1, inversion_steps=4)),
     )
     sampling = Sampling(steps=4, guidance_scale=3.0)
-    motion = result(method.learn(backbone, clip(backbone), "a cat", sampling))
-    shape = latents(backbone).shape
+    motion = method.learn(backbone, random_clip(backbone), "a cat", sampling).run()
+    shape = random_latents(backbone).shape
     assert motion.metadata["times"] == backbone.schedule.sized(shape).grid(4)[:2].tolist()
     larger = backbone.schedule.sized((*shape[:3], 8, 8)).grid(4)[:2].tolist()
     moved = dataclasses.replace(motion, metadata={**motion.metadata, "times": larger})
     with pytest.raises(BadMotion, match="learned at other noise levels"):
-        result(method.transfer(backbone, moved, "a dog", sampling))
+        method.transfer(backbone, moved, "a dog", sampling).run()
 
 
-def test_patches_are_refused() -> None:
+def test_a_transformer_with_patches_is_refused() -> None:
     pipe = pipeline(ltx.tiny_of())
     pipe.transformer.register_to_config(patch_size=2)
-    with pytest.raises(BadModel, match=r"patches of \(2, 1\); a token of LTX-Video is one latent"):
+    with pytest.raises(
+        BadModel, match=r"one latent position, but the transformer has patches of \(2, 1\)"
+    ):
         model_loading.wrap(pipe, CPU)
 
 
-def test_the_published_vae_packs_as_we_count() -> None:
-    """The default clip through the VAE at its full size, without its weights."""
-    size = ltx._DEFAULTS
+def test_the_published_vae_has_the_expected_latent_shape() -> None:
+    """For the default clip at full size, without weights."""
+    size = model_loading.wrap(pipeline(ltx.tiny_of()), CPU).defaults
     with torch.device("meta"):
         vae = AutoencoderKLLTXVideo()
         video = torch.empty(1, 3, size.frames, size.height, size.width)

@@ -1,4 +1,4 @@
-"""The map of the house in CONTRIBUTING.md against the tree and the import contract."""
+"""The map of the rooms in CONTRIBUTING.md against the tree and the import contract."""
 
 import re
 import tomllib
@@ -6,11 +6,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "recast"
-_TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-_SECTION = _TEXT.split("## The map of the house")[1].split("\n## ")[0]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+SECTION = TEXT.split("## The map of the house")[1].split("\n## ")[0]
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in _SECTION.splitlines()
+    for line in SECTION.splitlines()
     if line.startswith("| `")
 ]
 ROOMS = [row[0].strip("`") for row in ROWS]
@@ -22,7 +22,7 @@ def test_every_room_and_file_of_the_map_exists() -> None:
         assert place.is_dir() if room.endswith("/`") else place.is_file(), room
         for file in re.findall(r"`([^`]+)`", first):
             assert (PACKAGE / file).is_file(), file
-    for file in re.findall(r"`(\w+/\w+\.py)`", _TEXT):
+    for file in re.findall(r"`(\w+/\w+\.py)`", TEXT):
         assert (PACKAGE / file).is_file() or (ROOT / file).is_file(), file
 
 

@@ -1,7 +1,7 @@
-"""What is predicted of a run, against what the same run takes on a CPU.
+"""The estimated memory of a run, against what the same run takes on a CPU.
 
-Two measures that the prediction knows nothing of: autograd's saved tensors, and the allocator's own
-account of every block it gave out and got back.
+Two measures are independent of the estimate: the tensors that autograd saves, and the allocator's
+own record of every block.
 """
 
 import json
@@ -13,26 +13,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ModelMixin
 from huggingface_hub import constants
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel
 
 from recast import registry
 from recast.backbones import unet3d, wan
 from recast.backbones.base import Backbone, Conditioning, Settings
-from recast.bench import work
+from recast.bench import runner
 from recast.cli import analysis
 from recast.errors import BadModel, OutOfMemory
 from recast.feature_guidance.taps import read_features, select_taps
 from recast.media.video import Video
-from recast.networks import checkpoint_loading, devices
+from recast.networks import devices
 from recast.networks.devices import MainMemory
+from recast.networks.placement import ModelPlacement
 from recast.networks.tensor_memory import TensorMemory
 from recast.pipeline import config, memory_estimate, method_presets, model_loading, run
 from recast.pipeline.memory_estimate import MemoryEstimate, StageMemory
 from recast.pipeline.motion_cache import MotionCache
 
-from .tinies import CPU, MADE, pipeline
+from .tiny_models import CPU, TRANSFORMERS, pipeline
 
 GIB = 2**30
 SMALL = (33, 96, 160)
@@ -45,12 +48,18 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "shapes":
         return "shapes"
     folder = tmp_path_factory.mktemp(request.param)
-    pipeline(MADE[request.param]()).save_pretrained(folder)
+    pipeline(TRANSFORMERS[request.param]()).save_pretrained(folder)
     return str(folder)
 
 
 def size(name: str) -> tuple[int, int, int]:
     return (4, 64, 64) if name == "shapes" else SMALL
+
+
+@pytest.fixture(scope="module")
+def estimate(model: str) -> MemoryEstimate:
+    """The estimate for a run of the model on the CPU, guided by dmt."""
+    return memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
 
 
 def step(backbone: Backbone, x: Tensor, text: Conditioning) -> Callable[[], None]:
@@ -70,7 +79,7 @@ def step(backbone: Backbone, x: Tensor, text: Conditioning) -> Callable[[], None
 
 def allocated(work: Callable[[], object], trace: Path) -> int:
     """The most bytes that the CPU's allocator had given out at once during the work."""
-    work()  # what is made once stays out of it
+    work()  # tensors that are made only once do not count
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
         work()
     told.export_chrome_trace(str(trace))
@@ -107,13 +116,14 @@ def loaded(name: str, checkpointing: bool = False) -> tuple[Backbone, Tensor, Te
 
 
 @pytest.mark.slow
-def test_a_run_takes_what_was_predicted(model: str, tmp_path: Path) -> None:
-    """But for what kernels take for themselves, which is not predicted."""
-    told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
+def test_the_estimate_matches_autograd_and_the_allocator(
+    model: str, estimate: MemoryEstimate, tmp_path: Path
+) -> None:
+    """The workspaces of kernels are not estimated."""
     # For a mask over its text, the CPU's attention takes blocks of scores besides.
     share = 0.4 if "hunyuan" in model else 0.1
     backbone, x, text = loaded(model)
-    plain, lean = told.guided["dmt"]
+    plain, lean = estimate.guided["dmt"]
     # Features, x_t and tables of positions live beside what is saved.
     assert saved(backbone, step(backbone, x, text)) == pytest.approx(plain.saved, rel=0.1)
     found = allocated(step(backbone, x, text), tmp_path / "guided.json")
@@ -121,7 +131,7 @@ def test_a_run_takes_what_was_predicted(model: str, tmp_path: Path) -> None:
     denoise, t = backbone.cfg_denoiser("a", "b", 3.0), backbone.schedule.sized(x.shape).grid(1)[0]
     with torch.no_grad():
         found = allocated(lambda: denoise(x, t), tmp_path / "plain.json")
-    assert found == pytest.approx(told.sampling.peak, rel=share)
+    assert found == pytest.approx(estimate.sampling.peak, rel=share)
     backbone, x, text = loaded(model, checkpointing=True)
     found = allocated(step(backbone, x, text), tmp_path / "lean.json")
     assert found == pytest.approx(lean.peak, rel=share)
@@ -134,19 +144,21 @@ def spare(model: str) -> int:
     return 8 + (2 * (2 * 540 * 16 * 4) if "5b" in model else 0)
 
 
-def test_it_is_what_lives_on_a_real_device(model: str) -> None:
-    told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), ["dmt"], size(model))
+def test_the_estimate_matches_the_tensors_of_a_run_on_the_cpu(
+    model: str, estimate: MemoryEstimate
+) -> None:
     for checkpointing in (False, True):
         once = step(*loaded(model, checkpointing))
         once()
         with TensorMemory() as ledger:
             once()
-        assert 0 <= told.guided["dmt"][checkpointing].peak - ledger.peak <= spare(model)
+        assert 0 <= estimate.guided["dmt"][checkpointing].peak - ledger.peak <= spare(model)
 
 
-def test_two_prompts_are_two_for_every_model(model: str) -> None:
-    """Also where the network is told its guidance, and one would do without a negative prompt."""
-    told = memory_estimate.estimate_memory(model, CPU, torch.device("cpu"), (), size(model))
+def test_two_prompts_are_estimated_as_one_batch_of_two(
+    model: str, estimate: MemoryEstimate
+) -> None:
+    """Also for networks that take the guidance scale as an input and could do with one prompt."""
     backbone, x, _ = loaded(model)
     t = backbone.schedule.sized(x.shape).grid(1)[0]
     denoise = backbone.cfg_denoiser("a", "b", 3.0)
@@ -156,16 +168,18 @@ def test_two_prompts_are_two_for_every_model(model: str) -> None:
         with TensorMemory() as ledger:
             denoise(x, t)
     assert backbone.nfe - before == 2
-    assert 0 <= told.sampling.peak - ledger.peak <= spare(model)
+    assert 0 <= estimate.sampling.peak - ledger.peak <= spare(model)
 
 
-def test_weights_are_as_loading_makes_them(model: str) -> None:
+def test_estimated_weights_have_the_size_of_loaded_weights(
+    model: str, placements: list[ModelPlacement]
+) -> None:
     for dtype in ("float32", "bfloat16"):
         settings = Settings(device="cpu", dtype=dtype)
-        backbone: Any = model_loading.load(model, settings)
+        model_loading.load(model, settings)
         sizes = [
             sum(p.nbytes for p in n.parameters()) + sum(b.nbytes for b in n.buffers())
-            for n in backbone._placement.networks
+            for n in placements[-1].networks
         ]
         found = memory_estimate.weights_by_offload(model, settings, torch.device("cpu"))
         assert found["none"] == sum(sizes) > found["networks"] == max(sizes) > found["blocks"]
@@ -209,7 +223,7 @@ def test_published_configs_are_of_the_published_size(alias: str) -> None:
     assert all(weight.is_meta for network in outline.networks for weight in network.parameters())
 
 
-def test_a_model_with_random_weights_is_the_real_one_but_for_their_values() -> None:
+def test_random_weights_have_the_shapes_and_precision_of_the_real_ones() -> None:
     real, drawn = (
         make("shapes", CPU) for make in (model_loading.load, model_loading.load_with_random_weights)
     )
@@ -226,7 +240,7 @@ def test_a_model_with_random_weights_is_the_real_one_but_for_their_values() -> N
 def cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, Mapping[str, Any]], Path]:
-    """Let the hub's cache be empty but for what is put there: a hub id and its files, by name."""
+    """A function that puts a hub id and its files, by name, into a hub cache that is empty."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def put(hub: str, files: Mapping[str, Any]) -> Path:
@@ -242,7 +256,7 @@ def cache(
 
 
 def default_size(name: str) -> tuple[int, int, int, float]:
-    """What an outline of that name would make: frames, height, width and their rate."""
+    """The default frames, height, width and frame rate of the model of that name."""
     with model_loading.load_on_meta(name, Settings(), CUDA) as (backbone, _):
         own = backbone.defaults
     return own.frames, own.height, own.width, own.fps
@@ -258,15 +272,15 @@ OWN_SIZES = {
 
 @pytest.mark.parametrize("hub", OWN_SIZES)
 def test_a_hub_id_is_its_alias(hub: str, cache: Callable[..., Path]) -> None:
-    """Downloaded or not."""
+    """Whether the model is downloaded or not."""
     alias, expected = OWN_SIZES[hub]
     assert default_size(hub) == default_size(alias) == expected
     cache(hub, registry.load("backbones", model_loading.aliases()[alias]).PUBLISHED[alias])
     assert default_size(hub) == default_size(alias) == expected
 
 
-def test_what_a_model_was_made_for_does_not_hang_on_its_folder(cache: Callable[..., Path]) -> None:
-    """A snapshot in the hub's cache is called by a hash. Of UNets nothing but a name tells."""
+def test_default_sizes_do_not_depend_on_the_name_of_the_folder(cache: Callable[..., Path]) -> None:
+    """The name of a snapshot in the hub's cache is a hash. UNets are recognised by name only."""
     for hub in ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"):
         alias, expected = OWN_SIZES[hub]
         assert default_size(str(cache(hub, wan.PUBLISHED[alias]))) == expected
@@ -276,7 +290,7 @@ def test_what_a_model_was_made_for_does_not_hang_on_its_folder(cache: Callable[.
 
 
 @pytest.mark.parametrize("name", ["ltx", "Lightricks/LTX-Video", "wan2.2-a14b"])
-def test_a_model_that_is_half_downloaded_is_predicted_by_what_was_published(
+def test_an_incomplete_download_is_estimated_from_the_published_configs(
     name: str, cache: Callable[..., Path]
 ) -> None:
     expected = default_size(name)
@@ -285,8 +299,8 @@ def test_a_model_that_is_half_downloaded_is_predicted_by_what_was_published(
     assert default_size(name) == expected
 
 
-def test_half_precision_halves_what_is_not_kept_whole() -> None:
-    """Of Wan, the VAE, the norms and the time stay in float32."""
+def test_half_precision_halves_the_weights_that_are_not_kept_in_float32() -> None:
+    """Wan's VAE, norms and time embedding stay in float32."""
     whole = memory_estimate.weights_by_offload("wan", Settings(dtype="float32"), CUDA)["none"]
     found = memory_estimate.weights_by_offload("wan", Settings(), CUDA)
     half, largest = found["none"], found["networks"]
@@ -295,14 +309,14 @@ def test_half_precision_halves_what_is_not_kept_whole() -> None:
     assert (whole + vae) / 2 < half < (whole + vae) / 2 * 1.01
 
 
-def test_a_model_that_is_not_here_is_not_guessed() -> None:
+def test_a_model_without_known_configs_is_refused() -> None:
     with pytest.raises(BadModel, match="showlab/show-1-base is not downloaded yet"):
         memory_estimate.weights_by_offload("show1", Settings(), CUDA)
     with pytest.raises(BadModel, match="somebody/model is not downloaded yet"):
         memory_estimate.weights_by_offload("somebody/model", Settings(), CUDA)
 
 
-def test_a_run_needs_its_hungriest_stage() -> None:
+def test_the_peak_is_that_of_the_largest_stage() -> None:
     def stage(weights: int, most: int) -> StageMemory:
         return StageMemory(weights, weights // 5, 0, most)
 
@@ -325,8 +339,8 @@ def test_a_run_needs_its_hungriest_stage() -> None:
     assert told.peak("dmt", checkpointing=True, offload="blocks") == 2 + 20
 
 
-def test_windows_bound_what_a_guided_step_keeps(tmp_path: Path) -> None:
-    pipeline(MADE["wan"]()).save_pretrained(tmp_path)
+def test_windows_bound_the_saved_tensors_of_a_guided_step(tmp_path: Path) -> None:
+    pipeline(TRANSFORMERS["wan"]()).save_pretrained(tmp_path)
 
     def kept(frames: int, window: int | None) -> int:
         settings = replace(CPU, window=window)
@@ -339,7 +353,7 @@ def test_windows_bound_what_a_guided_step_keeps(tmp_path: Path) -> None:
     assert kept(33, 9) == kept(9, None) < kept(33, None) / 2
 
 
-def test_methods_without_taps_are_told() -> None:
+def test_methods_without_taps_get_a_note() -> None:
     names = ["sdedit", "vmc", "dmt"]
     told = memory_estimate.estimate_memory("shapes", CPU, torch.device("cpu"), names, (1, 16, 16))
     assert list(told.guided) == ["dmt"]
@@ -355,12 +369,13 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tight(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let every device have so many bytes, and loading be a mistake."""
+    """Let every device have so many bytes, and let reading weights be a mistake."""
 
-    def read(*args: Any) -> None:
+    def read(*args: Any, **options: Any) -> None:
         raise AssertionError("gigabytes are read")
 
-    monkeypatch.setattr(checkpoint_loading, "_load", read)
+    for library in (ModelMixin, PreTrainedModel):
+        monkeypatch.setattr(library, "from_pretrained", read)
     monkeypatch.setattr(devices, "device_of", lambda name: CUDA)
     monkeypatch.setattr(devices, "main_memory", lambda: MainMemory(64 * GIB, 0))
     return lambda size: monkeypatch.setattr(devices, "total_memory", lambda device: size)
@@ -392,17 +407,17 @@ def test_weights_that_cannot_fit_are_not_read(
 
 
 def test_benchmarks_and_analyses_read_no_weights_that_cannot_fit(
-    tight: Callable[[int], None],
+    tight: Callable[[int], None], tmp_path: Path
 ) -> None:
     tight(12 * GIB)
     with pytest.raises(OutOfMemory, match=r"13\.7 GiB, and cuda has 12\.0 GiB"):
-        work._backbone("wan", Settings())
+        runner.bench(runner.BenchConfig(suite="shapes", backbone="wan", out=tmp_path)).run()
     for analyse in (analysis.probe, analysis.retrieve):
         with pytest.raises(OutOfMemory, match=r"13\.7 GiB, and cuda has 12\.0 GiB"):
             analyse(["--backbone", "wan"], "recast analyze", "")
 
 
-def test_what_waits_has_to_fit_into_main_memory(
+def test_offloaded_weights_must_fit_into_main_memory(
     tight: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def main(ram: int, swap: int) -> None:
@@ -425,19 +440,19 @@ def test_what_waits_has_to_fit_into_main_memory(
         memory_estimate.check_fits("wan", Settings())
 
 
-def test_main_memory_is_told_with_swap_apart(
+def test_main_memory_is_read_with_swap_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "meminfo"
     file.write_text("MemTotal:       24684000 kB\nMemFree: 1 kB\nSwapTotal:       2048 kB\n")
-    monkeypatch.setattr(devices, "_MEMINFO", file)
+    monkeypatch.setattr(devices, "MEMINFO", file)
     assert devices.main_memory() == (24684000 * 1024, 2048 * 1024)
     assert devices.total_memory(torch.device("cpu")) == (24684000 + 2048) * 1024
     file.unlink()
     assert devices.main_memory() is devices.total_memory(torch.device("cpu")) is None
 
 
-def test_weights_in_8_bits_are_whole_while_they_are_loaded() -> None:
+def test_weights_in_8_bits_take_their_full_size_while_loading() -> None:
     size = (1, 16, 16)
     whole, small = (
         memory_estimate.estimate_memory(
@@ -448,7 +463,7 @@ def test_weights_in_8_bits_are_whole_while_they_are_loaded() -> None:
     assert small.loading == whole.loading == whole.weights > small.weights
 
 
-def test_what_may_fit_is_tried(tight: Callable[[int], None]) -> None:
+def test_weights_that_may_fit_are_not_refused(tight: Callable[[int], None]) -> None:
     tight(14 * GIB)
     memory_estimate.check_fits("wan", Settings())
     memory_estimate.check_fits("show1", Settings())  # of which nothing is known

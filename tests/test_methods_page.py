@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from pyarrow.parquet import read_table
 
 from recast import registry
@@ -12,7 +11,7 @@ from recast.backbones import gaussian
 from recast.motions.method import Sampling
 from recast.pipeline import method_presets, model_loading
 
-from .jobs import result
+from .inputs import uniform
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
@@ -21,17 +20,17 @@ ROWS = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \| (\d+) \+ (\d+) \|", PAGE,
 
 
 @pytest.mark.parametrize(("name", "roles", "learning", "transferring"), ROWS)
-def test_a_row_says_what_a_method_asks_for_and_what_it_costs(
+def test_a_row_gives_the_roles_and_the_cost_of_a_method(
     name: str, roles: str, learning: str, transferring: str
 ) -> None:
     module = registry.load("methods", name)
     method = module.Method(next(iter(module.PRESETS.values())))
     assert set(re.findall(r"`(\w+)`", roles)) == set(method.roles)
     backbone, sampling = gaussian.tiny(), Sampling(steps=25, guidance_scale=4.0)
-    video = torch.rand(1, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    motion = result(method.learn(backbone, video, "a dog", sampling))
+    video = uniform(1, 3, 2, 4, 4)
+    motion = method.learn(backbone, video, "a dog", sampling).run()
     assert backbone.nfe == int(learning)
-    result(method.transfer(backbone, motion, "a cat", sampling))
+    method.transfer(backbone, motion, "a cat", sampling).run()
     assert backbone.nfe == int(learning) + int(transferring)
 
 
@@ -39,9 +38,9 @@ def test_the_table_has_rows() -> None:
     assert len(ROWS) >= 9
 
 
-def test_the_matrix_says_which_pairs_run_and_which_are_measured() -> None:
-    """Every method on every backbone that can be had with released weights; measured are those of
-    which the suite `methods` has rows on a shipped model."""
+def test_the_matrix_gives_the_pairs_that_run_and_those_that_are_measured() -> None:
+    """It holds every method on every backbone with released weights. A pair is measured if the
+    suite `methods` has rows of it on a shipped model."""
     head = re.search(r"^\| \| (`.*`) \|$", PAGE, re.MULTILINE)
     assert head is not None
     backbones = re.findall(r"`(\w+)`", head[1])

@@ -1,4 +1,4 @@
-"""What each metric promises, on clips whose motion is known."""
+"""The properties of every metric, on clips whose motion is known."""
 
 import math
 import tracemalloc
@@ -25,46 +25,46 @@ from recast.shapes import world
 SIDE = world.SIZE
 
 
-def _truth(scene):
+def true_tracks(scene):
     truth = world.truth(scene)
     return Tracks(truth.tracks, truth.visible)
 
 
 @pytest.fixture(scope="module")
 def scene():
-    """A scene whose camera moves, so that every track has a motion."""
+    """A scene whose camera moves, so that every track moves."""
     scenes = (world.sample(seed) for seed in world.HELD_OUT)
     return next(s for s in scenes if np.ptp(s.pan, 0).max() > 0.3 and s.path == "zigzag")
 
 
-def _reversed(tracks):
+def reversed_in_time(tracks):
     return Tracks(tracks.points[::-1], tracks.visible[::-1])
 
 
-def _mirrored(tracks):
+def mirrored(tracks):
     return Tracks(tracks.points * (-1, 1) + (SIDE, 0), tracks.visible)
 
 
-def _shuffled(tracks):
+def shuffled(tracks):
     order = np.random.default_rng(0).permutation(len(tracks.points))
     return Tracks(tracks.points[order], tracks.visible[order])
 
 
 @pytest.mark.parametrize("tracked", ["truth", "flow"])
 def test_a_clip_against_itself_scores_one(scene, tracked):
-    tracks = _truth(scene) if tracked == "truth" else trackers.flow(world.render(scene))
+    tracks = true_tracks(scene) if tracked == "truth" else trackers.flow(world.render(scene))
     assert motion.fidelity(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
     assert hybrid.hybrid(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
 
 
-def test_fidelity_is_symmetric(scene):
-    other = _truth(replace(scene, pan=scene.pan[:, ::-1] ** 2, centre=1 - scene.centre))
-    there = motion.fidelity(_truth(scene), other, SIDE)
-    assert there == pytest.approx(motion.fidelity(other, _truth(scene), SIDE), abs=1e-12)
+def test_motion_fidelity_is_symmetric(scene):
+    other = true_tracks(replace(scene, pan=scene.pan[:, ::-1] ** 2, centre=1 - scene.centre))
+    there = motion.fidelity(true_tracks(scene), other, SIDE)
+    assert there == pytest.approx(motion.fidelity(other, true_tracks(scene), SIDE), abs=1e-12)
     assert there < 0.8
 
 
-def test_the_released_score_is_one_way_and_gives_a_clip_less_than_one_against_itself():
+def test_the_released_score_is_asymmetric_and_below_1_for_equal_clips():
     right, down = (MOVING.only(np.array(chosen)) for chosen in ([True, False], [False, True]))
     assert motion.legacy(MOVING, MOVING) == pytest.approx(0)  # the identity takes the right answer
     assert motion.legacy(right, MOVING) == pytest.approx(0)
@@ -72,14 +72,14 @@ def test_the_released_score_is_one_way_and_gives_a_clip_less_than_one_against_it
     assert motion.legacy(MOVING, down) == pytest.approx((-1 + 1) / 2)
 
 
-@pytest.mark.parametrize("change", [_reversed, _mirrored, _shuffled])
+@pytest.mark.parametrize("change", [reversed_in_time, mirrored, shuffled])
 def test_another_motion_scores_clearly_lower(scene, change):
-    tracks = _truth(scene)
+    tracks = true_tracks(scene)
     assert motion.fidelity(tracks, change(tracks), SIDE) < 0.6
     assert hybrid.hybrid(tracks, change(tracks), SIDE) < 0.9
 
 
-def test_a_recoloured_subject_scores_like_itself(scene):
+def test_a_subject_of_another_colour_has_the_same_score(scene):
     before, after = (
         trackers.flow(world.render(replace(scene, colour=colour))) for colour in ("red", "cyan")
     )
@@ -88,17 +88,17 @@ def test_a_recoloured_subject_scores_like_itself(scene):
     assert motion.fidelity(before, after, SIDE) > motion.fidelity(before, reversed_, SIDE) + 0.3
 
 
-def _tracks(points):
+def tracks_at(points):
     points = np.asarray(points, float)
     return Tracks(points, np.ones(points.shape[:2], bool))
 
 
-STILL = _tracks(np.full((5, 3, 2), 20.0))
-MOVING = _tracks(np.arange(5.0)[:, None, None] * [[[2, 0], [0, 2]]])
-NONE = _tracks(np.zeros((5, 0, 2)))
+STILL = tracks_at(np.full((5, 3, 2), 20.0))
+MOVING = tracks_at(np.arange(5.0)[:, None, None] * [[[2, 0], [0, 2]]])
+NONE = tracks_at(np.zeros((5, 0, 2)))
 
 
-def test_standing_still_is_defined():
+def test_the_score_of_clips_without_motion_is_defined():
     assert motion.fidelity(STILL, STILL, SIDE) == 1
     assert motion.fidelity(STILL, MOVING, SIDE) == 0
     assert motion.fidelity(NONE, MOVING, SIDE) == motion.fidelity(MOVING, NONE, SIDE) == 0
@@ -112,13 +112,13 @@ def test_standing_still_is_defined():
 
 
 def test_moving_fidelity_ignores_still_tracks(scene):
-    tracks = _truth(scene)
+    tracks = true_tracks(scene)
     assert motion.moving_fidelity(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
     right, down = (MOVING.only(np.array(chosen)) for chosen in ([True, False], [False, True]))
 
     def before_a_wall(moving):
         joined = [
-            np.concatenate(pair, 1) for pair in zip(_parts(moving), _parts(STILL), strict=True)
+            np.concatenate(pair, 1) for pair in zip(parts_of(moving), parts_of(STILL), strict=True)
         ]
         return Tracks(*joined)
 
@@ -129,17 +129,17 @@ def test_moving_fidelity_ignores_still_tracks(scene):
     assert motion.moving_fidelity(STILL, STILL, SIDE) == 1
     assert motion.moving_fidelity(STILL, MOVING, SIDE) == 0
     assert motion.moving_fidelity(NONE, MOVING, SIDE) == 0
-    changed = _reversed(tracks)
+    changed = reversed_in_time(tracks)
     there = motion.moving_fidelity(tracks, changed, SIDE)
     assert there == pytest.approx(motion.moving_fidelity(changed, tracks, SIDE), abs=1e-12)
     assert there < 0.6
 
 
-def _parts(tracks):
+def parts_of(tracks):
     return tracks.points, tracks.visible
 
 
-def test_true_motion_and_attributes_by_hand():
+def test_true_motion_and_attributes_agree_with_a_calculation_by_hand():
     path = np.stack([np.linspace(0.2, 0.8, 6), np.full(6, 0.5)], -1)
     correct = {"colour": True, "shape": False, "background": False}
     view = ClipView(frames=np.zeros((6, 8, 8, 3), np.uint8))
@@ -174,8 +174,8 @@ def test_pixel_error_is_the_mean_difference():
     assert error(MetricInput(result=grey, source=black, mask=mask)) == pytest.approx(0.2)
 
 
-def test_the_threshold_of_standing_still_is_relative_to_the_frame():
-    creeping = _tracks(np.arange(5.0)[:, None, None] * [[[0.1, 0]]])  # 0.1 pixels per frame
+def test_the_threshold_of_motion_is_relative_to_the_size_of_the_frame():
+    creeping = tracks_at(np.arange(5.0)[:, None, None] * [[[0.1, 0]]])  # 0.1 pixels per frame
     assert motion.fidelity(creeping, STILL, 64) == 1
     assert motion.fidelity(creeping, STILL, 16) == 0
 
@@ -186,12 +186,12 @@ def test_only_steps_in_which_both_points_are_visible_count():
     visible = np.ones(there.shape[:2], bool)
     visible[4] = False
     assert motion.fidelity(Tracks(wrong, visible), MOVING, SIDE) == pytest.approx(1)
-    assert motion.fidelity(_tracks(wrong), MOVING, SIDE) < 0.95
+    assert motion.fidelity(tracks_at(wrong), MOVING, SIDE) < 0.95
     lost = visible & (np.arange(5) < 2)[:, None]  # one step of four: too short to be judged
     assert motion.fidelity(Tracks(there, lost), MOVING, SIDE) == 0
 
 
-def _slow_frechet(a, b):
+def recursive_frechet(a, b):
     def reach(i, j):
         here = math.dist(a[i], b[j])
         before = [(i - 1, j), (i, j - 1), (i - 1, j - 1)]
@@ -201,10 +201,10 @@ def _slow_frechet(a, b):
     return reach(len(a) - 1, len(b) - 1)
 
 
-def test_the_frechet_distance_is_the_discrete_one():
+def test_the_frechet_distance_agrees_with_its_recursive_definition():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(3, 5, 2)), rng.normal(size=(4, 6, 2))
-    expected = [[_slow_frechet(one, other) for other in b] for one in a]
+    expected = [[recursive_frechet(one, other) for other in b] for one in a]
     np.testing.assert_allclose(hybrid.frechet(a, b), expected)
 
 
@@ -221,14 +221,14 @@ def test_memory_grows_linearly_with_the_length_of_clips():
     assert peak < 10 * 8 * count * count * frames
 
 
-def _unit(*rows):
+def unit_vectors(*rows):
     rows = np.array(rows, float)
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def test_clip_scores_by_hand():
+def test_clip_scores_agree_with_a_calculation_by_hand():
     frames = np.zeros((3, 8, 8, 3), np.uint8)
-    view = ClipView(frames=frames, embeddings=_unit([1, 0], [1, 1], [0, 1]))
+    view = ClipView(frames=frames, embeddings=unit_vectors([1, 0], [1, 1], [0, 1]))
     inputs = MetricInput(result=view, source=view, text=np.array([1.0, 0.0]))
     half = math.sqrt(0.5)
     scores = {
@@ -244,7 +244,7 @@ def test_clip_scores_by_hand():
     assert leakage.METRICS["leakage"].score(inputs) == pytest.approx(1)
 
 
-def test_colours_are_compared_where_something_moves(scene):
+def test_colours_are_compared_in_the_moving_region(scene):
     def view(colour):
         frames = world.render(replace(scene, colour=colour, pattern="plain"))
         return ClipView(frames=frames, tracks=trackers.flow(frames))
@@ -258,9 +258,9 @@ def test_colours_are_compared_where_something_moves(scene):
     assert distance.score(MetricInput(result=view("cyan"), source=view("red"), mask=mask)) > 0.9
 
 
-def test_states_add_up_without_being_changed():
+def test_states_are_added_without_changing_them():
     metric = text_similarity.METRICS["text_similarity"]
-    view = ClipView(frames=np.zeros((1, 8, 8, 3), np.uint8), embeddings=_unit([1, 0]))
+    view = ClipView(frames=np.zeros((1, 8, 8, 3), np.uint8), embeddings=unit_vectors([1, 0]))
     first = metric.update(State(), MetricInput(result=view, text=np.array([1.0, 0.0])))
     second = metric.update(first, MetricInput(result=view, text=np.array([0.0, 1.0])))
     assert (first, second) == (State(1, 1), State(1, 2))
@@ -268,7 +268,7 @@ def test_states_add_up_without_being_changed():
     assert math.isnan(metric.compute(State()))
 
 
-def test_every_metric_says_which_way_is_better():
+def test_every_metric_has_a_direction():
     known = metrics()
     assert {name for name, metric in known.items() if not metric.higher_is_better} == {
         "camera_error",
@@ -292,6 +292,6 @@ def test_the_shipped_clip_distinguishes_colours():
     np.testing.assert_allclose(np.linalg.norm(red, axis=-1), 1)
 
 
-def test_a_missing_clip_names_the_choices(tmp_path):
+def test_a_missing_clip_model_is_refused_with_the_choices(tmp_path):
     with pytest.raises(BadModel, match=r"CLIP .* cannot be loaded .* shapes ships with Recast"):
         clip.Embedder(str(tmp_path))

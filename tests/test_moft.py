@@ -1,4 +1,4 @@
-"""MOFT: its feature against examples made by hand, its channels, its guidance, its refusals."""
+"""MOFT: its feature against examples by hand, its channels, its guidance, errors."""
 
 import dataclasses
 from typing import Any
@@ -23,20 +23,22 @@ from recast.methods.moft import (
 )
 from recast.networks.feature_hooks import record
 
-from .jobs import SAMPLING, clip, hooks, learn, transfer
+from .hooks import hook_count
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn, transfer
+from .tiny_models import UPSAMPLER
 
 SHORT = Config(channels=0.25, guided=0.5, inner_steps=3, lr=0.01)
-UPSAMPLER = "up_blocks.1.upsamplers.0"
 
 
-def test_the_motion_feature_is_what_changes() -> None:
-    """Two frames of one position: 1 and 3 in a channel that moves, 5 and 5 in one that does not."""
+def test_the_motion_feature_is_the_deviation_from_the_mean_over_time() -> None:
+    """One position in two frames: 1 and 3 in a channel that moves, 5 and 5 in one that does not."""
     feature = torch.tensor([[1.0, 5.0], [3.0, 5.0]]).reshape(1, 2, 1, 1, 2)
     expected = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).reshape(1, 2, 1, 1, 2)
     assert torch.equal(motion_feature(feature), expected)
 
 
-def test_the_channels_are_those_along_which_most_moves() -> None:
+def test_the_channels_are_those_of_the_strongest_motion() -> None:
     """A strong motion along (3, 0, 0, 4, 0, …) and a weak one along channels 1 and 2."""
     generator = torch.Generator().manual_seed(0)
     strong, weak = torch.randn(2, 1, 6, 4, 5, 1, generator=generator)
@@ -49,16 +51,14 @@ def test_the_channels_are_those_along_which_most_moves() -> None:
     assert motion_channels(feature, 1).tolist() == list(range(8))
 
 
-def test_the_channels_are_numpys_principal_ones() -> None:
-    feature = motion_feature(
-        torch.randn(1, 5, 3, 4, 16, generator=torch.Generator().manual_seed(1))
-    )
+def test_the_channels_agree_with_the_first_principal_component() -> None:
+    feature = motion_feature(noise(1, 5, 3, 4, 16, seed=1))
     points = feature.reshape(-1, 16)
     first = torch.linalg.svd(points.double(), full_matrices=False).Vh[0]
     assert set(motion_channels(feature, 0.25).tolist()) == set(first.abs().argsort()[-4:].tolist())
 
 
-def test_the_distance_is_one_less_the_cosine() -> None:
+def test_the_distance_is_1_minus_the_cosine() -> None:
     right, up = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
     pairs = torch.stack([right, up, -right, right]).reshape(1, 4, 1, 1, 2)
     against = torch.stack([3 * right, right, right, right + up / 2]).reshape(1, 4, 1, 1, 2)
@@ -73,7 +73,7 @@ def test_learn_keeps_the_channels_of_each_guided_level() -> None:
     plain, grid = backbone.denoiser(backbone.encode_text(["a square"])), backbone.schedule.grid(4)
     at = {
         float(level.s): level.x
-        for level in invert(plain, schedule, grid, backbone.encode(clip(backbone)))
+        for level in invert(plain, schedule, grid, backbone.encode(square_clip(backbone)))
     }
     assert motion.tensors.keys() == {"noise", UPSAMPLER, f"{UPSAMPLER}/channels"}
     for index, t in enumerate(grid[:2]):
@@ -86,7 +86,7 @@ def test_learn_keeps_the_channels_of_each_guided_level() -> None:
     assert motion.tensors[UPSAMPLER].shape[-1] == 4
 
 
-def test_guidance_goes_down_the_loss_and_changes_the_clip() -> None:
+def test_guidance_reduces_the_loss_and_changes_the_clip() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     steps = [
@@ -100,11 +100,11 @@ def test_guidance_goes_down_the_loss_and_changes_the_clip() -> None:
     none = Method(dataclasses.replace(SHORT, guided=0))
     free = transfer(none, backbone, learn(none, backbone))
     assert not torch.equal(transfer(method, backbone, motion), free)
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
 
 
 def test_every_level_has_its_own_target_on_its_own_channels() -> None:
-    """The loop by hand, with two taps whose losses are averaged."""
+    """Against the loop by hand, with two taps whose losses are averaged."""
     backbone = unet3d.tiny()
     method = Method(dataclasses.replace(SHORT, taps=("motion", "decoder1.temporal_conv")))
     motion, schedule = learn(method, backbone), backbone.schedule
@@ -141,7 +141,7 @@ def test_motions_of_other_settings_are_refused() -> None:
     with pytest.raises(BadMotion, match="learned with `steps` 4, but `steps` is 8 now"):
         transfer(method, backbone, motion, dataclasses.replace(SAMPLING, steps=8))
     times = dataclasses.replace(motion, metadata={**motion.metadata, "times": [1.0]})
-    with pytest.raises(BadMotion, match="at other noise levels than gaussian now samples"):
+    with pytest.raises(BadMotion, match="at other noise levels than those of gaussian"):
         transfer(method, backbone, times)
     for name in ("noise", "posterior_mean", "posterior_mean/channels"):
         rest = {key: tensor for key, tensor in motion.tensors.items() if key != name}
@@ -163,7 +163,7 @@ def test_motions_of_other_settings_are_refused() -> None:
         ({"inversion_steps": 0}, "`inversion_steps` must be .*, got 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         dataclasses.replace(PRESETS["fast"], **changes)
 

@@ -1,4 +1,4 @@
-"""Motion files: what is written comes back, and what is not a motion file is said to be none."""
+"""Motion files: what is written is read back, and other files are refused."""
 
 import json
 import pickle
@@ -15,13 +15,16 @@ from recast.diffusion.noise_schedule import Flow
 from recast.errors import BadMotion
 from recast.motions.motion import FORMAT, Motion
 
+from .inputs import noise
+from .pickles import Trap
+
 
 def motion(**changes: Any) -> Motion:
     values: dict[str, Any] = {
         "method": "dmt",
         "backbone": tiny().fingerprint,
         "tensors": {
-            "phi/0": torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)),
+            "phi/0": noise(1, 4, 8),
             "half": torch.arange(6, dtype=torch.float16).reshape(2, 3),
             "strided": torch.arange(6.0).reshape(2, 3).T,
         },
@@ -30,7 +33,7 @@ def motion(**changes: Any) -> Motion:
     return Motion(**(values | changes))
 
 
-def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_saved_motion_is_read_back_unchanged(tmp_path: Path) -> None:
     saved = motion()
     path = saved.save(tmp_path / "deep" / "bear.safetensors")
     loaded = Motion.load(str(path))
@@ -43,7 +46,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["bear.safetensors"]
 
 
-def test_any_safetensors_reader_can_read_it(tmp_path: Path) -> None:
+def test_any_safetensors_reader_can_read_a_motion_file(tmp_path: Path) -> None:
     path = motion().save(tmp_path / "bear.safetensors")
     with safe_open(path, "np") as file:
         assert set(file.keys()) == {"phi/0", "half", "strided"}
@@ -51,32 +54,22 @@ def test_any_safetensors_reader_can_read_it(tmp_path: Path) -> None:
         assert json.loads(file.metadata()["metadata"])["prompt"] == "ein Bär"
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(BadMotion, match="there is no motion file"):
             Motion.load(path)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 60, -1])
-def test_a_file_cut_short(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = motion().save(tmp_path / "bear.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(BadMotion, match="damaged or no safetensors file"):
         Motion.load(path)
 
 
-class Trap:
-    """Whoever unpickles this leaves a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.path,)
-
-
 @pytest.mark.parametrize("writer", ["pickle", "torch"])
-def test_a_pickle_renamed_is_refused_unopened(tmp_path: Path, writer: str) -> None:
+def test_a_renamed_pickle_is_refused_without_running_it(tmp_path: Path, writer: str) -> None:
     path, sprung = tmp_path / "bear.safetensors", tmp_path / "sprung"
     if writer == "pickle":
         path.write_bytes(pickle.dumps({"tensors": Trap(sprung)}))
@@ -87,10 +80,10 @@ def test_a_pickle_renamed_is_refused_unopened(tmp_path: Path, writer: str) -> No
     assert not sprung.exists()
 
 
-def test_other_peoples_safetensors_are_refused(tmp_path: Path) -> None:
+def test_other_safetensors_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "lora.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(BadMotion, match=f"no motion file of Recast .{FORMAT}"):
+    with pytest.raises(BadMotion, match=f"no motion file of Recast .format {FORMAT}"):
         Motion.load(path)
 
 
@@ -104,25 +97,25 @@ def test_other_peoples_safetensors_are_refused(tmp_path: Path) -> None:
         {"format": FORMAT, "backbone": "abc", "metadata": "{}"},
     ],
 )
-def test_a_header_that_lacks_something_is_refused(tmp_path: Path, header: dict[str, str]) -> None:
+def test_an_incomplete_header_is_refused(tmp_path: Path, header: dict[str, str]) -> None:
     path = tmp_path / "bear.safetensors"
     save_file({"weight": torch.zeros(2)}, path, header)
     with pytest.raises(BadMotion, match="is damaged"):
         Motion.load(path)
 
 
-def test_it_is_bound_to_its_method_and_weights() -> None:
+def test_a_motion_is_bound_to_its_method_and_weights() -> None:
     backbone = tiny()
     motion().check_compatible(backbone, "dmt")
     with pytest.raises(BadMotion, match="was learned by dmt, not by dreammotion"):
         motion().check_compatible(backbone, "dreammotion")
 
 
-def test_other_weights_are_named_on_both_sides() -> None:
+def test_an_error_names_the_weights_of_the_motion_and_of_the_model() -> None:
     other = Gaussian(torch.zeros(1, 3), 0.5, Flow())
     message = (
-        f"learned on gaussian .{tiny().fingerprint}., and the backbone is gaussian "
-        f".{other.fingerprint}.; learn it again"
+        f"learned on gaussian .{tiny().fingerprint}., but the backbone is gaussian "
+        f".{other.fingerprint}.; learn the motion again"
     )
     with pytest.raises(BadMotion, match=message):
         motion().check_compatible(other, "dmt")
@@ -141,7 +134,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_tensors_lie_as_a_file_gives_them_back(tmp_path: Path) -> None:
+def test_tensors_have_the_memory_layout_of_a_file(tmp_path: Path) -> None:
     strided = torch.arange(24.0).reshape(2, 3, 4).transpose(0, 2)
     motion = Motion(method="dmt", backbone="x", tensors={"noise": strided}, metadata={})
     back = Motion.load(motion.save(tmp_path / "m.safetensors"))

@@ -1,4 +1,5 @@
-"""The motion store: what goes in comes out, damage is noticed, the oldest go first."""
+"""The motion cache: entries are read back unchanged, damage is noticed, the oldest entry is removed
+first."""
 
 import multiprocessing
 import os
@@ -25,12 +26,7 @@ def motion(value: float = 1.0, size: int = 4) -> Motion:
     )
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> MotionCache:
-    return MotionCache(tmp_path / "motions", 10**9)
-
-
-def test_a_motion_comes_back_as_it_was(store: MotionCache) -> None:
+def test_a_motion_is_read_back_unchanged(store: MotionCache) -> None:
     assert store.get("k") is None
     assert store.put("k", motion(2.5))
     back = store.get("k")
@@ -39,7 +35,7 @@ def test_a_motion_comes_back_as_it_was(store: MotionCache) -> None:
     assert (back.method, back.backbone, back.metadata) == ("dmt", "abc", {"steps": 3})
 
 
-def test_the_newest_motion_of_a_key_counts(store: MotionCache) -> None:
+def test_the_newest_motion_of_a_key_is_read(store: MotionCache) -> None:
     store.put("k", motion(1))
     (old,) = store.entries()
     os.utime(old.path, (1000, 1000))
@@ -49,8 +45,8 @@ def test_the_newest_motion_of_a_key_counts(store: MotionCache) -> None:
     assert back.tensors["x"][0] == 2
 
 
-def test_a_sole_motion_takes_the_place_of_its_key_and_of_no_other(tmp_path: Path) -> None:
-    """Also where both would fill the store."""
+def test_a_sole_motion_replaces_the_entries_of_its_key_only(tmp_path: Path) -> None:
+    """Also if both entries would fill the cache."""
     store = MotionCache(tmp_path, 10**9)
     store.put("other", motion(size=1000))
     (other,) = store.entries()
@@ -65,7 +61,7 @@ def test_a_sole_motion_takes_the_place_of_its_key_and_of_no_other(tmp_path: Path
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
-def test_a_flipped_bit_anywhere_is_noticed_once_and_removed(
+def test_an_entry_with_a_flipped_bit_is_noticed_and_removed(
     store: MotionCache, place: float
 ) -> None:
     store.put("k", motion())
@@ -87,7 +83,7 @@ def test_a_truncated_entry_is_noticed(store: MotionCache) -> None:
         store.get("k")
 
 
-def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_is_removed_first(tmp_path: Path) -> None:
     store = MotionCache(tmp_path, 10**9)
     for age, key in enumerate("abc"):
         store.put(key, motion(size=1000))
@@ -100,7 +96,7 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     assert {entry.key for entry in room.entries()} == {"a", "c", "d"}
 
 
-def test_what_is_larger_than_the_cap_is_not_kept_and_removes_nothing(tmp_path: Path) -> None:
+def test_a_motion_larger_than_the_cap_is_not_cached_and_removes_nothing(tmp_path: Path) -> None:
     store = MotionCache(tmp_path, 2000)
     assert store.put("small", motion())
     assert not store.put("large", motion(size=10_000))
@@ -108,7 +104,7 @@ def test_what_is_larger_than_the_cap_is_not_kept_and_removes_nothing(tmp_path: P
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_prune_keeps_at_most_what_is_asked_for(store: MotionCache) -> None:
+def test_prune_removes_entries_down_to_the_given_size(store: MotionCache) -> None:
     store.put("a", motion())
     store.put("b", motion())
     assert store.prune() == []
@@ -116,7 +112,7 @@ def test_prune_keeps_at_most_what_is_asked_for(store: MotionCache) -> None:
     assert store.entries() == []
 
 
-def test_prune_sweeps_up_after_crashed_writers_only(store: MotionCache) -> None:
+def test_prune_removes_files_of_crashed_writers_only(store: MotionCache) -> None:
     store.folder.mkdir()
     old, new = store.folder / ".recast-old", store.folder / ".recast-new"
     for folder in (old, new):
@@ -139,15 +135,15 @@ def test_a_failed_write_leaves_nothing(store: MotionCache, monkeypatch: pytest.M
     assert list(store.folder.iterdir()) == []
 
 
-def _write_often(folder: Path, value: float) -> None:
+def write_often(folder: Path, value: float) -> None:
     store = MotionCache(folder, 10**9)
     for _ in range(25):
         store.put("k", motion(value, 2000))
 
 
-def test_writers_at_once_never_leave_a_mixture(tmp_path: Path) -> None:
+def test_simultaneous_writers_leave_a_whole_entry(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_often, args=(tmp_path, v)) for v in (1.0, 2.0)]
+    writers = [context.Process(target=write_often, args=(tmp_path, v)) for v in (1.0, 2.0)]
     for writer in writers:
         writer.start()
     store, seen, end = MotionCache(tmp_path, 10**9), set(), time.monotonic() + 30
@@ -164,7 +160,7 @@ def test_writers_at_once_never_leave_a_mixture(tmp_path: Path) -> None:
     assert seen | set(last.tensors["x"].tolist()) <= {1.0, 2.0}
 
 
-def test_the_key_tells_apart_all_that_changes_what_is_learned() -> None:
+def test_the_key_depends_on_everything_that_changes_learning() -> None:
     backbone, frames = gaussian.tiny(), np.zeros((2, 4, 4, 3), np.uint8)
     method = dmt.Method(dmt.PRESETS["fast"])
     key = motion_key(frames, backbone, method, "a ball", 20)
@@ -184,7 +180,7 @@ def test_the_key_tells_apart_all_that_changes_what_is_learned() -> None:
     assert motion_key(frames.copy(), gaussian.tiny(), method, "a ball", 20) == key
 
 
-def test_settings_of_the_transfer_alone_share_a_motion() -> None:
+def test_the_key_does_not_depend_on_settings_of_the_transfer() -> None:
     backbone, frames = gaussian.tiny(), np.zeros((2, 4, 4, 3), np.uint8)
     keys = {
         motion_key(frames, backbone, dmt.Method(dmt.Config(lr=lr)), "", 20) for lr in (0.01, 0.02)
@@ -195,17 +191,17 @@ def test_settings_of_the_transfer_alone_share_a_motion() -> None:
 @pytest.mark.parametrize(
     ("text", "size"), [("0", 0), ("12", 12), ("4GB", 4 * 10**9), ("1.5 mb", 1_500_000)]
 )
-def test_sizes_are_read(text: str, size: int) -> None:
+def test_sizes_are_parsed(text: str, size: int) -> None:
     assert parse_size(text, "`keep`") == size
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "4 gigs"])
-def test_other_sizes_are_refused(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(BadCall, match="RECAST_STORE_CAP must be a size like 4GB"):
         parse_size(text, "RECAST_STORE_CAP")
 
 
-def test_the_environment_says_where_and_how_large(
+def test_the_environment_sets_the_folder_and_the_cap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECAST_STORE", str(tmp_path))

@@ -1,4 +1,4 @@
-"""MotionClone: attention over frames, its strongest entries, the score, what is refused."""
+"""MotionClone: attention over frames, its strongest entries, the score, errors."""
 
 import dataclasses
 import math
@@ -19,11 +19,12 @@ from recast.methods.motionclone import (
     Config,
     Method,
     attention_over_frames,
-    ramped,
+    ramp_factor,
 )
 from recast.networks.feature_hooks import record
 
-from .jobs import SAMPLING, clip, learn, result, transfer
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn, transfer
 
 SHORT = Config(weight=50.0, guided=0.5, ramp=0)
 
@@ -39,7 +40,7 @@ def test_attention_is_a_softmax_over_frames_at_each_position() -> None:
 
 
 def temporal_attention(backbone: LatentUNet, x: Tensor, t: Tensor) -> Tensor:
-    """The first temporal attention of block 1 as diffusers itself scores it: (H·W, heads, F, F)."""
+    """The first temporal attention of block 1 as diffusers computes it, (H·W, heads, F, F)."""
     attention: Any = backbone.network.get_submodule(
         "up_blocks.1.temp_attentions.0.transformer_blocks.0.attn1"
     )
@@ -60,21 +61,21 @@ def temporal_attention(backbone: LatentUNet, x: Tensor, t: Tensor) -> Tensor:
     return attention.get_attention_scores(q, k).unflatten(0, (-1, attention.heads))
 
 
-def test_learn_keeps_the_strongest_entries_of_the_models_own_attention() -> None:
+def test_learn_records_the_strongest_entries_of_the_temporal_attention() -> None:
     backbone = unet3d.tiny()
     assert isinstance(backbone, LatentUNet)
     motion = learn(Method(SHORT), backbone)
     t = backbone.schedule.grid(100)[60]
     assert motion.metadata["times"] == [float(t)]
     eps = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(0), torch.device("cpu"))
-    x = backbone.schedule.noised(backbone.encode(clip(backbone)), eps, t)
+    x = backbone.schedule.noised(backbone.encode(square_clip(backbone)), eps, t)
     values, frames = temporal_attention(backbone, x, t).max(-1)
     torch.testing.assert_close(motion.tensors["0/values"].flatten(), values.flatten())
     assert torch.equal(motion.tensors["0/frames"].flatten(), frames.flatten().to(torch.int16))
     assert len(motion.tensors) == 2 * len(backbone.taps("temporal_keys")) + 1
 
 
-def test_learning_takes_one_pass_and_serves_any_number_of_steps() -> None:
+def test_learning_takes_one_pass_for_any_number_of_steps() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     assert backbone.nfe == 1
@@ -83,8 +84,8 @@ def test_learning_takes_one_pass_and_serves_any_number_of_steps() -> None:
     assert backbone.nfe == 1 + 2 * 6 + 3  # with guidance, and one pass back a guided level
 
 
-def test_the_score_bends_the_noise_of_the_step_and_nothing_else() -> None:
-    """The first step of the sample is the unguided one less λ·σ_s·σ_t times the gradient."""
+def test_the_score_changes_only_the_noise_estimate_of_the_step() -> None:
+    """The first step of the sample is the unguided one minus λ·σ_s·σ_t times the gradient."""
     backbone = unet3d.tiny()
     ways = {}
     for weight in (0.0, 50.0, 100.0):
@@ -108,12 +109,12 @@ def test_the_score_bends_the_noise_of_the_step_and_nothing_else() -> None:
     torch.testing.assert_close(ways[50.0], moved, atol=1e-4, rtol=1e-4)
 
 
-def test_the_source_itself_has_no_loss_at_its_level() -> None:
+def test_the_loss_of_the_source_at_its_own_level_is_zero() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone, "what it shows, which is not read")
     t = backbone.schedule.grid(100)[60]
     eps = randn((1, 4, 4, 8, 8), torch.Generator().manual_seed(0), torch.device("cpu"))
-    x = backbone.schedule.noised(backbone.encode(clip(backbone)), eps, t)
+    x = backbone.schedule.noised(backbone.encode(square_clip(backbone)), eps, t)
     loss = method.loss(backbone, motion, "")
     with torch.no_grad():
         assert float(loss(x, t)) == pytest.approx(0, abs=1e-10)
@@ -121,20 +122,20 @@ def test_the_source_itself_has_no_loss_at_its_level() -> None:
 
 
 def test_the_weight_rises_and_falls() -> None:
-    assert [ramped(n, 6, 1 / 3) for n in range(6)] == [0.5, 1, 1, 1, 1, 0.5]
-    assert [ramped(n, 3, 0) for n in range(3)] == [1, 1, 1]
+    assert [ramp_factor(n, 6, 1 / 3) for n in range(6)] == [0.5, 1, 1, 1, 1, 0.5]
+    assert [ramp_factor(n, 3, 0) for n in range(3)] == [1, 1, 1]
     # The authors' numbers, 10 of 180 guided steps; of few there is no ramp.
-    told = [ramped(n, 180, PRESETS["paper"].ramp) for n in range(180)]
+    told = [ramp_factor(n, 180, PRESETS["paper"].ramp) for n in range(180)]
     assert told[:11] == pytest.approx([*(n / 10 for n in range(1, 11)), 1])
     assert told == told[::-1]
-    assert {ramped(n, 10, PRESETS["paper"].ramp) for n in range(10)} == {1}
+    assert {ramp_factor(n, 10, PRESETS["paper"].ramp) for n in range(10)} == {1}
 
 
-def test_the_loss_is_the_sum_over_places_of_each_ones_mean_error() -> None:
+def test_the_loss_is_the_sum_of_the_mean_errors_of_the_taps() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     pairs = tap_pairs(backbone, "temporal_queries", "temporal_keys")
-    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = noise(1, 4, 4, 8, 8, seed=1)
     t = backbone.schedule.grid(4)[0]
     with torch.no_grad(), record(backbone.network, [tap for pair in pairs for tap in pair], 4) as s:
         backbone.denoiser(backbone.encode_text(["a cat"]))(x, t)
@@ -149,22 +150,22 @@ def test_the_loss_is_the_sum_over_places_of_each_ones_mean_error() -> None:
 
 
 def test_the_paper_preset_has_the_authors_numbers() -> None:
-    """configs/t2v_object.yaml of their code: weight 2000, noise level 400 of 1000, one entry."""
+    """Of configs/t2v_object.yaml in their code: weight 2000, noise level 400 of 1000, one entry."""
     paper = PRESETS["paper"]
     assert (paper.weight, paper.level, paper.top, paper.guided) == (2000.0, 0.4, 1, 0.4)
     assert paper.prompt_suffix.startswith(", 8k, high detailed")
     assert PRESETS["reference"].prompt_suffix == ""
 
 
-def test_guided_levels_tell_their_loss() -> None:
+def test_guided_levels_report_their_loss() -> None:
     backbone, method = gaussian.tiny(), Method(SHORT)
     events = method.transfer(backbone, learn(method, backbone), "a cat", SAMPLING)
     steps = [event for event in events if isinstance(event, Step)]
     assert [step.metrics.keys() for step in steps] == 2 * [{"loss", "loss_before"}] + 2 * [set()]
 
 
-def test_the_reference_follows_the_prompt_more() -> None:
-    """Its guidance scale w does what w + 1 does."""
+def test_the_guidance_scale_of_the_reference_preset_is_larger_by_1() -> None:
+    """Its guidance scale w has the effect of w + 1."""
     backbone = unet3d.tiny()
     # The tiny model's tokenizer knows letters only, and its text encoder takes few.
     reference = dataclasses.replace(PRESETS["reference"], negative_prompt="ugly")
@@ -176,7 +177,7 @@ def test_the_reference_follows_the_prompt_more() -> None:
     assert not torch.equal(with_one, transfer(Method(plain), backbone, motion))
 
 
-def test_other_motions_are_refused() -> None:
+def test_motions_of_other_settings_are_refused() -> None:
     backbone, method = gaussian.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     with pytest.raises(BadMotion, match="learned with `top` 1, but `top` is 2 now"):
@@ -187,7 +188,7 @@ def test_other_motions_are_refused() -> None:
             transfer(method, backbone, dataclasses.replace(motion, tensors=rest))
 
 
-def test_roles_and_rows_that_are_not_there_are_refused() -> None:
+def test_unknown_roles_and_layers_are_refused() -> None:
     with pytest.raises(
         BadCall, match="`top` must be at most 8, the number of frames of latents, got 9"
     ):
@@ -199,12 +200,12 @@ def test_roles_and_rows_that_are_not_there_are_refused() -> None:
         learn(Method(dataclasses.replace(SHORT, queries="motion")), unet3d.tiny())
 
 
-def test_a_broken_network_is_told_by_its_level() -> None:
+def test_an_error_names_the_level_with_a_non_finite_value() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     backbone.network.get_parameter("conv_in.bias").data.fill_(float("nan"))
     with pytest.raises(Exception, match=r"the loss is nan at level 1 of 4 \(t = 751\)"):
-        result(method.transfer(backbone, motion, "a cat", SAMPLING))
+        method.transfer(backbone, motion, "a cat", SAMPLING).run()
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,6 @@ def test_a_broken_network_is_told_by_its_level() -> None:
         ({"more_guidance": float("inf")}, "`more_guidance` must be .*, got inf"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         dataclasses.replace(PRESETS["fast"], **changes)

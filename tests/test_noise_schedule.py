@@ -1,4 +1,4 @@
-"""Noise levels against their definition, and against diffusers' own tables and grids."""
+"""Noise schedules against their definition, and against the tables and grids of diffusers."""
 
 import math
 from typing import Any
@@ -16,6 +16,8 @@ from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 from recast.diffusion.noise_schedule import Cosine, Discrete, Flow, Schedule, per_sample
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel
+
+from .inputs import noise
 
 ZEROSCOPE: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -40,12 +42,8 @@ SCHEDULES: list[tuple[Schedule, list[float]]] = [
 ]
 
 
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def raw_output(schedule: Schedule, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> Any:
-    """What a perfect network would say, by the definition of its prediction type."""
+    """The output of a perfect network, by the definition of its prediction type."""
     alpha, sigma = schedule.alpha(t).float(), schedule.sigma(t).float()
     return {"epsilon": eps, "v_prediction": alpha * eps - sigma * x0, "flow": eps - x0}[
         schedule.prediction
@@ -53,7 +51,9 @@ def raw_output(schedule: Schedule, x0: torch.Tensor, eps: torch.Tensor, t: torch
 
 
 @pytest.mark.parametrize(("schedule", "times"), SCHEDULES)
-def test_the_raw_output_gives_back_clip_and_noise(schedule: Schedule, times: list[float]) -> None:
+def test_clip_and_noise_are_recovered_from_the_output_of_the_network(
+    schedule: Schedule, times: list[float]
+) -> None:
     x0, eps = noise(2, 3, 2, 4, 4), noise(2, 3, 2, 4, 4, seed=1)
     for time in times:
         t = torch.tensor(time, dtype=torch.float64)
@@ -66,7 +66,9 @@ def test_the_raw_output_gives_back_clip_and_noise(schedule: Schedule, times: lis
 
 
 @pytest.mark.parametrize(("schedule", "times"), SCHEDULES)
-def test_what_the_network_should_say(schedule: Schedule, times: list[float]) -> None:
+def test_the_training_target_is_the_output_of_a_perfect_network(
+    schedule: Schedule, times: list[float]
+) -> None:
     x0, eps = noise(1, 4, 3, 5, 5), noise(1, 4, 3, 5, 5, seed=1)
     for time in times:
         t = torch.tensor(time, dtype=torch.float64)
@@ -84,7 +86,7 @@ def test_levels_run_from_clean_to_noise(schedule: Schedule, times: list[float]) 
 
 
 @pytest.mark.parametrize("schedule", [from_diffusers(ZEROSCOPE), Cosine()])
-def test_ddpm_type_levels_preserve_variance(schedule: Schedule) -> None:
+def test_levels_of_ddpm_type_preserve_variance(schedule: Schedule) -> None:
     t = schedule.grid(20)
     torch.testing.assert_close(
         schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones(21, dtype=torch.float64)
@@ -92,7 +94,7 @@ def test_ddpm_type_levels_preserve_variance(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
-def test_no_division_where_there_is_no_signal(prediction: str) -> None:
+def test_levels_without_signal_have_finite_estimates(prediction: str) -> None:
     schedule = from_diffusers(ZERO_SNR) if prediction == "v_prediction" else Flow()
     t = schedule.grid(5)[0] if prediction == "flow" else torch.tensor(999.0)
     assert float(schedule.alpha(t)) == 0
@@ -102,8 +104,8 @@ def test_no_division_where_there_is_no_signal(prediction: str) -> None:
     torch.testing.assert_close(out.eps, x)
 
 
-def test_a_noise_prediction_without_terminal_signal_is_refused() -> None:
-    with pytest.raises(BadModel, match=r"no signal at its last level.*needs v_prediction"):
+def test_noise_prediction_without_signal_at_the_last_level_is_refused() -> None:
+    with pytest.raises(BadModel, match=r"noisiest level .* has no signal.*needs v_prediction"):
         from_diffusers(ZEROSCOPE | {"rescale_betas_zero_snr": True})
     assert float(Cosine(prediction="epsilon").alpha(Cosine(prediction="epsilon").grid(4)[0])) > 0.01
 
@@ -118,7 +120,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_the_table_is_diffusers(config: dict[str, Any]) -> None:
+def test_the_table_agrees_with_diffusers(config: dict[str, Any]) -> None:
     oracle = DDIMScheduler(**config)
     t = torch.arange(1000, dtype=torch.float64)
     ours = from_diffusers(config)
@@ -131,7 +133,7 @@ def test_the_table_is_diffusers(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_the_shifted_table_is_cogvideox(shift: float) -> None:
+def test_the_shifted_table_agrees_with_cogvideox(shift: float) -> None:
     config = {**ZERO_SNR, "snr_shift_scale": shift, "timestep_spacing": "trailing"}
     oracle = CogVideoXDDIMScheduler(**config)
     ours = from_diffusers(config).alpha(torch.arange(1000, dtype=torch.float64)) ** 2
@@ -140,7 +142,7 @@ def test_the_shifted_table_is_cogvideox(shift: float) -> None:
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 25, 30, 50, 333, 999])
-def test_the_grid_is_diffusers(spacing: str, steps: int) -> None:
+def test_the_grid_agrees_with_diffusers(spacing: str, steps: int) -> None:
     config = ZEROSCOPE | {"timestep_spacing": spacing}
     oracle = DDIMScheduler(**config)
     oracle.set_timesteps(steps)
@@ -150,7 +152,7 @@ def test_the_grid_is_diffusers(spacing: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 75, 500])
-def test_a_cosine_grid_begins_where_the_config_says(steps: int) -> None:
+def test_a_cosine_grid_begins_at_the_level_of_its_config(steps: int) -> None:
     config = {
         "num_train_timesteps": 1000,
         "beta_schedule": "squaredcos_cap_v2",
@@ -176,7 +178,7 @@ def test_as_many_steps_as_levels_visit_every_level(offset: int) -> None:
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_the_shifted_flow_grid(shift: float) -> None:
+def test_the_grid_of_a_flow_is_shifted_by_its_formula(shift: float) -> None:
     grid = Flow(shift=shift).grid(4)
     wanted = [shift * t / (1 + (shift - 1) * t) for t in (1, 0.75, 0.5, 0.25, 0)]
     assert grid.tolist() == pytest.approx(wanted)
@@ -187,7 +189,7 @@ def test_the_shifted_flow_grid(shift: float) -> None:
 
 @pytest.mark.parametrize(("schedule", "times"), SCHEDULES)
 @pytest.mark.parametrize(("steps", "fine"), [(7, 90), (20, 400), (50, 50), (50, 10)])
-def test_a_refined_grid_holds_the_grid(
+def test_a_refined_grid_contains_the_grid(
     schedule: Schedule, times: list[float], steps: int, fine: int
 ) -> None:
     grid = schedule.grid(steps)
@@ -198,7 +200,7 @@ def test_a_refined_grid_holds_the_grid(
     assert len(refined) - 1 == pytest.approx(max(fine, steps), rel=0.15)
 
 
-def test_the_network_reads_whole_levels_and_no_clean_one() -> None:
+def test_the_network_reads_whole_levels_from_0() -> None:
     read = from_diffusers(ZEROSCOPE).network_time(torch.tensor([-1.0, 0.0, 998.6]))
     assert read.tolist() == [0, 0, 999]
     assert read.dtype == torch.int64
@@ -222,7 +224,7 @@ def test_the_network_reads_whole_levels_and_no_clean_one() -> None:
         ({"trained_betas": [0.1, 0.2]}, "trained_betas; only a beta_schedule"),
     ],
 )
-def test_a_config_we_do_not_have_is_refused(change: dict[str, Any], message: str) -> None:
+def test_an_unknown_config_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(BadModel, match=message):
         from_diffusers(ZEROSCOPE | change)
 
@@ -232,7 +234,7 @@ def test_a_config_we_do_not_have_is_refused(change: dict[str, Any], message: str
     [{"use_flow_sigmas": True, "flow_shift": 5.0, "beta_schedule": "linear"}, {"shift": 5.0}],
     ids=["UniPC", "Euler"],
 )
-def test_a_flow_is_shifted_as_its_config_says(config: dict[str, Any]) -> None:
+def test_a_flow_has_the_shift_of_its_config(config: dict[str, Any]) -> None:
     flow = from_diffusers(config | {"num_train_timesteps": 500})
     assert flow.prediction == "flow"
     # Half of the way to noise becomes 5/6 of it.
@@ -253,7 +255,7 @@ def test_a_flow_is_shifted_as_its_config_says(config: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_a_flow_we_do_not_have_is_refused(config: dict[str, Any], message: str) -> None:
+def test_an_unknown_kind_of_flow_is_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(BadModel, match=message):
         from_diffusers(config)
 
@@ -272,7 +274,7 @@ GROWING = {
 @pytest.mark.parametrize("shape", [(1, 4, 3, 2, 3), (7, 16, 22), (1, 128, 21, 16, 22)])
 @pytest.mark.parametrize("last", [None, 0.1])
 @pytest.mark.parametrize("steps", [2, 8, 50])
-def test_a_shift_that_grows_with_the_clip_is_diffusers(
+def test_a_shift_that_depends_on_the_size_agrees_with_diffusers(
     shape: tuple[int, ...], last: float | None, steps: int
 ) -> None:
     oracle = FlowMatchEulerDiscreteScheduler(**GROWING, shift_terminal=last)
@@ -285,7 +287,7 @@ def test_a_shift_that_grows_with_the_clip_is_diffusers(
     assert schedule.grid(1).tolist() == [1, 0]
 
 
-def test_levels_that_depend_on_the_size_are_not_had_without_it() -> None:
+def test_levels_that_depend_on_the_size_need_a_size() -> None:
     schedule = from_diffusers(GROWING)
     with pytest.raises(BadCall, match=r"depend on the size of the clip; call schedule.sized"):
         schedule.grid(4)
@@ -301,7 +303,9 @@ def test_levels_that_depend_on_the_size_are_not_had_without_it() -> None:
 @pytest.mark.parametrize(
     ("schedule", "length"), [(from_diffusers(ZEROSCOPE), 1000), (Flow(), 1), (Cosine(), 1)]
 )
-def test_times_run_from_the_clean_level_to_its_length(schedule: Schedule, length: float) -> None:
+def test_times_lie_between_the_clean_level_and_the_length_of_the_schedule(
+    schedule: Schedule, length: float
+) -> None:
     assert schedule.length == length
     assert schedule.clean < float(schedule.grid(4)[0]) <= length
 
@@ -318,19 +322,19 @@ def test_an_impossible_number_of_steps_is_refused(steps: int) -> None:
 
 
 @pytest.mark.parametrize("schedule", [Flow(), Cosine()])
-def test_no_steps_are_refused_in_continuous_time(schedule: Schedule) -> None:
+def test_zero_steps_are_refused_in_continuous_time(schedule: Schedule) -> None:
     with pytest.raises(BadCall, match="`steps` must be 1 to 10000 for this model, got 0"):
         schedule.grid(0)
 
 
-def test_levels_between_the_table_interpolate() -> None:
+def test_levels_between_those_of_the_table_are_interpolated() -> None:
     schedule = Discrete(torch.tensor([0.9, 0.5, 0.1]), prediction="epsilon")
     t = torch.tensor([-1.0, -0.5, 0.0, 1.5, 2.0])
     wanted = torch.tensor([1.0, 0.95, 0.9, 0.3, 0.1], dtype=torch.float64)
     torch.testing.assert_close(schedule.alpha(t) ** 2, wanted, atol=1e-7, rtol=0)
 
 
-def test_a_level_multiplies_its_own_sample() -> None:
+def test_every_sample_of_a_batch_has_its_own_level() -> None:
     x = torch.ones(2, 3, 1, 2, 2)
     scaled = per_sample(torch.tensor([2.0, 3.0]), x) * x
     assert scaled[0].unique().tolist() == [2.0]

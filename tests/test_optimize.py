@@ -1,4 +1,4 @@
-"""The optimisation loops, against the formulas of Adam and AdamW."""
+"""The optimisation loops against the formulas of Adam and AdamW."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from recast.diffusion.optimize import (
     adamw_class,
     descend,
     gradient,
+    load_optimizer_tensors,
     minimize,
-    packed,
-    restore,
+    optimizer_tensors,
     train,
 )
 from recast.errors import BadCall, NotFinite
@@ -33,8 +33,8 @@ def test_it_finds_the_minimum() -> None:
     assert history[-1] < 1e-2
 
 
-def test_every_step_is_adams_with_its_own_rate() -> None:
-    """Kingma & Ba 2015, algorithm 1, with rates that fall."""
+def test_every_step_is_that_of_adam_at_its_own_learning_rate() -> None:
+    """Kingma & Ba 2015, algorithm 1, with falling learning rates."""
     rates = [0.1, 0.05, 0.01]
     x, m, v = 0.5, 0.0, 0.0
     losses = []
@@ -49,7 +49,7 @@ def test_every_step_is_adams_with_its_own_rate() -> None:
     assert history == pytest.approx(losses)
 
 
-def test_the_start_stays_and_the_result_carries_no_graph() -> None:
+def test_the_start_is_left_unchanged_and_the_result_has_no_graph() -> None:
     start = torch.zeros(3)
     x, _ = minimize(bowl, start, [0.1])
     assert torch.equal(start, torch.zeros(3))
@@ -60,14 +60,14 @@ def test_the_start_stays_and_the_result_carries_no_graph() -> None:
     assert history == []
 
 
-def test_gradients_are_on_within_no_grad_and_only_there() -> None:
+def test_gradients_are_enabled_for_the_loss_only() -> None:
     with torch.no_grad():
         x, _ = minimize(bowl, torch.zeros(1), [0.1])
         assert not torch.is_grad_enabled()
     assert float(x) == pytest.approx(0.1, rel=1e-4)
 
 
-def test_the_momentum_is_fresh_every_time() -> None:
+def test_every_call_starts_with_new_momentum() -> None:
     first, _ = minimize(bowl, torch.zeros(1), [0.1, 0.1])
     again, _ = minimize(bowl, torch.zeros(1), [0.1, 0.1])
     assert torch.equal(first, again)
@@ -79,25 +79,26 @@ def test_other_parameters_get_no_gradient() -> None:
     assert weight.grad is None
 
 
-def test_a_broken_loss_is_named() -> None:
+def test_an_error_names_the_step_with_a_non_finite_loss() -> None:
     calls = iter([1.0, 1.0, float("nan")])
     with pytest.raises(NotFinite, match="the loss is nan after 2 inner steps"):
         minimize(lambda x: x.sum() * next(calls), torch.ones(2), [0.1] * 5)
 
 
 def through_half(weight: float) -> Callable[[Tensor], Tensor]:
-    """A loss whose gradient, the weight, passes a network in float16."""
+    """A loss whose gradient, the weight, passes through a network in float16."""
     return lambda x: (weight * x.half().float()).sum()
 
 
 @pytest.mark.parametrize("weight", [1.5e-8, 100.0], ids=["vanishes", "overflows"])
-def test_gradients_pass_float16(weight: float) -> None:
-    """The first is zero in float16 as it is, the second infinite at the scale that saves it."""
+def test_gradients_pass_through_float16(weight: float) -> None:
+    """The first gradient underflows in float16, and the second overflows at the scale that the
+    first one needs."""
     slope = gradient(through_half(weight), torch.zeros(4))
     torch.testing.assert_close(slope.gradient, torch.full((4,), weight), rtol=5e-3, atol=0)
 
 
-def test_what_float16_cannot_hold_is_named() -> None:
+def test_a_gradient_that_float16_cannot_hold_is_refused() -> None:
     with pytest.raises(NotFinite, match="the gradient is not finite after 0 inner steps"):
         minimize(through_half(1e5), torch.zeros(4), [0.1])
 
@@ -113,7 +114,7 @@ def test_a_scale_that_overflowed_is_not_tried_again() -> None:
     assert len(calls) == 4
 
 
-def test_plain_gradient_descent_is_told_on_the_way() -> None:
+def test_plain_gradient_descent_reports_every_step() -> None:
     seen = list(descend(bowl, torch.zeros(1, dtype=torch.float64), [0.1, 0.2], torch.optim.SGD))
     values = [value for _, value in seen]
     assert float(seen[0][0]) == pytest.approx(0.6)
@@ -139,7 +140,7 @@ def to(target: float, *parameters: nn.Parameter, lr: float = 0.1) -> Group:
     return Group(parameters, lr, loss)
 
 
-def test_every_step_is_adamws() -> None:
+def test_every_step_is_that_of_adamw() -> None:
     """Loshchilov & Hutter 2019, algorithm 2."""
     x, m, v, losses = 0.5, 0.0, 0.0, []
     for step in (1, 2, 3):
@@ -156,7 +157,7 @@ def test_every_step_is_adamws() -> None:
     assert [loss for _, loss in seen] == pytest.approx(losses)
 
 
-def test_training_goes_on_exactly_where_it_was() -> None:
+def test_resumed_training_gives_the_same_weights() -> None:
     whole, half, rest = (parameter(0.5, -2.0) for _ in range(3))
     groups = [[to(3, weight)] for weight in (whole, half, rest)]
     expected = list(train(groups[0], adamw(groups[0], 0.01), 6))
@@ -164,13 +165,14 @@ def test_training_goes_on_exactly_where_it_was() -> None:
     begun = list(train(groups[1], first, 4))
     rest.data.copy_(half.data)
     second = adamw(groups[2], 0.01)
-    restore(second, packed(first))
+    load_optimizer_tensors(second, optimizer_tensors(first))
     assert begun + list(train(groups[2], second, 6, done=4)) == expected
     assert torch.equal(rest, whole)
 
 
-def test_every_group_follows_its_own_loss_at_its_own_rate() -> None:
-    """Although the second's loss depends on the first's parameters, and the other way round."""
+def test_every_group_follows_its_own_loss_at_its_own_learning_rate() -> None:
+    """Although the second loss depends on the parameters of the first group, and the first loss on
+    those of the second."""
     one, two = parameter(0.0), parameter(0.0)
 
     @contextmanager
@@ -186,7 +188,7 @@ def test_every_group_follows_its_own_loss_at_its_own_rate() -> None:
     assert moves[2][1] < moves[1][1]
 
 
-def test_what_a_loss_was_computed_with_stays_until_its_gradient_is_known() -> None:
+def test_the_context_of_a_loss_lasts_until_its_gradient_is_computed() -> None:
     weight, told = parameter(1.0), []
 
     class Watched(torch.autograd.Function):
@@ -209,17 +211,17 @@ def test_what_a_loss_was_computed_with_stays_until_its_gradient_is_known() -> No
     assert told == ["gradient", "taken away"]
 
 
-def test_a_gradient_is_cut_to_the_norm_that_is_allowed() -> None:
-    """AdamW's moments tell: its first is a tenth of the first gradient."""
+def test_a_gradient_is_clipped_to_the_largest_norm() -> None:
+    """AdamW's first moment is a tenth of the first gradient."""
     weight = parameter(0.0, 0.0)
     groups = [to(30, weight)]
     optimizer = adamw(groups, 0)
     list(train(groups, optimizer, 1, clip=2.0))
-    moment = packed(optimizer)["0.exp_avg"]
+    moment = optimizer_tensors(optimizer)["0.exp_avg"]
     assert float(moment.norm()) == pytest.approx(0.2, rel=1e-4)
 
 
-def test_training_that_breaks_says_at_which_iteration() -> None:
+def test_an_error_names_the_iteration_with_a_non_finite_loss() -> None:
     weight = parameter(1.0)
 
     @contextmanager

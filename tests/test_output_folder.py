@@ -1,4 +1,4 @@
-"""What a run writes beside its mp4."""
+"""The files that a run writes beside its mp4."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def clip() -> Video:
     return Video(world.render(world.sample(3)), world.FPS)
 
 
-def test_the_result_in_other_forms_too(clip: Video, tmp_path: Path) -> None:
+def test_the_result_is_also_written_in_other_forms(clip: Video, tmp_path: Path) -> None:
     output_folder.write_media(tmp_path, ("source", clip), clip, "a star", ("gif", "png"))
     frames = video.read(tmp_path / "frames", fps=world.FPS).frames
     assert np.array_equal(frames, clip.frames)  # PNG loses nothing
@@ -30,7 +30,7 @@ def test_the_result_in_other_forms_too(clip: Video, tmp_path: Path) -> None:
     assert pair.width >= 2 * clip.width
 
 
-def test_a_folder_with_these_forms_is_an_earlier_run(clip: Video, tmp_path: Path) -> None:
+def test_a_folder_with_other_forms_counts_as_an_earlier_run(clip: Video, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     output_folder.write_media(folder, None, clip, "a star", ("gif", "png"))
     output_folder.check_replaceable(folder, tmp_path / "clip.mp4")

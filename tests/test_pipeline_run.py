@@ -1,4 +1,4 @@
-"""A run from clip to folder: what it writes, what it refuses, what a failed one leaves behind."""
+"""A run from clip to folder: the files it writes, the calls it refuses, and how it fails."""
 
 import dataclasses
 import errno
@@ -35,22 +35,16 @@ from recast.shapes import world
 FAST = dmt.Config(inner_steps=2, inversion_steps=4, restart=False)
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clips") / "ball.mp4"
-    return Video(world.render(world.sample(3)), world.FPS).save(path)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> MotionCache:
     return MotionCache(tmp_path / "store", 10**9)
 
 
 @pytest.fixture
-def job(clip: Path, tmp_path: Path) -> Callable[..., RunConfig[Any]]:
+def job(ball: Path, tmp_path: Path) -> Callable[..., RunConfig[Any]]:
     def make(**changes: Any) -> RunConfig[Any]:
         plain: dict[str, Any] = {
-            "clip": clip,
+            "clip": ball,
             "prompt": "a blue star",
             "out": tmp_path / "out",
             "config": FAST,
@@ -67,7 +61,7 @@ def finished(job: Job[Any]) -> tuple[list[Event], Any]:
 
 
 def untouched(folder: Path) -> bool:
-    """Neither the folder nor a temporary beside it is there."""
+    """Whether neither the folder nor a temporary folder beside it exists."""
     return not folder.exists() and not list(folder.parent.glob(".recast-*"))
 
 
@@ -80,7 +74,7 @@ def raiser(error: BaseException) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("backbone", [gaussian.tiny(), unet3d.tiny()], ids=lambda b: b.name)
-def test_a_run_writes_all_it_promises(
+def test_a_run_writes_video_pair_sheet_and_manifest(
     job: Callable[..., RunConfig[Any]], store: MotionCache, backbone: Backbone
 ) -> None:
     events, result = finished(run.transfer(job(), backbone, store))
@@ -103,10 +97,10 @@ def test_a_run_writes_all_it_promises(
     assert result.videos == (folder / "video.mp4",)
 
 
-def test_a_prompt_that_fits_only_without_what_a_method_adds_is_refused_before_learning(
+def test_a_prompt_that_its_prefix_makes_too_long_is_refused_before_learning(
     job: Callable[..., RunConfig[Any]], store: MotionCache
 ) -> None:
-    """The tiny model takes few letters."""
+    """The tiny model has one token for each letter."""
     backbone = unet3d.tiny()
     config = job(config=dataclasses.replace(FAST, prompt_prefix="a " * 80))
     with pytest.raises(BadCall, match="the prompt has 89 tokens"):
@@ -114,8 +108,8 @@ def test_a_prompt_that_fits_only_without_what_a_method_adds_is_refused_before_le
     assert backbone.nfe == 0
 
 
-def test_the_manifest_tells_what_was_done(
-    job: Callable[..., RunConfig[Any]], store: MotionCache, clip: Path
+def test_the_manifest_records_the_run(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, ball: Path
 ) -> None:
     backbone = gaussian.tiny()
     config = job(source=Source(frames=6, height=20, width=24), draw=Draw(steps=5, seed=7))
@@ -132,7 +126,7 @@ def test_the_manifest_tells_what_was_done(
     assert told["config"]["config"]["inner_steps"] == 2
     assert told["clip"]["frames"] == 6
     assert (told["clip"]["height"], told["clip"]["width"]) == (20, 24)
-    for name, path in (("source", clip), ("video.mp4", result.folder / "video.mp4")):
+    for name, path in (("source", ball), ("video.mp4", result.folder / "video.mp4")):
         assert told["hashes"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert told["backbone"]["fingerprint"] == backbone.fingerprint
     assert sum(told["network_calls"].values()) == backbone.nfe
@@ -157,7 +151,7 @@ def test_the_same_seed_makes_the_same_bytes(
     assert contents[0] != contents[2]
 
 
-def test_samples_share_one_motion_and_are_the_single_runs(
+def test_samples_share_one_motion_and_equal_single_runs(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
 ) -> None:
     backbone = gaussian.tiny()
@@ -182,7 +176,7 @@ def test_samples_share_one_motion_and_are_the_single_runs(
     assert result.videos[1] == result.folder / "seed-6" / "video.mp4"
 
 
-def test_the_second_run_samples_at_once(
+def test_a_second_run_learns_nothing(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
 ) -> None:
     backbone = gaussian.tiny()
@@ -194,7 +188,7 @@ def test_the_second_run_samples_at_once(
     assert result.manifest["network_calls"]["learn"] == 0
 
 
-def test_a_damaged_entry_is_told_and_made_again(
+def test_a_damaged_motion_of_the_store_is_learned_again_with_a_note(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
 ) -> None:
     backbone = gaussian.tiny()
@@ -222,13 +216,13 @@ def test_a_store_that_cannot_be_written_does_not_stop_a_run(
     assert any("RECAST_STORE_CAP" in note for note in result.manifest["notes"])
 
 
-def test_a_motion_file_does_for_many_prompts(
-    job: Callable[..., RunConfig[Any]], store: MotionCache, clip: Path, tmp_path: Path
+def test_a_motion_file_makes_the_same_video_as_its_clip(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, ball: Path, tmp_path: Path
 ) -> None:
     backbone = gaussian.tiny()
     file = tmp_path / "ball.safetensors"
     source = Source(fps=4, frames=6)
-    config = LearnConfig(clip=clip, out=file, config=FAST, steps=4, source=source)
+    config = LearnConfig(clip=ball, out=file, config=FAST, steps=4, source=source)
     _, path = finished(run.learn(config, backbone, store))
     assert path == file
     assert Motion.load(file).metadata["clip"]["name"] == "ball.mp4"
@@ -245,11 +239,11 @@ def test_a_motion_file_does_for_many_prompts(
     assert direct.videos[0].read_bytes() == result.videos[0].read_bytes()
 
 
-def test_a_motion_file_is_refused_where_it_does_not_fit(
-    job: Callable[..., RunConfig[Any]], store: MotionCache, clip: Path, tmp_path: Path
+def test_a_motion_file_that_does_not_fit_is_refused(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, ball: Path, tmp_path: Path
 ) -> None:
     file, out = tmp_path / "ball.safetensors", tmp_path / "out"
-    config = LearnConfig(clip=clip, out=file, config=FAST, steps=4)
+    config = LearnConfig(clip=ball, out=file, config=FAST, steps=4)
     finished(run.learn(config, gaussian.tiny(), store))
     with pytest.raises(BadClip, match="is a motion file; a motion is learned from a video"):
         finished(run.learn(dataclasses.replace(config, clip=file), gaussian.tiny(), store))
@@ -262,7 +256,7 @@ def test_a_motion_file_is_refused_where_it_does_not_fit(
         ({"source": Source(height=8)}, BadCall, "`height`: the source is a motion file"),
         ({"method": "unguided", "config": unguided.Config()}, BadCall, "was learned by dmt"),
         ({"draw": Draw(steps=9)}, BadMotion, "`steps` 4, but `steps` is 9 now"),
-        ({"clip": clip.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
+        ({"clip": ball.with_suffix(".safetensors")}, BadMotion, "there is no motion file"),
     ]
     for changes, kind, words in wrong:
         with pytest.raises(kind, match=words):
@@ -277,12 +271,12 @@ def test_a_motion_file_is_refused_where_it_does_not_fit(
     assert untouched(out)
 
 
-def test_a_motion_file_ends_in_safetensors(clip: Path, store: MotionCache, tmp_path: Path) -> None:
+def test_a_motion_file_ends_in_safetensors(ball: Path, store: MotionCache, tmp_path: Path) -> None:
     with pytest.raises(BadCall, match=r"must end in \.safetensors"):
-        finished(run.learn(LearnConfig(clip=clip, out=tmp_path / "m.mp4", config=FAST)))
+        finished(run.learn(LearnConfig(clip=ball, out=tmp_path / "m.mp4", config=FAST)))
 
 
-def test_previews_show_every_so_many_levels(
+def test_previews_are_written_at_the_interval_of_preview_every(
     job: Callable[..., RunConfig[Any]], store: MotionCache
 ) -> None:
     _, result = finished(run.transfer(job(preview_every=2), gaussian.tiny(), store))
@@ -290,7 +284,7 @@ def test_previews_show_every_so_many_levels(
     assert names == ["sample-0002.png", "sample-0004.png"]
 
 
-def test_a_preview_that_falls_between_two_reports_is_that_of_the_next(
+def test_a_preview_between_two_reports_is_taken_at_the_next_report(
     job: Callable[..., RunConfig[Any]], store: MotionCache
 ) -> None:
     config = dreammotion.Config(iterations=8, report_every=2)
@@ -331,7 +325,7 @@ def test_a_prompt_too_long_is_refused(
     assert untouched(tmp_path / "out")
 
 
-def test_what_the_model_does_not_know_is_told(
+def test_unknown_words_of_a_prompt_get_a_note(
     job: Callable[..., RunConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "the shapes model does not know: dolphin"
@@ -355,7 +349,7 @@ def test_what_the_model_does_not_know_is_told(
         (OSError(errno.ENOSPC, "No space left on device"), NoSpace, "no space left"),
     ],
 )
-def test_a_failed_run_says_why_and_leaves_nothing(
+def test_a_failed_run_explains_itself_and_leaves_nothing(
     job: Callable[..., RunConfig[Any]],
     store: MotionCache,
     tmp_path: Path,
@@ -370,7 +364,7 @@ def test_a_failed_run_says_why_and_leaves_nothing(
     assert untouched(tmp_path / "out")
 
 
-def test_advice_names_only_what_is_not_done_yet(
+def test_memory_advice_names_only_settings_that_are_not_in_use(
     job: Callable[..., RunConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dmt.Method, "transfer", raiser(MemoryError()))
@@ -383,7 +377,7 @@ def test_advice_names_only_what_is_not_done_yet(
         assert word not in str(caught.value)
 
 
-def test_an_error_of_ours_is_not_dressed_up(
+def test_an_unexpected_error_is_raised_unchanged(
     job: Callable[..., RunConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dmt.Method, "transfer", raiser(RuntimeError("a defect")))
@@ -423,13 +417,13 @@ def test_results_are_replaced_and_other_files_are_not(
 
 
 def test_a_clip_inside_the_folder_is_safe(
-    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path, clip: Path
+    job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path, ball: Path
 ) -> None:
     backbone, out = gaussian.tiny(), tmp_path / "out"
     out.mkdir()
-    (out / "source.mp4").write_bytes(clip.read_bytes())
+    (out / "source.mp4").write_bytes(ball.read_bytes())
     finished(run.transfer(job(clip=out / "source.mp4"), backbone, store))
-    assert (out / "source.mp4").read_bytes() == clip.read_bytes()
+    assert (out / "source.mp4").read_bytes() == ball.read_bytes()
     made = (out / "video.mp4").read_bytes()
     with pytest.raises(BadCall, match="would replace the source"):
         finished(run.transfer(job(clip=out / "video.mp4"), backbone, store))
@@ -442,7 +436,7 @@ def test_the_default_folder_is_named_after_clip_and_prompt() -> None:
     assert len(output_folder.default_folder(Path("a.mp4"), "long " * 99).name) < 60
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
+def test_settings_out_of_range_are_refused() -> None:
     for make in (
         lambda: Draw(samples=0),
         lambda: Draw(seed=-1),
@@ -455,7 +449,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
             make()
 
 
-def test_pixels_survive_the_way_through_tensors() -> None:
+def test_pixels_are_exact_after_a_round_trip_through_tensors() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
     signal = to_tensor(Video(levels, 8))
     assert (float(signal.min()), float(signal.max())) == (-1, 1)
@@ -499,10 +493,11 @@ def test_a_mask_is_cut_and_fitted_with_the_clip(
     assert np.array_equal(made[0], made[2])
 
 
-def test_a_mask_is_cut_and_fitted_as_the_clip_of_a_motion_file_was(
+def test_a_mask_is_cut_and_fitted_like_the_clip_of_a_motion_file(
     job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
 ) -> None:
-    """Half a second late and stretched, beside the clip and beside the file that knows it."""
+    """The clip begins at half a second and is stretched, and so does the mask, both for a run from
+    the clip and for one from its motion file."""
     backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1, lr=5.0)
     wide = Video(world.render(world.sample(3))[:, 16:48], world.FPS).save(tmp_path / "wide.mp4")
     bright = np.zeros((12, 32, 64, 3), np.uint8)
@@ -530,7 +525,7 @@ def test_a_mask_is_cut_and_fitted_as_the_clip_of_a_motion_file_was(
     assert from_file.videos[0].read_bytes() == written
 
 
-def test_a_run_that_is_broken_off_goes_on_where_it_was(
+def test_an_interrupted_run_resumes_from_its_last_state(
     job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
 ) -> None:
     backbone, config = unet3d.tiny(), dreammotion.Config(iterations=6, report_every=2)
@@ -555,11 +550,10 @@ def test_a_run_that_is_broken_off_goes_on_where_it_was(
     assert result.manifest["loss_per_step"] == whole.manifest["loss_per_step"]
 
 
-def test_what_a_long_transfer_reached_is_kept_as_it_goes(
+def test_the_state_of_a_long_transfer_is_saved_regularly(
     job: Callable[..., RunConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that a run that is killed outright loses a minute at most; one state takes another's
-    place."""
+    """A killed run loses a minute at most. Each state replaces the one before."""
     store.autosave_seconds = 0.0
     config = dreammotion.Config(iterations=6, report_every=2)
     asked = job(method="dreammotion", config=config, prompt="a cat")
@@ -571,10 +565,10 @@ def test_what_a_long_transfer_reached_is_kept_as_it_goes(
     assert [kept[index] for index in range(1, 7)] == [[], [], [2], [2], [4], [4]]
 
 
-def test_a_method_without_its_role_says_what_runs(
+def test_an_unknown_role_is_refused_with_the_methods_or_roles_that_exist(
     job: Callable[..., RunConfig[Any]], store: MotionCache
 ) -> None:
-    """On a model without decoder attention there are no keys; a role that is none is told apart."""
+    """A model without decoder attention has no keys; an unknown role gets another error."""
     backbone = unet3d.tiny()
     backbone.roles = {role: taps for role, taps in backbone.roles.items() if role != "keys"}
     message = (
@@ -590,10 +584,10 @@ def test_a_method_without_its_role_says_what_runs(
         list(run.transfer(job(config=strange), backbone, store))
 
 
-def test_a_mask_that_the_model_makes(
+def test_an_automatic_mask_is_shown_and_described(
     job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
 ) -> None:
-    """Shown as an overlay and told in a note; a motion file has its description with it."""
+    """It is shown as an overlay and described in a note. A motion file stores the source prompt."""
     backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1)
     asked = job(method="dreammotion", config=config, mask="auto", prompt="a fat cat")
     described = dataclasses.replace(asked.source, source_prompt="a fat dog")
@@ -657,10 +651,10 @@ TRAINED = motion_inversion.Config(iterations=6, checkpoint_every=2, inversion_st
 
 
 @pytest.fixture
-def lesson(clip: Path, tmp_path: Path) -> Callable[..., LearnConfig[Any]]:
+def lesson(ball: Path, tmp_path: Path) -> Callable[..., LearnConfig[Any]]:
     def make(**changes: Any) -> LearnConfig[Any]:
         plain: dict[str, Any] = {
-            "clip": clip,
+            "clip": ball,
             "method": "motion_inversion",
             "out": tmp_path / "swim.safetensors",
             "config": TRAINED,
@@ -675,7 +669,7 @@ def trained(events: list[Event]) -> list[float]:
     return [e.metrics["loss"] for e in events if isinstance(e, Step) and e.stage == "train"]
 
 
-def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
+def test_interrupted_learning_resumes_with_the_same_result(
     lesson: Callable[..., LearnConfig[Any]], tmp_path: Path, store: MotionCache
 ) -> None:
     backbone = unet3d.tiny()
@@ -709,7 +703,7 @@ def test_learning_that_is_broken_off_goes_on_as_if_it_had_not_been(
     assert len(store.entries()) == 1  # the motion; how far it was is forgotten
 
 
-def test_what_long_learning_reached_leaves_other_motions_in_the_store(
+def test_states_of_long_learning_do_not_displace_other_motions(
     lesson: Callable[..., LearnConfig[Any]], store: MotionCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.autosave_seconds = 0.0
@@ -731,10 +725,10 @@ def test_what_long_learning_reached_leaves_other_motions_in_the_store(
     assert sizes
 
 
-def test_learning_that_could_not_go_on_says_so_once(
+def test_a_state_too_large_for_the_store_gets_one_note(
     lesson: Callable[..., LearnConfig[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that takes the motion, in float16, and no checkpoint: with moments, in float32."""
+    """The store takes the motion, in float16, but no state, which has moments and is in float32."""
     backbone = unet3d.tiny()
     store = MotionCache(tmp_path / "store", 10**9)
     _, path = finished(run.learn(lesson(), backbone, store))
@@ -758,7 +752,7 @@ def test_learning_that_could_not_go_on_says_so_once(
         ({"adapter/strange": torch.zeros(2)}, "strange belongs to no temporal attention"),
     ],
 )
-def test_learning_that_cannot_be_taken_up_begins_anew(
+def test_learning_restarts_when_its_saved_state_does_not_fit(
     lesson: Callable[..., LearnConfig[Any]],
     tmp_path: Path,
     store: MotionCache,
@@ -784,8 +778,8 @@ def test_learning_that_cannot_be_taken_up_begins_anew(
     assert not [entry for entry in store.entries() if "begun" in entry.key]
 
 
-def test_several_clips_of_one_motion(
-    lesson: Callable[..., LearnConfig[Any]], clip: Path, tmp_path: Path, store: MotionCache
+def test_a_motion_is_learned_from_several_clips(
+    lesson: Callable[..., LearnConfig[Any]], tmp_path: Path, store: MotionCache
 ) -> None:
     other = Video(world.render(world.sample(4)), world.FPS).save(tmp_path / "other.mp4")
     backbone = unet3d.tiny()
@@ -793,7 +787,7 @@ def test_several_clips_of_one_motion(
     motion = Motion.load(path)
     assert motion.metadata["clip"]["name"] == "ball.mp4, other.mp4"
     alone = Motion.load(finished(run.learn(lesson(), backbone, store))[1])
-    # The noise is the first clip's; what is learned is of both.
+    # The noise comes from the first clip, and the learned parameters from both.
     assert torch.equal(motion.tensors["noise"], alone.tensors["noise"])
     assert motion.metadata["losses"] != alone.metadata["losses"]
     with pytest.raises(
@@ -819,8 +813,6 @@ def test_a_motion_is_stretched_to_other_numbers_of_frames(
     assert note in result.manifest["notes"]
 
 
-def test_one_frame_is_no_motion(
-    lesson: Callable[..., LearnConfig[Any]], store: MotionCache
-) -> None:
+def test_one_frame_is_refused(lesson: Callable[..., LearnConfig[Any]], store: MotionCache) -> None:
     with pytest.raises(BadClip, match="`frames` must be at least 2 to learn motion, got 1"):
         finished(run.learn(lesson(source=Source(frames=1)), unet3d.tiny(), store))

@@ -1,4 +1,4 @@
-"""Weights in 8 bits: nearly the same clip and gradients, in far fewer bytes; and where they end."""
+"""Weights in 8 bits: nearly the same clips and gradients in far fewer bytes, and their limits."""
 
 import subprocess
 import sys
@@ -17,15 +17,17 @@ from recast.errors import BadCall, OutOfMemory
 from recast.feature_guidance.taps import read_features, select_taps
 from recast.networks import block_offload, devices, quantization
 from recast.networks.library_logging import quiet
+from recast.networks.placement import ModelPlacement
 from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
 from recast.pipeline.run_log import RunLog, explain_memory_errors
 
-from .tinies import CPU, MADE, clip, latents, levels, pipeline, run
+from .inputs import noise_levels, random_clip, random_latents
+from .tiny_models import CPU, TRANSFORMERS, pipeline, predict_x0
 
 TINY: dict[str, Callable[[], Backbone]] = {
     "shapes": lambda: model_loading.load("shapes", CPU),
     "animatediff": animatediff.tiny,
-    **{kind: MADE[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
+    **{kind: TRANSFORMERS[kind] for kind in ("5b", "wan", "ltx", "hunyuan")},
 }
 BLOCKS = Settings(offload="blocks")
 ROUNDING = {"int8": 0.01, "float8": 0.06}
@@ -37,7 +39,7 @@ def bytes_of(network: nn.Module) -> int:
 
 def seen(backbone: Backbone) -> tuple[Tensor, Tensor]:
     """x̂_0, and the gradient of a guided step at x_t."""
-    x, t = latents(backbone).requires_grad_(True), levels(backbone)[0]
+    x, t = random_latents(backbone).requires_grad_(True), noise_levels(backbone)[0]
     denoise = backbone.denoiser(backbone.encode_text(["a b"]))
     taps = select_taps(backbone, ["motion"])
     (features,) = read_features(backbone, denoise, taps, x, t).values()
@@ -62,11 +64,11 @@ def test_clips_and_gradients_are_nearly_the_same(kind: str, weights: Any) -> Non
 
 
 @pytest.mark.parametrize("kind", ["2b", "wan", "experts", "ltx", "hunyuan"])
-def test_a_saved_model_loads_with_them_in_silence(
+def test_a_saved_model_loads_quantized_without_output(
     kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """In bfloat16: text encoders and transformers are rounded, the VAE is not."""
-    tiny = MADE[kind]()
+    tiny = TRANSFORMERS[kind]()
     with quiet():
         pipeline(tiny).save_pretrained(tmp_path / kind)
     capfd.readouterr()
@@ -78,9 +80,9 @@ def test_a_saved_model_loads_with_them_in_silence(
     )
     assert capfd.readouterr() == ("", "")
     assert (full.weights, eight.weights) == ("full", "int8")
-    x, t, video = latents(tiny), levels(tiny)[0], clip(tiny)
+    x, t, video = random_latents(tiny), noise_levels(tiny)[0], random_clip(tiny)
     with torch.no_grad():
-        exact, near = (run(backbone, x, t, ["a b"]) for backbone in (full, eight))
+        exact, near = (predict_x0(backbone, x, t, ["a b"]) for backbone in (full, eight))
         assert torch.equal(eight.encode(video), full.encode(video))
     assert 0 < float((near - exact).norm() / exact.norm()) < 0.05
     assert full.fingerprint != eight.fingerprint
@@ -93,8 +95,8 @@ def settings(weights: Any, **others: Any) -> Settings:
     return Settings(device="cpu", dtype="bfloat16", weights=weights, **others)
 
 
-def test_what_makers_keep_in_float32_stays() -> None:
-    network: Any = MADE["wan"]().network.to(torch.bfloat16)
+def test_layers_kept_in_float32_are_not_quantized() -> None:
+    network: Any = TRANSFORMERS["wan"]().network.to(torch.bfloat16)
     network.condition_embedder.time_embedder.float()
     quantization.quantize(network, "int8")
     assert type(network.condition_embedder.time_embedder.linear_1.weight) is nn.Parameter
@@ -105,18 +107,20 @@ def test_what_makers_keep_in_float32_stays() -> None:
 
 
 @pytest.mark.parametrize("kind", ["wan", "hunyuan"])
-def test_what_they_take_is_predicted(kind: str, tmp_path: Path) -> None:
+def test_the_estimate_counts_quantized_weights(
+    kind: str, tmp_path: Path, placements: list[ModelPlacement]
+) -> None:
     with quiet():
-        pipeline(MADE[kind]()).save_pretrained(tmp_path / kind)
+        pipeline(TRANSFORMERS[kind]()).save_pretrained(tmp_path / kind)
     asked: Any = {"device": torch.device("cpu"), "size": (17, 32, 48)}
     told = memory_estimate.estimate_memory(str(tmp_path / kind), settings("int8"), **asked)
-    loaded: Any = model_loading.load(str(tmp_path / kind), settings("int8"))
-    assert told.weights == sum(map(bytes_of, loaded._placement.networks))
+    model_loading.load(str(tmp_path / kind), settings("int8"))
+    assert told.weights == sum(map(bytes_of, placements[-1].networks))
     full = memory_estimate.estimate_memory(str(tmp_path / kind), settings("full"), **asked)
     assert told.weights < full.weights
 
 
-def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_quantization_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadCall, match="`weights=int8` does not work with `offload=blocks`"):
         quantization.check("int8", "blocks")
     backbone = model_loading.load("shapes", Settings(device="cpu", weights="int8"))
@@ -130,14 +134,16 @@ def test_where_they_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def advice_for(settings: Settings) -> str:
-    """What an out-of-memory error says with these settings."""
+    """The text of an out-of-memory error with these settings."""
     with pytest.raises(OutOfMemory) as caught, explain_memory_errors(RunLog(), settings):
         raise MemoryError
     return str(caught.value)
 
 
-def test_nobody_is_told_to_use_them_with_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither before the weights are read nor when memory gave out."""
+def test_advice_never_combines_quantization_with_block_offloading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither before the weights are read nor after memory ran out."""
     cuda = torch.device("cuda")
     monkeypatch.setattr(devices, "device_of", lambda name: cuda)
     monkeypatch.setattr(devices, "total_memory", lambda device: 7 * 2**30)
@@ -152,13 +158,16 @@ def test_nobody_is_told_to_use_them_with_blocks(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_a_user_gets_a_clip_and_hears_nothing_of_torchao(tmp_path: Path) -> None:
-    """In a process of its own, since libraries talk when they are first imported."""
+def test_a_quantized_run_prints_no_warnings_of_torchao(tmp_path: Path) -> None:
+    """It runs in its own process, because libraries print warnings when they are first imported."""
     assert cli.main(["shapes", "render", "--seed", "3", "--out", str(tmp_path / "a.mp4")]) == 0
     made = ["transfer", str(tmp_path / "a.mp4"), "a red circle on a navy background"]
-    flags = ["--weights", "int8", "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "b")]
+    flags = ["--weights", "int8", "--steps", "2", "--inner-steps", "1", "--device", "cpu"]
     done = subprocess.run(
-        [sys.executable, "-m", "recast", *made, *flags], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "recast", *made, *flags, "--out", str(tmp_path / "b")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     for told in ("torchao", "pytree", "Failed to load"):

@@ -1,4 +1,4 @@
-"""Query injection: what is kept, what the network sees of it, what it costs, what is refused."""
+"""Query injection: what it records, what the network reads of it, its cost, errors."""
 
 import dataclasses
 from typing import Any
@@ -16,27 +16,32 @@ from recast.methods import unguided
 from recast.methods.query_injection import PRESETS, Config, Method
 from recast.networks.feature_hooks import override, record
 
-from .jobs import SAMPLING, clip, hooks, learn, transfer
+from .hooks import hook_count
+from .inputs import square_clip
+from .short_runs import SAMPLING, learn, transfer
 
 SHORT = Config(injected=0.5, initial_noise="low_frequency")
 
 
-def test_learn_keeps_the_inverted_latents_of_the_injected_levels() -> None:
+def test_learn_records_the_inverted_latents_of_the_injected_levels() -> None:
     backbone, method = unet3d.tiny(), Method(dataclasses.replace(SHORT, inversion_steps=8))
     motion = learn(method, backbone)
     assert backbone.nfe == 8  # none for queries, which are read anew for every transfer
     plain = backbone.denoiser(backbone.encode_text(["a square"]))
     schedule = backbone.schedule
     fine = schedule.refine(schedule.grid(4), 8)
-    at = {float(s.s): s.x for s in invert(plain, schedule, fine, backbone.encode(clip(backbone)))}
+    at = {
+        float(s.s): s.x
+        for s in invert(plain, schedule, fine, backbone.encode(square_clip(backbone)))
+    }
     for index, t in enumerate(schedule.grid(4)[:2]):
         assert torch.equal(motion.tensors["latents"][index], at[float(t)][0])
     assert len(motion.tensors["latents"]) == 2
     assert torch.equal(motion.tensors["noise"], at[float(schedule.grid(4)[0])][0])
 
 
-def test_the_first_levels_see_the_sources_queries_and_the_others_their_own() -> None:
-    """The sampling loop by hand, in which every query of the decoder is replaced."""
+def test_the_first_levels_use_the_queries_of_the_source_and_the_others_their_own() -> None:
+    """Against the sampling loop by hand, in which every query of the decoder is replaced."""
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     schedule, taps = backbone.schedule, backbone.taps("queries")
@@ -55,11 +60,11 @@ def test_the_first_levels_see_the_sources_queries_and_the_others_their_own() -> 
                 out = denoise(x, t)
         x = ddim(schedule, out, s)
     assert torch.equal(transfer(method, backbone, motion), x)
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
 
 
-def test_temporal_queries_serve_both_clips_of_a_guided_pass() -> None:
-    """Temporal attention does not know where a clip ends: what it is given serves each."""
+def test_temporal_queries_are_injected_for_both_clips_of_a_guided_pass() -> None:
+    """Temporal attention does not know where a clip of the batch ends."""
     backbone = unet3d.tiny()
     method = Method(dataclasses.replace(SHORT, queries=("temporal_queries",)))
     motion, taps = learn(method, backbone), backbone.taps("temporal_queries")
@@ -78,7 +83,7 @@ def test_temporal_queries_serve_both_clips_of_a_guided_pass() -> None:
     assert torch.isfinite(transfer(method, backbone, motion)).all()
 
 
-def test_it_costs_one_pass_more_at_each_injected_level() -> None:
+def test_every_injected_level_costs_one_pass_more() -> None:
     backbone, method = unet3d.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     before = backbone.nfe
@@ -86,7 +91,7 @@ def test_it_costs_one_pass_more_at_each_injected_level() -> None:
     assert backbone.nfe - before == 2 * 4 + 2
 
 
-def test_with_none_injected_it_is_plain_sampling() -> None:
+def test_without_injected_levels_it_is_plain_sampling() -> None:
     backbone = unet3d.tiny()
     method = Method(dataclasses.replace(SHORT, injected=0, initial_noise="random"))
     plain = unguided.Method(unguided.Config())
@@ -94,7 +99,7 @@ def test_with_none_injected_it_is_plain_sampling() -> None:
     assert torch.equal(transfer(method, backbone, learn(method, backbone)), expected)
 
 
-def test_places_are_a_choice_of_the_layers() -> None:
+def test_the_injected_layers_can_be_chosen() -> None:
     backbone = unet3d.tiny()
     motion = learn(Method(SHORT), backbone)
 
@@ -112,10 +117,10 @@ def test_a_closed_job_leaves_no_hooks() -> None:
     events = method.transfer(backbone, learn(method, backbone), "a cat", SAMPLING)
     next(events)
     events.close()
-    assert hooks(backbone) == 0
+    assert hook_count(backbone.network) == 0
 
 
-def test_other_motions_are_refused() -> None:
+def test_motions_of_other_settings_are_refused() -> None:
     backbone, method = gaussian.tiny(), Method(SHORT)
     motion = learn(method, backbone)
     with pytest.raises(
@@ -140,6 +145,6 @@ def test_other_motions_are_refused() -> None:
         ({"inversion_steps": 0}, "`inversion_steps` must be at least 1, got 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         dataclasses.replace(PRESETS["fast"], **changes)

@@ -1,4 +1,5 @@
-"""The hand-written pages of the reference against the code: formats, roles, models and words."""
+"""The reference pages that are written by hand against the code: formats, roles, models and
+words."""
 
 import re
 import shutil
@@ -20,8 +21,8 @@ def page(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-def test_the_example_of_a_suite_is_one(tmp_path: Path) -> None:
-    """With its clip, mask and prompts beside it; and it shows every table that a suite may have."""
+def test_the_example_of_a_suite_is_valid(tmp_path: Path) -> None:
+    """With its clip, mask and prompts beside it. It shows every table that a suite may have."""
     text = page("examples/suite.toml")
     (tmp_path / "mine.toml").write_text(text)
     for name in ("bear.mp4", "bear-mask.mp4"):
@@ -35,8 +36,8 @@ def test_the_example_of_a_suite_is_one(tmp_path: Path) -> None:
     assert tomllib.loads(text)["grid"]
 
 
-def test_the_example_of_a_model_card_is_one(tmp_path: Path) -> None:
-    """Beside a shipped model's weights it changes the defaults of the model."""
+def test_the_example_of_a_model_card_is_valid(tmp_path: Path) -> None:
+    """Beside the weights of a shipped model it changes the defaults of that model."""
     folder = tmp_path / "shapes"
     shutil.copytree(unet3d.SHAPES, folder)
     shutil.copy(DOCS / "examples" / "recast.json", folder)
@@ -51,7 +52,7 @@ def test_every_named_model_is_in_the_table() -> None:
 
 
 def test_every_role_of_the_tiny_models_is_on_the_page_of_roles() -> None:
-    """Roles of numbered blocks by their pattern."""
+    """Roles of numbered blocks are there as a pattern."""
     rows = re.findall(r"^\| (`[^|]*) \|", page("how/roles.md"), re.MULTILINE)
     listed = {re.sub(r"\d+", "N", name) for row in rows for name in re.findall(r"`([^`]+)`", row)}
     kinds = {re.sub(r"\..*", "", name) for name in listed}
@@ -62,8 +63,9 @@ def test_every_role_of_the_tiny_models_is_on_the_page_of_roles() -> None:
             assert pattern in listed or re.sub(r"\..*", "", pattern) in kinds, (name, role)
 
 
-def test_every_include_of_a_page_is_one() -> None:
-    """The build fails for a file that is missing, but shows a line that is no include as it is."""
+def test_every_include_of_a_page_is_valid() -> None:
+    """The build of the site fails for a missing file, but prints an include of another form as
+    text."""
     pages = list(DOCS.rglob("*.md"))
     lines = [line for one in pages for line in one.read_text(encoding="utf-8").splitlines()]
     includes = [line for line in lines if line.startswith("--8")]
@@ -71,8 +73,8 @@ def test_every_include_of_a_page_is_one() -> None:
     assert not [line for line in includes if not re.fullmatch(r'--8<-- "[\w./:-]+"', line)]
 
 
-def test_every_directive_of_a_page_is_one() -> None:
-    """A comment that the hook does not know would show nothing."""
+def test_every_directive_of_a_page_is_known() -> None:
+    """An unknown directive would show nothing on the site."""
     pages = list(DOCS.rglob("*.md"))
     lines = [line for one in pages for line in one.read_text(encoding="utf-8").splitlines()]
     comments = [line for line in lines if line.lstrip().startswith("<!--")]

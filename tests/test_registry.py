@@ -1,4 +1,5 @@
-"""Plug-ins are found by file and by entry point; a wrong name is answered with similar ones."""
+"""Plug-ins are found by file and by entry point, and an unknown name is answered with similar
+ones."""
 
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from recast import registry
 from recast.errors import BadCall, UnknownName
 
 
-def test_a_file_is_a_name() -> None:
+def test_a_file_is_found_by_its_name() -> None:
     assert "gaussian" in registry.names("backbones")
     module = registry.load("backbones", "gaussian")
     assert module.__name__ == "recast.backbones.gaussian"
@@ -28,7 +29,7 @@ def test_every_file_but_the_interface_is_a_plug_in(kind: str) -> None:
     assert all(registry.load(kind, name) for name in names)
 
 
-def test_a_wrong_name_is_answered_with_the_nearest() -> None:
+def test_an_unknown_name_is_answered_with_similar_ones() -> None:
     with pytest.raises(UnknownName, match="unknown backbone 'gausian'; did you mean gaussian"):
         registry.load("backbones", "gausian")
     with pytest.raises(BadCall, match=r"unknown backbone 'qqqq'; choose from .*gaussian"):
@@ -40,8 +41,10 @@ def test_the_interface_cannot_be_loaded_by_name() -> None:
         registry.load("backbones", "base")
 
 
-def test_an_installed_package_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A distribution as pip lays it out: a module, and metadata with an entry point."""
+def test_a_plug_in_of_an_installed_package_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package as pip installs it: a module, and metadata with an entry point."""
     (tmp_path / "outside_recast_method.py").write_text("ANSWER = 42\n")
     info = tmp_path / "outside-1.0.dist-info"
     info.mkdir()

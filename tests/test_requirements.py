@@ -1,4 +1,5 @@
-"""What a method needs is checked before the work begins, and the error names who could do it."""
+"""The requirements of a method are checked before the work begins, and the error names methods that
+meet them."""
 
 import pytest
 
@@ -9,7 +10,7 @@ from recast.pipeline import requirements
 from recast.pipeline.method_presets import configure, method_names
 
 
-def test_several_clips_are_for_methods_that_train() -> None:
+def test_only_methods_that_train_take_several_clips() -> None:
     requirements.check_clip_count(configure("vmc"), 3)
     requirements.check_clip_count(configure("dmt"), 1)
     with pytest.raises(BadCall, match="dmt learns from a clip, and none was given"):
@@ -25,13 +26,13 @@ def test_a_config_belongs_to_one_method() -> None:
         configure("ditflow", dmt.Config())
 
 
-def test_a_mask_is_for_dreammotion() -> None:
+def test_only_dreammotion_takes_a_mask() -> None:
     requirements.check_takes_mask(configure("dreammotion"))
     with pytest.raises(BadCall, match=r"^`mask`: dmt takes no mask; methods that do: dreammotion$"):
         requirements.check_takes_mask(configure("dmt"))
 
 
-def test_other_lengths_are_for_methods_that_train() -> None:
+def test_only_methods_that_train_make_clips_of_other_lengths() -> None:
     requirements.check_stretches(configure("motion_inversion"))
     with pytest.raises(BadCall, match=r"^`frames`: a motion of dmt has a fixed number of frames"):
         requirements.check_stretches(configure("dmt"))
@@ -45,9 +46,9 @@ def test_a_method_that_learns_by_sampling_needs_the_source_prompt() -> None:
         requirements.check_source_prompt(method, " ")
 
 
-def test_a_clip_in_windows_is_refused_where_it_is_needed_whole() -> None:
+def test_windows_are_refused_for_methods_that_need_a_whole_clip() -> None:
     backbone = gaussian.tiny()
-    backbone.see_at_once(4)
+    backbone.set_window(4)
     requirements.check_windows(configure("dmt"), backbone, (8, 16, 16))
     requirements.check_windows(configure("dreammotion"), backbone, (4, 16, 16))
     requirements.check_windows(configure("dreammotion"), backbone, None)
@@ -55,7 +56,7 @@ def test_a_clip_in_windows_is_refused_where_it_is_needed_whole() -> None:
         requirements.check_windows(configure("dreammotion"), backbone, (8, 16, 16))
 
 
-def test_a_missing_role_names_the_methods_that_run() -> None:
+def test_an_error_about_a_missing_role_names_the_methods_that_run() -> None:
     backbone = gaussian.tiny()
     for name in method_names():
         missing = set(configure(name).roles) - {*backbone.roles, *backbone.transformers}

@@ -58,8 +58,14 @@ def test_the_shipped_models_features_retrieve_near_subjects(
     (row,) = json.loads(capsys.readouterr().out)
     assert row["best"] < row["distance"] < 0.7 * row["random"]
     assert (tmp_path / "found.png").is_file()
+
+
+def test_the_command_prints_the_distances_of_its_json(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["analyze", "retrieve", "--backbone", "gaussian", "--clips", "20", "--levels", "0.5"]
+    assert cli.main([*argv, "--json"]) == 0
+    first, *_ = json.loads(capsys.readouterr().out)
     assert cli.main(argv) == 0
-    assert f"{row['distance']:.3f} frame widths" in capsys.readouterr().out
+    assert f"{first['distance']:.3f} frame widths" in capsys.readouterr().out
 
 
 def test_impossible_settings_are_refused():

@@ -1,4 +1,5 @@
-"""Every step's order of convergence and distribution, on a model whose answer is known."""
+"""The order of convergence and the distribution of every sampling step, on a model with a known
+answer."""
 
 from collections.abc import Callable
 
@@ -8,41 +9,41 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from recast.backbones.gaussian import Gaussian
 from recast.diffusion.noise_schedule import Cosine, Denoised, Denoiser, Discrete, Flow, Schedule
 from recast.diffusion.sampling import check_finite, ddim, randn, renoise, sample
 from recast.errors import NotFinite
 
-MEANS = torch.tensor([[0.8, -0.3, 0.1], [-0.6, 0.5, 0.4], [0.1, 0.7, -0.9]])
-STD = 0.5
+from .inputs import noise
+from .mixtures import ALPHAS_CUMPROD, MEANS, STD, mixture
+
 CONTINUOUS: list[Schedule] = [Cosine(), Cosine(prediction="epsilon"), Flow(), Flow(shift=3.0)]
 IDS = ["cosine v", "cosine epsilon", "flow", "shifted flow"]
-TABLE = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
-
-
-def mixture(schedule: Schedule, components: int = 3) -> Denoiser:
-    model = Gaussian(MEANS[:components], STD, schedule)
-    return model.denoiser(model.encode_text([""]))
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def last(denoise: Denoiser, schedule: Schedule, grid: Tensor, x: Tensor) -> Tensor:
     return list(sample(denoise, schedule, grid, x))[-1].x
 
 
+def flow_levels(t: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """alpha and sigma of a flow, each with its derivative."""
+    return (1 - t, -1.0), (t, 1.0)
+
+
+def cosine_levels(t: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """alpha and sigma of a cosine schedule, each with its derivative."""
+    alpha, sigma = np.cos(t * np.pi / 2), np.sin(t * np.pi / 2)
+    return (alpha, -sigma * np.pi / 2), (sigma, alpha * np.pi / 2)
+
+
+LEVELS = {Flow: flow_levels, Cosine: cosine_levels}
+
+
 def velocity(schedule: Schedule) -> Callable[[float, np.ndarray], np.ndarray]:
-    """dx/dt = α'·E[x0|x] + σ'·E[ε|x] in float64, written anew from Bayes' rule."""
+    """dx/dt = α'·E[x0|x] + σ'·E[ε|x] in float64, written again from Bayes' rule."""
     means = MEANS.double().numpy()
 
     def right(t: float, flat: np.ndarray) -> np.ndarray:
-        if isinstance(schedule, Flow):
-            alpha, sigma, d_alpha, d_sigma = 1 - t, t, -1.0, 1.0
-        else:
-            alpha, sigma = np.cos(t * np.pi / 2), np.sin(t * np.pi / 2)
-            d_alpha, d_sigma = -sigma * np.pi / 2, alpha * np.pi / 2
+        (alpha, d_alpha), (sigma, d_sigma) = LEVELS[type(schedule)](t)
         x = flat.reshape(-1, 3)
         total = alpha**2 * STD**2 + sigma**2
         rest = x[:, None] - alpha * means
@@ -74,7 +75,7 @@ def test_ddim_converges_at_first_order(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("schedule", CONTINUOUS, ids=IDS)
 def test_one_component_follows_the_closed_form(schedule: Schedule) -> None:
-    """Along the exact path (x_t − α·μ) / √(α²·s² + σ²) never changes."""
+    """Along the exact path (x_t − α·μ) / √(α²·s² + σ²) is constant."""
     denoise = mixture(schedule, components=1)
     mean = MEANS[0].reshape(1, 3, 1, 1, 1)
 
@@ -88,26 +89,29 @@ def test_one_component_follows_the_closed_form(schedule: Schedule) -> None:
         assert float(drift.abs().max()) < 0.02
 
 
-def test_a_step_is_ddim_of_song() -> None:
-    """Eq. 12 with η = 0, in its own letters, on a table of cumulative alphas."""
-    schedule = Discrete(TABLE, prediction="epsilon")
+def test_a_step_is_that_of_song_et_al() -> None:
+    """DDIM, eq. 12 with η = 0, in its own letters, on a table of cumulative alphas."""
+    schedule = Discrete(ALPHAS_CUMPROD, prediction="epsilon")
     x, eps = noise(1, 3, 1, 2, 2), noise(1, 3, 1, 2, 2, seed=1)
     t, s = torch.tensor(600.0), torch.tensor(500.0)
-    now, then = float(TABLE[600]), float(TABLE[500])
+    now, then = float(ALPHAS_CUMPROD[600]), float(ALPHAS_CUMPROD[500])
     wanted = then**0.5 * (x - (1 - now) ** 0.5 * eps) / now**0.5 + (1 - then) ** 0.5 * eps
     torch.testing.assert_close(ddim(schedule, schedule.denoised(eps, x, t), s), wanted)
 
 
-def test_a_step_is_euler_for_flows() -> None:
+def test_a_step_of_a_flow_is_that_of_euler() -> None:
     x, velocity = noise(1, 3, 1, 2, 2), noise(1, 3, 1, 2, 2, seed=1)
     t, s = torch.tensor(0.6), torch.tensor(0.5)
     stepped = ddim(Flow(), Flow().denoised(velocity, x, t), s)
     torch.testing.assert_close(stepped, x - 0.1 * velocity)
 
 
-@pytest.mark.parametrize("schedule", [Flow(), Cosine(), Discrete(TABLE, prediction="epsilon")])
+@pytest.mark.parametrize(
+    "schedule", [Flow(), Cosine(), Discrete(ALPHAS_CUMPROD, prediction="epsilon")]
+)
 def test_renoise_is_the_forward_process(schedule: Schedule) -> None:
-    """x_s = α_s·x0 + σ_s·ε becomes a draw of x_t: the same mean, and the variance σ_t²."""
+    """x_s = α_s·x0 + σ_s·ε becomes a sample of x_t: the mean is the same, and the variance is
+    σ_t²."""
     times = schedule.grid(10)
     t, s = times[4], times[6]
     x0 = torch.full((1, 3, 16, 64, 64), 0.7)
@@ -119,8 +123,8 @@ def test_renoise_is_the_forward_process(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("schedule", [Flow(), Cosine(), Cosine(prediction="epsilon")])
-def test_samples_have_the_mixtures_moments(schedule: Schedule, restart: bool) -> None:
-    """Positions are independent draws: 32768 of them, so means are good to about 0.005."""
+def test_samples_have_the_moments_of_the_mixture(schedule: Schedule, restart: bool) -> None:
+    """The 32768 positions are independent samples, so means are exact to about 0.005."""
     denoise = mixture(schedule)
     generator = torch.Generator().manual_seed(0)
     x = randn((1, 3, 8, 64, 64), generator, torch.device("cpu"))
@@ -154,7 +158,7 @@ def counting(denoise: Denoiser) -> tuple[Denoiser, list[float]]:
         ),
     ],
 )
-def test_restart_takes_a_step_twice_where_it_can(schedule: Schedule, wanted: list[float]) -> None:
+def test_restart_repeats_every_step_that_it_can(schedule: Schedule, wanted: list[float]) -> None:
     denoise, seen = counting(mixture(schedule))
     x = noise(1, 3, 1, 2, 2)
     generator = torch.Generator().manual_seed(0)
@@ -163,7 +167,7 @@ def test_restart_takes_a_step_twice_where_it_can(schedule: Schedule, wanted: lis
     assert len(levels) == 4
 
 
-def test_what_is_edited_is_what_the_step_starts_from() -> None:
+def test_a_step_starts_from_the_edited_latents() -> None:
     schedule = Flow()
     denoise = mixture(schedule)
     grid, calls = schedule.grid(3), []
@@ -181,7 +185,7 @@ def test_what_is_edited_is_what_the_step_starts_from() -> None:
     assert torch.equal(levels[0].x, plain)
 
 
-def test_levels_say_where_they_stand() -> None:
+def test_levels_give_their_index_and_times() -> None:
     schedule = Flow()
     levels = list(sample(mixture(schedule), schedule, schedule.grid(3), noise(1, 3, 1, 2, 2)))
     assert [level.index for level in levels] == [0, 1, 2]
@@ -191,7 +195,7 @@ def test_levels_say_where_they_stand() -> None:
     assert torch.equal(levels[-1].x, levels[-1].x0)
 
 
-def test_no_graph_is_built_but_the_watcher_may_build_one() -> None:
+def test_sampling_builds_no_graph_but_allows_one_between_steps() -> None:
     schedule = Flow()
     x = noise(1, 3, 1, 2, 2).requires_grad_()
     for level in sample(mixture(schedule), schedule, schedule.grid(2), x):
@@ -199,7 +203,7 @@ def test_no_graph_is_built_but_the_watcher_may_build_one() -> None:
         assert torch.is_grad_enabled()
 
 
-def test_a_broken_level_is_named() -> None:
+def test_an_error_names_the_level_with_a_non_finite_value() -> None:
     schedule = Flow()
     denoise = mixture(schedule)
 
@@ -215,7 +219,7 @@ def test_a_broken_level_is_named() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_finite_is_checked(value: float) -> None:
+def test_non_finite_values_are_refused(value: float) -> None:
     check_finite(torch.zeros(2), "here")
     with pytest.raises(NotFinite, match="not finite at here"):
         check_finite(torch.tensor([0.0, value]), "here")
@@ -235,6 +239,6 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert not torch.equal(run(3), run(4))
 
 
-def test_noise_is_standard_normal_of_its_generator() -> None:
+def test_noise_is_standard_normal_and_from_its_generator() -> None:
     drawn = randn((2, 3), torch.Generator().manual_seed(7), torch.device("cpu"))
     assert torch.equal(drawn, noise(2, 3, seed=7))

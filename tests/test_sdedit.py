@@ -1,4 +1,4 @@
-"""SDEdit: between the source itself and plain sampling."""
+"""SDEdit: results lie between the source and plain sampling."""
 
 import pytest
 import torch
@@ -12,11 +12,9 @@ from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.pipeline import method_presets
 
+from .inputs import random_clip
+
 SAMPLING = Sampling(steps=10, guidance_scale=1.0, seed=3)
-
-
-def last(job):
-    return job.run()
 
 
 @pytest.fixture(scope="module")
@@ -26,27 +24,25 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def video(backbone):
-    size = backbone.defaults
-    shape = (1, 3, size.frames, size.height, size.width)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return random_clip(backbone)
 
 
 def made(backbone, video, strength):
     method = sdedit.Method(sdedit.Config(strength=strength))
-    motion = last(method.learn(backbone, video, "", SAMPLING))
-    return last(method.transfer(backbone, motion, "a cat", SAMPLING))
+    motion = method.learn(backbone, video, "", SAMPLING).run()
+    return method.transfer(backbone, motion, "a cat", SAMPLING).run()
 
 
-def test_the_more_noise_the_farther_from_the_source(backbone, video):
+def test_more_noise_leads_farther_from_the_source(backbone, video):
     source = backbone.encode(video)
     distances = [float((made(backbone, video, s) - source).norm()) for s in (0.2, 0.5, 1.0)]
     assert distances == sorted(distances)
     assert distances[0] < distances[2] / 2
 
 
-def test_it_walks_its_share_of_the_levels(backbone, video):
+def test_it_samples_its_share_of_the_levels(backbone, video):
     method = sdedit.Method(sdedit.Config(strength=0.3))
-    motion = last(method.learn(backbone, video, "", SAMPLING))
+    motion = method.learn(backbone, video, "", SAMPLING).run()
     before = backbone.nfe
     job = method.transfer(backbone, motion, "a cat", SAMPLING)
     events = list(job)
@@ -57,7 +53,7 @@ def test_it_walks_its_share_of_the_levels(backbone, video):
 
 
 def test_from_a_level_without_signal_it_is_plain_sampling():
-    """The shipped model's last level has alpha 0, so nothing of the source is left there."""
+    """At the last level of the shipped model alpha is 0, so nothing of the source remains."""
     backbone = unet3d.load("shapes", Settings(device="cpu"))
     size = backbone.defaults
     clip = torch.zeros(1, 3, size.frames, size.height, size.width)
@@ -66,8 +62,8 @@ def test_from_a_level_without_signal_it_is_plain_sampling():
     plain = unguided.Method(unguided.Config())
     results = []
     for method in (edit, plain):
-        motion = last(method.learn(backbone, clip, "", few))
-        results.append(last(method.transfer(backbone, motion, "a red circle", few)))
+        motion = method.learn(backbone, clip, "", few).run()
+        results.append(method.transfer(backbone, motion, "a red circle", few).run())
     assert torch.equal(*results)
 
 
@@ -77,7 +73,7 @@ def test_the_presets_are_five_noise_levels():
 
 
 @pytest.mark.parametrize("strength", [0.0, -0.1, 1.1, float("nan")])
-def test_a_strength_that_is_no_share_is_refused(strength):
+def test_a_strength_outside_0_to_1_is_refused(strength):
     with pytest.raises(BadCall, match="`strength` must be above 0 and at most 1"):
         sdedit.Config(strength=strength)
 
@@ -87,4 +83,4 @@ def test_a_motion_without_latents_is_refused(backbone):
         method="sdedit", backbone=backbone.fingerprint, tensors={}, metadata={"steps": 10}
     )
     with pytest.raises(BadMotion, match="has no latents"):
-        last(sdedit.Method(sdedit.Config()).transfer(backbone, motion, "a cat", SAMPLING))
+        sdedit.Method(sdedit.Config()).transfer(backbone, motion, "a cat", SAMPLING).run()

@@ -138,8 +138,14 @@ def test_clips_are_encoded_once_and_joint_steps_are_short(tmp_path, monkeypatch)
         return unet
 
     monkeypatch.setattr(networks, "unet", watched)
-    few = {**ONE_STEP, "clips": 2, "image_steps": 0, "short_steps": 0}
-    first = training.TrainConfig(out=tmp_path, **few | {"joint": 1.0})
+    few = {name: 0 for name in ONE_STEP if name.endswith("steps")}
+    few |= {"images": 40, "clips": 2, "steps": 1}
+    first = training.TrainConfig(
+        out=tmp_path,
+        start=unet3d.SHAPES,
+        start_parts=("autoencoder", "clip"),
+        **few | {"joint": 1.0},
+    )
     list(training.train(first))
     assert shapes == [(40, 8, 4, 8, 8)]
     encoded = np.load(tmp_path / "latents" / "000000.npy")

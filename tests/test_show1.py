@@ -1,4 +1,4 @@
-"""Show-1: its network against diffusers' own, pixels, prompts, sizes, DreamMotion."""
+"""Show-1: its network against that of diffusers, pixels as latents, prompts, sizes, DreamMotion."""
 
 import math
 from typing import Any
@@ -8,9 +8,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from recast.backbones.base import Settings
+from recast.backbones.base import Backbone, Settings
+from recast.backbones.show1 import backbone as show1
 from recast.backbones.show1 import network as show1_network
-from recast.backbones.show1.backbone import Show1
 from recast.diffusion.sampling import sample
 from recast.errors import BadCall
 from recast.events import Step
@@ -19,7 +19,9 @@ from recast.motions.method import Sampling
 from recast.networks import unet_roles
 from recast.networks.feature_hooks import record
 
-from .show1s import IMAGE, LARGE, SMALL, network, randn, tiny
+from .inputs import noise
+from .show1_models import IMAGE, LARGE, SMALL, network
+from .tiny_models import rebuilt
 
 TEMPORAL = "temp_"
 
@@ -40,10 +42,10 @@ TEMPORAL = "temp_"
     ],
     ids=["base", "noise level"],
 )
-def test_without_its_temporal_layers_it_is_deepfloyds(
+def test_without_temporal_layers_the_network_agrees_with_deepfloyd(
     ours: dict[str, Any], theirs: dict[str, Any]
 ) -> None:
-    unet, x, text = network(**ours), randn(2, 6, 3, 16, 24), randn(2, 5, 16, seed=1)
+    unet, x, text = network(**ours), noise(2, 6, 3, 16, 24), noise(2, 5, 16, seed=1)
     x = x[:, : unet.config.in_channels]
     for name, weight in unet.named_parameters():
         # The last of each temporal layer's own: their residual sums add nothing then.
@@ -71,7 +73,7 @@ def test_temporal_layers_follow_spatial_ones_and_mix_frames() -> None:
             name.endswith("temp_attentions.0")
         ):
             module.register_forward_hook(lambda *args, name=name: seen.append(name))
-    x, text, t = randn(1, 3, 4, 8, 8), randn(1, 5, 16), torch.tensor(501)
+    x, text, t = noise(1, 3, 4, 8, 8), noise(1, 5, 16), torch.tensor(501)
     with torch.no_grad():
         (out,) = unet(x, t, text)
         x[:, :, 0] += 1
@@ -108,7 +110,7 @@ def test_at_full_size_it_has_the_weights_of_the_released_file() -> None:
     assert not any(name.startswith("down_blocks.0.temp_attentions") for name in shapes)
 
 
-def test_taps_have_show1s_shapes() -> None:
+def test_the_roles_have_the_published_shapes() -> None:
     with torch.device("meta"):
         unet = show1_network.UNet3DConditionModel()
         x, text = torch.empty(1, 3, 8, 40, 64), torch.empty(1, 77, 4096)
@@ -134,8 +136,8 @@ def test_taps_have_show1s_shapes() -> None:
 # The backbone
 
 
-def test_pixels_are_the_latents_and_half_of_the_output_is_dropped() -> None:
-    backbone, video = tiny(), randn(1, 3, 4, 16, 24).clamp(-1, 1)
+def test_latents_are_pixels_and_half_of_the_output_is_dropped() -> None:
+    backbone, video = show1.tiny(), noise(1, 3, 4, 16, 24).clamp(-1, 1)
     assert torch.equal(backbone.encode(video), video)
     assert torch.equal(backbone.decode(3 * video), (3 * video).clamp(-1, 1))
     text, t = backbone.encode_text(["a cat"]), torch.tensor(501)
@@ -153,15 +155,17 @@ def test_pixels_are_the_latents_and_half_of_the_output_is_dropped() -> None:
         ((8, 40, 60), "`width` must be a multiple of 8, such as 56 or 64; got 60"),
     ],
 )
-def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest(
+    size: tuple[int, int, int], message: str
+) -> None:
     with pytest.raises(BadCall, match=message):
-        tiny().latent_shape(*size)
+        show1.tiny().latent_shape(*size)
     with pytest.raises(BadCall, match=message):
-        tiny().encode(torch.zeros(1, 3, *size))
+        show1.tiny().encode(torch.zeros(1, 3, *size))
 
 
-def test_prompts_are_lowered_padded_and_counted() -> None:
-    backbone, fits, long = tiny(), "a" * 75, "a" * 77
+def test_prompts_are_lower_cased_padded_and_limited() -> None:
+    backbone, fits, long = show1.tiny(), "a" * 75, "a" * 77
     text = backbone.encode_text(["  A Cat", "a cat", fits]).text
     assert text.shape == (3, 77, 16)
     assert torch.equal(text[0], text[1])
@@ -171,13 +175,13 @@ def test_prompts_are_lowered_padded_and_counted() -> None:
             refuse(long)
 
 
-def test_checkpointing_changes_no_gradient() -> None:
-    kept = tiny()
+def test_gradients_do_not_depend_on_checkpointing() -> None:
+    kept = show1.tiny()
     settings = Settings(device="cpu", gradient_checkpointing=True)
-    again = Show1(kept._parts, kept.defaults, settings)
+    again = rebuilt(kept, settings)
 
-    def gradient(backbone: Show1) -> Tensor:
-        x = randn(1, 3, 3, 16, 16).requires_grad_()
+    def gradient(backbone: Backbone) -> Tensor:
+        x = noise(1, 3, 3, 16, 16).requires_grad_()
         plain = backbone.denoiser(backbone.encode_text(["a cat"]))
         with record(backbone.network, backbone.taps("motion"), 3, stop=True) as seen:
             plain(x, torch.tensor(501))
@@ -191,9 +195,9 @@ def test_checkpointing_changes_no_gradient() -> None:
 
 
 def test_dreammotion_runs_in_pixel_space() -> None:
-    """On pixels, without a VAE: what is optimised is the clip, and the prompt moves it."""
-    backbone, sampling = tiny(), Sampling(steps=2, guidance_scale=3.0, seed=1)
-    video = randn(1, 3, 4, 16, 16).clamp(-1, 1)
+    """It optimises the pixels themselves, without a VAE, and the prompt changes them."""
+    backbone, sampling = show1.tiny(), Sampling(steps=2, guidance_scale=3.0, seed=1)
+    video = noise(1, 3, 4, 16, 16).clamp(-1, 1)
     method = dreammotion.Method(dreammotion.Config(iterations=3, lr=0.5, report_every=1))
     learned = method.learn(backbone, video, "a square walks", sampling)
     assert list(learned) == []
@@ -210,8 +214,8 @@ def test_dreammotion_runs_in_pixel_space() -> None:
 
 
 def test_sampling_stays_finite_at_the_noisiest_level() -> None:
-    backbone = tiny()
-    x = randn(*backbone.latent_shape(2, 8, 8))
+    backbone = show1.tiny()
+    x = noise(*backbone.latent_shape(2, 8, 8))
     grid = backbone.schedule.grid(75)
     denoise = backbone.cfg_denoiser("a cat", "", 9.0)
     *_, last = sample(denoise, backbone.schedule, grid, x)

@@ -1,4 +1,4 @@
-"""Show-1's cascade: what each stage is given, what comes out, and a run that ends with it."""
+"""Show-1's cascade: the inputs of each stage, its results, and a run that ends with it."""
 
 import math
 import shutil
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from recast import api
 from recast.backbones.base import Conditioning
 from recast.backbones.show1 import backbone as show1
-from recast.backbones.show1 import cascade
 from recast.backbones.show1.backbone import Show1
-from recast.backbones.show1.cascade import NUMBERS, Numbers
+from recast.backbones.show1.cascade import STAGE_SETTINGS, Stage, StageName, StageSettings
 from recast.events import Event, Job, Preview, Step
 from recast.media import video
 from recast.media.video import Video
@@ -24,18 +23,13 @@ from recast.pipeline.config import Draw, RunConfig
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.source_clip import Source, repeat_frames
 
-from .show1s import CPU, randn, save, tiny
+from .inputs import noise
+from .tiny_models import CPU
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
-    return Path(shutil.copytree(saved, tmp_path / "model"))
+def saved(show1_folder: Path) -> Path:
+    return show1_folder
 
 
 # The cascade
@@ -43,12 +37,12 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps to a window."""
-    for name, own in NUMBERS.items():
-        short = Numbers(
+    """Two steps for every window."""
+    for name, own in STAGE_SETTINGS.items():
+        short = StageSettings(
             steps=2, guidance_scale=own.guidance_scale, channels=own.channels, level=own.level
         )
-        monkeypatch.setitem(cascade.NUMBERS, name, short)  # type: ignore[arg-type]
+        monkeypatch.setitem(STAGE_SETTINGS, name, short)  # type: ignore[arg-type]
 
 
 def ended(job: Job[Tensor]) -> tuple[list[Event], Tensor]:
@@ -56,9 +50,9 @@ def ended(job: Job[Tensor]) -> tuple[list[Event], Tensor]:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_cascade_makes_29_large_frames_of_8(saved: Path) -> None:
+def test_the_cascade_makes_29_large_frames_from_8(saved: Path) -> None:
     backbone = show1.load(str(saved), CPU)
-    keyframes = randn(1, 3, 8, 8, 8).clamp(-1, 1)
+    keyframes = noise(1, 3, 8, 8, 8).clamp(-1, 1)
     told, made = ended(backbone.finish(keyframes, "a cat", 3))
     assert made.shape == (1, 3, 29, 32, 32)
     assert float(made.abs().max()) <= 1
@@ -72,8 +66,8 @@ def test_the_cascade_makes_29_large_frames_of_8(saved: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_finished_clip_is_that_of_its_prompt_and_seed(saved: Path) -> None:
-    backbone, keyframes = show1.load(str(saved), CPU), randn(1, 3, 2, 8, 8).clamp(-1, 1)
+def test_a_finished_clip_depends_on_its_prompt_and_seed(saved: Path) -> None:
+    backbone, keyframes = show1.load(str(saved), CPU), noise(1, 3, 2, 8, 8).clamp(-1, 1)
     calls = [("a cat", 3), ("a cat", 3), ("a dog", 3), ("a cat", 4)]
     first, again, *others = (ended(backbone.finish(keyframes, *call))[1] for call in calls)
     assert torch.equal(again, first)
@@ -90,12 +84,12 @@ def test_a_finished_clip_is_that_of_its_prompt_and_seed(saved: Path) -> None:
         (("interpolation", "sr1", "sr1_image"), (1, 3, 3, 8, 8)),
     ],
 )
-def test_stages_that_are_not_there_are_left_out(
+def test_missing_stages_are_left_out(
     folder: Path, left_out: tuple[str, ...], shape: tuple[int, ...]
 ) -> None:
     for name in left_out:
         shutil.rmtree(folder / name)
-    backbone, keyframes = show1.load(str(folder), CPU), 2 * randn(1, 3, 3, 8, 8)
+    backbone, keyframes = show1.load(str(folder), CPU), 2 * noise(1, 3, 3, 8, 8)
     _, video = ended(backbone.finish(keyframes, "a cat", 0))
     assert video.shape == shape
     _, one = ended(backbone.finish(keyframes[:, :, :1], "a cat", 0))
@@ -105,7 +99,7 @@ def test_stages_that_are_not_there_are_left_out(
 
 
 class Spy(nn.Module):
-    """A network that notes what it is given and calls everything noise."""
+    """A network that records its inputs and whose output is its noisy input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,43 +113,42 @@ class Spy(nn.Module):
         return (torch.cat([x[:, :3], x[:, :3]], 1),)
 
 
-def spied() -> tuple[Show1, dict[str, Spy]]:
-    """The tiny model with stages that only look."""
-    spies: dict[str, Spy] = {name: Spy() for name in NUMBERS}
-    stages = {
-        name: cascade.Stage(
-            numbers=NUMBERS[name],
-            unet=spy,
-            scheduler=show1._SCHEDULER,
-            noising={"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"},
-        )
-        for name, spy in spies.items()
-        if name in NUMBERS
-    }
-    own = tiny()
-    return Show1(own._parts, own.defaults, CPU, stages), spies  # type: ignore[arg-type]
+def stage(name: StageName, unet: nn.Module) -> Stage:
+    """A stage around a network, with the schedules of the released model."""
+    return Stage(
+        settings=STAGE_SETTINGS[name],
+        unet=unet,
+        scheduler=show1.tiny().parts.scheduler,
+        noising={"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"},
+    )
+
+
+def with_spies(*names: StageName) -> tuple[Show1, dict[StageName, Spy]]:
+    """The tiny model with these stages, whose networks only note their inputs."""
+    spies, keyframes = {name: Spy() for name in names}, show1.tiny()
+    stages = {name: stage(name, spy) for name, spy in spies.items()}
+    return Show1(keyframes.parts, keyframes.defaults, CPU, stages), spies
 
 
 @pytest.mark.usefixtures("quick")
-def test_interpolation_is_given_both_keyframes_and_their_blend() -> None:
-    backbone, spies = spied()
-    keyframes = randn(1, 3, 3, 8, 8).clamp(-1, 1)
+def test_interpolation_reads_both_keyframes_and_their_blend() -> None:
+    backbone, spies = with_spies("interpolation", "sr1", "sr1_image")
+    keyframes = noise(1, 3, 3, 8, 8).clamp(-1, 1)
     ended(backbone.finish(keyframes, "a cat", 0))
     given = [x for x, _ in spies["interpolation"].seen]
     assert {tuple(x.shape) for x in given} == {(2, 7, 5, 8, 8)}
     for gap in (0, 1):
-        noise, blend, known = given[2 * gap][0].split([3, 3, 1])
+        start, blend, known = given[2 * gap][0].split([3, 3, 1])
         for frame in range(5):
             wanted = torch.lerp(keyframes[0, :, gap], keyframes[0, :, gap + 1], frame / 4)
             torch.testing.assert_close(blend[:, frame], wanted)
         assert known[0, :, 0, 0].tolist() == [1, 0, 0, 0, 1]
-        assert torch.equal(noise, given[0][0, :3])  # one noise for all gaps
+        assert torch.equal(start, given[0][0, :3])  # one noise for all gaps
 
 
 @pytest.mark.usefixtures("quick")
-def test_enlarging_is_given_noised_frames_and_the_last_one_known() -> None:
-    backbone, spies = spied()
-    del backbone._stages["interpolation"]  # type: ignore[attr-defined]
+def test_super_resolution_reads_noised_frames_and_the_last_known_one() -> None:
+    backbone, spies = with_spies("sr1", "sr1_image")
     keyframes = 0.9 * torch.ones(1, 3, 10, 8, 8)
     _, video = ended(backbone.finish(keyframes, "a cat", 0))
     assert video.shape == (1, 3, 10, 32, 32)
@@ -175,21 +168,23 @@ def test_enlarging_is_given_noised_frames_and_the_last_one_known() -> None:
     assert float((second[:, 1:] - 0.9).std()) > 0.2
 
 
-def test_a_stage_is_sampled_as_its_scheduler_asks() -> None:
-    """Guided and thresholded; a network that says zero leaves only the threshold's trace."""
-    stage = spied()[0]._stages["interpolation"]
-    denoise = stage.denoiser(
+def test_a_stage_is_guided_and_thresholded_as_in_its_scheduler() -> None:
+    """For a network whose output is zero, only the threshold has an effect."""
+    thresholded = stage("interpolation", Spy())
+    denoise = thresholded.denoiser(
         lambda network, x, t, text, level: torch.zeros(len(x), 6, *x.shape[2:]),
         Conditioning(text=torch.zeros(2, 5, 16)),
         torch.zeros(1, 4, 5, 8, 8),
     )
-    t, x = torch.tensor(500.0), 3 * randn(1, 3, 5, 8, 8)
+    t, x = torch.tensor(500.0), 3 * noise(1, 3, 5, 8, 8)
     x0 = denoise(x, t).x0  # x / alpha, if it were not cut
     assert float(x0.abs().max()) == 1
     share = float((x0.abs() > 1 - 1e-5).float().mean())
     assert share > 0.05  # the 95 % quantile lies beyond 1.5, where it may not be
-    bare = cascade.Stage(
-        numbers=stage.numbers, unet=stage.unet, scheduler={**stage.scheduler, "thresholding": False}
+    bare = Stage(
+        settings=thresholded.settings,
+        unet=thresholded.unet,
+        scheduler={**thresholded.scheduler, "thresholding": False},
     )
     denoise = bare.denoiser(
         lambda network, x, t, text, level: torch.zeros(len(x), 6, *x.shape[2:]),
@@ -248,7 +243,7 @@ def test_a_run_ends_with_the_cascade(saved: Path, tmp_path: Path) -> None:
     assert "enlarge" in stages
 
 
-def test_a_source_is_held_beside_a_faster_result() -> None:
+def test_a_source_is_slowed_to_the_frames_of_a_faster_result() -> None:
     frames = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 2, 2, 3).numpy()
     clip = Video(frames, 2.0)
     assert repeat_frames(clip, 1) is clip

@@ -1,4 +1,4 @@
-"""Clips that are longer than a model sees at once."""
+"""Clips that are longer than the window of a model."""
 
 import dataclasses
 from itertools import pairwise
@@ -17,8 +17,9 @@ from recast.methods import dmt, moft, sdedit
 from recast.motions.method import MotionMethod
 from recast.pipeline import model_loading
 
-from . import tinies
-from .jobs import SAMPLING, clip, learn, result, transfer
+from .inputs import noise, square_clip
+from .short_runs import SAMPLING, learn, transfer
+from .tiny_models import TRANSFORMERS
 
 FEW = {"inner_steps": 2, "inversion_steps": 1, "guided": 0.5}
 GUIDED = [dmt.Method(dmt.Config(**FEW, restart=False)), moft.Method(moft.Config(**FEW))]
@@ -40,20 +41,20 @@ def test_windows_cover_all_frames_and_overlap_by_half(
         assert following.start % temporal_patch == 0
 
 
-def test_windows_begin_where_the_network_can() -> None:
+def test_windows_begin_at_whole_tokens() -> None:
     starts = [one.start for one in spans(22, 8, temporal_patch=2)]
     assert starts == [0, 4, 8, 10, 14]
     assert spans(8, 8, temporal_patch=2) == (slice(0, 8),)
 
 
-def test_cuts_of_one_clip_blend_to_that_clip() -> None:
-    whole = torch.randn(2, 3, 21, 2, 2, generator=torch.Generator().manual_seed(0))
+def test_windows_of_one_clip_blend_to_that_clip() -> None:
+    whole = noise(2, 3, 21, 2, 2)
     windows = spans(21, 8)
     torch.testing.assert_close(blend([whole[:, :, one] for one in windows], windows), whole)
     assert blend([whole], spans(21, 21)) is whole
 
 
-def test_the_end_of_a_window_weighs_least() -> None:
+def test_the_ends_of_a_window_have_the_smallest_weights() -> None:
     windows = spans(6, 4)
     assert windows == (slice(0, 4), slice(2, 6))
     parts = [torch.zeros(1, 1, 4, 1, 1), torch.ones(1, 1, 4, 1, 1)]
@@ -62,14 +63,13 @@ def test_the_end_of_a_window_weighs_least() -> None:
 
 
 @pytest.mark.parametrize("name", registry.names("backbones"))
-def test_every_model_takes_more_than_its_window(name: str) -> None:
-    """A window sees its own frames and no others, and each is a call."""
+def test_every_model_denoises_clips_longer_than_its_window(name: str) -> None:
+    """Each window depends on its own frames only, and is one call of the network."""
     backbone: Backbone = registry.load("backbones", name).tiny()
     own = backbone.defaults
     shape = backbone.latent_shape(own.frames, own.height, own.width)
     backbone.window = shape[2]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(*shape[:2], 2 * shape[2], *shape[3:], generator=generator)
+    x = noise(*shape[:2], 2 * shape[2], *shape[3:])
     t = backbone.schedule.sized(x.shape).grid(4)[1]
     denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
     with torch.no_grad():
@@ -81,31 +81,31 @@ def test_every_model_takes_more_than_its_window(name: str) -> None:
     torch.testing.assert_close(out.eps[:, :, -1], last.eps[:, :, -1])
 
 
-@pytest.mark.parametrize("kind", tinies.MADE)
+@pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_windows_are_counted_in_frames_of_the_clip(kind: str) -> None:
-    backbone = tinies.MADE[kind]()
+    backbone = TRANSFORMERS[kind]()
     own = backbone.defaults
-    backbone.see_at_once(own.frames)
+    backbone.set_window(own.frames)
     assert backbone.window == backbone.latent_shape(own.frames, own.height, own.width)[2]
     if kind != "stable":
         with pytest.raises(BadCall, match=f"`frames` must be .*, got {own.frames + 1}"):
-            backbone.see_at_once(own.frames + 1)
+            backbone.set_window(own.frames + 1)
 
 
 @pytest.mark.parametrize("method", GUIDED, ids=lambda method: method.name)
 def test_a_window_as_long_as_the_clip_changes_nothing(method: MotionMethod) -> None:
     plain, windowed = unet3d.tiny(), unet3d.tiny()
-    windowed.see_at_once(windowed.defaults.frames)
+    windowed.set_window(windowed.defaults.frames)
     made = [transfer(method, one, learn(method, one)) for one in (plain, windowed)]
     assert torch.equal(*made)
 
 
 @pytest.mark.parametrize("method", GUIDED, ids=lambda method: method.name)
 def test_every_window_is_guided_by_its_own_part_of_the_motion(method: MotionMethod) -> None:
-    """The source's features at the noisiest level are those of the windows on their own."""
+    """The recorded features of the source at the noisiest level are those of each window alone."""
     backbone = unet3d.tiny()
     frames = backbone.defaults.frames
-    backbone.see_at_once(frames // 2)
+    backbone.set_window(frames // 2)
     motion = learn(method, backbone)
     (tap,) = backbone.taps("motion")
     features = motion.tensors[tap.path]
@@ -119,10 +119,10 @@ def test_every_window_is_guided_by_its_own_part_of_the_motion(method: MotionMeth
     assert torch.isfinite(latents).all()
 
 
-def test_guidance_in_windows_finds_the_sources_own_latents() -> None:
-    """Where x_t is the source's, every window's features are those that were learned."""
+def test_guidance_in_windows_has_no_loss_at_the_latents_of_the_source() -> None:
+    """At the latents of the source, the features of every window are those that were learned."""
     backbone = unet3d.tiny()
-    backbone.see_at_once(backbone.defaults.frames // 2)
+    backbone.set_window(backbone.defaults.frames // 2)
     method = dmt.Method(dmt.Config(**FEW, initial_noise="inverted"))
     prompted = dataclasses.replace(SAMPLING, guidance_scale=1.0)
     motion = learn(method, backbone, prompt="a cat")
@@ -134,14 +134,14 @@ def test_guidance_in_windows_finds_the_sources_own_latents() -> None:
     assert losses[0] == pytest.approx(0, abs=1e-10)
 
 
-def test_a_motion_is_used_in_the_windows_it_was_learned_in() -> None:
+def test_a_motion_of_other_windows_is_refused() -> None:
     backbone = unet3d.tiny()
     method = GUIDED[0]
     motion = learn(method, backbone)
     whole = transfer(method, backbone, motion)
-    backbone.see_at_once(backbone.defaults.frames)  # one window is no windows
+    backbone.set_window(backbone.defaults.frames)  # one window is no windows
     assert torch.equal(transfer(method, backbone, motion), whole)
-    backbone.see_at_once(2)
+    backbone.set_window(2)
     with pytest.raises(
         BadMotion, match="with all frames in a window, but the model now takes 2 frames"
     ):
@@ -152,22 +152,24 @@ def test_a_model_with_few_positions_takes_long_clips_in_windows() -> None:
     backbone = animatediff.tiny()
     with pytest.raises(BadCall, match=r"must be at most 32 .*, got 40; .* set `window` to 32"):
         backbone.latent_shape(40, 16, 16)
-    backbone.see_at_once(16)
+    backbone.set_window(16)
     assert backbone.latent_shape(40, 16, 16)[2] == 40
 
 
-def test_methods_that_need_a_clip_whole_say_so() -> None:
+def test_methods_that_need_a_whole_clip_refuse_windows() -> None:
     backbone = unet3d.tiny()
     size = backbone.defaults
-    frames = ((clip(backbone)[0].permute(1, 2, 3, 0) + 1) * 127).byte().numpy()
+    frames = ((square_clip(backbone)[0].permute(1, 2, 3, 0) + 1) * 127).byte().numpy()
     video = Video(frames, size.fps)
-    backbone.see_at_once(size.frames // 2)
+    backbone.set_window(size.frames // 2)
     with pytest.raises(BadCall, match=r"dreammotion needs the whole clip .* dmt, flowmotion, moft"):
         recast.learn(backbone, video, method="dreammotion")
     backbone.window = None
     motion = recast.learn(backbone, video, method="dreammotion")
-    backbone.see_at_once(size.frames // 2)
-    with pytest.raises(BadCall, match=f"{size.frames} frames, which is more than `window`"):
+    backbone.set_window(size.frames // 2)
+    with pytest.raises(
+        BadCall, match=f"the clip has {size.frames} frames, which is more than `window`"
+    ):
         recast.transfer(backbone, motion, "a cat")
 
 
@@ -180,8 +182,8 @@ def test_windows_are_set_when_a_model_is_loaded() -> None:
 
 def test_methods_without_guidance_work_in_windows() -> None:
     backbone = gaussian.tiny()
-    backbone.see_at_once(backbone.defaults.frames // 2)
+    backbone.set_window(backbone.defaults.frames // 2)
     method = sdedit.Method(sdedit.Config())
     motion = learn(method, backbone)
-    made = result(method.transfer(backbone, motion, "a cat", SAMPLING))
+    made = method.transfer(backbone, motion, "a cat", SAMPLING).run()
     assert made.shape == (1, *motion.tensors["latents"].shape)

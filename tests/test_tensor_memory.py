@@ -1,13 +1,13 @@
-"""What the ledger counts: storages, each once, while something holds them."""
+"""Counting tensor memory: every storage counts once, for as long as it lives."""
 
 import pytest
 import torch
 from torch.nn import functional
 
-from recast.networks.tensor_memory import TensorMemory, fused
+from recast.networks.tensor_memory import TensorMemory, fused_attention
 
 
-def test_each_storage_is_counted_once_and_while_it_lives() -> None:
+def test_every_storage_is_counted_once_while_it_lives() -> None:
     before = torch.ones(1000)
     with TensorMemory() as ledger:
         made = before + 1
@@ -23,8 +23,8 @@ def test_each_storage_is_counted_once_and_while_it_lives() -> None:
         assert (ledger.current, ledger.peak) == (0, 10400)
 
 
-def test_nothing_is_needed_for_what_has_no_values() -> None:
-    """A terabyte, counted and not taken."""
+def test_tensors_without_values_are_counted() -> None:
+    """A terabyte on the meta device is counted without being allocated."""
     with TensorMemory() as ledger:
         huge = torch.empty(2**38, device="meta")
         doubled = 2 * huge
@@ -32,7 +32,7 @@ def test_nothing_is_needed_for_what_has_no_values() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_on_the_meta_device_keeps_what_the_fused_kernel_keeps(masked: bool) -> None:
+def test_attention_on_the_meta_device_saves_as_much_as_the_fused_kernel(masked: bool) -> None:
     def kept(device: str) -> int:
         sides = [torch.ones(2, 4, 256, 16, device=device, requires_grad=True) for _ in range(3)]
         mask = torch.ones(2, 1, 1, 256, dtype=torch.bool, device=device) if masked else None
@@ -43,11 +43,11 @@ def test_attention_on_the_meta_device_keeps_what_the_fused_kernel_keeps(masked: 
         return held
 
     own = functional.scaled_dot_product_attention
-    with fused():
+    with fused_attention():
         assert kept("meta") == kept("cpu")
         assert kept("cpu") < 4 * 2 * 4 * 256 * 256  # one map
     assert functional.scaled_dot_product_attention is own
     assert kept("meta") > 4 * 2 * 4 * 256 * 256
-    with pytest.raises(ArithmeticError), fused():
+    with pytest.raises(ArithmeticError), fused_attention():
         raise ArithmeticError
     assert functional.scaled_dot_product_attention is own

@@ -1,4 +1,4 @@
-"""The methods that train: what they learn from, what they keep, what a sample makes of it."""
+"""The methods that train: their loss, what a motion holds, checkpoints, mixing, errors."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from recast.backbones.base import Backbone, Settings
 from recast.diffusion.initial_noise import initial
 from recast.diffusion.sampling import sample
 from recast.errors import BadCall, BadMotion
-from recast.events import Checkpoint, Job, Note, Step
+from recast.events import Checkpoint, Note, Step
 from recast.finetuning.objectives import TrainingObjective
 from recast.finetuning.training_config import TrainingConfig
 from recast.methods import motion_inversion, motiondirector, tune_a_video, vmc
@@ -24,7 +24,10 @@ from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.pipeline import method_presets
 
-SAMPLING = Sampling(steps=2, guidance_scale=3.0, seed=5)
+from .inputs import noise, random_clip
+from .short_runs import TWO_STEPS, transfer
+from .tiny_models import rebuilt
+
 NAMES = ["motion_inversion", "motiondirector", "tune_a_video", "vmc"]
 KINDS = ["motion_inversion", "motiondirector", "vmc"]  # one for each kind of adapter
 # Rates at which few steps of the tiny network show.
@@ -38,36 +41,26 @@ def made(name: str, **changes: Any) -> Any:
     )
 
 
-def clip(backbone: Backbone, frames: int | None = None, seed: int = 0) -> Tensor:
-    size = backbone.defaults
-    shape = (1, 3, frames or size.frames, size.height, size.width)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
 def learned(
     method: Any,
     backbone: Backbone,
     video: Tensor | None = None,
-    sampling: Sampling = SAMPLING,
+    sampling: Sampling = TWO_STEPS,
 ) -> Motion:
-    video = clip(backbone) if video is None else video
-    return result(method.learn(backbone, video, "a dog", sampling))
+    video = random_clip(backbone) if video is None else video
+    return method.learn(backbone, video, "a dog", sampling).run()
 
 
 @functools.cache
 def tiny() -> Backbone:
-    """One for all tests: training leaves it as it was."""
+    """One model for all tests, because training leaves it unchanged."""
     return unet3d.tiny()
 
 
 @functools.cache
 def motion_of(name: str, **changes: Any) -> Motion:
-    """What a method learns of the one clip, learned once."""
+    """The motion that a method learns from the one clip. It is learned once."""
     return learned(made(name, **changes), tiny())
-
-
-def result(job: Job[Any]) -> Any:
-    return job.run()
 
 
 def same(one: Motion, other: Motion) -> bool:
@@ -81,11 +74,11 @@ def adapted(motion: Motion) -> dict[str, Tensor]:
 
 
 def fixed_loss(method: Any, backbone: Backbone, tensors: dict[str, Tensor]) -> float:
-    """Over draws that no training saw."""
+    """The loss over random draws that training did not use."""
     objective = TrainingObjective(
         config=method.config,
         backbone=backbone,
-        latents=backbone.encode(clip(backbone)),
+        latents=backbone.encode(random_clip(backbone)),
         plain=backbone.denoiser(backbone.encode_text(["a dog"])),
         temporal=method.adapter(backbone, tensors, learning=True),
     )
@@ -97,7 +90,7 @@ def fixed_loss(method: Any, backbone: Backbone, tensors: dict[str, Tensor]) -> f
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_falls_on_draws_that_it_did_not_see(name: str) -> None:
+def test_training_reduces_the_loss_on_other_draws(name: str) -> None:
     backbone = tiny()
     method, trained = made(name), adapted(motion_of(name, iterations=5))
     nothing = {key: 0 * tensor for key, tensor in trained.items()}
@@ -106,17 +99,20 @@ def test_the_loss_falls_on_draws_that_it_did_not_see(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "hybrid"])
-def test_a_checkpoint_goes_on_as_if_there_had_been_no_break(name: str, tmp_path: Path) -> None:
-    """From a file, in which tensors lie in another order than in the network."""
+def test_training_resumed_from_a_checkpoint_gives_the_same_motion(
+    name: str, tmp_path: Path
+) -> None:
+    """The checkpoint is read from a file, in which tensors have another order than in the
+    network."""
     which = {"objective": "hybrid"} if name == "hybrid" else {}
     trains = "motion_inversion" if name == "hybrid" else name
     backbone, method = tiny(), made(trains, iterations=4, checkpoint_every=2, **which)
-    whole = method.learn(backbone, clip(backbone), "a dog", SAMPLING)
+    whole = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
     events = list(whole)
     checkpoints = [event for event in events if isinstance(event, Checkpoint)]
     assert [event.index for event in checkpoints] == [2]
     checkpoint = Motion.load(checkpoints[0].state.save(tmp_path / "checkpoint.safetensors"))
-    rest = method.resume_learning(checkpoint, backbone, clip(backbone), "a dog", SAMPLING)
+    rest = method.resume_learning(checkpoint, backbone, random_clip(backbone), "a dog", TWO_STEPS)
     curves = [
         [e.metrics for e in es if isinstance(e, Step) and e.stage == "train"]
         for es in (events, list(rest))
@@ -127,22 +123,21 @@ def test_a_checkpoint_goes_on_as_if_there_had_been_no_break(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_checkpointing_of_gradients_changes_nothing(name: str) -> None:
-    """The layers run again on the way back, so the adapter has to be there still."""
+def test_training_does_not_depend_on_gradient_checkpointing(name: str) -> None:
+    """The layers run again in the backward pass, in which the adapter must still be active."""
     kept = tiny()
-    assert isinstance(kept, unet3d.LatentUNet)
     settings = Settings(device="cpu", gradient_checkpointing=True)
-    lean = unet3d.LatentUNet(kept._parts, kept.defaults, settings)
+    lean = rebuilt(kept, settings)
     one, other = motion_of(name), learned(made(name), lean)
     assert one.metadata["losses"] == other.metadata["losses"]
     assert same(one, other)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_closing_learning_leaves_the_model_as_it_was(name: str) -> None:
+def test_closing_the_job_leaves_the_model_unchanged(name: str) -> None:
     backbone = tiny()
     modules = dict(backbone.network.named_modules())
-    events = made(name).learn(backbone, clip(backbone), "a dog", SAMPLING)
+    events = made(name).learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
     for event in events:
         if isinstance(event, Step) and event.stage == "train":
             break
@@ -152,18 +147,16 @@ def test_closing_learning_leaves_the_model_as_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_without_strength_it_is_the_untouched_model(name: str) -> None:
+def test_strength_0_is_the_unchanged_model(name: str) -> None:
     backbone = tiny()
     motion = motion_of(name)
     noise = motion.tensors["noise"][None]
-    x = initial("blended", noise, torch.Generator().manual_seed(SAMPLING.seed))
+    x = initial("blended", noise, torch.Generator().manual_seed(TWO_STEPS.seed))
     grid = backbone.schedule.grid(2)
     *_, plain = sample(backbone.cfg_denoiser("a cat", "", 3.0), backbone.schedule, grid, x)
     got = {
-        strength: result(
-            made(name, strength=strength, initial_noise="blended").transfer(
-                backbone, motion, "a cat", SAMPLING
-            )
+        strength: transfer(
+            made(name, strength=strength, initial_noise="blended"), backbone, motion, TWO_STEPS
         )
         for strength in (0.0, 1.0, 2.0)
     }
@@ -173,11 +166,11 @@ def test_without_strength_it_is_the_untouched_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_is_learned_depends_on_the_training_seed_alone(name: str) -> None:
-    """Not on that of the result, which the store's key does not know."""
+def test_training_depends_on_its_own_seed_only(name: str) -> None:
+    """Not on the seed of the result, which is no part of the cache key."""
     backbone = tiny()
     one = motion_of(name)
-    other = dataclasses.replace(SAMPLING, seed=2)
+    other = dataclasses.replace(TWO_STEPS, seed=2)
     assert same(learned(made(name), backbone, sampling=other), one)
     assert not same(motion_of(name, training_seed=1), one)
     settings = dict(made(name).cache_key_settings())
@@ -186,9 +179,9 @@ def test_what_is_learned_depends_on_the_training_seed_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_two_motions_mixed(name: str) -> None:
+def test_two_motions_can_be_mixed(name: str) -> None:
     backbone, method = tiny(), made(name)
-    other = learned(method, backbone, clip(backbone, seed=1))
+    other = learned(method, backbone, random_clip(backbone, seed=1))
     one, two = (
         dataclasses.replace(motion, metadata={**motion.metadata, "clip": {"name": clip_name}})
         for motion, clip_name in ((motion_of(name), "a.mp4"), (other, "b.mp4"))
@@ -198,7 +191,7 @@ def test_two_motions_mixed(name: str) -> None:
     free = made(name, initial_noise="random")
     half = api.mix([one, one], [0.5, 0.5])
     whole, again, twice = (
-        result(free.transfer(backbone, motion, "a cat", SAMPLING)) for motion in (one, only, half)
+        transfer(free, backbone, motion, TWO_STEPS) for motion in (one, only, half)
     )
     torch.testing.assert_close(again, whole)
     torch.testing.assert_close(twice, whole, atol=1e-3, rtol=1e-3)  # kept in float16
@@ -209,27 +202,28 @@ def test_two_motions_mixed(name: str) -> None:
     assert "losses" not in both.metadata
 
 
-def configured(motion: Motion, **config: Any) -> Motion:
-    """As a file has it that was learned with this config."""
+def with_config(motion: Motion, **config: Any) -> Motion:
+    """The motion as if it had been learned with this config."""
     told = dataclasses.asdict(made(motion.method, **config).config)
     return dataclasses.replace(motion, metadata={**motion.metadata, "config": told})
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_in_a_mix_each_motion_has_its_own_strength(name: str) -> None:
+def test_every_motion_of_a_mix_has_its_own_strength(name: str) -> None:
     backbone, one = tiny(), motion_of(name)
-    other = learned(made(name), backbone, clip(backbone, seed=1))
-    got = api.mix([configured(one, strength=0.5), configured(other, strength=2.0)], [1.0, 0.3])
-    expected = api.mix([configured(one), configured(other)], [0.5, 0.6])
+    other = learned(made(name), backbone, random_clip(backbone, seed=1))
+    got = api.mix([with_config(one, strength=0.5), with_config(other, strength=2.0)], [1.0, 0.3])
+    expected = api.mix([with_config(one), with_config(other)], [0.5, 0.6])
     assert all(torch.equal(got.tensors[n], t) for n, t in adapted(expected).items())
     assert method_presets.config_of_motion(got).strength == 1
 
 
-def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
-    """So a camera's motion, without its values, and an object's, with them, go together."""
+def test_every_motion_of_a_mix_has_its_own_gamma() -> None:
+    """So the motion of a camera, without values, can be mixed with that of an object, with
+    values."""
     backbone, method = tiny(), made("motion_inversion", iterations=4)
-    camera = configured(learned(method, backbone), gamma=0.0)
-    thing = configured(learned(method, backbone, clip(backbone, seed=1)), gamma=0.5)
+    camera = with_config(learned(method, backbone), gamma=0.0)
+    thing = with_config(learned(method, backbone, random_clip(backbone, seed=1)), gamma=0.5)
     for motions in ([camera, thing], [thing, camera]):
         both = api.mix(motions, [1.0, 1.0])
         assert method_presets.config_of_motion(both).gamma == 1
@@ -239,17 +233,18 @@ def test_in_a_mix_each_motion_has_its_own_gamma() -> None:
             torch.testing.assert_close(tensor.float(), expected, atol=1e-3, rtol=1e-3)
     alone = api.mix([camera], [1.0])
     made_of = [
-        result(
-            method_presets.configure(m.method, method_presets.config_of_motion(m)).transfer(
-                backbone, m, "a cat", SAMPLING
-            )
+        transfer(
+            method_presets.configure(m.method, method_presets.config_of_motion(m)),
+            backbone,
+            m,
+            TWO_STEPS,
         )
         for m in (camera, alone)
     ]
     torch.testing.assert_close(*made_of)
 
 
-def test_mixing_what_does_not_go_together_is_refused() -> None:
+def test_mixing_incompatible_motions_is_refused() -> None:
     backbone = tiny()
     one = motion_of("motion_inversion")
     with pytest.raises(
@@ -259,11 +254,15 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(
         BadMotion, match=r"latents \(4, 4, 8, 8\) and \(4, 3, 8, 8\) cannot be mixed"
     ):
-        api.mix([one, learned(made("motion_inversion"), backbone, clip(backbone, 3))], [1, 1])
+        api.mix(
+            [one, learned(made("motion_inversion"), backbone, random_clip(backbone, 3))], [1, 1]
+        )
     more = learned(
-        made("motion_inversion"), backbone, sampling=dataclasses.replace(SAMPLING, steps=4)
+        made("motion_inversion"), backbone, sampling=dataclasses.replace(TWO_STEPS, steps=4)
     )
-    with pytest.raises(BadMotion, match=r"levels \(of `steps`\) \[501.0\] and \[751.0\] cannot"):
+    with pytest.raises(
+        BadMotion, match=r"levels \(set by `steps`\) \[501.0\] and \[751.0\] cannot"
+    ):
         api.mix([one, more], [1, 1])
     for name, value, told in [
         ("difference", False, "True"),
@@ -272,7 +271,7 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
         with pytest.raises(
             BadMotion, match=f"with `{name}` {told} and {value} cannot be mixed; learn them"
         ):
-            api.mix([configured(one), configured(one, **{name: value})], [1, 1])
+            api.mix([with_config(one), with_config(one, **{name: value})], [1, 1])
     with pytest.raises(BadCall, match="one weight for each motion, got 2 motions and 1 weights"):
         api.mix([one, one], [1])
     with pytest.raises(BadCall, match=r"weights \[0, 0\]; they must be numbers, and not all"):
@@ -285,7 +284,7 @@ def test_mixing_what_does_not_go_together_is_refused() -> None:
 # --- each method ----------------------------------------------------------------------------------
 
 
-def test_motion_inversion_takes_the_coarsest_places() -> None:
+def test_motion_inversion_adapts_the_coarsest_layers() -> None:
     backbone = tiny()
     there = backbone.transformers_for("temporal_transformers")
     some = adapted(motion_of("motion_inversion", places=3))
@@ -308,7 +307,7 @@ def test_queries_and_keys_may_have_an_embedding_for_every_position() -> None:
         assert plain[name].shape[1:] == tensor.shape[1:]
 
 
-def test_motion_inversions_presets_are_the_appendixs() -> None:
+def test_the_presets_of_motion_inversion_have_the_numbers_of_its_appendix() -> None:
     presets = motion_inversion.PRESETS
     for name in ("object", "camera", "hybrid"):
         config = presets[name]
@@ -321,25 +320,26 @@ def test_motion_inversions_presets_are_the_appendixs() -> None:
     assert (presets["hybrid"].objective, presets["object"].places) == ("hybrid", 5)
 
 
-def test_gamma_and_difference_are_for_making_clips_only() -> None:
+def test_gamma_and_difference_do_not_change_learning() -> None:
     backbone, plain = tiny(), made("motion_inversion", iterations=4)
     other = made("motion_inversion", iterations=4, gamma=0.0, difference=False)
     motion = learned(plain, backbone)
     assert same(learned(other, backbone), motion)
-    made_of = [result(m.transfer(backbone, motion, "a cat", SAMPLING)) for m in (plain, other)]
+    made_of = [transfer(m, backbone, motion, TWO_STEPS) for m in (plain, other)]
     assert not torch.equal(*made_of)
     queries = {name: t for name, t in motion.tensors.items() if not name.startswith("value.")}
     without = dataclasses.replace(motion, tensors=queries)
-    alone = result(plain.transfer(backbone, without, "a cat", SAMPLING))
+    alone = transfer(plain, backbone, without, TWO_STEPS)
     assert torch.equal(made_of[1], alone)
 
 
-def test_the_spatial_lora_learns_beside_and_is_dropped() -> None:
-    """It is in the checkpoint and not in the motion, and what it learned shows in what it left."""
+def test_the_spatial_lora_is_trained_but_not_part_of_the_motion() -> None:
+    """The checkpoint holds it, the motion does not, and it changes what the temporal adapter
+    learns."""
     backbone = tiny()
     for name, objective in (("motion_inversion", "hybrid"), ("motiondirector", "hybrid")):
         learning = made(name, objective=objective, iterations=3, checkpoint_every=2).learn(
-            backbone, clip(backbone), "a dog", SAMPLING
+            backbone, random_clip(backbone), "a dog", TWO_STEPS
         )
         (checkpoint,) = [event for event in learning if isinstance(event, Checkpoint)]
         spatial = {n: t for n, t in checkpoint.state.tensors.items() if n.startswith("spatial/")}
@@ -354,17 +354,17 @@ def test_the_spatial_lora_learns_beside_and_is_dropped() -> None:
         assert not same(alone, motion)
 
 
-def test_a_model_without_spatial_attention_is_told() -> None:
+def test_a_model_without_spatial_attention_is_refused() -> None:
     backbone = gaussian.tiny()
     notes = [
         event.text
-        for event in made("motiondirector").learn(backbone, clip(backbone), "", SAMPLING)
+        for event in made("motiondirector").learn(backbone, random_clip(backbone), "", TWO_STEPS)
         if isinstance(event, Note)
     ]
     assert notes == ["gaussian has no spatial attention, so no LoRA learns the appearance"]
 
 
-def test_which_layers_vmc_and_tune_a_video_tune() -> None:
+def test_vmc_and_tune_a_video_tune_their_published_layers() -> None:
     one = adapted(motion_of("vmc"))
     assert {name.rsplit(".", 2)[1] for name in one} == {"to_q", "to_k", "to_v"}
     assert all("temp" in name or "transformer_in" in name for name in one)
@@ -376,7 +376,7 @@ def test_which_layers_vmc_and_tune_a_video_tune() -> None:
     assert {name.split(".")[-3] for name in spatial} == {"attn1", "attn2"}
 
 
-def test_the_reference_presets_are_the_released_configs() -> None:
+def test_the_reference_presets_have_the_numbers_of_the_released_configs() -> None:
     one = vmc.PRESETS["reference"]
     assert (one.lr, one.iterations, one.clip_gradient) == (1e-4, 400, 1.0)
     assert (one.objective, one.initial_noise) == ("vmc_released", "inverted")
@@ -388,7 +388,7 @@ def test_the_reference_presets_are_the_released_configs() -> None:
 
 
 def test_the_losses_are_those_of_the_objective() -> None:
-    """They differ only in how they measure: the first one, before anything is learned."""
+    """The first loss, before anything is learned, differs only by the objective."""
     first = {
         objective: motion_of("motion_inversion", objective=objective, iterations=1).metadata[
             "losses"
@@ -415,23 +415,24 @@ def test_damaged_motions_are_refused() -> None:
         ({n: t for n, t in motion.tensors.items() if n != "noise"}, "this motion has no noise"),
         ({"noise": motion.tensors["noise"]}, "holds no learned parameters"),
         ({**motion.tensors, "strange": torch.zeros(2)}, "strange belongs to no temporal"),
-        ({**motion.tensors, queries: torch.zeros(1, 4, 3)}, "this model takes 8 channels|takes 16"),
+        ({**motion.tensors, queries: torch.zeros(1, 4, 3)}, "of which the last is (8|16)"),
     ]:
         damaged = dataclasses.replace(motion, tensors=tensors)
         with pytest.raises(BadMotion, match=message):
-            list(method.transfer(backbone, damaged, "a cat", SAMPLING))
+            list(method.transfer(backbone, damaged, "a cat", TWO_STEPS))
 
 
 def test_noise_of_another_level_is_refused() -> None:
     backbone, method = tiny(), made("vmc")
     motion = learned(method, backbone)
-    more = dataclasses.replace(SAMPLING, steps=4)
+    more = dataclasses.replace(TWO_STEPS, steps=4)
     with pytest.raises(
-        BadMotion, match=r"at noise level 501.0, but the sample needs 4 at 751.0; use"
+        BadMotion,
+        match=r"at noise level 501.0, but the sample needs 4 frames at noise level 751.0; use",
     ):
         list(method.transfer(backbone, motion, "a cat", more))
     free = made("vmc", initial_noise="random")
-    assert torch.isfinite(result(free.transfer(backbone, motion, "a cat", more))).all()
+    assert torch.isfinite(transfer(free, backbone, motion, more)).all()
 
 
 @pytest.mark.parametrize(
@@ -447,27 +448,25 @@ def test_noise_of_another_level_is_refused() -> None:
         ("motiondirector", {"rank": 0}, "`rank` must be at least 1, got 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
-    name: str, changes: dict[str, Any], message: str
-) -> None:
+def test_invalid_settings_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
         made(name, **changes)
 
 
-def test_the_settings_of_training_stand_in_one_place() -> None:
+def test_all_training_methods_share_one_base_config() -> None:
     for name in NAMES:
         assert isinstance(method_presets.preset(name), TrainingConfig)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_network_with_adapters_of_the_users_is_refused_and_left_alone(name: str) -> None:
+def test_a_network_with_other_adapters_is_refused_and_left_unchanged(name: str) -> None:
     """AnimateDiff's LoRAs of camera motion, as diffusers loads them into a pipeline."""
     backbone = animatediff.tiny()
     network: Any = backbone.network
     layer = backbone.transformers_for("all_temporal_transformers")[0].attentions[0].query
     motion = learned(made(name), backbone)
     network.add_adapter(LoraConfig(r=2, target_modules=[layer], init_lora_weights=False), "zoom")
-    x = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = noise(1, 4, 4, 8, 8)
     denoise = backbone.denoiser(backbone.encode_text(["a dog"]))
 
     def seen() -> Tensor:
@@ -475,11 +474,11 @@ def test_a_network_with_adapters_of_the_users_is_refused_and_left_alone(name: st
             return denoise(x, torch.tensor(501.0)).eps
 
     before = seen()
-    message = r"adapters loaded \(zoom\); unload them first .* after fuse_lora"
+    message = r"adapters loaded \(zoom\); unload them .* call fuse_lora before"
     with pytest.raises(BadCall, match=message):
-        next(made(name).learn(backbone, clip(backbone), "a dog", SAMPLING))
+        next(made(name).learn(backbone, random_clip(backbone), "a dog", TWO_STEPS))
     with pytest.raises(BadCall, match=message):
-        list(made(name).transfer(backbone, motion, "a cat", SAMPLING))
+        list(made(name).transfer(backbone, motion, "a cat", TWO_STEPS))
     assert list(network.peft_config) == ["zoom"]
     assert network.get_submodule(layer).active_adapters == ["zoom"]
     assert torch.equal(seen(), before)
@@ -488,15 +487,14 @@ def test_a_network_with_adapters_of_the_users_is_refused_and_left_alone(name: st
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_network_in_half_precision_trains_tensors_in_full(name: str) -> None:
+def test_a_network_in_half_precision_trains_tensors_in_float32(name: str) -> None:
     kept = unet3d.tiny()  # its own: it is changed
-    assert isinstance(kept, unet3d.LatentUNet)
-    kept._parts.unet.to(torch.bfloat16)
+    kept.parts.unet.to(torch.bfloat16)
     method = made(name, checkpoint_every=1)
-    learning = method.learn(kept, clip(kept), "a dog", SAMPLING)
+    learning = method.learn(kept, random_clip(kept), "a dog", TWO_STEPS)
     (state,) = [event.state for event in learning if isinstance(event, Checkpoint)]
     trained = [t for n, t in state.tensors.items() if n.startswith("adapter/")]
     assert all(tensor.dtype == torch.float32 for tensor in trained)
     assert any(float(tensor.abs().max()) > 0 for tensor in trained)
-    latents = result(method.transfer(kept, learning.result, "a cat", SAMPLING))
+    latents = transfer(method, kept, learning.result, TWO_STEPS)
     assert torch.isfinite(latents).all()

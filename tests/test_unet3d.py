@@ -1,4 +1,4 @@
-"""UNet3D models: parity with diffusers, taps, memory settings, sizes, prompts, fingerprints."""
+"""UNet3D models: agreement with diffusers, taps, memory settings, sizes, prompts, fingerprints."""
 
 import dataclasses
 from pathlib import Path
@@ -6,68 +6,32 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+from diffusers import DDIMScheduler, UNet3DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
 from recast.backbones import unet3d
 from recast.backbones.base import Defaults, Settings
 from recast.backbones.unet3d import LatentUNet
-from recast.diffusion.sampling import sample
 from recast.errors import BadCall
 from recast.networks import checkpoint_loading, unet_roles
 from recast.networks.feature_hooks import Tap, record
 from recast.networks.library_logging import quiet
 
-CPU = Settings(device="cpu", dtype="float32")
-ZEROSCOPE = unet3d._SCHEDULER
-ZERO_SNR = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "trailing",
-    "rescale_betas_zero_snr": True,
-}
+from .autograd_memory import saved_bytes
+from .hooks import hook_count, replaced_forwards
+from .inputs import noise
+from .oracles import check_unet_sampling, zeroscope_unet
+from .schedulers import ZERO_SNR, ZEROSCOPE
+from .tiny_models import CPU, pipeline, rebuilt
+
 ROLES = sorted(unet3d.tiny().roles)
 ATTENDED = {"queries", "keys", "values", "temporal_queries", "temporal_keys"}
 
 
-def made(**settings: Any) -> LatentUNet:
-    """The tiny model with other settings; everyone gets networks of their own."""
-    backbone = unet3d.wrap(pipeline(), Settings(**({"device": "cpu"} | settings)))
-    assert isinstance(backbone, LatentUNet)
-    return backbone
-
-
-def pipeline(scheduler: dict[str, Any] = ZEROSCOPE) -> TextToVideoSDPipeline:
-    tiny = unet3d.tiny()
-    assert isinstance(tiny, LatentUNet)
-    parts = tiny._parts
-    with quiet():  # the pipeline says at every use that it is old
-        pipe = TextToVideoSDPipeline(
-            vae=parts.vae,
-            text_encoder=parts.text_encoder,
-            tokenizer=parts.tokenizer,
-            unet=parts.unet,
-            scheduler=DDIMScheduler(**scheduler, clip_sample=False),
-        )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def forwards(network: nn.Module) -> list[str]:
-    """Layers whose `forward` is their own and not their class's."""
-    return [name for name, module in network.named_modules() if "forward" in module.__dict__]
-
-
-def hooks(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in network.modules())
+def tiny_with(**settings: Any) -> LatentUNet:
+    """A tiny model of its own under other settings."""
+    return rebuilt(unet3d.tiny(), Settings(**{"device": "cpu"} | settings))
 
 
 # Parity
@@ -79,44 +43,19 @@ def hooks(network: nn.Module) -> int:
     ("scheduler", "steps"), [(ZEROSCOPE, 6), (ZERO_SNR, 8)], ids=["zeroscope", "zero snr"]
 )
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_sampling_is_what_diffusers_does(
+def test_sampling_agrees_with_diffusers(
     scheduler: dict[str, Any], steps: int, scale: float
 ) -> None:
-    pipe, x = pipeline(scheduler), randn(1, 4, 4, 8, 8)
-    expected = pipe(
-        prompt="a red car drives",
-        negative_prompt="bad",
-        height=16,
-        width=16,
-        num_frames=4,
-        num_inference_steps=steps,
-        guidance_scale=scale,
-        latents=x.clone(),
-        output_type="latent",
-    ).frames
-    backbone = unet3d.wrap(pipe, CPU)
-    levels = sample(
-        backbone.cfg_denoiser("a red car drives", "bad", scale),
-        backbone.schedule,
-        backbone.schedule.grid(steps),
-        x,
-    )
-    *_, last = levels
-    assert last.x.shape == expected.shape
-    assert float((last.x - x).abs().max()) > 0.1
-    torch.testing.assert_close(last.x, expected, atol=1e-4, rtol=0)
-    # To pictures: diffusers' are in [0, 1], frames first.
-    pictures = pipe.video_processor.postprocess_video(pipe.decode_latents(expected), "pt")
-    ours = backbone.decode(last.x).transpose(1, 2) / 2 + 0.5
-    torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
+    pipe = pipeline(unet3d.tiny(), DDIMScheduler(**scheduler, clip_sample=False))
+    check_unet_sampling(pipe, steps, scale)
 
 
 # Taps
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_stopped_pass_sees_what_a_whole_one_sees(role: str) -> None:
-    backbone, x, t = unet3d.tiny(), randn(1, 4, 3, 8, 8), torch.tensor(501.0)
+def test_a_pass_that_stops_early_reads_the_same_features(role: str) -> None:
+    backbone, x, t = unet3d.tiny(), noise(1, 4, 3, 8, 8), torch.tensor(501.0)
     plain, taps = backbone.denoiser(backbone.encode_text(["a cat"])), backbone.taps(role)
     with torch.no_grad(), record(backbone.network, taps, 3) as whole:
         plain(x, t)
@@ -137,8 +76,8 @@ def test_a_stopped_pass_sees_what_a_whole_one_sees(role: str) -> None:
             assert (width, channels) == (height, 16)
 
 
-def test_a_batch_keeps_its_clips_apart() -> None:
-    backbone, x = unet3d.tiny(), randn(2, 4, 3, 8, 8)
+def test_clips_of_a_batch_do_not_mix() -> None:
+    backbone, x = unet3d.tiny(), noise(2, 4, 3, 8, 8)
     taps = backbone.taps("motion")
 
     def seen(x: Tensor, prompts: list[str]) -> Tensor:
@@ -152,7 +91,7 @@ def test_a_batch_keeps_its_clips_apart() -> None:
 
 
 def gradient(backbone: LatentUNet, taps: tuple[Tap, ...]) -> Tensor:
-    x = randn(1, 4, 3, 8, 8).requires_grad_()
+    x = noise(1, 4, 3, 8, 8).requires_grad_()
     plain = backbone.denoiser(backbone.encode_text(["a cat"]))
     with record(backbone.network, taps, 3, stop=True) as seen:
         plain(x, torch.tensor(501.0))
@@ -162,38 +101,26 @@ def gradient(backbone: LatentUNet, taps: tuple[Tap, ...]) -> Tensor:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_gradients_do_not_depend_on_checkpointing(role: str) -> None:
-    kept, again = made(), made(gradient_checkpointing=True)
+    kept, again = tiny_with(), tiny_with(gradient_checkpointing=True)
     expected = gradient(kept, kept.taps(role))
     assert float(expected.abs().max()) > 0
     assert torch.equal(gradient(again, again.taps(role)), expected)
-    assert forwards(again.network) == []
-    assert hooks(again.network) == 0
+    assert replaced_forwards(again.network) == []
+    assert hook_count(again.network) == 0
 
 
-def test_checkpointing_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What autograd holds on to between the passes, in bytes, without the weights."""
+def test_gradient_checkpointing_saves_memory() -> None:
+    def saved(backbone: LatentUNet) -> int:
+        x = noise(1, 4, 3, 8, 8).requires_grad_()
+        denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
+        return saved_bytes(backbone, lambda: denoise(x, torch.tensor(501.0)).eps)
 
-    def held(backbone: LatentUNet) -> int:
-        weights = {weight.data_ptr() for weight in backbone.network.parameters()}
-        sizes = {}
-
-        def pack(saved: Tensor) -> Tensor:
-            if saved.data_ptr() not in weights:
-                sizes[saved.data_ptr()] = saved.untyped_storage().nbytes()
-            return saved
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-            x = randn(1, 4, 3, 8, 8).requires_grad_()
-            text = backbone.encode_text(["a cat"])
-            out = backbone.denoiser(text)(x, torch.tensor(501.0))
-        assert out.eps.requires_grad
-        return sum(sizes.values())
-
-    assert held(made(gradient_checkpointing=True)) < held(made()) / 2
+    checkpointed, plain = saved(tiny_with(gradient_checkpointing=True)), saved(tiny_with())
+    assert 0 < checkpointed < plain / 2
 
 
-def test_an_error_inside_leaves_nothing_behind() -> None:
-    backbone = made(gradient_checkpointing=True)
+def test_an_error_inside_a_pass_restores_the_layers() -> None:
+    backbone = tiny_with(gradient_checkpointing=True)
 
     def trap(module: nn.Module, args: Any, output: Any) -> None:
         raise ArithmeticError("trap")
@@ -206,20 +133,15 @@ def test_an_error_inside_leaves_nothing_behind() -> None:
     with pytest.raises(ArithmeticError):
         gradient(backbone, backbone.taps("decoder2.spatial_conv"))
     handle.remove()
-    assert forwards(backbone.network) == ["up_blocks.0.resnets.1"]
+    assert replaced_forwards(backbone.network) == ["up_blocks.0.resnets.1"]
     assert layer.forward is own
-    assert hooks(backbone.network) == 0
+    assert hook_count(backbone.network) == 0
 
 
-def test_zeroscopes_taps_have_its_shapes() -> None:
-    """The real architecture without its weights: every role, at 24 frames of 576x320."""
+def test_the_roles_have_the_published_shapes() -> None:
+    """For the architecture of ZeroScope without weights: every role, at 24 frames of 576x320."""
+    unet = zeroscope_unet()
     with torch.device("meta"):
-        unet = UNet3DConditionModel(
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            cross_attention_dim=1024,
-            attention_head_dim=64,
-        )
         x, text = torch.empty(1, 4, 24, 40, 72), torch.empty(1, 77, 1024)
     roles = unet_roles.roles(unet)
     every = tuple({tap.path: tap for taps in roles.values() for tap in taps}.values())
@@ -268,8 +190,8 @@ def test_zeroscopes_taps_have_its_shapes() -> None:
 
 
 def test_encoding_is_deterministic_and_slicing_changes_nothing() -> None:
-    sliced, whole = made(vae_slicing=True), made(vae_slicing=False)
-    video = randn(1, 3, 4, 16, 16).clamp(-1, 1)
+    sliced, whole = tiny_with(vae_slicing=True), tiny_with(vae_slicing=False)
+    video = noise(1, 3, 4, 16, 16).clamp(-1, 1)
     latents = sliced.encode(video)
     assert latents.shape == sliced.latent_shape(4, 16, 16) == (1, 4, 4, 8, 8)
     assert torch.equal(latents, sliced.encode(video))
@@ -279,7 +201,7 @@ def test_encoding_is_deterministic_and_slicing_changes_nothing() -> None:
     assert torch.equal(frames, sliced.decode(latents))
     torch.testing.assert_close(frames, whole.decode(latents), atol=1e-5, rtol=0)
     # The mean of the VAE's posterior, scaled, frame by frame.
-    vae = sliced._parts.vae
+    vae = sliced.parts.vae
     mean = vae.encode(video[:, :, 2]).latent_dist.mean * vae.config.scaling_factor
     torch.testing.assert_close(latents[:, :, 2], mean, atol=1e-5, rtol=0)
 
@@ -293,7 +215,9 @@ def test_encoding_is_deterministic_and_slicing_changes_nothing() -> None:
         ((4, 1, 16), "`height` must be a multiple of 2, such as 2 or 4; got 1"),
     ],
 )
-def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest(
+    size: tuple[int, int, int], message: str
+) -> None:
     backbone = unet3d.tiny()
     with pytest.raises(BadCall, match=message):
         backbone.latent_shape(*size)
@@ -301,7 +225,7 @@ def test_sizes_that_do_not_fit_name_those_that_do(size: tuple[int, int, int], me
         backbone.encode(torch.zeros(1, 3, *size))
 
 
-def test_a_prompt_that_is_too_long_is_counted() -> None:
+def test_a_prompt_that_is_too_long_is_refused_with_its_length() -> None:
     backbone = unet3d.tiny()
     fits, long = " ".join("a" * 75), " ".join("a" * 80)
     assert backbone.check_prompt(fits) == []
@@ -311,8 +235,8 @@ def test_a_prompt_that_is_too_long_is_counted() -> None:
             refuse(long)
 
 
-def test_a_tokenizer_that_knows_no_limit_is_held_to_the_encoders() -> None:
-    pipe = pipeline()
+def test_a_tokenizer_without_a_limit_has_that_of_the_text_encoder() -> None:
+    pipe = pipeline(unet3d.tiny())
     pipe.tokenizer.model_max_length = 10**30
     backbone = unet3d.wrap(pipe, CPU)
     assert backbone.encode_text(["a"]).text.shape == (1, 77, 16)
@@ -320,9 +244,9 @@ def test_a_tokenizer_that_knows_no_limit_is_held_to_the_encoders() -> None:
         backbone.encode_text([" ".join("a" * 76)])
 
 
-def test_unknown_words_are_told() -> None:
-    tiny = made()
-    parts = dataclasses.replace(tiny._parts, name="s", words=frozenset({"red", "disc"}))
+def test_unknown_words_get_a_note() -> None:
+    tiny = tiny_with()
+    parts = dataclasses.replace(tiny.parts, name="s", words=frozenset({"red", "disc"}))
     known = LatentUNet(parts, tiny.defaults, CPU)
     assert known.check_prompt("Red disc, red!") == []
     assert known.check_prompt("a red cat") == ["the s model does not know: a, cat"]
@@ -331,8 +255,8 @@ def test_unknown_words_are_told() -> None:
 # Settings
 
 
-def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
-    """Said before anything is read: the folder is empty."""
+def test_settings_that_the_cpu_cannot_meet_are_refused(tmp_path: Path) -> None:
+    """Before anything is read: the folder is empty."""
     with pytest.raises(BadCall, match="`dtype=float16` is too slow on the CPU; use float32"):
         unet3d.load(str(tmp_path), Settings(device="cpu", dtype="float16"))
     with pytest.raises(BadCall, match="`offload` needs a cuda or mps device"):
@@ -340,8 +264,8 @@ def test_settings_that_the_cpu_cannot_meet(tmp_path: Path) -> None:
 
 
 def test_the_networks_are_frozen() -> None:
-    backbone = made()
-    for network in backbone._placement.networks:
+    backbone = tiny_with()
+    for network in backbone.parts.networks:
         assert not network.training
         assert not any(weight.requires_grad for weight in network.parameters())
 
@@ -349,8 +273,8 @@ def test_the_networks_are_frozen() -> None:
 # Wrapping
 
 
-def test_wrap_uses_the_pipelines_own_networks() -> None:
-    pipe = pipeline()
+def test_wrap_uses_the_networks_of_the_pipeline() -> None:
+    pipe = pipeline(unet3d.tiny())
     pipe.register_to_config(_name_or_path="somewhere/zeroscope_v2_576w")
     backbone = unet3d.wrap(pipe, CPU)
     assert backbone.network is pipe.unet
@@ -362,18 +286,18 @@ def test_wrap_uses_the_pipelines_own_networks() -> None:
     assert torch.equal(*(one.encode_text(["a cat"]).text for one in (backbone, unet3d.tiny())))
 
 
-def test_wrap_leaves_foreign_attention_alone() -> None:
+def test_wrap_leaves_other_attention_processors_unchanged() -> None:
     class Foreign(AttnProcessor2_0):
-        """Somebody's own."""
+        """An attention processor of another library."""
 
-    pipe = pipeline()
+    pipe = pipeline(unet3d.tiny())
     pipe.unet.set_attn_processor(Foreign())
     unet3d.wrap(pipe, CPU)
     assert all(type(processor) is Foreign for processor in pipe.unet.attn_processors.values())
 
 
 def test_plain_temporal_attention_computes_the_same() -> None:
-    backbone, x = made(), randn(1, 4, 4, 8, 8)
+    backbone, x = tiny_with(), noise(1, 4, 4, 8, 8)
     assert isinstance(backbone.network, UNet3DConditionModel)
     kinds = {type(processor) for processor in backbone.network.attn_processors.values()}
     assert kinds == {AttnProcessor, AttnProcessor2_0}
@@ -387,7 +311,7 @@ def test_plain_temporal_attention_computes_the_same() -> None:
 # Fingerprints
 
 
-def test_a_fingerprint_is_of_the_values_not_of_their_type() -> None:
+def test_a_fingerprint_depends_on_the_values_and_not_on_their_type() -> None:
     unet = unet3d.tiny().network
     expected = checkpoint_loading.fingerprint(unet)
     assert expected == checkpoint_loading.fingerprint(unet3d.tiny().network)

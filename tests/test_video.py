@@ -1,4 +1,5 @@
-"""Reading, choosing, fitting and saving clips, against frames whose number can be read off."""
+"""Reading, selecting, fitting and saving clips, with frames whose numbers can be read from their
+pixels."""
 
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from . import clips
 
 
 @pytest.mark.parametrize("fps", [8.0, 29.97, 23.976])
-def test_mp4_round_trip(tmp_path: Path, fps: float) -> None:
+def test_an_mp4_is_read_back(tmp_path: Path, fps: float) -> None:
     frames = clips.moving(12, 64, 96)
     clip = Video(frames, fps)
     back = read(clip.save(tmp_path / "clip.mp4"))
@@ -58,7 +59,7 @@ def test_odd_sizes_are_made_even_by_repeating_the_edge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip"])
-def test_same_frames_same_bytes(tmp_path: Path, name: str) -> None:
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path, name: str) -> None:
     written = []
     for number in range(2):
         path = Video(clips.moving(5, 48, 64), 8).save(tmp_path / str(number) / name)
@@ -106,7 +107,7 @@ def test_variable_rate_takes_the_frame_on_screen(tmp_path: Path, suffix: str) ->
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "libx264"), ("mkv", "ffv1")])
 def test_constant_rate_takes_every_frame_once(tmp_path: Path, suffix: str, codec: str) -> None:
-    """Matroska rounds 29.97 fps to milliseconds; no frame may repeat for it."""
+    """Matroska rounds times of 29.97 fps to milliseconds, which must not repeat a frame."""
     source = clips.encode(
         tmp_path / f"clip.{suffix}", clips.numbered(70), rate=Fraction(30000, 1001), codec=codec
     )
@@ -136,7 +137,9 @@ def test_start_is_exact_with_and_without_a_seek(tmp_path: Path, start: float) ->
     ]
 
 
-def test_only_what_is_needed_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_needed_frames_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = clips.encode(tmp_path / "long.mp4", clips.numbered(70), rate=10, options={"g": "10"})
     converted: list[object] = []
     demuxed: list[object] = []
@@ -164,7 +167,7 @@ def test_frames_own_their_memory(tmp_path: Path) -> None:
     assert frames.flags.c_contiguous
 
 
-def test_natural_order(tmp_path: Path) -> None:
+def test_images_are_read_in_natural_order(tmp_path: Path) -> None:
     folder = clips.images(tmp_path / "frames", clips.numbered(12), "frame{}.png")
     clip = read(folder)
     assert clips.numbers(clip.frames) == list(range(12))
@@ -175,7 +178,7 @@ def test_natural_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
-def test_animations_keep_their_own_time(tmp_path: Path, suffix: str) -> None:
+def test_animations_keep_the_times_of_their_frames(tmp_path: Path, suffix: str) -> None:
     pictures = [Image.fromarray(frame) for frame in clips.numbered(4)]
     lengths = [100, 300, 50, 150]
     pictures[0].save(
@@ -193,7 +196,8 @@ def test_animations_keep_their_own_time(tmp_path: Path, suffix: str) -> None:
 
 
 def test_gif_round_trip_keeps_rate_and_frames(tmp_path: Path) -> None:
-    """8 fps is no whole number of hundredths; the clip must not slow down, repeat or skip."""
+    """A frame at 8 fps does not last a whole number of hundredths. No frame may be repeated,
+    skipped or slower."""
     clip = Video(clips.numbered(16), 8)
     back = read(clip.save(tmp_path / "clip.gif"))
     assert clips.numbers(back.frames) == list(range(16))
@@ -203,7 +207,7 @@ def test_gif_round_trip_keeps_rate_and_frames(tmp_path: Path) -> None:
 # --- fitting --------------------------------------------------------------------------------------
 
 
-def test_fit_notes_what_was_done() -> None:
+def test_fit_adds_notes_about_its_changes() -> None:
     clip = Video(clips.moving(2, 72, 128), 8, ("before",))
     assert fit(clip, 72, 128) is clip
     crop = fit(clip, 32, 32)
@@ -237,7 +241,7 @@ def test_shrinking_averages_over_the_area() -> None:
 
 
 def test_only_stretch_changes_the_aspect_ratio() -> None:
-    """A disc stays a disc: its width and height agree under crop and pad."""
+    """Under crop and pad the width and the height of a disc stay equal."""
     y, x = np.mgrid[:90, :160]
     disc = (((x - 80) ** 2 + (y - 45) ** 2 < 30**2) * 255).astype(np.uint8)
     clip = Video(disc[None, ..., None].repeat(3, -1), 8)
@@ -265,7 +269,7 @@ def test_png_folder_is_exact_and_replaces_only_its_own_kind(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip"])
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_failed_saving_leaves_nothing(
+def test_a_failed_save_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, failure: BaseException
 ) -> None:
     def half(*args: object, **options: object) -> None:
@@ -278,7 +282,7 @@ def test_failed_saving_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_impossible_saves_name_the_choices(tmp_path: Path) -> None:
+def test_invalid_ways_to_save_are_refused_with_the_choices(tmp_path: Path) -> None:
     clip = Video(clips.numbered(2), 60)
     with pytest.raises(BadCall, match=r"choose \.mp4, \.gif or no suffix"):
         clip.save(tmp_path / "clip.avi")
@@ -287,7 +291,7 @@ def test_impossible_saves_name_the_choices(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_video_is_checked() -> None:
+def test_an_invalid_video_is_refused() -> None:
     with pytest.raises(BadCall, match=r"\(F, H, W, 3\) uint8"):
         Video(np.zeros((2, 4, 4, 3), np.float32), 8)  # type: ignore[arg-type]  # the wrong call
     with pytest.raises(BadCall, match="not empty"):
@@ -296,7 +300,7 @@ def test_a_video_is_checked() -> None:
         Video(np.zeros((1, 4, 4, 3), np.uint8), float("nan"))
 
 
-def test_impossible_requests(tmp_path: Path) -> None:
+def test_invalid_settings_of_read_and_fit_are_refused(tmp_path: Path) -> None:
     source = clips.encode(tmp_path / "clip.mp4", clips.numbered(3))
     for arguments, message in (
         ({"start": -1.0}, "`start` must be a time in seconds, at least 0, got -1"),

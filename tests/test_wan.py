@@ -1,4 +1,4 @@
-"""Wan: parity with diffusers' pipeline, both experts, prompts, attention, the published sizes."""
+"""Wan: agreement with the pipeline of diffusers, both experts, prompts, attention."""
 
 from typing import Any
 
@@ -8,56 +8,37 @@ from diffusers import (
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
-    WanPipeline,
 )
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-from torch import Tensor
+from torch import nn
 
 from recast.backbones import wan
-from recast.backbones.base import Settings
-from recast.backbones.wan import Wan
 from recast.diffusion.sampling import sample
 from recast.errors import BadModel
 from recast.networks import text_encoder
 from recast.pipeline import model_loading
 
+from .inputs import random_latents
+from .oracles import check_latent_statistics
+from .tiny_models import CPU, pipeline
+
 KINDS: dict[str, dict[str, bool]] = {"2.1": {}, "A14B": {"experts": True}, "5B": {"wide": True}}
 
 
 class Euler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers is untyped
-    """Steps evenly apart before the shift, as UniPC's and ours are."""
+    """Steps that are even before the shift, as those of UniPC and of Recast."""
 
     def set_timesteps(self, count: int, device: Any = None) -> None:
         even = torch.linspace(1, 0, count + 1)[:-1]
         super().set_timesteps(sigmas=even.tolist(), device=device)
 
 
-def pipeline(backbone: Wan, **options: Any) -> WanPipeline:
-    parts = backbone._parts
-    pipe = WanPipeline(
-        parts.tokenizer,
-        parts.text_encoder,
-        parts.vae,
-        Euler(shift=3.0),
-        parts.transformer,
-        parts.transformer_2,
-        **{"boundary_ratio": parts.boundary_ratio} | options,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def noise(backbone: Wan) -> Tensor:
-    size = backbone.defaults
-    shape = backbone.latent_shape(size.frames, size.height, size.width)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
+def test_sampling_agrees_with_diffusers(kind: str, scale: float) -> None:
     backbone, prompt = wan.tiny_of(**KINDS[kind]), "a  red &amp;amp; blue\ncar"
-    pipe, x, size = pipeline(backbone, expand_timesteps=kind == "5B"), noise(backbone), "latent"
+    pipe = pipeline(backbone, Euler(shift=3.0), expand_timesteps=kind == "5B")
+    x, size = random_latents(backbone), "latent"
     options = {
         "prompt": prompt,
         "negative_prompt": "bad",
@@ -78,28 +59,27 @@ def test_sampling_is_what_diffusers_does(kind: str, scale: float) -> None:
     torch.testing.assert_close(ours, pictures, atol=1e-4, rtol=0)
 
 
-def test_encoding_undoes_what_decoding_does_to_latents() -> None:
-    """The mean of the VAE's posterior, less its channels' mean, in their deviations."""
-    backbone = wan.tiny()
-    vae, video = backbone._parts.vae, torch.rand(1, 3, 9, 32, 48) * 2 - 1
-    mean = vae.encode(video).latent_dist.mean
-    for channel in range(4):
-        expected = (mean[:, channel] - 0.1 * channel) / (1 + 0.1 * channel)
-        torch.testing.assert_close(backbone.encode(video)[:, channel], expected)
+def test_latents_are_normalised_by_the_statistics_of_the_vae() -> None:
+    check_latent_statistics(wan.tiny())
 
 
 @pytest.mark.parametrize(("low", "at"), [(False, 0.875), (True, 0.874)])
-def test_the_boundary_belongs_to_the_expert_for_noise(low: bool, at: float) -> None:
+def test_the_boundary_belongs_to_the_expert_of_noisy_levels(low: bool, at: float) -> None:
     backbone = wan.tiny_of(experts=True)
-    parts, t = backbone._parts, backbone.schedule.network_time(torch.tensor(at))
-    assert backbone._expert(t) is (parts.transformer_2 if low else parts.transformer)
+    parts, calls = backbone.parts, list[nn.Module]()
+    for expert in (parts.transformer, parts.transformer_2):
+        expert.register_forward_hook(lambda network, args, out: calls.append(network))
+    with torch.no_grad():
+        backbone.denoiser(backbone.encode_text([""]))(random_latents(backbone), torch.tensor(at))
+    (called,) = calls
+    assert called is (parts.transformer_2 if low else parts.transformer)
 
 
 def test_one_expert_without_the_other_is_refused() -> None:
     two, one = wan.tiny_of(experts=True), wan.tiny_of()
     for pipe in (pipeline(two, boundary_ratio=None), pipeline(one, boundary_ratio=0.875)):
         with pytest.raises(BadModel, match="two transformers need a boundary_ratio"):
-            model_loading.wrap(pipe, Settings(device="cpu"))
+            model_loading.wrap(pipe, CPU)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +89,7 @@ def test_prompts_are_cleaned_as_diffusers_cleans_them(prompt: str) -> None:
     assert text_encoder.clean_whitespace_and_html(prompt) == prompt_clean(prompt)
 
 
-def test_text_ends_in_zeros() -> None:
+def test_text_is_padded_with_zeros() -> None:
     text = wan.tiny().encode_text(["ab", ""]).text
     assert text.shape == (2, 512, 16)
     # "▁", "a", "b" and the end; the empty prompt is its end alone.
@@ -117,11 +97,12 @@ def test_text_ends_in_zeros() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_attention_is_the_networks_own(kind: str) -> None:
-    """Against the mean of attn2's own softmax, block by block, from what reaches each block."""
+def test_attention_agrees_with_the_attention_of_the_network(kind: str) -> None:
+    """Against the mean of attn2's own softmax, from the inputs of the block."""
     backbone = wan.tiny_of(**KINDS[kind])
-    x, t, prompt = noise(backbone), torch.tensor(0.3), "a fat cat"
-    network = backbone._expert(backbone.schedule.network_time(t))
+    x, t, prompt = random_latents(backbone), torch.tensor(0.3), "a fat cat"
+    parts = backbone.parts
+    network = parts.transformer_2 if kind == "A14B" else parts.transformer
     attn, inputs = network.blocks[1].attn2, []
     handle = attn.register_forward_pre_hook(lambda module, args: inputs.append(args[:2]))
     with torch.no_grad():
@@ -139,10 +120,10 @@ def test_attention_is_the_networks_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [4, 30, 50])
-def test_the_levels_are_nearly_unipcs(steps: int) -> None:
-    """Its even steps end at 1/1000 where ours end at 0, so that no level is further off than that
-    becomes by the shift."""
-    oracle = UniPCMultistepScheduler(**wan._SCHEDULER)
+def test_the_levels_are_close_to_those_of_unipc(steps: int) -> None:
+    """UniPC's even steps end at 1/1000 and those of Recast at 0. The tolerance is that difference
+    after the shift."""
+    oracle = UniPCMultistepScheduler(**wan.tiny_of().parts.scheduler)
     oracle.set_timesteps(steps)
     grid = wan.tiny().schedule.grid(steps)
     assert float((grid - oracle.sigmas.double()).abs().max()) < 3e-3
@@ -172,10 +153,10 @@ def test_the_levels_are_nearly_unipcs(steps: int) -> None:
     ],
     ids=["2.1", "2.2"],
 )
-def test_the_published_vaes_pack_as_we_count(
+def test_the_published_vaes_have_the_expected_latent_shape(
     config: dict[str, Any], frames: int, size: tuple[int, int]
 ) -> None:
-    """The default clip through the VAE at its full size, without its weights."""
+    """For the default clip at full size, without weights."""
     with torch.device("meta"):
         vae, video = AutoencoderKLWan(**config), torch.empty(1, 3, frames, *size)
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Text-to-video models, one file for each family; the module `show1` is a folder.
+"""Text-to-video models: one file for each family, and the folder `show1`.
 
-This room owns which classes, numbers and roles make up a model, and how its network is called. It
-refuses to know methods and motions. Begin with `base`, which says what every model offers, and then
-read `ltx`, the shortest complete model.
+This room owns the classes, numbers and roles of each model, and the call of its network. It refuses
+to know methods and motions. Begin with `base`, the interface of every model, then read `ltx`, the
+shortest complete model.
 """

@@ -1,10 +1,11 @@
 """AnimateDiff: Stable Diffusion 1.5 with a motion adapter between its layers.
 
 Guo et al.: "AnimateDiff: Animate Your Personalized Text-to-Image Diffusion Models without Specific
-Tuning", ICLR 2024. The alias joins two hub ids, a Stable Diffusion and a motion adapter; a folder
-or hub id holds an AnimateDiffPipeline that was saved whole, with any Stable Diffusion 1.5 in it.
-Owns where such models come from; `unet3d.LatentUNet` runs them. A clip has at most 32 frames, the
-length of the adapter's table of positions.
+Tuning", ICLR 2024. The alias joins two hub repositories, a Stable Diffusion and a motion adapter. A
+folder or hub id must hold a complete AnimateDiffPipeline, with any Stable Diffusion 1.5 in it. A
+clip has at most 32 frames, the length of the adapter's table of temporal positions.
+
+Owns how such models are loaded. Knows no method. `unet3d.LatentUNet` runs the models.
 """
 
 from __future__ import annotations
@@ -64,9 +65,10 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
 def join(
     base: Path, adapter: Path, dtype: torch.dtype, device: torch.device, name: str
 ) -> ModelParts:
-    """The parts of a folder with a Stable Diffusion and of one with a motion adapter for it.
+    """The parts of a model that consists of a Stable Diffusion, in the folder `base`, and of a
+    motion adapter, in the folder `adapter`.
 
-    Raises `BadModel` if they do not fit each other.
+    Raises `BadModel` for a damaged folder, or if the two do not fit each other.
     """
     checkpoint_loading.check_index(base, frozenset({"StableDiffusionPipeline"}))
     tokenizer = checkpoint_loading.tokenizer(CLIPTokenizer, base / "tokenizer")
@@ -90,11 +92,11 @@ def join(
     )
 
 
-# Data: the published model, and a tiny one.
+# Data: the published model and a tiny model.
 
 
-# The adapter was trained on these levels and not on Stable Diffusion's own; the spacing is what
-# diffusers' documentation samples it with.
+# The adapter was trained with this schedule, which is not Stable Diffusion's. The spacing is that
+# of diffusers' documentation.
 _SCHEDULER = {
     "num_train_timesteps": 1000,
     "beta_schedule": "linear",
@@ -104,8 +106,8 @@ _SCHEDULER = {
     "steps_offset": 1,
     "set_alpha_to_one": False,
 }
-# What a folder of the two together would say where the classes have other defaults: enough to know
-# what they need before they are downloaded.
+# The values of the published configs that differ from the defaults of the classes. They suffice to
+# predict the memory of a run before the model is downloaded.
 PUBLISHED = {
     "animatediff": {
         checkpoint_loading.INDEX: {"_class_name": "AnimateDiffPipeline"},
@@ -118,7 +120,7 @@ PUBLISHED = {
 
 
 def tiny() -> Backbone:
-    """A random model of the same classes with all four levels, for tests on a CPU."""
+    """A random model of the same classes with all four resolutions, for tests on a CPU."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNetMotionModel.from_unet2d(*tiny_pair())
@@ -138,7 +140,7 @@ def tiny() -> Backbone:
 
 
 def tiny_pair() -> tuple[UNet2DConditionModel, MotionAdapter]:
-    """A small UNet for images, and a motion adapter that fits it."""
+    """A small UNet for images and a motion adapter that fits it."""
     image = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 16, 16, 16),

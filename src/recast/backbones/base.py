@@ -1,15 +1,20 @@
-"""The contract of every text-to-video model.
+"""The interface of every text-to-video model.
 
 Owns `Backbone`, its `Settings`, its `Defaults` and the `Conditioning` of its network. It refuses to
-know how any network is built, loaded or called: that is each backbone's file.
+know how a network is built, loaded or called, which is in the file of each backbone.
 
 Latents are (B, C, F, H, W) float32; videos are (B, 3, F, H, W) float32 in [-1, 1]. The file of a
-backbone defines `ALIASES` (short name -> folder or hub id), `PIPELINES` (the `_class_name`s in
-model_index.json that it loads), `load(source, settings)`, `wrap(pipeline, settings)` and `tiny()`.
-`wrap` uses the networks of a loaded diffusers pipeline where and as they are, so `device` and
-`dtype` do not apply; it freezes them: no gradients, no dropout. A file may define `PUBLISHED`:
-alias -> the JSON files of its folder (path -> content), as far as their numbers differ from the
-defaults of the classes. They predict the memory that a model needs before it is downloaded.
+backbone defines:
+- `ALIASES`: short name -> folder or hub id.
+- `PIPELINES`: the values of `_class_name` in model_index.json that the file can load.
+- `load(source, settings)`: load a model from an alias, a folder or a hub id.
+- `wrap(pipeline, settings)`: use the networks of a loaded diffusers pipeline. They keep their
+  device and dtype, so the settings `device` and `dtype` do not apply. `wrap` freezes the networks:
+  they get no gradients and no dropout.
+- `tiny()`: a small random model for tests.
+- `PUBLISHED` (optional): alias -> the JSON files of its folder (path -> content), with the values
+  that differ from the defaults of the classes. They serve to predict the memory of a run before the
+  model is downloaded.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from recast.diffusion.cfg import cfg, growing
+from recast.diffusion.cfg import cfg, dynamic_scale
 from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.temporal_windows import blend, spans
 from recast.errors import BadCall, BadModel, UnknownName
@@ -45,12 +50,13 @@ class Settings(NetworkSettings):
     """How a model is loaded and run."""
 
     dynamic_guidance: bool = False
-    """Let guidance grow from 1 in pure noise to 1 + guidance scale at the end, as the authors of
-    CogVideoX do. At guidance scale 1 there is no guidance, as in diffusers."""
+    """Increase the guidance scale during sampling, from 1 in pure noise to 1 + guidance scale at
+    the end, as the authors of CogVideoX do. A guidance scale of 1 still means no guidance, as in
+    diffusers."""
     window: int | None = None
     """The number of frames that the network sees at once. A longer clip passes through the network
-    in windows of this length that overlap by half and are blended after every step. By default the
-    network sees the whole clip. Only some methods work in windows."""
+    in windows of this length, which overlap by half and are blended after every step. By default
+    the network sees the whole clip. Only some methods work in windows."""
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 1:
@@ -59,19 +65,22 @@ class Settings(NetworkSettings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Defaults:
-    """The numbers that a model was trained for, used where the user gives none."""
+    """The clips for which a model was trained, and its usual sampling settings. A default applies
+    if the user gives no value."""
 
     frames: int
     height: int
+    """Height of a clip in pixels."""
     width: int
+    """Width of a clip in pixels."""
     fps: float
     steps: int
     guidance_scale: float
 
     @classmethod
     def of_card(cls, card: ModelCard) -> Defaults | None:
-        """The defaults in a folder's card; None if it gives none. Raises `BadModel` for others than
-        these six numbers."""
+        """The defaults in the card of a model folder; None if the card has no defaults. Raises
+        `BadModel` if the card does not give exactly these six numbers."""
         if card.defaults is None:
             return None
         try:
@@ -82,56 +91,60 @@ class Defaults:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Conditioning:
-    """The inputs of a network beside x_t and t, for a batch of B prompts."""
+    """The inputs of a network other than x_t and t, for a batch of B prompts."""
 
     text: Tensor
-    """The encoded prompts, (B, tokens, width)."""
+    """The encoded prompts, (B, N, C): N tokens with C channels."""
     mask: Tensor | None = None
-    """The tokens to which the network attends, (B, tokens) bool; None for all tokens."""
+    """The tokens to which the network attends, (B, N) bool; None for all tokens."""
     pooled: Tensor | None = None
-    """Each prompt as one vector, (B, width); None where the network reads none."""
+    """Each prompt as one vector, (B, C'); None if the network has no such input."""
     guidance: float | None = None
-    """The guidance scale that a guidance-distilled network reads; None for no guidance."""
+    """The guidance scale, for a guidance-distilled network; None for no guidance."""
 
 
 class Backbone(ABC):
-    """A frozen text-to-video model. Its methods are either abstract or final; how models differ
-    otherwise is data, which a subclass passes to `__init__`."""
+    """A frozen text-to-video model. Every method is abstract or final. All other differences
+    between models are data, which a subclass passes to `__init__`."""
 
     name: str
+    """The alias of the model, or the last part of its folder or hub id."""
     network: nn.Module
+    """The network that denoises, with gradients turned off."""
     component: str
-    """The name of `network` in diffusers' pipelines, which begins the keys of a LoRA."""
+    """The name of `network` in diffusers' pipelines. It is the prefix of LoRA keys."""
     schedule: Schedule
-    """The noise levels. Those for clips of one size are `schedule.sized(latents.shape)`."""
+    """The noise schedule. For latents of a given size it is `schedule.sized(latents.shape)`."""
     defaults: Defaults
     layout: LatentLayout
     device: torch.device
     roles: Mapping[str, tuple[Tap, ...]]
-    """The roles that a method may ask for, and the taps of each in `network`."""
+    """Role -> its taps in `network`, for methods that read or inject features."""
     transformers: Mapping[str, tuple[Transformer, ...]]
-    """The roles that adapters may ask for, and the transformers of each in `network`:
-    "temporal_transformers" are those of the down and up blocks, the coarsest first; the others are
-    "all_temporal_transformers" and "spatial_transformers"."""
+    """Role -> its transformers in `network`, for adapters. "temporal_transformers" are those of the
+    down and up blocks, the coarsest first. The other roles are "all_temporal_transformers" and
+    "spatial_transformers"."""
     fingerprint: str
-    """A short hash of the weights, to which motions are bound."""
+    """A short hash of the weights. A motion can be used only with the weights of its
+    fingerprint."""
     guidance_distilled: bool
-    """Whether the network reads the guidance scale, so that one pass does what classifier-free
-    guidance does in two."""
+    """Whether the guidance scale is an input of the network, so that one forward pass replaces the
+    two of classifier-free guidance."""
     frame_multiplier: int
-    """The frame rate of a finished clip, divided by the frame rate of its latents."""
+    """The frame rate of a finished clip divided by that of the sampled clip; above 1 if a cascade
+    interpolates frames."""
     temporal_patch: int
     """The number of latent frames that the network reads as one token."""
     offload: Literal["none", "networks", "blocks"]
-    """Which weights wait in main memory until they are needed on the device."""
+    """Which weights stay in main memory until the device needs them."""
     weights: quantization.Kind
     """How the weights of linear layers are stored."""
     dynamic_guidance: bool
-    """Whether guidance grows while noise is removed (`diffusion.cfg.growing`)."""
+    """Whether the guidance scale increases during sampling (`diffusion.cfg.dynamic_scale`)."""
     window: int | None
-    """The number of latent frames that the network sees at once; None for all of them."""
+    """The number of latent frames that the network sees at once; None for all frames."""
     nfe: int
-    """Network function evaluations so far: how many clips have passed through the network."""
+    """The number of network function evaluations so far. A batch of two clips counts as two."""
 
     def __init__(
         self,
@@ -153,10 +166,10 @@ class Backbone(ABC):
         word_attention: Callable[[Any, Tensor, Tensor, str], Tensor] | None = None,
         cascade: Callable[[Any, Tensor, str, int], Job[Tensor]] | None = None,
     ) -> None:
-        """`word_attention` computes `attention`, for a model with cross-attention to its text.
-        `cascade` takes a decoded clip, the prompt and the seed through the stages that follow the
-        network. Both are functions of the subclass and take the backbone first. The other arguments
-        are the attributes. Raises `BadCall` for a window that the model does not take."""
+        """`word_attention` implements `attention` for a model with cross-attention to its text.
+        `cascade` runs the stages that follow the network on a decoded clip, the prompt and the
+        seed. Both are functions whose first argument is the backbone. The other arguments are the
+        attributes. Raises `BadCall` for a window that the model does not accept."""
         self.name, self.network, self.component = name, network, component
         self.schedule, self.defaults, self.layout = schedule, defaults, layout
         self.device, self.fingerprint = device, fingerprint
@@ -168,16 +181,16 @@ class Backbone(ABC):
         self.dynamic_guidance = settings.dynamic_guidance
         self.window, self.nfe = None, 0
         if settings.window is not None:
-            self.see_at_once(settings.window)
+            self.set_window(settings.window)
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
-        """Video (B, 3, F, H, W) in [-1, 1] to latents, deterministically. Raises `BadCall` for a
-        size that the model does not take."""
+        """Video (B, 3, F, H, W) in [-1, 1] to latents (B, C, f, h, w), without randomness. Raises
+        `BadCall` for a length or size that the model does not accept."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to video (B, 3, F, H, W) in [-1, 1]."""
+        """Latents (B, C, f, h, w) to video (B, 3, F, H, W) in [-1, 1]."""
 
     @abstractmethod
     def encode_text(self, prompts: list[str]) -> Conditioning:
@@ -191,13 +204,13 @@ class Backbone(ABC):
 
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The raw output of the network at x_t, (B, C, F, H, W) float32. t is in the network's own
-        unit."""
+        """The raw output of the network at x_t (B, C, F, H, W), of the same shape in float32. The
+        scalar t has the unit of the network (`Schedule.network_time`)."""
 
     @final
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        """(1, C, F, H, W) of a clip. Raises `BadCall`, naming the nearest sizes that the model
-        takes."""
+        """The shape (1, C, f, h, w) of the latents of a clip. Raises `BadCall`, which names the
+        nearest sizes that the model accepts."""
         return self.layout.shape(frames, height, width, windows=self.window is not None)
 
     @final
@@ -207,20 +220,20 @@ class Backbone(ABC):
 
     @final
     def attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
-        """The share of attention that every position of x_t (1, C, F, h, w) gives to each word of
-        the prompt, (F, h', w', words); words are separated by white space. Raises `BadCall` for a
-        model without cross-attention."""
+        """The cross-attention weights between every position of x_t (1, C, F, h, w) and each word
+        of the prompt, (F, h', w', words). Words are separated by white space. Raises `BadCall` for
+        a model without cross-attention."""
         if self._word_attention is None:
             raise BadCall(
-                f"{self.name} has no cross-attention from which a mask can be made; give the mask "
-                "as an image, a video or a box"
+                f"{self.name} has no cross-attention from which a mask can be computed; give the "
+                "mask as an image, a video or a box"
             )
         return self._word_attention(self, x, t, prompt)
 
     @final
     def finish(self, latents: Tensor, prompt: str, seed: int) -> Job[Tensor]:
-        """The finished clip of latents (1, C, F, H, W), as (1, 3, F, H, W): decoded and, in a
-        cascade, through the stages that follow, whose noise comes from the seed."""
+        """Decode latents (1, C, f, h, w) and, if the model is a cascade, run its further stages
+        with noise from `seed`. The result is the video (1, 3, F, H, W) in [-1, 1]."""
         video = self.decode(latents)
         if self._cascade is None:
             return Job.finished(video)
@@ -228,15 +241,17 @@ class Backbone(ABC):
 
     @final
     def denoiser(self, conditioning: Conditioning) -> Denoiser:
-        """The denoiser for encoded prompts: it takes x_t (B, C, F, H, W) and a scalar t."""
+        """The denoiser of B encoded prompts, for x_t (B, C, F, H, W) and a scalar t."""
         return self._denoiser(lambda t: conditioning)
 
     @final
     def cfg_denoiser(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
-        """The denoiser of one clip under guidance; at scale 1 there is none.
+        """The denoiser of one clip with classifier-free guidance, for x_t (1, C, F, H, W). Scale 1
+        means no guidance.
 
-        A guidance-distilled network reads the scale and needs one pass. With a negative prompt it
-        too runs under classifier-free guidance, in two passes at scale 1.
+        A guidance-distilled network has the scale as an input and needs one forward pass. With a
+        negative prompt, it also runs with classifier-free guidance: two forward passes, each with
+        1 as the input.
         """
         if scale == 1:
             return self.denoiser(self.encode_text([prompt]))
@@ -248,29 +263,30 @@ class Backbone(ABC):
 
     @final
     def guidance_weight(self, scale: float) -> Callable[[Tensor], float]:
-        """The weight of the prompt at time t, for a guidance scale."""
-        return growing(self.schedule, scale) if self.dynamic_guidance else lambda t: scale
+        """The guidance scale as a function of t: constant, or increasing with
+        `dynamic_guidance`."""
+        return dynamic_scale(self.schedule, scale) if self.dynamic_guidance else lambda t: scale
 
     @final
     def windows(self, frames: int) -> tuple[slice, ...]:
-        """The windows in which latents of so many frames pass through the network."""
+        """The windows in which latents with this number of frames pass through the network."""
         return spans(frames, self.window or frames, self.temporal_patch)
 
     @final
-    def see_at_once(self, frames: int) -> None:
-        """Set the window to so many frames of a clip. Raises `BadCall` if the model takes no clip
-        of that length."""
+    def set_window(self, frames: int) -> None:
+        """Set the window to this number of frames of a clip. Raises `BadCall` if the model accepts
+        no clip of that length."""
         size = self.defaults
         self.window = self.latent_shape(frames, size.height, size.width)[2]
 
     @final
     def taps(self, role: str) -> tuple[Tap, ...]:
-        """The taps of a role. Raises `UnknownName` with the nearest roles of this model."""
+        """The taps of a role. Raises `UnknownName`, which names the most similar roles."""
         return self._of_role(role, self.roles)
 
     @final
     def transformers_for(self, role: str) -> tuple[Transformer, ...]:
-        """The transformers of a role. Raises `UnknownName` with the nearest roles of this model."""
+        """The transformers of a role. Raises `UnknownName`, which names the most similar roles."""
         return self._of_role(role, self.transformers)
 
     @final
@@ -281,7 +297,8 @@ class Backbone(ABC):
 
     @final
     def _denoiser(self, conditioning: Callable[[Tensor], Conditioning]) -> Denoiser:
-        """The denoiser whose conditioning may depend on t. It counts `nfe` and works in windows."""
+        """A denoiser whose conditioning may depend on t. It counts `nfe`, and it splits long clips
+        into windows."""
 
         def denoise_window(x: Tensor, t: Tensor) -> Denoised:
             self.nfe += len(x)

@@ -1,13 +1,15 @@
-"""CogVideoX: 2b with fixed positions, 5b and 1.5-5B with rotary ones.
+"""CogVideoX: 2b with fixed position embeddings, 5b and 1.5-5B with rotary embeddings.
 
 Yang et al.: "CogVideoX: Text-to-Video Diffusion Models with An Expert Transformer", ICLR 2025. A
-folder or hub id in diffusers' format: a CogVideoXTransformer3DModel that predicts v from one
-sequence with the tokens of text and clip, an AutoencoderKLCogVideoX that encodes four frames at a
-time, T5, and a DDPM-type schedule without signal at its end.
+model is a folder or hub id in diffusers' format with a CogVideoXTransformer3DModel, which predicts
+v from one sequence with the tokens of text and clip, an AutoencoderKLCogVideoX, which compresses
+four frames into one latent frame, a T5 encoder, and a DDPM-type schedule whose noisiest level has
+no signal.
 
-The VAE works on pairs of latent frames after the first, so a clip has 8k + 1 frames. 1.5 makes one
-token of two latent frames: its latents begin with their first frame twice, and decoding drops one.
-Sampling is DDIM, also where a folder names CogVideoX's DPM solver.
+After the first latent frame, the VAE works on pairs of latent frames, so a clip has 8k + 1 frames.
+In 1.5 one token covers two latent frames. Therefore its latents repeat their first frame, and
+decoding removes the copy. Sampling is DDIM, even if a folder names CogVideoX's DPM solver. Owns how
+the models are loaded and called. Knows no method.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ _DEFAULTS_1_5 = Defaults(frames=81, height=768, width=1360, fps=16.0, steps=50, 
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
-    # 2b was trained in float16 and the others in bfloat16, which suits all three.
+    # 2b was trained in float16 and the others in bfloat16. All three models work in bfloat16.
     folder = open_folder(source, settings, ALIASES, PIPELINES, gpu_dtype=torch.bfloat16)
     defaults, parts = Defaults.of_card(folder.card), folder.parts(_CLASSES)
     return CogVideoX(parts, defaults or _defaults(parts), settings)
@@ -72,10 +74,10 @@ def _defaults(parts: ModelParts) -> Defaults:
 
 @final
 class CogVideoX(Backbone):
-    """See the module. Construct it with `load`, `wrap` or `tiny`."""
+    """A CogVideoX model. Create it with `load`, `wrap` or `tiny`."""
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
-        self._parts, self._config = parts, parts.transformer.config
+        self.parts, self._config = parts, parts.transformer.config
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae = ScaledVideoVae(
             parts.vae,
@@ -86,7 +88,7 @@ class CogVideoX(Backbone):
         self._text = T5Text(
             parts,
             self._placement,
-            # The model was trained on the states of the padding too.
+            # The model was trained with the states of the padding as part of its text.
             length=self._config.max_text_seq_length,
             attend_to_padding=True,
             zero_padding=False,
@@ -96,7 +98,8 @@ class CogVideoX(Backbone):
         self._pairs = self._config.patch_size_t is not None
         network: nn.Module = parts.transformer
         if self._rotary:
-            # The transformer is given its tables, so the module that computes them is not in it.
+            # The transformer gets its rotary tables as an argument. A tap needs a module that
+            # computes them, so that module becomes a part of `network`.
             network = nn.ModuleDict({"transformer": parts.transformer, "rope": self._rope})
         super().__init__(
             settings,
@@ -115,7 +118,7 @@ class CogVideoX(Backbone):
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])
         latents = self._vae.encode(video)
-        # `invert_scale_latents` is about the image with which image-to-video models begin.
+        # The config's `invert_scale_latents` concerns the first image of image-to-video models.
         return torch.cat([latents[:, :, :1], latents], 2) if self._pairs else latents
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -123,13 +126,13 @@ class CogVideoX(Backbone):
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
         states = self._text.encode(prompts).states
-        return Conditioning(text=states.to(self._parts.transformer.dtype))
+        return Conditioning(text=states.to(self.parts.transformer.dtype))
 
     def check_prompt(self, prompt: str) -> list[str]:
         return self._text.check(prompt)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        transformer = self._placement.activate(self._parts.transformer)
+        transformer = self._placement.activate(self.parts.transformer)
         frames, height, width = x.shape[2:]
         patch = self._config.patch_size
         self._grid.shape = (frames // self.temporal_patch, height // patch, width // patch)
@@ -145,7 +148,8 @@ class CogVideoX(Backbone):
 
     def _layout(self) -> LatentLayout:
         config, factor, frames = self._config, self._vae.spatial_factor, self._vae.frames_per_latent
-        # 1.5 crops its positions from a table; the others stretch theirs to any size.
+        # 1.5 crops its position embeddings from a table, which limits the size of a clip. The other
+        # models stretch their position embeddings to any size.
         largest = (factor * config.sample_height, factor * config.sample_width)
         return LatentLayout(
             channels=config.in_channels,
@@ -153,8 +157,8 @@ class CogVideoX(Backbone):
             multiples=(factor * config.patch_size,) * 2,
             frames_per_latent=frames,
             frames_multiple=2 * frames,
-            repeats_first=self._pairs,
-            most_pixels=largest if self._pairs else None,
+            repeats_first_frame=self._pairs,
+            max_size=largest if self._pairs else None,
         )
 
     def _roles(self) -> dict[str, tuple[Tap, ...]]:
@@ -174,7 +178,7 @@ class CogVideoX(Backbone):
 
 
 class _Rope(nn.Module):
-    """The rotary positions of a transformer: the cosines and sines of a token grid, (N, width)."""
+    """Computes rotary embeddings: the cosines and sines of a grid of N tokens, each (N, C)."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -183,55 +187,57 @@ class _Rope(nn.Module):
     def forward(self, tokens: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         config, patch = self._config, self._config.patch_size
         base = (config.sample_height // patch, config.sample_width // patch)
-        table = config.patch_size_t is not None
-        cos, sin = _rotary(config.attention_head_dim, tokens, base, table)
+        cropped = config.patch_size_t is not None
+        cos, sin = _rotary(config.attention_head_dim, tokens, base, cropped)
         return cos.to(device), sin.to(device)
 
 
 class _CopyBeforeMul(Tensor):
-    """A table that copies what it is multiplied with: in float32 diffusers' attention overwrites
-    the queries and keys that the cosines have multiplied, and the gradient of the table needs
-    them."""
+    """A table of cosines that multiplies copies of its factors. In float32 diffusers' attention
+    overwrites the queries and keys after their multiplication with the cosines, but the gradient of
+    the table needs them."""
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func is Tensor.mul:
-            args = tuple(one.clone() for one in args)
+            args = tuple(factor.clone() for factor in args)
         return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=4)
 def _rotary(
-    width: int, tokens: tuple[int, int, int], base: tuple[int, int], table: bool
+    channels: int, tokens: tuple[int, int, int], base: tuple[int, int], cropped: bool
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (N, width) of a grid of tokens: cut out of a table of size `base`, as 1.5
-    was trained, or stretched over the largest box of the grid's shape in the middle of `base`."""
-    frames, height, width_in_tokens = tokens
-    options: dict[str, Any] = {"embed_dim": width, "grid_size": (height, width_in_tokens)}
-    if table:
+    """Cosines and sines (N, channels) of a grid of tokens (frames, height, width). If `cropped`,
+    they are cropped from a table of size `base`, as 1.5 was trained. Otherwise they are stretched
+    over the largest box with the grid's aspect ratio in the middle of `base`."""
+    frames, height, width = tokens
+    options: dict[str, Any] = {"embed_dim": channels, "grid_size": (height, width)}
+    if cropped:
         options |= {"crops_coords": None, "grid_type": "slice", "max_size": base}
     else:
-        options["crops_coords"] = _middle((height, width_in_tokens), base)
+        options["crops_coords"] = centered_box((height, width), base)
     cos, sin = get_3d_rotary_pos_embed(temporal_size=frames, **options)
     return cos, sin
 
 
-def _middle(
+def centered_box(
     grid: tuple[int, int], base: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Top left and bottom right of the largest box of the grid's shape in the middle of `base`."""
+    """The top left and bottom right corners of the largest box with the grid's aspect ratio in the
+    middle of `base`. Sizes are (height, width)."""
     scale = min(base[0] / grid[0], base[1] / grid[1])
     height, width = round(grid[0] * scale), round(grid[1] * scale)
     top, left = round((base[0] - height) / 2), round((base[1] - width) / 2)
     return (top, left), (top + height, left + width)
 
 
-# Data: the published models, and a tiny one.
+# Data: the published models and a tiny model.
 
 
-# CogVideoX-2b's; 5b's has no shift of the signal-to-noise ratio.
+# The config of CogVideoX-2b. That of 5b has no shift of the signal-to-noise ratio.
 _SCHEDULER = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -254,8 +260,8 @@ def _published(transformer: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-# What the published folders say where the classes have other defaults: enough to know what a model
-# needs before it is downloaded.
+# The values of the published configs that differ from the defaults of the classes. They suffice to
+# predict the memory of a run before the model is downloaded.
 _5B = {
     "num_layers": 42,
     "num_attention_heads": 48,
@@ -276,12 +282,14 @@ PUBLISHED = {
 
 
 def tiny() -> Backbone:
-    """A random model of the same classes with fixed positions, as 2b's, for tests on a CPU."""
+    """A random model of the same classes, like 2b with fixed position embeddings, for tests on a
+    CPU."""
     return tiny_of()
 
 
 def tiny_of(*, rotary: bool = False, pairs: bool = False, levels: int = 1000) -> CogVideoX:
-    """A small random 2b; with `rotary` positions a 5b; with tokens of `pairs` of frames a 1.5."""
+    """A small random model: like 2b, with `rotary` like 5b, and with `rotary` and `pairs` (one
+    token covers two latent frames) like 1.5. `levels` is the number of training levels."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = CogVideoXTransformer3DModel(

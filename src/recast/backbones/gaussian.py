@@ -1,8 +1,9 @@
-"""An exact model of a known distribution: every position of a clip is drawn from one mixture.
+"""An exact denoiser for a Gaussian mixture from which every position of a clip is drawn.
 
-Nothing is learned and nothing is approximated, so any error of a sampler, an inversion or a method
-is its own: the tests fit orders of convergence on this model. Pixels are the latents, and a prompt
-chooses the weights of the components. It imports no network library.
+The model has no trained weights and no approximation error, so any error in a test comes from the
+sampler, the inversion or the method. The tests measure orders of convergence with it. The latents
+are the pixels, and the prompt determines the weights of the components. Owns the distribution and
+its exact prediction. Knows no method, and imports no network library.
 """
 
 import hashlib
@@ -27,7 +28,8 @@ _SETTINGS = Settings(device="cpu")
 
 
 class _Responsibilities(nn.Module):
-    """p(component | x_t): x (B, C, F, H, W), log weights (B, K) -> (B, K, F, H, W)."""
+    """p(component | x_t) of the K components: x_t (B, C, F, H, W) and log weights (B, K) to
+    (B, K, F, H, W)."""
 
     means: Tensor
 
@@ -38,14 +40,15 @@ class _Responsibilities(nn.Module):
 
     def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor) -> Tensor:
         centres = alpha[:, None] * self.means[..., None, None, None]
-        # The difference first, then the square: |x|² − 2x·μ + |μ|² would cancel in float32.
+        # The expansion |x|² − 2x·μ + |μ|² would lose precision by cancellation in float32.
         distance = (x[:, None] - centres).square().sum(2)
-        spread = (alpha**2 * self.variance + sigma**2).reshape(-1, 1, 1, 1, 1)
-        return torch.softmax(log_weights[:, :, None, None, None] - distance / (2 * spread), 1)
+        variance = (alpha**2 * self.variance + sigma**2).reshape(-1, 1, 1, 1, 1)
+        return torch.softmax(log_weights[:, :, None, None, None] - distance / (2 * variance), 1)
 
 
 class _PosteriorMean(nn.Module):
-    """E[x0 | x_t] from the mean of the components' means, `centre`, all (B, C, F, H, W)."""
+    """E[x0 | x_t] from x_t and `centre`, the mean of the components' means weighted by the
+    responsibilities. All are (B, C, F, H, W)."""
 
     def __init__(self, std: float) -> None:
         super().__init__()
@@ -56,11 +59,12 @@ class _PosteriorMean(nn.Module):
         return (sigma**2 * centre + alpha * self.variance * x) / total
 
 
-class _AcrossFrames(nn.Module):
-    """Attention of every position over its own frames, (B, C, F, H, W) to the same shape.
+class _TemporalAttention(nn.Module):
+    """Attention over the frames at every position, (B, C, F, H, W) to the same shape.
 
-    A value is the difference that its projection makes, and the projections are the identity. So
-    the output is zero and the mixture exact, until an adapter changes a projection.
+    The values are the difference between the projected and the original input, and all projections
+    are the identity. So the output is zero, and the mixture is exact, until an adapter changes a
+    projection.
     """
 
     def __init__(self, channels: int) -> None:
@@ -81,19 +85,19 @@ class _AcrossFrames(nn.Module):
 
 
 class _Network(nn.Module):
-    """The exact prediction of the mixture. It never divides by alpha or sigma: both may be 0."""
+    """The exact prediction of the mixture. It does not divide by alpha or sigma, which may be 0."""
 
     def __init__(self, means: Tensor, std: float, prediction: Prediction) -> None:
         super().__init__()
         self.responsibilities = _Responsibilities(means, std)
         self.posterior_mean = _PosteriorMean(std)
-        self.across_frames = _AcrossFrames(means.shape[1])
+        self.across_frames = _TemporalAttention(means.shape[1])
         self.variance, self.prediction = std**2, prediction
 
     def forward(self, x: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor) -> Tensor:
         x = x + self.across_frames(x)
-        share = self.responsibilities(x, alpha, sigma, log_weights)
-        centre = einsum(share, self.responsibilities.means, "b k f h w, k c -> b c f h w")
+        weights = self.responsibilities(x, alpha, sigma, log_weights)
+        centre = einsum(weights, self.responsibilities.means, "b k f h w, k c -> b c f h w")
         x0 = self.posterior_mean(x, centre, alpha, sigma)
         eps = sigma * (x - alpha * centre) / (alpha**2 * self.variance + sigma**2)
         if self.prediction == "epsilon":
@@ -105,7 +109,8 @@ def _channels_last(output: Tensor, frames: int) -> Tensor:
     return rearrange(output, "b c f h w -> b f h w c")
 
 
-# The network has no attention to read; the components' responsibilities take these roles.
+# The network has no attention layer to read, so the responsibilities of the components serve as
+# queries and keys.
 _ROLES = {
     "motion": (Tap("posterior_mean", _channels_last),),
     **dict.fromkeys(
@@ -122,7 +127,8 @@ _TRANSFORMERS = dict.fromkeys(
 
 @final
 class Gaussian(Backbone):
-    """The mixture of N(means[k], std²·I) at every position, means (K, 3), for any schedule."""
+    """The mixture of K Gaussians N(means[k], std²·I) at every position, with means (K, 3), for any
+    schedule. Raises `BadModel` for other means or a std that is not above 0."""
 
     def __init__(
         self,
@@ -134,15 +140,15 @@ class Gaussian(Backbone):
     ) -> None:
         if means.ndim != 2 or means.shape[1] != 3 or not std > 0:
             raise BadModel(
-                f"means {tuple(means.shape)} with std {std}; a mixture needs means (K, 3) and a "
-                "std above 0"
+                f"a mixture needs means (K, 3) and a std above 0, got means {tuple(means.shape)} "
+                f"and std {std}"
             )
         means = means.to(torch.float32)
-        # The network's unit of time in the schedule's: 1000 for flows, 1 for the others.
+        # The network's time divided by the schedule's time: 1000 for flows, 1 for the others.
         self._unit = float(schedule.network_time(torch.ones((), dtype=torch.float64)))
         self._components = len(means)
         identity = repr((float(std), type(schedule).__name__, schedule.prediction))
-        weights = means.cpu().numpy().tobytes() + identity.encode()
+        content = means.cpu().numpy().tobytes() + identity.encode()
         super().__init__(
             settings,
             name="gaussian",
@@ -153,7 +159,7 @@ class Gaussian(Backbone):
             device=torch.device(device),
             roles=_ROLES,
             transformers=_TRANSFORMERS,
-            fingerprint=hashlib.sha256(weights).hexdigest()[:16],
+            fingerprint=hashlib.sha256(content).hexdigest()[:16],
         )
 
     def encode(self, video: Tensor) -> Tensor:
@@ -163,7 +169,8 @@ class Gaussian(Backbone):
         return latents.clamp(-1, 1)
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
-        """The logarithms of the components' weights, (B, 1, K); equal for the empty prompt."""
+        """The log weights of the components as `text`, (B, 1, K). The empty prompt gives equal
+        weights."""
         rows = [self._log_weights(prompt) for prompt in prompts]
         return Conditioning(text=torch.stack(rows)[:, None].to(self.device))
 
@@ -178,17 +185,18 @@ class Gaussian(Backbone):
         return self.network(x, *levels, conditioning.text[:, 0])
 
     def _log_weights(self, prompt: str) -> Tensor:
-        """(K,) from the hash of the prompt, uneven enough that guidance has a direction."""
+        """The log weights (K,), drawn with the hash of the prompt as the seed. They are uneven, so
+        that guidance has a direction."""
         seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:7], "big")
         logits = torch.randn(self._components, generator=torch.Generator().manual_seed(seed))
         return torch.log_softmax(2 * logits * (prompt != ""), 0)
 
 
 def load(source: str, settings: Settings) -> Backbone:
-    """Load the only mixture there is; `source` is "gaussian". auto is the CPU: a GPU would not be
-    faster. Raises `BadModel` for another source and `BadCall` for settings that do not apply."""
+    """Create the model named "gaussian". `device=auto` selects the CPU, because a GPU would not be
+    faster. Raises `BadModel` for another source and `BadCall` for another dtype than float32."""
     if source != "gaussian":
-        raise BadModel(f"{source!r} is no Gaussian mixture; the only one is called gaussian")
+        raise BadModel(f"{source!r} is no Gaussian mixture; the only mixture is named gaussian")
     if settings.dtype not in ("auto", "float32"):
         raise BadCall(f"`dtype={settings.dtype}` does not apply; gaussian is exact in float32 only")
     name = "cpu" if settings.device == "auto" else settings.device
@@ -196,11 +204,12 @@ def load(source: str, settings: Settings) -> Backbone:
 
 
 def tiny() -> Backbone:
-    """The same mixture, on the CPU."""
+    """The same mixture as `load` creates, on the CPU."""
     return _four_colours(torch.device("cpu"), _SETTINGS)
 
 
 def _four_colours(device: torch.device, settings: Settings) -> Gaussian:
-    """Four colours within [-0.9, 0.9], and a flow, whose grid begins without any signal."""
+    """Four components, whose colours are in [-0.9, 0.9], with a flow. A flow's grid starts at a
+    level without signal."""
     means = 1.8 * torch.rand(4, 3, generator=torch.Generator().manual_seed(0)) - 0.9
     return Gaussian(means, 0.25, Flow(), device, settings)

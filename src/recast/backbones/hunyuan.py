@@ -1,13 +1,17 @@
-"""HunyuanVideo: a guidance-distilled transformer for flow matching that reads two kinds of text.
+"""HunyuanVideo: a guidance-distilled transformer for flow matching with two text encoders.
 
 Kong et al.: "HunyuanVideo: A Systematic Framework For Large Video Generative Models" (2024). A
-folder or hub id in diffusers' format: a HunyuanVideoTransformer3DModel, whose first blocks keep the
-tokens of clip and text in two streams and whose later blocks process them as one sequence; an
-AutoencoderKLHunyuanVideo that encodes four frames at a time; Llama 3, which reads the prompt in a
-template that asks for the description of a video; CLIP, which turns the prompt into one vector; and
-a flow with a shift. A clip has 4k + 1 frames.
+model is a folder or hub id in diffusers' format with
+- a HunyuanVideoTransformer3DModel, whose first blocks process the tokens of clip and text in two
+  streams and whose later blocks process them as one sequence,
+- an AutoencoderKLHunyuanVideo, which compresses four frames into one latent frame, so that a clip
+  has 4k + 1 frames,
+- Llama 3, which reads the prompt in a chat template that asks for the description of a video,
+- CLIP, which encodes the prompt as one vector, and
+- a flow with a shift.
 
-The network is distilled: the guidance scale is one of its inputs, and one pass does what two did.
+The guidance scale is an input of the network, so one forward pass replaces the two of
+classifier-free guidance. Owns how the model is loaded and called. Knows no method.
 """
 
 from __future__ import annotations
@@ -43,10 +47,10 @@ _CLASSES = {
     "text_encoder_2": CLIPTextModel,
     "tokenizer_2": CLIPTokenizer,
 }
-# The authors' own numbers (hyvideo/config.py, and sample_video.py for the frame rate).
+# The numbers of the authors' code (hyvideo/config.py, and sample_video.py for the frame rate).
 _DEFAULTS = Defaults(frames=129, height=720, width=1280, fps=24.0, steps=50, guidance_scale=6.0)
-# What Llama reads before and after the prompt: the authors' template for videos.
-_BEFORE = (
+# The authors' chat template for videos: the text before and after the prompt.
+_PREFIX = (
     "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following "
     "aspects: 1. The main content and theme of the video."
     "2. The color, shape, size, texture, quantity, text, and spatial relationships of the objects."
@@ -55,13 +59,13 @@ _BEFORE = (
     "5. camera angles, movements, and transitions used in the video:<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\n"
 )
-_AFTER = "<|eot_id|>"
+_SUFFIX = "<|eot_id|>"
 _LLAMA_LENGTH = 256
-"""The number of Llama's tokens that hold the prompt and what follows it."""
+"""The number of Llama's tokens for the prompt and the text after it."""
 _LLAMA_LAYER = -3
-"""The hidden state of Llama that is the text: the third from the end."""
+"""The index of the hidden states of Llama that encode the text: the third from the end."""
 _CLIP_LENGTH = 77
-"""The number of tokens that CLIP reads; two of them are its own."""
+"""The number of tokens that CLIP reads, including its start and end tokens."""
 
 
 def load(source: str, settings: Settings) -> Backbone:
@@ -78,10 +82,10 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
 
 @final
 class Hunyuan(Backbone):
-    """See the module. Construct it with `load`, `wrap` or `tiny`."""
+    """A HunyuanVideo model. Create it with `load`, `wrap` or `tiny`."""
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
-        self._parts, self._config = parts, parts.transformer.config
+        self.parts, self._config = parts, parts.transformer.config
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae = ScaledVideoVae(
             parts.vae,
@@ -92,8 +96,8 @@ class Hunyuan(Backbone):
         self._text = LlamaText(
             parts,
             self._placement,
-            before=_BEFORE,
-            after=_AFTER,
+            prefix=_PREFIX,
+            suffix=_SUFFIX,
             length=_LLAMA_LENGTH,
             layer=_LLAMA_LAYER,
         )
@@ -127,7 +131,7 @@ class Hunyuan(Backbone):
         return self._vae.decode(latents)
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
-        dtype = self._parts.transformer.dtype
+        dtype = self.parts.transformer.dtype
         states, mask = self._text.encode(prompts)
         pooled = self._pooled_text.encode(prompts)
         return Conditioning(text=states.to(dtype), mask=mask, pooled=pooled.to(dtype))
@@ -136,7 +140,7 @@ class Hunyuan(Backbone):
         return [*self._text.check(prompt), *self._pooled_text.check(prompt)]
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        transformer, config = self._placement.activate(self._parts.transformer), self._config
+        transformer, config = self._placement.activate(self.parts.transformer), self._config
         patches = (config.patch_size_t, config.patch_size, config.patch_size)
         f, h, w = (side // patch for side, patch in zip(x.shape[2:], patches, strict=True))
         self._grid.shape = (f, h, w)
@@ -165,7 +169,7 @@ class Hunyuan(Backbone):
         return {**roles, "positions": dit_roles.rotary(self._grid)}
 
 
-# Data: the published model, and a tiny one.
+# Data: the published model and a tiny model.
 
 
 _SCHEDULER = {"num_train_timesteps": 1000, "shift": 7.0}
@@ -198,7 +202,7 @@ def tiny() -> Backbone:
 
 
 def tiny_of(*, distilled: bool = True) -> Hunyuan:
-    """A small random model; one that is not `distilled` does not read its guidance."""
+    """A small random model. Without `distilled` the guidance scale is no input of the network."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = HunyuanVideoTransformer3DModel(

@@ -1,12 +1,13 @@
-"""LTX-Video: a transformer for flow matching over the latents of a strongly compressing VAE.
+"""LTX-Video: a transformer for flow matching on the latents of a strongly compressing VAE.
 
-HaCohen et al.: "LTX-Video: Realtime Video Latent Diffusion" (2025). A folder or hub id in
-diffusers' format whose index names LTXPipeline: an LTXVideoTransformer3DModel with cross-attention
-to its text, an AutoencoderKLLTXVideo that encodes eight frames and 32×32 pixels at a time, T5, and
-a flow whose shift grows with the number of latents, so that the noise levels depend on the size of
-the clip. A clip has 8k + 1 frames.
+HaCohen et al.: "LTX-Video: Realtime Video Latent Diffusion" (2025). A model is a folder or hub id
+in diffusers' format whose index names LTXPipeline. It has an LTXVideoTransformer3DModel with
+cross-attention to its text, an AutoencoderKLLTXVideo, which compresses eight frames of 32×32 pixels
+into one latent position, a T5 encoder, and a flow. A clip has 8k + 1 frames. The shift of the flow
+increases with the number of positions, so the noise levels depend on the size of the clip.
 
-Positions are in seconds and pixels; the frame rate is that of the defaults.
+The transformer reads positions in seconds and pixels; seconds follow from the default frame rate.
+Owns how the model is loaded and called. Knows no method.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def load(source: str, settings: Settings) -> Backbone:
         ALIASES,
         PIPELINES,
         gpu_dtype=torch.bfloat16,
-        # The repository holds many more models, in files of their own.
+        # The repository also holds other models, in further files.
         download=("scheduler", *_CLASSES),
     )
     defaults = Defaults.of_card(folder.card) or _DEFAULTS
@@ -69,18 +70,18 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
 
 @final
 class LTX(Backbone):
-    """See the module. Construct it with `load`, `wrap` or `tiny`."""
+    """An LTX-Video model. Create it with `load`, `wrap` or `tiny`."""
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
         config = parts.transformer.config
         _check_patches(config.patch_size, config.patch_size_t)
-        self._parts = parts
+        self.parts = parts
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae = LtxVae(parts.vae, self._placement, tiling=settings.vae_tiling)
         self._text = T5Text(
             parts,
             self._placement,
-            # As in diffusers' pipeline, T5 attends to the padding and the transformer does not.
+            # As in diffusers' pipeline, T5 attends to the padding but the transformer does not.
             length=_TEXT_LENGTH,
             attend_to_padding=True,
             zero_padding=True,
@@ -118,13 +119,13 @@ class LTX(Backbone):
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
         states, mask = self._text.encode(prompts)
-        return Conditioning(text=states.to(self._parts.transformer.dtype), mask=mask)
+        return Conditioning(text=states.to(self.parts.transformer.dtype), mask=mask)
 
     def check_prompt(self, prompt: str) -> list[str]:
         return self._text.check(prompt)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        transformer = self._placement.activate(self._parts.transformer)
+        transformer = self._placement.activate(self.parts.transformer)
         frames, height, width = x.shape[2:]
         self._grid.shape = (frames, height, width)
         seconds = self._vae.frames_per_latent / self.defaults.fps
@@ -159,13 +160,16 @@ class LTX(Backbone):
 
 def _check_patches(*sizes: int) -> None:
     if set(sizes) != {1}:
-        raise BadModel(f"a transformer with patches of {sizes}; a token of LTX-Video is one latent")
+        raise BadModel(
+            f"a token of LTX-Video must be one latent position, but the transformer has patches "
+            f"of {sizes}"
+        )
 
 
-# Data: the published model, and a tiny one.
+# Data: the published model and a tiny model.
 
 
-# The config of the published folder's scheduler, which diffusers' converter writes too.
+# The config of the scheduler in the published folder. diffusers' converter writes the same config.
 _SCHEDULER = {
     "num_train_timesteps": 1000,
     "shift": 1.0,
@@ -188,12 +192,13 @@ PUBLISHED = {
 
 
 def tiny() -> Backbone:
-    """A random model of the same classes, with the first VAE, for tests on a CPU."""
+    """A random model of the same classes, with the VAE of version 0.9, for tests on a CPU."""
     return tiny_of()
 
 
 def tiny_of(*, conditioned: bool = False) -> LTX:
-    """A small random 0.9 or, with a VAE that is `conditioned` on a noise level, a 0.9.1."""
+    """A small random model: like version 0.9 or, if the VAE is `conditioned` on a noise level, like
+    version 0.9.1."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = LTXVideoTransformer3DModel(

@@ -1,7 +1,8 @@
 """UNet3D text-to-video models in diffusers' format: ZeroScope, ModelScope and the shipped `shapes`.
 
-A folder or hub id with a UNet3DConditionModel, an AutoencoderKL, a CLIP text encoder and a
-DDPM-type scheduler. `LatentUNet` serves AnimateDiff too, whose UNet is of another class.
+A model is a folder or hub id with a UNet3DConditionModel, an AutoencoderKL, a CLIP text encoder and
+a DDPM-type scheduler. `LatentUNet` also runs AnimateDiff, whose UNet has another class. Owns how
+the models are loaded and called. Knows no method.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _CLASSES = {
     "text_encoder": CLIPTextModel,
     "tokenizer": CLIPTokenizer,
 }
-# The numbers that the models were trained for, by the names of their folders.
+# Name of the model's folder -> the numbers for which the model was trained.
 _DEFAULTS = {
     "zeroscope_v2_576w": Defaults(
         frames=24, height=320, width=576, fps=8.0, steps=50, guidance_scale=10.0
@@ -80,11 +81,11 @@ def _guess_defaults(parts: ModelParts) -> Defaults:
 
 @final
 class LatentUNet(Backbone):
-    """See the module. Construct it with `load`, `wrap` or `tiny`."""
+    """A UNet3D or AnimateDiff model. Create it with `load`, `wrap` or `tiny`."""
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
         unet = parts.unet
-        self._parts = parts
+        self.parts = parts
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae = ImageVae(
             parts.vae,
@@ -94,7 +95,7 @@ class LatentUNet(Backbone):
         )
         self._text = ClipText(parts, self._placement)
         self._cross_attentions = _cross_attentions(unet)
-        if meta_model.computes_on(parts.device).type == "cpu":
+        if meta_model.target_device(parts.device).type == "cpu":
             _use_plain_temporal_attention(unet)
         super().__init__(
             settings,
@@ -106,7 +107,7 @@ class LatentUNet(Backbone):
                 channels=unet.config.in_channels,
                 spatial_factor=self._vae.spatial_factor,
                 # The length of AnimateDiff's table of temporal positions.
-                most_frames=unet.config.get("motion_max_seq_length"),
+                max_frames=unet.config.get("motion_max_seq_length"),
             ),
             device=parts.device,
             roles=unet_roles.roles(unet),
@@ -116,21 +117,21 @@ class LatentUNet(Backbone):
         )
 
     def encode(self, video: Tensor) -> Tensor:
-        self.latent_shape(*video.shape[2:])  # the VAE would silently crop sizes that do not fit
+        self.latent_shape(*video.shape[2:])  # the VAE would crop an unsuitable size silently
         return self._vae.encode(video)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self._vae.decode(latents)
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
-        return Conditioning(text=self._text.encode(prompts).states.to(self._parts.unet.dtype))
+        return Conditioning(text=self._text.encode(prompts).states.to(self.parts.unet.dtype))
 
     def check_prompt(self, prompt: str) -> list[str]:
         return self._text.check(prompt)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        unet, text = self._placement.activate(self._parts.unet), conditioning.text
-        # AnimateDiff's UNet takes the text once per frame.
+        unet, text = self._placement.activate(self.parts.unet), conditioning.text
+        # AnimateDiff's UNet needs one copy of the text for each frame.
         if isinstance(unet, UNetMotionModel):
             text = text.repeat_interleave(x.shape[2], 0)
         dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through every module
@@ -145,20 +146,20 @@ class LatentUNet(Backbone):
 
     @torch.no_grad()
     def _attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
-        """The mean over the heads and spatial layers of the last up block with cross-attention,
-        whose maps have the size of the latents."""
-        unet, frames = self._parts.unet, x.shape[2]
+        """The mean over all heads of the cross-attentions of the last up block that has any. Its
+        attention maps have the size of the latents."""
+        unet, frames = self.parts.unet, x.shape[2]
         paths = self._cross_attentions
         taps = [
             Tap(f"{path}.{side}", unet_roles.tokens) for path in paths for side in ("to_q", "to_k")
         ]
-        with record(unet, taps, frames, stop=True) as seen:
+        with record(unet, taps, frames, stop=True) as features:
             self.denoiser(self.encode_text([prompt]))(x, t)
         maps: list[Tensor] = []
         for path in paths:
             sizes = {"a": unet.get_submodule(path).heads}
             queries, keys = (
-                rearrange(seen[f"{path}.{side}"].float(), "1 f n 1 (a c) -> f a n c", **sizes)
+                rearrange(features[f"{path}.{side}"].float(), "1 f n 1 (a c) -> f a n c", **sizes)
                 for side in ("to_q", "to_k")
             )
             maps.append((queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1).mean(1))
@@ -176,9 +177,10 @@ def _cross_attentions(unet: nn.Module) -> list[str]:
 
 
 def _use_plain_temporal_attention(unet: UNet3DConditionModel | UNetMotionModel) -> None:
-    """On a CPU the fused kernel is slow for many sequences of a few frames (1.4 times, measured).
+    """Replace the fused kernel of temporal attention on a CPU, where it takes 1.4 times as long for
+    many sequences of a few frames (measured).
 
-    A kernel that diffusers did not choose itself stays as it is.
+    A kernel that is not diffusers' default is left unchanged.
     """
     processors = dict(unet.attn_processors)
     for name, processor in processors.items():
@@ -188,10 +190,10 @@ def _use_plain_temporal_attention(unet: UNet3DConditionModel | UNetMotionModel) 
     unet.set_attn_processor(processors)
 
 
-# Data: the published models, and a tiny one.
+# Data: the published models and a tiny model.
 
 
-# ZeroScope's and ModelScope's.
+# The config of ZeroScope and ModelScope.
 _SCHEDULER = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -200,8 +202,8 @@ _SCHEDULER = {
     "steps_offset": 1,
     "set_alpha_to_one": False,
 }
-# What both published folders say where the classes have other defaults: enough to know what a model
-# needs before it is downloaded.
+# The values of both published configs that differ from the defaults of the classes. They suffice to
+# predict the memory of a run before the model is downloaded.
 _PUBLISHED = {
     checkpoint_loading.INDEX: {"_class_name": "TextToVideoSDPipeline"},
     "scheduler/scheduler_config.json": _SCHEDULER,
@@ -213,7 +215,7 @@ _PUBLISHED = {
         "attention_head_dim": 64,
     },
     "vae/config.json": STABLE_DIFFUSION_VAE,
-    # OpenCLIP's ViT-H/14 without its last layer, as Stable Diffusion 2 has it.
+    # OpenCLIP's ViT-H/14 without its last layer, as in Stable Diffusion 2.
     "text_encoder/config.json": CLIP_LARGE
     | {
         "hidden_size": 1024,
@@ -226,7 +228,7 @@ PUBLISHED = dict.fromkeys(("zeroscope", "modelscope"), _PUBLISHED)
 
 
 def tiny() -> Backbone:
-    """A random model of the same classes with all four levels, for tests on a CPU."""
+    """A random model of the same classes with all four resolutions, for tests on a CPU."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet3DConditionModel(

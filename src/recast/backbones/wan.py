@@ -1,13 +1,15 @@
 """Wan 2.1 and 2.2, and the shipped `shapes-dit`: transformers for flow matching.
 
-Wan Team: "Wan: Open and Advanced Large-Scale Video Generative Models" (2025). A folder or hub id in
-diffusers' format: one WanTransformer3DModel with cross-attention to its text, or two that share the
-noise levels (2.2's A14B), an AutoencoderKLWan that encodes four frames at a time, UMT5, and a flow
-with a shift. A clip has 4k + 1 frames. In place of Wan's own VAE and text encoder a folder may have
-Stable Diffusion's VAE, which encodes every frame on its own, and CLIP.
+Wan Team: "Wan: Open and Advanced Large-Scale Video Generative Models" (2025). A model is a folder
+or hub id in diffusers' format. It has a WanTransformer3DModel with cross-attention to its text, an
+AutoencoderKLWan, which compresses four frames into one latent frame, UMT5, and a flow with a shift.
+A clip has 4k + 1 frames. A14B of 2.2 has two transformers, its experts: one for the noisier levels
+and one for the others. In place of Wan's VAE and text encoder a folder may have Stable Diffusion's
+VAE, which encodes every frame separately, and CLIP.
 
-Sampling is Euler where the folders name UniPC. TI2V-5B reads a time for every token; these are all
-the same where no image is given, so the time is passed once.
+Sampling is Euler, even if a folder names UniPC. TI2V-5B can read one time for each token; without
+an image all these times are equal, so one time is passed. Owns how the models are loaded and
+called. Knows no method.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ _CLASSES: dict[str, type[Any]] = {
     "tokenizer": T5Tokenizer,
 }
 _TEXT_LENGTH = 512
-# The numbers of Wan's own configs, at the sizes for the shift of 3 that the folders of 2.1 name,
-# which is that of 480p.
+# The numbers of the authors' configs. The folders of 2.1 have a shift of 3, which is meant for
+# 480p, so these are the numbers for 480p.
 _DEFAULTS = Defaults(frames=81, height=480, width=832, fps=16.0, steps=50, guidance_scale=5.0)
 _5B_DEFAULTS = Defaults(frames=121, height=704, width=1280, fps=24.0, steps=50, guidance_scale=5.0)
 _A14B_DEFAULTS = Defaults(frames=81, height=720, width=1280, fps=16.0, steps=40, guidance_scale=4.0)
@@ -69,7 +71,7 @@ def load(source: str, settings: Settings) -> Backbone:
     _check_experts((folder.path / "transformer_2").is_dir(), boundary)
     parts = folder.parts(
         _classes(folder.path, two=boundary is not None),
-        # In float32, as the documentation of diffusers advises for Wan's VAE, which is small.
+        # The documentation of diffusers advises float32 for Wan's VAE, which is small.
         float32=("vae",),
         boundary_ratio=boundary,
     )
@@ -84,7 +86,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
 
 
 def _classes(path: Path, *, two: bool) -> dict[str, type[Any]]:
-    """The classes of a folder's parts."""
+    """The class of each part of a folder, with `two` transformers or one."""
     classes = dict(_CLASSES)
     if two:
         classes = {"transformer": WanTransformer3DModel, "transformer_2": WanTransformer3DModel}
@@ -99,8 +101,8 @@ def _classes(path: Path, *, two: bool) -> dict[str, type[Any]]:
 
 
 def _defaults(parts: ModelParts) -> Defaults:
-    """The numbers that a model was trained for, whatever its folder is called: among Wan's models
-    only A14B has two experts, and only TI2V-5B has latents of 48 channels."""
+    """The numbers for which a model was trained. They do not depend on the name of its folder: only
+    A14B has two experts, and only TI2V-5B has latents with 48 channels."""
     if parts.transformer_2 is not None:
         return _A14B_DEFAULTS
     wide = parts.transformer.config.in_channels == _5B["in_channels"]
@@ -109,13 +111,13 @@ def _defaults(parts: ModelParts) -> Defaults:
 
 @final
 class Wan(Backbone):
-    """See the module. Construct it with `load`, `wrap` or `tiny`.
+    """A Wan model. Create it with `load`, `wrap` or `tiny`.
 
-    For a model with two experts `network` holds both, as "high" and "low".
+    If the model has two experts, `network` holds both: "high" for the noisier levels, and "low".
     """
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
-        self._parts, self._config = parts, parts.transformer.config
+        self.parts, self._config = parts, parts.transformer.config
         network, prefixes = parts.transformer, [""]
         if parts.transformer_2 is not None:
             network = nn.ModuleDict({"high": parts.transformer, "low": parts.transformer_2})
@@ -156,9 +158,9 @@ class Wan(Backbone):
         return self._vae.decode(latents)
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
-        # The transformer attends to the padding too, whose states are zero.
+        # The transformer also attends to the padding, whose states are zero.
         states = self._text.encode(prompts).states
-        return Conditioning(text=states.to(self._parts.transformer.dtype))
+        return Conditioning(text=states.to(self.parts.transformer.dtype))
 
     def check_prompt(self, prompt: str) -> list[str]:
         return self._text.check(prompt)
@@ -189,24 +191,24 @@ class Wan(Backbone):
         )
 
     def _expert(self, t: Tensor) -> WanTransformer3DModel:
-        """The transformer for a time in the network's unit."""
-        boundary = self._parts.boundary_ratio
-        levels = float(self._parts.scheduler.get("num_train_timesteps", 1000))
+        """The transformer for time t, which has the unit of the network."""
+        boundary = self.parts.boundary_ratio
+        levels = float(self.parts.scheduler.get("num_train_timesteps", 1000))
         if boundary is None or float(t) >= boundary * levels:
-            return self._parts.transformer
-        return self._parts.transformer_2
+            return self.parts.transformer
+        return self.parts.transformer_2
 
     def _build_vae(self, settings: Settings) -> WanVae | ImageVae:
-        vae, tiling = self._parts.vae, settings.vae_tiling
+        vae, tiling = self.parts.vae, settings.vae_tiling
         if isinstance(vae, AutoencoderKL):
             return ImageVae(vae, self._placement, tiling=tiling, slicing=settings.vae_slicing)
         return WanVae(vae, self._placement, tiling=tiling)
 
     def _build_text_encoder(self) -> T5Text | ClipText:
-        if isinstance(self._parts.text_encoder, CLIPTextModel):
-            return ClipText(self._parts, self._placement)
+        if isinstance(self.parts.text_encoder, CLIPTextModel):
+            return ClipText(self.parts, self._placement)
         return T5Text(
-            self._parts,
+            self.parts,
             self._placement,
             length=_TEXT_LENGTH,
             attend_to_padding=False,
@@ -218,12 +220,13 @@ class Wan(Backbone):
 def _check_experts(two: bool, boundary: float | None) -> None:
     if two != (boundary is not None):
         raise BadModel(
-            "two transformers need a boundary_ratio, at which the second takes over, and one takes "
-            f"none; transformer_2 {'is' if two else 'is not'} there, boundary_ratio is {boundary}"
+            "two transformers need a boundary_ratio, the noise level below which the second is "
+            "used, and a single transformer must have none; this model has "
+            f"{'a' if two else 'no'} transformer_2, and its boundary_ratio is {boundary}"
         )
 
 
-# Data: the published models, and a tiny one.
+# Data: the published models and a tiny model.
 
 
 _SCHEDULER = {
@@ -249,8 +252,8 @@ def _published(
     }
 
 
-# What the published folders say where the classes have other defaults: enough to know what a model
-# needs before it is downloaded.
+# The values of the published configs that differ from the defaults of the classes. They suffice to
+# predict the memory of a run before the model is downloaded.
 _KIND = {"_class_name": "WanTransformer3DModel", "text_dim": 4096}
 _5B = {
     "num_attention_heads": 24,
@@ -263,7 +266,7 @@ _5B_VAE = {
     "base_dim": 160,
     "decoder_base_dim": 256,
     "z_dim": 48,
-    "latents_mean": [0.0] * 48,  # not the published numbers, and as many
+    "latents_mean": [0.0] * 48,  # placeholders: only the number of values matters here
     "latents_std": [1.0] * 48,
     "is_residual": True,
     "patch_size": 2,
@@ -280,13 +283,14 @@ PUBLISHED = {
 
 
 def tiny() -> Backbone:
-    """A random model of the same classes as 2.1, for tests on a CPU."""
+    """A random model of the same classes as Wan 2.1, for tests on a CPU."""
     return tiny_of()
 
 
 def tiny_of(*, experts: bool = False, wide: bool = False, stable: bool = False) -> Wan:
-    """A small random 2.1; with two `experts` an A14B; with the `wide` VAE of 2.2 a TI2V-5B; with
-    the VAE and the text encoder of Stable Diffusion a `stable` one."""
+    """A small random model: like Wan 2.1; with `experts` like A14B, which has two; with `wide` like
+    TI2V-5B, whose VAE has more channels; with `stable` it has the VAE and the text encoder of
+    Stable Diffusion."""
     channels = 6 if wide else 4
     with torch.random.fork_rng():
         torch.manual_seed(0)

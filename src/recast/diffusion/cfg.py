@@ -18,49 +18,51 @@ def cfg(pair: Denoiser, scale: float | Callable[[Tensor], float]) -> Denoiser:
     """Classifier-free guidance (Ho & Salimans 2022): a linear interpolation of both estimates with
     a constant scale or one that is a function of t.
 
-    `pair` is bound to two prompts, the negative one first, and takes x_t twice in one batch. The
-    wrapper takes x_t (1, C, F, H, W).
+    `pair` is the denoiser of two prompts, the negative one first. It gets x_t twice, as one batch
+    (2, C, F, H, W). The returned denoiser takes x_t (1, C, F, H, W).
     """
 
     def denoise(x: Tensor, t: Tensor) -> Denoised:
         out = pair(torch.cat([x, x]), t)
         weight = scale(t) if callable(scale) else scale
-        (x0_without, x0_with), (eps_without, eps_with) = out.x0.chunk(2), out.eps.chunk(2)
-        return Denoised(
-            torch.lerp(x0_without, x0_with, weight), torch.lerp(eps_without, eps_with, weight)
-        )
+        (x0_negative, x0), (eps_negative, eps) = out.x0.chunk(2), out.eps.chunk(2)
+        return Denoised(torch.lerp(x0_negative, x0, weight), torch.lerp(eps_negative, eps, weight))
 
     return denoise
 
 
-def growing(schedule: Schedule, scale: float) -> Callable[[Tensor], float]:
-    """CogVideoX's dynamic guidance: 1 + scale·(1 − cos(π·p⁵))/2, where p is the share of time that
-    has passed. It is 1 in pure noise and 1 + scale near the clean end.
+def dynamic_scale(schedule: Schedule, scale: float) -> Callable[[Tensor], float]:
+    """CogVideoX's guidance scale as a function of t: 1 + scale·(1 − cos(π·p⁵))/2, where p is
+    1 − t/`schedule.length`. It is 1 in pure noise and 1 + scale at the clean end.
 
-    diffusers computes p from the number of the level in place of the number of the step, so its
-    scale is not monotonic with fewer steps than levels. With equal numbers the two agree.
+    diffusers computes p from a training time where the formula has the index of a sampling step, so
+    its scale is not monotonic if there are fewer sampling steps than training levels. If the two
+    numbers are equal, the results agree.
     """
 
     def weight(t: Tensor) -> float:
-        passed = 1 - float(t) / schedule.length
-        return 1 + scale * (1 - math.cos(math.pi * passed**5)) / 2
+        progress = 1 - float(t) / schedule.length
+        return 1 + scale * (1 - math.cos(math.pi * progress**5)) / 2
 
     return weight
 
 
-def thresholded(denoise: Denoiser, schedule: Schedule, share: float, most: float) -> Denoiser:
+def dynamic_thresholding(
+    denoise: Denoiser, schedule: Schedule, quantile: float, maximum: float
+) -> Denoiser:
     """Dynamic thresholding (Saharia et al. 2022, section 2.3), which prevents saturated pixels.
 
-    In each frame x0 is clamped at the `share` quantile of |x0|, at least 1 and at most `most`, and
-    divided by it. The noise estimate is recomputed, so that both estimates still add up to x_t.
+    In each frame x0 is clamped to ±s and divided by s, where s is the `quantile` of |x0|, but at
+    least 1 and at most `maximum`. The noise estimate is computed again, so that both estimates
+    still add up to x_t (B, C, F, H, W).
     """
 
     def threshold(x: Tensor, t: Tensor) -> Denoised:
         x0 = denoise(x, t).x0
-        levels = rearrange(x0.abs(), "b c f h w -> b f (c h w)")
-        edge = levels.quantile(share, dim=2).clamp(1, most)[:, None, :, None, None]
-        x0 = x0.clamp(-edge, edge) / edge
-        alpha, sigma = (per_sample(level, x) for level in (schedule.alpha(t), schedule.sigma(t)))
+        values = rearrange(x0.abs(), "b c f h w -> b f (c h w)")
+        s = values.quantile(quantile, dim=2).clamp(1, maximum)[:, None, :, None, None]
+        x0 = x0.clamp(-s, s) / s
+        alpha, sigma = (per_sample(value, x) for value in (schedule.alpha(t), schedule.sigma(t)))
         return Denoised(x0, (x - alpha * x0) / sigma)
 
     return threshold

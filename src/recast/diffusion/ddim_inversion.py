@@ -1,6 +1,7 @@
 """DDIM inversion: from a clip to the noise from which DDIM sampling returns to it.
 
-Owns the walk up the sampler's levels (Song et al. 2021, section 4.3). Knows no model and no prompt.
+Owns the loop over the sampler's levels from clean to noisy (Song et al. 2021, section 4.3). Knows
+no model and no prompt.
 """
 
 from collections.abc import Iterator
@@ -14,14 +15,15 @@ from recast.diffusion.sampling import Level, check_finite, ddim
 
 
 def invert(denoise: Denoiser, schedule: Schedule, grid: Tensor, x0: Tensor) -> Iterator[Level]:
-    """Walk a grid (N + 1,), noisiest first, clean last, upward from x0 (1, C, F, H, W).
+    """Invert x0 (1, C, F, H, W). Yields the state after every step; the last `Level.x` is x_T.
 
-    Each step is the sampler's step with s noisier than t. The denoiser is called with x_t of every
-    level but the noisiest, so a wrapper of the denoiser can record at these levels. The last
-    `Level.x` is x_T. Raises `NotFinite`, which names the step.
+    `grid` (N + 1,) holds the times of a sampler, the noisiest first and the clean level last. Each
+    step is the sampler's step, from t to a noisier s. The denoiser is called at every level except
+    the noisiest, so a wrapper of the denoiser can record features there. Raises `NotFinite`, which
+    names the step.
     """
-    up, x = grid.flip(0), x0
-    for index, (t, s) in enumerate(pairwise(up)):
+    x = x0
+    for index, (t, s) in enumerate(pairwise(grid.flip(0))):
         with torch.no_grad():
             out = denoise(x, t)
             x = ddim(schedule, out, s)

@@ -1,4 +1,4 @@
-"""Initial noises: how much of the inverted x_T a sample starts from.
+"""Initial noise: the latents from which a sample starts, random or made from the inverted noise.
 
 Owns the five kinds of initial noise and the low-pass filter of DMT. Knows no model and no method.
 """
@@ -24,12 +24,12 @@ def initial(
     align_corners: bool = False,
     share: float = 0.5,
 ) -> Tensor:
-    """The noise that a sample starts from, with the shape of `inverted`, x_T (1, C, F, H, W).
+    """The initial noise of a sample, with the shape of `inverted`, x_T (1, C, F, H, W).
 
-    random: ε. inverted: x_T (VMC). low_frequency: LF(x_T) + (ε − LF(ε)) (DMT eq. 4). blended:
-    √p·x_T + √(1−p)·ε (MotionDirector, Motion Inversion). low_frequency_blended: the low frequencies
-    of x_T and the high frequencies of the blended noise (released code of Motion Inversion).
-    `factor` is DMT's ξ, `share` is p.
+    random: ε, drawn from `generator`. inverted: x_T (VMC). low_frequency: LF(x_T) + (ε − LF(ε))
+    (DMT, eq. 4). blended: √p·x_T + √(1−p)·ε (MotionDirector, Motion Inversion).
+    low_frequency_blended: the low frequencies of x_T and the high frequencies of the blended noise
+    (the released code of Motion Inversion). `factor` is DMT's ξ, and `share` is p.
     """
     eps = randn(tuple(inverted.shape), generator, inverted.device)
     if kind == "random":
@@ -45,8 +45,8 @@ def initial(
 
 
 def low_pass(x: Tensor, factor: int, align_corners: bool = False) -> Tensor:
-    """LF_ξ of DMT eq. 4: each frame of x (B, C, F, H, W) is reduced by `factor` and enlarged again,
-    both bilinearly with antialiasing. A reduced side has at least one cell."""
+    """LF_ξ of DMT, eq. 4: every frame of x (B, C, F, H, W) is downsampled by `factor` and upsampled
+    again, both bilinearly with antialiasing. A downsampled side has at least one position."""
     batch, channels, frames, height, width = x.shape
     images = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
     small = (max(1, height // factor), max(1, width // factor))

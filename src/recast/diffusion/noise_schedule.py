@@ -1,11 +1,11 @@
 """Noise schedules: x_t = alpha(t)·x0 + sigma(t)·eps, for every kind of model.
 
 Owns the functions alpha and sigma, the conversion of a network's raw output into the pair
-(x0, eps), and the grids of times that samplers walk. Knows no network, no sampler and no file
-format. All of it is computed in float32 or better.
+(x0, eps), and the grids of times that a sampler visits. Knows no network, no sampler and no file
+format. It computes in float32 or float64.
 
-Times are those that the model was trained with: 0 … 999 for DDPM-type models, 0 … 1 for flows. The
-clean level lies below the first noisy one: alpha = 1, sigma = 0.
+A time t has the unit of the model's training: 0 to 999 for DDPM-type models, 0 to 1 for flow
+models. The clean level, where alpha = 1 and sigma = 0, lies below the least noisy training level.
 """
 
 import math
@@ -24,54 +24,57 @@ Spacing = Literal["leading", "trailing", "linspace"]
 
 
 class Denoised(NamedTuple):
-    """The clean and the noise estimate of one evaluation, each shaped as x_t: (B, C, F, H, W),
-    float32."""
+    """The clean estimate x0 and the noise estimate eps at x_t, each (B, C, F, H, W) in float32."""
 
     x0: Tensor
     eps: Tensor
 
 
-# (x_t, t) -> both estimates; the prompt and the adapters are already bound.
+# (x_t (B, C, F, H, W), scalar t) -> both estimates. The prompt and the adapters are already bound.
 Denoiser = Callable[[Tensor, Tensor], Denoised]
 
 
 class Schedule(ABC):
-    """Alpha and sigma over time, and the meaning of the network's raw output."""
+    """Alpha and sigma as functions of time, and the meaning of the network's raw output."""
 
     prediction: Prediction
+    """What the network predicts: eps, v = alpha·eps − sigma·x0, or the velocity eps − x0."""
     clean: float
     """The time of the clean level."""
     length: float
-    """The largest time: the number of levels, or 1."""
+    """The length of the time axis: the number of training levels, or 1 in continuous time."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """The share of signal at times t (any shape), float64."""
+        """The factor of x0 in x_t, for times t of any shape; the same shape in float64."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """The share of noise at times t (any shape), float64."""
+        """The factor of eps in x_t, for times t of any shape; the same shape in float64."""
 
     def sized(self, shape: Sequence[int]) -> "Schedule":
-        """The schedule for latents of shape (…, F, H, W). This is the schedule itself, unless its
-        grids depend on the size."""
+        """The schedule for latents of shape (…, F, H, W). The schedule returns itself unless its
+        grids depend on the size of the latents."""
         return self
 
     @abstractmethod
     def grid(self, steps: int) -> Tensor:
-        """The times (steps + 1,) that a sampler walks, noisiest first, clean last, float64."""
+        """The times (steps + 1,) of a sampler in float64: the noisiest level first, the clean level
+        last. Raises `BadCall` for a number of steps that the schedule does not have."""
 
     @abstractmethod
     def refine(self, grid: Tensor, steps: int) -> Tensor:
-        """A grid of about `steps` steps that contains every time of `grid`."""
+        """A grid of approximately `steps` steps that contains every time of `grid`."""
 
     @abstractmethod
     def network_time(self, t: Tensor) -> Tensor:
-        """The time as the network takes it. The clean level becomes the first noisy one."""
+        """The time in the unit that the network reads. Discrete levels replace the clean level,
+        for which no network was trained, by the least noisy one."""
 
     def denoised(self, output: Tensor, x: Tensor, t: Tensor) -> Denoised:
-        """Both estimates from the raw output at x_t. Predictions of v and flow need no division."""
-        alpha, sigma = (per_sample(level, x) for level in (self.alpha(t), self.sigma(t)))
+        """Both estimates from the raw output at x_t, (B, C, F, H, W). Only a prediction of eps
+        needs a division, which is by alpha."""
+        alpha, sigma = (per_sample(value, x) for value in (self.alpha(t), self.sigma(t)))
         out, x = output.to(torch.float32), x.to(torch.float32)
         if self.prediction == "epsilon":
             return Denoised((x - sigma * out) / alpha, out)
@@ -80,7 +83,8 @@ class Schedule(ABC):
         return Denoised(x - sigma * out, x + alpha * out)
 
     def output(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """The training target: the raw output that stands for x0 and eps at times t."""
+        """The training target: the raw output at times t, () or (B,), that corresponds to x0 and
+        eps, (B, C, F, H, W)."""
         if self.prediction == "epsilon":
             return eps
         if self.prediction == "v_prediction":
@@ -88,13 +92,13 @@ class Schedule(ABC):
         return eps - x0
 
     def noised(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t of a clean x0 and its noise eps."""
+        """x_t at times t, () or (B,), of a clean x0 and a noise eps, (B, C, F, H, W)."""
         return per_sample(self.alpha(t), x0) * x0 + per_sample(self.sigma(t), x0) * eps
 
 
 @final
 class Discrete(Schedule):
-    """DDPM-type levels from a table of cumulative alphas, index 0 the least noisy (T values)."""
+    """DDPM-type levels from a table of ᾱ (T,), whose entry 0 is the least noisy level."""
 
     clean = -1.0
 
@@ -108,17 +112,20 @@ class Discrete(Schedule):
         ends_clean: bool = True,
         sampled: int | None = None,
     ) -> None:
-        """`sampled` is the number of levels, from the least noisy one, that grids cover; None means
-        all. Raises `BadModel` for a noise prediction whose last level has no signal."""
+        """`spacing` and `offset` select the times of a grid as diffusers does (timestep_spacing,
+        steps_offset). With `ends_clean` the clean level has alpha = 1; without it, that level has
+        the alpha of the least noisy training level. `sampled` is the number of levels that grids
+        cover, counted from the least noisy one; None means all levels. Raises `BadModel` if the
+        network predicts eps and the noisiest level has no signal."""
         table = alphas_cumprod.to(torch.float64)
         if prediction == "epsilon" and float(table[-1]) <= 0:
             raise BadModel(
-                "the noise schedule has no signal at its last level, so a noise prediction there "
-                "does not determine the clip; such a schedule needs v_prediction"
+                "the noisiest level of this schedule has no signal, so a prediction of the noise "
+                "does not determine the clip there; such a schedule needs v_prediction"
             )
         self.prediction: Prediction = prediction
-        # Entry 0 is the clean level, so time t is at entry t + 1. Models that were not trained to
-        # end at a clean level end at their first level (diffusers' set_alpha_to_one = False).
+        # Entry 0 is the clean level, so time t is at entry t + 1. If a scheduler's config has
+        # set_alpha_to_one = False, the clean level is a copy of the least noisy training level.
         first = torch.ones(1, dtype=torch.float64) if ends_clean else table[:1]
         self._table = torch.cat([first, table])
         self._spacing, self._offset = spacing, offset
@@ -136,7 +143,7 @@ class Discrete(Schedule):
         _check_steps(steps, total)
         if self._spacing == "leading":
             ratio = total // steps
-            # With as many steps as levels the offset would lead past the last level.
+            # If there are as many steps as levels, the full offset would exceed the last level.
             offset = min(self._offset, total - 1 - (steps - 1) * ratio)
             times = np.arange(steps)[::-1] * ratio + offset
         elif self._spacing == "trailing":
@@ -153,7 +160,7 @@ class Discrete(Schedule):
         return t.clamp_min(0).round().to(torch.int64)
 
     def _cumulative(self, t: Tensor) -> Tensor:
-        """The cumulative alphas at times t, interpolated linearly between levels."""
+        """ᾱ at times t, interpolated linearly between levels."""
         position = (t.to(torch.float64) + 1).clamp(0, len(self._table) - 1)
         low = position.floor().long()
         high = position.ceil().long()
@@ -164,12 +171,11 @@ class Discrete(Schedule):
 
 @final
 class Flow(Schedule):
-    """Straight lines between clip and noise: alpha = 1 - t, sigma = t.
+    """Flow matching on straight lines between clip and noise: alpha = 1 − t, sigma = t.
 
-    `shift` moves the grid towards noise, which models for large clips need:
-    t' = shift·t / (1 + (shift - 1)·t). The network takes times of 0 … `scale`. A shift may be a
-    function of the number of positions in the latents; such a schedule has grids only after
-    `sized`.
+    `shift` moves the times of a grid towards noise, as models for large clips need:
+    t' = shift·t / (1 + (shift − 1)·t). A shift may be a function of the number of positions in the
+    latents; such a schedule has grids only after `sized`. The network reads `scale`·t.
     """
 
     clean, length = 0.0, 1.0
@@ -182,8 +188,8 @@ class Flow(Schedule):
         scale: float = 1000.0,
         last: float | None = None,
     ) -> None:
-        """`last` is the last noisy time of every grid, to which grids are stretched; None means
-        that they are not stretched."""
+        """`last` is the least noisy time of every grid before the clean level. Grids are stretched
+        so that they contain it; None means no stretching."""
         self._shift, self._scale, self._last = shift, scale, last
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -219,8 +225,10 @@ class Flow(Schedule):
 
 @final
 class Cosine(Schedule):
-    """The variance-preserving quarter circle in continuous time: alpha = cos(πt/2), sigma =
-    sin(πt/2). No released model uses it. Tests measure the order of convergence on it."""
+    """A variance-preserving schedule in continuous time: alpha = cos(πt/2), sigma = sin(πt/2).
+
+    No released model uses it. The tests measure the sampler's order of convergence with it.
+    """
 
     clean, length = 0.0, 1.0
 
@@ -235,8 +243,7 @@ class Cosine(Schedule):
 
     def grid(self, steps: int) -> Tensor:
         _check_steps(steps, 10_000)
-        # A noise prediction does not determine x0 where there is no signal, so the grid starts a
-        # little later.
+        # At alpha = 0 a prediction of eps does not determine x0, so that grid starts at 0.99.
         noisiest = 0.99 if self.prediction == "epsilon" else 1.0
         return torch.linspace(noisiest, 0, steps + 1, dtype=torch.float64)
 
@@ -248,18 +255,18 @@ class Cosine(Schedule):
 
 
 def _subdivided(grid: Tensor, pieces: int) -> Tensor:
-    """The grid with every interval cut into equal pieces."""
-    share = torch.arange(pieces, dtype=grid.dtype) / pieces
-    inner = grid[:-1, None] + share * (grid[1:, None] - grid[:-1, None])
+    """The grid with every interval divided into `pieces` equal intervals."""
+    fraction = torch.arange(pieces, dtype=grid.dtype) / pieces
+    inner = grid[:-1, None] + fraction * (grid[1:, None] - grid[:-1, None])
     return torch.cat([inner.flatten(), grid[-1:]])
 
 
-def _check_steps(steps: int, most: int) -> None:
-    if not 1 <= steps <= most:
-        raise BadCall(f"`steps` must be 1 to {most} for this model, got {steps}")
+def _check_steps(steps: int, maximum: int) -> None:
+    if not 1 <= steps <= maximum:
+        raise BadCall(f"`steps` must be 1 to {maximum} for this model, got {steps}")
 
 
-def per_sample(level: Tensor, x: Tensor) -> Tensor:
-    """Alpha or sigma, () or (B,), as float32 in a shape that multiplies x (B, C, F, H, W)."""
-    level = level.to(device=x.device, dtype=torch.float32)
-    return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim else level
+def per_sample(value: Tensor, x: Tensor) -> Tensor:
+    """Alpha or sigma, () or (B,), in float32 and in a shape that multiplies x (B, C, F, H, W)."""
+    value = value.to(device=x.device, dtype=torch.float32)
+    return value.reshape(-1, *[1] * (x.ndim - 1)) if value.ndim else value

@@ -1,6 +1,6 @@
-"""The sampler: one step formula, Restart, and one loop with an optional edit before each step.
+"""The sampler: one formula for a step, Restart sampling, and one loop that may edit x_t.
 
-Owns the plain functions of a denoiser that make a sample. Knows no model, no prompt and no method.
+Owns the functions that sample with a denoiser. Knows no model, no prompt and no method.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,18 +20,22 @@ Edit = Callable[[Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Level:
-    """The state after the step from time t to time s: x at time s and the clean estimate at t."""
+    """The state after one step, from time t to time s."""
 
     index: int
+    """The number of the step, counted from 0."""
     t: Tensor
     s: Tensor
     x: Tensor
+    """x_s, (1, C, F, H, W)."""
     x0: Tensor
+    """The clean estimate at x_t, (1, C, F, H, W)."""
 
 
 def ddim(schedule: Schedule, out: Denoised, s: Tensor) -> Tensor:
-    """x_s from both estimates. This is DDIM for DDPM-type models (Song et al. 2021, eq. 12 with
-    η = 0), Euler for flows and, for s noisier than t, the inversion of both."""
+    """x_s (B, C, F, H, W) from both estimates at x_t. For DDPM-type models this is DDIM (Song et
+    al. 2021, eq. 12 with η = 0), for flow models Euler. If s is noisier than t, it is a step of
+    the inversion."""
     return (
         per_sample(schedule.alpha(s), out.x0) * out.x0
         + per_sample(schedule.sigma(s), out.x0) * out.eps
@@ -39,10 +43,11 @@ def ddim(schedule: Schedule, out: Denoised, s: Tensor) -> Tensor:
 
 
 def renoise(schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """x_t from x_s (t noisier than s), by adding the noise that separates the two levels."""
+    """x_t from x_s (B, C, F, H, W), where t is noisier than s: one step of the forward process,
+    with standard normal noise of the same shape."""
     ratio = schedule.alpha(t) / schedule.alpha(s)
-    added = (schedule.sigma(t) ** 2 - (ratio * schedule.sigma(s)) ** 2).clamp_min(0).sqrt()
-    return per_sample(ratio, x) * x + per_sample(added, x) * noise
+    std = (schedule.sigma(t) ** 2 - (ratio * schedule.sigma(s)) ** 2).clamp_min(0).sqrt()
+    return per_sample(ratio, x) * x + per_sample(std, x) * noise
 
 
 def randn(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
@@ -52,10 +57,10 @@ def randn(shape: tuple[int, ...], generator: torch.Generator, device: torch.devi
 
 
 def generator_of(seed: int, index: int) -> torch.Generator:
-    """The random generator of one iteration. It depends on the seed and the index only, so that an
-    interrupted job resumes with the same random numbers."""
-    drawn = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(drawn[0] >> np.uint64(1)))
+    """The random generator of iteration `index`. It depends only on the seed and the index, so that
+    an interrupted job resumes with the same random numbers."""
+    state = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def sample(
@@ -68,13 +73,14 @@ def sample(
     restart: bool = False,
     generator: torch.Generator | None = None,
 ) -> Iterator[Level]:
-    """Walk from x at grid[0] to the clean level and yield after every level.
+    """Sample from x (1, C, F, H, W), at time grid[0], to the clean level. Yields the state after
+    every step.
 
-    grid is (N + 1,), noisiest first; x is (1, C, F, H, W). `edit` changes x_t before its step. With
-    `restart` every step but the last is taken twice: after t -> s new noise is added to return to
-    t, and the step is repeated (Xu et al. 2023, as DMT's code uses it). The step from a level
-    without signal is taken once, because a return to that level would replace x by new noise.
-    Raises `NotFinite` at the first level whose latents are not finite.
+    `grid` (N + 1,) holds the times, the noisiest first. `edit` changes x_t before its step. With
+    `restart` every step except the last is taken twice: after the step from t to s, new noise from
+    `generator` brings x back to t, and the step is repeated (Restart sampling, Xu et al. 2023, in
+    the form of DMT's code). A step from a level without signal is taken once, because a return to
+    that level would replace x by new noise. Raises `NotFinite`, which names the level.
     """
     for index, (t, s) in enumerate(pairwise(grid)):
         if edit is not None:
@@ -92,7 +98,8 @@ def sample(
 
 
 def check_finite(x: Tensor, where: str) -> None:
-    """Raise `NotFinite`, which says `where`, if x has a value that is not finite."""
+    """Raise `NotFinite` if x has a value that is not finite. `where` names the step in the
+    message."""
     if not bool(torch.isfinite(x).all()):
         raise NotFinite(
             f"the latents are not finite at {where}; try `dtype=float32`, a lower `guidance_scale` "

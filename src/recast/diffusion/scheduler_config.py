@@ -37,7 +37,7 @@ def from_diffusers(config: Mapping[str, Any]) -> Schedule:
             f"the scheduler's config must have timestep_spacing {known}, got {spacing!r}"
         )
     table = torch.cumprod(1 - _betas(config), 0)
-    # CogVideoX divides the signal-to-noise ratio of every level by this factor.
+    # CogVideoX divides the signal-to-noise ratio of every level by `snr_shift_scale`.
     shift = config.get("snr_shift_scale", 1.0)
     table = table / (shift + (1 - shift) * table)
     if config.get("rescale_betas_zero_snr", False):
@@ -48,16 +48,16 @@ def from_diffusers(config: Mapping[str, Any]) -> Schedule:
         spacing=spacing,
         offset=config.get("steps_offset", 0),
         ends_clean=config.get("set_alpha_to_one", True),
-        # At the last levels of a cosine schedule alpha is so small that dividing a noise prediction
-        # by it is unstable. Such configs give the smallest log(alpha/sigma) that is sampled.
+        # At the noisy end of a cosine schedule alpha is so small that the division by alpha is
+        # unstable. Such configs give the smallest log(alpha/sigma) that a sampler may visit.
         sampled=int((_log_ratio(table) >= config.get("lambda_min_clipped", -math.inf)).sum()),
     )
 
 
 def _flow(config: Mapping[str, Any]) -> Flow:
-    """The schedule of diffusers' solvers that are set to flows (UniPC, DPM++), or of its Euler
-    scheduler for flows. The grids of diffusers end a thousandth before the last time; these do
-    not."""
+    """The schedule of diffusers' Euler scheduler for flow matching, or of its solvers with
+    `use_flow_sigmas` (UniPC, DPM++). diffusers' grids end a thousandth before the last time; these
+    grids end at the last time."""
     prediction = config.get("prediction_type", "flow_prediction")
     if prediction != "flow_prediction":
         raise BadModel(
@@ -73,9 +73,9 @@ def _flow(config: Mapping[str, Any]) -> Flow:
 
 
 def _growing_shift(config: Mapping[str, Any]) -> Callable[[int], float]:
-    """The shift e^μ as a function of the number of positions. μ is linear in that number:
-    `base_shift` at `base_image_seq_len` positions and `max_shift` at `max_image_seq_len`, also
-    outside of this range."""
+    """The shift e^μ as a function of the number of positions in the latents. μ is linear in that
+    number, inside and outside the range from `base_image_seq_len`, where μ is `base_shift`, to
+    `max_image_seq_len`, where μ is `max_shift`."""
     kind = config.get("time_shift_type", "exponential")
     if kind != "exponential":
         raise BadModel(
@@ -83,9 +83,9 @@ def _growing_shift(config: Mapping[str, Any]) -> Callable[[int], float]:
             f"exponential, got {kind!r}"
         )
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    slope = (high - low) / (many - few)
-    return lambda positions: math.exp(low + slope * (positions - few))
+    start, end = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    slope = (high - low) / (end - start)
+    return lambda positions: math.exp(low + slope * (positions - start))
 
 
 def _betas(config: Mapping[str, Any]) -> Tensor:
@@ -110,7 +110,7 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
 
 
 def _log_ratio(table: Tensor) -> Tensor:
-    """log(alpha / sigma) of every level of a table of cumulative alphas."""
+    """log(alpha / sigma) of every level of a table of ᾱ."""
     return (table / (1 - table)).log() / 2
 
 

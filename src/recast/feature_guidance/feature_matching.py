@@ -1,9 +1,9 @@
-"""`FeatureMatchingMethod`: match features of the sample to those of the source along its inversion.
+"""`FeatureMatchingMethod`: match the features of a sample to features of the inverted source.
 
-Owns the order of work that DMT and MOFT share: `learn` inverts the clip and records reduced
-features at the guided levels; `transfer` starts from an initial noise and optimises x_t at the
-guided levels until its features match. Knows no paper: a method defines the reduction of features,
-the distance between them and the initial noise.
+Owns the algorithm that DMT and MOFT share: `learn` inverts the clip and records reduced features at
+the guided levels; `transfer` starts from an initial noise and optimises x_t at the guided levels
+until its features match. Knows no paper: a method defines the reduction of features, the distance
+between them and the initial noise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recast.diffusion.optimize import minimize
 from recast.events import Event, job
 from recast.feature_guidance.latent_guidance import (
     Change,
-    InnerOptimisation,
+    InnerOptimisationConfig,
     change_in_windows,
     check_inner_optimisation,
     edit_first_levels,
@@ -36,8 +36,8 @@ from recast.motions.motion import Motion
 from recast.networks.feature_hooks import Tap
 
 
-class FeatureMatching(InnerOptimisation, Protocol):
-    """The settings that the order of work needs."""
+class FeatureMatchingConfig(InnerOptimisationConfig, Protocol):
+    """The settings of a method that matches features."""
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -45,55 +45,56 @@ class FeatureMatching(InnerOptimisation, Protocol):
 
     @property
     def inversion_steps(self) -> int:
-        """About how many steps the inversion takes."""
+        """Approximate number of inversion steps."""
 
 
-def check_feature_matching(config: FeatureMatching) -> None:
+def check_feature_matching(config: FeatureMatchingConfig) -> None:
     """Raise `BadCall` for a setting out of its range."""
     check_names_roles(config, "taps", "motion")
     check_inner_optimisation(config)
     check_at_least(config, 1, "inversion_steps")
 
 
-F = TypeVar("F", bound=FeatureMatching)
+F = TypeVar("F", bound=FeatureMatchingConfig)
 
 
 class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
-    """Learn once per clip, transfer for many prompts."""
+    """A method that matches features. A motion is learned once and serves any prompt."""
 
     takes_windows = True
     learned_settings: ClassVar[tuple[str, ...]]
-    """The settings that change what is learned."""
+    """The settings on which the result of `learn` depends."""
     unchecked_settings: ClassVar[frozenset[str]] = frozenset()
-    """Those of the learned settings that may differ between `learn` and `transfer`."""
+    """The learned settings that may differ between `learn` and `transfer`."""
     tensor_suffixes: ClassVar[tuple[str, ...]] = ("",)
-    """What a motion appends to a tap's path to name each tensor that `motion_tensors` returns."""
+    """The suffixes of the tensors that `motion_tensors` returns. A tensor's name in the motion is
+    the path of its tap and the suffix."""
 
     @abstractmethod
     def reduce(self, features: Tensor) -> Tensor:
-        """The part of features (1, F, H, W, C) that is recorded, (1, F, …)."""
+        """Reduce features (1, F, H, W, C) to what the inversion records, (1, F, …)."""
 
     @abstractmethod
     def motion_tensors(self, levels: Tensor) -> tuple[Tensor, ...]:
-        """The tensors (L, …) that a motion holds for a tap, from the reduced features (L, F, …) of
-        all guided levels. The first has frames as its second dimension."""
+        """The tensors (L, …) that a motion holds for one tap, from the reduced features (L, F, …)
+        of all L guided levels. Frames are the second dimension of the first tensor."""
 
     @abstractmethod
     def distance(self, features: Tensor, target: Sequence[Tensor]) -> Tensor:
-        """The loss of one tap: features (1, F, H, W, C) of the sample against the recorded tensors
-        of that level."""
+        """The scalar loss of one tap at one level, between features (1, F, H, W, C) of the sample
+        and `target`, the motion's tensors of that level."""
 
     @abstractmethod
     def initial_latents(self, inverted: Tensor, generator: torch.Generator) -> Tensor:
-        """The noise that a sample starts from, shaped as `inverted`, x_T (1, C, F, H, W)."""
+        """The initial noise of a sample, with the shape of `inverted`, x_T (1, C, F, H, W)."""
 
     @property
     def restart(self) -> bool:
-        """Whether sampling takes every step but the last twice."""
+        """Whether sampling takes every step except the last twice (`diffusion.sampling.sample`)."""
         return False
 
     def format_source_prompt(self, prompt: str) -> str:
-        """The prompt that the clip is inverted with."""
+        """The prompt for the inversion of a clip that `prompt` describes."""
         return prompt
 
     @final
@@ -110,8 +111,8 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Motion]:
-        """DDIM inversion at guidance scale 1. The motion holds x_T as "noise", (C, F, H, W), and
-        the recorded tensors of each tap at the guided levels, (L, …)."""
+        """Invert the clip by DDIM at guidance scale 1. The motion holds x_T as "noise",
+        (C, F, H, W), and for each tap the tensors (L, …) of the L guided levels."""
         trace = yield from record_inversion(
             backbone,
             video,
@@ -133,7 +134,8 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample with guidance by the motion's features."""
+        """Sample, and at the guided levels first optimise x_t until its features match those of
+        the motion."""
         self._check(backbone, motion, sampling)
         prompt, negative_prompt = self.format_prompts(prompt, sampling.negative_prompt)
         guided_steps = self._guided_steps(sampling)
@@ -169,10 +171,11 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         motion: Motion,
         guided_steps: int,
     ) -> Change:
-        """The inner optimisation of one of the guided levels: the mean of the taps' losses."""
+        """The inner optimisation at one level. Its loss is the mean of the losses of the taps."""
 
         def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
-            # Only the targets of one level are on the device: those of all levels may not fit.
+            # Only the targets of one level are moved to the device, because those of all levels may
+            # not fit into its memory.
             targets = {
                 tap.path: [motion.tensors[n][index].to(x.device) for n in self._names(tap.path)]
                 for tap in taps
@@ -188,18 +191,18 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         return change
 
     def _names(self, path: str) -> list[str]:
-        return [path + name for name in self.tensor_suffixes]
+        return [path + suffix for suffix in self.tensor_suffixes]
 
     def _guided_steps(self, sampling: Sampling) -> int:
         return count_steps(self.config.guided, sampling)
 
     def _times(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> list[float]:
-        """The times of the guided levels, at least that of the noisiest level."""
+        """The times of the guided levels; of the noisiest level if no level is guided."""
         return guided_times(backbone, shape, sampling, max(1, self._guided_steps(sampling)))
 
     def _check(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> None:
-        """Raise `BadMotion` for a motion of other weights, levels or features. A motion may have
-        more taps than the config."""
+        """Raise `BadMotion` for a motion of other weights, settings or noise levels. A motion may
+        have more taps than the config."""
         motion.check_compatible(backbone, self.name)
         settings = {"steps": sampling.steps, **self.cache_key_settings()}
         motion.check_settings(

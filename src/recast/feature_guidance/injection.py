@@ -1,7 +1,7 @@
-"""Injection: forward passes of a sample that use features of the source.
+"""Injection: features of the source replace those of a sample during its forward passes.
 
-Owns the denoiser with injected features and the reading of the source's features level by level.
-Knows no method; the hooks are in `networks.feature_hooks`.
+Owns the denoiser that injects features, and the reading of the source's features level by level.
+Knows no method. The hooks are in `networks.feature_hooks`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from recast.diffusion.noise_schedule import Denoised, Denoiser
 from recast.feature_guidance.taps import read_features
 from recast.networks.feature_hooks import Tap, override
 
-# t -> tap path -> features (B, F, H, W, C); None at times without injection
+# t -> {tap path: features (B, F, H, W, C)}, or None at a time without injection
 FeaturesAt = Callable[[Tensor], Mapping[str, Tensor] | None]
 
 
 @final
 class SourceFeatures:
-    """The source's features at some times, as a `FeaturesAt`. Each time costs one forward pass.
+    """The source's features at the given times, as a `FeaturesAt`. One forward pass reads the
+    features of one time.
 
-    `latents_at(t)` are the source's latents (1, C, F, H, W) at time t.
+    `latents_at(t)` returns the source's x_t (1, C, F, H, W).
     """
 
     def __init__(
@@ -38,7 +39,8 @@ class SourceFeatures:
     ) -> None:
         self._backbone, self._denoise, self._taps = backbone, denoise, taps
         self._times, self._latents_at = times, latents_at
-        # The features of one level only, because those of all levels may not fit in memory.
+        # Holds the features of the latest time only, because those of all times may not fit into
+        # memory.
         self._features: dict[float, Mapping[str, Tensor]] = {}
 
     def __call__(self, t: Tensor) -> Mapping[str, Tensor] | None:
@@ -59,14 +61,14 @@ def inject_features(
     features_at: FeaturesAt,
     write: Callable[..., AbstractContextManager[None]] = override,
 ) -> Denoiser:
-    """A denoiser whose forward passes use `features_at(t)` in place of the taps' own features.
-    `write` may be `feature_hooks.added`, which adds to them."""
+    """A denoiser in whose forward passes `features_at(t)` replace the features at the taps. If
+    `write` is `feature_hooks.added`, they are added instead."""
 
-    def injected(x: Tensor, t: Tensor) -> Denoised:
+    def denoise_with_injection(x: Tensor, t: Tensor) -> Denoised:
         features = features_at(t)
         if features is None:
             return denoise(x, t)
         with write(backbone.network, taps, features, x.shape[2]):
             return denoise(x, t)
 
-    return injected
+    return denoise_with_injection

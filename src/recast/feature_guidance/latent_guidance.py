@@ -1,7 +1,7 @@
-"""Inner optimisation: x_t is changed at the guided levels, before each sampling step.
+"""Inner optimisation: at each guided level x_t is optimised before the sampling step.
 
-Owns the change of x_t level by level and window by window, its learning rates and the checks of its
-settings. Knows no loss and no method.
+Owns the change of x_t level by level and window by window, the learning rates of the inner steps
+and the checks of their settings. Knows no loss and no method.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from recast.motions.method import check_above_zero, check_at_least, check_fracti
 from recast.motions.motion import Motion
 from recast.networks.feature_hooks import Tap
 
-# (x_t, t, index of the level) -> the changed x_t, and the losses of the inner steps
+# (x_t (1, C, F, H, W), t, index of the level) -> the changed x_t and the losses of the inner steps
 Change = Callable[[Tensor, Tensor, int], tuple[Tensor, list[float]]]
 
 
-class InnerOptimisation(Protocol):
+class InnerOptimisationConfig(Protocol):
     """The settings of a method that optimises at the guided levels."""
 
     @property
     def guided(self) -> float:
-        """The fraction of the levels that are guided."""
+        """Fraction of the levels, from the noisiest, that are guided."""
 
     @property
     def inner_steps(self) -> int:
-        """Optimisation steps at each guided level."""
+        """Number of optimisation steps at each guided level."""
 
     @property
     def lr(self) -> float:
@@ -45,7 +45,7 @@ class InnerOptimisation(Protocol):
         """Learning rate at the last guided level."""
 
 
-def check_inner_optimisation(config: InnerOptimisation) -> None:
+def check_inner_optimisation(config: InnerOptimisationConfig) -> None:
     """Raise `BadCall` for a setting out of its range."""
     check_fraction(config, "guided")
     check_at_least(config, 1, "inner_steps")
@@ -53,9 +53,9 @@ def check_inner_optimisation(config: InnerOptimisation) -> None:
     check_at_least(config, 0, "lr_end")
 
 
-def learning_rates(config: InnerOptimisation, index: int, guided_steps: int) -> list[float]:
-    """The learning rates of the inner steps at one level. They are equal within a level and change
-    linearly from the first to the last of the guided levels."""
+def learning_rates(config: InnerOptimisationConfig, index: int, guided_steps: int) -> list[float]:
+    """The learning rates of the inner steps at guided level `index`. The rate is constant within a
+    level and changes linearly from the first to the last guided level."""
     progress = index / max(1, guided_steps - 1)
     return [config.lr + progress * (config.lr_end - config.lr)] * config.inner_steps
 
@@ -66,39 +66,44 @@ def change_in_windows(
     taps: Collection[Tap],
     change_of: Callable[[Motion], Change],
 ) -> Change:
-    """Change every window of x_t by its own part of the motion, and blend the results. The losses
-    are means over the windows.
+    """A change that treats every window of x_t with the features of that window, and blends the
+    results. Each loss is the mean over the windows.
 
-    The motion's features (L, F, …) at the taps are cut into the frames of each window. Raises
-    `BadMotion` for a motion that was learned with other windows.
+    `change_of` returns the change of one window from a motion with its features only. The frames of
+    all windows are concatenated in the motion's features (L, F, …) at the taps. Raises `BadMotion`
+    for a motion that was learned with other windows.
     """
     frames = motion.tensors["noise"].shape[1]
     windows = backbone.windows(frames)
     _check_window(backbone, motion, frames)
     if len(windows) == 1:
         return change_of(motion)
-    cut = {tap.path: motion.tensors[tap.path].chunk(len(windows), 1) for tap in taps}
-    parts = (
-        replace(motion, tensors={**motion.tensors, **{path: own[n] for path, own in cut.items()}})
-        for n in range(len(windows))
-    )
-    changes = [change_of(part) for part in parts]
+    chunks = {tap.path: motion.tensors[tap.path].chunk(len(windows), 1) for tap in taps}
+    changes = []
+    for number in range(len(windows)):
+        features = {path: parts[number] for path, parts in chunks.items()}
+        changes.append(change_of(replace(motion, tensors={**motion.tensors, **features})))
 
     def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
-        results = [one(x[:, :, own], t, index) for one, own in zip(changes, windows, strict=True)]
-        losses = zip(*(own for _, own in results), strict=True)
-        blended = blend([part for part, _ in results], windows)
+        results = [
+            change_window(x[:, :, window], t, index)
+            for change_window, window in zip(changes, windows, strict=True)
+        ]
+        losses = zip(*(window_losses for _, window_losses in results), strict=True)
+        blended = blend([latents for latents, _ in results], windows)
         return blended, [sum(step) / len(step) for step in losses]
 
     return change
 
 
 def _check_window(backbone: Backbone, motion: Motion, frames: int) -> None:
-    learned, now = (
+    learned, current = (
         n if n and n < frames else None for n in (motion.metadata.get("window"), backbone.window)
     )
-    if learned != now:
-        before, after = (f"{n} frames of latents" if n else "all frames" for n in (learned, now))
+    if learned != current:
+        before, after = (
+            f"{n} frames of latents" if n else "all frames" for n in (learned, current)
+        )
         raise BadMotion(
             f"this motion was learned with {before} in a window, but the model now takes {after}; "
             "use the same `window` or learn the motion again"
@@ -108,8 +113,8 @@ def _check_window(backbone: Backbone, motion: Motion, frames: int) -> None:
 def edit_first_levels(
     guided_steps: int, sampling_steps: int, change: Change, losses: dict[int, list[float]]
 ) -> Edit:
-    """An edit that applies `change` at the first levels. It stores the losses of each level in
-    `losses`."""
+    """An edit that applies `change` at the first `guided_steps` levels and stores the losses of
+    each level under its index in `losses`."""
 
     def edit(x: Tensor, t: Tensor, index: int) -> Tensor:
         if index >= guided_steps:
@@ -123,7 +128,7 @@ def edit_first_levels(
 
 @contextmanager
 def name_level_in_errors(index: int, sampling_steps: int, t: Tensor) -> Iterator[None]:
-    """Inside this context a `NotFinite` error names the level and a remedy."""
+    """Inside this context a `NotFinite` error gets the level and a remedy added to its message."""
     try:
         yield
     except NotFinite as error:

@@ -1,4 +1,4 @@
-"""The sampling loop as events: a step and a preview after every level.
+"""The sampling loop of a job: it yields a `Step` and a `Preview` event after every level.
 
 Owns the conversion of the sampler's levels into events. Knows no method.
 """
@@ -30,12 +30,12 @@ def sample_with_events(
     stage: str = "sample",
     part: slice = slice(None),
 ) -> Generator[Event, None, Tensor]:
-    """Sample from x_T (1, C, F, H, W) and return the latents, of the same shape.
+    """Sample from x (1, C, F, H, W) and return the latents, of the same shape.
 
-    `losses` maps the index of a level to the losses of its inner steps; the `Step` event has the
-    first and the last of them. `part` selects a part of the grid's times (steps + 1,): the loop
-    goes from the first to the last of the selected times. `edit`, `restart` and `generator` are
-    those of `diffusion.sampling.sample`. Raises `NotFinite`.
+    `losses` maps the index of a level to the losses of its inner steps. The `Step` event reports
+    the last one as "loss" and the first one as "loss_before". `part` selects a part of the grid
+    (steps + 1,): x is at the first selected time, and the loop ends at the last one. `edit`,
+    `restart` and `generator` are those of `diffusion.sampling.sample`. Raises `NotFinite`.
     """
     schedule = backbone.schedule.sized(x.shape)
     grid = schedule.grid(sampling.steps)[part]

@@ -1,7 +1,7 @@
-"""Features at the layers that a role names: selecting these layers and reading there.
+"""Selecting the taps of roles, and reading features there.
 
-Owns the step from roles to taps and from a denoiser to features. Knows no method and no model;
-the hooks themselves are in `networks.feature_hooks`.
+Owns the way from a role to its taps, and from a denoiser to features. Knows no method and no model.
+The hooks are in `networks.feature_hooks`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from recast.networks.feature_hooks import Tap, record
 def select_taps(
     backbone: Backbone, roles: Sequence[str], layer_indices: Sequence[int] = ()
 ) -> tuple[Tap, ...]:
-    """The taps of some roles. A tap that belongs to several roles is returned once.
+    """The taps of roles, in order. A tap that belongs to several roles is returned once.
 
-    `layer_indices` select layers within each role, counted from 0; empty selects all. Raises
-    `BadCall` for an index that a role does not have, and `UnknownName` for an unknown role.
+    `layer_indices` select layers of each role, counted from 0; an empty sequence selects all
+    layers. Raises `BadCall` for an index that a role does not have, and `UnknownName` for a role
+    that the backbone does not have.
     """
     selected: dict[Tap, None] = {}
     for role in roles:
@@ -40,15 +41,16 @@ def select_taps(
 def tap_pairs(
     backbone: Backbone, queries: str, keys: str, layer_indices: Sequence[int] = ()
 ) -> list[tuple[Tap, Tap]]:
-    """The taps of queries and keys, paired by attention layer. Raises `BadCall` if the two roles
-    have different numbers of layers."""
-    sides = [select_taps(backbone, [role], layer_indices) for role in (queries, keys)]
-    if len(sides[0]) != len(sides[1]):
+    """The taps of two roles, queries and keys, as one pair for each attention layer. Raises as
+    `select_taps`, and `BadCall` if the roles have different numbers of layers."""
+    query_taps = select_taps(backbone, [queries], layer_indices)
+    key_taps = select_taps(backbone, [keys], layer_indices)
+    if len(query_taps) != len(key_taps):
         raise BadCall(
-            f"role {queries} has {len(sides[0])} layers and role {keys} has {len(sides[1])}; name "
-            "two roles of the same attention"
+            f"role {queries} has {len(query_taps)} layers and role {keys} has {len(key_taps)}; "
+            "name two roles of the same attention"
         )
-    return list(zip(*sides, strict=True))
+    return list(zip(query_taps, key_taps, strict=True))
 
 
 def read_features(
@@ -60,9 +62,11 @@ def read_features(
     *,
     grad: bool = False,
 ) -> dict[str, Tensor]:
-    """Tap path -> features (B, F, H, W, C) at x_t. The forward pass stops after the last tap.
+    """Read features at x_t (B, C, F, H, W): tap path -> features (B, F, H, W, C). The forward pass
+    stops after the last tap.
 
-    Gradients flow if x requires them. With `grad` they also flow to other tensors that do.
+    Gradients are computed if x requires them. With `grad` they are also computed for other tensors
+    that require them.
     """
     unique = tuple(dict.fromkeys(taps))
     with (

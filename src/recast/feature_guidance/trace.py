@@ -1,6 +1,6 @@
-"""The trace of a source: its DDIM inversion, with the latents and features at the guided levels.
+"""The trace of a source: x_T, x_t and features, recorded during its DDIM inversion.
 
-Owns the recording during the inversion. Knows no method; a method says what to record.
+Owns the recording during the inversion. Knows no method: a method selects what is recorded.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from recast.networks.feature_hooks import Tap, record
 
 
 class Trace(NamedTuple):
-    """The result of an inversion: x_T, and L guided levels in sampling order, noisiest first."""
+    """The result of an inversion: x_T and the L guided levels, the noisiest first."""
 
     noise: Tensor
     """x_T, (C, F, H, W)."""
     latents: Tensor
     """x_t at the guided levels, (L, C, F, H, W)."""
     features: dict[str, Tensor]
-    """Tap path -> (L, F, …). The frames of several windows are concatenated."""
+    """Tap path -> reduced features (L, F, …). If there are several windows, F counts the frames of
+    all windows."""
 
 
 def record_inversion(
@@ -42,10 +43,11 @@ def record_inversion(
     taps: Sequence[Tap] = (),
     reduce: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> Generator[Event, None, Trace]:
-    """Invert video (1, 3, F, H, W) at guidance scale 1 in about `inversion_steps` steps.
+    """Invert video (1, 3, F, H, W) at guidance scale 1 in approximately `inversion_steps` steps.
 
-    Records at the noisiest `guided_steps` levels of the grid of `sampling_steps`. `reduce` maps
-    the features (1, F, H, W, C) of one level to what is recorded, (1, F, …).
+    x_t and the features at `taps` are recorded at the noisiest `guided_steps` levels of a sampler
+    with `sampling_steps`. `reduce` maps the features (1, F, H, W, C) of one level to what is
+    recorded, (1, F, …). Raises `NotFinite`.
     """
     x = backbone.encode(video)
     grid = backbone.schedule.sized(x.shape).grid(sampling_steps)
@@ -61,7 +63,7 @@ def record_inversion(
 
 
 class _Recorder:
-    """A denoiser for the inversion, which records x_t and the features at the guided times."""
+    """A denoiser for the inversion that also records x_t and features at the guided times."""
 
     def __init__(
         self,
@@ -85,14 +87,14 @@ class _Recorder:
         estimates, features = [], []
         for window in windows:
             part = x[:, :, window]
-            with record(self._backbone.network, self._taps, part.shape[2]) as seen:
+            with record(self._backbone.network, self._taps, part.shape[2]) as window_features:
                 estimates.append(self._plain(part, t))
-            features.append(seen)
+            features.append(window_features)
         self._store(features)
         return Denoised(*(blend(parts, windows) for parts in zip(*estimates, strict=True)))
 
     def read(self, x: Tensor, t: Tensor) -> None:
-        """Record a level at which no estimate is needed."""
+        """Record a level at which the inversion needs no estimate."""
         self._latents.append(x[0].cpu())
         if self._taps:
             self._store(
@@ -103,7 +105,7 @@ class _Recorder:
             )
 
     def trace(self, noise: Tensor) -> Trace:
-        """The levels in sampling order, the reverse of the order of the inversion."""
+        """The trace. The inversion goes from clean to noisy, so its levels are reversed."""
         return Trace(
             noise=noise[0].cpu(),
             latents=torch.stack(self._latents[::-1]) if self._latents else noise[:0].cpu(),

@@ -1,7 +1,8 @@
-"""Motions of parameters: the names of adapter tensors and optimizer state in a motion file.
+"""Motions that hold trained parameters, and checkpoints of training.
 
-Owns what a motion file of a trained method and a checkpoint of its training hold. Knows no method;
-which tensors an adapter has is in `networks.adapters`.
+Owns the names of adapter tensors and optimizer state in the motion of a trained method and in a
+checkpoint of its training. Knows no method. The tensors of an adapter are defined in
+`networks.adapters`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 from torch.optim import Optimizer
 
-from recast.diffusion.optimize import Group, packed, restore
+from recast.diffusion.optimize import Group, load_optimizer_tensors, optimizer_tensors
 from recast.errors import BadMotion
 from recast.motions.motion import Motion
 from recast.networks.adapters import Adapter
@@ -22,7 +23,8 @@ _ADAPTER, _SPATIAL, _OPTIMIZER = "adapter/", "spatial/", "optimizer/"
 
 
 def learned_parameters(motion: Motion) -> dict[str, Tensor]:
-    """The parameters of a learned motion. Raises `BadMotion` if they or the noise are missing."""
+    """The trained parameters of a motion: name -> tensor. Raises `BadMotion` if the motion has no
+    parameters or no noise."""
     motion.check_holds("noise")
     tensors = {name: tensor for name, tensor in motion.tensors.items() if name != "noise"}
     if not tensors:
@@ -33,7 +35,7 @@ def learned_parameters(motion: Motion) -> dict[str, Tensor]:
 def with_parameters(
     motion: Motion, tensors: Mapping[str, Tensor], losses: Sequence[float]
 ) -> Motion:
-    """The motion with the clip's noise, these tensors and the losses so far."""
+    """The motion with only its noise and these tensors, and with these losses in its metadata."""
     return replace(
         motion,
         tensors={"noise": motion.tensors["noise"], **tensors},
@@ -42,40 +44,40 @@ def with_parameters(
 
 
 def losses(motion: Motion) -> list[float]:
-    """The losses of all iterations so far."""
+    """The losses of all finished iterations."""
     return list(motion.metadata.get("losses", []))
 
 
 def adapter_tensors(checkpoint: Motion) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of the temporal and of the spatial adapter in a checkpoint; empty if there are
-    none."""
+    """The tensors of the temporal and of the spatial adapter in a checkpoint; an empty dict for an
+    adapter that is not in it."""
     return _with_prefix(checkpoint, _ADAPTER), _with_prefix(checkpoint, _SPATIAL)
 
 
 def checkpoint_tensors(
     temporal: Adapter, spatial: Adapter | None, optimizer: Optimizer
 ) -> dict[str, Tensor]:
-    """The tensors that a checkpoint holds besides the clip's noise."""
+    """The tensors that a checkpoint holds besides the noise."""
     tensors = _prefixed(_ADAPTER, temporal.tensors)
     if spatial is not None:
         tensors |= _prefixed(_SPATIAL, spatial.tensors)
-    return tensors | _prefixed(_OPTIMIZER, packed(optimizer))
+    return tensors | _prefixed(_OPTIMIZER, optimizer_tensors(optimizer))
 
 
 def restore_optimizer(optimizer: Optimizer, groups: Sequence[Group], checkpoint: Motion) -> None:
-    """Load the optimizer state of a checkpoint, if it holds one. Raises `BadMotion` for the state
-    of other parameters."""
+    """Load the optimizer state of a checkpoint, if it holds one. Raises `BadMotion` if the state
+    belongs to parameters of other shapes."""
     shapes = [parameter.shape for group in groups for parameter in group.parameters]
     state = _with_prefix(checkpoint, _OPTIMIZER)
     for name, tensor in state.items():
         index = int(name.partition(".")[0])
-        # Counts and the scales of 8-bit moments have less than two dimensions.
+        # Step counts and the scales of 8-bit moments have fewer than two dimensions.
         if tensor.ndim > 1 and shapes[index : index + 1] != [tensor.shape]:
             raise BadMotion(
                 f"the checkpoint's {_OPTIMIZER}{name} has shape {tuple(tensor.shape)}, which does "
                 "not fit the parameters"
             )
-    restore(optimizer, state)
+    load_optimizer_tensors(optimizer, state)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -83,5 +85,5 @@ def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_prefix(motion: Motion, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with the prefix, without it."""
+    """The tensors whose names begin with the prefix, under their names without the prefix."""
     return {n.removeprefix(prefix): t for n, t in motion.tensors.items() if n.startswith(prefix)}

@@ -1,7 +1,7 @@
-"""`TrainedMethod`: learn an adapter from clips, and sample with it.
+"""`TrainedMethod`: train an adapter on clips, and sample with it.
 
-Owns the order of work that the trained methods share. Knows no layer and no paper: a method says
-which adapter it trains, and with which numbers.
+Owns the algorithm that the trained methods share. Knows no layer and no paper: a method chooses the
+adapter that it trains, and its settings.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from recast.finetuning.training_config import TrainingConfig
 from recast.finetuning.training_loop import train_with_checkpoints
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
-from recast.networks.adapters import Adapter, LoRA, check_no_adapters, weighted
+from recast.networks.adapters import Adapter, LoRA, check_no_adapters, weighted_sum
 
 T = TypeVar("T", bound=TrainingConfig)
 
 
 class SpatialLoRA(NamedTuple):
-    """The LoRA that learns the appearance during training and is discarded."""
+    """The settings of the LoRA that learns the appearance during training and is then discarded."""
 
     rank: int
     lr: float
 
 
 class TrainedMethod(MotionMethod[T], Generic[T]):
-    """Trains an adapter on the noised clip, and samples with it."""
+    """A method that trains an adapter on noised clips, and samples with it."""
 
     takes_clips = True
     stretches = True
@@ -54,22 +54,24 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
     )
     """Settings that do not change what is learned."""
     tensor_scales: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Settings besides the strength that scale tensors, and the prefix of these tensors' names."""
+    """Name of a setting, other than `strength`, that scales tensors -> the prefix of the names of
+    these tensors."""
 
     @abstractmethod
     def initial_parameters(
         self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The tensors at the start of training, which do not change the model yet. `run_network`
-        runs the network once on the clip. Raises `BadCall` for a model without suitable layers."""
+        """The tensors at the start of training, which do not change the output of the network.
+        `run_network` runs the network once on the clip, to find the shapes of layers. Raises
+        `BadCall` or `UnknownName` for a model without suitable layers."""
 
     @abstractmethod
     def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:
-        """The adapter through which the network uses the tensors. Raises `BadMotion` for tensors
-        that do not fit."""
+        """The adapter that applies the tensors to the network, during learning or during a
+        transfer. Raises `BadMotion` for tensors that do not fit the network."""
 
     def spatial_lora(self) -> SpatialLoRA | None:
-        """The spatial LoRA of this config, or None."""
+        """The settings of the spatial LoRA; None if the objective has none."""
         return None
 
     @final
@@ -86,9 +88,9 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """Invert the first clip for its noise, "noise" (C, F, h, w), and train on all clips,
-        (N, 3, F, H, W). The motion holds the parameters in float16, and the losses in its
-        metadata."""
+        """Invert the first clip, and train on all clips, video (N, 3, F, H, W). The motion holds
+        the inverted noise as "noise", (C, F, h, w), the trained parameters in float16, and the
+        losses in its metadata."""
         return self._learn(None, backbone, video, prompt, sampling)
 
     @final
@@ -134,7 +136,8 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
     def _initial_state(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Motion]:
-        """A motion that holds only the noise of the first clip, inverted with an empty prompt."""
+        """A motion that holds only the inverted noise of the first clip. The prompt of the
+        inversion is empty."""
         trace = yield from record_inversion(
             backbone,
             video[:1],
@@ -149,7 +152,7 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
     def _objective(
         self, backbone: Backbone, latents: Tensor, prompt: str, state: Motion
     ) -> TrainingObjective:
-        """The objective with new adapters, or with those of a checkpoint."""
+        """The objective with new adapters, or with the adapters of a checkpoint."""
         plain = backbone.denoiser(backbone.encode_text([prompt]))
         generator = torch.Generator().manual_seed(self.config.training_seed)
         temporal, spatial = adapter_tensors(state)
@@ -177,19 +180,21 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
         if lora is None:
             return {}
         transformers = backbone.transformers.get("spatial_transformers", ())
-        paths = [path for one in transformers for path in one.linears(backbone.network)]
-        return LoRA.fresh(backbone.network, paths, lora.rank, backbone.component, generator)
+        paths = [
+            path for transformer in transformers for path in transformer.linears(backbone.network)
+        ]
+        return LoRA.initial(backbone.network, paths, lora.rank, backbone.component, generator)
 
     @final
     @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample with the adapter, scaled by `strength`."""
+        """Sample with the adapter, whose parameters are scaled by `strength`."""
         motion.check_compatible(backbone, self.name)
         tensors = learned_parameters(motion)
         if self.config.strength != 1:
-            tensors = weighted([tensors], [self.config.strength])
+            tensors = weighted_sum([tensors], [self.config.strength])
         adapter = self.adapter(backbone, tensors, learning=False)
         x, note = self._initial_latents(backbone, motion, sampling)
         if note:
@@ -208,26 +213,28 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
     def _initial_latents(
         self, backbone: Backbone, motion: Motion, sampling: Sampling
     ) -> tuple[Tensor, str]:
-        """The noise that a sample starts from, and a note for the user. Raises `BadMotion` if the
-        clip's own noise is needed and has another number of frames or another noise level."""
+        """The initial noise of a sample, and a note for the user, which may be empty. Raises
+        `BadMotion` if the inverted noise is needed but has another number of frames of latents or
+        another time."""
         config, generator = self.config, torch.Generator().manual_seed(sampling.seed)
-        own = motion.tensors["noise"][None].to(backbone.device)
-        own_frames, frames = own.shape[2], int(motion.metadata.get("frames", own.shape[2]))
-        own_time = next(iter(motion.metadata.get("times", ())), None)
-        time = _noisiest_time(backbone, own.shape, sampling)
+        inverted = motion.tensors["noise"][None].to(backbone.device)
+        learned_frames = inverted.shape[2]
+        frames = int(motion.metadata.get("frames", learned_frames))
+        learned_time = next(iter(motion.metadata.get("times", ())), None)
+        time = _noisiest_time(backbone, inverted.shape, sampling)
         note = ""
-        if config.initial_noise != "random" and (frames, time) != (own_frames, own_time):
+        if config.initial_noise != "random" and (frames, time) != (learned_frames, learned_time):
             raise BadMotion(
-                f"the clip's own noise has {own_frames} frames at noise level {own_time}, but the "
-                f"sample needs {frames} at {time}; use the same `frames` and `steps`, or "
-                "`initial_noise=random`"
+                f"the inverted noise of the clip has {learned_frames} frames at noise level "
+                f"{learned_time}, but the sample needs {frames} frames at noise level {time}; use "
+                "the same `frames` and `steps`, or `initial_noise=random`"
             )
-        if frames != own_frames:
-            own = own.new_zeros(*own.shape[:2], frames, *own.shape[3:])
-            note = f"the motion was learned on {own_frames} frames and is used for {frames}"
+        if frames != learned_frames:
+            inverted = inverted.new_zeros(*inverted.shape[:2], frames, *inverted.shape[3:])
+            note = f"the motion was learned on {learned_frames} frames and is used for {frames}"
         x = initial_noise.initial(
             config.initial_noise,
-            own,
+            inverted,
             generator,
             factor=config.low_pass_factor,
             share=config.noise_share,
@@ -246,5 +253,5 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
 
 
 def _noisiest_time(backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> float:
-    """The time at which a sample of this shape starts."""
+    """The time of the noisiest level, for latents of shape (…, F, H, W)."""
     return float(backbone.schedule.sized(shape).grid(sampling.steps)[0])

@@ -1,7 +1,7 @@
 """`TrainingConfig`: the settings of every method that trains, and their checks.
 
-Owns how an adapter is trained and how clips are sampled with it. Knows no method: a method's config
-inherits from it and sets its own numbers.
+Owns the settings of the training of an adapter and of sampling with it. Knows no method: the config
+of a method inherits from this class and sets other defaults.
 """
 
 from __future__ import annotations
@@ -34,30 +34,32 @@ class TrainingConfig:
     clip_gradient: float = 0.0
     """Maximum norm of the gradient. 0 turns clipping off."""
     objective: Objective = "mse"
-    """mse: mean squared error of the network's output. vmc: cosine of the differences between
-    frames. vmc_released: cosine over time of the absolute values of these differences, as in VMC's
-    code. debiased: mse, plus mse without the part that frames share. hybrid: debiased, with a
-    spatial LoRA that learns the appearance and is discarded."""
+    """mse: mean squared error of the network's output. vmc: cosine distance of the differences
+    between frames. vmc_released: cosine distance over time of the absolute values of these
+    differences, as in VMC's code. debiased: mse, plus mse without the content that frames share.
+    hybrid: debiased, with a spatial LoRA that learns the appearance and is then discarded."""
     offset_noise: float = 0.0
-    """Standard deviation of a noise that is constant over each frame and channel. 0 turns it
-    off."""
+    """Standard deviation of an additional noise that is constant within each frame and channel. 0
+    turns it off."""
     training_seed: int = 0
-    """Seed of the random numbers during learning. The seed of the result is `seed`."""
+    """Seed of the random numbers of the training. `seed` is the seed of the sample."""
     eight_bit: bool = False
-    """Use AdamW with 8-bit moments from bitsandbytes, which take a quarter of the memory."""
+    """Use the AdamW of bitsandbytes, whose 8-bit moments need a quarter of the memory."""
     checkpoint_every: int = 50
-    """Iterations between checkpoints. Interrupted learning resumes from the last checkpoint."""
+    """Number of iterations between checkpoints. Interrupted training resumes from the last
+    checkpoint."""
     inversion_steps: int = 50
-    """Approximate number of steps of the inversion, which computes the clip's own noise."""
+    """Approximate number of steps of the inversion, which computes the inverted noise."""
     initial_noise: initial_noise.Kind = "blended"
     """The noise that a sample starts from: random, inverted, low_frequency, blended or
     low_frequency_blended."""
     noise_share: float = 0.5
-    """Fraction p of the clip's own noise in a blended initial noise."""
+    """Fraction p of the inverted noise in a blended initial noise."""
     low_pass_factor: int = 4
-    """Factor by which the filter of the low_frequency noises reduces a frame."""
+    """Factor by which the low-pass filter of the low_frequency noises downsamples a frame."""
     strength: float = 1.0
-    """Scale of the learned parameters: 0 is the original model, above 1 exaggerates the motion."""
+    """Scale of the trained parameters. 0 is the original model; a value above 1 exaggerates the
+    motion."""
 
     def __post_init__(self) -> None:
         check_at_least(

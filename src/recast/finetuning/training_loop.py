@@ -1,6 +1,6 @@
-"""The learn loop: train adapters iteration by iteration, with events and checkpoints.
+"""The training loop: it trains adapters and yields `Step` and `Checkpoint` events.
 
-Owns the order of training and what a checkpoint is. Knows no method and no layer.
+Owns the order of training and the content of a checkpoint. Knows no method and no layer.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def train_with_checkpoints(
     optimizer_class: Callable[..., Optimizer],
     state: Motion,
 ) -> Generator[Event, None, Motion]:
-    """Train from `state`: a motion that holds only the clip's noise, or a checkpoint.
+    """Train from `state`, which is a motion that holds only the inverted noise, or a checkpoint.
 
-    Returns a motion with the temporal adapter's parameters in float16 and the losses of all
-    iterations in its metadata. Raises `BadMotion` for a checkpoint that does not fit, and
-    `NotFinite`.
+    Returns a motion with the noise, the temporal adapter's parameters in float16, and the losses of
+    all iterations in its metadata. Raises `BadMotion` for a checkpoint that does not fit the
+    adapters, and `NotFinite`.
     """
     config, losses = objective.config, parameters.losses(state)
     groups = objective.groups(spatial_lr)

@@ -33,7 +33,7 @@ _MAX_DENOMINATOR = 1001
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Video:
-    """A clip in memory. Raises `BadCall` for frames of another shape or type, or a bad rate."""
+    """A clip in memory. Raises `BadCall` for another shape or type of frames and for a bad rate."""
 
     frames: Pixels
     """(F, H, W, 3) uint8 RGB, F >= 1."""

@@ -1,24 +1,24 @@
 """DiTFlow: guidance by attention motion flow, the displacements that attention across frames gives.
 
 Pondaven, Siarohin, Tulyakov, Torr, Pizzati: "Video Motion Transfer with Diffusion Transformers",
-CVPR 2025. Queries of one frame against keys of another frame give a displacement for each position:
-to the strongest match in the source (argmax), to the mean of the matches in the sample, which is
-differentiable. At the noisiest levels x_t is optimised until its displacements equal those of the
-source, at positions where the latter are not zero. The source is read without noise, as in the
-authors' code. That code compares queries and keys after the rotary embedding; here this depends on
-the roles of the backbone.
+CVPR 2025. The queries of one frame and the keys of another give a displacement for each position:
+in the source to the position with the strongest attention (argmax), in the sample to the mean of
+all positions weighted by attention, which is differentiable. At the noisiest levels x_t is
+optimised until its displacements equal those of the source, where the source moves. As in the
+authors' code, the source is read without noise. That code compares queries and keys after the
+rotary embedding; here this depends on the roles of the backbone.
 
 The second form (section 4.3, ρ_t) optimises the position embeddings in place of x_t, once, while a
-clip of the source prompt is sampled. Any other prompt then uses the same positions at the same
-levels without optimisation (section 5.3). Each level starts from the positions of the level before.
-Both passes of classifier-free guidance use these positions; passes of the noised source never do.
-Rotary embeddings are optimised as tables of cosines and sines, as in the authors' code. That code
-has one table for the queries and one for the keys; here both share one, as in the models.
+clip of the source prompt is sampled. A transfer with any prompt uses the same embeddings at the
+same levels, without optimisation (section 5.3). The optimisation at a level starts from the result
+of the previous level. Both passes of classifier-free guidance use the optimised embeddings; passes
+of the noised source do not. As in the authors' code, rotary embeddings are optimised as tables of
+cosines and sines. That code has one table for queries and one for keys; here both use one table.
 
-The method is made for transformers, whose attention spans all frames. In a UNet queries and keys
-attend within a frame; here they are nevertheless compared across frames.
+The method is made for transformers, whose attention covers all frames. A UNet's queries and keys
+attend within a frame; this method nevertheless compares them across frames.
 
-Owns the paper's settings, its flow and loss and both forms. Knows no model.
+Owns the paper's settings, its flow, its loss and both forms. Knows no model.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from recast.motions.method import (
     check_setting,
 )
 from recast.motions.motion import Motion
-from recast.networks.feature_hooks import Tap, added, override, unrolled
+from recast.networks.feature_hooks import Tap, added, as_grid, override
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,32 +71,31 @@ class Config:
 
     optimised: Literal["latents", "positions"] = "latents"
     """latents: optimise x_t during every transfer. positions: optimise the position embeddings
-    once during learning. The motion then consists of these, and a transfer needs no
-    optimisation."""
+    once, during learning; a transfer then needs no optimisation."""
     queries: str = "queries"
     """Role of the queries."""
     keys: str = "keys"
-    """Role of the keys. It must have as many layers as the queries."""
+    """Role of the keys. It must have as many layers as the role of the queries."""
     places: tuple[int, ...] = ()
-    """Indices of the layers of these roles that are guided, counted from 0. Empty selects all
-    layers. Their losses are averaged."""
+    """Indices of the layers of these two roles that are guided, counted from 0. An empty list
+    selects all layers. The losses of the layers are averaged."""
     temperature: float = 2.0
     """Factor by which the attention logits are multiplied."""
     level: float = 0.0
-    """Fraction of the noise schedule at which the source's displacements are read. 0 is clean."""
+    """Fraction of the noise schedule at which the source is read. 0 is the clean level."""
     guided: float = 0.2
     """Fraction of the levels, from the noisiest, that are optimised. 0 turns guidance off."""
     inner_steps: int = 5
-    """Optimisation steps at each guided level. Each level starts a new Adam."""
+    """Number of optimisation steps at each guided level. Each level starts a new Adam."""
     lr: float = 0.002
     """Adam's learning rate at the first guided level."""
     lr_end: float = 0.001
     """Adam's learning rate at the last guided level. It changes linearly in between."""
     injected: tuple[str, ...] = ()
-    """Roles, such as keys and values, that get the features of the noised source at the guided
-    levels."""
+    """Roles, such as keys and values, whose features are replaced by those of the noised source at
+    the guided levels."""
     injected_places: tuple[int, ...] = ()
-    """Indices of the layers of the injected roles, counted from 0. Empty selects all layers."""
+    """Indices of the layers of the injected roles, counted from 0. An empty list selects all."""
 
     def __post_init__(self) -> None:
         check_above_zero(self, "temperature")
@@ -108,28 +107,29 @@ class Config:
 
 PRESETS = {
     "fast": Config(guided=0.6, inner_steps=10, lr=0.04, lr_end=0.02),
-    # Roles of CogVideoX-5B: block 20 of 42 is guided and block 0 injected. For 2B guide block 15.
+    # Roles of CogVideoX-5B: guide block 20 of 42 and inject block 0. For 2B guide block 15.
     "paper": Config(queries="queries20", keys="keys20", injected=("keys0", "values0")),
     "positions": Config(
         optimised="positions", queries="queries20", keys="keys20", injected=("keys0", "values0")
     ),
 }
 _POSITIONS = "positions"
-"""The role of the position embeddings, and the name of the motion's tensor."""
+"""The role of the position embeddings, and the name of their tensor in a motion."""
 _LEARNED = ("optimised", "queries", "keys", "places", "level")
-"""The settings that change what is learned in the first form; in the second all settings do."""
-# time -> what is added to the position embeddings at that time, (1, F, H, W, C)
+"""The settings on which the result of `learn` depends; in the second form these are all."""
+# time -> offset that is added to the position embeddings at that time, (1, F, H, W, C)
 _Offsets = dict[float, Tensor]
 
 
 def flow(
     queries: Tensor, keys: Tensor, heads: int, temperature: float, *, strongest: bool
 ) -> Tensor:
-    """Attention motion flow: the displacement of every position of frame i to its match in frame
-    j, in positions to the right and down. Features (1, F, H, W, C) to (F, F, H·W, 2).
+    """Attention motion flow: for every position of frame i, the displacement to its match in frame
+    j, to the right and down, in units of positions. Queries and keys (1, F, H, W, C) to
+    (F, F, H·W, 2), indexed by i and j.
 
-    The match is the position with the strongest attention or, differentiable, the mean of all
-    positions weighted by their attention.
+    With `strongest` the match is the position with the strongest attention. Otherwise it is the
+    mean of all positions weighted by attention, which is differentiable.
     """
     frames, height, width, channels = queries.shape[1:]
     q, k = (rearrange(x.float(), "1 f h w c -> f (h w) c") for x in (queries, keys))
@@ -145,9 +145,9 @@ def flow(
     return torch.stack(matches) - positions
 
 
-def where_moving(displacements: Tensor, source: Tensor) -> Tensor:
-    """The mean squared error of displacements (…, 2) at positions where the source's is not zero.
-    If the source's are all zero, the mean is over all positions."""
+def moving_mse(displacements: Tensor, source: Tensor) -> Tensor:
+    """The mean squared error of displacements (…, 2), over the positions where the displacement of
+    the source is not zero. If it is zero everywhere, the mean is over all positions."""
     moving = source.square().sum(-1) > 0
     if not bool(moving.any()):
         return mse_loss(displacements, source)
@@ -156,8 +156,8 @@ def where_moving(displacements: Tensor, source: Tensor) -> Tensor:
 
 @final
 class Method(MotionMethod[Config]):
-    """Learn once per clip, transfer for many prompts. With displacements the number of sampling
-    steps is free; with positions it is that of the learning."""
+    """Guide a sample by attention motion flow. A motion serves any prompt. Displacements also serve
+    any number of steps; position embeddings need the number with which they were learned."""
 
     name = "ditflow"
 
@@ -172,18 +172,19 @@ class Method(MotionMethod[Config]):
         return self.config.optimised == "positions"
 
     def cache_key_settings(self) -> Mapping[str, Any]:
-        every = [field.name for field in fields(self.config)]
-        return self.settings_as_json(every if self.learns_by_sampling else _LEARNED)
+        all_settings = [field.name for field in fields(self.config)]
+        return self.settings_as_json(all_settings if self.learns_by_sampling else _LEARNED)
 
     @job
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Motion]:
-        """Read the displacements in one pass. The motion holds the clip's "latents", (C, F, H, W),
-        and for the n-th guided layer its displacements as "n/flow", (F, F, H·W, 2).
+        """Read the displacements in one forward pass. The motion holds the clip's latents as
+        "latents", (C, F, H, W), and the displacements of the n-th guided layer as "n/flow",
+        (F, F, H·W, 2).
 
-        The second form then samples the guided levels. Its motion holds what is added to the
-        position embeddings at each of them, "positions" (L, F, H, W, C) in float16, and "latents"
+        The second form then samples the guided levels. Its motion holds the offsets of the position
+        embeddings at the L guided levels as "positions", (L, F, H, W, C) in float16, and "latents"
         only if features are injected.
         """
         x = backbone.encode(video)
@@ -205,8 +206,8 @@ class Method(MotionMethod[Config]):
         prompt: str,
         sampling: Sampling,
     ) -> Generator[Event, None, Motion]:
-        """Optimise positions until a sample of the prompt, from a fixed noise, has the target
-        displacements (algorithm 1)."""
+        """Optimise the position embeddings of a sample of the prompt, from a fixed noise, until it
+        has the target displacements (algorithm 1)."""
         guided_steps = count_steps(self.config.guided, sampling)
         if not guided_steps:
             raise BadCall(
@@ -231,14 +232,14 @@ class Method(MotionMethod[Config]):
             tensors["latents"] = source[0]
         motion = self.build_motion(backbone, tensors, prompt, sampling, list(guidance.offsets))
         losses = [loss for level in guidance.losses.values() for loss in level]
-        facts = {"shape": list(source.shape), "losses": losses}
-        return replace(motion, metadata={**motion.metadata, **facts})
+        extra = {"shape": list(source.shape), "losses": losses}
+        return replace(motion, metadata={**motion.metadata, **extra})
 
     @job
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample from random noise, guided by the displacements or with the learned positions."""
+        """Sample from random noise with the displacements or the learned position embeddings."""
         self._check(backbone, motion, sampling)
         source = motion.tensors.get("latents")
         shape = motion.metadata["shape"] if source is None else (1, *source.shape)
@@ -248,7 +249,7 @@ class Method(MotionMethod[Config]):
         if self.learns_by_sampling:
             positions = motion.tensors[_POSITIONS].to(backbone.device).unbind()
             times = motion.metadata["times"]
-            guidance.offsets |= {t: one[None] for t, one in zip(times, positions, strict=True)}
+            guidance.offsets |= {t: p[None] for t, p in zip(times, positions, strict=True)}
         else:
             numbers = range(len(self.pairs(backbone)))
             edit = guidance.edit([motion.tensors[f"{n}/flow"].to(x.device) for n in numbers])
@@ -266,10 +267,10 @@ class Method(MotionMethod[Config]):
     def flows(
         self, backbone: Backbone, denoise: Denoiser, x: Tensor, t: Tensor, *, strongest: bool
     ) -> list[Tensor]:
-        """The displacements (F, F, H·W, 2) of every guided layer at x_t."""
+        """The displacements (F, F, H·W, 2) of every guided layer at x_t (1, C, F, H, W)."""
         pairs = self.pairs(backbone)
         features = read_features(backbone, denoise, list(chain(*pairs)), x, t, grad=not strongest)
-        grids = {path: unrolled(grid, *x.shape[-2:]) for path, grid in features.items()}
+        grids = {path: as_grid(grid, *x.shape[-2:]) for path, grid in features.items()}
         temperature = self.config.temperature
         return [
             flow(grids[q.path], grids[k.path], q.heads, temperature, strongest=strongest)
@@ -287,8 +288,7 @@ class Method(MotionMethod[Config]):
         return guided_times(backbone, shape, sampling, guided_steps)
 
     def _check(self, backbone: Backbone, motion: Motion, sampling: Sampling) -> None:
-        """Raise `BadMotion` for a motion of other weights or settings, and for positions of other
-        levels."""
+        """Raise `BadMotion` for a motion of other weights, settings or noise levels."""
         motion.check_compatible(backbone, self.name)
         motion.check_settings(self.cache_key_settings())
         if not self.learns_by_sampling:
@@ -303,8 +303,9 @@ class Method(MotionMethod[Config]):
 
 @final
 class _Guidance:
-    """Guidance of one sample that starts from `noise` (1, C, F, H, W). It fills `losses` (index of
-    a level -> losses of its inner steps) and, in the second form, `offsets`."""
+    """The guidance of one sample that starts from `noise` (1, C, F, H, W), with injection of the
+    features of `source`. Sampling fills `losses` (index of a level -> losses of its inner steps)
+    and, when the second form learns, `offsets`."""
 
     def __init__(
         self,
@@ -320,16 +321,16 @@ class _Guidance:
         times = method.times(backbone, noise.shape, sampling)
         self._guided_steps = len(times)
         config = method.config
-        self._taps = select_taps(backbone, config.injected, config.injected_places)
-        self._position = backbone.taps(_POSITIONS) if method.learns_by_sampling else ()
-        self._injected: FeaturesAt = lambda t: None
+        self._injected_taps = select_taps(backbone, config.injected, config.injected_places)
+        self._position_taps = backbone.taps(_POSITIONS) if method.learns_by_sampling else ()
+        self._source_features: FeaturesAt = lambda t: None
         if source is not None:
-            # The features of the source under the sample's own noise.
+            # The source is noised with the initial noise of the sample.
             x0 = source.to(noise).view_as(noise)
-            self._injected = SourceFeatures(
+            self._source_features = SourceFeatures(
                 backbone,
                 self._plain,
-                self._taps,
+                self._injected_taps,
                 times,
                 lambda t: backbone.schedule.noised(x0, noise, t),
             )
@@ -340,44 +341,44 @@ class _Guidance:
         """The denoiser with injected features and, at times with an offset, changed positions."""
 
         def offset_at(t: Tensor) -> Mapping[str, Tensor] | None:
-            return self._at_position(self.offsets[float(t)]) if float(t) in self.offsets else None
+            return self._by_path(self.offsets[float(t)]) if float(t) in self.offsets else None
 
-        denoise = inject_features(self._backbone, denoise, self._position, offset_at, added)
-        # The source is read outside of the changed positions.
-        return inject_features(self._backbone, denoise, self._taps, self._injected)
+        denoise = inject_features(self._backbone, denoise, self._position_taps, offset_at, added)
+        # The outer denoiser reads the source, so the source gets unchanged position embeddings.
+        return inject_features(self._backbone, denoise, self._injected_taps, self._source_features)
 
     def edit(self, target: Sequence[Tensor]) -> Edit:
-        """The edit that optimises x_t or, in the second form, the positions, until the
-        displacements of every guided layer are the target's."""
+        """The edit that optimises x_t or, in the second form, the position embeddings, until the
+        displacements of every guided layer equal `target`."""
         method, backbone = self._method, self._backbone
 
         def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
             def loss(x: Tensor) -> Tensor:
                 flows = method.flows(backbone, self._plain, x, t, strongest=False)
-                terms = [where_moving(*pair) for pair in zip(flows, target, strict=True)]
+                terms = [moving_mse(*pair) for pair in zip(flows, target, strict=True)]
                 return torch.stack(terms).mean()  # eq. 8
 
             lrs = learning_rates(method.config, index, self._guided_steps)
+            taps, features = self._injected_taps, self._source_features(t)
             with ExitStack() as stack:
-                if features := self._injected(t):
-                    frames = x.shape[2]
-                    stack.enter_context(override(backbone.network, self._taps, features, frames))
+                if features:
+                    stack.enter_context(override(backbone.network, taps, features, x.shape[2]))
                 if not method.learns_by_sampling:
                     return minimize(loss, x, lrs)
-                # Each level starts from the positions of the level before.
+                # Each level starts from the offset of the previous level.
                 start = next(reversed(self.offsets.values()), None)
                 start = self._zero_offset(x, t) if start is None else start
-                self.offsets[float(t)], losses = minimize(self._of_offset(loss, x), start, lrs)
+                self.offsets[float(t)], losses = minimize(self._on_offset(loss, x), start, lrs)
                 return x, losses
 
         return edit_first_levels(self._guided_steps, self._steps, change, self.losses)
 
-    def _of_offset(self, loss: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
-        """The loss at x_t as a function of what is added to the positions."""
+    def _on_offset(self, loss: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The loss at x_t as a function of the offset of the position embeddings."""
         config, network = self._method.config, self._backbone.network
 
-        def of_offset(offset: Tensor) -> Tensor:
-            with added(network, self._position, self._at_position(offset), x.shape[2]):
+        def loss_of_offset(offset: Tensor) -> Tensor:
+            with added(network, self._position_taps, self._by_path(offset), x.shape[2]):
                 value = loss(x)
             if not value.requires_grad:
                 raise BadCall(
@@ -386,13 +387,13 @@ class _Guidance:
                 )
             return value
 
-        return of_offset
+        return loss_of_offset
 
     def _zero_offset(self, x: Tensor, t: Tensor) -> Tensor:
-        """An offset of the positions that changes nothing, (1, F, H, W, C) float32."""
-        features = read_features(self._backbone, self._plain, self._position, x, t)
+        """A zero offset of the position embeddings, (1, F, H, W, C) float32."""
+        features = read_features(self._backbone, self._plain, self._position_taps, x, t)
         (positions,) = features.values()
         return torch.zeros_like(positions, dtype=torch.float32)
 
-    def _at_position(self, offset: Tensor) -> dict[str, Tensor]:
-        return {tap.path: offset for tap in self._position}
+    def _by_path(self, offset: Tensor) -> dict[str, Tensor]:
+        return {tap.path: offset for tap in self._position_taps}

@@ -2,12 +2,12 @@
 
 Yatim, Fridman, Bar-Tal, Kasten, Dekel: "Space-Time Diffusion Features for Zero-Shot Text-Driven
 Motion Transfer", CVPR 2024. `learn` inverts the clip once and records its features at the guided
-levels. `transfer` starts from noise with the low frequencies of the inverted noise (eq. 4) and, at
-the noisiest levels, optimises x_t until its features change over time like those of the clip
+levels. `transfer` starts from a noise with the low frequencies of the inverted noise (eq. 4). At
+the noisiest levels it optimises x_t until its features change over time like those of the clip
 (eq. 3).
 
-Owns the paper's settings, features and losses. The order of work is that of
-`FeatureMatchingMethod`.
+Owns the paper's settings, features and losses. Knows no model. `FeatureMatchingMethod` has the
+algorithm.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ class Config:
     """DMT's settings, including those that the paper ablates."""
 
     taps: tuple[str, ...] = ("motion",)
-    """Roles whose features are matched. Their losses are averaged."""
+    """Roles whose features are matched. The losses of their layers are averaged."""
     feature: Literal["smm", "full"] = "smm"
     """smm: the spatial marginal mean of each frame (eq. 1). full: the features at every
     position."""
     cells: int = 1
-    """Compute the mean of smm in each cell of a grid of cells × cells; 1 is eq. 1. More cells tie
-    the subject more closely to its position in the source."""
+    """With smm, compute the mean in each cell of a grid of cells × cells. 1 is eq. 1. More cells
+    bind the subject more closely to its position in the source."""
     loss: Literal["pairwise", "pairwise_cosine", "absolute"] = "pairwise"
-    """pairwise: the differences between frames (eq. 3). pairwise_cosine: the cosines of these
-    differences, as in the authors' code. absolute: the features themselves, as in feature
-    inversion."""
+    """pairwise: squared error of the differences between frames (eq. 3). pairwise_cosine: cosine
+    distance of these differences, as in the authors' code. absolute: squared error of the features
+    themselves, as in feature inversion."""
     guided: float = 0.4
     """Fraction of the levels, from the noisiest, at which x_t is optimised. 0 turns guidance
     off."""
     inner_steps: int = 30
-    """Optimisation steps at each guided level. Each level starts a new Adam."""
+    """Number of optimisation steps at each guided level. Each level starts a new Adam."""
     lr: float = 0.01
     """Adam's learning rate at the first guided level."""
     lr_end: float = 0.01
@@ -57,19 +57,20 @@ class Config:
     """The noise that a sample starts from: random, inverted, low_frequency (eq. 4), blended or
     low_frequency_blended."""
     low_pass_factor: int = 4
-    """Factor by which the low-pass filter of eq. 4 reduces a frame (ξ)."""
+    """Factor ξ by which the low-pass filter of eq. 4 downsamples a frame."""
     align_corners: bool = False
-    """Resize for eq. 4 with aligned corner pixels, as in the authors' code."""
+    """Resize with aligned corner pixels in eq. 4, as in the authors' code."""
     noise_share: float = 0.5
-    """Fraction p of x_T in a blended initial noise."""
+    """Fraction p of the inverted noise in a blended initial noise."""
     restart: bool = True
-    """Take every step but the last twice, and add new noise before the second time."""
+    """Use Restart sampling: take every step except the last twice, and add new noise before the
+    second time."""
     inversion_steps: int = 1000
     """Approximate number of inversion steps. The inversion visits every sampling level."""
     prompt_prefix: str = ""
-    """Text before the prompt, and before the source prompt if there is one."""
+    """Text that is put before the prompt, and before the source prompt if there is one."""
     negative_prompt: str = ""
-    """The negative prompt if the call gives none."""
+    """The negative prompt that is used if the call gives none."""
 
     def __post_init__(self) -> None:
         check_feature_matching(self)
@@ -78,8 +79,9 @@ class Config:
 
 
 PRESETS = {
-    # Tuned on the shapes model (docs/log/dmt-on-shapes.md), with one inversion step for each
-    # level. With the noise of eq. 4 the camera's motion is lost there (docs/log/methods.md).
+    # Tuned on the shapes model (docs/log/dmt-on-shapes.md). The inversion takes one step for each
+    # sampling level. With the initial noise of eq. 4 the shapes model loses the motion of the
+    # camera (docs/log/methods.md).
     "fast": Config(
         cells=2,
         loss="pairwise_cosine",
@@ -116,8 +118,8 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @final
 class Method(FeatureMatchingMethod[Config]):
-    """Match space-time features. The motion holds, for each tap, its features at the guided levels,
-    (L, F, C·cells²) for smm or (L, F, H, W, C) for full."""
+    """Match space-time features. For each tap the motion holds the features at the L guided levels:
+    (L, F, C·cells²) for smm, (L, F, H, W, C) for full."""
 
     name = "dmt"
     learned_settings = ("taps", "feature", "cells", "guided", "inversion_steps", "prompt_prefix")
@@ -134,7 +136,7 @@ class Method(FeatureMatchingMethod[Config]):
 
     def distance(self, features: Tensor, target: Sequence[Tensor]) -> Tensor:
         phi, phi_source = self.reduce(features), target[0][None]
-        # (B, F, H, W, C) becomes (B, F, H·W·C), so that one loss serves both kinds of feature.
+        # Full features (B, F, H, W, C) become (B, F, H·W·C), so that the losses serve both kinds.
         return _DISTANCES[self.config.loss](phi.flatten(2), phi_source.flatten(2))  # eq. 3
 
     def initial_latents(self, inverted: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,11 +2,11 @@
 
 Jeong et al.: "DreamMotion: Space-Time Self-Similar Score Distillation for Zero-Shot Video Editing",
 ECCV 2024. There is no sampling: a copy of the source's latents is optimised directly. The
-difference of two scores moves it towards the prompt (V-DDS, after Hertz et al., ICCV 2023). The
-similarities between the source's own positions and frames, read from self-attention keys, preserve
-its structure and motion.
+difference of two noise estimates moves it towards the prompt (V-DDS, after the DDS of Hertz et al.,
+ICCV 2023). Two terms compare the self-similarities of self-attention keys, between positions and
+between frames, with those of the source; they preserve its structure and motion.
 
-Owns the paper's settings and its gradient. Knows no network.
+Owns the paper's settings and the gradient of a step. Knows no network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from torch.optim import SGD, Adam, Optimizer
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.diffusion.optimize import Group, gradient, packed, restore, train
+from recast.diffusion.optimize import (
+    Group,
+    gradient,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    train,
+)
 from recast.diffusion.sampling import check_finite, generator_of, randn
 from recast.errors import BadCall
 from recast.events import Event, Note, Preview, Step, job
@@ -49,43 +55,46 @@ class Config:
     """DreamMotion's settings, including those that the paper ablates."""
 
     iterations: int = 200
-    """Steps of the optimiser."""
+    """Number of optimizer steps."""
     optimizer: Literal["sgd", "adam"] = "sgd"
-    """sgd: plain gradient descent, as in DDS. adam: Adam, whose steps are about `lr` in every
-    element, independent of the gradient's magnitude."""
+    """sgd: plain gradient descent, as in DDS. adam: Adam, which changes every element by about
+    `lr` in a step, whatever the magnitude of the gradient."""
     lr: float = 0.1
     """Learning rate at the first step."""
     lr_decay: float = 1.0
-    """Learning rate at the last step as a fraction of the first. It decreases linearly in between.
-    1 keeps it constant."""
+    """Learning rate at the last step, as a fraction of that at the first step. It decreases
+    linearly in between. 1 means a constant learning rate."""
     scale_by_area: bool = False
     """Multiply the whole gradient by 2000 / (h·w), for latents of h × w positions, as the released
-    code of DDS does: 0.49 for a frame of 512×512 pixels, 31 for the shapes model."""
+    code of DDS does. The factor is 0.49 for a frame of 512×512 pixels, and 31 for the shapes
+    model."""
     cleanest: float = 0.05
-    """Lower bound of the random noise levels, as a fraction of the schedule. 0 is clean."""
+    """Lower bound of the random noise levels, as a fraction of the schedule. 0 is the clean
+    level."""
     noisiest: float = 0.95
     """Upper bound of the random noise levels, as a fraction of the schedule. 1 is the noisiest
     level."""
     spatial: float = 0.1
-    """Weight of spatial self-similarity (S-SSM), which preserves the structure of frames. 0 turns
-    it off. The term is multiplied by the number of positions of the latents, so that it has the
-    scale of the score."""
+    """Weight of the term of spatial self-similarity (S-SSM), which preserves the structure of
+    frames. 0 turns it off. The term is multiplied by the number of positions of the latents, which
+    brings its gradient to the scale of the score."""
     temporal: float = 0.1
-    """Weight of temporal self-similarity (T-SSM), which preserves the motion. 0 turns it off. It is
-    scaled like the spatial term, but the mean over a larger frame changes less, so the same weight
-    has less effect on larger frames."""
+    """Weight of the term of temporal self-similarity (T-SSM), which preserves the motion. 0 turns
+    it off. It is scaled like the spatial term. The mean over a larger frame changes less, so the
+    same weight has less effect on larger frames."""
     limit: float = 0.0
-    """Limit the gradient of both terms together to this multiple of the score, by their RMS over
-    the clip. 0 turns the limit off. Cosines of keys close to zero have steep gradients, and a
-    single such step can destroy a clip."""
+    """Limit the gradient of both terms together: its RMS over the clip is at most this multiple of
+    the score's RMS. 0 turns the limit off. Without it a single step can destroy a clip, because
+    cosines of keys close to zero have steep gradients."""
     keys: tuple[str, ...] = ("keys",)
-    """Roles whose features give the self-similarities. Their layers are averaged."""
+    """Roles whose features give the self-similarities. The terms of their layers are averaged."""
     report_every: int = 10
-    """Report the latents and the mean gradient after every this many steps. Previews show these
-    reports, an interrupted run resumes from the last of them, and `stop_below` is tested there."""
+    """Number of steps between reports. A report shows a preview and the mean gradient since the
+    last report. `stop_below` is tested at a report, and an interrupted run resumes from the last
+    report."""
     stop_below: float = 0.0
     """Stop early if the mean gradient since the last report has an RMS below this value, in
-    standard deviations of the noise. 0 takes every step."""
+    standard deviations of the noise. 0 never stops early."""
 
     def __post_init__(self) -> None:
         check_names_roles(self, "keys", "keys")
@@ -99,11 +108,12 @@ class Config:
 
 
 PRESETS = {
-    # Measured on the shapes model (docs/log/dreammotion.md): 60 steps are enough, and with 200
-    # the clip drifts. Without the limit a tenth of these weights sometimes destroyed a clip.
+    # Measured on the shapes model (docs/log/dreammotion.md): 60 steps are enough, and after 200
+    # steps the clip has drifted. Without the limit even a tenth of these weights sometimes
+    # destroyed a clip.
     "fast": Config(iterations=60, spatial=1.0, temporal=1.0, limit=1.0),
-    # 200 steps of SGD at DDS's scale. The paper's text gives no weights for its two terms: these
-    # are our defaults.
+    # 200 steps of SGD at the scale of DDS. The paper's text gives no weights for the two terms, so
+    # our defaults are used.
     "paper": Config(scale_by_area=True),
 }
 
@@ -124,12 +134,13 @@ class Method(LatentsMethod[Config]):
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Distil the prompt into the clip. Raises `BadCall` if the two prompts are equal."""
+        """Optimise the clip's latents towards the prompt. Raises `BadCall` if the prompt equals the
+        source prompt."""
         source = self.source_latents(backbone, motion)
         if motion.source_prompt.split() == prompt.split():
             raise BadCall(
-                f"the prompt must differ from `source_prompt`, got {prompt!r} for both; nothing "
-                "would change"
+                f"the prompt must differ from `source_prompt`, got {prompt!r} for both; with equal "
+                "prompts the clip would not change"
             )
         distillation = Distillation.of(
             self.config, backbone, source, motion.source_prompt, prompt, sampling
@@ -144,43 +155,45 @@ _OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam}
 def _descend(
     distillation: Distillation, done: int, x: Tensor, memory: Mapping[str, Tensor]
 ) -> Generator[Event, None, Tensor]:
-    """Take the remaining steps from x (1, C, F, h, w), after `done` steps. `memory` is the
-    optimizer's state after them."""
+    """Take the remaining steps from x (1, C, F, h, w), the latents after `done` steps. `memory` is
+    the optimizer's state after these steps."""
     config, total = distillation.config, distillation.config.iterations
     rates = np.linspace(config.lr, config.lr_decay * config.lr, total)
     z = nn.Parameter(x.clone())
     optimizer = _OPTIMIZERS[config.optimizer]([z], lr=config.lr)
-    restore(optimizer, memory)
+    load_optimizer_tensors(optimizer, memory)
 
     def loss(index: int) -> AbstractContextManager[Tensor]:
         optimizer.param_groups[0]["lr"] = float(rates[index - 1])
         return nullcontext(distillation(z, index))
 
     metrics = distillation.metrics
-    gradients = torch.zeros_like(x)  # their sum since the last report
+    gradient_sum = torch.zeros_like(x)  # since the last report
     for index, _ in train([Group([z], config.lr, loss)], optimizer, total, done=done):
         check_finite(z.detach(), f"iteration {index} of {total}")
         assert z.grad is not None
-        gradients += z.grad
-        due = index % config.report_every == 0
-        if due:
-            mean = gradients / config.report_every
+        gradient_sum += z.grad
+        reports = index % config.report_every == 0
+        if reports:
+            mean = gradient_sum / config.report_every
             metrics["mean_gradient"] = float(mean.square().mean().sqrt())
         yield Step(stage="distil", index=index, total=total, metrics=dict(metrics))
-        if due and metrics["mean_gradient"] < config.stop_below:
-            # Without a preview, because a run that is interrupted here must not resume after it.
+        if reports and metrics["mean_gradient"] < config.stop_below:
+            # There is no preview here: a run that resumed from it would continue after this stop.
             yield Note(text=f"stopped after {index} iterations: the gradient is below `stop_below`")
             break
-        if due:
+        if reports:
             latents = z.detach().clone()
-            yield Preview(stage="distil", index=index, latents=latents, memory=packed(optimizer))
-            gradients.zero_()
+            yield Preview(
+                stage="distil", index=index, latents=latents, memory=optimizer_tensors(optimizer)
+            )
+            gradient_sum.zero_()
     return z.detach().clone()
 
 
 def latent_mask(motion: Motion, latents: Tensor, backbone: Backbone) -> Tensor | None:
-    """The motion's mask at the size of latents (1, C, F, h, w), as (F, h, w) of 0 and 1; None
-    without a mask. A position is 1 if any of its pixels is in the mask."""
+    """The motion's mask at the size of latents (1, C, F, h, w), as (F, h, w) of 0 and 1; None if
+    the motion has no mask. A position is 1 if any of its pixels is in the mask."""
     mask = motion.tensors.get("mask")
     if mask is None:
         return None
@@ -190,17 +203,19 @@ def latent_mask(motion: Motion, latents: Tensor, backbone: Backbone) -> Tensor |
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distillation:
-    """Steps of z ← z − η·(g + n·λ_S·∇L_S + n·λ_T·∇L_T). Each step draws a noise level and a noise,
-    which source and result share.
+    """The steps z ← z − η·(g + n·λ_S·∇L_S + n·λ_T·∇L_T), where g is the score of V-DDS. Each step
+    draws a noise level and a noise; both the source and z get the same noise.
 
-    The magnitude of g does not depend on the number of positions, but the terms are means, whose
-    gradients decrease with it. The factor n = F·h·w compensates for that.
+    The magnitude of g does not depend on the number of positions n = F·h·w. The terms are means, so
+    their gradients decrease with n; the factor n compensates for that.
     """
 
     config: Config
     backbone: Backbone
     source: Tensor
+    """The latents of the source, (1, C, F, h, w)."""
     taps: tuple[Tap, ...]
+    """Where the self-attention keys are read."""
     cfg_denoisers: tuple[Denoiser, Denoiser]
     """Denoisers of the result and of the source, each under its own prompt, with classifier-free
     guidance."""
@@ -208,10 +223,11 @@ class Distillation:
     """The same denoisers without classifier-free guidance."""
     seed: int
     mask: Tensor | None = None
-    """Where the clip may change, (F, h, w) of 0 and 1; None means everywhere. The paper masks only
-    the score, so that its terms may also change the rest."""
+    """Where the clip may change, (F, h, w) of 0 and 1; None means everywhere. Here the mask
+    multiplies the whole gradient. In the paper it multiplies only the score, so that the two terms
+    may change the clip outside of the mask."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """The score and the terms of the last step."""
+    """The RMS of the score, and the two terms, in the last step."""
 
     @classmethod
     def of(
@@ -239,8 +255,8 @@ class Distillation:
         )
 
     def __call__(self, z: Tensor, index: int) -> Tensor:
-        """A function of z (1, C, F, h, w) whose gradient is the direction of this step. It fills
-        `metrics`."""
+        """The loss of step `index`: a function of z (1, C, F, h, w) whose gradient is the direction
+        of the step. The call fills `metrics`."""
         schedule, config = self.backbone.schedule, self.config
         generator = generator_of(self.seed, index)
         t = self._level(generator)
@@ -260,17 +276,18 @@ class Distillation:
         return total * (2000 / z[0, 0, 0].numel()) if config.scale_by_area else total
 
     def _structure_gradient(self, z: Tensor, noised: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """The gradient of both terms at z, weighted and limited as the settings say."""
+        """The gradient of the two weighted terms at z, with the RMS limited to `limit` times that
+        of the score."""
         target = self.keys(noised, t, self.plain[1])
 
         def terms(x: Tensor) -> Tensor:
             keys = self.keys(self.backbone.schedule.noised(x, eps, t), t, self.plain[0])
             return z[0, 0].numel() * self.structure(keys, target)
 
-        slope = gradient(terms, z.detach()).gradient
+        structure = gradient(terms, z.detach()).gradient
         limit = self.config.limit * self.metrics["score"]
-        rms = float(slope.square().mean().sqrt())
-        return slope * (limit / rms) if 0 < limit < rms else slope
+        rms = float(structure.square().mean().sqrt())
+        return structure * (limit / rms) if 0 < limit < rms else structure
 
     def _level(self, generator: torch.Generator) -> Tensor:
         """The time of a random noise level."""
@@ -284,7 +301,8 @@ class Distillation:
         return {path: keys.float() for path, keys in features.items()}
 
     def structure(self, keys: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of both self-similarity terms, each the mean over the taps."""
+        """The weighted sum of the two self-similarity terms. Each term is the mean over the
+        taps."""
         total = torch.zeros((), device=self.source.device)
         for name, weight, distance in (
             ("spatial", self.config.spatial, losses.spatial_self_similarity),

@@ -1,16 +1,16 @@
-"""FlowMotion: guidance by the model's own clean estimates, without a gradient through the network.
+"""FlowMotion: guidance by the model's clean estimates, without a gradient through the network.
 
 Wang, Xu, Xiao, Chen: "FlowMotion: Training-Free Flow Guidance for Video Motion Transfer", CVPR
-2026. At the noisiest levels x_t is optimised with the network's velocity held constant, until its
-clean estimate is close to the clean estimate of the source at that level, both in itself and in its
-differences between frames. A guided level costs one forward pass more than a plain one and no
-memory for a backward pass.
+2026. At the noisiest levels x_t is optimised while the network's velocity is held constant. The
+loss compares the clean estimate of the sample with that of the source at the same level: the
+estimates themselves, and their differences between frames. A guided level costs one more forward
+pass than a plain level, and no memory for a backward pass.
 
-The paper is about flow models. A variance-preserving x_t divided by α + σ lies on the straight line
-of a flow with the same x̂_0 and ε̂, so velocity and estimate are defined for all models, and they
-are finite even where α is 0. The paper's code is not fully public. These details are our choices:
-the source gets the noise that the sample starts from, it is denoised under its own prompt, and the
-network is not evaluated again at the optimised x_t.
+The paper uses flow models. For DDPM-type models, x_t divided by α + σ lies on the straight line of
+a flow with the same x̂_0 and ε̂. So velocity and clean estimate are defined for all models, and they
+are finite even at α = 0. The paper's code is not fully public. Three details are our choices: the
+source is noised with the initial noise of the sample, it is denoised under the source prompt, and
+the network is not evaluated again at the optimised x_t.
 
 Owns the paper's settings, loss and velocity. Knows no network.
 """
@@ -46,20 +46,20 @@ class Config:
     """Fraction of the levels, from the noisiest, at which x_t is optimised. 0 turns guidance
     off."""
     inner_steps: int = 3
-    """Optimisation steps at each guided level. Each level starts a new Adam, and no step evaluates
-    the network."""
+    """Number of optimisation steps at each guided level. Each level starts a new Adam. These steps
+    do not evaluate the network."""
     lr: float = 0.003
     """Adam's learning rate."""
     estimate: float = 20.0
-    """Weight of the squared error between the clean estimates themselves."""
+    """Weight of the squared error between the clean estimates of sample and source."""
     change: float = 5.0
-    """Weight of the squared error between the differences of all pairs of frames."""
+    """Weight of the squared error between their differences, over all pairs of frames."""
     differences: Literal["signed", "absolute"] = "signed"
-    """signed: compare the differences between frames. absolute: compare their absolute values, as
-    in the authors' code, which loses the direction of a change."""
+    """signed: compare the differences between frames. absolute: compare the absolute values of
+    these differences, as in the authors' code. This loses the direction of a change."""
     across: float = 0.1
-    """Factor of the velocity's component that is orthogonal to the mean of the previous
-    velocities. 1 leaves the velocity unchanged."""
+    """Factor that multiplies the component of the velocity that is orthogonal to the mean of the
+    previous velocities. 1 leaves the velocity unchanged."""
 
     def __post_init__(self) -> None:
         check_fraction(self, "guided")
@@ -75,11 +75,12 @@ PRESETS = {
 }
 
 
-def pair_changes(x0: Tensor, target: Tensor, absolute: bool = False) -> Tensor:
-    """The mean over pairs of frames i, j of the squared error between x0_i − x0_j and the same
-    difference of the target, (B, C, F, H, W) -> scalar.
+def pairwise_frame_error(x0: Tensor, target: Tensor, absolute: bool = False) -> Tensor:
+    """The mean over all pairs of frames i, j of the squared error between x0_i − x0_j and the same
+    difference of the target. With `absolute`, the absolute values of the differences are compared.
+    Both tensors (B, C, F, H, W) -> scalar.
 
-    With e = x0 − target the signed double mean is 2·mean over frames of ‖e_i − ē‖².
+    With e = x0 − target the signed mean over pairs equals twice the mean over frames of (e_i − ē)².
     """
     if not absolute:
         e = x0 - target
@@ -92,11 +93,11 @@ def pair_changes(x0: Tensor, target: Tensor, absolute: bool = False) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def along(velocity: Tensor, mean: Tensor, across: float) -> Tensor:
-    """The velocity with its component orthogonal to `mean`, over the whole clip, scaled by
-    `across`."""
-    share = (velocity * mean).sum() / mean.square().sum().clamp_min(1e-20)
-    return torch.lerp(share * mean, velocity, across)
+def damp_orthogonal(velocity: Tensor, mean: Tensor, across: float) -> Tensor:
+    """The velocity (1, C, F, H, W) with its component orthogonal to `mean` multiplied by `across`.
+    The whole clip counts as one vector."""
+    coefficient = (velocity * mean).sum() / mean.square().sum().clamp_min(1e-20)
+    return torch.lerp(coefficient * mean, velocity, across)
 
 
 @final
@@ -110,7 +111,7 @@ class Method(LatentsMethod[Config]):
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample from random noise with guidance by the source's clean estimates."""
+        """Sample from random noise, guided by the clean estimates of the noised source."""
         source = self.source_latents(backbone, motion)
         generator = torch.Generator().manual_seed(sampling.seed)
         eps = randn(tuple(source.shape), generator, backbone.device)
@@ -120,7 +121,7 @@ class Method(LatentsMethod[Config]):
         index_of = {t: n for n, t in enumerate(times)}
         losses: dict[int, list[float]] = {}
         denoise = backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale)
-        guided = GuidedDenoiser(self.config, backbone, denoise)
+        guided_denoiser = GuidedDenoiser(self.config, backbone, denoise)
 
         def denoise_guided(x: Tensor, t: Tensor) -> Denoised:
             index = index_of.get(float(t))
@@ -128,7 +129,7 @@ class Method(LatentsMethod[Config]):
                 return denoise(x, t)
             target = plain(backbone.schedule.noised(source, eps, t), t).x0
             with name_level_in_errors(index, sampling.steps, t):
-                out, losses[index] = guided(x, t, target)
+                out, losses[index] = guided_denoiser(x, t, target)
             return out
 
         latents = yield from sample_with_events(
@@ -139,8 +140,8 @@ class Method(LatentsMethod[Config]):
 
 @final
 class GuidedDenoiser:
-    """Optimises x_t with its velocity held constant, and returns both estimates at the optimised
-    x_t. It keeps the mean of the velocities of all previous calls."""
+    """Optimises x_t with the velocity held constant, and returns both estimates at the optimised
+    x_t. The object stores the mean of the velocities of all previous calls."""
 
     def __init__(self, config: Config, backbone: Backbone, denoise: Denoiser) -> None:
         self._config, self._schedule, self._denoise = config, backbone.schedule, denoise
@@ -148,8 +149,8 @@ class GuidedDenoiser:
         self._count = 0
 
     def __call__(self, x: Tensor, t: Tensor, target: Tensor) -> tuple[Denoised, list[float]]:
-        """x_t and the target, the source's clean estimate, are (1, C, F, H, W). Returns both
-        estimates and the losses of the inner steps."""
+        """Both estimates, and the losses of the inner steps. `target` is the source's clean
+        estimate; x_t and `target` are (1, C, F, H, W). Raises `NotFinite`."""
         config = self._config
         alpha, sigma = (per_sample(f(t), x) for f in (self._schedule.alpha, self._schedule.sigma))
         out = self._denoise(x, t)
@@ -161,7 +162,7 @@ class GuidedDenoiser:
 
         def loss(x: Tensor) -> Tensor:
             x0, absolute = clean(x), config.differences == "absolute"
-            change = pair_changes(x0, target, absolute)
+            change = pairwise_frame_error(x0, target, absolute)
             return config.estimate * mse_loss(x0, target) + config.change * change
 
         x, losses = minimize(loss, x, [config.lr] * config.inner_steps)
@@ -169,10 +170,11 @@ class GuidedDenoiser:
         return Denoised(x0, x0 + velocity), losses
 
     def _regularise(self, velocity: Tensor) -> Tensor:
-        """The velocity with less of its component across the mean velocity, which it updates."""
+        """The velocity with a smaller component orthogonal to the mean velocity. The call updates
+        that mean."""
         if self._mean is not None:
-            velocity = along(velocity, self._mean, self._config.across)
-        before = velocity if self._mean is None else self._mean
+            velocity = damp_orthogonal(velocity, self._mean, self._config.across)
+        previous = velocity if self._mean is None else self._mean
         self._count += 1
-        self._mean = before + (velocity - before) / self._count
+        self._mean = previous + (velocity - previous) / self._count
         return velocity

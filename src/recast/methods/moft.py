@@ -1,12 +1,14 @@
-"""MOFT: guidance by motion features, from which content that does not move is removed.
+"""MOFT: guidance by motion features, from which static content is removed.
 
 Xiao, Zhou, Yang, Pan: "Video Diffusion Models are Training-free Motion Interpreter and Controller",
 NeurIPS 2024. A motion feature is a feature minus its mean over frames, on the few channels that
-have the largest weights in the first principal component. The loss and its numbers are those with
-which DiTFlow's authors run MOFT; the source is read along an inversion, as in MOFT's own code.
+have the largest weights in the first principal component. The loss and the numbers are those of
+DiTFlow's authors in their comparison with MOFT. The source is read along an inversion, as in MOFT's
+code.
 
-Owns the paper's settings, features and loss. The order of work is that of `FeatureMatchingMethod`.
-Not implemented: MOFT's masks and point dragging, and its shared attention with an unguided sample.
+Owns the paper's settings, features and loss. Knows no model. `FeatureMatchingMethod` has the
+algorithm. Not implemented: MOFT's masks, its point dragging, and its shared attention with an
+unguided sample.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ class Config:
     """MOFT's settings."""
 
     taps: tuple[str, ...] = ("motion",)
-    """Roles whose features are matched. Their losses are averaged."""
+    """Roles whose features are matched. The losses of their layers are averaged."""
     channels: float = 0.04
-    """Fraction of the channels that are compared: those with the largest weights in the first
-    principal component."""
+    """Fraction of the channels that are compared. These are the channels with the largest weights
+    in the first principal component."""
     guided: float = 0.2
     """Fraction of the levels, from the noisiest, at which x_t is optimised. 0 turns guidance
     off."""
     inner_steps: int = 5
-    """Optimisation steps at each guided level. Each level starts a new Adam."""
+    """Number of optimisation steps at each guided level. Each level starts a new Adam."""
     lr: float = 0.002
     """Adam's learning rate at the first guided level."""
     lr_end: float = 0.001
@@ -72,30 +74,32 @@ PRESETS = {
 
 
 def motion_feature(features: Tensor) -> Tensor:
-    """A feature (B, F, H, W, C) minus its mean over frames, which removes content correlation."""
+    """Features (B, F, H, W, C) minus their mean over frames, which removes static content."""
     return features - features.mean(1, keepdim=True)
 
 
-def motion_channels(feature: Tensor, share: float) -> Tensor:
-    """The numbers of the channels with the largest weights in the first principal component of a
-    motion feature (1, F, H, W, C), in ascending order: the fraction `share` of all channels, at
-    least one."""
-    # Its mean over frames is zero at every position, so the second moments are the covariance.
+def motion_channels(feature: Tensor, fraction: float) -> Tensor:
+    """The indices, in ascending order, of the channels with the largest weights in the first
+    principal component of a motion feature (1, F, H, W, C). Selects this fraction of the channels,
+    but at least one."""
+    # The mean over frames is zero at every position, so the second moments are the covariance.
     points = rearrange(feature, "1 f h w c -> (f h w) c").double()
     direction = torch.linalg.eigh(points.mT @ points).eigenvectors[:, -1]
-    count = max(1, int(share * len(direction)))
+    count = max(1, int(fraction * len(direction)))
     return direction.abs().topk(count).indices.sort().values
 
 
 def distance(feature: Tensor, target: Tensor) -> Tensor:
-    """The mean over positions and frames of 1 − cosine over channels; features (B, F, H, W, C)."""
+    """The mean over positions and frames of 1 − the cosine over channels. Features (B, F, H, W, C)
+    -> scalar."""
     return (1 - cosine_similarity(feature, target, dim=-1)).mean()
 
 
 @final
 class Method(FeatureMatchingMethod[Config]):
-    """Match motion features. The motion holds, for each tap and guided level, the numbers of the
-    compared channels, "…/channels" (L, C'), and the motion feature on them, (L, F, H, W, C')."""
+    """Match motion features. For each tap the motion holds, at the L guided levels, the indices of
+    the compared channels as "<tap>/channels", (L, C'), and the motion feature on these channels as
+    "<tap>", (L, F, H, W, C')."""
 
     name = "moft"
     learned_settings = ("taps", "channels", "guided", "inversion_steps")
@@ -106,7 +110,7 @@ class Method(FeatureMatchingMethod[Config]):
 
     def motion_tensors(self, levels: Tensor) -> tuple[Tensor, ...]:
         channels = [motion_channels(level[None], self.config.channels) for level in levels]
-        values = [level[..., chosen] for level, chosen in zip(levels, channels, strict=True)]
+        values = [level[..., indices] for level, indices in zip(levels, channels, strict=True)]
         return torch.stack(values), torch.stack(channels)
 
     def distance(self, features: Tensor, target: Sequence[Tensor]) -> Tensor:

@@ -1,10 +1,11 @@
 """Motion Inversion: embeddings in temporal self-attention that hold the motion of a clip.
 
 Wang, Mai, Shen, Liang, Tao, Wan, Zhang, Li, Chen: "Motion Inversion for Video Customization", 2024.
-m^QK has one value for all positions, so it cannot hold appearance. m^V has a value for every
-position; in a transfer its difference in time is used.
+The embedding m^QK, which is added to the inputs of queries and keys, has one vector for all
+positions of a frame, so it cannot hold appearance. The embedding m^V, which is added to the input
+of values, has a vector for every position; a transfer uses its differences between frames.
 
-Owns the choice of layers and the paper's numbers. The training is that of `TrainedMethod`.
+Owns the choice of layers and the paper's numbers. Knows no model. `TrainedMethod` has the training.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ class Config(TrainingConfig):
     """Motion Inversion's settings. The numbers are those of the paper."""
 
     iterations: int = 800
-    """Number of AdamW steps. 100 to 300 are enough for the motion of a camera."""
+    """Number of AdamW steps. 100 to 300 steps are enough for the motion of a camera."""
     lr: float = 5e-2
     """AdamW's learning rate."""
     places: int = 0
-    """Number of temporal transformers with embeddings, the coarsest first. 0 selects all in the
-    encoder and decoder, which are 15 for ZeroScope; 5 of them suit simple, local motion."""
+    """Number of temporal transformers that get embeddings, the coarsest first. 0 selects all in the
+    encoder and decoder; ZeroScope has 15. 5 are suited to simple, local motion."""
     spatial: bool = False
-    """Give m^QK a value for every position, like m^V: the paper's ablation."""
+    """Give m^QK a vector for every position, like m^V. This is an ablation of the paper."""
     gamma: float = 1.0
-    """Scale of m^V in a transfer. The paper uses 0 for the motion of a camera only. On the shipped
-    model m^V holds all of the motion."""
+    """Factor of m^V in a transfer. The paper uses 0 for clips in which only the camera moves. On
+    the shipped model m^V holds all of the motion."""
     difference: bool = True
-    """Use the difference of m^V in time in a transfer. It removes static appearance, and on the
-    shipped model also some of the motion."""
+    """Use the differences of m^V between frames in a transfer. This removes static appearance, and
+    on the shipped model also a part of the motion."""
     rank: int = 32
     """Rank of the spatial LoRA of the hybrid objective."""
     spatial_lr: float = 5e-4
@@ -61,7 +62,8 @@ class Config(TrainingConfig):
 
 PRESETS = {
     "fast": Config(iterations=150, inversion_steps=1),
-    # The appendix names no objective for the motion of objects, and none for both at once.
+    # The paper's appendix names no objective for the motion of objects alone, nor for objects and
+    # camera together.
     "object": Config(places=5),
     "camera": Config(iterations=300, objective="debiased", gamma=0.0),
     "hybrid": Config(objective="hybrid"),
@@ -71,7 +73,7 @@ PRESETS = {
 
 @final
 class Method(TrainedMethod[Config]):
-    """Train motion embeddings. The motion is a small file that serves any prompt."""
+    """Train motion embeddings. A motion is learned once and serves any prompt."""
 
     name = "motion_inversion"
     transformer_role = _ROLE
@@ -81,9 +83,10 @@ class Method(TrainedMethod[Config]):
     def initial_parameters(
         self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """ "query_key.…" (1, F, C) and "value.…" (h·w, F, C), all zero."""
+        """Zeros: "query_key.<transformer>" (1, F, C), and "value.<projection>" (h·w, F, C)."""
         transformers = self._select_transformers(backbone)
-        paths = [path for one in transformers for attention in one.attentions for path in attention]
+        attentions = [attention for t in transformers for attention in t.attentions]
+        paths = [path for attention in attentions for path in attention]
         with input_shapes(backbone.network, paths) as shapes:
             run_network()
         return MotionEmbeddings.zeros(transformers, shapes, spatial=self.config.spatial)

@@ -2,12 +2,13 @@
 
 Ling, Bu, Zhang, Dong, Zang, Wu, Chen, Wang, Jin: "MotionClone: Training-Free Motion Cloning for
 Controllable Video Generation", arXiv 2406.05338. There is no inversion: noise is added to the clip
-once. Of each row of its temporal attention only the `top` largest entries are stored. The gradient
-of their squared error is an additional score at the noisiest levels.
+once, and its temporal attention is read in one forward pass. Of each row of the attention only the
+`top` largest entries are stored. At the noisiest levels the gradient of the squared error of these
+entries is an additional score.
 
-As in the authors' code, the score changes the noise estimate of a step and not its clean estimate.
-Not implemented: their nonuniform steps, 60 % of which are in the noisiest 40 % of the schedule, and
-their ControlNet.
+As in the authors' code, the score changes the noise estimate of a step but not its clean estimate.
+Not implemented: the authors' nonuniform steps, of which 60 % are in the noisiest 40 % of the
+schedule, and their ControlNet.
 
 Owns the paper's settings, attention loss and weights. Knows no network.
 """
@@ -56,25 +57,28 @@ class Config:
     queries: str = "temporal_queries"
     """Role of the queries of temporal attention."""
     keys: str = "temporal_keys"
-    """Role of the keys of temporal attention. It must have as many layers as the queries."""
+    """Role of the keys of temporal attention. It must have as many layers as the role of the
+    queries."""
     level: float = 0.4
-    """Fraction of the noise schedule at which the source is read. 0 is clean, 1 is the noisiest
-    level."""
+    """Fraction of the noise schedule at which the source is read. 0 is the clean level, 1 the
+    noisiest level."""
     top: int = 1
-    """Number of entries, the largest of each row of the source's attention, that are matched."""
+    """Number of entries that are matched in each row of the source's attention, the largest
+    first."""
     weight: float = 2000.0
-    """Weight of the guidance."""
+    """Factor of the additional score."""
     guided: float = 0.4
-    """Fraction of the levels, from the noisiest, that are guided. 0 is plain sampling."""
+    """Fraction of the levels, from the noisiest, that are guided. 0 turns guidance off."""
     ramp: float = 10 / 180
-    """Fraction of the guided levels over which the weight rises at the beginning, and falls at the
-    end."""
+    """Fraction of the guided levels over which the weight increases at the beginning, and over
+    which it decreases at the end."""
     more_guidance: float = 0.0
-    """Added to the guidance scale. With scale w the authors' code does what others call w + 1."""
+    """Number that is added to the guidance scale. Scale w in the authors' code equals scale w + 1
+    in the usual definition."""
     prompt_suffix: str = ""
-    """Text after the prompt."""
+    """Text that is put after the prompt."""
     negative_prompt: str = ""
-    """The negative prompt if the call gives none."""
+    """The negative prompt that is used if the call gives none."""
 
     def __post_init__(self) -> None:
         check_fraction(self, "level", "guided")
@@ -83,43 +87,43 @@ class Config:
         check_setting("ramp", self.ramp, 0 <= self.ramp <= 0.5, "between 0 and 0.5")
 
 
-# configs/t2v_object.yaml of the authors' code.
+# From configs/t2v_object.yaml of the authors' code.
 _NEGATIVE = (
     "bad anatomy, extra limbs, ugly, deformed, noisy, blurry, distorted, out of focus,  poorly "
     "drawn face, poorly drawn hands, missing fingers"
 )
 PRESETS = {
-    # The shapes model has few positions, so 2000 oversteps the minimum of the loss there. This
-    # weight does not make that model follow a path reliably (docs/log/methods.md).
+    # The shapes model has few positions, so a weight of 2000 oversteps the minimum of the loss.
+    # With a weight of 60 the model does not follow a path reliably (docs/log/methods.md).
     "fast": Config(weight=60.0, guided=0.8, ramp=0.1),
     "paper": Config(
         prompt_suffix=", 8k, high detailed, best quality, film grain, Fujifilm XT3",
         negative_prompt=_NEGATIVE,
     ),
-    # A misspelt key in the authors' config omits the suffix.
+    # The authors' config misspells the key of the suffix, so their code does not use it.
     "reference": Config(more_guidance=1.0, negative_prompt=_NEGATIVE),
 }
 _LEARNED = ("queries", "keys", "level", "top")
 
 
 def attention_over_frames(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
-    """The attention of each frame to every frame at the same position. Features (B, F, H, W, C) to
-    (B, H, W, heads, F, F); rows sum to 1."""
+    """The attention of each frame to every frame at the same position. Queries and keys
+    (B, F, H, W, C) to (B, H, W, heads, F, F), whose rows sum to 1."""
     q, k = (rearrange(x.float(), "b f h w (a c) -> b h w a f c", a=heads) for x in (queries, keys))
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
 
 
-def ramped(index: int, guided_steps: int, ramp: float) -> float:
-    """The factor of the weight at one of the guided levels: it rises linearly over the fraction
-    `ramp` of them, and falls likewise at the end."""
+def ramp_factor(index: int, guided_steps: int, ramp: float) -> float:
+    """The factor of the weight at guided level `index`. It increases linearly over the first
+    fraction `ramp` of the guided levels, and decreases linearly over the last."""
     steps = max(1.0, ramp * guided_steps)
     return min(1.0, (index + 1) / steps, (guided_steps - index) / steps)
 
 
 @final
 class Method(MotionMethod[Config]):
-    """Match attention over frames. Learn once per clip, transfer for many prompts and any number of
-    steps."""
+    """Match attention over frames. A motion is learned once and serves any prompt and any number of
+    sampling steps."""
 
     name = "motionclone"
 
@@ -137,9 +141,9 @@ class Method(MotionMethod[Config]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """Read the attention in one pass. The motion holds, for the n-th layer, the largest entries
-        of each row of its attention as "n/values", (H, W, heads, F, top), and their frames as
-        "n/frames", of the same shape. "size" is the shape of the latents."""
+        """Read the attention in one forward pass. For the n-th layer the motion holds the largest
+        entries of each row of the attention as "n/values", (H, W, heads, F, top), and the frames of
+        these entries as "n/frames", of the same shape. "size" is the shape of the latents."""
         x = backbone.encode(video)
         if self.config.top > x.shape[2]:
             raise BadCall(
@@ -161,7 +165,7 @@ class Method(MotionMethod[Config]):
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample from random noise with guidance by the source's attention."""
+        """Sample from random noise, guided by the source's attention."""
         config, guided_steps = self.config, count_steps(self.config.guided, sampling)
         self._check(backbone, motion)
         prompt, negative = self.format_prompts(prompt, sampling.negative_prompt)
@@ -179,11 +183,11 @@ class Method(MotionMethod[Config]):
             if index is None:
                 return out
             with name_level_in_errors(index, sampling.steps, t):
-                slope = gradient(lambda x: loss(x, t), x)
-            losses[index] = [slope.loss]
-            weight = config.weight * ramped(index, guided_steps, config.ramp)
+                result = gradient(lambda x: loss(x, t), x)
+            losses[index] = [result.loss]
+            weight = config.weight * ramp_factor(index, guided_steps, config.ramp)
             sigma = per_sample(backbone.schedule.sigma(t), x)
-            return Denoised(out.x0, out.eps - sigma * weight * slope.gradient)
+            return Denoised(out.x0, out.eps - sigma * weight * result.gradient)
 
         latents = yield from sample_with_events(
             backbone, denoise_guided, x, sampling, losses=losses
@@ -193,7 +197,7 @@ class Method(MotionMethod[Config]):
     def _attention(
         self, backbone: Backbone, denoise: Denoiser, x: Tensor, t: Tensor
     ) -> list[Tensor]:
-        """The attention (B, H, W, heads, F, F) of every layer at x_t."""
+        """The attention (B, H, W, heads, F, F) of every layer at x_t (B, C, F, H, W)."""
         pairs = tap_pairs(backbone, self.config.queries, self.config.keys)
         features = read_features(backbone, denoise, list(chain(*pairs)), x, t)
         return [
@@ -203,7 +207,8 @@ class Method(MotionMethod[Config]):
     def loss(
         self, backbone: Backbone, motion: Motion, prompt: str
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x_t, t) -> the sum over layers of the mean squared error of the stored entries."""
+        """The loss as a function of x_t and t: the sum over layers of the mean squared error of the
+        stored entries."""
         plain = backbone.denoiser(backbone.encode_text([prompt]))
         source = {name: tensor.to(backbone.device) for name, tensor in motion.tensors.items()}
 

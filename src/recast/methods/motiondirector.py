@@ -1,10 +1,10 @@
-"""MotionDirector: a LoRA on temporal transformers for the motion, and a spatial one for appearance.
+"""MotionDirector: a temporal LoRA that learns the motion, and a spatial LoRA for the appearance.
 
 Zhao et al.: "MotionDirector: Motion Customization of Text-to-Video Diffusion Models", ECCV 2024.
-The spatial LoRA learns from single frames and is discarded. The temporal LoRA is trained at the
-same time, with a loss from which the part that frames share is removed.
+The spatial LoRA learns from single frames and is discarded after the training. The temporal LoRA is
+trained at the same time, with a loss from which the content that frames share is removed.
 
-Owns the choice of layers and the paper's numbers. The training is that of `TrainedMethod`.
+Owns the choice of layers and the paper's numbers. Knows no model. `TrainedMethod` has the training.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Config(TrainingConfig):
     """MotionDirector's settings. The numbers are those of its released configs."""
 
     iterations: int = 150
-    """Number of AdamW steps. The authors use up to 500."""
+    """Number of AdamW steps. The authors use up to 500 steps."""
     objective: Objective = "hybrid"
-    """hybrid: mse, plus mse without the part that frames share, with a spatial LoRA for the
-    appearance. debiased: the same loss without the spatial LoRA. mse, vmc, vmc_released: the
-    objectives of the method motion_inversion."""
+    """hybrid: mse, plus mse without the content that frames share, with a spatial LoRA for the
+    appearance. debiased: the same loss without the spatial LoRA. mse, vmc, vmc_released: see the
+    method motion_inversion."""
     rank: int = 32
     """Rank of both LoRAs."""
 
@@ -51,7 +51,7 @@ PRESETS = {
 
 @final
 class Method(TrainedMethod[Config]):
-    """Train a temporal LoRA. The motion holds it under the keys of diffusers and peft."""
+    """Train a temporal LoRA. The motion holds it under the names of diffusers and peft."""
 
     name = "motiondirector"
     transformer_role = _ROLE
@@ -59,10 +59,10 @@ class Method(TrainedMethod[Config]):
     def initial_parameters(
         self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """LoRA on every linear layer of every temporal transformer."""
-        network = backbone.network
-        paths = [path for one in backbone.transformers_for(_ROLE) for path in one.linears(network)]
-        return LoRA.fresh(network, paths, self.config.rank, backbone.component, generator)
+        """A LoRA for every linear layer of every temporal transformer."""
+        network, transformers = backbone.network, backbone.transformers_for(_ROLE)
+        paths = [path for transformer in transformers for path in transformer.linears(network)]
+        return LoRA.initial(network, paths, self.config.rank, backbone.component, generator)
 
     def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:
         return LoRA(backbone.network, tensors, backbone.device, backbone.component)

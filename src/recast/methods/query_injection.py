@@ -1,13 +1,14 @@
-"""Query injection: early steps of a sample use the source's self-attention queries.
+"""Query injection: the early steps of a sample use the source's self-attention queries.
 
 Atzmon, Gal, Tewel, Kasten, Chechik: "Motion by Queries: Identity-Motion Trade-offs in Text-to-Video
-Generation", arXiv 2412.07750. Queries carry layout and motion; if they are injected at many steps,
-they also carry the identity of the source. The method needs no gradients. `learn` inverts the clip
-and stores x_t at the injected levels. `transfer` reads the queries there again: one forward pass
-for each level, in place of gigabytes for the queries of every layer and level.
+Generation", arXiv 2412.07750. Queries transfer layout and motion; if they are injected at many
+steps, they also transfer the identity of the source. The method needs no gradients. `learn` inverts
+the clip and stores x_t at the injected levels. `transfer` computes the queries again from x_t, with
+one forward pass for each level, because a file with the queries of every layer and level would take
+gigabytes.
 
-Owns the choice of queries and levels. The fraction of the steps and the initial noise are our
-choices, because the released pages name neither.
+Owns the choice of queries and levels. Knows no model. The fraction of injected levels and the
+initial noise are our choices, because the released pages name neither.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ from recast.motions.motion import Motion
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Which queries are injected, and at how many steps."""
+    """The settings of query injection."""
 
     queries: tuple[str, ...] = ("queries",)
     """Roles whose features are replaced by those of the source."""
     places: tuple[int, ...] = ()
-    """Indices of the layers within each role, counted from 0. Empty selects all layers."""
+    """Indices of the layers of each role, counted from 0. An empty list selects all layers."""
     injected: float = 0.4
-    """Fraction of the levels, from the noisiest, at which queries are injected. 0 is plain
-    sampling."""
+    """Fraction of the levels, from the noisiest, at which queries are injected. 0 turns injection
+    off."""
     initial_noise: initial_noise.Kind = "random"
     """The noise that a sample starts from: random, inverted, low_frequency, blended or
     low_frequency_blended."""
@@ -62,16 +63,16 @@ class Config:
 
 
 PRESETS = {
-    # With another initial noise the queries alone hardly move the subject of the shapes model.
+    # On the shapes model the queries alone hardly move the subject with another initial noise.
     "fast": Config(initial_noise="inverted"),
-    # As many inversion steps as DMT. The paper's own numbers were not available to us.
+    # The number of inversion steps is that of DMT. The paper's numbers were not available to us.
     "paper": Config(inversion_steps=1000),
 }
 
 
 @final
 class Method(MotionMethod[Config]):
-    """Inject queries of the inverted clip. Learn once per clip, transfer for many prompts."""
+    """Inject the queries of the inverted clip. A motion is learned once and serves any prompt."""
 
     name = "query_injection"
 
@@ -86,8 +87,8 @@ class Method(MotionMethod[Config]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Motion]:
-        """DDIM inversion at guidance scale 1. The motion holds x_T as "noise", (C, F, H, W), and
-        x_t at the injected levels as "latents", (L, C, F, H, W)."""
+        """Invert the clip by DDIM at guidance scale 1. The motion holds x_T as "noise",
+        (C, F, H, W), and x_t at the L injected levels as "latents", (L, C, F, H, W)."""
         trace = yield from record_inversion(
             backbone,
             video,

@@ -1,10 +1,11 @@
-"""SDEdit: add noise to the source up to a level, and denoise it with the new prompt.
+"""SDEdit: add noise to the source, and denoise it with the new prompt.
 
 Meng et al.: "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
-ICLR 2022, here on all frames of the clip's latents at once. It is the baseline of DMT's fig. 8:
-with more noise the result follows the prompt more closely and keeps less of the motion.
+ICLR 2022. Here the latents of all frames are noised and denoised together, as in the baseline of
+DMT's fig. 8. With more noise the result follows the prompt more closely and preserves less of the
+motion.
 
-Owns the choice of the level. Knows no network.
+Owns the choice of the noise level. Knows no network.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from recast.motions.motion import Motion
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """How much of the source remains."""
+    """The settings of SDEdit."""
 
     strength: float = 0.7
-    """Fraction of the sampling steps that are taken. The larger it is, the less of the source
-    remains. 1 starts at the noisiest level."""
+    """Fraction of the sampling steps that are taken. A larger fraction preserves less of the
+    source. 1 starts at the noisiest level."""
     restart: bool = False
-    """Take every step but the last twice, and add new noise before the second time."""
+    """Use Restart sampling: take every step except the last twice, and add new noise before the
+    second time."""
 
     def __post_init__(self) -> None:
         check_setting("strength", self.strength, 0 < self.strength <= 1, "above 0 and at most 1")
@@ -57,7 +59,8 @@ class Method(LatentsMethod[Config]):
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Tensor]:
-        """Sample from the noised source, with the last `strength` of the steps."""
+        """Add noise to the source, and take the last steps of the sampler: the fraction `strength`
+        of all steps."""
         x0 = self.source_latents(backbone, motion)
         steps = max(1, count_steps(self.config.strength, sampling))
         schedule = backbone.schedule.sized(x0.shape)

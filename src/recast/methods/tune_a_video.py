@@ -1,10 +1,10 @@
 """Tune-A-Video: fine-tune the queries of spatial attention and all of temporal attention.
 
 Wu et al.: "Tune-A-Video: One-Shot Tuning of Image Diffusion Models for Text-to-Video Generation",
-ICCV 2023. The paper extends an image model with temporal layers; here the video model's own
-temporal transformers replace them.
+ICCV 2023. The paper adds temporal layers to an image model; here the temporal transformers of the
+video model take their part.
 
-Owns the choice of layers and the paper's numbers. The training is that of `TrainedMethod`.
+Owns the choice of layers and the paper's numbers. Knows no model. `TrainedMethod` has the training.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Config(TrainingConfig):
     clip_gradient: float = 1.0
     """Maximum norm of the gradient. 0 turns clipping off."""
     objective: ObjectiveWithoutLoRA = "mse"
-    """mse: mean squared error of the network's output. debiased: mse, plus mse without the part
-    that frames share. vmc, vmc_released: the objectives of the method vmc."""
+    """mse: mean squared error of the network's output. debiased: mse, plus mse without the content
+    that frames share. vmc, vmc_released: see the method vmc."""
     initial_noise: initial_noise.Kind = "inverted"
     """The noise that a sample starts from: random, inverted, low_frequency, blended or
     low_frequency_blended."""
@@ -60,9 +60,12 @@ class Method(TrainedMethod[Config]):
     def initial_parameters(
         self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """ "….diff" (out, in), all zero."""
-        spatial = backbone.transformers.get(_QUERIES, ())
-        queries = [attention.query for one in spatial for attention in one.attentions]
+        """Zeros: "<component>.<layer>.diff" (out, in)."""
+        queries = [
+            attention.query
+            for transformer in backbone.transformers.get(_QUERIES, ())
+            for attention in transformer.attentions
+        ]
         temporal = [
             path
             for transformer in backbone.transformers_for(_ROLE)

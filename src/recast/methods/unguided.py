@@ -1,6 +1,7 @@
 """Unguided sampling: text to video from random noise, as a lower bound for every method.
 
-Owns nothing but the settings of plain sampling. The clip gives only its length and size.
+Only the length and the size of the clip are used. Owns the settings of plain sampling. Knows no
+model.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Config:
     """Settings of plain sampling."""
 
     restart: bool = False
-    """Take every step but the last twice, and add new noise before the second time."""
+    """Use Restart sampling: take every step except the last twice, and add new noise before the
+    second time."""
 
 
 PRESETS = {"plain": Config(), "restart": Config(restart=True)}
@@ -44,7 +46,7 @@ class Method(MotionMethod[Config]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """The motion holds the clip's "size": frames, height and width in pixels."""
+        """The motion holds the frames, height and width of the clip, in pixels, as "size"."""
         frames, height, width = video.shape[2:]
         return Job.finished(
             Motion(

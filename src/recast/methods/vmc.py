@@ -1,10 +1,10 @@
 """VMC: fine-tune the projections of temporal attention on the differences between frames.
 
 Jeong, Park, Ye: "VMC: Video Motion Customization using Temporal Attention Adaption for
-Text-to-Video Diffusion Models", CVPR 2024. The paper uses Show-1. A sample starts from the clip's
-own noise.
+Text-to-Video Diffusion Models", CVPR 2024. The paper uses Show-1. A sample starts from the inverted
+noise of the clip.
 
-Owns the choice of layers and the paper's numbers. The training is that of `TrainedMethod`.
+Owns the choice of layers and the paper's numbers. Knows no model. `TrainedMethod` has the training.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class Config(TrainingConfig):
     clip_gradient: float = 1.0
     """Maximum norm of the gradient. 0 turns clipping off."""
     objective: ObjectiveWithoutLoRA = "vmc"
-    """vmc: cosine of the differences between frames (residual vectors). vmc_released: cosine over
-    time of the absolute values of these differences, as in the released code. mse: mean squared
-    error of the network's output. debiased: mse, plus mse without the part that frames share."""
+    """vmc: cosine distance of the differences between frames (residual vectors). vmc_released:
+    cosine distance over time of the absolute values of these differences, as in the released code.
+    mse: mean squared error of the network's output. debiased: mse, plus mse without the content
+    that frames share."""
     initial_noise: initial_noise.Kind = "inverted"
     """The noise that a sample starts from: random, inverted, low_frequency, blended or
     low_frequency_blended."""
@@ -51,7 +52,7 @@ PRESETS = {
 
 @final
 class Method(TrainedMethod[Config]):
-    """Tunes queries, keys and values of every temporal attention."""
+    """Tune the queries, keys and values of every temporal attention."""
 
     name = "vmc"
     transformer_role = _ROLE
@@ -59,7 +60,7 @@ class Method(TrainedMethod[Config]):
     def initial_parameters(
         self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """ "….diff" (out, in), all zero."""
+        """Zeros: "<component>.<layer>.diff" (out, in)."""
         paths = [
             path
             for transformer in backbone.transformers_for(_ROLE)

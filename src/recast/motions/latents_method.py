@@ -1,4 +1,4 @@
-"""`LatentsMethod`: methods whose motion is the clip's own latents, so that nothing is learned.
+"""`LatentsMethod`: the base of methods whose motion consists of the clip's latents.
 
 Owns the encoding of the clip and the check of such a motion. Knows no single method.
 """
@@ -17,7 +17,7 @@ from recast.motions.motion import Motion
 
 
 class LatentsMethod(MotionMethod[C], Generic[C]):
-    """A method that only encodes the clip in `learn`."""
+    """A method whose `learn` encodes the clip and learns nothing else."""
 
     @final
     def cache_key_settings(self) -> Mapping[str, Any]:
@@ -27,7 +27,7 @@ class LatentsMethod(MotionMethod[C], Generic[C]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """Encode the clip. The motion holds its "latents", (C, F, H, W)."""
+        """Encode the clip. The motion holds its latents as "latents", (C, F, H, W)."""
         return Job.finished(
             Motion(
                 method=self.name,

@@ -1,8 +1,8 @@
-"""`MotionMethod`: the two verbs `learn` and `transfer`, and what is common to all methods.
+"""`MotionMethod`: the interface of a method, with its two verbs `learn` and `transfer`.
 
-Owns the interface, the sampling settings and the check of a setting. A method file defines `Config`
-(a frozen dataclass), `PRESETS` (name -> Config) and `Method`. Methods name no layer and no model;
-they see a `Backbone` and its roles.
+Owns the interface, the sampling settings and the checks of single settings. Knows no single method.
+The file of a method defines `Config` (a frozen dataclass), `PRESETS` (name -> Config) and `Method`.
+A method names no layer and no model: it uses a `Backbone` and its roles.
 """
 
 from __future__ import annotations
@@ -25,22 +25,26 @@ C = TypeVar("C")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How clips are sampled from a model, with any method."""
+    """How a clip is sampled from a model, with any method."""
 
     steps: int
+    """Number of sampling steps, at least 1."""
     guidance_scale: float
+    """Scale of classifier-free guidance; 1 means no guidance."""
     negative_prompt: str = ""
     seed: int = 0
+    """Seed of the random numbers of a transfer, at least 0."""
 
 
 def check_setting(name: str, value: float, valid: bool, rule: str) -> None:
-    """Raise `BadCall`, which states the rule, if a setting is not valid or not finite."""
+    """Raise `BadCall`, which states `rule`, if the value of a setting is not valid or not
+    finite."""
     if not valid or not math.isfinite(value):
         raise BadCall(f"`{name}` must be {rule}, got {value}")
 
 
 def check_at_least(config: object, minimum: float, *names: str) -> None:
-    """Raise `BadCall` if one of these settings is below the minimum or not finite."""
+    """Raise `BadCall` if one of these settings is below `minimum` or not finite."""
     for name in names:
         value = getattr(config, name)
         check_setting(name, value, value >= minimum, f"at least {minimum}")
@@ -77,22 +81,22 @@ class MotionMethod(ABC, Generic[C]):
     takes_clips: ClassVar[bool] = False
     """Whether `learn` accepts several clips of one motion, (N, 3, F, H, W)."""
     takes_windows: ClassVar[bool] = False
-    """Whether the method works on clips that go through the network in windows."""
+    """Whether the method works if a clip passes through the network in windows."""
     stretches: ClassVar[bool] = False
-    """Whether `transfer` uses the number of frames of `Motion.stretched`."""
+    """Whether a motion can be used for another number of frames, which `Motion.stretched` sets."""
 
     def __init__(self, config: C) -> None:
         self.config = config
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles of a backbone that the method needs with its config."""
+        """The roles that a backbone must have for this method and its config."""
         return ()
 
     @property
     def learns_by_sampling(self) -> bool:
-        """Whether `learn` samples under the source prompt, with the guidance scale of the model's
-        defaults."""
+        """Whether `learn` samples a clip of the source prompt. It then uses the default guidance
+        scale of the model."""
         return False
 
     def format_prompts(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
@@ -103,7 +107,8 @@ class MotionMethod(ABC, Generic[C]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """Learn from video (1, 3, F, H, W) in [-1, 1], which `prompt` describes."""
+        """Learn a motion from video (1, 3, F, H, W) in [-1, 1], which `prompt` describes. The
+        prompt may be empty."""
 
     def resume_learning(
         self,
@@ -113,30 +118,32 @@ class MotionMethod(ABC, Generic[C]):
         prompt: str,
         sampling: Sampling,
     ) -> Job[Motion]:
-        """Resume `learn` from the state of a `Checkpoint` of the same call. Methods without
-        checkpoints start again. Raises `BadMotion` for a state that does not fit."""
+        """Resume an interrupted `learn` with the same arguments from the state of its last
+        `Checkpoint`. A method without checkpoints starts again. Raises `BadMotion` for a state that
+        does not fit."""
         return self.learn(backbone, video, prompt, sampling)
 
     @abstractmethod
     def transfer(
         self, backbone: Backbone, motion: Motion, prompt: str, sampling: Sampling
     ) -> Job[Tensor]:
-        """Make a clip with the motion. The result is latents (1, C, F, H, W)."""
+        """Sample a clip of the prompt with the motion. The result is its latents (1, C, F, H, W).
+        Raises `BadMotion` for a motion that does not fit the backbone or the settings."""
 
     def mix(self, motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
-        """The weighted sum of motions that this method learned on the same weights. Raises
-        `BadCall` for a method whose motions cannot be added."""
+        """The weighted sum of motions that this method learned on the same backbone. Raises
+        `BadCall` for a method whose motions cannot be mixed."""
         raise BadCall(
             f"motions of {self.name} cannot be mixed; only methods that train a model can mix"
         )
 
     @abstractmethod
     def cache_key_settings(self) -> Mapping[str, Any]:
-        """The settings that change what `learn` returns. They are part of the cache key."""
+        """The settings on which the result of `learn` depends. They are part of the cache key."""
 
     @final
     def settings_as_json(self, names: Iterable[str]) -> dict[str, Any]:
-        """Settings of the config as they are after a round trip through JSON."""
+        """Settings of the config as JSON values: tuples become lists, as in a motion file."""
         values = {name: getattr(self.config, name) for name in names}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
@@ -149,7 +156,8 @@ class MotionMethod(ABC, Generic[C]):
         sampling: Sampling,
         times: Sequence[float],
     ) -> Motion:
-        """A motion that records the settings and the times of the noise levels of its learning."""
+        """A motion with these tensors. Its metadata records the settings of `learn` and the times
+        of the noise levels at which the tensors were learned."""
         return Motion(
             method=self.name,
             backbone=backbone.fingerprint,

@@ -1,7 +1,7 @@
 """`Motion`: what a method learned from a clip, and the file that stores it.
 
-Owns the file format and the checks whether a motion can be used with a model and with settings.
-Knows no method.
+Owns the file format, and the checks that a motion fits a model and the settings of a call. Knows no
+method.
 """
 
 from __future__ import annotations
@@ -32,39 +32,41 @@ _MEMORY = "memory."
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Motion:
-    """What a method learned from one clip: tensors, and metadata that can be written as JSON.
-
-    `backbone` is the fingerprint of the weights that the motion was learned on.
-    """
+    """What a method learned from one clip or several: tensors and metadata."""
 
     method: str
+    """The name of the method."""
     backbone: str
+    """The fingerprint of the weights on which the motion was learned."""
     tensors: Mapping[str, Tensor]
+    """The learned tensors, on the CPU. Their names and shapes are those of the method."""
     metadata: Mapping[str, Any]
+    """Values that can be written as JSON, such as the source prompt and the settings."""
 
     def __post_init__(self) -> None:
-        # Copied, so that all tensors are contiguous and aligned: kernels round differently for
-        # other strides and for unaligned addresses in a memory-mapped file, and the same motion
-        # would make a different clip.
+        # The copies are contiguous and aligned. Kernels round differently for other strides and for
+        # the unaligned addresses of a memory-mapped file, so that the same motion would make a
+        # different clip.
         copies = {name: _contiguous_copy(t) for name, t in self.tensors.items()}
         object.__setattr__(self, "tensors", copies)
 
     @property
     def source_prompt(self) -> str:
-        """The source prompt that the motion was learned with; empty if there was none."""
+        """The source prompt with which the motion was learned; empty if there was none."""
         return str(self.metadata.get("source_prompt", ""))
 
     @property
     def size(self) -> tuple[int, int, int] | None:
-        """Frames, height and width of the clips that the motion makes, in pixels; None if the
-        motion does not say which clip it was learned from."""
+        """Frames, height and width, in pixels, of the clips that are made with the motion. None if
+        the metadata does not describe the source."""
         clip = self.metadata.get("clip")
         if clip is None:
             return None
         return (self.metadata.get("frames", clip["frames"]), clip["height"], clip["width"])
 
     def save(self, path: Path | str) -> Path:
-        """Write one .safetensors file. An interrupted write leaves no file behind."""
+        """Write one .safetensors file and return its path. An interrupted write leaves no file
+        behind. Raises `NoSpace` if the disk is full."""
         header = {
             "format": FORMAT,
             "method": self.method,
@@ -86,7 +88,7 @@ class Motion:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
                 if header.get("format") != FORMAT:
-                    raise BadMotion(f"{path} is no motion file of Recast ({FORMAT})")
+                    raise BadMotion(f"{path} is no motion file of Recast (format {FORMAT})")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = json.loads(header["metadata"])
                 if not isinstance(metadata, dict):
@@ -101,22 +103,24 @@ class Motion:
             raise BadMotion(f"{path} is damaged or no safetensors file ({error})") from error
 
     def masked(self, mask: NDArray[np.bool_]) -> Motion:
-        """The motion with a mask (F, H, W), in pixels, of where a result may differ from the
-        source. For methods with `takes_mask`."""
+        """The motion with an edit mask (F, H, W) in pixels, which is true where the result may
+        differ from the source. For methods with `takes_mask`."""
         return replace(self, tensors={**self.tensors, "mask": torch.tensor(mask)})
 
     def with_progress(
         self, latents: Tensor, index: int, memory: Mapping[str, Tensor] | None = None
     ) -> Motion:
-        """The motion with the progress of an interrupted transfer: latents (1, C, F, h, w) after
-        `index` steps, and the `memory` of its last preview. For methods with `resumes`."""
+        """The motion with the progress of an interrupted transfer: the latents (1, C, F, h, w)
+        after `index` steps, and the `memory` of the last `Preview` event. For methods with
+        `resumes`."""
         stored = {_MEMORY + name: tensor for name, tensor in (memory or {}).items()}
         tensors = {**self.tensors, _PROGRESS: latents, **stored}
         return replace(self, tensors=tensors, metadata={**self.metadata, _PROGRESS: index})
 
     def progress(self, initial: Tensor) -> tuple[int, Tensor, dict[str, Tensor]]:
-        """The number of finished steps of a transfer, the latents after them and the memory; 0,
-        `initial` and an empty memory for a transfer that was not interrupted."""
+        """The number of finished steps of a transfer, the latents (1, C, F, h, w) after these steps
+        and the memory. For a transfer that was not interrupted: 0, `initial` and an empty
+        memory."""
         if _PROGRESS not in self.tensors:
             return 0, initial, {}
         memory = {
@@ -127,11 +131,11 @@ class Motion:
         return int(self.metadata[_PROGRESS]), self.tensors[_PROGRESS].to(initial), memory
 
     def stretched(self, frames: int) -> Motion:
-        """The motion for clips of this number of frames. For methods with `stretches`."""
+        """The motion for clips with another number of frames. For methods with `stretches`."""
         return replace(self, metadata={**self.metadata, "frames": frames})
 
     def check_holds(self, *names: str) -> None:
-        """Raise `BadMotion` if one of these tensors is missing."""
+        """Raise `BadMotion` if the motion lacks one of these tensors."""
         for name in names:
             if name not in self.tensors:
                 raise BadMotion(
@@ -139,37 +143,38 @@ class Motion:
                 )
 
     def check_compatible(self, backbone: Backbone, method: str) -> None:
-        """Raise `BadMotion` if it was learned by another method or on other weights."""
+        """Raise `BadMotion` if the motion was learned by another method or on other weights."""
         if self.method != method:
             raise BadMotion(f"this motion was learned by {self.method}, not by {method}")
         if self.backbone != backbone.fingerprint:
             model = self.metadata.get("backbone_name", "other weights")
             raise BadMotion(
-                f"this motion was learned on {model} ({self.backbone}), and the backbone is "
-                f"{backbone.name} ({backbone.fingerprint}); learn it again on this one"
+                f"this motion was learned on {model} ({self.backbone}), but the backbone is "
+                f"{backbone.name} ({backbone.fingerprint}); learn the motion again on this backbone"
             )
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Raise `BadMotion` if it was learned with other settings. `settings` may include "steps".
+        """Raise `BadMotion` if the motion was learned with other settings. `settings` may include
+        "steps".
 
-        Of "taps" the motion may have more than `settings` name.
+        The motion may have more taps than the setting "taps" names.
         """
         learned = {"steps": self.metadata.get("steps"), **self.metadata.get("settings", {})}
         for name, value in settings.items():
-            own = learned.get(name)
-            included = name == "taps" and set(value) <= set(own or ())
-            if own != value and not included:
+            learned_value = learned.get(name)
+            included = name == "taps" and set(value) <= set(learned_value or ())
+            if learned_value != value and not included:
                 raise BadMotion(
-                    f"this motion was learned with `{name}` {own}, but `{name}` is {value} now; "
-                    f"use {own} or learn the motion again"
+                    f"this motion was learned with `{name}` {learned_value}, but `{name}` is "
+                    f"{value} now; use {learned_value} or learn the motion again"
                 )
 
     def check_times(self, backbone: Backbone, times: Sequence[float]) -> None:
-        """Raise `BadMotion` if it was learned at other noise levels."""
+        """Raise `BadMotion` if the motion was learned at other noise levels than these times."""
         if self.metadata.get("times") != list(times):
             raise BadMotion(
-                f"this motion was learned at other noise levels than {backbone.name} now samples "
-                "at, because the scheduler has changed; learn the motion again"
+                f"this motion was learned at other noise levels than those of {backbone.name}, "
+                "because the scheduler has changed; learn the motion again"
             )
 
 

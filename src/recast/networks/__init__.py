@@ -1,6 +1,6 @@
-"""Everything that touches a torch module, whichever model it belongs to.
+"""Everything that works on a torch module, for any model.
 
-This room owns loading and placing networks, VAEs and text encoders, reading and changing features
-inside a network, and adapters. It refuses to know any one model, method or run. Begin with
-`pipeline_parts`, which opens a model's folder, and with `feature_hooks`.
+This room owns the loading and placement of networks, VAEs and text encoders, the reading and
+changing of features inside a network, and adapters. It refuses to know single models, methods and
+runs. Begin with `pipeline_parts`, which opens the folder of a model, then read `feature_hooks`.
 """

@@ -1,9 +1,8 @@
-"""Adapters, which change a frozen network only while they are applied: motion embeddings, LoRA and
-differences of weights.
+"""Adapters: motion embeddings, LoRA and weight differences, which change a frozen network.
 
-An adapter is a set of trainable tensors, named as in a motion file, and a context manager inside
-which the network uses them. A backbone's `transformers` say which layers there are. Owns what the
-tensors do to the layers. It refuses to know methods and training.
+An adapter consists of trainable tensors, named as in a motion file, and of a context manager inside
+which the network uses them. A backbone's `transformers` name the layers. Owns the effect of the
+tensors on the layers. It refuses to know methods and training.
 """
 
 from __future__ import annotations
@@ -27,24 +26,25 @@ _A, _B, _DIFF = ".lora_A.weight", ".lora_B.weight", ".diff"
 
 
 def check_no_adapters(network: nn.Module) -> None:
-    """Raise `BadCall` for a network with adapters of the user, which peft would disable."""
+    """Raise `BadCall` if the user has loaded adapters into the network, which peft would
+    disable."""
     loaded = network.__dict__.get("peft_config")
     if loaded is not None:
-        names = ", ".join(loaded) or "deleted ones, whose layers are still there"
+        names = ", ".join(loaded) or "deleted adapters, whose layers remain"
         raise BadCall(
-            f"this model has adapters loaded ({names}); unload them first (unload_lora_weights), "
-            "after fuse_lora if the model should keep their effect, and wrap it again"
+            f"this model has adapters loaded ({names}); unload them with unload_lora_weights and "
+            "wrap the model again; to preserve their effect, call fuse_lora before"
         )
 
 
 class Adapter(ABC):
-    """Trainable tensors, in float32 on the network's device, and how the network uses them. Raises
-    `BadCall` for a network that has other adapters."""
+    """Trainable tensors in float32, on the device of the network, and their effect on the network.
+    Raises `BadCall` for a network that has other adapters."""
 
     def __init__(self, network: nn.Module, tensors: Mapping[str, Tensor], device: Any) -> None:
         check_no_adapters(network)
         self.network = network
-        # In the order of the names, as in a file, because optimisers number their parameters.
+        # Sorted by name, as in a file, because an optimizer identifies parameters by their order.
         self.tensors = {
             name: nn.Parameter(tensor.detach().to(device, torch.float32, copy=True))
             for name, tensor in sorted(tensors.items())
@@ -52,12 +52,13 @@ class Adapter(ABC):
 
     @abstractmethod
     def applied(self) -> AbstractContextManager[None]:
-        """Inside this context the network uses the tensors; afterwards, also after an exception, it
-        is unchanged. With gradient checkpointing the backward pass must be inside the context
-        too."""
+        """Inside this context the network uses the tensors. At its end, also after an exception,
+        the network is unchanged. With gradient checkpointing, the backward pass must be inside the
+        context too."""
 
     def _linear(self, name: str, path: str) -> nn.Linear:
-        """The layer to which the tensor of that name belongs. Raises `BadMotion`."""
+        """The linear layer at `path`, to which the tensor `name` belongs. Raises `BadMotion` if the
+        network has no such layer."""
         try:
             layer = self.network.get_submodule(path)
         except AttributeError:
@@ -75,10 +76,11 @@ class MotionEmbeddings(Adapter):
     """m^QK and m^V of Motion Inversion (Wang et al. 2024, eq. 1), added to the inputs of the
     projections of temporal self-attention.
 
-    "query_key.<transformer>" is (1, F, C), shared by the attentions of the transformer as in the
-    released code, or (h·w, F, C); "value.<projection>" is (h·w, F, C). `gamma` scales m^V, and with
-    `difference` m_i − m_(i−1) takes its place, which removes static appearance. For clips of other
-    lengths both are interpolated linearly.
+    "query_key.<transformer>" is m^QK, (1, F, C) or (h·w, F, C); as in the released code, all
+    attentions of a transformer share it. "value.<projection>" is m^V, (h·w, F, C). `gamma` scales
+    m^V. With `difference`, m_i − m_(i−1) replaces m^V, which removes static appearance. For a clip
+    of another length the embeddings are interpolated linearly. Raises `BadMotion` for tensors that
+    do not fit the network.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class MotionEmbeddings(Adapter):
         super().__init__(network, tensors, device)
         self._gamma, self._difference = gamma, difference
         self._pairs: list[tuple[str, str]] = []
-        """The paths of projections, each with the name of the tensor that is added to its input."""
+        """(path of a projection, name of the tensor that is added to its input)."""
         for path, attentions in transformers:
             for attention in attentions:
                 self._pairs += [
@@ -115,8 +117,9 @@ class MotionEmbeddings(Adapter):
         *,
         spatial: bool = False,
     ) -> dict[str, Tensor]:
-        """Tensors without effect, for projections whose inputs have these shapes (h·w, F, C). With
-        `spatial`, m^QK too has a value for every position."""
+        """Zero tensors for the projections of these transformers. `shapes` maps the path of a
+        projection to the shape of its input, (h·w, F, C). With `spatial`, m^QK also has a vector
+        for every position."""
         tensors = {}
         for path, attentions in transformers:
             positions, *rest = shapes[attentions[0].query]
@@ -130,49 +133,55 @@ class MotionEmbeddings(Adapter):
         handles: list[RemovableHandle] = []
         try:
             for path, name in self._pairs:
-                added = self._value if name.startswith("value.") else _stretched
-                hook = _adding(self.tensors[name], added)
+                fit = self._fit_value if name.startswith("value.") else _fit_frames
+                hook = _add_to_input(self.tensors[name], fit)
                 handles.append(self.network.get_submodule(path).register_forward_pre_hook(hook))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _value(self, embedding: Tensor, frames: int) -> Tensor:
-        """γ·m^V, or γ times its difference in time, in which the first frame keeps its value."""
-        embedding = _stretched(embedding, frames)
+    def _fit_value(self, embedding: Tensor, frames: int) -> Tensor:
+        """γ·m^V for this number of frames, or γ times its differences between frames, in which the
+        first frame is unchanged."""
+        embedding = _fit_frames(embedding, frames)
         if self._difference:
-            steps = embedding[:, 1:] - embedding[:, :-1]
-            embedding = torch.cat([embedding[:, :1], steps], 1)
+            differences = embedding[:, 1:] - embedding[:, :-1]
+            embedding = torch.cat([embedding[:, :1], differences], 1)
         return self._gamma * embedding
 
     @staticmethod
-    def _check(name: str, tensor: Tensor, width: int) -> None:
-        if tensor.ndim != 3 or tensor.shape[2] != width or not tensor.numel():
+    def _check(name: str, tensor: Tensor, channels: int) -> None:
+        if tensor.ndim != 3 or tensor.shape[2] != channels or not tensor.numel():
             raise BadMotion(
-                f"the motion's {name} is {tuple(tensor.shape)}; this model takes {width} channels"
+                f"the motion's {name} has shape {tuple(tensor.shape)}; this model needs three "
+                f"dimensions, of which the last is {channels}"
             )
 
 
-def _adding(
-    embedding: Tensor, fitted: Callable[[Tensor, int], Tensor]
+def _add_to_input(
+    embedding: Tensor, fit: Callable[[Tensor, int], Tensor]
 ) -> Callable[[nn.Module, Any], Any]:
+    """A hook that adds an embedding to the input (B·h·w, F, C) of a projection. `fit` adapts the
+    embedding to the number of frames."""
+
     def add(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x = args[0]
-        added = fitted(embedding, x.shape[1]).to(x)
-        if len(added) > 1:
-            if len(x) % len(added):
+        addend = fit(embedding, x.shape[1]).to(x)
+        if len(addend) > 1:
+            if len(x) % len(addend):
                 raise BadMotion(
-                    f"the motion was learned at {len(added)} positions of a layer that now has "
-                    f"{len(x)}; make clips of the size that it was learned at"
+                    f"the motion was learned at {len(addend)} positions of a layer that now has "
+                    f"{len(x)}; make clips of the size of the source"
                 )
-            added = added.repeat(len(x) // len(added), 1, 1)  # the clips of a batch
-        return (x + added, *args[1:])
+            addend = addend.repeat(len(x) // len(addend), 1, 1)  # once for each clip of the batch
+        return (x + addend, *args[1:])
 
     return add
 
 
-def _stretched(embedding: Tensor, frames: int) -> Tensor:
+def _fit_frames(embedding: Tensor, frames: int) -> Tensor:
+    """The embedding (…, F, C), interpolated linearly to this number of frames."""
     if embedding.shape[1] == frames:
         return embedding
     return interpolate(embedding.mT, frames, mode="linear", align_corners=False).mT
@@ -181,19 +190,19 @@ def _stretched(embedding: Tensor, frames: int) -> Tensor:
 @contextmanager
 def input_shapes(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, tuple[int, ...]]]:
     """Inside this context a forward pass fills the dict: path of a layer -> shape of its input."""
-    seen: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     handles: list[RemovableHandle] = []
 
     def hook(path: str) -> Callable[[nn.Module, Any], None]:
-        def keep(module: nn.Module, args: Any) -> None:
-            seen[path] = tuple(args[0].shape)
+        def store(module: nn.Module, args: Any) -> None:
+            shapes[path] = tuple(args[0].shape)
 
-        return keep
+        return store
 
     try:
         for path in paths:
             handles.append(network.get_submodule(path).register_forward_pre_hook(hook(path)))
-        yield seen
+        yield shapes
     finally:
         for handle in handles:
             handle.remove()
@@ -204,8 +213,8 @@ class LoRA(Adapter):
     """Low-rank additions to linear layers (Hu et al. 2022), in peft's layers.
 
     "<component>.<layer>.lora_A.weight" is (rank, in) and "<component>.<layer>.lora_B.weight" is
-    (out, rank): the keys of diffusers and, without the component, those of peft. α equals the rank,
-    so that W becomes W + B·A.
+    (out, rank). These are the names of diffusers; peft's names lack the component. α equals the
+    rank, so that W becomes W + B·A. Raises `BadMotion` for tensors that do not fit the network.
     """
 
     def __init__(
@@ -222,20 +231,21 @@ class LoRA(Adapter):
                 getattr(layer, matrix)[_PEFT].weight = self.tensors[stem + suffix]
 
     @staticmethod
-    def fresh(
+    def initial(
         network: nn.Module,
         paths: Iterable[str],
         rank: int,
         component: str,
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Tensors without effect: B is zero, and A is uniform within ±1/√in, as in peft."""
+        """Tensors for the layers at these paths, without effect: A is uniform in ±1/√in, as in
+        peft, and B is zero."""
         tensors = {}
         for path in paths:
             layer = network.get_submodule(path)
             assert isinstance(layer, nn.Linear)
-            drawn = torch.rand(rank, layer.in_features, generator=generator)
-            tensors[f"{component}.{path}{_A}"] = (2 * drawn - 1) / layer.in_features**0.5
+            uniform = torch.rand(rank, layer.in_features, generator=generator)
+            tensors[f"{component}.{path}{_A}"] = (2 * uniform - 1) / layer.in_features**0.5
             tensors[f"{component}.{path}{_B}"] = torch.zeros(layer.out_features, rank)
         return tensors
 
@@ -252,18 +262,18 @@ class LoRA(Adapter):
                 _put(self.network, path, base)
 
     def _paths(self, component: str) -> list[str]:
-        """The paths of the adapted layers. Raises `BadMotion` for names or shapes that no LoRA
-        has."""
+        """The paths of the adapted layers. Raises `BadMotion` for names or shapes that are not
+        those of a LoRA."""
         paths = []
         for name, tensor in self.tensors.items():
             path = name.removeprefix(f"{component}.").removesuffix(_A).removesuffix(_B)
             layer = self._linear(name, path)
             rank = self._rank()
-            wanted = {_A: (rank, layer.in_features), _B: (layer.out_features, rank)}
+            shapes = {_A: (rank, layer.in_features), _B: (layer.out_features, rank)}
             stem = f"{component}.{path}"
-            pair = {stem + suffix for suffix in wanted} <= self.tensors.keys()
-            shape = next((wanted[s] for s in wanted if name == stem + s), None)
-            if shape is None or not pair or tuple(tensor.shape) != shape:
+            is_pair = {stem + suffix for suffix in shapes} <= self.tensors.keys()
+            shape = next((shapes[s] for s in shapes if name == stem + s), None)
+            if shape is None or not is_pair or tuple(tensor.shape) != shape:
                 raise BadMotion(
                     f"the motion's {name}, {tuple(tensor.shape)}, is not a matrix of a LoRA of "
                     f"rank {rank} for a layer from {layer.in_features} to {layer.out_features}"
@@ -277,14 +287,13 @@ class LoRA(Adapter):
 
 
 def _peft_layers(network: nn.Module, paths: list[str], rank: int) -> dict[str, nn.Module]:
-    """peft's layer for each of these paths. It wraps the network's own layer, which stays in the
-    network."""
+    """Path -> a layer of peft that wraps the layer at the path. The network is unchanged."""
     from peft import LoraConfig, inject_adapter_in_model  # importing takes a second
 
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=paths, lora_dropout=0.0)
     bases = {path: network.get_submodule(path) for path in paths}
     try:
-        # On the meta device, because its matrices are replaced afterwards.
+        # The matrices are created on the meta device, because the caller replaces them.
         inject_adapter_in_model(config, network, _PEFT, low_cpu_mem_usage=True)
         layers = {path: network.get_submodule(path).eval() for path in paths}
         for layer in layers.values():
@@ -297,8 +306,8 @@ def _peft_layers(network: nn.Module, paths: list[str], rank: int) -> dict[str, n
 
 
 def _by_position(module: nn.Module, args: Any, named: Any) -> Any:
-    """Pass keyword arguments by position: diffusers calls `proj_in(input=…)` in AnimateDiff's
-    transformers, and the argument of peft's layers has another name."""
+    """A hook that passes keyword arguments by position. In AnimateDiff's transformers diffusers
+    calls `proj_in(input=…)`, but the argument of peft's layers has another name."""
     return (*args, *named.values()), {}
 
 
@@ -309,11 +318,11 @@ def _put(network: nn.Module, path: str, module: nn.Module) -> None:
 
 @final
 class WeightDifferences(Adapter):
-    """Differences that are added to the weights of linear layers: full fine-tuning that can be
-    removed again.
+    """Differences that are added to the weights of linear layers: full fine-tuning that leaves the
+    weights themselves unchanged.
 
     "<component>.<layer>.diff" is (out, in). AdamW's weight decay acts on the differences and not on
-    the weights.
+    the weights. Raises `BadMotion` for tensors that do not fit the network.
     """
 
     def __init__(
@@ -324,8 +333,8 @@ class WeightDifferences(Adapter):
         for name, tensor in tensors.items():
             path = name.removeprefix(f"{component}.").removesuffix(_DIFF)
             layer = self._linear(name, path)
-            named = name == f"{component}.{path}{_DIFF}"
-            if not named or tensor.shape != layer.weight.shape:
+            valid_name = name == f"{component}.{path}{_DIFF}"
+            if not valid_name or tensor.shape != layer.weight.shape:
                 raise BadMotion(
                     f"the motion's {name}, {tuple(tensor.shape)}, is not a difference of "
                     f"weights {tuple(layer.weight.shape)}"
@@ -334,7 +343,7 @@ class WeightDifferences(Adapter):
 
     @staticmethod
     def zeros(network: nn.Module, paths: Iterable[str], component: str) -> dict[str, Tensor]:
-        """Tensors without effect."""
+        """Zero differences for the layers at these paths."""
         return {
             f"{component}.{path}{_DIFF}": torch.zeros(network.get_parameter(f"{path}.weight").shape)
             for path in paths
@@ -357,11 +366,14 @@ class WeightDifferences(Adapter):
                 handle.remove()
 
 
-def weighted(sets: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The tensors whose effect is the weighted sum of the effects of several sets of one kind.
+def weighted_sum(
+    sets: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
+) -> dict[str, Tensor]:
+    """The tensors whose effect is the weighted sum of the effects of several sets of tensors, all
+    for the same kind of adapter.
 
-    A tensor that a set lacks counts as zero. The ranks of LoRAs are concatenated. Raises
-    `BadMotion` for tensors of different shapes, which have no sum.
+    A tensor that a set lacks counts as zero. The matrices of LoRAs are concatenated along the rank.
+    Raises `BadMotion` for tensors of different shapes, which cannot be added.
     """
     names = dict.fromkeys(name for tensors in sets for name in tensors)
     total: dict[str, Tensor] = {}
@@ -375,8 +387,9 @@ def weighted(sets: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> 
             shapes = sorted({tuple(tensor.shape) for tensor, _ in terms})
             if len(shapes) > 1:
                 raise BadMotion(
-                    f"the motions do not add up: {name} is {' and '.join(map(str, shapes))}; learn "
-                    "them at one size and number of frames"
+                    f"the motions cannot be added, because {name} has the shapes "
+                    f"{' and '.join(map(str, shapes))}; learn them at the same size and number of "
+                    "frames"
                 )
             total[name] = torch.stack([weight * tensor for tensor, weight in terms]).sum(0)
     return total

@@ -1,6 +1,6 @@
-"""The transformers and attentions of a network, by the paths of their layers.
+"""The transformers and attentions of a network, described by the paths of their layers.
 
-Owns the names with which a backbone tells an adapter where the layers are. It refuses to know
+Owns the two types with which a backbone describes its layers to an adapter. It refuses to know
 adapters and models.
 """
 
@@ -19,13 +19,13 @@ class Attention(NamedTuple):
 
 
 class Transformer(NamedTuple):
-    """A module of a network and the attentions in it. The attentions of a temporal transformer are
-    over frames, and their projections take (B·h·w, F, C)."""
+    """The path of a transformer in a network, and its attentions. Attention of a temporal
+    transformer is over frames, and the inputs of its projections are (B·h·w, F, C)."""
 
     path: str
     attentions: tuple[Attention, ...]
 
     def linears(self, network: nn.Module) -> list[str]:
-        """The paths of all its linear layers."""
+        """The paths of all linear layers of the transformer."""
         inside = network.get_submodule(self.path).named_modules(prefix=self.path)
         return [path for path, module in inside if isinstance(module, nn.Linear)]

@@ -1,10 +1,10 @@
-"""Weights that stay in main memory and are copied to the device block by block, while a block runs.
+"""Block offloading: weights stay in main memory and are on the device only while their block runs.
 
-Owns the copies of forward and backward passes. It refuses to know models and settings. Gradients
-flow through blocks whose weights have left the device: autograd saves a reference to the weight in
-main memory, and the weight is copied again when the backward pass needs it. (diffusers' group
-offloading supports forward passes only: for a norm, autograd saves the parameter itself, whose
-values are on another device by the time of the backward pass.)
+Owns the copies of weights in forward and backward passes. It refuses to know models and settings.
+Gradients can be computed after the weights of a block have left the device: autograd saves a
+reference to the weight in main memory, and the weight is copied again when the backward pass needs
+it. diffusers' group offloading supports forward passes only: for a norm, autograd saves the
+parameter itself, whose values are on another device when the backward pass runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,64 +20,65 @@ _RECOMPUTED: ContextVar[bool] = ContextVar("recomputed", default=False)
 
 
 class _SavedWeight(NamedTuple):
-    """A view of a weight that autograd saves, without its copy on the device."""
+    """What autograd saves in place of a view of a weight's copy on the device."""
 
-    home: Tensor
+    original: Tensor
+    """The weight in main memory."""
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The entries of the outermost module lists, in order; for an entry that has module lists of
-    its own, their entries. So no block is larger than a layer that gradient checkpointing
-    recomputes."""
+    """The blocks of a network, in order: the entries of its outermost module lists. An entry that
+    contains module lists is replaced by their entries, so that no block is larger than a layer that
+    gradient checkpointing recomputes."""
     entries: list[nn.Module] = []
     for child in network.children():
         if not isinstance(child, nn.ModuleList):
             entries.extend(blocks(child))
             continue
         for entry in child:
-            listed = any(isinstance(inner, nn.ModuleList) for inner in entry.children())
-            entries.extend(blocks(entry) if listed else [entry])
+            has_lists = any(isinstance(inner, nn.ModuleList) for inner in entry.children())
+            entries.extend(blocks(entry) if has_lists else [entry])
     return entries
 
 
 def tensors(network: nn.Module) -> list[Tensor]:
-    """All parameters and buffers, each once."""
-    return list({id(one): one for one in (*network.parameters(), *network.buffers())}.values())
+    """All parameters and buffers. A tensor that the network uses twice is returned once."""
+    return list({id(t): t for t in (*network.parameters(), *network.buffers())}.values())
 
 
-def rest(network: nn.Module) -> list[Tensor]:
-    """Parameters and buffers that are in no block."""
-    inside = {id(one) for block in blocks(network) for one in tensors(block)}
-    return [one for one in tensors(network) if id(one) not in inside]
+def outside_blocks(network: nn.Module) -> list[Tensor]:
+    """The parameters and buffers that are in no block."""
+    inside = {id(tensor) for block in blocks(network) for tensor in tensors(block)}
+    return [tensor for tensor in tensors(network) if id(tensor) not in inside]
 
 
 def attach(network: nn.Module, device: torch.device) -> None:
-    """Move the network to main memory for good; its blocks are copied to the device when they
-    run."""
+    """Move the network to main memory permanently. A block is copied to the device when it
+    runs."""
     network.to("cpu")
     for block in blocks(network):
         block.forward = partial(_run, block, block.forward, device)
 
 
-def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
-    """Move the weights outside the blocks of a network to the device, unless they are there, and
-    those of the other networks to main memory."""
-    own = rest(network)
-    if all(one.device.type == device.type for one in own):
+def swap_in(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
+    """Move the weights that are in no block to the device, and those of all other networks to main
+    memory. Does nothing if the weights are already on the device."""
+    weights = outside_blocks(network)
+    if all(weight.device.type == device.type for weight in weights):
         return
     for other in networks:
-        for one in rest(other):
-            one.data = one.data.to("cpu")
-    for one in own:
-        one.data = one.data.to(device)
+        for weight in outside_blocks(other):
+            weight.data = weight.data.to("cpu")
+    for weight in weights:
+        weight.data = weight.data.to(device)
 
 
-def recomputed(forward: Callable[..., Any], *args: Any, **named: Any) -> Any:
-    """Call a forward function that checkpointing will call again in the backward pass: autograd
-    saves nothing in this call, so no weight has to be recorded."""
+def call_checkpointed(forward: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """Call a forward function under gradient checkpointing. Checkpointing calls it again in the
+    backward pass, so autograd saves nothing in this call, and weights need no hooks."""
     token = _RECOMPUTED.set(True)
     try:
         return forward(*args, **named)
@@ -99,32 +100,32 @@ def _run(
 @contextmanager
 def _on_device(block: nn.Module, device: torch.device) -> Iterator[None]:
     """Inside this context the weights of a block are copies on the device."""
-    homes = [(one, one.data) for one in tensors(block)]
+    originals = [(tensor, tensor.data) for tensor in tensors(block)]
     try:
-        for one, home in homes:
-            one.data = home.to(device, copy=True)
+        for tensor, original in originals:
+            tensor.data = original.to(device, copy=True)
         if _RECOMPUTED.get():
             yield
         else:
-            known = {one.untyped_storage().data_ptr(): home for one, home in homes}
+            by_address = {t.untyped_storage().data_ptr(): original for t, original in originals}
             with torch.autograd.graph.saved_tensors_hooks(
-                partial(_pack, known), partial(_unpack, device)
+                partial(_pack, by_address), partial(_unpack, device)
             ):
                 yield
     finally:
-        for one, home in homes:
-            one.data = home
+        for tensor, original in originals:
+            tensor.data = original
 
 
-def _pack(known: dict[int, Tensor], tensor: Tensor) -> Tensor | _SavedWeight:
-    home = known.get(tensor.untyped_storage().data_ptr())
-    if home is None:
+def _pack(by_address: dict[int, Tensor], tensor: Tensor) -> Tensor | _SavedWeight:
+    original = by_address.get(tensor.untyped_storage().data_ptr())
+    if original is None:
         return tensor
-    return _SavedWeight(home, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+    return _SavedWeight(original, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
 
 def _unpack(device: torch.device, saved: Tensor | _SavedWeight) -> Tensor:
     if isinstance(saved, Tensor):
         return saved
-    copy = saved.home.to(device, copy=True)
+    copy = saved.original.to(device, copy=True)
     return copy.as_strided(saved.shape, saved.stride, saved.offset)

@@ -1,7 +1,7 @@
-"""Reading a model folder in diffusers' format, with errors that a person can act on.
+"""Reading a model folder in diffusers' format, with errors that name a remedy.
 
-Owns how a folder is found or downloaded, and how one network or tokenizer of it is read and
-checked. Safetensors are preferred; pickled weights go through torch's weights-only loader, which
+Owns how a folder is found or downloaded, and how one network or tokenizer of it is loaded and
+checked. Safetensors are preferred. Pickled weights are read by torch's weights-only loader, which
 runs no code. It refuses to know which parts make up a model (`pipeline_parts`).
 """
 
@@ -29,10 +29,12 @@ T = TypeVar("T")
 
 
 def find_folder(source: str, parts: Sequence[str] = ()) -> Path:
-    """The local folder of a model: a path as it is, or a hub id's, from the cache or downloaded.
+    """The local folder of a model. `source` is a path, or a hub id whose files are in the local
+    cache or are downloaded.
 
-    `parts` are the subfolders and files to download, for a repository that diffusers does not know
-    as a pipeline or that holds more than one model. Raises `BadModel`.
+    `parts` are the subfolders and files to download. They are needed for a repository that is no
+    pipeline of diffusers, or that holds more than one model. Raises `BadModel` if there is no such
+    folder or the download fails.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -48,10 +50,10 @@ def find_folder(source: str, parts: Sequence[str] = ()) -> Path:
     try:
         with quiet(bars=True):
             return _downloaded(source, parts) if parts else Path(DiffusionPipeline.download(source))
-    except Exception as error:  # which classes the hub's client raises changes with its version
+    except Exception as error:  # the exception classes of the hub's client change with its version
         reason = str(error).strip().split("\n")[0]
         raise BadModel(
-            f"{source} is neither a folder nor in the local cache, and cannot be downloaded "
+            f"{source} is no folder, is not in the local cache, and cannot be downloaded "
             f"({type(error).__name__}: {reason[:160]}); if this machine is offline, copy the "
             "model's folder here and pass its path"
         ) from error
@@ -64,24 +66,26 @@ def _downloaded(source: str, parts: Sequence[str]) -> Path:
     try:
         if any(name.endswith(".safetensors") for name in HfApi().list_repo_files(source)):
             excluded.append("*.bin")
-    except Exception:  # offline: snapshot_download reports it unless everything is cached
+    except Exception:  # offline; snapshot_download raises if a file is not in the cache
         pass
-    wanted = [INDEX, *(part if "." in part else f"{part}/*" for part in parts)]
-    return Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=excluded))
+    included = [INDEX, *(part if "." in part else f"{part}/*" for part in parts)]
+    return Path(snapshot_download(source, allow_patterns=included, ignore_patterns=excluded))
 
 
 def check_index(path: Path, pipelines: frozenset[str]) -> None:
-    """Raise `BadModel` unless the index of a folder names one of these pipelines."""
+    """Raise `BadModel` unless `path` is a model folder whose index names one of these
+    pipelines."""
     if not (path / INDEX).is_file():
         raise BadModel(f"{path} is not a model folder of diffusers: it has no {INDEX}")
     pipeline = read_json(path / INDEX).get("_class_name")
     if pipeline not in pipelines:
-        wanted = ", ".join(sorted(pipelines))
-        raise BadModel(f"{path} holds a {pipeline}, and this backbone reads {wanted}")
+        supported = ", ".join(sorted(pipelines))
+        raise BadModel(f"{path} holds a {pipeline}, but this backbone needs {supported}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model folder. Raises `BadModel`."""
+    """The JSON object in a file of a model folder. Raises `BadModel` for another content or an
+    unreadable file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -94,11 +98,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
-    """Load a network of diffusers. Raises `BadModel` for weights that do not fit it exactly."""
+    """Load a network of diffusers from its folder. Raises `BadModel` for weights that are missing,
+    superfluous or of another shape."""
     config = read_json(path / "config.json")
     if config.get("_class_name") != kind.__name__:
-        named = config.get("_class_name")
-        raise BadModel(f"{path} holds a {named}, and a {kind.__name__} is needed")
+        name = config.get("_class_name")
+        raise BadModel(f"{path} holds a {name}, but a {kind.__name__} is needed")
     if meta_model.current() is not None:
         loader: Any = kind
         with quiet():
@@ -108,9 +113,10 @@ def network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
 
 
 def text_network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
-    """Load a network of transformers. Raises `BadModel` for weights that do not fill it exactly.
+    """Load a network of transformers from its folder. Raises `BadModel` for weights that are
+    missing or of another shape.
 
-    A checkpoint may hold more than the network needs, such as CLIP's image encoder or a projection.
+    A checkpoint may hold further weights, such as those of CLIP's image encoder.
     """
     config = read_json(path / "config.json")
     if meta_model.current() is not None:
@@ -119,7 +125,7 @@ def text_network(kind: type[N], path: Path, dtype: torch.dtype) -> N:
             return empty_networks.init_empty(
                 lambda: loader(loader.config_class.from_dict(config)), dtype
             )
-    # `_load` reports mismatches; the error of transformers only points at a report in its log.
+    # `_load` reports mismatched shapes. The error of transformers would only refer to its log.
     options = {"dtype": dtype, "ignore_mismatched_sizes": True}
     return _load(kind, path, options, ("missing_keys", "mismatched_keys"))
 
@@ -131,7 +137,7 @@ def _load(kind: type[N], path: Path, options: Mapping[str, Any], problems: tuple
             model, info = loader.from_pretrained(
                 path, output_loading_info=True, local_files_only=True, **options
             )
-    except Exception as error:  # a damaged config or file can make the libraries raise anything
+    except Exception as error:  # for a damaged file the libraries raise many kinds of exceptions
         if is_out_of_memory(error):
             raise
         raise _load_error(kind.__name__, path, error) from error
@@ -155,40 +161,41 @@ def _load_error(kind: str, path: Path, error: BaseException) -> BadModel:
     while cause is not None:
         if isinstance(cause, pickle.UnpicklingError):
             return BadModel(
-                f"{path} holds pickled weights that are damaged or more than plain tensors, and "
+                f"the pickled weights in {path} are damaged or contain more than tensors, so that "
                 "loading them would run code; get the model as .safetensors"
             )
         cause = cause.__cause__ or cause.__context__
     reason = " ".join(str(error).split()).split(". If you want to instead")[0][:200]
     if isinstance(error, SafetensorError) or "Unable to load weights" in reason:
-        return BadModel(f"{path} holds weights that are damaged or cut short ({reason})")
+        return BadModel(f"the weights in {path} are damaged or cut short ({reason})")
     if "expected shape" in reason:
-        reason = f"its weights are of another architecture than its config ({reason})"
+        reason = f"its weights have another architecture than its config ({reason})"
     return BadModel(f"{path} cannot be loaded as a {kind}: {reason}")
 
 
 def tokenizer(kind: type[T], path: Path) -> T:
-    """Load a tokenizer. Raises `BadModel` for one without its vocabulary, because transformers
-    would invent one."""
+    """Load a tokenizer from its folder. Raises `BadModel` if the files of its vocabulary are
+    missing, for which transformers would silently use a vocabulary of its own."""
     if meta_model.current() is not None:
         return empty_networks.tokenizer(kind)
     loader: Any = kind
     files = dict(loader.vocab_files_names)
-    whole = files.pop("tokenizer_file", "tokenizer.json")
-    if not (path / whole).is_file() and not all((path / file).is_file() for file in files.values()):
-        wanted = " and ".join(files.values())
-        raise BadModel(f"{path} holds no {kind.__name__}: it has neither {whole} nor {wanted}")
+    single = files.pop("tokenizer_file", "tokenizer.json")
+    if not (path / single).is_file() and not all((path / f).is_file() for f in files.values()):
+        vocabulary = " and ".join(files.values())
+        raise BadModel(f"{path} holds no {kind.__name__}: it has neither {single} nor {vocabulary}")
     try:
         with quiet():
             return loader.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # as in _load
+    except Exception as error:  # for the same reason as in _load
         reason = " ".join(str(error).split())[:120]
         raise BadModel(f"{path} holds no {kind.__name__} that can be read: {reason}") from error
 
 
 def fingerprint(network: nn.Module) -> str:
-    """A short hash of the names, the shapes and 64 values of every weight. It does not depend on
-    the device, nor on the dtype as long as the dtype holds the values. Empty on the meta device."""
+    """A short hash of the names, the shapes and up to 64 values of every weight. It does not depend
+    on the device, nor on the dtype if the dtype represents the values exactly. On the meta device
+    it is empty."""
     if next(network.parameters()).is_meta:
         return ""
     digest = hashlib.sha256()

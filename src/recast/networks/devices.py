@@ -1,7 +1,7 @@
 """The devices of this machine and their memory.
 
-Owns which device `auto` means, how much main memory there is, and how an allocator says that memory
-ran out. It refuses to know networks, models and settings.
+Owns which device `auto` selects, how much memory a device has, and which exceptions mean that
+memory was exhausted. It refuses to know networks, models and settings.
 """
 
 import os
@@ -14,28 +14,29 @@ import torch
 
 from recast.errors import BadCall
 
-_MEMINFO = Path("/proc/meminfo")
-# PyTorch has no exception class of its own for the allocators of the CPU and of Apple's GPUs.
+MEMINFO = Path("/proc/meminfo")
+"""The file in which Linux reports the sizes of RAM and swap."""
+# PyTorch has no exception class for the allocators of the CPU and of Apple's GPUs.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "MPS backend out of memory")
 
 
 def best_device() -> str:
-    """The device that `auto` means: cuda, else mps, else cpu."""
+    """The device that `auto` selects: the first available of cuda, mps and cpu."""
     return available_devices()[0]
 
 
 def available_devices() -> list[str]:
     """The devices of this machine, the fastest first."""
-    there = {
+    availability = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    return [name for name, usable in there.items() if usable]
+    return [name for name, available in availability.items() if available]
 
 
 def device_of(name: str) -> torch.device:
-    """The device that a setting names. The device may be absent from this machine."""
+    """The device that a setting names. This machine may not have the device."""
     return torch.device(best_device() if name == "auto" else name)
 
 
@@ -48,7 +49,7 @@ def usable_device(name: str) -> torch.device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the memory of a device, or main memory, did not suffice."""
+    """Whether an exception means that the memory of a device or main memory was exhausted."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -62,35 +63,34 @@ class MainMemory(NamedTuple):
 
 
 def main_memory() -> MainMemory | None:
-    """RAM and swap of this machine; None where the system does not report a fixed amount of swap
-    (macOS grows it on demand, Windows has no such file)."""
-    if not _MEMINFO.is_file():
+    """RAM and swap of this machine. None if there is no /proc/meminfo, as on macOS, which increases
+    its swap on demand, and on Windows."""
+    if not MEMINFO.is_file():
         return None
-    sizes = dict(re.findall(r"^(MemTotal|SwapTotal): +(\d+) kB$", _MEMINFO.read_text(), re.M))
+    sizes = dict(re.findall(r"^(MemTotal|SwapTotal): +(\d+) kB$", MEMINFO.read_text(), re.M))
     return MainMemory(1024 * int(sizes["MemTotal"]), 1024 * int(sizes["SwapTotal"]))
 
 
 def total_memory(device: torch.device) -> int | None:
-    """Bytes of a device's memory; for the CPU main memory with swap. None where it is not known, or
-    where the system may lend more (Windows lends main memory to CUDA)."""
+    """The bytes that a run on the device can use; for the CPU this is RAM and swap. None if the
+    number is unknown, as on Windows, where CUDA may also use main memory."""
     if device.type == "cuda":
-        lends = platform.system() == "Windows" or not torch.cuda.is_available()
-        return None if lends else int(torch.cuda.get_device_properties(device).total_memory)
+        unknown = platform.system() == "Windows" or not torch.cuda.is_available()
+        return None if unknown else int(torch.cuda.get_device_properties(device).total_memory)
     main = main_memory()
     return None if device.type != "cpu" or main is None else sum(main)
 
 
 def physical_memory(device: torch.device) -> int | None:
-    """Bytes of memory that a device really has, without swap; None for a GPU that is not in this
-    machine."""
+    """The bytes of memory of a device, without swap. None for a GPU that this machine does not
+    have, and if the number is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(0)[1] if torch.cuda.is_available() else None
     return installed_ram() or None
 
 
 def installed_ram() -> int:
-    """Bytes of RAM of this machine, also where the amount of swap is unknown; 0 where the system
-    does not report them."""
+    """The bytes of RAM of this machine; 0 if the system does not report them."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

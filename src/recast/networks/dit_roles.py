@@ -1,8 +1,8 @@
-"""What video transformers have in common: tokens on a grid, and the roles of their blocks.
+"""The roles of video transformers, whose tokens form a grid.
 
-Owns how a sequence of tokens is read as features and which block plays which role. It refuses to
-know which model a transformer belongs to. Nobody has measured here which block is best for a role;
-DiTFlow (Pondaven et al., CVPR 2025) guides CogVideoX near its middle, as these roles do.
+Owns how a sequence of tokens is read as features, and which block has which role. It refuses to
+know single models. We have not measured which block is best for a role. The roles select the middle
+block, because DiTFlow (Pondaven et al., CVPR 2025) guides CogVideoX near its middle.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from recast.networks.feature_hooks import Tap, record
 
 
 class TokenGrid:
-    """The grid of the tokens in the current pass; a backbone sets `shape` before each pass.
+    """The grid of the tokens in the current forward pass. A backbone sets `shape` before each pass.
 
-    `heads` is the order of attention heads (a) and tokens (n) in a layer's output that separates
-    them. `text` says whether the tokens of the text come before or after those of the clip.
+    `heads` is the order of attention heads (a) and tokens (n) in the output of a layer that
+    separates heads. `text` tells whether the tokens of the text precede or follow those of the
+    clip.
     """
 
     def __init__(
@@ -32,23 +33,23 @@ class TokenGrid:
         """Frames, height and width in tokens."""
 
     def features(self, output: Tensor, frames: int) -> Tensor:
-        """The output of a layer, (B, N, C) or with separate heads, as (B, F, H, W, C): heads side
-        by side, without the tokens of the text."""
+        """The output of a layer, (B, N, C) or with separate heads (B, a, N, C / a), as features
+        (B, F, H, W, C). Heads are concatenated, and the tokens of the text are removed."""
         if output.ndim == 4:
             output = rearrange(output, f"b {self._heads} c -> b n (a c)")
         f, h, w = self.shape
-        own = slice(f * h * w) if self._text == "last" else slice(-f * h * w, None)
-        return rearrange(output[:, own], "b (f h w) c -> b f h w c", f=f, h=h, w=w)
+        clip = slice(f * h * w) if self._text == "last" else slice(-f * h * w, None)
+        return rearrange(output[:, clip], "b (f h w) c -> b f h w c", f=f, h=h, w=w)
 
     def positions(self, output: Tensor, frames: int) -> Tensor:
-        """A table of rotary positions, (…, N, …, C), which has no entries for the text, as
-        (B, F, H, W, C). All other dimensions, except that of a batch, must be of size 1."""
+        """A table of rotary embeddings, (…, N, …, C) without the tokens of the text, as features
+        (B, F, H, W, C). Other dimensions than these must have size 1."""
         return output.reshape(-1, *self.shape, output.shape[-1])
 
 
 def rotary(grid: TokenGrid, path: str = "rope", *alternatives: str) -> tuple[Tap, ...]:
-    """The taps of the role "positions" for rotary positions: the cosines and sines that rotate the
-    queries and keys of every block."""
+    """The taps of the role "positions" for rotary embeddings: the cosines and sines that rotate the
+    queries and keys of every block. `path` is the module that computes them."""
     return (Tap(path, grid.positions, alternatives=alternatives, parts=2),)
 
 
@@ -63,14 +64,14 @@ def roles(
     attention: str = "attn1",
     experts: Sequence[str] = ("",),
 ) -> dict[str, tuple[Tap, ...]]:
-    """Role -> taps, for module lists of blocks (name -> number of blocks) whose self-attention is
-    called `attention`. Blocks are numbered from list to list.
+    """Role -> taps. `blocks` maps the name of a module list to its number of blocks; blocks are
+    numbered through all lists. `attention` is the name of a block's self-attention.
 
-    "block3" is the output of block 3; "queries3", "keys3" and "values3" are those of its
-    self-attention, normalised and without positions. The roles without a number belong to the
-    middle block, after which a pass can stop. Its self-attention covers space and time at once, so
-    its queries and keys are also the temporal ones. `experts` are the path prefixes of modules that
-    replace each other between noise levels.
+    "block3" is the output of block 3. "queries3", "keys3" and "values3" belong to its
+    self-attention; queries and keys are read after their normalisation and before the rotary
+    embedding. Roles without a number belong to the middle block. Its self-attention covers space
+    and time, so its queries and keys are also "temporal_queries" and "temporal_keys". `experts` are
+    the path prefixes of networks of which one runs at each noise level.
     """
 
     def tap(path: str, heads: int = 1) -> tuple[Tap, ...]:
@@ -101,21 +102,21 @@ def word_attention(
     token_spans: Sequence[slice],
     tokens: int | None = None,
 ) -> Tensor:
-    """The share of attention that each position gives to each word, (F, H, W, words), in the pass
-    of one clip that `run` makes: the mean over heads and over the middle third of `blocks`, which
-    is an unmeasured choice.
+    """The cross-attention weights between each position and each word, (F, H, W, words), in a
+    forward pass of one clip, which `run` performs. The result is the mean over heads and over the
+    middle third of `blocks`; we have not measured other choices.
 
     `token_spans` are the tokens of each word. The softmax is over the first `tokens` tokens of the
-    text; None for all of them.
+    text; None selects all tokens.
     """
     count = len(network.get_submodule(blocks))  # type: ignore[arg-type]  # a module list
     paths = [f"{blocks}.{i}.attn2" for i in range(count // 3, count - count // 3)]
     queries = [Tap(f"{path}.norm_q", grid.features) for path in paths]
     keys = [Tap(f"{path}.norm_k", _unchanged) for path in paths]
-    with record(network, [*queries, *keys], 0, stop=True) as seen:
+    with record(network, [*queries, *keys], 0, stop=True) as features:
         run()
     maps = [
-        _word_shares(seen[query.path], seen[key.path][:, :tokens], heads, token_spans)
+        _word_weights(features[query.path], features[key.path][:, :tokens], heads, token_spans)
         for query, key in zip(queries, keys, strict=True)
     ]
     return torch.stack(maps).mean(0)
@@ -125,15 +126,17 @@ def _unchanged(output: Tensor, frames: int) -> Tensor:
     return output
 
 
-def _word_shares(queries: Tensor, keys: Tensor, heads: int, token_spans: Sequence[slice]) -> Tensor:
-    """The attention of each position, (1, F, H, W, C), to the tokens of each word, as
-    (F, H, W, words), for keys (1, N, C). One frame at a time, because the maps of all frames would
-    need too much memory."""
+def _word_weights(
+    queries: Tensor, keys: Tensor, heads: int, token_spans: Sequence[slice]
+) -> Tensor:
+    """The attention weights (F, H, W, words) of queries (1, F, H, W, C) to the tokens of each word,
+    for keys (1, N, C). Frames are processed one by one, because the attention maps of all frames
+    would need too much memory."""
     key = rearrange(keys[0].float(), "n (a c) -> a n c", a=heads)
     frames = []
     for frame in queries[0]:
         query = rearrange(frame.float(), "h w (a c) -> a (h w) c", a=heads)
-        shares = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(0)
-        words = torch.stack([shares[:, own].mean(-1) for own in token_spans], -1)
+        weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(0)
+        words = torch.stack([weights[:, span].mean(-1) for span in token_spans], -1)
         frames.append(rearrange(words, "(h w) n -> h w n", h=frame.shape[0]))
     return torch.stack(frames)

@@ -1,7 +1,7 @@
-"""Reading and changing features inside a network, by forward hooks that are always removed.
+"""Reading and changing features inside a network with forward hooks, which are always removed.
 
-Owns `Tap` and the contexts that record, replace and add features, (B, F, H, W, C). It refuses to
-know which taps a role has: that is the backbone's knowledge.
+Owns `Tap` and the contexts that record, replace or add features (B, F, H, W, C). It refuses to know
+which taps a role has: the backbone defines them.
 """
 
 import math
@@ -21,20 +21,23 @@ class Tap(NamedTuple):
     """One module of a network, and how its output is read as features."""
 
     path: str
+    """The path of the module in the network."""
     to_features: Callable[[Tensor, int], Tensor]
-    """(output of the module, frames of x_t) -> (B, F, H, W, C): a selection of the output's
-    entries, in another order. F is smaller where a token covers several frames."""
+    """(output of the module, frames of x_t) -> features (B, F, H, W, C). The features are a
+    selection of the output's entries in another order. F is smaller than the number of frames if a
+    token covers several frames."""
     heads: int = 1
     """The number of attention heads into which the channels are divided."""
     alternatives: tuple[str, ...] = ()
-    """Modules that take its place in some passes, as one expert takes that of another."""
+    """The paths of modules that run instead of this module in some forward passes, such as the
+    layers of another expert."""
     parts: int = 1
-    """The number of tensors in the output that are read as one, side by side in their last
-    dimension, such as cosines and sines."""
+    """The number of tensors in the output, such as cosines and sines, that are read as one tensor.
+    They are concatenated along the last dimension."""
 
 
 class _Stop(Exception):
-    """Ends a forward pass early. It never leaves `record`."""
+    """Ends a forward pass early. `record` always catches it."""
 
 
 @contextmanager
@@ -43,22 +46,23 @@ def record(
 ) -> Iterator[dict[str, Tensor]]:
     """Inside this context a forward pass fills the dict: tap path -> features.
 
-    With `stop`, the pass ends as soon as every tap has been recorded, and the context ends with it,
-    so the call of the network must be its last statement. Gradients flow as in a full pass.
+    `frames` is the number of frames of x_t, and features are (B, F, H, W, C). With `stop`, the
+    forward pass and the context end as soon as every tap has been recorded, so the call of the
+    network must be the last statement in the context. Features have gradients as in a full pass.
     """
-    seen: dict[str, Tensor] = {}
+    features: dict[str, Tensor] = {}
 
     def hook(tap: Tap) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            seen[tap.path] = tap.to_features(_tensor(output, tap.parts), frames)
-            if stop and len(seen) == len(taps):
+        def store(module: nn.Module, args: Any, output: Any) -> None:
+            features[tap.path] = tap.to_features(_tensor(output, tap.parts), frames)
+            if stop and len(features) == len(taps):
                 raise _Stop
 
-        return keep
+        return store
 
     try:
         with _hooked(network, taps, hook):
-            yield seen
+            yield features
     except _Stop:
         pass
 
@@ -67,11 +71,12 @@ def record(
 def override(
     network: nn.Module, taps: Sequence[Tap], features: Mapping[str, Tensor], frames: int
 ) -> Iterator[None]:
-    """Inside this context the network continues with these features in place of the taps' own.
+    """Inside this context these features replace the features at the taps.
 
-    `features` maps tap paths to (B, F, H, W, C), or to the features of one clip for a batch of any
-    size. Entries of the output that are not part of the features are left unchanged. With gradient
-    checkpointing the backward pass must be inside the context too.
+    `features` maps tap paths to (B, F, H, W, C), or to the features (1, F, H, W, C) of one clip,
+    which are used for every clip of a batch. Entries of the output that are not part of the
+    features are left unchanged. With gradient checkpointing, the backward pass must be inside the
+    context too.
     """
     with _written(network, taps, features, frames, Tensor.index_copy):
         yield
@@ -81,8 +86,8 @@ def override(
 def added(
     network: nn.Module, taps: Sequence[Tap], offsets: Mapping[str, Tensor], frames: int
 ) -> Iterator[None]:
-    """Inside this context the network continues with the taps' own features plus these; otherwise
-    as `override`."""
+    """Inside this context `offsets` are added to the features at the taps. In all other respects
+    this is `override`."""
     with _written(network, taps, offsets, frames, Tensor.index_add):
         yield
 
@@ -95,18 +100,21 @@ def _written(
     frames: int,
     write: Callable[[Tensor, int, Tensor, Tensor], Tensor],
 ) -> Iterator[None]:
-    """`write(output, 0, indices, new)` puts new features at their indices in a flat output."""
+    """Inside this context features are written into the outputs of the taps.
+
+    `write(output, 0, indices, new)` writes new features at their indices in a flat output.
+    """
 
     def hook(tap: Tap) -> Callable[[nn.Module, Any, Any], Any]:
         def change(module: nn.Module, args: Any, output: Any) -> Any:
-            own = _tensor(output, tap.parts)
-            # The index of each feature in the output, which inverts `to_features` for any layout.
-            index = torch.arange(own.numel(), device=own.device).reshape(own.shape)
+            tensor = _tensor(output, tap.parts)
+            # The index of each feature in the output. It inverts `to_features` for any layout.
+            index = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape)
             index = tap.to_features(index, frames)
-            new = features[tap.path].to(own)
-            # Where a batch is read as one clip, the positions of its clips follow one another.
+            new = features[tap.path].to(tensor)
+            # If a batch is read as one clip, its positions are those of all clips in order.
             new = new.repeat(1, 1, index.shape[2] // new.shape[2], 1, 1).expand(index.shape)
-            out = write(own.flatten(), 0, index.flatten(), new.flatten()).reshape(own.shape)
+            out = write(tensor.flatten(), 0, index.flatten(), new.flatten()).reshape(tensor.shape)
             if isinstance(output, Tensor):
                 return out
             return (*out.chunk(tap.parts, -1), *output[tap.parts :])
@@ -134,29 +142,29 @@ def _hooked(
             handle.remove()
 
 
-def unrolled(features: Tensor, height: int, width: int) -> Tensor:
-    """Positions in a row, (B, F, H·W, 1, C), as a grid (B, F, H, W, C): the grid of latents of this
-    height and width, halved as often as needed. Features that are a grid already are returned
-    unchanged.
+def as_grid(features: Tensor, height: int, width: int) -> Tensor:
+    """Features whose positions form a row, (B, F, H·W, 1, C), as a grid (B, F, H, W, C). The grid
+    is that of latents with this height and width, halved until it has the number of positions.
+    Features that already form a grid are returned unchanged.
 
-    Raises `BadCall` for a row whose length fits no such grid.
+    Raises `BadCall` if no such grid has the number of positions.
     """
     rows, columns = features.shape[2:4]
     if columns > 1:
         return features
-    tall, wide = height, width
-    while tall * wide > rows and tall * wide > 1:
-        tall, wide = math.ceil(tall / 2), math.ceil(wide / 2)
-    if tall * wide != rows:
+    h, w = height, width
+    while h * w > rows and h * w > 1:
+        h, w = math.ceil(h / 2), math.ceil(w / 2)
+    if h * w != rows:
         raise BadCall(
-            f"{rows} positions fit no grid of {height}x{width} latents, nor one of its halves"
+            f"{rows} positions fit no grid of {height}x{width} latents, also after halving it"
         )
-    return rearrange(features, "b f (h w) 1 c -> b f h w c", h=tall)
+    return rearrange(features, "b f (h w) 1 c -> b f h w c", h=h)
 
 
 def _tensor(output: Any, parts: int = 1) -> Tensor:
-    """The tensor in a module's output, which may be a tuple or one of diffusers' dataclasses; for
-    several `parts`, all of them side by side."""
+    """The tensor in a module's output, which may be a tensor, a tuple or a dataclass of diffusers.
+    Several `parts` are concatenated along the last dimension."""
     if isinstance(output, Tensor):
         return output
     assert isinstance(output[0], Tensor)

@@ -1,6 +1,7 @@
 """The local cache of the Hugging Face hub.
 
-Owns where a downloaded model lies. It downloads nothing and reads no weights.
+Owns how the folder of a downloaded model is found. It refuses to know models: it downloads nothing
+and reads no weights.
 """
 
 from pathlib import Path
@@ -11,8 +12,9 @@ from recast.errors import BadModel
 
 
 def cached_folder(source: str) -> Path:
-    """The folder of a hub id in the local cache. Raises `BadModel` if it is not there."""
-    # A repository that is no pipeline, such as an adapter, has no index.
+    """The folder of a hub id in the local cache. Raises `BadModel` if the cache does not have
+    it."""
+    # A repository that is no pipeline, such as an adapter, has a config.json but no index.
     for name in ("model_index.json", "config.json"):
         path = try_to_load_from_cache(source, name)
         if isinstance(path, str):

@@ -1,7 +1,8 @@
 """The shape of a clip's latents.
 
-Owns which clip sizes a model takes, the shape of their latents, and which frames of the clip each
-frame of the latents covers. It refuses to know networks: the numbers come from a backbone.
+Owns which lengths and sizes of clips a model accepts, the shape of their latents, and which frames
+of the clip each frame of the latents covers. It refuses to know networks: a backbone gives the
+numbers.
 """
 
 from dataclasses import dataclass
@@ -11,72 +12,76 @@ from recast.errors import BadCall
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentLayout:
-    """How the frames and pixels of a clip become latents."""
+    """How a clip (F, H, W) becomes latents (1, C, f, h, w)."""
 
     channels: int
+    """C, the channels of the latents."""
     spatial_factor: int = 1
-    """Pixels per latent, along each side of a frame."""
+    """Pixels per latent position, in height and in width."""
     multiples: tuple[int, int] | None = None
-    """Height and width must be multiples of these; None for `spatial_factor`."""
+    """Height and width must be multiples of these numbers; None means `spatial_factor`."""
     frames_per_latent: int = 1
-    """Frames of the clip per frame of the latents, after the first, which covers one frame."""
+    """Frames of the clip per frame of the latents. The first frame of the latents covers one frame
+    of the clip."""
     frames_multiple: int | None = None
-    """A clip has one frame and then a multiple of so many; None for `frames_per_latent`."""
-    repeats_first: bool = False
-    """Whether the latents begin with their first frame twice, as CogVideoX 1.5's do."""
-    most_frames: int | None = None
-    """The most frames that the network sees at once; None where there is no limit."""
-    most_pixels: tuple[int, int] | None = None
-    """The largest height and width; None where there is no limit."""
+    """The number of frames of a clip must be 1 plus a multiple of this number; None means
+    `frames_per_latent`."""
+    repeats_first_frame: bool = False
+    """Whether the latents begin with a copy of their first frame, as in CogVideoX 1.5."""
+    max_frames: int | None = None
+    """The largest number of frames that the network sees at once; None means no limit."""
+    max_size: tuple[int, int] | None = None
+    """The largest height and width in pixels; None means no limit."""
 
     def shape(
         self, frames: int, height: int, width: int, *, windows: bool = False
     ) -> tuple[int, int, int, int, int]:
-        """(1, C, F, H, W) of a clip, which the network sees in `windows` or whole.
-
-        Raises `BadCall`, naming the nearest sizes that the model takes."""
+        """The shape (1, C, f, h, w) of the latents of a clip, which passes through the network as a
+        whole or in `windows`. Raises `BadCall`, which names the nearest sizes that the model
+        accepts."""
         self._check_frames(frames, windows)
         sizes = {"height": height, "width": width}
         multiples = self.multiples or (self.spatial_factor, self.spatial_factor)
-        most = self.most_pixels or (height, width)
-        for (name, value), multiple, limit in zip(sizes.items(), multiples, most, strict=True):
+        limits = self.max_size or (height, width)
+        for (name, value), multiple, limit in zip(sizes.items(), multiples, limits, strict=True):
             check_multiple(name, value, multiple)
             if value > limit:
                 raise BadCall(f"`{name}` must be at most {limit} for this model, got {value}")
-        latent_frames = (frames - 1) // self.frames_per_latent + 1 + self.repeats_first
-        side = self.spatial_factor
-        return (1, self.channels, latent_frames, height // side, width // side)
+        latent_frames = (frames - 1) // self.frames_per_latent + 1 + self.repeats_first_frame
+        factor = self.spatial_factor
+        return (1, self.channels, latent_frames, height // factor, width // factor)
 
     def frame_spans(self, frames: int) -> list[slice]:
         """The frames of a clip that each frame of its latents covers."""
         size = self.frames_per_latent
         spans = [slice(0, 1), *(slice(start, start + size) for start in range(1, frames, size))]
-        return [spans[0], *spans] if self.repeats_first else spans
+        return [spans[0], *spans] if self.repeats_first_frame else spans
 
     def _check_frames(self, frames: int, windows: bool) -> None:
         check_frames(frames, self.frames_multiple or self.frames_per_latent)
-        if self.most_frames is not None and frames > self.most_frames and not windows:
+        if self.max_frames is not None and frames > self.max_frames and not windows:
             raise BadCall(
-                f"`frames` must be at most {self.most_frames} for this model, got {frames}; for a "
-                f"longer clip, set `window` to {self.most_frames} or less"
+                f"`frames` must be at most {self.max_frames} for this model, got {frames}; for a "
+                f"longer clip, set `window` to {self.max_frames} or less"
             )
 
 
 def check_frames(frames: int, multiple: int) -> None:
-    """Raise `BadCall` unless a clip has one frame and then a multiple of so many; the message gives
-    the two nearest lengths."""
+    """Raise `BadCall` unless the number of frames is 1 plus a multiple of `multiple`. The message
+    names the two nearest lengths."""
     if frames < 1:
         raise BadCall(f"`frames` must be at least 1, got {frames}")
     if (frames - 1) % multiple:
         low = (frames - 1) // multiple * multiple + 1
         raise BadCall(
             f"`frames` must be {low} or {low + multiple}, got {frames}: this model takes one frame "
-            f"and then {multiple} at a time"
+            f"and a multiple of {multiple} further frames"
         )
 
 
 def check_multiple(name: str, value: int, multiple: int) -> None:
-    """Raise `BadCall` unless a value is a positive multiple; the message gives the nearest two."""
+    """Raise `BadCall` unless a value is a positive multiple of `multiple`. The message names the
+    two nearest values."""
     if value < multiple or value % multiple:
         low = max(multiple, value // multiple * multiple)
         raise BadCall(

@@ -1,4 +1,4 @@
-"""Silence for the libraries that load models.
+"""The messages of the libraries that load models.
 
 Owns the log levels, warnings and progress bars of diffusers, transformers and huggingface_hub while
 Recast loads a model. It refuses to know what is loaded.
@@ -20,8 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
-    """Inside this context the loading libraries do not log or warn, and they draw no progress bars
-    unless `bars` is true. Every problem becomes an exception of Recast instead."""
+    """Inside this context these libraries do not log or warn, and they show progress bars only with
+    `bars`. The caller turns every problem into an exception of Recast."""
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     hub_bars = not are_progress_bars_disabled()
@@ -33,7 +33,7 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
             for logger in loggers:
                 logger.setLevel(logging.CRITICAL)
             if not bars:
-                transformers_logging.disable_progress_bar()  # this disables those of the hub too
+                transformers_logging.disable_progress_bar()  # also disables the hub's bars
                 diffusers_logging.disable_progress_bar()
             yield
         finally:

@@ -1,8 +1,8 @@
-"""Models without weights and models with random weights.
+"""Models without weights, and models with random weights.
 
 Owns the two contexts in which models are built from their config files alone: on torch's meta
-device, to predict what a run needs, or with random weights, to measure what it takes. Nothing is
-downloaded. It refuses to know how a network is built (`empty_networks`) and which models there are.
+device, to predict the memory of a run, or with random weights, to measure memory and time. Nothing
+is downloaded. It refuses to know how a network is built (`empty_networks`), and single models.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ class MetaModel:
     """The model that is built inside the current context, for a run on `device`."""
 
     device: torch.device
+    """The device of the run."""
     networks: list[nn.Module] = field(default_factory=list)
-    """All networks that a `ModelPlacement` places on the device."""
+    """All networks that a `ModelPlacement` manages."""
     activated: list[nn.Module] = field(default_factory=list)
-    """The networks that a pass has activated, in order."""
-    home: torch.device = META
-    """The device on which the networks are built: meta, unless they have random weights."""
+    """The networks that were activated, in order."""
+    storage: torch.device = META
+    """The device on which the networks are stored: meta, unless they have random weights."""
 
 
 _CURRENT: ContextVar[MetaModel | None] = ContextVar("meta_model", default=None)
@@ -36,8 +37,8 @@ _CURRENT: ContextVar[MetaModel | None] = ContextVar("meta_model", default=None)
 
 @contextmanager
 def use_meta_models(device: torch.device) -> Iterator[MetaModel]:
-    """Inside this context models are built on torch's meta device, as for a run on `device`: they
-    can be called, and their outputs have shapes but no values."""
+    """Inside this context models are built on torch's meta device, as for a run on `device`. They
+    can be called, but their outputs have shapes and no values."""
     model = MetaModel(device)
     token = _CURRENT.set(model)
     try:
@@ -47,10 +48,10 @@ def use_meta_models(device: torch.device) -> Iterator[MetaModel]:
 
 
 @contextmanager
-def random_weights(device: torch.device, home: torch.device) -> Iterator[None]:
+def random_weights(device: torch.device, storage: torch.device) -> Iterator[None]:
     """Inside this context models are built with random weights, which are drawn on `device` and
-    stored on `home`."""
-    token = _CURRENT.set(MetaModel(device, home=home))
+    stored on `storage`."""
+    token = _CURRENT.set(MetaModel(device, storage=storage))
     try:
         yield
     finally:
@@ -58,22 +59,24 @@ def random_weights(device: torch.device, home: torch.device) -> Iterator[None]:
 
 
 def current() -> MetaModel | None:
-    """The model of the current context; None where models are loaded with their weights."""
+    """The model of the current context; None outside of the contexts, where models are loaded with
+    their weights."""
     return _CURRENT.get()
 
 
 def on_meta() -> bool:
     """Whether networks are built on the meta device."""
     model = _CURRENT.get()
-    return model is not None and model.home == META
+    return model is not None and model.storage == META
 
 
-def computes_on(device: torch.device) -> torch.device:
+def target_device(device: torch.device) -> torch.device:
     """The device for which the current model is built; outside of the contexts, `device`."""
     model = _CURRENT.get()
     return device if model is None else model.device
 
 
 def building() -> AbstractContextManager[object]:
-    """A context in which new modules are created on the meta device if networks are built there."""
+    """A context for the creation of modules: on the meta device if networks are built there,
+    otherwise on the default device."""
     return META if on_meta() else nullcontext()

@@ -1,8 +1,8 @@
-"""The parts that make up a model, under the names that diffusers' pipelines give them.
+"""The parts of a model, under the names of diffusers' pipelines.
 
-Owns how a model folder is opened, in which order its parts are read, and how the parts of a
-pipeline that is already loaded are taken over. It refuses to know which classes and numbers a model
-has: a backbone gives them.
+Owns how a model folder is opened, in which order its parts are loaded, and how the parts of a
+loaded pipeline are taken. It refuses to know the classes and numbers of a model: a backbone gives
+them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 _CPU = torch.device("cpu")
 PartClasses = Mapping[str, type[Any]]
-"""The class of each part by its name: `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`
-and so on, the network that denoises first."""
+"""Name of a part -> its class, such as `unet` or `transformer`, `vae`, `text_encoder` and
+`tokenizer`. The network that denoises is the first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelParts:
-    """The networks and tables of one model, named as in diffusers' pipelines. A part that the model
-    does not have is None."""
+    """The networks, tokenizers and scheduler config of one model, named as in diffusers' pipelines.
+    A part that the model does not have is None."""
 
     name: str
     scheduler: Mapping[str, Any]
@@ -44,14 +44,14 @@ class ModelParts:
     unet: Any = None
     transformer: Any = None
     transformer_2: Any = None
-    """The second expert of a model whose experts share the noise levels."""
+    """The second expert of a model with two experts, for the less noisy levels."""
     boundary_ratio: float | None = None
-    """The noise level, from 0 to 1, below which `transformer_2` takes over."""
+    """The noise level, from 0 to 1, below which `transformer_2` is used."""
     vae: Any = None
     text_encoder_2: Any = None
     tokenizer_2: Any = None
     words: frozenset[str] = frozenset()
-    """All words that the model was trained on; empty where they are unknown."""
+    """All words on which the model was trained; empty if they are unknown."""
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -67,15 +67,16 @@ class ModelCard:
 
     path: Path
     defaults: Mapping[str, Any] | None = None
-    """Frames, height, width, fps, steps and guidance scale, as plain numbers; None if the card does
-    not give them."""
+    """Frames, height, width, fps, steps and guidance scale as numbers; None if the card does not
+    give them."""
     words: frozenset[str] = frozenset()
+    """All words on which the model was trained; empty if the card does not give them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFolder:
-    """A model folder of which only small files have been read, so that an error in it shows before
-    gigabytes of weights are loaded."""
+    """A model folder of which only small files have been read. Errors in these files are reported
+    before gigabytes of weights are loaded."""
 
     name: str
     path: Path
@@ -90,24 +91,24 @@ class ModelFolder:
         float32: Collection[str] = (),
         boundary_ratio: float | None = None,
     ) -> ModelParts:
-        """Read the scheduler and the tokenizers first, which are small, and then the networks; the
-        parts named in `float32` in that precision. Raises `BadModel`."""
-        read: dict[str, Any] = {"scheduler": read_scheduler(self.path / "scheduler")}
+        """Load the scheduler and the tokenizers, which are small, and then the networks. The parts
+        that `float32` names are loaded in float32, and the others in `dtype`. Raises `BadModel`."""
+        loaded: dict[str, Any] = {"scheduler": read_scheduler(self.path / "scheduler")}
         for part, kind in classes.items():
             if part.startswith("tokenizer"):
-                read[part] = checkpoint_loading.tokenizer(kind, self.path / part)
+                loaded[part] = checkpoint_loading.tokenizer(kind, self.path / part)
         for part, kind in classes.items():
             dtype = torch.float32 if part in float32 else self.dtype
             if part.startswith("text_encoder"):
-                read[part] = checkpoint_loading.text_network(kind, self.path / part, dtype)
-            elif part not in read:
-                read[part] = checkpoint_loading.network(kind, self.path / part, dtype)
+                loaded[part] = checkpoint_loading.text_network(kind, self.path / part, dtype)
+            elif part not in loaded:
+                loaded[part] = checkpoint_loading.network(kind, self.path / part, dtype)
         return ModelParts(
             name=self.name,
             device=self.device,
             words=self.card.words,
             boundary_ratio=boundary_ratio,
-            **read,
+            **loaded,
         )
 
 
@@ -122,9 +123,9 @@ def open_folder(
 ) -> ModelFolder:
     """Open the folder of an alias, a hub id or a path.
 
-    `gpu_dtype` is what `dtype=auto` means on a GPU, and `download` is as in `find_folder`. Raises
-    `BadModel` for a folder that is not one of these pipelines and `BadCall` for settings that this
-    machine cannot meet.
+    `gpu_dtype` is the precision for `dtype=auto` on a GPU. `download` are the `parts` of
+    `find_folder`. Raises `BadModel` for a folder that does not hold one of these pipelines, and
+    `BadCall` for settings that this machine does not support.
     """
     device = model_device(settings)
     dtype = network_dtype(settings, device, gpu_dtype)
@@ -141,14 +142,14 @@ def open_folder(
 
 
 def read_scheduler(folder: Path) -> dict[str, Any]:
-    """The config of a scheduler. Raises `BadModel` for a kind that Recast does not know."""
+    """The config of a scheduler. Raises `BadModel` for a config that Recast does not support."""
     config = checkpoint_loading.read_json(folder / "scheduler_config.json")
     from_diffusers(config)
     return config
 
 
 def take_parts(pipeline: DiffusionPipeline, classes: PartClasses) -> ModelParts:
-    """The parts of a diffusers pipeline that is already loaded, on the device where they are."""
+    """The parts of a loaded diffusers pipeline. They stay on their device."""
     parts: dict[str, Any] = {name: getattr(pipeline, name) for name in classes}
     first = parts[next(iter(classes))]
     return ModelParts(
@@ -162,7 +163,8 @@ def take_parts(pipeline: DiffusionPipeline, classes: PartClasses) -> ModelParts:
 
 
 def model_device(settings: NetworkSettings) -> torch.device:
-    """The device on which networks are built. Raises `BadCall` if this machine does not have it."""
+    """The device on which networks are loaded. Raises `BadCall` if this machine does not have
+    it."""
     return meta_model.META if meta_model.on_meta() else usable_device(settings.device)
 
 
@@ -170,7 +172,7 @@ def network_dtype(
     settings: NetworkSettings, device: torch.device, gpu_dtype: torch.dtype
 ) -> torch.dtype:
     """The precision of the networks. Raises `BadCall` for float16 on the CPU."""
-    device = meta_model.computes_on(device)
+    device = meta_model.target_device(device)
     if settings.dtype == "auto":
         return torch.float32 if device.type == "cpu" else gpu_dtype
     if settings.dtype == "float16" and device.type == "cpu":
@@ -180,14 +182,14 @@ def network_dtype(
 
 
 def _loaded_name(source: str, aliases: Mapping[str, str]) -> str:
-    """The name of a model that was loaded: its alias, else the last part of its id or path."""
+    """The name of a loaded model: its alias, or the last part of its hub id or path."""
     path = Path(source).expanduser()
     name = source if source in aliases or not path.is_dir() else path.resolve().name
     return name.split("/")[-1]
 
 
 def _read_card(path: Path) -> ModelCard:
-    """The card at a path; an empty card if there is no such file."""
+    """The card in a file; an empty card if the file does not exist. Raises `BadModel`."""
     if not path.exists():
         return ModelCard(path=path)
     content = checkpoint_loading.read_json(path)

@@ -1,8 +1,8 @@
 """The networks of one model in memory.
 
-Owns where the networks are: frozen, in full or 8-bit weights, on the device all the time or only
-while they are needed; and which of their layers gradient checkpointing computes again. It refuses
-to know which model the networks make up and from which files they came.
+Owns the freezing of networks, their precision (full or 8-bit weights), their placement (always on
+the device, or only while they are needed) and gradient checkpointing of their layers. It refuses to
+know to which model the networks belong, and how they were loaded.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def check(settings: NetworkSettings, device: torch.device) -> None:
-    """Raise `BadCall` for weights that cannot be stored or offloaded as the settings ask."""
+    """Raise `BadCall` for settings of offloading or weights that the device does not support."""
     if settings.offload != "none" and device.type == "cpu":
         raise BadCall("`offload` needs a cuda or mps device to offload from; this is the CPU")
     quantization.check(settings.weights, settings.offload)
 
 
-def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
-    """Move a network to the device, unless it is there, and all others to main memory."""
-    # By type: a network moved to "cuda" says that it is on "cuda:0".
+def swap_in(network: nn.Module, networks: Sequence[nn.Module], device: torch.device) -> None:
+    """Move a network to the device, and all others to main memory. Does nothing if the network is
+    already on the device."""
+    # Only the types are compared, because a network that was moved to "cuda" reports "cuda:0".
     if next(network.parameters()).device.type != device.type:
         for other in networks:
             other.to("cpu")
@@ -41,7 +42,7 @@ def take_turns(network: nn.Module, networks: Sequence[nn.Module], device: torch.
 
 
 class ModelPlacement:
-    """The networks of one model: frozen, and on the device either all the time or, with offloading,
+    """The frozen networks of one model. They are on the device all the time or, with offloading,
     one network or one block at a time. Raises `BadCall` as `check` does."""
 
     def __init__(
@@ -53,7 +54,7 @@ class ModelPlacement:
         self._offload = settings.offload
         for network in networks:
             network.eval().requires_grad_(False)
-            # A VAE consists of convolutions, and its rounding errors would be visible at once.
+            # A VAE consists mainly of convolutions, and its rounding errors would be visible.
             if not isinstance(network, AutoencoderMixin):
                 quantization.quantize(network, settings.weights)
             if settings.offload == "none":
@@ -64,23 +65,23 @@ class ModelPlacement:
             model.networks.extend(networks)
 
     def activate(self, network: N) -> N:
-        """Bring one of the networks to the device and return it; with offloading, the others move
-        to main memory."""
+        """Prepare one of the networks for a forward pass and return it. With offloading, it moves
+        to the device and the others move to main memory."""
         if model := meta_model.current():
             model.activated.append(network)
             return network
         if self._offload == "blocks":
-            block_offload.take_turns(network, self.networks, self.device)
+            block_offload.swap_in(network, self.networks, self.device)
         if self._offload == "networks":
-            take_turns(network, self.networks, self.device)
+            swap_in(network, self.networks, self.device)
         return network
 
     @contextmanager
     def checkpointing(self, *layers: Iterable[nn.Module]) -> Iterator[None]:
-        """Inside this context these layers are computed again in the backward pass, if the settings
-        ask for it and gradients are computed at all."""
+        """Inside this context these layers are computed again in the backward pass, if the setting
+        `gradient_checkpointing` is on and gradients are enabled."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            with checkpointed(layer for some in layers for layer in some):
+            with checkpointed(layer for group in layers for layer in group):
                 yield
         else:
             yield
@@ -88,18 +89,20 @@ class ModelPlacement:
 
 @contextmanager
 def checkpointed(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside this context these layers save only their inputs, and are computed again in the
-    backward pass."""
-    # Other libraries, such as accelerate, also replace `forward` on the instance.
-    before = {layer: layer.__dict__.get("forward") for layer in layers}
+    """Inside this context these layers save only their inputs for the backward pass, and are
+    computed again in it."""
+    # An instance may already have its own `forward`, for example from accelerate.
+    previous = {layer: layer.__dict__.get("forward") for layer in layers}
     try:
-        for layer in before:
+        for layer in previous:
             layer.forward = partial(
-                checkpoint, partial(block_offload.recomputed, layer.forward), use_reentrant=False
+                checkpoint,
+                partial(block_offload.call_checkpointed, layer.forward),
+                use_reentrant=False,
             )
         yield
     finally:
-        for layer, forward in before.items():
+        for layer, forward in previous.items():
             layer.__dict__.pop("forward", None)
             if forward is not None:
                 layer.forward = forward

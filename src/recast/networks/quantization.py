@@ -1,9 +1,9 @@
-"""Linear layers with 8-bit weights, by torchao: half the memory of bfloat16.
+"""Linear layers with 8-bit weights from torchao, which need half the memory of bfloat16.
 
-Owns the rounding of weights and the number of bytes that they take. It refuses to know models. Only
-weights are rounded, each row with its own scale; activations keep their precision, and gradients
-flow through. Autograd saves the dequantized weights of a layer for the backward pass, unless
-gradient checkpointing recomputes the layer's block.
+Owns the quantization of weights and the number of bytes that they need. It refuses to know models.
+Only weights are rounded, each row with its own scale. Activations keep their precision, and
+gradients can be computed. Autograd saves the dequantized weights of a layer for the backward pass,
+unless gradient checkpointing recomputes the layer's block.
 """
 
 from typing import Any, Literal
@@ -18,7 +18,7 @@ Kind = Literal["full", "int8", "float8"]
 
 
 def check(kind: Kind, offload: str) -> None:
-    """Raise `BadCall` for 8-bit weights without torchao or with block offloading."""
+    """Raise `BadCall` for 8-bit weights if torchao is not installed, or with block offloading."""
     if kind == "full":
         return
     if offload == "blocks":
@@ -30,8 +30,8 @@ def check(kind: Kind, offload: str) -> None:
 
 
 def quantize(network: nn.Module, kind: Kind) -> None:
-    """Quantize the weights of all linear layers in place, except those that the network's authors
-    keep in float32. Raises `BadCall` where torchao is not installed."""
+    """Quantize the weights of all linear layers in place, except layers that the network's class
+    keeps in float32. Raises `BadCall` if torchao is not installed."""
     if kind == "full":
         return
     library = _torchao()
@@ -41,12 +41,12 @@ def quantize(network: nn.Module, kind: Kind) -> None:
         "float8": library.Float8WeightOnlyConfig,
     }[kind]
 
-    def chosen(module: nn.Module, path: str) -> bool:
+    def is_quantizable(module: nn.Module, path: str) -> bool:
         if not isinstance(module, nn.Linear) or _is_quantized(module.weight):
             return False
         return module.weight.dtype != torch.float32 or not in_float32 & set(path.split("."))
 
-    library.quantize_(network, config(), filter_fn=chosen)
+    library.quantize_(network, config(), filter_fn=is_quantizable)
 
 
 def dequantized(weight: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def dequantized(weight: Tensor) -> Tensor:
 
 
 def nbytes(weight: Tensor) -> int:
-    """The bytes that a weight takes, with the scales of a quantized one."""
+    """The bytes of a weight, including the scales of a quantized weight."""
     if not _is_quantized(weight):
         return weight.nbytes
     quantized: Any = weight

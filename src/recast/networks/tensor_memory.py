@@ -1,9 +1,9 @@
-"""The number of bytes of tensors that a computation holds at once, on any device.
+"""The bytes of all tensors that exist at one time during a computation, on any device.
 
-Owns the count of storages, each of them once and as long as something references it. It also works
-on torch's meta device, where tensors have shapes but no values, so that the memory of a computation
-can be predicted without having it. It refuses to know models, and it does not count the workspaces
-of kernels and the rounding and caching of an allocator.
+Owns the count of storages: each storage counts once, as long as something references it. The count
+also works on torch's meta device, where tensors have shapes but no values, so that the memory of a
+computation can be predicted on a smaller machine. It does not include the workspaces of kernels,
+and the rounding and caching of an allocator. It refuses to know models.
 """
 
 import weakref
@@ -19,8 +19,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
-    """Inside this context `current` is the number of bytes in storages that were created in it, and
-    `peak` is the largest number so far. Older storages, such as weights, are not counted."""
+    """Inside this context `current` is the number of bytes of the storages that were created in it
+    and still exist, and `peak` is its maximum so far. Older storages, such as weights, are not
+    counted."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -34,10 +35,10 @@ class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        given = {id(one) for one in _storages((args, kwargs))}
+        inputs = {id(storage) for storage in _storages((args, kwargs))}
         out = func(*args, **(kwargs or {}))
         for storage in _storages(out):
-            if id(storage) not in self._known | given:
+            if id(storage) not in self._known | inputs:
                 self._count(storage)
         return out
 
@@ -56,17 +57,17 @@ class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
 
 @contextmanager
-def fused() -> Iterator[None]:
-    """Inside this context attention saves for the backward pass what fused kernels save: queries,
-    keys, values, the result and one number per query and head, but no attention maps. On the meta
-    device torch would otherwise choose the implementation that saves all maps."""
+def fused_attention() -> Iterator[None]:
+    """Inside this context attention saves the same tensors for the backward pass as fused kernels:
+    queries, keys, values, the result and one number for each query and head, but no attention maps.
+    On the meta device torch would otherwise choose the implementation that saves all maps."""
     # A torch function mode would be inactive in the backward pass, and so in recomputed layers.
-    own = functional.scaled_dot_product_attention
+    original = functional.scaled_dot_product_attention
     functional.scaled_dot_product_attention = _attention
     try:
         yield
     finally:
-        functional.scaled_dot_product_attention = own
+        functional.scaled_dot_product_attention = original
 
 
 def _attention(
@@ -79,11 +80,11 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention by the CPU's fused kernel, which is registered for the meta device too. It takes
-    the arguments of `scaled_dot_product_attention`, for (B, heads, N, C)."""
+    """Attention with the CPU's fused kernel, which also works on the meta device. The arguments are
+    those of `scaled_dot_product_attention`, with queries, keys and values (B, heads, N, C)."""
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
-        key, value = (one.repeat_interleave(repeats, -3) for one in (key, value))
+        key, value = (tensor.repeat_interleave(repeats, -3) for tensor in (key, value))
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
             ~attn_mask, -torch.inf

@@ -1,7 +1,7 @@
-"""Text encoders: prompts to the text part of a network's conditioning.
+"""Text encoders, which turn prompts into the text of a network's conditioning.
 
-Owns one class for each kind of text encoder, what it does with the padding of short prompts, and
-the refusal of prompts that are too long. It refuses to know which model reads the text.
+Owns one class for each kind of text encoder, the padding of short prompts, and the errors for
+prompts that are too long. It refuses to know which model reads the text.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class EncodedText(NamedTuple):
     """The hidden states of a text encoder."""
 
     states: Tensor
-    """(B, tokens, width)."""
+    """The hidden states (B, N, C) of N tokens, including padding."""
     mask: Tensor
-    """(B, tokens), bool: which tokens belong to the prompt and are not padding."""
+    """(B, N) bool: true for a token of the prompt, false for padding."""
 
 
 @final
 class ClipText:
-    """Prompts through CLIP's text encoder. The network attends to the padding too."""
+    """CLIP's text encoder, for networks that also attend to the padding."""
 
     def __init__(self, parts: ModelParts, placement: ModelPlacement) -> None:
         self._encoder, self._tokenizer = parts.text_encoder, parts.tokenizer
@@ -63,7 +63,7 @@ class ClipText:
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> EncodedText:
-        """Raises `BadCall` for a prompt that is too long."""
+        """Encode B prompts. Raises `BadCall` for a prompt that is too long."""
         for prompt in prompts:
             self._check_length(prompt)
         tokens = _padded(self._tokenizer, prompts, self._length)
@@ -72,8 +72,8 @@ class ClipText:
         return EncodedText(states, tokens.attention_mask.to(states.device, torch.bool))
 
     def check(self, prompt: str) -> list[str]:
-        """Notes about words that the model does not know. Raises `BadCall` for a prompt that is too
-        long."""
+        """A note that lists the words that the model does not know. Raises `BadCall` for a prompt
+        that is too long."""
         self._check_length(prompt)
         letters = "".join(c if c.isalpha() else " " for c in prompt.lower())
         unknown = [word for word in letters.split() if word not in self._words]
@@ -83,7 +83,7 @@ class ClipText:
 
     def token_spans(self, prompt: str) -> list[slice]:
         """The tokens of each word of the prompt; words are separated by white space."""
-        # A first token begins every text.
+        # The first token is the start token.
         return _token_spans(self._tokenizer, prompt.split(), 1)
 
     def _check_length(self, prompt: str) -> None:
@@ -92,11 +92,11 @@ class ClipText:
 
 @final
 class T5Text:
-    """Prompts through the encoder of T5 or UMT5, padded to `length` tokens.
+    """The encoder of T5 or UMT5, with prompts padded to `length` tokens.
 
-    `attend_to_padding`: whether the encoder itself attends to the padding; it must be what the
-    model was trained with. `zero_padding`: whether the states of the padding are set to zero.
-    `clean` is applied to every prompt first.
+    `attend_to_padding`: whether the encoder attends to the padding, as in the training of the
+    model. `zero_padding`: whether the states of the padding are set to zero. `clean` is applied to
+    every prompt first. Raises `BadModel` for a tokenizer of another model.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class T5Text:
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> EncodedText:
-        """Raises `BadCall` for a prompt that is too long."""
+        """Encode B prompts. Raises `BadCall` for a prompt that is too long."""
         for prompt in prompts:
             self.check(prompt)
         tokens = _padded(self._tokenizer, [self._clean(prompt) for prompt in prompts], self._length)
@@ -130,8 +130,9 @@ class T5Text:
         return EncodedText(states, mask.bool())
 
     def check(self, prompt: str) -> list[str]:
-        """No notes. Raises `BadCall` for a prompt that is too long."""
-        # The last token ends every text.
+        """An empty list, because there are no notes. Raises `BadCall` for a prompt that is too
+        long."""
+        # The last token is the end token.
         check_length(self._tokenizer, self._clean(prompt), self._length - 1, self._name)
         return []
 
@@ -142,11 +143,12 @@ class T5Text:
 
 @final
 class LlamaText:
-    """Prompts through Llama in a chat template, (B, `length`, width), zero after each text's end.
+    """Llama as a text encoder, with prompts in a chat template.
 
-    `before` and `after` are the template; `length` tokens hold the prompt and what follows it.
-    `layer` is the index of the hidden state that is the text. Raises `BadModel` for a tokenizer
-    that loses characters of the template.
+    The template is `prefix`, the prompt and `suffix`. `length` is the number of tokens for the
+    prompt, the suffix and padding; the states of the prefix are discarded, and those of the padding
+    are zero. `layer` is the index of the hidden states that are used. Raises `BadModel` for a
+    tokenizer that loses characters of the template.
     """
 
     def __init__(
@@ -154,45 +156,46 @@ class LlamaText:
         parts: ModelParts,
         placement: ModelPlacement,
         *,
-        before: str,
-        after: str,
+        prefix: str,
+        suffix: str,
         length: int,
         layer: int,
     ) -> None:
         self._encoder, self._tokenizer = parts.text_encoder, parts.tokenizer
         check_vocabulary(self._tokenizer, self._encoder)
-        _check_round_trip(self._tokenizer, before)
+        _check_round_trip(self._tokenizer, prefix)
         self._placement, self._name = placement, parts.name
-        self._before, self._after, self._length, self._layer = before, after, length, layer
-        self.tokens_before = len(self._tokenizer(before).input_ids)
-        """How many tokens precede the prompt, with the one that begins every text."""
+        self._prefix, self._suffix, self._length, self._layer = prefix, suffix, length, layer
+        self.prefix_length = len(self._tokenizer(prefix).input_ids)
+        """The number of tokens before the prompt, including the start token."""
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> EncodedText:
-        """Raises `BadCall` for a prompt that is too long."""
+        """Encode B prompts. Raises `BadCall` for a prompt that is too long."""
         for prompt in prompts:
             self.check(prompt)
-        texts = [self._before + prompt + self._after for prompt in prompts]
-        length = self.tokens_before + self._length
+        texts = [self._prefix + prompt + self._suffix for prompt in prompts]
+        length = self.prefix_length + self._length
         tokens = _padded(self._tokenizer, texts, length, padding_side="right")
         encoder, device = self._placement.activate(self._encoder), self._placement.device
         mask = tokens.attention_mask.to(device)
         ids = tokens.input_ids.to(device)
         states = encoder(ids, mask, output_hidden_states=True).hidden_states[self._layer]
         states = states.masked_fill(mask[..., None] == 0, 0)
-        return EncodedText(states[:, self.tokens_before :], mask[:, self.tokens_before :].bool())
+        return EncodedText(states[:, self.prefix_length :], mask[:, self.prefix_length :].bool())
 
     def check(self, prompt: str) -> list[str]:
-        """No notes. Raises `BadCall` for a prompt that is too long."""
-        after = len(self._tokenizer(self._after, add_special_tokens=False).input_ids)
-        check_length(self._tokenizer, prompt, self._length - after, self._name)
+        """An empty list, because there are no notes. Raises `BadCall` for a prompt that is too
+        long."""
+        suffix_length = len(self._tokenizer(self._suffix, add_special_tokens=False).input_ids)
+        check_length(self._tokenizer, prompt, self._length - suffix_length, self._name)
         return []
 
 
 @final
 class ClipPooledText:
-    """Prompts as one vector each, by CLIP's second text encoder of a model, which reads the first
-    `length` tokens."""
+    """CLIP as the second text encoder of a model. It encodes the first `length` tokens of a prompt
+    as one vector."""
 
     def __init__(self, parts: ModelParts, placement: ModelPlacement, *, length: int) -> None:
         self._encoder, self._tokenizer = parts.text_encoder_2, parts.tokenizer_2
@@ -201,14 +204,14 @@ class ClipPooledText:
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> Tensor:
-        """(B, width)."""
+        """Encode B prompts as vectors (B, C)."""
         tokens = _padded(self._tokenizer, prompts, self._length, truncation=True)
         encoder = self._placement.activate(self._encoder)
         pooled: Tensor = encoder(tokens.input_ids.to(self._placement.device)).pooler_output
         return pooled
 
     def check(self, prompt: str) -> list[str]:
-        """A note about a prompt of which CLIP reads only the beginning."""
+        """A note if CLIP reads only the beginning of the prompt."""
         count = len(self._tokenizer(prompt, verbose=False).input_ids)
         if count <= self._length:
             return []
@@ -219,13 +222,13 @@ class ClipPooledText:
 
 
 def clean_whitespace_and_html(prompt: str) -> str:
-    """The prompt as Wan cleans it: HTML entities become characters, and white space becomes single
-    blanks. Wan's use of ftfy (wrong encodings, curly quotes) is not repeated."""
+    """The prompt after Wan's cleaning: HTML entities become characters, and each run of white space
+    becomes one blank. Wan's use of ftfy (wrong encodings, curly quotes) is not implemented."""
     return " ".join(html.unescape(html.unescape(prompt)).split())
 
 
 def check_vocabulary(tokenizer: Any, text_encoder: Any) -> None:
-    """Raise `BadModel` for a tokenizer with more tokens than the text encoder knows."""
+    """Raise `BadModel` for a tokenizer with more tokens than the text encoder has embeddings."""
     known, count = text_encoder.config.vocab_size, len(tokenizer)
     if count > known:
         raise BadModel(
@@ -234,19 +237,19 @@ def check_vocabulary(tokenizer: Any, text_encoder: Any) -> None:
         )
 
 
-def check_length(tokenizer: Any, prompt: str, most: int, name: str) -> None:
-    """Raise `BadCall` for a prompt of more than `most` tokens, for the model called `name`."""
+def check_length(tokenizer: Any, prompt: str, maximum: int, name: str) -> None:
+    """Raise `BadCall` for a prompt of more than `maximum` tokens. `name` is the model's name."""
     # `verbose=False` silences the tokenizer's own warning about the length.
     count = len(tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
-    if count > most:
+    if count > maximum:
         raise BadCall(
-            f"the prompt has {count} tokens, and the text encoder of {name} takes {most}; "
+            f"the prompt has {count} tokens, and the text encoder of {name} takes {maximum}; "
             f"shorten {prompt[:40]!r}…"
         )
 
 
 def _token_spans(tokenizer: Any, words: Sequence[str], start: int) -> list[slice]:
-    """The tokens of each of a text's words, if the first word begins at token `start`."""
+    """The tokens of each word of a text whose first word begins at token `start`."""
     spans = []
     for word in words:
         end = start + len(tokenizer(word, add_special_tokens=False).input_ids)
@@ -256,12 +259,14 @@ def _token_spans(tokenizer: Any, words: Sequence[str], start: int) -> list[slice
 
 
 def _padded(tokenizer: Any, texts: list[str], length: int, **options: Any) -> Any:
-    """The tokens of texts, padded to a length: `input_ids` and `attention_mask`, (B, length)."""
+    """The tokens of B texts, padded to a length: `input_ids` and `attention_mask`, each
+    (B, length)."""
     return tokenizer(texts, padding="max_length", max_length=length, return_tensors="pt", **options)
 
 
 def _check_round_trip(tokenizer: Any, text: str) -> None:
-    """Raise `BadModel` for a tokenizer that does not decode a text as it was written."""
+    """Raise `BadModel` for a tokenizer that does not decode the tokens of a text to the same
+    text."""
     tokens = tokenizer(text, add_special_tokens=False).input_ids
     if tokenizer.decode(tokens, clean_up_tokenization_spaces=False) != text:
         raise BadModel(

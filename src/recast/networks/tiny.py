@@ -1,6 +1,7 @@
-"""Tiny random parts for every backbone's `tiny()`.
+"""Small random parts for the function `tiny` of every backbone.
 
-Owns small VAEs and text encoders, whose tokenizers know only letters. It refuses to know models.
+Owns small VAEs and text encoders, and tokenizers whose vocabulary consists of single characters. It
+refuses to know models.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _LETTERS = [chr(code) for code in range(33, 127)]
 
 
 def image_vae(channels: int) -> AutoencoderKL:
-    """The class of Stable Diffusion's VAE, with two pixels per latent."""
+    """A small AutoencoderKL, the class of Stable Diffusion's VAE. A latent position covers 2×2
+    pixels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -45,8 +47,8 @@ def image_vae(channels: int) -> AutoencoderKL:
     )
 
 
-def clip_text(width: int) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """The text encoder of CLIP, with its tokenizer."""
+def clip_text(channels: int) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """A small text encoder of CLIP, and its tokenizer."""
     vocabulary = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,8 +58,8 @@ def clip_text(width: int) -> tuple[CLIPTextModel, CLIPTokenizer]:
         tokenizer = CLIPTokenizer(str(files[0]), str(files[1]), model_max_length=77)
     config = CLIPTextConfig(
         vocab_size=len(vocabulary),
-        hidden_size=width,
-        intermediate_size=2 * width,
+        hidden_size=channels,
+        intermediate_size=2 * channels,
         num_hidden_layers=1,
         num_attention_heads=2,
         bos_token_id=len(vocabulary) - 2,
@@ -66,28 +68,28 @@ def clip_text(width: int) -> tuple[CLIPTextModel, CLIPTokenizer]:
     return CLIPTextModel(config), tokenizer
 
 
-def t5(width: int) -> tuple[T5EncoderModel, T5Tokenizer]:
-    """The encoder of T5, with its tokenizer."""
+def t5(channels: int) -> tuple[T5EncoderModel, T5Tokenizer]:
+    """A small encoder of T5, and its tokenizer."""
     tokenizer = _sentence_tokenizer()
-    return T5EncoderModel(T5Config(**_t5_config(width, len(tokenizer)))), tokenizer
+    return T5EncoderModel(T5Config(**_t5_config(channels, len(tokenizer)))), tokenizer
 
 
-def umt5(width: int) -> tuple[UMT5EncoderModel, T5Tokenizer]:
-    """The encoder of UMT5, with T5's class of tokenizer."""
+def umt5(channels: int) -> tuple[UMT5EncoderModel, T5Tokenizer]:
+    """A small encoder of UMT5, and a tokenizer of T5's class."""
     tokenizer = _sentence_tokenizer()
-    return UMT5EncoderModel(UMT5Config(**_t5_config(width, len(tokenizer)))), tokenizer
+    return UMT5EncoderModel(UMT5Config(**_t5_config(channels, len(tokenizer)))), tokenizer
 
 
-def llama(width: int) -> tuple[LlamaModel, PreTrainedTokenizerFast]:
-    """Llama 3, with a tokenizer that knows its special tokens."""
+def llama(channels: int) -> tuple[LlamaModel, PreTrainedTokenizerFast]:
+    """A small Llama, and a tokenizer with the special tokens of Llama 3."""
     special = ["<unk>", "<pad>", "<|begin_of_text|>", "<|end_of_text|>"]
     special += ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     vocabulary = {token: i for i, token in enumerate([*special, " ", "\n", *_LETTERS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
-    first = ("<|begin_of_text|>", vocabulary["<|begin_of_text|>"])
-    backend.post_processor = processors.TemplateProcessing(f"{first[0]} $A", special_tokens=[first])
+    start = ("<|begin_of_text|>", vocabulary["<|begin_of_text|>"])
+    backend.post_processor = processors.TemplateProcessing(f"{start[0]} $A", special_tokens=[start])
     backend.add_special_tokens(special)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -98,8 +100,8 @@ def llama(width: int) -> tuple[LlamaModel, PreTrainedTokenizerFast]:
     )
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=width,
-        intermediate_size=2 * width,
+        hidden_size=channels,
+        intermediate_size=2 * channels,
         num_hidden_layers=4,
         num_attention_heads=2,
     )
@@ -107,13 +109,14 @@ def llama(width: int) -> tuple[LlamaModel, PreTrainedTokenizerFast]:
 
 
 def add_noise(network: nn.Module) -> None:
-    """Change all weights a little: fresh temporal layers end in zeros, and would not mix frames."""
+    """Add a small noise to all weights. The last weights of a new temporal layer are zero, so
+    without noise it would not mix frames."""
     for parameter in network.parameters():
         parameter.data.add_(0.02 * torch.randn_like(parameter))
 
 
 def tokenizer(kind: type[T]) -> T:
-    """A tokenizer of this class, for a text encoder of any size."""
+    """A tokenizer of this class. It does not depend on the size of the text encoder."""
     builders: dict[Any, Callable[[], Any]] = {
         CLIPTokenizer: lambda: clip_text(4)[1],
         T5Tokenizer: _sentence_tokenizer,
@@ -129,12 +132,12 @@ def _sentence_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
 
 
-def _t5_config(width: int, words: int) -> dict[str, int | str]:
+def _t5_config(channels: int, vocabulary_size: int) -> dict[str, int | str]:
     return {
-        "vocab_size": words,
-        "d_model": width,
+        "vocab_size": vocabulary_size,
+        "d_model": channels,
         "d_kv": 8,
-        "d_ff": 2 * width,
+        "d_ff": 2 * channels,
         "num_layers": 1,
         "num_heads": 2,
         "feed_forward_proj": "gated-gelu",

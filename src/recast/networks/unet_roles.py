@@ -1,8 +1,8 @@
-"""What the UNets of video models have in common: the names of their layers.
+"""The roles of video UNets, whose layers have the same names in all models.
 
-The blocks consist of `resnets`, `temp_convs`, `attentions` and `temp_attentions` or, in
-AnimateDiff, `motion_modules`, on (B·F, C, H, W). Owns which layer plays which role, and which
-layers gradient checkpointing recomputes. It refuses to know which model a UNet belongs to.
+A block consists of `resnets`, `temp_convs`, `attentions` and `temp_attentions` or, in AnimateDiff,
+`motion_modules`, on (B·F, C, H, W). Owns which layer has which role, and which layers gradient
+checkpointing recomputes. It refuses to know single models.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from recast.networks.attention_layers import Attention, Transformer
 from recast.networks.feature_hooks import Tap
 
-_WITHIN = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"
-_ACROSS = (
+_SPATIAL = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"
+_TEMPORAL = (
     r"up_blocks\.1\.(temp_attentions|motion_modules)\.\d+\.transformer_blocks\.\d+\.attn[12]\."
 )
 _LAYER = re.compile(
@@ -37,32 +37,33 @@ def _images(output: Tensor, frames: int) -> Tensor:
 
 
 def tokens(output: Tensor, frames: int) -> Tensor:
-    """The input or output of attention within a frame: positions in a row, (B, F, H·W, 1, C)."""
+    """The input or output of attention within a frame, (B·F, N, C), as features (B, F, N, 1, C)."""
     return rearrange(output, "(b f) n c -> b f n 1 c", f=frames)
 
 
 def _over_time(output: Tensor, frames: int) -> Tensor:
-    """The input or output of temporal attention: a row of frames at each position, (1, F, N, 1, C).
-    It has no batch dimension, so the clips of a batch are read as positions of one clip."""
+    """The input or output of temporal attention, (N, F, C), as features (1, F, N, 1, C). N counts
+    the positions of all clips of a batch, so these are read as positions of one clip."""
     return rearrange(output, "n f c -> 1 f n 1 c", f=frames)
 
 
 _PROJECTIONS = {
-    "queries": (_WITHIN + "to_q", tokens),
-    "keys": (_WITHIN + "to_k", tokens),
-    "values": (_WITHIN + "to_v", tokens),
-    "temporal_queries": (_ACROSS + "to_q", _over_time),
-    "temporal_keys": (_ACROSS + "to_k", _over_time),
+    "queries": (_SPATIAL + "to_q", tokens),
+    "keys": (_SPATIAL + "to_k", tokens),
+    "values": (_SPATIAL + "to_v", tokens),
+    "temporal_queries": (_TEMPORAL + "to_q", _over_time),
+    "temporal_keys": (_TEMPORAL + "to_k", _over_time),
 }
 
 
 def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     """Role -> taps.
 
-    DMT's released code taps layer 1 of a decoder block; a spatial conv is the hidden state of the
-    resnet before its residual sum. "queries", "keys" and "values" are those of every self-attention
-    within a frame in the decoder (DreamMotion). "temporal_queries" and "temporal_keys" are those
-    across frames in decoder block 1 (MotionClone).
+    The roles "decoder<n>.<kind>" of an up block are those of DMT's released code, which reads layer
+    1 of a block. "spatial_conv" is the hidden state of the resnet before its residual sum.
+    "queries", "keys" and "values" belong to all self-attentions within a frame in the up blocks
+    (DreamMotion). "temporal_queries" and "temporal_keys" belong to the attentions over frames in up
+    block 1 (MotionClone).
     """
     paths = {
         "upsampler": "upsamplers.0",
@@ -91,24 +92,23 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
 def transformers(unet: nn.Module) -> dict[str, tuple[Transformer, ...]]:
     """Role -> transformers.
 
-    In a temporal transformer of these UNets both attn1 and attn2 are self-attention over the
-    frames. "temporal_transformers" are those of the down and up blocks, the coarsest first (15 in
-    ZeroScope, of which the five with 1280 channels come first); "all_temporal_transformers" also
-    has those of the middle block and `transformer_in`. "spatial_transformers" attend within a frame
-    and to the text.
+    In a temporal transformer of these UNets both attn1 and attn2 are self-attention over frames.
+    "temporal_transformers" are those of the down and up blocks, the coarsest first: in ZeroScope
+    15, of which the first five have 1280 channels. "all_temporal_transformers" also includes the
+    middle block and `transformer_in`. "spatial_transformers" attend within a frame and to the text.
     """
     matches = [match for name, _ in unet.named_modules() if (match := _TRANSFORMER.fullmatch(name))]
-    ups = len(list(unet.get_submodule("up_blocks").children()))
+    up_blocks = len(list(unet.get_submodule("up_blocks").children()))
 
     def coarseness(match: re.Match[str]) -> int:
         block = int(match["block"])
-        return block - ups + 1 if match["way"] == "down_blocks" else -block
+        return block - up_blocks + 1 if match["way"] == "down_blocks" else -block
 
     temporal = [match for match in matches if match["kind"] != "attentions"]
-    chosen = sorted((match for match in temporal if match["block"]), key=coarseness, reverse=True)
+    outer = sorted((match for match in temporal if match["block"]), key=coarseness, reverse=True)
     spatial = [match for match in matches if match["kind"] == "attentions"]
     groups = {
-        "temporal_transformers": chosen,
+        "temporal_transformers": outer,
         "all_temporal_transformers": temporal,
         "spatial_transformers": spatial,
     }

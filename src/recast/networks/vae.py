@@ -1,7 +1,7 @@
-"""VAEs: video to latents and back.
+"""VAEs, which encode a video as latents and decode latents.
 
 Owns one class for each way of encoding and normalising latents. Videos are (B, 3, F, H, W) in
-[-1, 1], latents (B, C, f, h, w) in float32. It refuses to know which model uses a VAE.
+[-1, 1], latents are (B, C, f, h, w) in float32. It refuses to know which model uses a VAE.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ STABLE_DIFFUSION_VAE = {
     "latent_channels": 4,
 }
 """The config of Stable Diffusion's VAE."""
-# The noise level at which LTX-Video's timestep-conditioned VAEs decode, and the share of noise: the
-# makers' own settings, for 0.9.7 among others.
+# The noise level and the fraction of noise with which LTX-Video's timestep-conditioned VAEs decode.
+# These are the authors' settings, for example for version 0.9.7.
 _LTX_DECODE_TIMESTEP = 0.05
 _LTX_DECODE_NOISE = 0.025
 
 
 class Vae(ABC):
-    """A VAE of diffusers on its device. With `tiling`, large frames go through it in tiles."""
+    """A VAE of diffusers. With `tiling`, it processes large frames in overlapping tiles."""
 
     spatial_factor: int
-    """Pixels per latent, along each side of a frame."""
+    """Pixels per latent position, in height and in width."""
     frames_per_latent: int
-    """Frames of the video per frame of the latents, after the first frame."""
+    """Frames of the video per frame of the latents. The first frame of the latents covers one frame
+    of the video."""
 
     def __init__(self, vae: Any, placement: ModelPlacement, *, tiling: bool) -> None:
         self._vae, self._placement = vae, placement
@@ -46,23 +47,23 @@ class Vae(ABC):
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:
-        """Video to normalised latents: the mean of the posterior, not a sample, so that the same
-        video always has the same latents."""
+        """Video (B, 3, F, H, W) to normalised latents (B, C, f, h, w). They are the mean of the
+        posterior and not a sample, so that the same video always has the same latents."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents to video."""
+        """Normalised latents (B, C, f, h, w) to video (B, 3, F, H, W) in [-1, 1]."""
 
     @final
     def _mean(self, video: Tensor) -> Tensor:
-        """The posterior's mean, in float32."""
+        """The mean of the posterior, before normalisation, in float32."""
         vae = self._placement.activate(self._vae)
         mean: Tensor = vae.encode(video.to(self._placement.device, vae.dtype)).latent_dist.mean
         return mean.float()
 
     @final
     def _decoded(self, latents: Tensor, *timestep: Tensor | None) -> Tensor:
-        """The video of latents that are not normalised."""
+        """The video of latents without normalisation."""
         vae = self._placement.activate(self._vae)
         video: Tensor = vae.decode(latents.to(self._placement.device, vae.dtype), *timestep).sample
         return video.float().clamp(-1, 1)
@@ -70,8 +71,8 @@ class Vae(ABC):
 
 @final
 class ImageVae(Vae):
-    """An AutoencoderKL, which encodes every frame on its own: one frame at a time or, without
-    `slicing`, all of them at once. It crops frames whose size it cannot encode."""
+    """An AutoencoderKL, which encodes every frame independently. With `slicing` it processes one
+    frame at a time, otherwise all frames at once. It crops frames of an unsuitable size."""
 
     frames_per_latent = 1
 
@@ -102,7 +103,7 @@ class ImageVae(Vae):
 
 @final
 class ScaledVideoVae(Vae):
-    """A causal video VAE whose latents are normalised by one factor, as those of CogVideoX and
+    """A causal video VAE whose latents are normalised by one factor, as in CogVideoX and
     HunyuanVideo."""
 
     def __init__(
@@ -124,7 +125,7 @@ class ScaledVideoVae(Vae):
 
 @final
 class WanVae(Vae):
-    """An AutoencoderKLWan, a causal video VAE whose latents are normalised by channel."""
+    """An AutoencoderKLWan, a causal video VAE whose latents are normalised channel by channel."""
 
     def __init__(self, vae: Any, placement: ModelPlacement, *, tiling: bool) -> None:
         super().__init__(vae, placement, tiling=tiling)
@@ -151,10 +152,11 @@ class WanVae(Vae):
 
 @final
 class LtxVae(Vae):
-    """An AutoencoderKLLTXVideo, a causal video VAE whose latents are normalised by channel.
+    """An AutoencoderKLLTXVideo, a causal video VAE whose latents are normalised channel by channel.
 
-    The VAEs of LTX-Video 0.9.1 and later do the last denoising step: they decode at a noise level.
-    The noise is always the same, so that decoding is a function of the latents.
+    The decoders of LTX-Video 0.9.1 and later also perform the last denoising step: their input is
+    noised, and they are conditioned on its noise level. The noise is always the same, so that
+    decoding has no randomness.
     """
 
     def __init__(self, vae: Any, placement: ModelPlacement, *, tiling: bool) -> None:
@@ -180,10 +182,9 @@ class LtxVae(Vae):
             timestep = torch.full(
                 (len(z),), _LTX_DECODE_TIMESTEP, device=device, dtype=self._vae.dtype
             )
+        # The layers of such a decoder draw noise from the global generator.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(
-                0
-            )  # the layers of such a decoder draw noise from the global generator
+            torch.manual_seed(0)
             return self._decoded(z, timestep)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:

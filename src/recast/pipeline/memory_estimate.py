@@ -23,7 +23,7 @@ from recast.feature_guidance.taps import read_features, select_taps
 from recast.networks import block_offload, devices
 from recast.networks.feature_hooks import Tap
 from recast.networks.quantization import nbytes
-from recast.networks.tensor_memory import TensorMemory, fused
+from recast.networks.tensor_memory import TensorMemory, fused_attention
 from recast.pipeline import method_presets, model_loading
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def estimate_memory(
     and `BadCall` for a size that the model does not take and for a model without networks.
     """
     steps: dict[str, list[StageMemory]] = {}
-    for checkpointing in (False, True):
+    for checkpointing in (False, True) if methods else (False,):
         variant = replace(settings, gradient_checkpointing=checkpointing)
         with model_loading.load_on_meta(name, variant, device) as (backbone, model):
             if not model.networks:
@@ -274,7 +274,7 @@ def _guided_step(
 def _stage(model: MetaModel, work: Callable[[TensorMemory], Any]) -> StageMemory:
     """Run the work of a stage on the meta device. If it returns an integer, that is `saved`."""
     model.activated.clear()
-    with fused(), TensorMemory() as memory:
+    with fused_attention(), TensorMemory() as memory:
         result = work(memory)
     return StageMemory(
         weights=max(map(_bytes, model.activated), default=0),
@@ -295,4 +295,4 @@ def _bytes(network: nn.Module) -> int:
 
 def _block_bytes(network: nn.Module) -> int:
     largest = max(map(_bytes, block_offload.blocks(network)), default=0)
-    return sum(map(nbytes, block_offload.rest(network))) + largest
+    return sum(map(nbytes, block_offload.outside_blocks(network))) + largest

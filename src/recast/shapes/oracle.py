@@ -46,7 +46,8 @@ class Detection:
 def detect(frames: NDArray[np.uint8]) -> Detection:
     """Detect what a clip (F, H, W, 3) uint8 shows."""
     names, palette = _palette()
-    distance = ((frames[..., None, :].astype(np.float32) - palette) ** 2).sum(-1)
+    # The squared distance without the pixel's own square; all terms are whole and exact in float32.
+    distance = (palette**2).sum(-1) - 2 * (frames.astype(np.float32) @ palette.T)
     nearest = distance.argmin(-1)
     colour, masks = _subject(nearest, names)
     has_subject = masks.reshape(len(frames), -1).mean(1) >= _MIN_AREA
@@ -81,7 +82,10 @@ def _any_subject(nearest: NDArray[np.int64]) -> NDArray[np.bool_]:
 def _subject(nearest: NDArray[np.int64], names: tuple[str, ...]) -> tuple[str, NDArray[np.bool_]]:
     """The subject's colour, whose connected components are largest, and its masks (F, H, W)."""
     best, best_size, best_masks = names[0], -1, np.zeros(nearest.shape, bool)
+    pixels = np.bincount(nearest.ravel(), minlength=len(names))
     for index, name in enumerate(names[: len(world.COLOURS)]):
+        if pixels[index] <= best_size:  # its components cannot be larger
+            continue
         masks = np.stack([_largest_component(frame == index) for frame in nearest])
         size = int(masks.sum())
         if size > best_size:
@@ -149,7 +153,8 @@ def _background(frames: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:
         dark, light = (np.array(tone, np.float32) for tone in pair)
         direction = light - dark
         fraction = ((pixels - dark) @ direction / (direction @ direction)).clip(0, 1)
-        residual = float(((pixels - dark - fraction[:, None] * direction) ** 2).sum(-1).mean())
+        red, green, blue = ((pixels - dark - fraction[:, None] * direction) ** 2).T
+        residual = float((red + green + blue).mean())
         if residual < error:
             best, error, tones = name, residual, (dark, light)
     return _with_pattern(best, _light_fraction(frames, *tones), mask)

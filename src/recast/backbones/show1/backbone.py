@@ -1,18 +1,19 @@
-"""Show-1 in pixel space: the keyframe model, and its cascade where that is there too.
+"""Show-1 in pixel space: the keyframe model, and the stages of its cascade that are available.
 
-`showlab/show-1-base` in its released layout: a UNet3DConditionModel of Show-1's own, a T5 text
-encoder and a scheduler; no VAE, pixels are the latents. The stages after the keyframes lie in the
-same folder as `interpolation`, `sr1` and `sr1_image`, each as released (the last is DeepFloyd's
-IF-II-L, which Show-1 uses for the first frame). Owns how the parts are loaded and how the network
-is called. Show-1's last stage, the super-resolution in latent space, is not here.
+A model is a folder in the layout of `showlab/show-1-base`: Show-1's own UNet3DConditionModel, a T5
+text encoder and a scheduler. There is no VAE: the latents are the pixels. The same folder may hold
+the stages that follow the keyframes as `interpolation`, `sr1` and `sr1_image`, each in its released
+layout. `sr1_image` is DeepFloyd's IF-II-L, which Show-1 uses for the first frame. Show-1's last
+stage, super-resolution in latent space, is not implemented. Owns how the parts are loaded and how
+the network is called. Knows no method.
 
-Established from the released code and from copies of show-1-base's configs: the layers and names of
-the network (its file of 6.91 GB has the size of these weights), the channels of every stage, steps
-and guidance, T5 with 77 tokens of the lower-case prompt, and noise prediction on a cosine schedule.
-Not established: the configs of the networks of interpolation and sr1, which are read from the
-folder and which we have never seen. Nothing has been run with the released weights. The released
-sampler, DPM-Solver++ with dynamic thresholding, is not the library's: methods sample keyframes by
-DDIM without thresholding, and the cascade samples by DDIM with thresholding.
+The released code and copies of show-1-base's configs confirm the layers and names of the network
+(its file of 6.91 GB has the size of these weights), the channels of every stage, steps and guidance
+scales, T5 with 77 tokens of the lower-case prompt, and noise prediction on a cosine schedule. Not
+confirmed are the configs of the networks of interpolation and sr1, which we have never seen; they
+are read from the folder. Nothing has been run with the released weights. The released sampler is
+DPM-Solver++ with dynamic thresholding. Here methods sample keyframes by DDIM without thresholding,
+and the cascade samples by DDIM with thresholding.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
-from recast.backbones.show1.cascade import BETWEEN, NUMBERS, Cascade, Name, Stage
+from recast.backbones.show1.cascade import (
+    INTERPOLATION_FACTOR,
+    STAGE_SETTINGS,
+    Cascade,
+    Stage,
+    StageName,
+)
 from recast.backbones.show1.network import UNet3DConditionModel, check_config
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
@@ -50,13 +57,13 @@ if TYPE_CHECKING:
 
 ALIASES = {"show1": "showlab/show-1-base", "show1-cascade": "showlab/show-1-base"}
 PIPELINES = frozenset({"TextToVideoIFPipeline"})
-_STAGE_PIPELINES: Mapping[Name, frozenset[str]] = {
+_STAGE_PIPELINES: Mapping[StageName, frozenset[str]] = {
     "interpolation": frozenset({"TextToVideoIFInterpPipeline"}),
     "sr1": frozenset({"TextToVideoIFSuperResolutionPipeline_Cond"}),
     "sr1_image": frozenset({"IFSuperResolutionPipeline"}),
 }
-# Without DeepFloyd's model, which may be downloaded only by those who have accepted its licence.
-_STAGE_IDS: Mapping[Name, str] = {
+# DeepFloyd's model is not listed, because its licence must be accepted before a download.
+_STAGE_IDS: Mapping[StageName, str] = {
     "interpolation": "showlab/show-1-interpolation",
     "sr1": "showlab/show-1-sr1",
 }
@@ -67,10 +74,11 @@ _CLASSES = {
 }
 _STAGE_PARTS = ("unet", "scheduler", "image_noising_scheduler")
 _TEXT_LENGTH = 77
-"""The number of tokens with which DeepFloyd-IF was trained, whom Show-1 follows."""
+"""The number of text tokens, which Show-1 takes over from DeepFloyd-IF."""
 
 _DEFAULTS = Defaults(frames=8, height=40, width=64, fps=2.0, steps=75, guidance_scale=9.0)
-# The config of show-1-base, as far as it says how noise is added and predicted.
+# The values in the scheduler's config of show-1-base that determine how noise is added and
+# predicted.
 _SCHEDULER = {
     "num_train_timesteps": 1000,
     "beta_schedule": "squaredcos_cap_v2",
@@ -103,7 +111,7 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
 
 
 def tiny() -> Backbone:
-    """A random model of the same classes with all four levels, for tests on a CPU."""
+    """A random model of the same classes with all four resolutions, for tests on a CPU."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet3DConditionModel(
@@ -131,17 +139,17 @@ def tiny() -> Backbone:
 
 @final
 class Show1(Backbone):
-    """See the module. Construct it with `load`, `wrap` or `tiny`."""
+    """A Show-1 model. Create it with `load`, `wrap` or `tiny`."""
 
     def __init__(
         self,
         parts: ModelParts,
         defaults: Defaults,
         settings: Settings,
-        stages: Mapping[Name, Stage] = MappingProxyType({}),
+        stages: Mapping[StageName, Stage] = MappingProxyType({}),
     ) -> None:
         unet = parts.unet
-        self._parts, self._stages = parts, stages
+        self.parts, self._stages = parts, stages
         networks = [*parts.networks, *(stage.unet for stage in stages.values())]
         self._placement = ModelPlacement(networks, parts.device, settings)
         self._text = T5Text(
@@ -152,20 +160,20 @@ class Show1(Backbone):
             zero_padding=False,
             clean=_clean,
         )
-        levels = len(list(unet.get_submodule("down_blocks").children()))
+        resolutions = len(list(unet.get_submodule("down_blocks").children()))
         super().__init__(
             settings,
             name=parts.name,
             network=unet,
             schedule=from_diffusers(parts.scheduler),
             defaults=defaults,
-            # Pixels are the latents, and every level of the UNet but the last halves them.
-            layout=LatentLayout(channels=3, multiples=(2 ** (levels - 1),) * 2),
+            # The latents are the pixels, and every down block except the last halves the size.
+            layout=LatentLayout(channels=3, multiples=(2 ** (resolutions - 1),) * 2),
             device=parts.device,
             roles=unet_roles.roles(unet),
             transformers=unet_roles.transformers(unet),
             fingerprint=checkpoint_loading.fingerprint(unet),
-            frame_multiplier=BETWEEN if "interpolation" in stages else 1,
+            frame_multiplier=INTERPOLATION_FACTOR if "interpolation" in stages else 1,
             cascade=Show1._run_cascade if stages else None,
         )
 
@@ -174,7 +182,7 @@ class Show1(Backbone):
         return video.to(device=self.device, dtype=torch.float32)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The keyframes themselves; `finish` takes them through the cascade."""
+        """The keyframes, which are the latents. `finish` runs the cascade on them."""
         return latents.clamp(-1, 1)
 
     def encode_text(self, prompts: list[str]) -> Conditioning:
@@ -185,14 +193,14 @@ class Show1(Backbone):
         return self._text.check(prompt)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        # The other half of the channels is the variance with which DDPM would sample.
+        # The second half of the output channels is the variance for DDPM sampling.
         return self._call(self.network, x, t, conditioning, None)[:, : x.shape[1]]
 
     @job
     def _run_cascade(
         self, keyframes: Tensor, prompt: str, seed: int
     ) -> Generator[Event, None, Tensor]:
-        """The keyframes through the stages that were loaded, under the prompt alone."""
+        """Run the loaded stages on keyframes (1, 3, F, H, W). The negative prompt is empty."""
         cascade = Cascade(
             stages=self._stages,
             conditioning=self.encode_text(["", prompt]),
@@ -220,8 +228,8 @@ class Show1(Backbone):
         conditioning: Conditioning,
         level: Tensor | None,
     ) -> Tensor:
-        """The raw output of a network of the model; `level` (B,) is the noise level of the frames
-        that a super-resolution enlarges."""
+        """The raw output of one of the networks. `level` (B,) is the noise level of the input
+        frames of a super-resolution stage; None for the other stages."""
         self._placement.activate(network)
         with self._placement.checkpointing(unet_roles.layers(network)):
             out = network(
@@ -234,15 +242,15 @@ class Show1(Backbone):
         return out.float()
 
 
-class OneImage(nn.Module):
-    """DeepFloyd's network for images, called as if it were one for clips of a single frame."""
+class SingleFrameUNet(nn.Module):
+    """DeepFloyd's network for images, with the interface of a network for clips of one frame."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.unet = unet
 
     def forward(self, sample: Tensor, *args: Any, **named: Any) -> tuple[Tensor]:
-        """(B, C, 1, H, W) to the same shape."""
+        """The output (B, C', 1, H, W) for a sample (B, C, 1, H, W)."""
         return (self.unet(sample[:, :, 0], *args, **named)[0][:, :, None],)
 
 
@@ -254,34 +262,34 @@ def _dtype(network: nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
 
 
-def _stage_folders(source: str, folder: Path) -> dict[Name, Path]:
-    """The stages in the folder of the keyframe model or, for the alias of the cascade, all stages
-    that can be downloaded."""
+def _stage_folders(source: str, folder: Path) -> dict[StageName, Path]:
+    """The folders of the stages: those inside the folder of the keyframe model or, for the alias of
+    the cascade, of all stages that can be downloaded. Raises `BadModel`."""
     if source == "show1-cascade":
         find = checkpoint_loading.find_folder
         return {name: find(hub, _STAGE_PARTS) for name, hub in _STAGE_IDS.items()}
-    there = {name: folder / name for name in get_args(Name) if (folder / name).is_dir()}
-    if "sr1_image" in there and "sr1" not in there:
-        raise BadModel(f"{folder} has sr1_image, for the first frame of sr1, and no sr1")
-    return there
+    folders = {name: folder / name for name in get_args(StageName) if (folder / name).is_dir()}
+    if "sr1_image" in folders and "sr1" not in folders:
+        raise BadModel(f"{folder} has sr1_image, which enlarges the first frame of sr1, but no sr1")
+    return folders
 
 
-def _check_stage(name: Name, folder: Path) -> None:
+def _check_stage(name: StageName, folder: Path) -> None:
     checkpoint_loading.check_index(folder, _STAGE_PIPELINES[name])
     read_scheduler(folder / "scheduler")
-    if NUMBERS[name].level is not None:
+    if STAGE_SETTINGS[name].level is not None:
         read_scheduler(folder / "image_noising_scheduler")
     if name != "sr1_image":
         config = checkpoint_loading.read_json(folder / "unet" / "config.json")
-        check_config(config, NUMBERS[name].channels)
+        check_config(config, STAGE_SETTINGS[name].channels)
 
 
-def _stage(name: Name, folder: Path, dtype: torch.dtype) -> Stage:
-    noisy = NUMBERS[name].level is not None
+def _stage(name: StageName, folder: Path, dtype: torch.dtype) -> Stage:
+    noisy = STAGE_SETTINGS[name].level is not None
     path = folder / "unet"
     return Stage(
-        numbers=NUMBERS[name],
-        unet=OneImage(checkpoint_loading.network(UNet2DConditionModel, path, dtype))
+        settings=STAGE_SETTINGS[name],
+        unet=SingleFrameUNet(checkpoint_loading.network(UNet2DConditionModel, path, dtype))
         if name == "sr1_image"
         else checkpoint_loading.network(UNet3DConditionModel, path, dtype),
         scheduler=read_scheduler(folder / "scheduler"),

@@ -1,9 +1,10 @@
-"""Show-1's network: DeepFloyd-IF's UNet with a temporal layer behind every spatial one.
+"""Show-1's network: DeepFloyd-IF's UNet with a temporal layer after every spatial layer.
 
 Zhang et al.: "Show-1: Marrying Pixel and Latent Diffusion Models for Text-to-Video Generation",
-IJCV 2024. Keyframes, interpolation and the first super-resolution are the same architecture with
-other numbers. It is built from diffusers' own layers, and its weights are named as in the released
-checkpoints. It refuses to know sampling, text encoding and files.
+IJCV 2024. The networks of keyframes, interpolation and the first super-resolution have the same
+architecture with different numbers. Owns this architecture, which consists of diffusers' layers and
+names its weights as the released checkpoints do. It refuses to know sampling, text encoding and
+files.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from recast.errors import BadModel
 
 _DOWN = {"ResnetDownsampleBlock3D": False, "SimpleCrossAttnDownBlock3D": True}
 _UP = {"ResnetUpsampleBlock3D": False, "SimpleCrossAttnUpBlock3D": True}
-"""The classes of blocks, and whether they have attention."""
+"""Class of a block in the checkpoints' config -> whether the block has attention."""
 
 _BUILT_IN: Mapping[str, tuple[Any, ...]] = {
     "mid_block_type": ("UNetMidBlock3DSimpleCrossAttn",),
@@ -48,35 +49,36 @@ _BUILT_IN: Mapping[str, tuple[Any, ...]] = {
     "timestep_post_act": (None,),
     "num_class_embeds": (None,),
 }
-"""The values that every Show-1 network has in its config, which this file therefore assumes."""
+"""The values that this file assumes, because the config of every Show-1 network has them."""
 
 
 def check_config(config: Mapping[str, Any], channels: int) -> None:
-    """Raise `BadModel` for a config of layers that Show-1's networks do not have, or of another
-    number of input channels."""
+    """Raise `BadModel` for a config with layers that Show-1's networks do not have, or with a
+    number of input channels other than `channels`."""
     for key, known in _BUILT_IN.items():
         if key in config and config[key] not in known:
             choices = " or ".join(repr(value) for value in known)
             raise BadModel(f"the network's {key} is {config[key]!r}; Show-1's is {choices}")
     for key, kinds in (("down_block_types", _DOWN), ("up_block_types", _UP)):
-        strange = sorted(set(config.get(key, ())) - set(kinds))
-        if strange:
-            raise BadModel(f"the network's {key} hold {strange[0]}; Show-1 has {', '.join(kinds)}")
-    taken = config.get("in_channels")
-    if taken != channels:
+        unknown = sorted(set(config.get(key, ())) - set(kinds))
+        if unknown:
+            raise BadModel(f"the network's {key} hold {unknown[0]}; Show-1 has {', '.join(kinds)}")
+    in_channels = config.get("in_channels")
+    if in_channels != channels:
         raise BadModel(
-            f"the network takes {taken} channels; Show-1's at this place takes {channels}"
+            f"the network has {in_channels} input channels; this stage of Show-1 needs {channels}"
         )
 
 
 class _Block(nn.Module):
-    """The layers of one resolution, on (B·F, C, H, W): each is a resnet and a temporal convolution;
-    the first `attentions` of them also have spatial and temporal attention. At most one change of
-    resolution follows."""
+    """The layers of one resolution, on (B·F, C, H, W). Each layer is a resnet and a temporal
+    convolution; the first `attentions` layers also have spatial and temporal attention. `channels`
+    are the input and output channels of each layer. `then` adds a change of resolution at the
+    end."""
 
     def __init__(
         self,
-        widths: Sequence[tuple[int, int]],
+        channels: Sequence[tuple[int, int]],
         config: Mapping[str, Any],
         *,
         attentions: int,
@@ -84,15 +86,15 @@ class _Block(nn.Module):
         then: Literal["down", "up", None] = None,
     ) -> None:
         super().__init__()
-        out = widths[-1][1]
-        self.resnets = nn.ModuleList(_resnet(a, b, config, scale) for a, b in widths)
+        out = channels[-1][1]
+        self.resnets = nn.ModuleList(_resnet(a, b, config, scale) for a, b in channels)
         self.temp_convs = nn.ModuleList(
             TemporalConvLayer(out, out, dropout=0.1, norm_num_groups=config["norm_num_groups"])
-            for _ in widths
+            for _ in channels
         )
         self.attentions = nn.ModuleList(_attention(out, config) for _ in range(attentions))
         self.temp_attentions = nn.ModuleList(
-            # The number of heads and their width are swapped, as in Show-1's own code.
+            # As in Show-1's code, the number of heads and the channels of a head are exchanged.
             TransformerTemporalModel(
                 config["attention_head_dim"],
                 out // config["attention_head_dim"],
@@ -111,7 +113,8 @@ class _Block(nn.Module):
     def forward(
         self, x: Tensor, emb: Tensor, text: Tensor, frames: int, skips: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The output, and the state after every layer. Takes the last entries off `skips`."""
+        """The output, and the states after every layer and change of resolution. An up block
+        removes its skip connections from the end of `skips`."""
         states = []
         for index, (resnet, temporal) in enumerate(zip(self.resnets, self.temp_convs, strict=True)):
             if skips is not None:
@@ -128,8 +131,8 @@ class _Block(nn.Module):
 
 
 def _resnet(
-    taken: int,
-    out: int,
+    in_channels: int,
+    out_channels: int,
     config: Mapping[str, Any],
     scale: float,
     *,
@@ -137,8 +140,8 @@ def _resnet(
     down: bool = False,
 ) -> nn.Module:
     resnet: nn.Module = ResnetBlock2D(
-        in_channels=taken,
-        out_channels=out,
+        in_channels=in_channels,
+        out_channels=out_channels,
         temb_channels=4 * config["block_out_channels"][0],
         eps=config["norm_eps"],
         groups=config["norm_num_groups"],
@@ -152,12 +155,12 @@ def _resnet(
     return resnet
 
 
-def _attention(width: int, config: Mapping[str, Any]) -> nn.Module:
-    """One attention over the positions of a frame and the tokens of the text together."""
+def _attention(channels: int, config: Mapping[str, Any]) -> nn.Module:
+    """Joint attention to the positions of a frame and the tokens of the text."""
     attention: nn.Module = Attention(
-        query_dim=width,
-        cross_attention_dim=width,
-        heads=width // config["attention_head_dim"],
+        query_dim=channels,
+        cross_attention_dim=channels,
+        heads=channels // config["attention_head_dim"],
         dim_head=config["attention_head_dim"],
         added_kv_proj_dim=config["cross_attention_dim"],
         norm_num_groups=config["norm_num_groups"],
@@ -170,7 +173,8 @@ def _attention(width: int, config: Mapping[str, Any]) -> nn.Module:
 
 
 class UNet3DConditionModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
-    """The network, under the name that checkpoints give it. The defaults are show-1-base's."""
+    """Show-1's network. Its name is the class name in the checkpoints, and its defaults are the
+    numbers of show-1-base."""
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -215,12 +219,12 @@ class UNet3DConditionModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # di
             get_activation(time_embedding_act_fn) if time_embedding_act_fn else nn.Identity()
         )
         self.encoder_hid_proj = nn.Linear(encoder_hid_dim, cross_attention_dim)
-        self.down_blocks, widths = _encoder(config)
+        self.down_blocks, skip_channels = _encoder(config)
         last = block_out_channels[-1]
         self.mid_block = _Block(
             2 * [(last, last)], config, attentions=1, scale=mid_block_scale_factor
         )
-        self.up_blocks = _decoder(config, widths)
+        self.up_blocks = _decoder(config, skip_channels)
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, first, eps=norm_eps)
         self.conv_act = get_activation(act_fn)
         self.conv_out = nn.Conv2d(first, out_channels, 3, padding=1)
@@ -233,8 +237,9 @@ class UNet3DConditionModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # di
         class_labels: Tensor | None = None,
         return_dict: Literal[False] = False,
     ) -> tuple[Tensor]:
-        """(B, C, F, H, W) at times () or (B,), for text (B, tokens, width), to the same shape with
-        `out_channels`. `class_labels` (B,) are the noise levels of the frames to enlarge."""
+        """The output (B, out_channels, F, H, W) for a sample (B, C, F, H, W) at times () or (B,)
+        and text (B, N, C'). `class_labels` (B,) are the noise levels of the conditioning frames of
+        a super-resolution."""
         frames = sample.shape[2]
         emb = self._embedding(sample, timestep, encoder_hidden_states, class_labels)
         emb = repeat(emb, "b c -> (b f) c", f=frames)
@@ -255,57 +260,58 @@ class UNet3DConditionModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # di
     def _embedding(
         self, sample: Tensor, timestep: Tensor, text: Tensor, class_labels: Tensor | None
     ) -> Tensor:
-        """Time, text and the noise level, where there is one, as one vector per clip, (B, C)."""
+        """The embedding of time, text and, in a super-resolution, noise level: (B, C)."""
 
-        def waves(times: Tensor) -> Tensor:
-            waves: Tensor = self.time_proj(times.expand(len(sample)))
-            return waves.to(sample.dtype)
+        def sinusoidal(times: Tensor) -> Tensor:
+            embedding: Tensor = self.time_proj(times.expand(len(sample)))
+            return embedding.to(sample.dtype)
 
-        emb: Tensor = self.time_embedding(waves(timestep))
+        emb: Tensor = self.time_embedding(sinusoidal(timestep))
         if self.class_embedding is not None:
             assert class_labels is not None
-            emb = emb + self.class_embedding(waves(class_labels))
+            emb = emb + self.class_embedding(sinusoidal(class_labels))
         emb = self.time_embed_act(emb + self.add_embedding(text))
         return emb
 
 
 def _encoder(config: Mapping[str, Any]) -> tuple[nn.ModuleList, list[int]]:
-    """The down blocks, and the widths of the states that they pass to the up blocks."""
-    blocks, taken = nn.ModuleList(), config["block_out_channels"][0]
-    widths = [taken]
-    levels = list(zip(config["down_block_types"], config["block_out_channels"], strict=True))
-    for index, (kind, out) in enumerate(levels):
-        layers, last = _layers(config)[index], index == len(levels) - 1
-        pairs = [(taken, out)] + (layers - 1) * [(out, out)]
+    """The down blocks, and the channels of the states that they pass to the up blocks."""
+    blocks, channels = nn.ModuleList(), config["block_out_channels"][0]
+    skip_channels = [channels]
+    kinds = list(zip(config["down_block_types"], config["block_out_channels"], strict=True))
+    for index, (kind, out) in enumerate(kinds):
+        layers, last = _layers(config)[index], index == len(kinds) - 1
+        pairs = [(channels, out)] + (layers - 1) * [(out, out)]
         blocks.append(_block(_DOWN[kind], pairs, config, None if last else "down"))
-        widths += (layers + (not last)) * [out]
-        taken = out
-    return blocks, widths
+        skip_channels += (layers + (not last)) * [out]
+        channels = out
+    return blocks, skip_channels
 
 
-def _decoder(config: Mapping[str, Any], widths: list[int]) -> nn.ModuleList:
-    """The up blocks; each has one layer more than the corresponding down block."""
-    blocks, widths = nn.ModuleList(), list(widths)
-    taken = config["block_out_channels"][-1]
+def _decoder(config: Mapping[str, Any], skip_channels: list[int]) -> nn.ModuleList:
+    """The up blocks. Each has one layer more than the corresponding down block."""
+    blocks, skip_channels = nn.ModuleList(), list(skip_channels)
+    channels = config["block_out_channels"][-1]
     outs = config["block_out_channels"][::-1]
-    levels = list(zip(config["up_block_types"], outs, strict=True))
-    for index, (kind, out) in enumerate(levels):
+    kinds = list(zip(config["up_block_types"], outs, strict=True))
+    for index, (kind, out) in enumerate(kinds):
         pairs = []
         for _ in range(_layers(config)[::-1][index] + 1):
-            pairs.append((taken + widths.pop(), out))
-            taken = out
-        blocks.append(_block(_UP[kind], pairs, config, "up" if index < len(levels) - 1 else None))
+            pairs.append((channels + skip_channels.pop(), out))
+            channels = out
+        blocks.append(_block(_UP[kind], pairs, config, "up" if index < len(kinds) - 1 else None))
     return blocks
 
 
 def _block(
-    attends: bool,
-    pairs: list[tuple[int, int]],
+    has_attention: bool,
+    channels: list[tuple[int, int]],
     config: Mapping[str, Any],
     then: Literal["down", "up", None],
 ) -> _Block:
     scale = config["resnet_out_scale_factor"]
-    return _Block(pairs, config, attentions=attends * len(pairs), scale=scale, then=then)
+    attentions = has_attention * len(channels)
+    return _Block(channels, config, attentions=attentions, scale=scale, then=then)
 
 
 def _layers(config: Mapping[str, Any]) -> list[int]:

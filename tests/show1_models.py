@@ -1,20 +1,18 @@
-"""Small Show-1 networks and a folder of them as released, for the tests of `show1`."""
+"""Small Show-1 networks, and a folder of them in the layout of the released model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
 
-from recast.backbones.base import Settings
 from recast.backbones.show1 import backbone as show1
 from recast.backbones.show1 import network as show1_network
-from recast.backbones.show1.backbone import Show1
+from recast.networks import tiny as tiny_networks
 from recast.networks.library_logging import quiet
 
-CPU = Settings(device="cpu", dtype="float32")
+from .model_folders import write_json
+
 SMALL = {
     "block_out_channels": (8, 8, 8, 8),
     "layers_per_block": 1,
@@ -25,7 +23,7 @@ SMALL = {
     "addition_embed_type_num_heads": 4,
     "time_embedding_act_fn": "gelu",
 }
-# What the released configs say beside, in diffusers' own model for images.
+# The further numbers of the released configs, for diffusers' own model for images.
 IMAGE = {
     "out_channels": 6,
     "act_fn": "gelu",
@@ -46,38 +44,18 @@ LARGE = {
 }
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def network(**changes: Any) -> show1_network.UNet3DConditionModel:
-    """A small one with noise in every weight: fresh temporal layers end in zeros."""
+    """A small network with noise in every weight, because new temporal layers end in zeros."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        made = show1_network.UNet3DConditionModel(**SMALL | changes).eval()
-        for weight in made.parameters():
-            weight.data.add_(0.02 * torch.randn_like(weight))
-    return made
-
-
-def tiny() -> Show1:
-    made = show1.tiny()
-    assert isinstance(made, Show1)
-    return made
-
-
-def write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def change(path: Path, **changes: Any) -> None:
-    write(path, json.loads(path.read_text()) | changes)
+        unet = show1_network.UNet3DConditionModel(**SMALL | changes).eval()
+        tiny_networks.add_noise(unet)
+    return unet
 
 
 def save(folder: Path) -> Path:
-    """The tiny model with all stages, laid out as released."""
-    parts = tiny()._parts
+    """Write the tiny model with all its stages."""
+    parts: Any = show1.tiny().parts
     image = UNet2DConditionModel(
         **SMALL | IMAGE | {"in_channels": 6, "class_embed_type": "timestep"}
     )
@@ -91,12 +69,12 @@ def save(folder: Path) -> Path:
         "sr1_image": ("IFSuperResolutionPipeline", image),
     }
     for name, (pipeline, unet) in stages.items():
-        write(folder / name / "model_index.json", {"_class_name": pipeline})
-        write(folder / name / "scheduler/scheduler_config.json", show1._SCHEDULER)
+        write_json(folder / name / "model_index.json", {"_class_name": pipeline})
+        write_json(folder / name / "scheduler/scheduler_config.json", parts.scheduler)
         unet.save_pretrained(folder / name / "unet")
         if name.startswith("sr1"):
             noising = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
-            write(folder / name / "image_noising_scheduler/scheduler_config.json", noising)
+            write_json(folder / name / "image_noising_scheduler/scheduler_config.json", noising)
     with quiet():
         parts.text_encoder.save_pretrained(folder / "text_encoder")
         parts.tokenizer.save_pretrained(folder / "tokenizer")

@@ -1,0 +1,40 @@
+"""Relative links of the Markdown files outside the site lead to files, and the README stays short.
+
+`make docs` checks the links of the site itself.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "src/recast/assets/shapes/README.md",
+    "src/recast/assets/shapes-dit/README.md",
+]
+LINK = re.compile(r"\]\(([^)\s#]+)(#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    path = ROOT / page
+    links = [target for target, _ in LINK.findall(path.read_text(encoding="utf-8"))]
+    broken = [
+        target
+        for target in links
+        if not target.startswith(("http:", "https:")) and not (path.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_the_readme_is_one_screen_of_links_and_one_table_of_methods() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 130
+    from recast.pipeline.method_presets import method_names
+
+    rows = re.findall(r"^\| `(\w+)`", text, re.M)
+    assert {row for row in rows if row in method_names()} == set(method_names()) - {"unguided"}
