@@ -387,9 +387,8 @@ def weighted_sum(
             shapes = sorted({tuple(tensor.shape) for tensor, _ in terms})
             if len(shapes) > 1:
                 raise BadMotion(
-                    f"the motions cannot be added, because {name} has the shapes "
-                    f"{' and '.join(map(str, shapes))}; learn them at the same size and number of "
-                    "frames"
+                    f"the motions cannot be added: {name} is {' and '.join(map(str, shapes))}; "
+                    "learn them at one size and number of frames"
                 )
             total[name] = torch.stack([weight * tensor for tensor, weight in terms]).sum(0)
     return total

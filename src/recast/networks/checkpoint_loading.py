@@ -53,7 +53,7 @@ def find_folder(source: str, parts: Sequence[str] = ()) -> Path:
     except Exception as error:  # the exception classes of the hub's client change with its version
         reason = str(error).strip().split("\n")[0]
         raise BadModel(
-            f"{source} is no folder, is not in the local cache, and cannot be downloaded "
+            f"{source} is neither a folder nor in the local cache, and cannot be downloaded "
             f"({type(error).__name__}: {reason[:160]}); if this machine is offline, copy the "
             "model's folder here and pass its path"
         ) from error
@@ -161,8 +161,8 @@ def _load_error(kind: str, path: Path, error: BaseException) -> BadModel:
     while cause is not None:
         if isinstance(cause, pickle.UnpicklingError):
             return BadModel(
-                f"the pickled weights in {path} are damaged or contain more than tensors, so that "
-                "loading them would run code; get the model as .safetensors"
+                f"the pickled weights in {path} are damaged or contain more than plain tensors, so "
+                "that loading them would run code; get the model as .safetensors"
             )
         cause = cause.__cause__ or cause.__context__
     reason = " ".join(str(error).split()).split(". If you want to instead")[0][:200]
