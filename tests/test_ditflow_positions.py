@@ -234,7 +234,7 @@ def test_a_source_without_a_prompt_is_refused_before_a_model_is_loaded(
 ) -> None:
     shared: dict[str, Any] = {"clip": ball, "method": "ditflow", "config": SHORT}
     shared["backbone"] = str(tmp_path)  # which holds no model
-    message = "ditflow with these settings learns .* describe the source in `source_prompt`"
+    message = "ditflow with these settings samples .* describe the source in `source_prompt`"
     with pytest.raises(BadCall, match=message):
         list(run(RunConfig(prompt="a cat", **shared)))
     with pytest.raises(BadCall, match=message):
