@@ -133,7 +133,7 @@ def test_wrong_calls_are_refused(clip: Video, store: MotionCache) -> None:
         recast.learn(backbone, clip, source=Source(start=-1), store=store)
     with pytest.raises(BadCall, match="dmt learns from a clip, and none was given"):
         recast.learn(backbone, [], store=store)
-    with pytest.raises(BadMotion, match="learn it again"):
+    with pytest.raises(BadMotion, match="learn the motion again"):
         recast.transfer(unet3d.tiny(), motion, "red")
     with pytest.raises(UnknownName, match="did you mean dmt"):
         recast.learn(backbone, clip, method="dtm", store=store)

@@ -187,13 +187,11 @@ def test_two_clips_of_one_name_are_refused(folder: Path) -> None:
     named = suite.read(written(folder, HEAD + CLIP + apart + 'name = "b"\n'))
     assert [case.clip for case in named.cases] == ["a", "b"]
     for text, part in (
-        (apart, "file of one is .*a.mp4' and .*b/a.mp4"),
-        (other + 'source_prompt = "a square"\n', "source_prompt of one is '', .* 'a square'"),
-        (other + 'mask = "m.mp4"\n', "mask of one is 'None', .*m.mp4'"),
+        (apart, "file of one is .*a.mp4' and .*b/a.mp4';"),
+        (other + 'source_prompt = "a square"\n', "source_prompt of one is '' .* 'a square'"),
+        (other + 'mask = "m.mp4"\n', "mask of one is 'None' .*m.mp4'"),
     ):
-        with pytest.raises(
-            BadCall, match=f"two clips have the name 'a', but the {part} .*key name"
-        ):
+        with pytest.raises(BadCall, match=f"two clips have the name 'a', but the {part}.*key name"):
             suite.read(written(folder, HEAD + CLIP + text))
     world = "[[world]]\npairs = 1\n"
     with pytest.raises(BadCall, match=r"two clips have the name 'scene-.*key described"):

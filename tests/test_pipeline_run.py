@@ -257,7 +257,7 @@ def test_a_motion_file_that_does_not_fit_is_refused(
         with pytest.raises(kind, match=words):
             finished(run.transfer(job(**{"clip": file} | changes), gaussian.tiny(), store))
         assert untouched(out)
-    with pytest.raises(BadMotion, match="learn it again"):
+    with pytest.raises(BadMotion, match="learn the motion again"):
         finished(run.transfer(job(clip=file), unet3d.tiny(), store))
     damaged = file.read_bytes()
     file.write_bytes(damaged[: len(damaged) // 2])
