@@ -2,14 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from recast.networks.placement import ModelPlacement
     from recast.pipeline.motion_cache import MotionCache
 
 # huggingface_hub reads this once, when it is first imported, and test modules import it before any
@@ -55,19 +54,3 @@ def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("clips") / "ball.mp4"
     return Video(world.render(world.sample(3)), world.FPS).save(path)
-
-
-@pytest.fixture
-def placements(monkeypatch: pytest.MonkeyPatch) -> "list[ModelPlacement]":
-    """The placement of every model that is loaded during the test, which holds its networks."""
-    from recast.networks.placement import ModelPlacement
-
-    seen: list[ModelPlacement] = []
-    plain = ModelPlacement.__init__
-
-    def watched(self: ModelPlacement, networks: Sequence[Any], *others: Any) -> None:
-        plain(self, networks, *others)
-        seen.append(self)
-
-    monkeypatch.setattr(ModelPlacement, "__init__", watched)
-    return seen

@@ -18,7 +18,6 @@ from recast.errors import BadCall, BadMotion, NotFinite
 from recast.events import Step
 from recast.feature_guidance.levels import noised_source
 from recast.feature_guidance.taps import read_features, select_taps
-from recast.media.video import Video
 from recast.methods import unguided
 from recast.methods.ditflow import PRESETS, Config, Method, moving_mse
 from recast.motions.method import Sampling
@@ -230,11 +229,12 @@ def test_a_unet_is_refused_because_it_has_no_positions(tmp_path: Path) -> None:
     assert "positions" not in Method(Config()).roles
 
 
-def test_a_source_without_a_prompt_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
-    path = Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
-    shared: dict[str, Any] = {"clip": path, "method": "ditflow", "config": SHORT}
+def test_a_source_without_a_prompt_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, ball: Path
+) -> None:
+    shared: dict[str, Any] = {"clip": ball, "method": "ditflow", "config": SHORT}
     shared["backbone"] = str(tmp_path)  # which holds no model
-    message = "ditflow with these settings learns .* describe the source in `source_prompt`"
+    message = "ditflow with these settings samples .* describe the source in `source_prompt`"
     with pytest.raises(BadCall, match=message):
         list(run(RunConfig(prompt="a cat", **shared)))
     with pytest.raises(BadCall, match=message):
@@ -268,18 +268,21 @@ def test_an_error_removes_all_hooks(kind: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("kind", ["2b", "5b", "wan"])
 def test_the_command_line_learns_once_and_transfers_with_new_prompts(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    tmp_path: Path,
+    ball: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # Of its own: the small models of two kinds have the same weights.
     monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
     tiny = TRANSFORMERS[kind]()
     save_pipeline(pipeline(tiny), tmp_path / "model")
-    Video(world.render(world.sample(3)), world.FPS).save(tmp_path / "ball.mp4")
     size = ("--frames", "9", "--height", "32", "--width", "48")
     on = ("--backbone", "model", "--guidance-scale", "3")
     preset = ("--method", "ditflow", "--preset", "positions")
-    asked = ("learn", "ball.mp4", *preset, "--backbone", "model", *size, "--steps", "5")
+    asked = ("learn", str(ball), *preset, "--backbone", "model", *size, "--steps", "5")
     named = ("--source-prompt", "a ball", "--queries", "queries", "--keys", "keys")
 
     assert cli.main([*asked, "--source-prompt", "a ball"]) != 0

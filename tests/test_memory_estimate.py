@@ -29,12 +29,12 @@ from recast.feature_guidance.taps import read_features, select_taps
 from recast.media.video import Video
 from recast.networks import devices
 from recast.networks.devices import MainMemory
-from recast.networks.placement import ModelPlacement
 from recast.networks.tensor_memory import TensorMemory
 from recast.pipeline import config, memory_estimate, method_presets, model_loading, run
 from recast.pipeline.memory_estimate import MemoryEstimate, StageMemory
 from recast.pipeline.motion_cache import MotionCache
 
+from .autograd_memory import saved_bytes
 from .tiny_models import CPU, TRANSFORMERS, pipeline
 
 GIB = 2**30
@@ -92,22 +92,6 @@ def allocated(work: Callable[[], object], trace: Path) -> int:
     return most
 
 
-def saved(backbone: Backbone, work: Callable[[], object]) -> int:
-    """Bytes of all storages that autograd saves during the work, weights left out."""
-    known = {p.untyped_storage().data_ptr() for p in backbone.network.parameters()}
-    found: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        work()
-    return sum(storage.nbytes() for storage in found.values())
-
-
 def loaded(name: str, checkpointing: bool = False) -> tuple[Backbone, Tensor, Tensor]:
     backbone = model_loading.load(name, replace(CPU, gradient_checkpointing=checkpointing))
     shape = backbone.latent_shape(*size(name))
@@ -125,7 +109,7 @@ def test_the_estimate_matches_autograd_and_the_allocator(
     backbone, x, text = loaded(model)
     plain, lean = estimate.guided["dmt"]
     # Features, x_t and tables of positions live beside what is saved.
-    assert saved(backbone, step(backbone, x, text)) == pytest.approx(plain.saved, rel=0.1)
+    assert saved_bytes(backbone, step(backbone, x, text)) == pytest.approx(plain.saved, rel=0.1)
     found = allocated(step(backbone, x, text), tmp_path / "guided.json")
     assert found == pytest.approx(plain.peak, rel=share)
     denoise, t = backbone.cfg_denoiser("a", "b", 3.0), backbone.schedule.sized(x.shape).grid(1)[0]
@@ -171,15 +155,13 @@ def test_two_prompts_are_estimated_as_one_batch_of_two(
     assert 0 <= estimate.sampling.peak - ledger.peak <= spare(model)
 
 
-def test_estimated_weights_have_the_size_of_loaded_weights(
-    model: str, placements: list[ModelPlacement]
-) -> None:
+def test_estimated_weights_have_the_size_of_loaded_weights(model: str) -> None:
     for dtype in ("float32", "bfloat16"):
         settings = Settings(device="cpu", dtype=dtype)
-        model_loading.load(model, settings)
+        backbone: Any = model_loading.load(model, settings)
         sizes = [
             sum(p.nbytes for p in n.parameters()) + sum(b.nbytes for b in n.buffers())
-            for n in placements[-1].networks
+            for n in backbone.parts.networks
         ]
         found = memory_estimate.weights_by_offload(model, settings, torch.device("cpu"))
         assert found["none"] == sum(sizes) > found["networks"] == max(sizes) > found["blocks"]

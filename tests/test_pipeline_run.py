@@ -36,11 +36,6 @@ FAST = dmt.Config(inner_steps=2, inversion_steps=4, restart=False)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> MotionCache:
-    return MotionCache(tmp_path / "store", 10**9)
-
-
-@pytest.fixture
 def job(ball: Path, tmp_path: Path) -> Callable[..., RunConfig[Any]]:
     def make(**changes: Any) -> RunConfig[Any]:
         plain: dict[str, Any] = {
