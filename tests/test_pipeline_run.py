@@ -523,7 +523,7 @@ def test_a_mask_is_cut_and_fitted_like_the_clip_of_a_motion_file(
 def test_an_interrupted_run_resumes_from_its_last_state(
     job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
 ) -> None:
-    backbone, config = unet3d.tiny(), dreammotion.Config(iterations=6, report_every=2)
+    backbone, config = gaussian.tiny(), dreammotion.Config(iterations=6, report_every=2)
     asked = job(method="dreammotion", config=config, prompt="a cat")
     _, whole = finished(run.transfer(asked, backbone, MotionCache(tmp_path / "other", 10**9)))
 
@@ -553,7 +553,7 @@ def test_the_state_of_a_long_transfer_is_saved_regularly(
     config = dreammotion.Config(iterations=6, report_every=2)
     asked = job(method="dreammotion", config=config, prompt="a cat")
     kept: dict[int, list[int]] = {}
-    for event in run.transfer(asked, unet3d.tiny(), store):
+    for event in run.transfer(asked, gaussian.tiny(), store):
         if isinstance(event, Step) and event.stage == "distil":
             states = [entry.header().get("reached", 0) for entry in store.entries()]
             kept[event.index] = [n for n in states if n]

@@ -138,6 +138,7 @@ def test_clips_are_encoded_once_and_joint_steps_are_short(tmp_path, monkeypatch)
         return unet
 
     monkeypatch.setattr(networks, "unet", watched)
+    narrow = networks.Design(unet=(16, 16, 16, 16))
     few = {name: 0 for name in ONE_STEP if name.endswith("steps")}
     few |= {"images": 40, "clips": 2, "steps": 1}
     first = training.TrainConfig(
@@ -146,23 +147,28 @@ def test_clips_are_encoded_once_and_joint_steps_are_short(tmp_path, monkeypatch)
         start_parts=("autoencoder", "clip"),
         **few | {"joint": 1.0},
     )
-    list(training.train(first))
+    list(training.train(first, narrow))
     assert shapes == [(40, 8, 4, 8, 8)]
     encoded = np.load(tmp_path / "latents" / "000000.npy")
     assert len(encoded) == 2
-    list(training.train(replace(first, joint=0.0, steps=2)))
+    list(training.train(replace(first, joint=0.0, steps=2), narrow))
     assert shapes[1:] == [(10, 8, 16, 8, 8)]
     np.save(tmp_path / "latents" / "000000.npy", encoded + 1)
-    list(training.train(replace(first, clips=1)))
+    list(training.train(replace(first, clips=1), narrow))
     assert (np.load(tmp_path / "latents" / "000000.npy") == encoded + 1).all()  # not encoded again
-    list(training.train(replace(first, clips=3)))
+    list(training.train(replace(first, clips=3), narrow))
     assert len(np.load(tmp_path / "latents" / "000000.npy")) == 3
 
 
 @pytest.mark.slow
 def test_another_design_trains_too(tmp_path):
     design = networks.Design(
-        size=16, autoencoder=(32, 64), latent_channels=4, prediction="epsilon", zero_snr=False
+        size=16,
+        autoencoder=(32, 64),
+        latent_channels=4,
+        unet=(16, 16, 16, 16),
+        prediction="epsilon",
+        zero_snr=False,
     )
     config = training.TrainConfig(out=tmp_path, **ONE_STEP | {"clips": 2, "short_steps": 0})
     folder = training.train(config, design).run()
