@@ -274,9 +274,7 @@ def test_mixing_incompatible_motions_is_refused() -> None:
             api.mix([with_config(one), with_config(one, **{name: value})], [1, 1])
     with pytest.raises(BadCall, match="one weight for each motion, got 2 motions and 1 weights"):
         api.mix([one, one], [1])
-    with pytest.raises(
-        BadCall, match=r"`weights` must be finite numbers .* not all 0, got \[0, 0\]"
-    ):
+    with pytest.raises(BadCall, match=r"`weights` must be finite .* not all 0, got \[0, 0\]"):
         api.mix([one, one], [0, 0])
     taken = Motion(method="dmt", backbone=one.backbone, tensors={}, metadata={})
     with pytest.raises(BadCall, match="motions of dmt cannot be mixed"):
