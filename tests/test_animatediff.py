@@ -161,16 +161,16 @@ def test_a_base_model_and_an_adapter_are_joined(
 ) -> None:
     """As diffusers joins them. The alias downloads the needed files of the adapter, and the noise
     levels are those of the adapter."""
-    asked = []
+    requests = []
 
     def folder(source: str, parts: tuple[str, ...] = ()) -> Path:
-        asked.append((source, parts))
+        requests.append((source, parts))
         return pair[0] if "stable-diffusion" in source else pair[1]
 
     monkeypatch.setattr(checkpoint_loading, "find_folder", folder)
     loaded = model_loading.load("animatediff", CPU)
     base, adapter = animatediff.ALIASES["animatediff"].split(" + ")
-    assert asked == [
+    assert requests == [
         (adapter, ("config.json", "diffusion_pytorch_model.*")),
         (base, ()),
     ]

@@ -151,7 +151,7 @@ def test_invalid_tables_are_refused(
     pq.write_table(table.drop_columns(["stamp"]), tmp_path / "old.parquet")
     pq.write_table(table.append_column("mood", table["clip"]), tmp_path / "new.parquet")
     out = ["--out", str(tmp_path / "out")]
-    for path, told in (
+    for path, message in (
         (tmp_path / "no.parquet", "no.parquet is not a table rows.parquet"),
         (tmp_path / "missing.parquet", "missing.parquet is not a table rows.parquet"),
         (tmp_path, "is not a table rows.parquet"),
@@ -159,7 +159,7 @@ def test_invalid_tables_are_refused(
         (tmp_path / "new.parquet", "new.parquet has the column mood"),
     ):
         assert cli.main(["bench", str(suite), *out, "--have", str(path)]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert cli.main(["bench", str(other), *out, "--have", str(finished / "rows.parquet")]) == 2
     assert "holds rows of the suite small, not of other" in capsys.readouterr().err
     assert not rows.read(tmp_path / "out")
@@ -211,8 +211,8 @@ def test_the_report_is_one_self_contained_page(finished: Path) -> None:
     )
     assert mean is not None
     assert mean.text(3) in page
-    told = (finished / "summary.csv").read_text().splitlines()
-    assert any(line.startswith(f"dmt,text_similarity,CLIP cosine,{mean.value}") for line in told)
+    lines = (finished / "summary.csv").read_text().splitlines()
+    assert any(line.startswith(f"dmt,text_similarity,CLIP cosine,{mean.value}") for line in lines)
 
 
 def test_clips_of_other_systems_are_scored(suite: Path, finished: Path, tmp_path: Path) -> None:
@@ -300,8 +300,8 @@ def test_ctrl_c_keeps_the_rows(suite: Path, tmp_path: Path) -> None:
     process = started(suite, out)
     until_rows(process, out, 1)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED, told
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED, errors
     assert rows.read(out)
     assert not list(out.rglob(".recast-*"))
 
@@ -327,8 +327,8 @@ def test_ray_makes_the_same_rows_after_a_worker_was_killed(
         ]
         assert workers
         os.kill(workers[0].pid, signal.SIGKILL)
-        told = process.communicate(timeout=240)
-        assert process.returncode == 0, told
+        errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
     finally:
         ray.shutdown()
     assert numbers(out) == numbers(finished, seeds=1)

@@ -58,8 +58,12 @@ def suite(tmp_path: Path) -> Path:
 
 def run(suite: Path, *methods: str, **options: Any) -> list[dict[str, Any]]:
     """The table that a run leaves."""
-    told: dict[str, Any] = {"suite": str(suite), "out": suite.parent / "out", "methods": methods}
-    last = runner.bench(BenchConfig(**(told | options)))
+    settings: dict[str, Any] = {
+        "suite": str(suite),
+        "out": suite.parent / "out",
+        "methods": methods,
+    }
+    last = runner.bench(BenchConfig(**(settings | options)))
     last.run()
     outcome: Outcome = last.result
     assert outcome.missing == 0
@@ -92,11 +96,11 @@ def test_rows_of_a_changed_suite_are_not_in_the_table(suite: Path) -> None:
         "the variant is another": HEAD.replace("steps = 1", "steps = 2") + CLIPS,
         "other frames are taken": HEAD + "[source]\nframes = 7\n" + CLIPS,
     }
-    for told, text in changed.items():
+    for change, text in changed.items():
         suite.write_text(text)
         found = made(run(suite, "source"))
-        kept = {"a"} if told == "one clip is another" else set()
-        assert {clip for clip, variant, _ in found if variant == "quick"} == kept, told
+        kept = {"a"} if change == "one clip is another" else set()
+        assert {clip for clip, variant, _ in found if variant == "quick"} == kept, change
     suite.write_text(HEAD + CLIPS)
     again = made(run(suite, "source"))
     assert before.items() <= again.items()
@@ -178,8 +182,8 @@ def test_the_saved_source_is_cut_as_the_results_are(suite: Path) -> None:
 def test_the_cost_of_learning_has_its_own_columns(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it takes, by a learning that takes 400 MB; nothing is told where it was learned before.
-    What the motion takes, by the file that it would be."""
+    """The memory that learning needs, here 400 MB, stands in the row of the run that learned, and in
+    no other. The size of the motion is that of its file."""
     monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
     learn, sizes = dmt.Method.learn, []
 

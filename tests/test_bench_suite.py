@@ -1,4 +1,4 @@
-"""Suites: those that ship are sound, and every mistake in one is told where it is."""
+"""Suites: those that ship are sound, and the error of every mistake says where it is."""
 
 from pathlib import Path
 
@@ -37,10 +37,10 @@ def test_every_shipped_suite_names_known_methods(name: str, tmp_path: Path) -> N
             path.parent.mkdir(parents=True, exist_ok=True)
             Video(np.zeros((2, 16, 16, 3), np.uint8), 8).save(path.with_suffix(".mp4"))
             path.with_suffix(".mp4").rename(path)
-    told = suite.read(name, tmp_path)
-    assert told.cases
-    assert told.about.strip()
-    variants = [told.variant(method) for method in told.methods]
+    checked = suite.read(name, tmp_path)
+    assert checked.cases
+    assert checked.about.strip()
+    variants = [checked.variant(method) for method in checked.methods]
     assert len({variant.name for variant in variants}) == len(variants)
 
 
@@ -49,9 +49,14 @@ def test_the_shapes_suite_has_64_pairs_in_three_groups() -> None:
     assert len(cases) == len({(case.clip, case.prompt) for case in cases}) == 64
     assert {case.group for case in cases} == {"easy", "medium", "hard"}
     for case in cases:
-        source, asked = world.sample(case.scene), parse_caption(case.prompt)
-        changed = {name for name in ("colour", "shape") if asked[name] != getattr(source, name)}
-        ground = asked["ground"] != source.ground or asked.get("pattern", "plain") != source.pattern
+        source, attributes = world.sample(case.scene), parse_caption(case.prompt)
+        changed = {
+            name for name in ("colour", "shape") if attributes[name] != getattr(source, name)
+        }
+        ground = (
+            attributes["ground"] != source.ground
+            or attributes.get("pattern", "plain") != source.pattern
+        )
         expected = {"easy": {"colour"}, "medium": {"colour", "shape"}, "hard": {"colour", "shape"}}
         assert changed == expected[case.group]
         assert ground == (case.group == "hard")
@@ -80,7 +85,7 @@ def test_the_truth_tracker_follows_rendered_points() -> None:
 
 def test_clips_prompts_and_variants(folder: Path) -> None:
     (folder / "prompts.txt").write_text("ein Bär\n\nein Fuß\n", encoding="utf-8")
-    told = suite.read(
+    parsed = suite.read(
         written(
             folder,
             HEAD + '[source]\nframes = 4\n[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
@@ -89,24 +94,24 @@ def test_clips_prompts_and_variants(folder: Path) -> None:
             "config = {guided = 0.0}\n",
         )
     )
-    assert [case.prompt for case in told.cases] == ["one", "ein Bär", "ein Fuß"]
-    assert told.source == source_clip.Source(frames=4)
-    variant = told.variant("no guidance")
+    assert [case.prompt for case in parsed.cases] == ["one", "ein Bär", "ein Fuß"]
+    assert parsed.source == source_clip.Source(frames=4)
+    variant = parsed.variant("no guidance")
     assert (variant.config.guided, variant.config.cells, variant.steps) == (0.0, 2, 7)
-    assert told.variant("dmt:paper").config.inversion_steps == 1000
-    assert told.variant(f"external:{folder}").folder == folder
+    assert parsed.variant("dmt:paper").config.inversion_steps == 1000
+    assert parsed.variant(f"external:{folder}").folder == folder
 
 
 def test_a_grid_is_every_combination(folder: Path) -> None:
     grid = '[[grid]]\nmethod = "dmt"\n[grid.over]\ninner_steps = [2, 3]\n'
-    told = suite.read(written(folder, HEAD + CLIP + grid + '"lr, lr_end" = [[0.2, 0.1]]\n'))
+    parsed = suite.read(written(folder, HEAD + CLIP + grid + '"lr, lr_end" = [[0.2, 0.1]]\n'))
     names = ["dmt: inner_steps 2, lr 0.2", "dmt: inner_steps 3, lr 0.2"]
-    assert told.methods == ("unguided", *names)
-    configs = [told.variant(name).config for name in names]
+    assert parsed.methods == ("unguided", *names)
+    configs = [parsed.variant(name).config for name in names]
     assert [(c.inner_steps, c.lr, c.lr_end) for c in configs] == [(2, 0.2, 0.1), (3, 0.2, 0.1)]
     around = grid.replace("[grid.over]", "config = { cells = 3, inner_steps = 9 }\n[grid.over]")
-    told = suite.read(written(folder, HEAD + CLIP + around))
-    configs = [told.variant(name).config for name in told.methods[1:]]
+    parsed = suite.read(written(folder, HEAD + CLIP + around))
+    configs = [parsed.variant(name).config for name in parsed.methods[1:]]
     assert [(c.cells, c.inner_steps) for c in configs] == [(3, 2), (3, 3)]
     with pytest.raises(BadCall, match=r"'lr, lr_end' takes lists of 2 values, got 0\.2"):
         suite.read(written(folder, HEAD + CLIP + grid + '"lr, lr_end" = [0.2]\n'))
@@ -206,9 +211,9 @@ def test_unknown_suites_get_the_nearest_names(name: str) -> None:
 
 @pytest.mark.parametrize("method", ["dmt:fats", "nothing", "external:nowhere"])
 def test_unknown_methods_are_refused(folder: Path, method: str) -> None:
-    told = suite.read(written(folder, HEAD + CLIP))
+    parsed = suite.read(written(folder, HEAD + CLIP))
     with pytest.raises(RecastError, match=r"fast|choose from|no folder nowhere"):
-        told.variant(method)
+        parsed.variant(method)
 
 
 def test_truth_is_for_rendered_clips(folder: Path) -> None:

@@ -79,10 +79,10 @@ def test_a_motion_file_brings_its_method_settings_and_steps(call: Call, ball: Pa
     call_it = ("transfer", "m/ball.safetensors", "a star", "--backbone", "gaussian", "--json")
     code, out, _ = call(*call_it)
     assert code == 0
-    told = json.loads(out)
-    assert told["sampling"]["steps"] == 3
-    assert told["config"]["config"]["inversion_steps"] == 3
-    assert told["motion"] == {"method": "dmt", "from": "file"}
+    manifest = json.loads(out)
+    assert manifest["sampling"]["steps"] == 3
+    assert manifest["config"]["config"]["inversion_steps"] == 3
+    assert manifest["motion"] == {"method": "dmt", "from": "file"}
 
 
 def test_the_seed_and_the_number_of_samples(call: Call, ball: Path) -> None:
@@ -107,9 +107,9 @@ def test_a_flag_of_both_the_run_and_the_method_sets_the_run(call: Call, ball: Pa
     line = ("transfer", ball, "a star", *QUICK, "--preset", "reference", "--taps", "motion")
     code, out, _ = call(*line, "--negative-prompt", "blurry", "--out", "r", "--json")
     assert code == 0
-    told = json.loads(out)
-    assert told["sampling"]["negative_prompt"] == "blurry"
-    assert told["config"]["config"]["negative_prompt"].startswith("bad quality")
+    manifest = json.loads(out)
+    assert manifest["sampling"]["negative_prompt"] == "blurry"
+    assert manifest["config"]["config"]["negative_prompt"].startswith("bad quality")
 
 
 def test_demo_renders_its_clip_and_shows_the_pair(call: Call) -> None:
@@ -126,8 +126,8 @@ def test_demo_renders_its_clip_and_shows_the_pair(call: Call) -> None:
             "sheet.png",
             "manifest.json",
         }
-    told = json.loads(Path("out/demo/manifest.json").read_text())
-    assert told["prompt"] == recipes.PROMPT
+    manifest = json.loads(Path("out/demo/manifest.json").read_text())
+    assert manifest["prompt"] == recipes.PROMPT
     assert recipes.SEED in world.HELD_OUT
     assert len(video.read("out/demo/source.mp4")) == world.FRAMES
     code, out, _ = call("demo", *QUICK, "--out", "mine")
@@ -139,13 +139,13 @@ def test_shapes_render_writes_clip_and_truth(call: Call) -> None:
         "shapes", "render", "--seed", 5, "--caption", "a red circle on navy", "--out", "c.mp4"
     )
     assert (code, out) == (0, "c.mp4\nc.json\n")
-    told = json.loads(Path("c.json").read_text())
-    assert told["caption"] == "a red circle on a navy background"
-    assert told["path"] == world.sample(5).path
-    assert told["centre"] == pytest.approx(world.sample(5).centre * world.SIZE, abs=1e-3)
+    truth = json.loads(Path("c.json").read_text())
+    assert truth["caption"] == "a red circle on a navy background"
+    assert truth["path"] == world.sample(5).path
+    assert truth["centre"] == pytest.approx(world.sample(5).centre * world.SIZE, abs=1e-3)
     clip = video.read("c.mp4")
     assert (clip.frames.shape, clip.fps) == ((16, 64, 64, 3), 8)
-    for frame, (x, y) in zip(clip.frames, told["centre"], strict=True):
+    for frame, (x, y) in zip(clip.frames, truth["centre"], strict=True):
         red, green, _ = frame[int(y), int(x)].astype(int)
         assert red > green + 100
 
@@ -241,17 +241,17 @@ def test_trained_motions_are_inspected_mixed_and_transferred(call: Call, ball: P
         assert re.search(r"train 5/5, .* loss 0\.\d+", err)
     code, out, _ = call("inspect", "swim.safetensors")
     assert code == 0
-    told = dict(line.split("  ", 1) for line in out.splitlines())
-    told = {name: text.strip() for name, text in told.items()}
-    assert told["method"] == "motion_inversion"
-    assert told["backbone"].startswith("gaussian (")
-    assert told["clip"] == "ball.mp4, other.mp4, 8 frames of 16x16 at 8 fps"
-    assert told["objective"] == "mse"
-    assert re.fullmatch(r"[▁-█]{5}  [\d.]+ to [\d.]+ in 5 iterations", told["loss"])
+    lines = dict(line.split("  ", 1) for line in out.splitlines())
+    lines = {name: text.strip() for name, text in lines.items()}
+    assert lines["method"] == "motion_inversion"
+    assert lines["backbone"].startswith("gaussian (")
+    assert lines["clip"] == "ball.mp4, other.mp4, 8 frames of 16x16 at 8 fps"
+    assert lines["objective"] == "mse"
+    assert re.fullmatch(r"[▁-█]{5}  [\d.]+ to [\d.]+ in 5 iterations", lines["loss"])
     # m^QK, m^V and the noise: 8·3 + 256·8·3 + 3·8·256.
-    assert told["holds"] == "12,312 numbers in 3 tensors"
+    assert lines["holds"] == "12,312 numbers in 3 tensors"
     size = Path("swim.safetensors").stat().st_size
-    assert told["file"] == f"{size / 1e6:.2f} MB"
+    assert lines["file"] == f"{size / 1e6:.2f} MB"
     assert json.loads(call("inspect", "swim.safetensors", "--json")[1])["settings"]["lr"] == 0.05
 
     line = ("mix", "swim.safetensors", "hop.safetensors", "--weights", "0.3", "0.7")
@@ -275,8 +275,8 @@ def test_the_method_of_a_motion_file_may_be_named(call: Call, ball: Path) -> Non
     line = ("transfer", "m.safetensors", "a star", "--backbone", "gaussian", "--out", "r", "--json")
 
     def config(*flags: str) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(call(*line, *flags)[1])["config"]["config"]
-        return told
+        settings: dict[str, Any] = json.loads(call(*line, *flags)[1])["config"]["config"]
+        return settings
 
     own, named = config(), ("--method", "motion_inversion")
     assert (own["gamma"], own["objective"], own["iterations"]) == (0.0, "debiased", 5)

@@ -73,8 +73,15 @@ def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
 
 
 def test_a_model_card_gives_the_defaults(folder: Path) -> None:
-    told = {"frames": 9, "height": 32, "width": 48, "fps": 12.0, "steps": 25, "guidance_scale": 4.0}
-    write_json(folder / "recast.json", {"defaults": told})
+    defaults = {
+        "frames": 9,
+        "height": 32,
+        "width": 48,
+        "fps": 12.0,
+        "steps": 25,
+        "guidance_scale": 4.0,
+    }
+    write_json(folder / "recast.json", {"defaults": defaults})
     assert model_loading.load(str(folder), CPU).defaults.fps == 12
 
 

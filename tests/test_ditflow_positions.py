@@ -48,8 +48,8 @@ def test_a_motion_is_learned_level_by_level_and_used_without_optimisation(
     backbone, method = TRANSFORMERS[kind](), Method(SHORT)
     learning = method.learn(backbone, square_clip(backbone), "a square", SAMPLING)
     steps = [event for event in learning if isinstance(event, Step)]
-    told = [(step.stage, step.index, step.total) for step in steps]
-    assert told == [("learn", 1, 2), ("learn", 2, 2)]
+    progress = [(step.stage, step.index, step.total) for step in steps]
+    assert progress == [("learn", 1, 2), ("learn", 2, 2)]
     assert all(step.metrics["loss"] < step.metrics["loss_before"] for step in steps)
     motion = learning.result
     grid = backbone.schedule.sized(backbone.latent_shape(*square_clip(backbone).shape[2:])).grid(4)
@@ -282,15 +282,15 @@ def test_the_command_line_learns_once_and_transfers_with_new_prompts(
     size = ("--frames", "9", "--height", "32", "--width", "48")
     on = ("--backbone", "model", "--guidance-scale", "3")
     preset = ("--method", "ditflow", "--preset", "positions")
-    asked = ("learn", str(ball), *preset, "--backbone", "model", *size, "--steps", "5")
+    command = ("learn", str(ball), *preset, "--backbone", "model", *size, "--steps", "5")
     named = ("--source-prompt", "a ball", "--queries", "queries", "--keys", "keys")
 
-    assert cli.main([*asked, "--source-prompt", "a ball"]) != 0
+    assert cli.main([*command, "--source-prompt", "a ball"]) != 0
     assert "no role 'queries20', which ditflow needs" in capsys.readouterr().err
-    assert cli.main([*asked, *named]) == 0
-    told = capsys.readouterr()
-    assert told.out == "motion.safetensors\n"
-    assert "learn 1/1" in told.err
+    assert cli.main([*command, *named]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "motion.safetensors\n"
+    assert "learn 1/1" in printed.err
     assert cli.main(["inspect", "motion.safetensors"]) == 0
     assert "positions" in capsys.readouterr().out
     for number, prompt in enumerate(("a blue star", "a cat")):

@@ -220,10 +220,10 @@ def test_every_variant_gives_another_clip(backbone: Backbone) -> None:
 def test_the_learning_rate_falls_linearly(
     backbone: Backbone, motion: Motion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[float]] = []
+    rates: list[list[float]] = []
 
     def minimize(loss: Any, x: Tensor, lrs: Sequence[float]) -> tuple[Tensor, list[float]]:
-        asked.append(list(lrs))
+        rates.append(list(lrs))
         return x, [0.0] * len(lrs)
 
     monkeypatch.setattr(feature_matching, "minimize", minimize)
@@ -240,9 +240,9 @@ def test_the_learning_rate_falls_linearly(
         },
     )
     transfer(Method(config), backbone, long, every)
-    assert [len(lrs) for lrs in asked] == [10] * 4
-    assert all(len(set(lrs)) == 1 for lrs in asked)
-    assert [lrs[0] for lrs in asked] == pytest.approx([0.007, 0.006, 0.005, 0.004])
+    assert [len(lrs) for lrs in rates] == [10] * 4
+    assert all(len(set(lrs)) == 1 for lrs in rates)
+    assert [lrs[0] for lrs in rates] == pytest.approx([0.007, 0.006, 0.005, 0.004])
 
 
 # Which motions serve

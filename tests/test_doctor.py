@@ -39,24 +39,24 @@ def test_damaged_weights_are_reported(tmp_path: Path) -> None:
 def test_an_incomplete_download_is_reported(tmp_path: Path) -> None:
     """From its index alone to its last shard. A listed config that is missing means that a whole
     network is missing."""
-    told, listed = str(tmp_path), ["model_index.json", "transformer/config.json"]
-    lacks = f"{told} is not completely downloaded"
+    path, listed = str(tmp_path), ["model_index.json", "transformer/config.json"]
+    lacks = f"{path} is not completely downloaded"
     (tmp_path / "model_index.json").write_text("{}")
-    assert model_files.model_status(told) == lacks
+    assert model_files.model_status(path) == lacks
     for part in ("vae", "transformer"):
         (tmp_path / part).mkdir()
     save_file({"a": torch.zeros(2)}, tmp_path / "vae/model.safetensors")
-    assert "fits" in model_files.model_status(told)
-    assert model_files.model_status(told, listed) == lacks
+    assert "fits" in model_files.model_status(path)
+    assert model_files.model_status(path, listed) == lacks
     (tmp_path / "transformer/config.json").write_text("{}")
-    assert model_files.model_status(told, listed) == lacks
+    assert model_files.model_status(path, listed) == lacks
     shards = {"b": "model-1.safetensors", "c": "model-2.safetensors"}
     index = json.dumps({"weight_map": shards})
     (tmp_path / "transformer/model.safetensors.index.json").write_text(index)
     for name, shard in shards.items():
-        assert model_files.model_status(told, listed) == lacks
+        assert model_files.model_status(path, listed) == lacks
         save_file({name: torch.zeros(2)}, tmp_path / "transformer" / shard)
-    assert "fits" in model_files.model_status(told, listed)
+    assert "fits" in model_files.model_status(path, listed)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_an_incomplete_download_is_reported(tmp_path: Path) -> None:
 def test_the_first_saving_with_which_a_model_fits_is_named(
     parts: list[int], memory: int, offload: bool, expected: str
 ) -> None:
-    told = model_files.fit([part * GIB for part in parts], memory * GIB, offload=offload)
-    assert told == expected
+    verdict = model_files.fit([part * GIB for part in parts], memory * GIB, offload=offload)
+    assert verdict == expected
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,10 @@ def test_the_report_compares_offloaded_weights_with_main_memory(
     monkeypatch.setattr(devices, "main_memory", lambda: memory)
     monkeypatch.setattr(devices, "physical_memory", lambda device: 12 * GIB)
 
-    def told(memory: int | None) -> dict[str, str]:
+    def report(memory: int | None) -> dict[str, str]:
         return dict(doctor.memory_report("wan", Settings(device="cuda"), [], memory=memory))
 
-    here, there = told(None), told(12 * GIB)
+    here, there = report(None), report(12 * GIB)
     loading = "13.7 GiB while weights are loaded, less if the files have the same precision"
     need = f"{loading}; 13.7 GiB stay"
     assert here["main memory"].startswith(need)

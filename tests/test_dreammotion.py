@@ -123,16 +123,16 @@ def test_it_reports_its_terms_and_previews() -> None:
     assert [set(step.metrics) for step in steps] == [terms, terms | due] * 2
     assert [event.index for event in events if isinstance(event, Preview)] == [2, 4]
     # Without a prompt of the source it does as well (docs/log/methods.md), so nothing is said.
-    for told in (events, list(edited(backbone, ONLY_SCORE, ""))):
-        assert not [event for event in told if isinstance(event, Note)]
+    for reported in (events, list(edited(backbone, ONLY_SCORE, ""))):
+        assert not [event for event in reported if isinstance(event, Note)]
 
 
 def reported(backbone: Backbone, config: Config) -> tuple[list[Tensor], list[float]]:
     """The latents and the mean gradient of every report."""
     events = list(edited(backbone, config))
     steps = [event.metrics for event in events if isinstance(event, Step)]
-    told = [metrics["mean_gradient"] for metrics in steps if "mean_gradient" in metrics]
-    return [event.latents for event in events if isinstance(event, Preview)], told
+    gradients = [metrics["mean_gradient"] for metrics in steps if "mean_gradient" in metrics]
+    return [event.latents for event in events if isinstance(event, Preview)], gradients
 
 
 def test_the_mean_gradient_is_that_of_the_steps_since_the_last_report() -> None:
@@ -149,8 +149,10 @@ def test_the_mean_gradient_is_that_of_the_steps_since_the_last_report() -> None:
             strict=False,
         )
     )
-    _, told = reported(backbone, dataclasses.replace(config, report_every=2))
-    assert told[1] == pytest.approx(float(((third + fourth) / 2).square().mean().sqrt()), rel=1e-4)
+    _, gradients = reported(backbone, dataclasses.replace(config, report_every=2))
+    assert gradients[1] == pytest.approx(
+        float(((third + fourth) / 2).square().mean().sqrt()), rel=1e-4
+    )
     # Adam's way is as long as its rates, but the gradient at the source is what it is.
     _, adams = reported(backbone, dataclasses.replace(config, optimizer="adam", lr=0.01))
     assert adams[0] == pytest.approx(each[0], rel=1e-4)
@@ -216,11 +218,11 @@ def test_a_transfer_that_is_resumed_at_any_preview_stops_at_the_same_step() -> N
     learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
     learned.run()
     whole = method.transfer(backbone, learned.result, "a cat", TWO_STEPS)
-    told = list(whole)
-    for reached in [event for event in told if isinstance(event, Preview)]:
+    events = list(whole)
+    for reached in [event for event in events if isinstance(event, Preview)]:
         begun = learned.result.with_progress(reached.latents, reached.index, reached.memory)
         done = method.transfer(backbone, begun, "a cat", TWO_STEPS)
-        assert list(done)[-1] == told[-1]
+        assert list(done)[-1] == events[-1]
         assert torch.equal(done.result, whole.result)
 
 

@@ -202,8 +202,8 @@ def test_the_user_can_say_which_part_of_the_source_it_is(
     transferred: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, run = transferred / "source.mp4", transferred / "run"
-    mine = _scores(capsys, source, run, "--prompt", "a cat")
-    assert mine["prompt"] == "a cat"
+    scores = _scores(capsys, source, run, "--prompt", "a cat")
+    assert scores["prompt"] == "a cat"
     part = ["--start", "0.5", "--frames", "8", "--fps", "8", "--prompt", "a cat"]
     assert cli.main(["evaluate", str(source), str(run / "video.mp4"), *part, "--json"]) == 0
     notes = capsys.readouterr().err

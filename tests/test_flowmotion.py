@@ -103,8 +103,8 @@ def test_a_level_without_signal_is_changed_too() -> None:
 def test_velocities_are_compared_with_their_mean_so_far() -> None:
     backbone = gaussian.tiny()
     shape = (1, 3, 2, 4, 4)
-    told = [noise(*shape, seed=n) for n in range(3)]
-    turn = iter(told)
+    gradients = [noise(*shape, seed=n) for n in range(3)]
+    turn = iter(gradients)
 
     def denoise(x: Tensor, t: Tensor) -> Denoised:
         return Denoised(torch.zeros_like(x), next(turn))
@@ -113,12 +113,12 @@ def test_velocities_are_compared_with_their_mean_so_far() -> None:
     t, zeros = backbone.schedule.grid(10)[3], torch.zeros(shape)
     outs = [steered(zeros, t, zeros)[0] for _ in range(3)]
     first, second, third = (out.eps - out.x0 for out in outs)
-    torch.testing.assert_close(first, told[0])
-    torch.testing.assert_close(second, damp_orthogonal(told[1], told[0], 0.1))
+    torch.testing.assert_close(first, gradients[0])
+    torch.testing.assert_close(second, damp_orthogonal(gradients[1], gradients[0], 0.1))
     mean = (first + second) / 2
-    torch.testing.assert_close(third, damp_orthogonal(told[2], mean, 0.1))
+    torch.testing.assert_close(third, damp_orthogonal(gradients[2], mean, 0.1))
     across = third - (third * mean).sum() / mean.square().sum() * mean
-    whole = told[2] - (told[2] * mean).sum() / mean.square().sum() * mean
+    whole = gradients[2] - (gradients[2] * mean).sum() / mean.square().sum() * mean
     torch.testing.assert_close(across, 0.1 * whole)
 
 

@@ -95,12 +95,12 @@ def test_the_network_reads_the_guidance_scale() -> None:
     plain = backbone.denoiser(backbone.encode_text([PROMPT]))
     with torch.no_grad():
         assert torch.equal(seen(1), plain(x, t).x0)
-    # Growing, it is told another scale at every level.
+    # Growing, its scale differs at every level.
     backbone.dynamic_guidance = True
-    growing, told = seen(6), backbone.guidance_weight(6)(t)
+    growing, weight = seen(6), backbone.guidance_weight(6)(t)
     backbone.dynamic_guidance = False
-    assert 1 < told < 7
-    assert torch.equal(seen(told), growing)
+    assert 1 < weight < 7
+    assert torch.equal(seen(weight), growing)
 
 
 def test_a_network_that_is_not_distilled_needs_two_passes_for_guidance() -> None:

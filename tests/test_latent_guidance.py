@@ -126,5 +126,5 @@ def test_the_steps_of_a_sample_report_the_losses_of_its_levels() -> None:
     steps, previews = events[::2], events[1::2]
     assert all(isinstance(event, Preview) for event in previews)
     assert [event.index for event in previews] == [1, 2, 3]
-    told = [dict(step.metrics) for step in steps if isinstance(step, Step)]
-    assert told == [{}, {"loss": 3.0, "loss_before": 5.0}, {}]
+    reported = [dict(step.metrics) for step in steps if isinstance(step, Step)]
+    assert reported == [{}, {"loss": 3.0, "loss_before": 5.0}, {}]

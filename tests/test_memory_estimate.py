@@ -80,9 +80,9 @@ def step(backbone: Backbone, x: Tensor, text: Conditioning) -> Callable[[], None
 def allocated(work: Callable[[], object], trace: Path) -> int:
     """The most bytes that the CPU's allocator had given out at once during the work."""
     work()  # tensors that are made only once do not count
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-    told.export_chrome_trace(str(trace))
+    profiler.export_chrome_trace(str(trace))
     events = json.loads(trace.read_text())["traceEvents"]
     blocks = sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: float(e["ts"]))
     held = most = 0
@@ -168,7 +168,7 @@ def test_estimated_weights_have_the_size_of_loaded_weights(model: str) -> None:
 
 
 # In millions: those of docs/reference/models.md, which come from the sizes of published files, and
-# of Stable Diffusion's parts, which are told everywhere.
+# of Stable Diffusion's parts, which are widely published.
 T5, UMT5, CLIP, VAE = 4762, 5681, 123, 84
 COUNTS = {
     "zeroscope": [1411, VAE, 340],
@@ -302,7 +302,7 @@ def test_the_peak_is_that_of_the_largest_stage() -> None:
     def stage(weights: int, most: int) -> StageMemory:
         return StageMemory(weights, weights // 5, 0, most)
 
-    told = MemoryEstimate(
+    estimate = MemoryEstimate(
         size=(1, 8, 8),
         networks=(("Net", 10), ("Text", 40), ("Vae", 5)),
         loading=55,
@@ -313,12 +313,12 @@ def test_the_peak_is_that_of_the_largest_stage() -> None:
         guided={"dmt": (stage(10, 60), stage(10, 20))},
         notes={},
     )
-    assert told.peak(None, checkpointing=False, offload="none") == 55 + 4
-    assert told.peak(None, checkpointing=False, offload="networks") == 40
-    assert told.peak("dmt", checkpointing=False, offload="none") == 55 + 60
-    assert told.peak("dmt", checkpointing=True, offload="none") == 55 + 20
-    assert told.peak("dmt", checkpointing=False, offload="networks") == 70
-    assert told.peak("dmt", checkpointing=True, offload="blocks") == 2 + 20
+    assert estimate.peak(None, checkpointing=False, offload="none") == 55 + 4
+    assert estimate.peak(None, checkpointing=False, offload="networks") == 40
+    assert estimate.peak("dmt", checkpointing=False, offload="none") == 55 + 60
+    assert estimate.peak("dmt", checkpointing=True, offload="none") == 55 + 20
+    assert estimate.peak("dmt", checkpointing=False, offload="networks") == 70
+    assert estimate.peak("dmt", checkpointing=True, offload="blocks") == 2 + 20
 
 
 def test_windows_bound_the_saved_tensors_of_a_guided_step(tmp_path: Path) -> None:
@@ -327,20 +327,22 @@ def test_windows_bound_the_saved_tensors_of_a_guided_step(tmp_path: Path) -> Non
     def kept(frames: int, window: int | None) -> int:
         settings = replace(CPU, window=window)
         size = (frames, 96, 160)
-        told = memory_estimate.estimate_memory(
+        estimate = memory_estimate.estimate_memory(
             str(tmp_path), settings, torch.device("cpu"), ["dmt"], size
         )
-        return told.guided["dmt"][0].saved
+        return estimate.guided["dmt"][0].saved
 
     assert kept(33, 9) == kept(9, None) < kept(33, None) / 2
 
 
 def test_methods_without_taps_get_a_note() -> None:
     names = ["sdedit", "vmc", "dmt"]
-    told = memory_estimate.estimate_memory("shapes", CPU, torch.device("cpu"), names, (1, 16, 16))
-    assert list(told.guided) == ["dmt"]
-    assert told.notes["sdedit"].startswith("uses no features")
-    assert told.notes["vmc"].startswith("trains")
+    estimate = memory_estimate.estimate_memory(
+        "shapes", CPU, torch.device("cpu"), names, (1, 16, 16)
+    )
+    assert list(estimate.guided) == ["dmt"]
+    assert estimate.notes["sdedit"].startswith("uses no features")
+    assert estimate.notes["vmc"].startswith("trains")
 
 
 @pytest.fixture
@@ -409,8 +411,10 @@ def test_offloaded_weights_must_fit_into_main_memory(
     tight(14 * GIB)
     main(8, 2)
     for how in ("networks", "blocks"):
-        told = f"13.7 GiB, which `offload={how}` keeps in main memory, and that has 8.0 GiB and 2.0"
-        with pytest.raises(OutOfMemory, match=told):
+        message = (
+            f"13.7 GiB, which `offload={how}` keeps in main memory, and that has 8.0 GiB and 2.0"
+        )
+        with pytest.raises(OutOfMemory, match=message):
             memory_estimate.check_fits("wan", Settings(offload=how))
     memory_estimate.check_fits("wan", Settings())
     main(8, 6)

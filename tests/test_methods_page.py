@@ -45,14 +45,14 @@ def test_the_matrix_gives_the_pairs_that_run_and_those_that_are_measured() -> No
     assert head is not None
     backbones = re.findall(r"`(\w+)`", head[1])
     assert {*backbones, "gaussian"} == set(registry.names("backbones"))
-    told = {
+    matrix = {
         name: cells.split(" | ")
         for names, cells in re.findall(
             r"^\| (`[^|]*`) \| ((?:measured|yes|no).*) \|$", PAGE, re.MULTILINE
         )
         for name in re.findall(r"`(\w+)`", names)
     }
-    assert told.keys() == set(registry.names("methods"))
+    assert matrix.keys() == set(registry.names("methods"))
     models = {name: registry.load("backbones", name).tiny() for name in backbones}
     kinds = model_loading.aliases()
     rows = [
@@ -61,7 +61,7 @@ def test_the_matrix_gives_the_pairs_that_run_and_those_that_are_measured() -> No
     made = [row for row in rows if row["backbone"] in kinds and not row["error"]]
     measured = {(row["method"], kinds[row["backbone"]]) for row in made}
     assert measured
-    for name, cells in told.items():
+    for name, cells in matrix.items():
         needed = set(method_presets.configure(name).roles)
         for backbone, cell in zip(backbones, cells, strict=True):
             has = {*models[backbone].roles, *models[backbone].transformers}

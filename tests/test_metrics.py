@@ -187,7 +187,7 @@ def test_only_steps_in_which_both_points_are_visible_count():
     visible[4] = False
     assert motion.fidelity(Tracks(wrong, visible), MOVING, SIDE) == pytest.approx(1)
     assert motion.fidelity(tracks_at(wrong), MOVING, SIDE) < 0.95
-    lost = visible & (np.arange(5) < 2)[:, None]  # one step of four: too short to be judged
+    lost = visible & (np.arange(5) < 2)[:, None]  # one step of four: too short to be evaluated
     assert motion.fidelity(Tracks(there, lost), MOVING, SIDE) == 0
 
 

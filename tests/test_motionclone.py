@@ -125,9 +125,9 @@ def test_the_weight_rises_and_falls() -> None:
     assert [ramp_factor(n, 6, 1 / 3) for n in range(6)] == [0.5, 1, 1, 1, 1, 0.5]
     assert [ramp_factor(n, 3, 0) for n in range(3)] == [1, 1, 1]
     # The authors' numbers, 10 of 180 guided steps; of few there is no ramp.
-    told = [ramp_factor(n, 180, PRESETS["paper"].ramp) for n in range(180)]
-    assert told[:11] == pytest.approx([*(n / 10 for n in range(1, 11)), 1])
-    assert told == told[::-1]
+    factors = [ramp_factor(n, 180, PRESETS["paper"].ramp) for n in range(180)]
+    assert factors[:11] == pytest.approx([*(n / 10 for n in range(1, 11)), 1])
+    assert factors == factors[::-1]
     assert {ramp_factor(n, 10, PRESETS["paper"].ramp) for n in range(10)} == {1}
 
 
@@ -195,8 +195,8 @@ def test_unknown_roles_and_layers_are_refused() -> None:
         learn(Method(dataclasses.replace(SHORT, top=9)), gaussian.tiny())
     with pytest.raises(UnknownName, match="'temporal_query'; did you mean temporal_queries"):
         learn(Method(dataclasses.replace(SHORT, queries="temporal_query")), gaussian.tiny())
-    told = "role motion has 1 layers and role temporal_keys has 4; name two roles"
-    with pytest.raises(BadCall, match=told):
+    message = "role motion has 1 layers and role temporal_keys has 4; name two roles"
+    with pytest.raises(BadCall, match=message):
         learn(Method(dataclasses.replace(SHORT, queries="motion")), unet3d.tiny())
 
 

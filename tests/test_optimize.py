@@ -189,7 +189,7 @@ def test_every_group_follows_its_own_loss_at_its_own_learning_rate() -> None:
 
 
 def test_the_context_of_a_loss_lasts_until_its_gradient_is_computed() -> None:
-    weight, told = parameter(1.0), []
+    weight, calls = parameter(1.0), []
 
     class Watched(torch.autograd.Function):
         @staticmethod
@@ -198,17 +198,17 @@ def test_the_context_of_a_loss_lasts_until_its_gradient_is_computed() -> None:
 
         @staticmethod
         def backward(ctx: object, gradient: Tensor) -> Tensor:
-            told.append("gradient")
+            calls.append("gradient")
             return gradient * 2
 
     @contextmanager
     def loss(index: int) -> Iterator[Tensor]:
         yield Watched.apply(weight).sum()
-        told.append("taken away")
+        calls.append("taken away")
 
     groups = [Group([weight], 0.1, loss)]
     list(train(groups, adamw(groups, 0), 1))
-    assert told == ["gradient", "taken away"]
+    assert calls == ["gradient", "taken away"]
 
 
 def test_a_gradient_is_clipped_to_the_largest_norm() -> None:

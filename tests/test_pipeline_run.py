@@ -109,28 +109,28 @@ def test_the_manifest_records_the_run(
     backbone = gaussian.tiny()
     config = job(source=Source(frames=6, height=20, width=24), draw=Draw(steps=5, seed=7))
     _, result = finished(run.transfer(config, backbone, store))
-    told = json.loads((result.folder / "manifest.json").read_text())
-    assert told == json.loads(json.dumps(result.manifest))
-    assert (told["prompt"], told["seed"]) == ("a blue star", 7)
-    assert told["sampling"] == {
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert manifest == json.loads(json.dumps(result.manifest))
+    assert (manifest["prompt"], manifest["seed"]) == ("a blue star", 7)
+    assert manifest["sampling"] == {
         "steps": 5,
         "guidance_scale": 3.0,
         "negative_prompt": "",
         "seed": 7,
     }
-    assert told["config"]["config"]["inner_steps"] == 2
-    assert told["clip"]["frames"] == 6
-    assert (told["clip"]["height"], told["clip"]["width"]) == (20, 24)
+    assert manifest["config"]["config"]["inner_steps"] == 2
+    assert manifest["clip"]["frames"] == 6
+    assert (manifest["clip"]["height"], manifest["clip"]["width"]) == (20, 24)
     for name, path in (("source", ball), ("video.mp4", result.folder / "video.mp4")):
-        assert told["hashes"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert told["backbone"]["fingerprint"] == backbone.fingerprint
-    assert sum(told["network_calls"].values()) == backbone.nfe
-    assert told["network_calls"]["learn"] > 0
-    assert [row["step"] for row in told["loss_per_step"]] == [1, 2]
-    assert all(row["loss"] <= row["loss_before"] for row in told["loss_per_step"])
-    assert {"read", "learn", "sample", "decode", "write"} <= set(told["timings"])
-    assert told["versions"]["torch"] == torch.__version__
-    assert any("cropped" in note or "resized" in note for note in told["notes"])
+        assert manifest["hashes"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest["backbone"]["fingerprint"] == backbone.fingerprint
+    assert sum(manifest["network_calls"].values()) == backbone.nfe
+    assert manifest["network_calls"]["learn"] > 0
+    assert [row["step"] for row in manifest["loss_per_step"]] == [1, 2]
+    assert all(row["loss"] <= row["loss_before"] for row in manifest["loss_per_step"])
+    assert {"read", "learn", "sample", "decode", "write"} <= set(manifest["timings"])
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert any("cropped" in note or "resized" in note for note in manifest["notes"])
 
 
 def test_the_same_seed_makes_the_same_bytes(
@@ -283,8 +283,8 @@ def test_a_preview_between_two_reports_is_taken_at_the_next_report(
     job: Callable[..., RunConfig[Any]], store: MotionCache
 ) -> None:
     config = dreammotion.Config(iterations=8, report_every=2)
-    asked = job(method="dreammotion", config=config, prompt="a cat", preview_every=3)
-    _, result = finished(run.transfer(asked, gaussian.tiny(), store))
+    task = job(method="dreammotion", config=config, prompt="a cat", preview_every=3)
+    _, result = finished(run.transfer(task, gaussian.tiny(), store))
     names = sorted(path.name for path in (result.folder / "previews").iterdir())
     assert names == ["distil-0004.png", "distil-0006.png"]
 
@@ -500,17 +500,17 @@ def test_a_mask_is_cut_and_fitted_like_the_clip_of_a_motion_file(
         bright[frame, :, 4 * frame : 4 * frame + 20] = 255
     mask = str(Video(bright, world.FPS).save(tmp_path / "mask.mp4"))
     late = Source(start=0.5, fit="stretch")
-    asked = job(clip=wide, source=late, method="dreammotion", config=config, mask=mask)
-    _, direct = finished(run.transfer(asked, backbone, store))
+    masked = job(clip=wide, source=late, method="dreammotion", config=config, mask=mask)
+    _, direct = finished(run.transfer(masked, backbone, store))
 
     file = tmp_path / "wide.safetensors"
     lesson = LearnConfig(clip=wide, source=late, method="dreammotion", config=config, out=file)
     finished(run.learn(lesson, backbone, store))
-    again = dataclasses.replace(asked, clip=file, source=Source(), out=tmp_path / "again")
+    again = dataclasses.replace(masked, clip=file, source=Source(), out=tmp_path / "again")
     _, from_file = finished(run.transfer(again, backbone, store))
     free = video.fit(Video(bright[4:8], world.FPS), 16, 16, "stretch").frames.mean(-1) >= 128
     wanted, *others = (
-        api.transfer(backbone, Motion.load(file), asked.prompt, mask=given)
+        api.transfer(backbone, Motion.load(file), masked.prompt, mask=given)
         for given in (free, mask, None)
     )
     assert np.array_equal(others[0].frames, wanted.frames)
@@ -524,10 +524,10 @@ def test_an_interrupted_run_resumes_from_its_last_state(
     job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
 ) -> None:
     backbone, config = gaussian.tiny(), dreammotion.Config(iterations=6, report_every=2)
-    asked = job(method="dreammotion", config=config, prompt="a cat")
-    _, whole = finished(run.transfer(asked, backbone, MotionCache(tmp_path / "other", 10**9)))
+    task = job(method="dreammotion", config=config, prompt="a cat")
+    _, whole = finished(run.transfer(task, backbone, MotionCache(tmp_path / "other", 10**9)))
 
-    again = dataclasses.replace(asked, out=tmp_path / "again")
+    again = dataclasses.replace(task, out=tmp_path / "again")
     broken = run.transfer(again, backbone, store)
     for event in broken:
         if isinstance(event, Preview) and event.index == 4:
@@ -551,9 +551,9 @@ def test_the_state_of_a_long_transfer_is_saved_regularly(
     """A killed run loses a minute at most. Each state replaces the one before."""
     store.autosave_seconds = 0.0
     config = dreammotion.Config(iterations=6, report_every=2)
-    asked = job(method="dreammotion", config=config, prompt="a cat")
+    task = job(method="dreammotion", config=config, prompt="a cat")
     kept: dict[int, list[int]] = {}
-    for event in run.transfer(asked, gaussian.tiny(), store):
+    for event in run.transfer(task, gaussian.tiny(), store):
         if isinstance(event, Step) and event.stage == "distil":
             states = [entry.header().get("reached", 0) for entry in store.entries()]
             kept[event.index] = [n for n in states if n]
@@ -584,25 +584,23 @@ def test_an_automatic_mask_is_shown_and_described(
 ) -> None:
     """It is shown as an overlay and described in a note. A motion file stores the source prompt."""
     backbone, config = unet3d.tiny(), dreammotion.Config(iterations=1)
-    asked = job(method="dreammotion", config=config, mask="auto", prompt="a fat cat")
-    described = dataclasses.replace(asked.source, source_prompt="a fat dog")
-    _, result = finished(
-        run.transfer(dataclasses.replace(asked, source=described), backbone, store)
-    )
+    task = job(method="dreammotion", config=config, mask="auto", prompt="a fat cat")
+    described = dataclasses.replace(task.source, source_prompt="a fat dog")
+    _, result = finished(run.transfer(dataclasses.replace(task, source=described), backbone, store))
     assert (result.folder / output_folder.MASK).is_file()
     assert re.search(r"the mask allows changes in \d+% of the clip", str(result.manifest["notes"]))
     with pytest.raises(BadCall, match="needs `source_prompt`"):
-        next(run.transfer(asked, backbone, store))
+        next(run.transfer(task, backbone, store))
 
     learning = LearnConfig(
-        clip=asked.clip,
+        clip=task.clip,
         config=config,
         method="dreammotion",
         source=described,
         out=tmp_path / "m.safetensors",
     )
     _, path = finished(run.learn(learning, backbone, store))
-    again = dataclasses.replace(asked, clip=path, out=tmp_path / "from-file")
+    again = dataclasses.replace(task, clip=path, out=tmp_path / "from-file")
     _, from_file = finished(run.transfer(again, backbone, store))
     assert (from_file.folder / output_folder.MASK).is_file()
     one, other = (video.read(r.videos[0]).frames for r in (result, from_file))
@@ -798,11 +796,16 @@ def test_a_motion_is_stretched_to_other_numbers_of_frames(
 ) -> None:
     backbone = unet3d.tiny()
     _, path = finished(run.learn(lesson(), backbone, store))
-    asked = {"clip": path, "method": "motion_inversion", "draw": Draw(), "source": Source(frames=6)}
+    options = {
+        "clip": path,
+        "method": "motion_inversion",
+        "draw": Draw(),
+        "source": Source(frames=6),
+    }
     with pytest.raises(BadMotion, match=r"noise has 4 frames .* 6 at .* or `initial_noise=random`"):
-        finished(run.transfer(job(**asked, config=TRAINED), backbone, store))
+        finished(run.transfer(job(**options, config=TRAINED), backbone, store))
     free = dataclasses.replace(TRAINED, initial_noise="random")
-    _, result = finished(run.transfer(job(**asked, config=free), backbone, store))
+    _, result = finished(run.transfer(job(**options, config=free), backbone, store))
     assert len(video.read(result.videos[0])) == 6
     note = "the motion was learned on 4 frames and is used for 6"
     assert note in result.manifest["notes"]

@@ -109,12 +109,12 @@ def test_layers_kept_in_float32_are_not_quantized() -> None:
 def test_the_estimate_counts_quantized_weights(kind: str, tmp_path: Path) -> None:
     with quiet():
         pipeline(TRANSFORMERS[kind]()).save_pretrained(tmp_path / kind)
-    asked: Any = {"device": torch.device("cpu"), "size": (17, 32, 48)}
-    told = memory_estimate.estimate_memory(str(tmp_path / kind), settings("int8"), **asked)
+    options: Any = {"device": torch.device("cpu"), "size": (17, 32, 48)}
+    estimate = memory_estimate.estimate_memory(str(tmp_path / kind), settings("int8"), **options)
     loaded: Any = model_loading.load(str(tmp_path / kind), settings("int8"))
-    assert told.weights == sum(map(bytes_of, loaded.parts.networks))
-    full = memory_estimate.estimate_memory(str(tmp_path / kind), settings("full"), **asked)
-    assert told.weights < full.weights
+    assert estimate.weights == sum(map(bytes_of, loaded.parts.networks))
+    full = memory_estimate.estimate_memory(str(tmp_path / kind), settings("full"), **options)
+    assert estimate.weights < full.weights
 
 
 def test_impossible_quantization_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +146,9 @@ def test_advice_never_combines_quantization_with_block_offloading(
     monkeypatch.setattr(devices, "total_memory", lambda device: 7 * 2**30)
     with pytest.raises(OutOfMemory, match="`offload=blocks`"):
         memory_estimate.check_fits("wan", Settings(dtype="bfloat16"))
-    with pytest.raises(OutOfMemory, match=r"8\.1 GiB.*`offload=networks` \(6\.3 GiB") as told:
+    with pytest.raises(OutOfMemory, match=r"8\.1 GiB.*`offload=networks` \(6\.3 GiB") as refusal:
         memory_estimate.check_fits("wan", Settings(dtype="bfloat16", weights="int8"))
-    assert "blocks" not in str(told.value)
+    assert "blocks" not in str(refusal.value)
     advice = {s: advice_for(s) for s in (Settings(), settings("int8"), BLOCKS)}
     assert all(("`weights=int8`" in text) == (s == Settings()) for s, text in advice.items())
     assert all(("`offload=blocks`" in text) == (s == Settings()) for s, text in advice.items())
@@ -167,6 +167,6 @@ def test_a_quantized_run_prints_no_warnings_of_torchao(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for told in ("torchao", "pytree", "Failed to load"):
-        assert told not in done.stderr
+    for notice in ("torchao", "pytree", "Failed to load"):
+        assert notice not in done.stderr
     assert '"weights": "int8"' in (tmp_path / "b" / "manifest.json").read_text()

@@ -204,10 +204,10 @@ def test_dreammotion_runs_in_pixel_space() -> None:
     assert torch.equal(learned.result.tensors["latents"], video[0])
     job = method.transfer(backbone, learned.result, "a cat walks", sampling)
     events = list(job)
-    told = [dict(event.metrics) for event in events if isinstance(event, Step)]
+    reported = [dict(event.metrics) for event in events if isinstance(event, Step)]
     terms = {"mean_gradient", "score", "spatial", "temporal"}
-    assert [set(metrics) for metrics in told] == [terms] * 3
-    assert all(value > 0 for metrics in told for value in metrics.values())
+    assert [set(metrics) for metrics in reported] == [terms] * 3
+    assert all(value > 0 for metrics in reported for value in metrics.values())
     result = job.result
     assert result.shape == video.shape
     assert 0 < float((result - video).abs().max()) < 5

@@ -53,10 +53,10 @@ def ended(job: Job[Tensor]) -> tuple[list[Event], Tensor]:
 def test_the_cascade_makes_29_large_frames_from_8(saved: Path) -> None:
     backbone = show1.load(str(saved), CPU)
     keyframes = noise(1, 3, 8, 8, 8).clamp(-1, 1)
-    told, made = ended(backbone.finish(keyframes, "a cat", 3))
+    events, made = ended(backbone.finish(keyframes, "a cat", 3))
     assert made.shape == (1, 3, 29, 32, 32)
     assert float(made.abs().max()) <= 1
-    steps = [(e.stage, e.index, e.total) for e in told if isinstance(e, Step)]
+    steps = [(e.stage, e.index, e.total) for e in events if isinstance(e, Step)]
     assert steps == [
         *(("interpolate", i + 1, 14) for i in range(14)),
         *(("enlarge the first frame", i + 1, 2) for i in range(2)),
@@ -215,7 +215,7 @@ def test_a_run_ends_with_the_cascade(saved: Path, tmp_path: Path) -> None:
         source=Source(frames=2, height=16, width=16),
     )
     done = run.transfer(config, backbone, MotionCache(tmp_path / "store", 10**9))
-    told = list(done)
+    events = list(done)
     made = video.read(done.result.folder / "video.mp4")
     assert made.frames.shape == (5, 64, 64, 3)
     assert made.fps == 8
@@ -224,7 +224,7 @@ def test_a_run_ends_with_the_cascade(saved: Path, tmp_path: Path) -> None:
     calls = done.result.manifest["network_calls"]
     assert calls == {"learn": 0, "transfer": 4, "finish": 2 * (2 + 2 + 2)}
     assert len(list((done.result.folder / "previews").iterdir())) == 2
-    assert any(isinstance(event, Preview) for event in told)
+    assert any(isinstance(event, Preview) for event in events)
     # The same from Python.
     motion = api.learn(
         backbone,

@@ -204,8 +204,8 @@ def test_two_motions_can_be_mixed(name: str) -> None:
 
 def with_config(motion: Motion, **config: Any) -> Motion:
     """The motion as if it had been learned with this config."""
-    told = dataclasses.asdict(made(motion.method, **config).config)
-    return dataclasses.replace(motion, metadata={**motion.metadata, "config": told})
+    settings = dataclasses.asdict(made(motion.method, **config).config)
+    return dataclasses.replace(motion, metadata={**motion.metadata, "config": settings})
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -264,12 +264,12 @@ def test_mixing_incompatible_motions_is_refused() -> None:
         BadMotion, match=r"levels \(set by `steps`\) \[501.0\] and \[751.0\] cannot"
     ):
         api.mix([one, more], [1, 1])
-    for name, value, told in [
+    for name, value, original in [
         ("difference", False, "True"),
         ("initial_noise", "random", "blended"),
     ]:
         with pytest.raises(
-            BadMotion, match=f"with `{name}` {told} and {value} cannot be mixed; learn them"
+            BadMotion, match=f"with `{name}` {original} and {value} cannot be mixed; learn them"
         ):
             api.mix([with_config(one), with_config(one, **{name: value})], [1, 1])
     with pytest.raises(BadCall, match="one weight for each motion, got 2 motions and 1 weights"):

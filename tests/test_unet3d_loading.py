@@ -97,10 +97,17 @@ def test_bfloat16_loads_and_predicts_in_float32(saved: Path) -> None:
 
 
 def test_a_model_card_gives_the_defaults_and_the_words(folder: Path) -> None:
-    told = {"frames": 8, "height": 32, "width": 48, "fps": 12.0, "steps": 25, "guidance_scale": 4.0}
-    write_json(folder / "recast.json", {"defaults": told, "words": ["red"]})
+    defaults = {
+        "frames": 8,
+        "height": 32,
+        "width": 48,
+        "fps": 12.0,
+        "steps": 25,
+        "guidance_scale": 4.0,
+    }
+    write_json(folder / "recast.json", {"defaults": defaults, "words": ["red"]})
     loaded = unet3d.load(str(folder), CPU)
-    assert loaded.defaults == Defaults(**told)  # type: ignore[arg-type]  # mixed numbers
+    assert loaded.defaults == Defaults(**defaults)  # type: ignore[arg-type]  # mixed numbers
     assert loaded.check_prompt("red cat") == ["the model model does not know: cat"]
 
 
