@@ -182,8 +182,8 @@ def test_the_saved_source_is_cut_as_the_results_are(suite: Path) -> None:
 def test_the_cost_of_learning_has_its_own_columns(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The memory that learning needs, here 400 MB, stands in the row of the run that learned, and in
-    no other. The size of the motion is that of its file."""
+    """The memory that learning needs, here 400 MB, is in the row of the run that learned, and in no
+    other. The size of the motion is that of its file."""
     monkeypatch.setenv("RECAST_STORE", str(tmp_path / "store"))
     learn, sizes = dmt.Method.learn, []
 
