@@ -107,7 +107,7 @@ def test_the_estimate_matches_autograd_and_the_allocator(
     # For a mask over its text, the CPU's attention takes blocks of scores besides.
     share = 0.4 if "hunyuan" in model else 0.1
     backbone, x, text = loaded(model)
-    plain, lean = estimate.guided["dmt"]
+    plain, lean = estimate.guided_steps["dmt"]
     # Features, x_t and tables of positions live beside what is saved.
     assert saved_bytes(backbone, step(backbone, x, text)) == pytest.approx(plain.saved, rel=0.1)
     found = allocated(step(backbone, x, text), tmp_path / "guided.json")
@@ -136,7 +136,7 @@ def test_the_estimate_matches_the_tensors_of_a_run_on_the_cpu(
         once()
         with TensorMemory() as ledger:
             once()
-        assert 0 <= estimate.guided["dmt"][checkpointing].peak - ledger.peak <= spare(model)
+        assert 0 <= estimate.guided_steps["dmt"][checkpointing].peak - ledger.peak <= spare(model)
 
 
 def test_two_prompts_are_estimated_as_one_batch_of_two(
@@ -310,7 +310,7 @@ def test_the_peak_is_that_of_the_largest_stage() -> None:
         sampling=stage(10, 3),
         encode=stage(5, 2),
         decode=stage(5, 4),
-        guided={"dmt": (stage(10, 60), stage(10, 20))},
+        guided_steps={"dmt": (stage(10, 60), stage(10, 20))},
         notes={},
     )
     assert estimate.peak(None, checkpointing=False, offload="none") == 55 + 4
@@ -330,7 +330,7 @@ def test_windows_bound_the_saved_tensors_of_a_guided_step(tmp_path: Path) -> Non
         estimate = memory_estimate.estimate_memory(
             str(tmp_path), settings, torch.device("cpu"), ["dmt"], size
         )
-        return estimate.guided["dmt"][0].saved
+        return estimate.guided_steps["dmt"][0].saved
 
     assert kept(33, 9) == kept(9, None) < kept(33, None) / 2
 
@@ -340,7 +340,7 @@ def test_methods_without_taps_get_a_note() -> None:
     estimate = memory_estimate.estimate_memory(
         "shapes", CPU, torch.device("cpu"), names, (1, 16, 16)
     )
-    assert list(estimate.guided) == ["dmt"]
+    assert list(estimate.guided_steps) == ["dmt"]
     assert estimate.notes["sdedit"].startswith("uses no features")
     assert estimate.notes["vmc"].startswith("trains")
 

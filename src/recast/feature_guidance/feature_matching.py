@@ -208,7 +208,7 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         motion.check_settings(
             {name: v for name, v in settings.items() if name not in self.unchecked_settings}
         )
-        guided = self._guided_steps(sampling) > 0
-        taps = select_taps(backbone, self.config.taps) if guided else ()
+        is_guided = self._guided_steps(sampling) > 0
+        taps = select_taps(backbone, self.config.taps) if is_guided else ()
         motion.check_holds("noise", *(name for tap in taps for name in self._names(tap.path)))
         motion.check_times(backbone, self._times(backbone, motion.tensors["noise"].shape, sampling))

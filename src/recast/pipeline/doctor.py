@@ -77,7 +77,7 @@ def memory_report(
             yield method, estimate.notes[method]
     can_offload = main is None or estimate.weights <= sum(main)
     offloads = offload_choices(settings, device) if can_offload else ["none"]
-    for name in (None, *(method for method in methods if method in estimate.guided)):
+    for name in (None, *(method for method in methods if method in estimate.guided_steps)):
         yield _run_row(estimate, name, available, offloads)
 
 
@@ -88,7 +88,7 @@ def _stage_rows(estimate: MemoryEstimate) -> Iterator[Row]:
     yield "two prompts at once", f"{gib(estimate.sampling.peak)}, without gradients"
     yield "encoding a clip", gib(estimate.encode.peak)
     yield "decoding it", gib(estimate.decode.peak)
-    for method, (plain, lean) in estimate.guided.items():
+    for method, (plain, lean) in estimate.guided_steps.items():
         yield f"guided by {method}", _step_text(plain)
         yield f"guided by {method}", f"{_step_text(lean)} with {_CHECKPOINTING}"
 

@@ -62,7 +62,7 @@ class MemoryEstimate:
     """One forward pass with two prompts, as in classifier-free guidance, without gradients."""
     encode: StageMemory
     decode: StageMemory
-    guided: dict[str, tuple[StageMemory, StageMemory]]
+    guided_steps: dict[str, tuple[StageMemory, StageMemory]]
     """For each method one guided step, without and with gradient checkpointing."""
     notes: dict[str, str]
     """For each method whose steps are not estimated, the reason."""
@@ -76,8 +76,8 @@ class MemoryEstimate:
         """The largest memory of a run in bytes, weights included. `method` None means sampling
         alone; `offload` is a value of `Settings.offload`."""
         stages = [self.text, self.sampling, self.encode, self.decode]
-        if method in self.guided:
-            stages.append(self.guided[method][checkpointing])
+        if method in self.guided_steps:
+            stages.append(self.guided_steps[method][checkpointing])
         if offload == "networks":
             return max(stage.weights + stage.peak for stage in stages)
         if offload == "blocks":
@@ -120,7 +120,7 @@ def estimate_memory(
         networks=networks,
         loading=loading,
         **stages,
-        guided={method: (plain, lean) for method, (plain, lean) in steps.items()},
+        guided_steps={method: (plain, lean) for method, (plain, lean) in steps.items()},
         notes=notes,
     )
 

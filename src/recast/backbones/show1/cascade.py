@@ -80,12 +80,12 @@ class Stage:
             output = call(self.unet, inputs, schedule.network_time(t), conditioning, levels)
             return schedule.denoised(output[:, : x.shape[1]], x, t)
 
-        guided = cfg(denoise, self.settings.guidance_scale)
+        with_cfg = cfg(denoise, self.settings.guidance_scale)
         if not self.scheduler.get("thresholding", False):
-            return guided
+            return with_cfg
         quantile = self.scheduler.get("dynamic_thresholding_ratio", 0.995)  # diffusers' defaults
         return dynamic_thresholding(
-            guided, schedule, quantile, self.scheduler.get("sample_max_value", 1.0)
+            with_cfg, schedule, quantile, self.scheduler.get("sample_max_value", 1.0)
         )
 
     def noised(self, video: Tensor, generator: torch.Generator) -> Tensor:
