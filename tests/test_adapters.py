@@ -289,7 +289,7 @@ def test_a_tensor_that_one_adapter_lacks_counts_as_zero() -> None:
 
 
 def test_adapters_of_different_shapes_cannot_be_summed() -> None:
-    message = r"a has the shapes \(2,\) and \(3,\); learn them at the same size"
+    message = r"a is \(2,\) and \(3,\); learn them at one size"
     with pytest.raises(BadMotion, match=message):
         weighted_sum([{"a": torch.ones(2)}, {"a": torch.ones(3)}], [1, 1])
 

@@ -160,6 +160,6 @@ def test_weights_outside_blocks_move_with_their_network(monkeypatch: pytest.Monk
 def test_methods_that_train_refuse_block_offloading() -> None:
     backbone = unet3d.tiny()
     backbone.offload = "blocks"
-    with pytest.raises(BadCall, match="vmc trains layers, and `offload=blocks` keeps"):
+    with pytest.raises(BadCall, match="vmc trains layers, which `offload=blocks` does not allow"):
         requirements.check_model(method_presets.configure("vmc"), backbone)
     requirements.check_model(method_presets.configure("dmt"), backbone)

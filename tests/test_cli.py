@@ -318,7 +318,10 @@ def test_a_motion_needs_random_noise_for_other_numbers_of_frames(call: Call, bal
     line = ("transfer", "m.safetensors", "a star", "--backbone", "gaussian", "--out", "r")
     code, _, err = call(*line, "--frames", "12")
     assert code == 2
-    assert "12 at 1.0; use the same --frames and --steps, or --initial-noise random" in err
+    assert (
+        "12 frames at noise level 1.0; use the same --frames and --steps, or --initial-noise random"
+        in err
+    )
     code, _, err = call(*line, "--frames", "12", "--initial-noise", "random")
     assert code == 0
     assert "note: the motion was learned on 8 frames and is used for 12" in err

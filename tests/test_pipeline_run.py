@@ -802,7 +802,9 @@ def test_a_motion_is_stretched_to_other_numbers_of_frames(
         "draw": Draw(),
         "source": Source(frames=6),
     }
-    with pytest.raises(BadMotion, match=r"noise has 4 frames .* 6 at .* or `initial_noise=random`"):
+    with pytest.raises(
+        BadMotion, match=r"clip has 4 frames .* 6 frames at .* or `initial_noise=random`"
+    ):
         finished(run.transfer(job(**options, config=TRAINED), backbone, store))
     free = dataclasses.replace(TRAINED, initial_noise="random")
     _, result = finished(run.transfer(job(**options, config=free), backbone, store))

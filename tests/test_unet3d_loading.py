@@ -344,7 +344,7 @@ def test_a_pickle_that_would_run_code_is_refused_without_running_it(
     file = folder / (f"{UNET}.bin" if name == UNET else "text_encoder/pytorch_model.bin")
     write(weights | {"trap": Trap(sprung)}, file)
     with pytest.raises(
-        BadModel, match=r"more than tensors, so that .* run code; .* as \.safetensors"
+        BadModel, match=r"more than plain tensors, so that .* run code; .* as \.safetensors"
     ):
         unet3d.load(str(folder), CPU)
     assert not sprung.exists()
