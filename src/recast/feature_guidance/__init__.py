@@ -1,4 +1,4 @@
-"""What the methods share that guide a sample by features of the source.
+"""The shared parts of the methods that guide a sample by features of the source.
 
 This room owns the reading and injection of features, the inversion that records them, the inner
 optimisation of x_t and the losses between features. It refuses to know papers, models and training.

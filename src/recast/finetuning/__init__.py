@@ -1,4 +1,4 @@
-"""What the methods share that train an adapter on clips and sample with it.
+"""The shared parts of the methods that train an adapter on clips and sample with it.
 
 This room owns the training settings, the objectives, the training loop with its checkpoints, and
 how a motion stores trained parameters. It refuses to know papers and layers: a method chooses the
