@@ -107,7 +107,7 @@ def _parts(action: argparse.Action) -> tuple[str, str, str]:
 
 
 def _values_of(metavar: str) -> list[str]:
-    """What a flag takes: a kind of value, or every choice on its own, so that a line may break."""
+    """The kind of a flag's values, or each choice as a separate item, so that lines may break."""
     choices = re.match(r"^\{(.*)\}(\.*)$", metavar)
     if choices is None:
         return [f"`{metavar}`"] if metavar else []

@@ -1,6 +1,6 @@
 """Flicker: how much the mean brightness changes from one frame to the next.
 
-Needs the result alone, so that it also judges clips that have no source.
+Needs the result alone, so that it also evaluates clips without a source.
 """
 
 import numpy as np
