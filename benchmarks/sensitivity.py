@@ -1,4 +1,4 @@
-"""Sensitivity of DMT's preset `fast`: all tried settings, and the effect of each parameter.
+"""Sensitivity of DMT's preset `shapes`: all tried settings, and the effect of each parameter.
 
     recast bench sensitivity
     python benchmarks/sensitivity.py [out/bench-sensitivity/rows.parquet]

@@ -19,7 +19,7 @@ from recast.motions.method import MotionMethod
 BASE = "eq. 3 on 2×2 cells"
 COSINES = "by cosines on 2×2 cells"
 COSINE = {"loss": "pairwise_cosine"}
-_BASE = dataclasses.replace(dmt.PRESETS["fast"], loss="pairwise", initial_noise="low_frequency")
+_BASE = dataclasses.replace(dmt.PRESETS["shapes"], loss="pairwise", initial_noise="low_frequency")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Variant:
 
 
 def around(changes: dict[str, Any] | None = None, **options: Any) -> Variant:
-    """`BASE` with changed settings. `BASE` is the preset `fast` with the paper's loss and initial
+    """`BASE` with changed settings. `BASE` is the preset `shapes` with the paper's loss and initial
     noise."""
     return Variant(dmt.Method(dataclasses.replace(_BASE, **changes or {})), **options)
 

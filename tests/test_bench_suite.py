@@ -212,7 +212,7 @@ def test_unknown_suites_get_the_nearest_names(name: str) -> None:
 @pytest.mark.parametrize("method", ["dmt:fats", "nothing", "external:nowhere"])
 def test_unknown_methods_are_refused(folder: Path, method: str) -> None:
     parsed = suite.read(written(folder, HEAD + CLIP))
-    with pytest.raises(RecastError, match=r"fast|choose from|no folder nowhere"):
+    with pytest.raises(RecastError, match=r"shapes|choose from|no folder nowhere"):
         parsed.variant(method)
 
 

@@ -54,7 +54,7 @@ def test_learn_uses_the_default_method_unless_a_config_is_given(
     config = sdedit.PRESETS["strength-70"]
     assert recast.learn(backbone, clip, config=config, steps=2, store=store).method == "sdedit"
     with pytest.raises(BadCall, match="a str, which is not the Config of a method"):
-        recast.learn(backbone, clip, config="fast", steps=2, store=store)
+        recast.learn(backbone, clip, config="shapes", steps=2, store=store)
 
 
 @pytest.mark.parametrize("flag", [(), ("--method", "auto")])
@@ -73,7 +73,7 @@ def test_the_command_line_uses_the_default_method_unless_a_motion_file_is_given(
     # A motion file brings its own method, and with it that method's presets.
     assert cli.main(["learn", "clip.mp4", *common, "--method", "flowmotion"]) == 0
     assert Motion.load(capsys.readouterr().out.strip()).method == "flowmotion"
-    preset = next(name for name in flowmotion.PRESETS if name != "fast")
+    preset = next(name for name in flowmotion.PRESETS if name != "shapes")
     line = ["transfer", "motion.safetensors", "a star", *common, *flag, "--preset", preset]
     assert cli.main([*line, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["config"]["method"] == "flowmotion"

@@ -185,7 +185,7 @@ def test_unknown_layers_and_roles_are_refused() -> None:
 )
 def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
-        dataclasses.replace(PRESETS["fast"], **changes)
+        dataclasses.replace(PRESETS["shapes"], **changes)
 
 
 def test_the_paper_preset_has_the_papers_numbers() -> None:

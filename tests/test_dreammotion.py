@@ -259,7 +259,7 @@ def test_a_motion_without_latents_is_refused() -> None:
 )
 def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
-        dataclasses.replace(PRESETS["fast"], **changes)
+        dataclasses.replace(PRESETS["shapes"], **changes)
 
 
 def test_no_setting_has_the_name_of_a_flag_of_the_run() -> None:

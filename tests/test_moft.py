@@ -165,7 +165,7 @@ def test_motions_of_other_settings_are_refused() -> None:
 )
 def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
-        dataclasses.replace(PRESETS["fast"], **changes)
+        dataclasses.replace(PRESETS["shapes"], **changes)
 
 
 def test_the_paper_preset_has_the_papers_numbers() -> None:

@@ -162,7 +162,7 @@ def test_simultaneous_writers_leave_a_whole_entry(tmp_path: Path) -> None:
 
 def test_the_key_depends_on_everything_that_changes_learning() -> None:
     backbone, frames = gaussian.tiny(), np.zeros((2, 4, 4, 3), np.uint8)
-    method = dmt.Method(dmt.PRESETS["fast"])
+    method = dmt.Method(dmt.PRESETS["shapes"])
     key = motion_key(frames, backbone, method, "a ball", 20)
     other = frames.copy()
     other[1, 2, 3, 0] = 1

@@ -221,4 +221,4 @@ def test_an_error_names_the_level_with_a_non_finite_value() -> None:
 )
 def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
-        dataclasses.replace(PRESETS["fast"], **changes)
+        dataclasses.replace(PRESETS["shapes"], **changes)

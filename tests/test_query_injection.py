@@ -147,4 +147,4 @@ def test_motions_of_other_settings_are_refused() -> None:
 )
 def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadCall, match=message):
-        dataclasses.replace(PRESETS["fast"], **changes)
+        dataclasses.replace(PRESETS["shapes"], **changes)

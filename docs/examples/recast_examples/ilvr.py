@@ -34,7 +34,7 @@ class Config:
         check_fraction(self, "share")
 
 
-PRESETS = {"fast": Config(), "coarse": Config(factor=4)}
+PRESETS = {"fine": Config(), "coarse": Config(factor=4)}
 # --8<-- [end:config]
 
 

@@ -106,7 +106,7 @@ class Config:
 
 
 PRESETS = {
-    "fast": Config(guided=0.6, inner_steps=10, lr=0.04, lr_end=0.02),
+    "shapes": Config(guided=0.6, inner_steps=10, lr=0.04, lr_end=0.02),
     # Roles of CogVideoX-5B: guide block 20 of 42 and inject block 0. For 2B guide block 15.
     "paper": Config(queries="queries20", keys="keys20", injected=("keys0", "values0")),
     "positions": Config(

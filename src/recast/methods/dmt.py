@@ -82,7 +82,7 @@ PRESETS = {
     # Tuned on the shapes model (docs/log/dmt-on-shapes.md). The inversion takes one step for each
     # sampling level. With the initial noise of eq. 4 the shapes model loses the motion of the
     # camera (docs/log/methods.md).
-    "fast": Config(
+    "shapes": Config(
         cells=2,
         loss="pairwise_cosine",
         guided=0.6,

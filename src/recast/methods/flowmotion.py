@@ -69,7 +69,7 @@ class Config:
 
 
 PRESETS = {
-    "fast": Config(guided=0.4, lr=0.05),
+    "shapes": Config(guided=0.4, lr=0.05),
     "paper": Config(),
     "reference": Config(differences="absolute"),
 }

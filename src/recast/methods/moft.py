@@ -60,7 +60,7 @@ class Config:
 
 
 PRESETS = {
-    "fast": Config(
+    "shapes": Config(
         channels=0.25,
         guided=0.6,
         inner_steps=10,

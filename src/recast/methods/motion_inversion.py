@@ -61,7 +61,7 @@ class Config(TrainingConfig):
 
 
 PRESETS = {
-    "fast": Config(iterations=150, inversion_steps=1),
+    "shapes": Config(iterations=150, inversion_steps=1),
     # The paper's appendix names no objective for the motion of objects alone, nor for objects and
     # camera together.
     "object": Config(places=5),

@@ -95,7 +95,7 @@ _NEGATIVE = (
 PRESETS = {
     # The shapes model has few positions, so a weight of 2000 oversteps the minimum of the loss.
     # With a weight of 60 the model does not follow a path reliably (docs/log/methods.md).
-    "fast": Config(weight=60.0, guided=0.8, ramp=0.1),
+    "shapes": Config(weight=60.0, guided=0.8, ramp=0.1),
     "paper": Config(
         prompt_suffix=", 8k, high detailed, best quality, film grain, Fujifilm XT3",
         negative_prompt=_NEGATIVE,

@@ -44,7 +44,7 @@ class Config(TrainingConfig):
 
 
 PRESETS = {
-    "fast": Config(rank=8, lr=2e-3, inversion_steps=1),
+    "shapes": Config(rank=8, lr=2e-3, inversion_steps=1),
     "reference": Config(),
 }
 

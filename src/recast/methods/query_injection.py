@@ -64,7 +64,7 @@ class Config:
 
 PRESETS = {
     # On the shapes model the queries alone hardly move the subject with another initial noise.
-    "fast": Config(initial_noise="inverted"),
+    "shapes": Config(initial_noise="inverted"),
     # The number of inversion steps is that of DMT. The paper's numbers were not available to us.
     "paper": Config(inversion_steps=1000),
 }

@@ -44,7 +44,7 @@ class Config(TrainingConfig):
 
 
 PRESETS = {
-    "fast": Config(iterations=150, lr=1e-3, inversion_steps=1),
+    "shapes": Config(iterations=150, lr=1e-3, inversion_steps=1),
     "paper": Config(inversion_steps=75),
     "reference": Config(objective="vmc_released", inversion_steps=75),
 }

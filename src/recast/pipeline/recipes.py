@@ -28,6 +28,6 @@ def demo() -> RunConfig[Any]:
         clip=DEMO / output_folder.SOURCE,
         prompt=PROMPT,
         out=DEMO,
-        config=method_presets.preset("dmt", "fast"),
+        config=method_presets.preset("dmt", "shapes"),
         source=Source(),
     )
