@@ -137,7 +137,8 @@ def short(config: Any) -> Any:
 
 def method_row(backbone: Backbone, name: str, size: tuple[int, int, int]) -> dict[str, Any]:
     """Time and memory of learning and of transfer, and the median seconds of each kind of step."""
-    method = method_presets.configure(name, short(method_presets.preset(name)))
+    config = method_presets.default_config(name, backbone.name)
+    method = method_presets.configure(name, short(config))
     requirements.check_model(method, backbone)
     sampling = Sampling(steps=STEPS, guidance_scale=backbone.defaults.guidance_scale)
     video = torch.rand(1, 3, *size) * 2 - 1

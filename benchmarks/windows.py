@@ -28,7 +28,8 @@ COLUMNS = ("colour", "shape", "background", "drift", "correlation", "distance", 
 
 def row(backbone: Backbone, name: str, source: world.Scene, target: world.Scene, seed: int) -> dict:
     """The oracle's scores of one clip, and its cost."""
-    method = method_presets.configure(name)
+    config = method_presets.default_config(name, backbone.name)
+    method = method_presets.configure(name, config)
     began, before = time.monotonic(), backbone.nfe
     video = source_clip.to_tensor(Video(world.render(source), world.FPS))
     sampling = Sampling(

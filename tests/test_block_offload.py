@@ -161,5 +161,5 @@ def test_methods_that_train_refuse_block_offloading() -> None:
     backbone = unet3d.tiny()
     backbone.offload = "blocks"
     with pytest.raises(BadCall, match="vmc trains layers, which `offload=blocks` does not allow"):
-        requirements.check_model(method_presets.configure("vmc"), backbone)
-    requirements.check_model(method_presets.configure("dmt"), backbone)
+        requirements.check_model(method_presets.configure("vmc", method_presets.preset("vmc", "shapes")), backbone)
+    requirements.check_model(method_presets.configure("dmt", method_presets.preset("dmt", "shapes")), backbone)

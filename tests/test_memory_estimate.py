@@ -383,7 +383,7 @@ def test_weights_that_cannot_fit_are_not_read(
         backbone="wan",
         settings=Settings(offload=offload),
         out=tmp_path / "out",
-        config=method_presets.preset("dmt"),
+        config=method_presets.preset("dmt", "paper"),
     )
     with pytest.raises(OutOfMemory, match=words):
         list(run.transfer(job, cache=MotionCache(tmp_path / "store", 0)))

@@ -122,8 +122,8 @@ def test_impossible_quantization_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         quantization.check("int8", "blocks")
     backbone = model_loading.load("shapes", Settings(device="cpu", weights="int8"))
     with pytest.raises(BadCall, match="vmc trains layers and needs `weights=full`, got int8"):
-        requirements.check_model(method_presets.configure("vmc"), backbone)
-    requirements.check_model(method_presets.configure("dmt"), backbone)
+        requirements.check_model(method_presets.configure("vmc", method_presets.preset("vmc", "shapes")), backbone)
+    requirements.check_model(method_presets.configure("dmt", method_presets.preset("dmt", "shapes")), backbone)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(BadCall, match=r"pip install '\.\[quantize\]'"):
         model_loading.load("shapes", Settings(device="cpu", weights="int8"))

@@ -37,7 +37,7 @@ RATES = {"motion_inversion": 0.1, "motiondirector": 0.02, "tune_a_video": 0.01, 
 def made(name: str, **changes: Any) -> Any:
     plain: dict[str, Any] = {"iterations": 2, "inversion_steps": 1, "lr": RATES[name]}
     return method_presets.configure(
-        name, dataclasses.replace(method_presets.preset(name), **plain | changes)
+        name, dataclasses.replace(method_presets.preset(name, "shapes"), **plain | changes)
     )
 
 
@@ -455,7 +455,7 @@ def test_invalid_settings_are_refused(name: str, changes: dict[str, Any], messag
 
 def test_all_training_methods_share_one_base_config() -> None:
     for name in NAMES:
-        assert isinstance(method_presets.preset(name), TrainingConfig)
+        assert isinstance(method_presets.preset(name, "shapes"), TrainingConfig)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,8 +19,14 @@ from recast.media.video import Video
 from recast.motions.motion import Motion
 from recast.pipeline import stages
 from recast.pipeline.config import Draw
-from recast.pipeline.default_method import AUTO, default_method
-from recast.pipeline.method_presets import config_of_motion, configure, method_of_config, presets
+from recast.pipeline.defaults import AUTO, default_method
+from recast.pipeline.method_presets import (
+    config_of_motion,
+    configure,
+    default_config,
+    method_of_config,
+    presets,
+)
 from recast.pipeline.model_loading import load, wrap
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.source_clip import Source
@@ -45,16 +51,24 @@ def learn(
 
     A motion that was learned before is loaded from the motion store; `store` replaces the default
     one. The clip is cut and fitted as `source` says, by default to the length, rate and size on
-    which the model was trained. `config` is the config of the method, by default its first preset.
-    The method "auto" is the one to which `config` belongs, or without a config the default for the
+    which the model was trained. `config` is the config of the method, by default that of the preset
+    which was measured on the model, or else the published numbers; a note says which. The method "auto" is the one to which `config` belongs, or without a config the default for the
     model. `steps` is the number of sampling steps of the transfers that will use the motion. Raises
     `RecastError`.
     """
     if method == AUTO:
         method = default_method(backbone.name) if config is None else method_of_config(config)
+    named = config is not None
+    config = config if named else default_config(method, backbone.name)
     clips = [clip] if isinstance(clip, Video) else list(clip)
     work = stages.learn_motion(
-        backbone, configure(method, config), clips, source or Source(), steps=steps, cache=store
+        backbone,
+        configure(method, config),
+        clips,
+        source or Source(),
+        steps=steps,
+        cache=store,
+        preset_named=named,
     )
     return work.run(on_event)
 

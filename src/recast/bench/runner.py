@@ -85,9 +85,9 @@ class Outcome:
 def bench(config: BenchConfig, resolved: Suite | None = None) -> Generator[Event, None, Outcome]:
     """Compute the missing rows and write the report.
 
-    The suite `resolved` replaces the one that the config names. Raises `RecastError`.
+    The suite `resolved` replaces the suite and the model that the config names. Raises `RecastError`.
     """
-    resolved = resolved or suite.read(config.suite, config.clips)
+    resolved = resolved or suite.read(config.suite, config.clips, config.backbone)
     out = config.out or Path("out") / f"bench-{resolved.name}"
     variants = tuple(
         resolved.variant(name) for name in dict.fromkeys(config.methods or resolved.methods)
@@ -166,7 +166,7 @@ def _tasks(
             cases=tuple(cases),
             variants=requested,
             seeds=seeds,
-            backbone=config.backbone or resolved.backbone,
+            backbone=resolved.backbone,
             settings=config.settings,
             source=resolved.source,
             tools=config.tools,

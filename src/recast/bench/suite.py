@@ -74,7 +74,7 @@ class Suite:
     about: str
     """A description of the suite for the report."""
     backbone: str
-    """The default model."""
+    """The model, on which the preset of a variant that names none depends."""
     seeds: int
     """The default number of results for each case."""
     methods: tuple[str, ...]
@@ -99,9 +99,7 @@ class Suite:
         if name in ("source", "truth"):
             return Variant(name=name, method=name)
         method, _, preset = name.partition(":")
-        return Variant(
-            name=name, method=method, config=method_presets.preset(method, preset or None)
-        )
+        return Variant(name=name, method=method, config=_preset(method, preset, self.backbone))
 
 
 class _Table(BaseModel):
@@ -174,10 +172,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
-def read(name: str, folder: Path | None = None) -> Suite:
+def read(name: str, folder: Path | None = None, backbone: str | None = None) -> Suite:
     """Read a shipped suite by its name, or any suite by its file.
 
-    The clips of the suite are in `folder`, by default the folder of the file. Raises `UnknownName`
+    The clips of the suite are in `folder`, by default the folder of the file. `backbone` replaces
+    the model of the suite. Raises `UnknownName`
     for an unknown name, `BadCall` for a file that is not a valid suite, and `BadClip` for missing
     clips and masks.
     """
@@ -199,15 +198,16 @@ def read(name: str, folder: Path | None = None) -> Suite:
         raise BadCall(
             f"{path.name} has nothing to compare; add the key methods or a table [[grid]]"
         )
+    model = backbone or table.backbone
     return Suite(
         name=path.stem,
         about=table.about,
-        backbone=table.backbone,
+        backbone=model,
         seeds=table.seeds,
         methods=methods,
         cases=tuple(cases),
         source=_configured(Source, table.source, f"{path.name}, [source]"),
-        variants={v.name: _variant(v, path.name) for v in (*table.variant, *grid_variants)},
+        variants={v.name: _variant(v, path.name, model) for v in (*table.variant, *grid_variants)},
     )
 
 
@@ -313,8 +313,15 @@ def _check_names(cases: Sequence[Case], suite: str) -> None:
                 )
 
 
-def _variant(table: _Variant, suite: str) -> Variant:
-    default = method_presets.preset(table.method, table.preset or None)
+def _preset(method: str, name: str, backbone: str) -> Any:
+    """The config of a preset; without a name that of the default preset on the model."""
+    if name:
+        return method_presets.preset(method, name)
+    return method_presets.default_config(method, backbone)
+
+
+def _variant(table: _Variant, suite: str, backbone: str) -> Variant:
+    default = _preset(table.method, table.preset, backbone)
     config = _configured(type(default), table.config, f"{suite}, variant {table.name!r}", default)
     return Variant(
         name=table.name,

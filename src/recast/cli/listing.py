@@ -14,13 +14,20 @@ from recast.cli.console import say, waiting, with_flags
 from recast.errors import BadCall, BadMotion
 from recast.pipeline import doctor as doctors
 from recast.pipeline import method_presets, model_loading
-from recast.pipeline.default_method import default_method
+from recast.pipeline.defaults import default_method
 from recast.pipeline.motion_cache import Entry, MotionCache, parse_size, sizes
 
 
 @dataclass(frozen=True)
 class _NoFlags:
     pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Methods:
+    backbone: str | None = None
+    """The model for which the default preset of each method is shown: a name that `recast
+    backbones` lists, a folder, or a hub id. It is neither downloaded nor loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +63,19 @@ class _Doctor:
 
 
 def methods(argv: list[str], command: str, about: str) -> None:
-    """Print all methods with their presets."""
-    flags.parse(_NoFlags, _NoFlags(), argv, command, about)
+    """Print all methods with their presets, and with the default preset on a model."""
+    backbone = flags.parse(_Methods, _Methods(), argv, command, about).backbone
+    if backbone is not None:
+        model_loading.check_name(backbone)
     rows = []
     for name in registry.names("methods"):
-        first, *others = method_presets.presets(name)
         rows.append((name, _first_line(method_presets.method_module(name).__doc__)))
-        rows.append(("", f"presets: {', '.join([f'{first} (default)', *others])}"))
+        rows.append(("", f"presets: {', '.join(method_presets.presets(name))}"))
+        if backbone is not None:
+            rows.append(("", f"default: {method_presets.describe_default(name, backbone)}"))
     _table(rows)
+    if backbone is None:
+        say("The default preset depends on the model: recast methods --backbone NAME shows it.")
 
 
 def backbones(argv: list[str], command: str, about: str) -> None:

@@ -14,7 +14,7 @@ from recast.media.video import Video
 from recast.motions.motion import Motion
 from recast.pipeline import manifest, method_presets, output_folder, recipes, run
 from recast.pipeline.config import DEFAULT_BACKBONE, LearnConfig, RunConfig
-from recast.pipeline.default_method import AUTO, default_method
+from recast.pipeline.defaults import AUTO, default_method
 from recast.pipeline.run import RunOutput
 from recast.pipeline.source_clip import MOTION_SUFFIX
 from recast.shapes import world
@@ -26,8 +26,6 @@ _MISSING: Any = tyro.MISSING
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Transfer(Generic[C]):
     run: Annotated[RunConfig[C], tyro.conf.arg(name="")]
-    preset: str
-    """Name of the preset that sets the defaults of the method's settings."""
     json: bool = False
     """Print the manifest as JSON, and nothing else on stdout."""
 
@@ -35,24 +33,28 @@ class _Transfer(Generic[C]):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Learn(Generic[C]):
     run: Annotated[LearnConfig[C], tyro.conf.arg(name="")]
-    preset: str
-    """Name of the preset that sets the defaults of the method's settings."""
 
 
 def transfer(argv: list[str], command: str, about: str) -> None:
     """`recast transfer CLIP PROMPT`."""
     start = _starting_point(argv)
     default: RunConfig[Any] = RunConfig(
-        clip=_MISSING, prompt=_MISSING, method=start.method, config=start.config
+        clip=_MISSING,
+        prompt=_MISSING,
+        method=start.method,
+        preset=start.preset,
+        config=start.config,
     )
-    _run(_Transfer(run=default, preset=start.preset), argv, command, about)
+    _run(_Transfer(run=default), argv, command, about)
 
 
 def learn(argv: list[str], command: str, about: str) -> None:
     """`recast learn CLIP`."""
     start = _starting_point(argv)
-    default: LearnConfig[Any] = LearnConfig(clip=_MISSING, method=start.method, config=start.config)
-    parsed = _parse(_Learn(run=default, preset=start.preset), argv, command, about)
+    default: LearnConfig[Any] = LearnConfig(
+        clip=_MISSING, method=start.method, preset=start.preset, config=start.config
+    )
+    parsed = _parse(_Learn(run=default), argv, command, about)
     say(str(show(run.learn(parsed.run))))
 
 
@@ -62,7 +64,12 @@ def demo(argv: list[str], command: str, about: str) -> None:
     out = Path(flags.value_of("--out", argv) or recipes.DEMO)
     clip = out / output_folder.SOURCE
     default = dataclasses.replace(
-        recipe, method=start.method, config=start.config, out=out, clip=clip
+        recipe,
+        method=start.method,
+        preset=start.preset,
+        config=start.config,
+        out=out,
+        clip=clip,
     )
 
     def render(config: RunConfig[Any]) -> None:
@@ -70,7 +77,7 @@ def demo(argv: list[str], command: str, about: str) -> None:
             output_folder.check_replaceable(out, clip)
             Video(world.render(world.sample(recipes.SEED)), world.FPS).save(clip)
 
-    output = _run(_Transfer(run=default, preset=start.preset), argv, command, about, render)
+    output = _run(_Transfer(run=default), argv, command, about, render)
     complain(f"open {output.folder / output_folder.PAIR} and {output.folder / output_folder.SHEET}")
 
 
@@ -92,9 +99,10 @@ def _starting_point(argv: list[str]) -> _StartingPoint:
     if motion is not None and not preset and method == motion.method:
         config = method_presets.config_of_motion(motion)
         return _StartingPoint(method, "of the motion file", config)
+    backbone = flags.value_of("--backbone", argv) or DEFAULT_BACKBONE
     if method == AUTO:
-        method = default_method(flags.value_of("--backbone", argv) or DEFAULT_BACKBONE)
-    preset = preset or next(iter(method_presets.presets(method)))
+        method = default_method(backbone)
+    preset = preset or method_presets.default_preset(method, backbone)
     return _StartingPoint(method, preset, method_presets.preset(method, preset))
 
 
@@ -127,7 +135,8 @@ def _run(
 def _parse(default: Any, argv: list[str], command: str, about: str) -> Any:
     """A `_Transfer` or `_Learn` from the flags, in which the method's settings are flags too.
 
-    If a method has a setting of the same name as the run, the flag sets that of the run.
+    If a method has a setting of the same name as the run, the flag sets that of the run. The preset
+    of the result is the one that the call names.
     """
     config = default.run.config
     names_of_run = flags.own_names(default, but=config)
@@ -137,5 +146,6 @@ def _parse(default: Any, argv: list[str], command: str, about: str) -> Any:
     about = f"{about} Presets of {method}: {', '.join(method_presets.presets(method))}."
     parsed = flags.parse(type(default)[kind], start, argv, command, about)
     restored = flags.restored(parsed.run.config, type(config))
-    chosen = dataclasses.replace(parsed.run, method=method, config=restored)
+    preset = flags.value_of("--preset", argv)
+    chosen = dataclasses.replace(parsed.run, method=method, preset=preset, config=restored)
     return dataclasses.replace(parsed, run=chosen)

@@ -106,12 +106,17 @@ class Config:
 
 
 PRESETS = {
-    "shapes": Config(guided=0.6, inner_steps=10, lr=0.04, lr_end=0.02),
-    # Roles of CogVideoX-5B: guide block 20 of 42 and inject block 0. For 2B guide block 15.
+    # The paper has all numbers. For CogVideoX-5B it guides block 20 of 42, and injects block 0.
     "paper": Config(queries="queries20", keys="keys20", injected=("keys0", "values0")),
+    # For CogVideoX-2B the paper guides block 15 of 30.
+    "paper-2b": Config(queries="queries15", keys="keys15", injected=("keys0", "values0")),
     "positions": Config(
         optimised="positions", queries="queries20", keys="keys20", injected=("keys0", "values0")
     ),
+    # The paper's numbers with roles that every model has, for models that the paper does not use:
+    # the middle block of a transformer, or the decoder of a UNet. Nothing is injected. Unmeasured.
+    "generic": Config(),
+    "shapes": Config(guided=0.6, inner_steps=10, lr=0.04, lr_end=0.02),
 }
 _POSITIONS = "positions"
 """The role of the position embeddings, and the name of their tensor in a motion."""

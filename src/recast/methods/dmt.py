@@ -79,20 +79,7 @@ class Config:
 
 
 PRESETS = {
-    # Tuned on the shapes model (docs/log/dmt-on-shapes.md). The inversion takes one step for each
-    # sampling level. With the initial noise of eq. 4 the shapes model loses the motion of the
-    # camera (docs/log/methods.md).
-    "shapes": Config(
-        cells=2,
-        loss="pairwise_cosine",
-        guided=0.6,
-        inner_steps=10,
-        lr=0.04,
-        lr_end=0.02,
-        initial_noise="inverted",
-        restart=False,
-        inversion_steps=1,
-    ),
+    # The paper's text, which gives all numbers. "reference" has those of the released code.
     "paper": Config(),
     "reference": Config(
         taps=("motion", "decoder1.spatial_conv", "decoder1.temporal_conv"),
@@ -106,6 +93,22 @@ PRESETS = {
         negative_prompt=(
             "bad quality, distortions, unrealistic, distorted image, watermark, signature"
         ),
+    ),
+    # The paper's supplement, for edits whose structure differs much from that of the source.
+    "paper-large-change": Config(inner_steps=10, lr=0.005, lr_end=0.002),
+    # Tuned on the shapes model (docs/log/dmt-on-shapes.md). The inversion takes one step for each
+    # sampling level. With the initial noise of eq. 4 the shapes model loses the motion of the
+    # camera (docs/log/methods.md).
+    "shapes": Config(
+        cells=2,
+        loss="pairwise_cosine",
+        guided=0.6,
+        inner_steps=10,
+        lr=0.04,
+        lr_end=0.02,
+        initial_noise="inverted",
+        restart=False,
+        inversion_steps=1,
     ),
 }
 

@@ -108,13 +108,13 @@ class Config:
 
 
 PRESETS = {
+    # 200 steps of SGD at the scale of DDS. The paper's text gives no weights for the two terms, so
+    # our defaults are used.
+    "paper": Config(scale_by_area=True),
     # Measured on the shapes model (docs/log/dreammotion.md): 60 steps are enough, and after 200
     # steps the clip has drifted. Without the limit even a tenth of these weights sometimes
     # destroyed a clip.
     "shapes": Config(iterations=60, spatial=1.0, temporal=1.0, limit=1.0),
-    # 200 steps of SGD at the scale of DDS. The paper's text gives no weights for the two terms, so
-    # our defaults are used.
-    "paper": Config(scale_by_area=True),
 }
 
 

@@ -93,15 +93,16 @@ _NEGATIVE = (
     "drawn face, poorly drawn hands, missing fingers"
 )
 PRESETS = {
-    # The shapes model has few positions, so a weight of 2000 oversteps the minimum of the loss.
-    # With a weight of 60 the model does not follow a path reliably (docs/log/methods.md).
-    "shapes": Config(weight=60.0, guided=0.8, ramp=0.1),
+    # The paper, with the prompts of the authors' config.
     "paper": Config(
         prompt_suffix=", 8k, high detailed, best quality, film grain, Fujifilm XT3",
         negative_prompt=_NEGATIVE,
     ),
     # The authors' config misspells the key of the suffix, so their code does not use it.
     "reference": Config(more_guidance=1.0, negative_prompt=_NEGATIVE),
+    # The shapes model has few positions, so a weight of 2000 oversteps the minimum of the loss.
+    # With a weight of 60 the model does not follow a path reliably (docs/log/methods.md).
+    "shapes": Config(weight=60.0, guided=0.8, ramp=0.1),
 }
 _LEARNED = ("queries", "keys", "level", "top")
 

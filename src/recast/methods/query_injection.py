@@ -63,10 +63,10 @@ class Config:
 
 
 PRESETS = {
-    # On the shapes model the queries alone hardly move the subject with another initial noise.
-    "shapes": Config(initial_noise="inverted"),
     # The number of inversion steps is that of DMT. The paper's numbers were not available to us.
     "paper": Config(inversion_steps=1000),
+    # On the shapes model the queries alone hardly move the subject with another initial noise.
+    "shapes": Config(initial_noise="inverted"),
 }
 
 

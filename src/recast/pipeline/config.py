@@ -14,7 +14,7 @@ import tyro
 from recast.backbones.base import Settings
 from recast.errors import BadCall
 from recast.pipeline import output_folder
-from recast.pipeline.default_method import DEFAULT_METHOD
+from recast.pipeline.defaults import DEFAULT_METHOD
 from recast.pipeline.source_clip import Source
 
 C = TypeVar("C")
@@ -80,6 +80,10 @@ class RunConfig(Generic[C]):
     preview_every: int = 0
     """Write a contact sheet of the current estimate into previews/ every N sampling steps. If the
     method reports no estimate at such a step, its next one is written. 0 writes none."""
+    preset: str | None = None
+    """Name of the preset that sets the defaults of the method's settings. By default it is the
+    preset that was measured on the model, or else the published numbers; `recast methods --backbone
+    NAME` lists these presets."""
     config: C
     """Settings of the method."""
     draw: Draw = field(default_factory=Draw)
@@ -115,6 +119,10 @@ class LearnConfig(Generic[C]):
     steps: int | None = None
     """Number of sampling steps of the transfers that will use this motion. By default it is the
     model's own number."""
+    preset: str | None = None
+    """Name of the preset that sets the defaults of the method's settings. By default it is the
+    preset that was measured on the model, or else the published numbers; `recast methods --backbone
+    NAME` lists these presets."""
     config: C
     """Settings of the method."""
     source: Source = field(default_factory=Source)

@@ -105,7 +105,7 @@ def estimate_memory(
                 raise BadCall(f"{name} has no network, so there is no memory to estimate")
             full_size = _full_size(backbone.defaults, size)
             shape = backbone.latent_shape(*full_size)
-            taps, notes = _taps(backbone, methods)
+            taps, notes = _taps(backbone, name, methods)
             for method, method_taps in taps.items():
                 step = _guided_step(backbone, model, method_taps, shape)
                 steps.setdefault(method, []).append(step)
@@ -211,13 +211,14 @@ def _full_size(own: Defaults, size: OptionalSize) -> tuple[int, int, int]:
 
 
 def _taps(
-    backbone: Backbone, methods: Sequence[str]
+    backbone: Backbone, model: str, methods: Sequence[str]
 ) -> tuple[dict[str, tuple[Tap, ...]], dict[str, str]]:
-    """For each method the taps that a guided step of its default preset reads; or a note why its
-    steps are not estimated."""
+    """For each method the taps that a guided step of its default preset on the named model reads;
+    or a note why its steps are not estimated."""
     taps, notes = {}, {}
     for name in methods:
-        roles = method_presets.configure(name).roles
+        config = method_presets.default_config(name, model)
+        roles = method_presets.configure(name, config).roles
         if not roles:
             notes[name] = "uses no features: it needs no more memory than sampling"
         elif all(role in backbone.roles for role in roles):

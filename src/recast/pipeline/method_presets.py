@@ -1,10 +1,13 @@
 """Methods by name: their presets, and a method that is configured from one.
 
-This module owns the way from a name, a preset or a motion file to a method object. It refuses to
-name a method itself; what a method requires of a call or a model is in `requirements.py`.
+This module owns the way from a name, a preset or a motion file to a method object, and what a run
+says about its preset. It refuses to name a method itself. Which preset is the default on a model is
+in `defaults.py`; what a method requires of a call or a model is in `requirements.py`.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +15,7 @@ from recast import registry
 from recast.errors import BadCall, UnknownName
 from recast.motions.method import MotionMethod
 from recast.motions.motion import Motion
+from recast.pipeline import defaults, model_loading
 
 
 def method_names() -> list[str]:
@@ -25,29 +29,43 @@ def method_module(name: str) -> ModuleType:
 
 
 def presets(method: str) -> Mapping[str, Any]:
-    """The named configs of a method; the first is the default. Raises `UnknownName`."""
+    """The named configs of a method, those with published numbers first. Raises `UnknownName`."""
     configs: Mapping[str, Any] = method_module(method).PRESETS
     return configs
 
 
-def preset(method: str, name: str | None = None) -> Any:
-    """One named config of a method; None means the default. Raises `UnknownName`."""
+def preset(method: str, name: str) -> Any:
+    """One named config of a method. Raises `UnknownName`."""
     known = presets(method)
-    if name is None:
-        return next(iter(known.values()))
     if name not in known:
         raise UnknownName(f"preset of {method}", name, known)
     return known[name]
 
 
-def configure(method: str, config: Any = None) -> MotionMethod[Any]:
-    """A method with a config; None means the default config.
+def default_preset(method: str, backbone: str) -> str:
+    """The name of the preset that a method has on a model if the call names none. `backbone` is an
+    alias, a folder or a hub id. Raises `UnknownName`."""
+    return defaults.default_preset(method, model_loading.alias_of(backbone))
 
-    Raises `UnknownName`, and `BadCall` for the config of another method.
-    """
+
+def default_config(method: str, backbone: str) -> Any:
+    """The config of the default preset of a method on a model. Raises `UnknownName`."""
+    return preset(method, default_preset(method, backbone))
+
+
+def describe_default(method: str, backbone: str) -> str:
+    """The default preset of a method on a model, and where its numbers come from."""
+    name = default_preset(method, backbone)
+    if defaults.is_measured(method, name, model_loading.alias_of(backbone)):
+        return f"{name}, measured on {backbone}"
+    origin = "published, " if defaults.is_published(name) else ""
+    return f"{name}, {origin}not measured on {backbone}"
+
+
+def configure(method: str, config: Any) -> MotionMethod[Any]:
+    """A method with a config. Raises `UnknownName`, and `BadCall` for the config of another
+    method."""
     module = method_module(method)
-    if config is None:
-        config = preset(method)
     if not isinstance(config, module.Config):
         raise BadCall(
             f"`config` is a {type(config).__module__}.{type(config).__name__}; the method {method} "
@@ -69,13 +87,14 @@ def method_of_config(config: Any) -> str:
 
 
 def config_of_motion(motion: Motion) -> Any:
-    """The config with which a motion was learned; the method's default if the motion holds none.
+    """The config with which a motion was learned; if the motion holds none, the default on its
+    model.
 
     Raises `BadCall` for a motion with settings that the method no longer has.
     """
     saved = motion.metadata.get("config")
     if not isinstance(saved, Mapping):
-        return preset(motion.method)
+        return default_config(motion.method, str(motion.metadata.get("backbone_name", "")))
     config_class = method_module(motion.method).Config
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
     try:
@@ -85,3 +104,49 @@ def config_of_motion(motion: Motion) -> Any:
             f"the motion holds settings that {motion.method} does not have ({error}); "
             "learn it again with this version"
         ) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PresetRecord:
+    """Which preset a config comes from, for the notes and the manifest of a run."""
+
+    name: str
+    """The preset with the fewest other settings."""
+    changed: Mapping[str, Any]
+    """The settings of the config that differ from the preset."""
+    measured: bool
+    """Whether this preset was measured on the model of the run, without a change."""
+
+
+def record(method: str, config: Any, backbone: str) -> PresetRecord:
+    """The record of a config. Raises `UnknownName`."""
+    differences = {name: _difference(config, known) for name, known in presets(method).items()}
+    name = min(differences, key=lambda name: len(differences[name]))
+    measured = defaults.is_measured(method, name, model_loading.alias_of(backbone))
+    changed = differences[name]
+    return PresetRecord(name=name, changed=changed, measured=measured and not changed)
+
+
+def _difference(config: Any, other: Any) -> dict[str, Any]:
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(other)}
+    return {name: value for name, value in values.items() if value != getattr(other, name)}
+
+
+def notes(method: str, config: Any, backbone: str, *, named: bool) -> Iterator[str]:
+    """What the user should know about the preset of a run: which one was chosen, if the call did
+    not name one (`named`); and that a preset which was tuned on another model is not measured."""
+    alias = model_loading.alias_of(backbone)
+    used, chosen = record(method, config, backbone).name, default_preset(method, backbone)
+    tuned = defaults.TUNED
+    if used == tuned and not defaults.is_measured(method, used, alias):
+        yield (
+            f"{method} runs its preset {tuned}, which was tuned on the model {tuned} and is not "
+            f"measured on {backbone}"
+        )
+    elif used == chosen and not named:
+        if defaults.is_measured(method, used, alias):
+            yield f"{method} runs its preset {used}, which was measured on {backbone}"
+            return
+        hint = f"; `preset={tuned}` runs the one that was tuned on the model {tuned}"
+        hint = hint if tuned in presets(method) else ""
+        yield f"{method} runs its preset {used}: no preset was measured on {backbone}{hint}"

@@ -40,7 +40,7 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
     folder or id without a model that Recast can load, and `BadCall` for settings that this machine
     does not support.
     """
-    settings, name = settings or Settings(), _alias_of(name)
+    settings, name = settings or Settings(), alias_of(name)
     backbone: Backbone = _module_for(name).load(name, settings)
     return backbone
 
@@ -74,7 +74,7 @@ def load_on_meta(
 
     settings = replace(settings, offload="none")
     with meta_model.use_meta_models(device) as model, tempfile.TemporaryDirectory() as scratch:
-        source = _with_published_configs(_alias_of(name), Path(scratch))
+        source = _with_published_configs(alias_of(name), Path(scratch))
         module = _module_for(source, download=False)
         if not module.__name__.startswith("recast."):
             raise BadModel(
@@ -99,7 +99,7 @@ def load_with_random_weights(name: str, settings: Settings) -> Backbone:
         meta_model.random_weights(device, home),
         tempfile.TemporaryDirectory() as scratch,
     ):
-        source = _with_published_configs(_alias_of(name), Path(scratch))
+        source = _with_published_configs(alias_of(name), Path(scratch))
         backbone: Backbone = _module_for(source, download=False).load(source, settings)
         return backbone
 
@@ -111,7 +111,7 @@ def published(alias: str) -> Mapping[str, Any]:
     return getattr(_module(module), "PUBLISHED", {}).get(alias, {}) if module else {}
 
 
-def _alias_of(name: str) -> str:
+def alias_of(name: str) -> str:
     """The first alias of a hub id; any other name unchanged."""
     if name.count("/") != 1 or Path(name).expanduser().is_dir():
         return name
@@ -121,18 +121,27 @@ def _alias_of(name: str) -> str:
     )
 
 
+def check_name(name: str) -> None:
+    """Raise `UnknownName` or `BadModel` for a name that is neither an alias nor an existing folder
+    nor of the form of a hub id."""
+    modules = aliases()
+    if name in modules or Path(name).expanduser().is_dir():
+        return
+    if _is_file_path(name):
+        raise BadModel(f"there is no model folder {name}; check the path")
+    if name.count("/") != 1:
+        raise UnknownName("backbone", name, modules)
+
+
 def _module_for(name: str, *, download: bool = True) -> ModuleType:
     """The backbone module that loads the model of a name. Without `download`, a hub id is looked up
     only in the local cache."""
+    check_name(name)
     modules, folder = aliases(), Path(name).expanduser()
     if name in modules:
         return _module(modules[name])
     if folder.is_dir():
         return _module_for_folder(folder)
-    if _is_file_path(name):
-        raise BadModel(f"there is no model folder {name}; check the path")
-    if name.count("/") != 1:
-        raise UnknownName("backbone", name, modules)
     if download:
         return _module_for_index(_download_index(name), name)
     return _module_for_folder(hub_cache.cached_folder(name))

@@ -69,7 +69,8 @@ def check_model(method: MotionMethod[Any], backbone: Backbone) -> None:
     missing = [role for role in method.roles if role not in available]
     if not missing:
         return
-    usable = [name for name, other in _methods().items() if set(other.roles) <= available]
+    methods = _methods(backbone.name)
+    usable = [name for name, other in methods.items() if set(other.roles) <= available]
     remedy = (
         f"its roles are {_role_ranges([*backbone.roles, *backbone.transformers])}"
         if method.name in usable
@@ -95,13 +96,17 @@ def check_windows(
         )
 
 
-def _methods() -> dict[str, MotionMethod[Any]]:
-    """All methods with their default configs, by name."""
-    return {name: method_presets.configure(name) for name in method_presets.method_names()}
+def _methods(backbone: str) -> dict[str, MotionMethod[Any]]:
+    """All methods with their default configs on a model, by name."""
+    return {
+        name: method_presets.configure(name, method_presets.default_config(name, backbone))
+        for name in method_presets.method_names()
+    }
 
 
-def _methods_that(capable: Callable[[MotionMethod[Any]], bool]) -> str:
-    return ", ".join(name for name, method in _methods().items() if capable(method))
+def _methods_that(capable: Callable[[type[MotionMethod[Any]]], bool]) -> str:
+    names = method_presets.method_names()
+    return ", ".join(name for name in names if capable(method_presets.method_module(name).Method))
 
 
 def _role_ranges(roles: Iterable[str]) -> str:

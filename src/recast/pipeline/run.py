@@ -18,6 +18,7 @@ from recast.motions.method import MotionMethod
 from recast.motions.motion import Motion
 from recast.pipeline import edit_mask, method_presets, output_folder, requirements, source_clip
 from recast.pipeline.config import Draw, LearnConfig, RunConfig, check_prompt
+from recast.pipeline.method_presets import PresetRecord
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.run_log import RunLog, explain_memory_errors
 from recast.pipeline.sample_writer import SampleWriter
@@ -56,7 +57,9 @@ def transfer(
     folder = config.out or output_folder.default_folder(config.clip, config.prompt)
     output_folder.check_replaceable(folder, config.clip)
     cache, log = cache or MotionCache.default(), RunLog()
+    named = config.preset is not None or saved_motion is not None
     with output_folder.replaced(folder) as work, explain_memory_errors(log, config.settings):
+        preset = yield from _record_preset(log, config, backbone, named=named)
         backbone = yield from log.load(config.backbone, config.settings, backbone)
         prompts = method.format_prompts(config.prompt, config.draw.negative_prompt)
         yield from note_prompts(log, backbone, (*prompts, config.source.source_prompt))
@@ -74,7 +77,9 @@ def transfer(
             log, backbone, method, motion, config.prompt, sampling.seed, config.mask
         )
         source = None if clip is None else clip.video
-        writer = SampleWriter(config, backbone, method, motion, source, sampling, log, cache)
+        writer = SampleWriter(
+            config, preset, backbone, method, motion, source, sampling, log, cache
+        )
         manifest = yield from writer.write_all(work)
     return RunOutput(folder=folder, videos=_videos(folder, manifest), manifest=manifest)
 
@@ -100,6 +105,7 @@ def learn(
         source_clip.check_opens(path, config.source)
     cache, log = cache or MotionCache.default(), RunLog()
     with explain_memory_errors(log, config.settings):
+        yield from _record_preset(log, config, backbone, named=config.preset is not None)
         backbone = yield from log.load(config.backbone, config.settings, backbone)
         yield from note_prompts(log, backbone, [config.source.source_prompt])
         sampling = resolve_sampling(Draw(steps=config.steps), backbone)
@@ -108,6 +114,22 @@ def learn(
         motion = yield from learn_from(log, backbone, method, clips, config.source, sampling, cache)
         motion.save(out)
     return out
+
+
+def _record_preset(
+    log: RunLog,
+    config: RunConfig[Any] | LearnConfig[Any],
+    backbone: Backbone | None,
+    *,
+    named: bool,
+) -> Generator[Event, None, PresetRecord]:
+    """The record of the run's preset. The notes about it are reported before the model is loaded;
+    `backbone` is the model if it is loaded already."""
+    model = config.backbone if backbone is None else backbone.name
+    yield from log.note_each(
+        method_presets.notes(config.method, config.config, model, named=named)
+    )
+    return method_presets.record(config.method, config.config, model)
 
 
 def _check_call(config: RunConfig[Any], method: MotionMethod[Any]) -> Motion | None:

@@ -24,6 +24,7 @@ from recast.motions.motion import Motion
 from recast.pipeline import edit_mask, manifest, output_folder, source_clip
 from recast.pipeline.config import RunConfig
 from recast.pipeline.learning import autosave
+from recast.pipeline.method_presets import PresetRecord
 from recast.pipeline.motion_cache import MotionCache, transfer_key
 from recast.pipeline.run_log import RunLog
 from recast.pipeline.stages import clip_fps, draw_clip
@@ -34,6 +35,7 @@ class SampleWriter:
     """The inputs of sampling. `write_all` samples, decodes and writes each seed."""
 
     config: RunConfig[Any]
+    preset: PresetRecord
     backbone: Backbone
     method: MotionMethod[Any]
     motion: Motion
@@ -157,6 +159,7 @@ class SampleWriter:
             "sampling": manifest.plain(sampling),
             "config": manifest.plain(self.config),
             "clip": self.motion.metadata.get("clip", {}),
+            "preset": manifest.plain(self.preset),
             "motion": {"method": self.motion.method, "from": log.origin},
             "backbone": {
                 "name": backbone.name,

@@ -42,17 +42,22 @@ def learn_motion(
     *,
     steps: int | None = None,
     cache: MotionCache | None = None,
+    preset_named: bool = True,
 ) -> Generator[Event, None, Motion]:
     """Learn the motion of clips in memory, which are cut and fitted as `source` says.
 
     `steps` is the number of sampling steps of the transfers that will use the motion, by default
-    the model's own; `cache` replaces the default motion store. Raises `RecastError`.
+    the model's own; `cache` replaces the default motion store. Without `preset_named`, a note says
+    which preset was chosen. Raises `RecastError`.
     """
     requirements.check_clip_count(method, len(clips))
     requirements.check_source_prompt(method, source.source_prompt)
     log = RunLog()
     sampling = resolve_sampling(Draw(steps=steps), backbone)
     with explain_memory_errors(log, Settings()):
+        yield from log.note_each(
+            method_presets.notes(method.name, method.config, backbone.name, named=preset_named)
+        )
         yield from note_prompts(log, backbone, [source.source_prompt])
         fitted = [source_clip.fit(clip, source, backbone) for clip in clips]
         return (
