@@ -39,6 +39,7 @@ pairs = 1
 [[variant]]
 name = "dmt"
 method = "dmt"
+preset = "shapes"
 steps = 5
 config = { inner_steps = 1 }
 """

@@ -32,6 +32,7 @@ steps = 1
 [[variant]]
 name = "inverted"
 method = "dmt"
+preset = "shapes"
 steps = 2
 config = { inner_steps = 1, guided = 0.5 }
 """

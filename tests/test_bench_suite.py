@@ -1,5 +1,7 @@
 """Suites: those that ship are sound, and the error of every mistake says where it is."""
 
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from recast.bench import pairs, suite
 from recast.errors import BadCall, BadClip, RecastError
 from recast.media.video import Video
+from recast.methods.dmt import PRESETS
 from recast.metrics.true_motion import correlation
 from recast.pipeline import source_clip
 from recast.shapes import oracle, world
@@ -219,3 +222,32 @@ def test_unknown_methods_are_refused(folder: Path, method: str) -> None:
 def test_truth_is_for_rendered_clips(folder: Path) -> None:
     with pytest.raises(BadCall, match="truth exists only for scenes"):
         suite.read(written(folder, HEAD + CLIP)).variant("truth")
+
+
+def test_a_variant_without_a_preset_gets_the_default_of_the_model_of_the_run(folder: Path) -> None:
+    text = HEAD + CLIP + '[[variant]]\nname = "few"\nmethod = "dmt"\nconfig = {inner_steps = 2}\n'
+    path = written(folder, text)
+    on_shapes, on_wan = suite.read(path), suite.read(path, backbone="wan")
+    assert (on_shapes.backbone, on_wan.backbone) == ("shapes", "wan")
+    assert on_shapes.variant("dmt").config == PRESETS["shapes"]
+    assert on_wan.variant("dmt").config == PRESETS["paper"]
+    assert on_wan.variant("dmt:shapes").config == PRESETS["shapes"]
+    assert on_shapes.variant("few").config == replace(PRESETS["shapes"], inner_steps=2)
+    assert on_wan.variant("few").config == replace(PRESETS["paper"], inner_steps=2)
+
+
+def test_suites_of_the_shapes_world_name_their_presets() -> None:
+    """So they run the same on every model. Methods without a preset of that name have one default
+    for all models."""
+    for name in set(suite.names()) - {"davis"}:
+        here, elsewhere = suite.read(name), suite.read(name, backbone="wan")
+        for variant in (*here.methods, *here.variants):
+            assert here.variant(variant) == elsewhere.variant(variant)
+    assert suite.read("shapes").variant("dmt:shapes").config == PRESETS["shapes"]
+
+
+def test_davis_runs_published_presets(tmp_path: Path) -> None:
+    text = (suite.SHIPPED / "davis.toml").read_text()
+    methods = tomllib.loads(text)["methods"]
+    assert {"dmt:paper", "dmt:reference"} <= set(methods)
+    assert not [method for method in methods if "shapes" in method]

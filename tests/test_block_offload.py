@@ -15,9 +15,10 @@ from recast.backbones import unet3d
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall
 from recast.feature_guidance.taps import read_features, select_taps
+from recast.methods import dmt, vmc
 from recast.networks import block_offload, placement
 from recast.networks.tensor_memory import TensorMemory
-from recast.pipeline import method_presets, model_loading, requirements
+from recast.pipeline import model_loading, requirements
 
 from .inputs import noise_levels, random_clip, random_latents
 from .tiny_models import TRANSFORMERS, UNETS, pipeline, predict_x0, rebuilt
@@ -161,5 +162,5 @@ def test_methods_that_train_refuse_block_offloading() -> None:
     backbone = unet3d.tiny()
     backbone.offload = "blocks"
     with pytest.raises(BadCall, match="vmc trains layers, which `offload=blocks` does not allow"):
-        requirements.check_model(method_presets.configure("vmc", method_presets.preset("vmc", "shapes")), backbone)
-    requirements.check_model(method_presets.configure("dmt", method_presets.preset("dmt", "shapes")), backbone)
+        requirements.check_model(vmc.Method(vmc.PRESETS["shapes"]), backbone)
+    requirements.check_model(dmt.Method(dmt.PRESETS["shapes"]), backbone)

@@ -165,7 +165,7 @@ def test_shapes_train_takes_its_flags(call: Call, monkeypatch: pytest.MonkeyPatc
 def test_listings_name_all_methods_and_backbones(call: Call) -> None:
     code, out, _ = call("methods")
     assert code == 0
-    assert "presets: shapes (default), paper, reference" in out
+    assert "presets: paper, reference, paper-large-change, shapes" in out
     assert all(name in out for name in registry.names("methods"))
     code, out, _ = call("backbones")
     assert code == 0
@@ -354,7 +354,10 @@ def test_a_motion_needs_random_noise_for_other_numbers_of_frames(call: Call, bal
         (["analyze", "invert-features", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["transfer", "CLIP", "x", "--method", "dtm"], "unknown method 'dtm'; did you mean dmt?"),
         (["transfer", "CLIP", "x", "--preset", "shaeps"], "'shaeps'; did you mean shapes?"),
-        (["transfer", "CLIP", "x", "--preset", "fast"], "preset of dmt 'fast'; choose from"),
+        (
+            ["transfer", "CLIP", "x", "--preset", "fast"],
+            "'fast'; choose from paper, paper-large-change, reference, shapes",
+        ),
         (["transfer", "CLIP", "x", "--backbone", "gausian"], "did you mean gaussian?"),
         (["transfer", "CLIP", "x", "--backbone", "none/such"], "copy the model here and pass its"),
         (["transfer", "CLIP", "x", "--backbone", "."], "is not a diffusers model folder"),

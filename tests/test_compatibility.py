@@ -46,6 +46,9 @@ def test_the_command_line_writes_the_same_manifest_as_before(
     assert cli.main([*line, "--json"]) == 0
     now = json.loads(capsys.readouterr().out)
     before = json.loads((RUN / "manifest.json").read_text())
+    # Since then a manifest also says which preset the settings come from.
+    assert now.pop("preset") == {"name": "shapes", "changed": {}, "measured": False}
+    assert now["config"].pop("preset") is None
     assert now.keys() == before.keys()
     for key in ("versions", "timings", "loss_per_step", "hashes", "notes"):
         assert type(now.pop(key)) is type(before.pop(key))

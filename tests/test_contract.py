@@ -15,7 +15,7 @@ from recast.errors import BadCall
 from recast.events import Job, Preview, Step
 from recast.motions.method import MotionMethod
 from recast.motions.motion import Motion
-from recast.pipeline import requirements
+from recast.pipeline import method_presets, requirements
 
 from .hooks import hook_count
 from .inputs import square_clip
@@ -25,10 +25,10 @@ from .short_runs import TWO_STEPS
 SHORT = {"inversion_steps": 2, "inner_steps": 2, "iterations": 2, "training_steps": 2}
 
 
-def configured(name: str) -> MotionMethod[Any]:
-    """The method with its first preset and short loops."""
+def configured(name: str, backbone: str) -> MotionMethod[Any]:
+    """The method with its default preset on a model, and short loops."""
     module = registry.load("methods", name)
-    config = next(iter(module.PRESETS.values()))
+    config = method_presets.default_config(name, backbone)
     fields = {field.name for field in dataclasses.fields(config)}
     method: MotionMethod[Any] = module.Method(
         dataclasses.replace(config, **{key: n for key, n in SHORT.items() if key in fields})
@@ -64,7 +64,7 @@ def test_every_method_learns_saves_loads_and_transfers_on_every_backbone(
     method_name: str, backbone_name: str, tmp_path: Path
 ) -> None:
     backbone: Backbone = registry.load("backbones", backbone_name).tiny()
-    method, video = configured(method_name), square_clip(backbone)
+    method, video = configured(method_name, backbone_name), square_clip(backbone)
     if not can_run(method, backbone):
         return
     assert method.name == method_name

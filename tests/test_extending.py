@@ -72,7 +72,7 @@ def test_the_three_examples_are_found_by_name() -> None:
 def test_the_backbone_learns_and_transfers() -> None:
     backbone = recast.load("pixels")
     video = recast.Video(np.full((8, 32, 32, 3), 90, np.uint8), 8.0)
-    motion = recast.learn(backbone, video, method="dmt")
+    motion = recast.learn(backbone, video, config=recast.presets("dmt")["shapes"])
     result = recast.transfer(backbone, motion, "a red circle", steps=motion.metadata["steps"])
     assert result.frames.shape == (8, 32, 32, 3)
 

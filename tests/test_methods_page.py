@@ -23,8 +23,7 @@ ROWS = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \| (\d+) \+ (\d+) \|", PAGE,
 def test_a_row_gives_the_roles_and_the_cost_of_a_method(
     name: str, roles: str, learning: str, transferring: str
 ) -> None:
-    module = registry.load("methods", name)
-    method = module.Method(next(iter(module.PRESETS.values())))
+    method = method_presets.configure(name, method_presets.default_config(name, "shapes"))
     assert set(re.findall(r"`(\w+)`", roles)) == set(method.roles)
     backbone, sampling = gaussian.tiny(), Sampling(steps=25, guidance_scale=4.0)
     video = uniform(1, 3, 2, 4, 4)
@@ -62,8 +61,9 @@ def test_the_matrix_gives_the_pairs_that_run_and_those_that_are_measured() -> No
     measured = {(row["method"], kinds[row["backbone"]]) for row in made}
     assert measured
     for name, cells in matrix.items():
-        needed = set(method_presets.configure(name).roles)
         for backbone, cell in zip(backbones, cells, strict=True):
+            config = method_presets.default_config(name, backbone)
+            needed = set(method_presets.configure(name, config).roles)
             has = {*models[backbone].roles, *models[backbone].transformers}
             runs = "measured" if (name, backbone) in measured else "yes"
             assert cell == (runs if needed <= has else "no"), (name, backbone)

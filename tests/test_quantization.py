@@ -15,9 +15,10 @@ from recast.backbones import animatediff
 from recast.backbones.base import Backbone, Settings
 from recast.errors import BadCall, OutOfMemory
 from recast.feature_guidance.taps import read_features, select_taps
+from recast.methods import dmt, vmc
 from recast.networks import block_offload, devices, quantization
 from recast.networks.library_logging import quiet
-from recast.pipeline import memory_estimate, method_presets, model_loading, requirements
+from recast.pipeline import memory_estimate, model_loading, requirements
 from recast.pipeline.run_log import RunLog, explain_memory_errors
 
 from .inputs import noise_levels, random_clip, random_latents
@@ -122,8 +123,8 @@ def test_impossible_quantization_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         quantization.check("int8", "blocks")
     backbone = model_loading.load("shapes", Settings(device="cpu", weights="int8"))
     with pytest.raises(BadCall, match="vmc trains layers and needs `weights=full`, got int8"):
-        requirements.check_model(method_presets.configure("vmc", method_presets.preset("vmc", "shapes")), backbone)
-    requirements.check_model(method_presets.configure("dmt", method_presets.preset("dmt", "shapes")), backbone)
+        requirements.check_model(vmc.Method(vmc.PRESETS["shapes"]), backbone)
+    requirements.check_model(dmt.Method(dmt.PRESETS["shapes"]), backbone)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(BadCall, match=r"pip install '\.\[quantize\]'"):
         model_loading.load("shapes", Settings(device="cpu", weights="int8"))

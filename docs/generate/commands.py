@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 
 from recast import cli, registry
+from recast.pipeline import method_presets, model_loading
 
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
 _TITLES = {
@@ -127,10 +128,9 @@ def _method(name: str) -> str:
     module = registry.load("methods", name)
     presets: dict[str, Any] = module.PRESETS
     summary = (module.__doc__ or "").strip().split("\n\n")[0]
-    first = next(iter(presets))
     lines = [f"### {name} {{#settings-{name}}}", "", _cell(" ".join(summary.split())), ""]
-    lines.append(f"Presets: {', '.join(f'`{p}`' for p in presets)}; the default is `{first}`.")
-    parser = _parser(module.Config, default=presets[first], config=_MARKERS)
+    lines.append(f"Presets: {', '.join(f'`{p}`' for p in presets)}. {_defaults(name)}")
+    parser = _parser(module.Config, default=next(iter(presets.values())), config=_MARKERS)
     flags = [action for group in parser._action_groups for action in group._group_actions]
     lines += [
         "",
@@ -143,6 +143,17 @@ def _method(name: str) -> str:
         values = " | ".join(_value(getattr(config, field)) for config in presets.values())
         lines.append(f"| {flag} | {text} | {values} |")
     return "\n".join([*lines, ""])
+
+
+def _defaults(method: str) -> str:
+    """A sentence for each default preset, with the models that have it."""
+    models: dict[str, list[str]] = {}
+    for model in model_loading.aliases():
+        models.setdefault(method_presets.default_preset(method, model), []).append(model)
+    usual, *others = sorted(models, key=lambda name: len(models[name]), reverse=True)
+    texts = [f"`{name}` on {', '.join(f'`{model}`' for model in models[name])}" for name in others]
+    rest = f"`{usual}` on other models" if texts else f"`{usual}`"
+    return f"The default is {'; '.join([*texts, rest])}."
 
 
 def _value(value: Any) -> str:

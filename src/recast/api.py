@@ -52,7 +52,8 @@ def learn(
     A motion that was learned before is loaded from the motion store; `store` replaces the default
     one. The clip is cut and fitted as `source` says, by default to the length, rate and size on
     which the model was trained. `config` is the config of the method, by default that of the preset
-    which was measured on the model, or else the published numbers; a note says which. The method "auto" is the one to which `config` belongs, or without a config the default for the
+    which was measured on the model, or else the published numbers; a note says which preset it is.
+    The method "auto" is the one to which `config` belongs, or without a config the default for the
     model. `steps` is the number of sampling steps of the transfers that will use the motion. Raises
     `RecastError`.
     """

@@ -32,10 +32,10 @@ class BenchConfig:
     suite: Annotated[str, tyro.conf.arg(metavar="SUITE")]
     """The name of a suite that ships with Recast, or a TOML file."""
     methods: tuple[str, ...] = ()
-    """What to compare; by default the methods that the suite lists. Each entry is METHOD;
-    METHOD:PRESET; a variant that the suite defines; external:FOLDER for results of another system
-    (files CLIP-PROMPT.mp4); source for the clip itself; or truth for the perfect result, which is
-    known in the shapes world."""
+    """What to compare; by default the methods that the suite lists. Each entry is METHOD, with the
+    preset that `recast methods --backbone NAME` shows for the model; METHOD:PRESET; a variant that
+    the suite defines; external:FOLDER for results of another system (files CLIP-PROMPT.mp4); source
+    for the clip itself; or truth for the perfect result, which is known in the shapes world."""
     backbone: str | None = None
     """The model; by default that of the suite."""
     seeds: int | None = None
@@ -85,7 +85,8 @@ class Outcome:
 def bench(config: BenchConfig, resolved: Suite | None = None) -> Generator[Event, None, Outcome]:
     """Compute the missing rows and write the report.
 
-    The suite `resolved` replaces the suite and the model that the config names. Raises `RecastError`.
+    The suite `resolved` replaces the suite and the model that the config names. Raises
+    `RecastError`.
     """
     resolved = resolved or suite.read(config.suite, config.clips, config.backbone)
     out = config.out or Path("out") / f"bench-{resolved.name}"

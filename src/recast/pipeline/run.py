@@ -126,9 +126,7 @@ def _record_preset(
     """The record of the run's preset. The notes about it are reported before the model is loaded;
     `backbone` is the model if it is loaded already."""
     model = config.backbone if backbone is None else backbone.name
-    yield from log.note_each(
-        method_presets.notes(config.method, config.config, model, named=named)
-    )
+    yield from log.note_each(method_presets.notes(config.method, config.config, model, named=named))
     return method_presets.record(config.method, config.config, model)
 
 
