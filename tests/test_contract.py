@@ -23,6 +23,8 @@ from .short_runs import TWO_STEPS
 
 # Whatever a config calls the lengths of its loops: the contract holds at any.
 SHORT = {"inversion_steps": 2, "inner_steps": 2, "iterations": 2, "training_steps": 2}
+# The tokenizers of the small models have a token for each letter, so a preset's texts are too long.
+NO_TEXT = {"prompt_suffix": "", "negative_prompt": ""}
 
 
 def configured(name: str, backbone: str) -> MotionMethod[Any]:
@@ -31,7 +33,9 @@ def configured(name: str, backbone: str) -> MotionMethod[Any]:
     config = method_presets.default_config(name, backbone)
     fields = {field.name for field in dataclasses.fields(config)}
     method: MotionMethod[Any] = module.Method(
-        dataclasses.replace(config, **{key: n for key, n in SHORT.items() if key in fields})
+        dataclasses.replace(
+            config, **{key: it for key, it in (SHORT | NO_TEXT).items() if key in fields}
+        )
     )
     return method
 
