@@ -1,23 +1,29 @@
 """Feature guidance: taps and pairs, guided levels, learning rates, which motions are accepted."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from recast.backbones import gaussian, unet3d
-from recast.diffusion.ddim_inversion import invert
+from recast.backbones import gaussian, ltx, unet3d, wan
+from recast.backbones.base import Backbone, Settings
+from recast.diffusion.ddim_inversion import Kind, inversion_grid, invert
+from recast.diffusion.noise_schedule import Cosine, Flow
 from recast.errors import BadCall, BadMotion, NotFinite
-from recast.events import Preview, Step
+from recast.events import Event, Job, Preview, Step
 from recast.feature_guidance.latent_guidance import edit_first_levels, learning_rates
 from recast.feature_guidance.levels import noised_source, time_of_level
 from recast.feature_guidance.sampling_loop import sample_with_events
-from recast.feature_guidance.taps import select_taps, tap_pairs
-from recast.feature_guidance.trace import record_inversion
+from recast.feature_guidance.taps import read_features, select_taps, tap_pairs
+from recast.feature_guidance.trace import Trace, record_inversion
 from recast.methods import moft
+from recast.networks.feature_hooks import Tap
 
 from .inputs import noise, square_clip
+from .mixtures import MEANS
 from .short_runs import SAMPLING, learn
 
 
@@ -62,28 +68,62 @@ def test_learning_rates_change_linearly() -> None:
     assert learning_rates(config, 0, 1) == [1, 1]
 
 
-def test_a_trace_holds_the_latents_of_the_inversion() -> None:
-    """Without taps it records x_t alone and takes no pass beyond its steps."""
-    backbone, grid = unet3d.tiny(), unet3d.tiny().schedule.grid(4)
+def traced(
+    backbone: Backbone, taps: Sequence[Tap] = (), on_event: Callable[[Event], object] | None = None
+) -> Trace:
+    """The trace of a moving square at three of four levels."""
+    steps = {"guided_steps": 3, "inversion_steps": 8}
     video = square_clip(backbone)
-    job = record_inversion(backbone, video, "a square", 4, guided_steps=3, inversion_steps=8)
-    total = []
-    while True:
-        try:
-            total.append(next(job))
-        except StopIteration as stop:
-            trace = stop.value
-            break
-    assert len(total) == backbone.nfe == 8
+    return Job(record_inversion(backbone, video, "a square", 4, **steps, taps=taps)).run(on_event)
+
+
+@pytest.mark.parametrize("kind", ["ddim", "noised"])
+@pytest.mark.parametrize("tiny", [unet3d.tiny, gaussian.tiny, wan.tiny, ltx.tiny])
+def test_a_trace_holds_the_latents_of_the_inversion(
+    tiny: Callable[[], Backbone], kind: Kind
+) -> None:
+    """Without taps it records x_t alone and takes no pass beyond its steps."""
+    backbone = tiny()
+    backbone.inversion = kind
+    x = backbone.encode(square_clip(backbone))
+    schedule = backbone.schedule.sized(x.shape)
+    grid = schedule.grid(4)
+    events: list[Event] = []
+    trace = traced(backbone, on_event=events.append)
     plain = backbone.denoiser(backbone.encode_text(["a square"]))
-    fine = backbone.schedule.refine(grid, 8)
-    at = {
-        float(level.s): level.x
-        for level in invert(plain, backbone.schedule, fine, backbone.encode(video))
-    }
-    assert trace.features == {}
+    fine = inversion_grid(schedule, grid, 8, kind)
+    assert len(events) == backbone.nfe == len(fine) - 1
+    x = noised_source(backbone, x, fine[-1]) if kind == "noised" else x
+    at = {float(level.s): level.x for level in invert(plain, schedule, fine, x, kind)}
+    assert trace.features == {} and len(trace.latents) == 3
     for index, t in enumerate(grid[:3]):
         assert torch.equal(trace.latents[index], at[float(t)][0])
+
+
+def test_features_are_recorded_at_the_latents_of_the_trajectory() -> None:
+    """At each guided level of a flow they equal those of a pass over the recorded latents."""
+    backbone = wan.tiny()
+    assert backbone.inversion == "noised"
+    taps = backbone.taps("motion")
+    trace = traced(backbone, taps)
+    plain = backbone.denoiser(backbone.encode_text(["a square"]))
+    times = backbone.schedule.sized(trace.noise.shape).grid(4)[:3]
+    for index, t in enumerate(times):
+        features = read_features(backbone, plain, taps, trace.latents[index][None], t)
+        for path, levels in trace.features.items():
+            torch.testing.assert_close(levels[index], features[path][0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "of_flow", "of_ddpm"),
+    [("auto", "noised", "ddim"), ("ddim", "ddim", "ddim"), ("noised", "noised", "noised")],
+)
+def test_the_kind_of_inversion_depends_on_the_model(
+    setting: Any, of_flow: Kind, of_ddpm: Kind
+) -> None:
+    settings = Settings(inversion=setting)
+    for schedule, expected in ((Flow(), of_flow), (Cosine(), of_ddpm)):
+        assert gaussian.Gaussian(MEANS, 0.5, schedule, settings=settings).inversion == expected
 
 
 def test_guided_levels_are_changed_and_an_error_names_the_level() -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from recast.diffusion import ddim_inversion
 from recast.diffusion.cfg import cfg, dynamic_scale
 from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.temporal_windows import blend, spans
@@ -53,6 +54,11 @@ class Settings(NetworkSettings):
     """Increase the guidance scale during sampling, from 1 in pure noise to 1 + guidance scale at
     the end, as the authors of CogVideoX do. A guidance scale of 1 still means no guidance, as in
     diffusers."""
+    inversion: Literal["auto", "ddim", "noised"] = "auto"
+    """How methods invert the source. ddim: steps of DDIM, which are Euler's steps for flow models,
+    from the clean clip. noised: a little noise is added to the clip first, and second-order steps
+    follow, in as many network calls. auto selects noised for flow models, whose inverted noise is
+    otherwise too weak, and ddim for the others."""
     window: int | None = None
     """The number of frames that the network sees at once. A longer clip passes through the network
     in windows of this length, which overlap by half and are blended after every step. By default
@@ -141,6 +147,8 @@ class Backbone(ABC):
     """How the weights of linear layers are stored."""
     dynamic_guidance: bool
     """Whether the guidance scale increases during sampling (`diffusion.cfg.dynamic_scale`)."""
+    inversion: ddim_inversion.Kind
+    """How methods invert the source."""
     window: int | None
     """The number of latent frames that the network sees at once; None for all frames."""
     nfe: int
@@ -179,6 +187,8 @@ class Backbone(ABC):
         self._word_attention, self._cascade = word_attention, cascade
         self.offload, self.weights = settings.offload, settings.weights
         self.dynamic_guidance = settings.dynamic_guidance
+        automatic: ddim_inversion.Kind = "noised" if schedule.prediction == "flow" else "ddim"
+        self.inversion = automatic if settings.inversion == "auto" else settings.inversion
         self.window, self.nfe = None, 0
         if settings.window is not None:
             self.set_window(settings.window)

@@ -273,7 +273,7 @@ def _changed(settings: Settings) -> dict[str, Any]:
     default = Settings()
     return {
         name: value
-        for name in ("dtype", "weights", "vae_tiling", "dynamic_guidance", "window")
+        for name in ("dtype", "weights", "vae_tiling", "dynamic_guidance", "inversion", "window")
         if (value := getattr(settings, name)) != getattr(default, name)
     }
 

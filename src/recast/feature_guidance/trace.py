@@ -1,4 +1,4 @@
-"""The trace of a source: x_T, x_t and features, recorded during its DDIM inversion.
+"""The trace of a source: x_T, x_t and features, recorded during its inversion.
 
 Owns the recording during the inversion. Knows no method: a method selects what is recorded.
 """
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.diffusion.ddim_inversion import invert
+from recast.diffusion.ddim_inversion import inversion_grid, invert
 from recast.diffusion.noise_schedule import Denoised, Denoiser
 from recast.diffusion.temporal_windows import blend
 from recast.events import Event, Step
+from recast.feature_guidance.levels import noised_source
 from recast.feature_guidance.taps import read_features
 from recast.networks.feature_hooks import Tap, record
 
@@ -43,18 +44,22 @@ def record_inversion(
     taps: Sequence[Tap] = (),
     reduce: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> Generator[Event, None, Trace]:
-    """Invert video (1, 3, F, H, W) at guidance scale 1 in approximately `inversion_steps` steps.
+    """Invert video (1, 3, F, H, W) at guidance scale 1 in approximately `inversion_steps` steps of
+    the backbone's kind.
 
     x_t and the features at `taps` are recorded at the noisiest `guided_steps` levels of a sampler
     with `sampling_steps`. `reduce` maps the features (1, F, H, W, C) of one level to what is
     recorded, (1, F, …). Raises `NotFinite`.
     """
     x = backbone.encode(video)
-    grid = backbone.schedule.sized(x.shape).grid(sampling_steps)
+    kind, schedule = backbone.inversion, backbone.schedule.sized(x.shape)
+    grid = schedule.grid(sampling_steps)
     plain = backbone.denoiser(backbone.encode_text([prompt]))
     recorder = _Recorder(backbone, plain, {float(t) for t in grid[:guided_steps]}, taps, reduce)
-    fine_grid = backbone.schedule.refine(grid, inversion_steps)
-    for level in invert(recorder.denoise, backbone.schedule, fine_grid, x):
+    fine_grid = inversion_grid(schedule, grid, inversion_steps, kind)
+    if kind == "noised":
+        x = noised_source(backbone, x, fine_grid[-1])
+    for level in invert(recorder.denoise, schedule, fine_grid, x, kind):
         x = level.x
         yield Step(stage="invert", index=level.index + 1, total=len(fine_grid) - 1)
     if guided_steps:  # the inversion does not evaluate the noisiest level itself

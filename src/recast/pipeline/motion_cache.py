@@ -186,8 +186,8 @@ def motion_key(
 
     These are the fitted frames (F, H, W, 3), or (N, F, H, W, 3) for several clips; the weights,
     device and precision; the method with the settings that change what it learns; the source
-    prompt; the number of sampling steps; the window; and, for a method that samples in order to
-    learn, the guidance. The version of Recast is also part of the key.
+    prompt; the number of sampling steps; the window; the kind of inversion; and, for a method that
+    samples in order to learn, the guidance. The version of Recast is also part of the key.
     """
     facts = {
         "format": FORMAT,
@@ -199,6 +199,7 @@ def motion_key(
         "prompt": prompt,
         "steps": steps,
         "window": backbone.window,
+        "inversion": backbone.inversion,
     }
     if method.learns_by_sampling:
         facts["guidance"] = [backbone.defaults.guidance_scale, backbone.dynamic_guidance]
