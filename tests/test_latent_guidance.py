@@ -95,7 +95,8 @@ def test_a_trace_holds_the_latents_of_the_inversion(
     assert len(events) == backbone.nfe == len(fine) - 1
     x = noised_source(backbone, x, fine[-1]) if kind == "noised" else x
     at = {float(level.s): level.x for level in invert(plain, schedule, fine, x, kind)}
-    assert trace.features == {} and len(trace.latents) == 3
+    assert trace.features == {}
+    assert len(trace.latents) == 3
     for index, t in enumerate(grid[:3]):
         assert torch.equal(trace.latents[index], at[float(t)][0])
 

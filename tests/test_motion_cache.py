@@ -167,6 +167,8 @@ def test_the_key_depends_on_everything_that_changes_learning() -> None:
     other = frames.copy()
     other[1, 2, 3, 0] = 1
     more = dmt.Method(dmt.PRESETS["paper"])
+    clean = gaussian.tiny()
+    clean.inversion = "ddim"
     keys = {
         key,
         motion_key(other, backbone, method, "a ball", 20),
@@ -175,8 +177,9 @@ def test_the_key_depends_on_everything_that_changes_learning() -> None:
         motion_key(frames, backbone, unguided.Method(unguided.Config()), "a ball", 20),
         motion_key(frames, backbone, method, "a cube", 20),
         motion_key(frames, backbone, method, "a ball", 21),
+        motion_key(frames, clean, method, "a ball", 20),
     }
-    assert len(keys) == 7
+    assert len(keys) == 8
     assert motion_key(frames.copy(), gaussian.tiny(), method, "a ball", 20) == key
 
 

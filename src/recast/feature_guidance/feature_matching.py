@@ -111,7 +111,7 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Motion]:
-        """Invert the clip by DDIM at guidance scale 1. The motion holds x_T as "noise",
+        """Invert the clip at guidance scale 1. The motion holds x_T as "noise",
         (C, F, H, W), and for each tap the tensors (L, …) of the L guided levels."""
         trace = yield from record_inversion(
             backbone,

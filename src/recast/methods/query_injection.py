@@ -87,7 +87,7 @@ class Method(MotionMethod[Config]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Motion]:
-        """Invert the clip by DDIM at guidance scale 1. The motion holds x_T as "noise",
+        """Invert the clip at guidance scale 1. The motion holds x_T as "noise",
         (C, F, H, W), and x_t at the L injected levels as "latents", (L, C, F, H, W)."""
         trace = yield from record_inversion(
             backbone,
