@@ -87,6 +87,7 @@ def fireflow(denoise: Denoiser, schedule: Schedule, times: Tensor, x: Tensor) ->
 # Name -> where the clip starts and how it goes on. All starts except the clean clip add noise.
 VARIANTS: dict[str, tuple[str, Solver]] = {
     "clean, DDIM (`ddim`)": ("clean", ddim),
+    "middle of the last step, Adams-Bashforth (`noised`)": ("middle", adams),
     "clean, fixed point, 1 iteration": ("clean", fixed_point(1)),
     "clean, fixed point, 3 iterations": ("clean", fixed_point(3)),
     "clean, RF-Solver": ("clean", midpoint),
@@ -98,7 +99,6 @@ VARIANTS: dict[str, tuple[str, Solver]] = {
     "middle of the last step, fixed point, 1 iteration": ("middle", fixed_point(1)),
     "middle of the last step, RF-Solver": ("middle", midpoint),
     "middle of the last step, FireFlow": ("middle", fireflow),
-    "middle of the last step, Adams-Bashforth (`noised`)": ("middle", adams),
     "last level, Adams-Bashforth": ("last", adams),
 }
 
@@ -158,63 +158,66 @@ def whiteness(noise: Tensor) -> dict[str, float]:
 def noise(backbone_name: str, count: int, steps: int, out: Path) -> None:
     """Compute all missing rows of `count` clips."""
     backbone = model_loading.load(backbone_name, Settings(device="cpu"))
-    done = {
-        (row["backbone"], row["steps_of_sampler"], row["clip"], row["variant"]) for row in rows(out)
-    }
+    done = {identity(row) for row in rows(out)}
     for number, source, _ in scoring.pairs(count):
         x0 = backbone.encode(source_clip.to_tensor(Video(world.render(source), world.FPS)))
         denoise = backbone.denoiser(backbone.encode_text([captions.prompt(source)]))
         grid = backbone.schedule.sized(x0.shape).grid(steps)
         for name in VARIANTS:
-            if (backbone_name, steps, number, name) in done:
+            if (backbone_name, steps, name, number) in done:
                 continue
             if backbone.schedule.prediction != "flow" and VARIANTS[name][1] in (midpoint, fireflow):
                 continue  # a network of discrete levels has none in the middle of two
             with torch.no_grad():
                 row = noise_row(backbone, name, denoise, grid, x0)
-            head = {"backbone": backbone_name, "steps_of_sampler": steps, "clip": number}
+            head = {"backbone": backbone_name, "sampling steps": steps, "clip": number}
             append(out, head | row)
+
+
+COLUMNS: dict[str, Callable[[dict], float]] = {
+    "deviation after the first step": lambda row: row["steps"][0],
+    "of x_T": lambda row: row["deviation"],
+    "correlation in space": lambda row: row["in space"],
+    "over time": lambda row: row["over time"],
+    "kurtosis": lambda row: row["kurtosis"],
+    "error": lambda row: row["error"],
+}
 
 
 def table(backbone_name: str, steps: int, out: Path) -> None:
     """Print means with bootstrap 95 % intervals over clips."""
-    columns = ("deviation", "in space", "over time", "kurtosis", "error", "calls")
-    print(f"| variant | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
-    chosen = [
-        r for r in rows(out) if (r["backbone"], r.get("steps_of_sampler")) == (backbone_name, steps)
-    ]
+    print(f"| variant | {' | '.join(COLUMNS)} | calls |\n|{'---|' * (len(COLUMNS) + 2)}")
+    chosen = [row for row in rows(out) if identity(row)[:2] == (backbone_name, steps)]
     for name in VARIANTS:
-        values = [[r[c] for c in columns] for r in chosen if r["variant"] == name]
-        if values:
-            cells = [scoring.interval(np.array(column)) for column in zip(*values, strict=True)]
-            print(f"| {name} | {' | '.join(cells[:-1])} | {values[0][-1]} |")
-    for name in VARIANTS:
-        levels = [r["steps"] for r in chosen if r["variant"] == name]
-        if levels:
-            print(f"{name}, deviation by level:", np.mean(levels, 0).round(2).tolist())
+        found = [row for row in chosen if row["variant"] == name]
+        if found:
+            values = (np.array([column(row) for row in found]) for column in COLUMNS.values())
+            print(f"| {name} | {' | '.join(map(scoring.interval, values))} | {found[0]['calls']} |")
 
 
-def vanish(count: int, out: Path) -> None:
-    """Transfer the motion of `count` clips to the prompt by DMT, after each kind of inversion, and
-    from random noise."""
+def vanish(count: int, steps: int, out: Path) -> None:
+    """Transfer the motion of `count` clips to the prompt by DMT, after each kind of inversion."""
     backbone = model_loading.load("shapes-dit", Settings(device="cpu"))
-    done = {(row.get("kind"), row["clip"]) for row in rows(out)}
-    sampling = Sampling(steps=25, guidance_scale=backbone.defaults.guidance_scale)
+    done = {identity(row) for row in rows(out)}
+    sampling = Sampling(steps=steps, guidance_scale=backbone.defaults.guidance_scale)
     method = dmt.Method(dmt.PRESETS["shapes"])
     for number, source, _ in scoring.pairs(count):
         video = source_clip.to_tensor(Video(world.render(source), world.FPS))
         for kind in ("ddim", "noised"):
-            if (kind, number) in done:
+            name = f"dmt after {kind}"
+            if ("shapes-dit", steps, name, number) in done:
                 continue
             backbone.inversion = kind
             motion = method.learn(backbone, video, captions.prompt(source), sampling).run()
             latents = method.transfer(backbone, motion, VANISHING, sampling).run()
             frames = source_clip.to_video(backbone.decode(latents), world.FPS).frames
-            detection = oracle.detect(frames)
-            missing = int((~detection.seen).sum())
-            append(
-                out, {"backbone": "shapes-dit", "kind": kind, "clip": number, "missing": missing}
-            )
+            missing = int((~oracle.detect(frames).seen).sum())
+            head = {"backbone": "shapes-dit", "sampling steps": steps, "clip": number}
+            append(out, head | {"variant": name, "missing": missing})
+
+
+def identity(row: dict) -> tuple[str, int, str, int]:
+    return row["backbone"], row["sampling steps"], row["variant"], row["clip"]
 
 
 def append(out: Path, row: dict) -> None:
@@ -243,4 +246,4 @@ if __name__ == "__main__":
     elif arguments.verb == "table":
         table(arguments.backbone, arguments.steps, arguments.out)
     else:
-        vanish(arguments.pairs, arguments.out)
+        vanish(arguments.pairs, arguments.steps, arguments.out)
