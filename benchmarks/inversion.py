@@ -1,7 +1,7 @@
 """How well the ways to invert a clip recover a white noise, and what they do to subjects.
 
     python benchmarks/inversion.py noise --backbone shapes-dit --pairs 4
-    python benchmarks/inversion.py table --backbone shapes-dit
+    python benchmarks/inversion.py table --backbone shapes-dit --pairs 4
     python benchmarks/inversion.py vanish
 
 `noise` inverts held-out clips under their own captions, and samples them back without guidance.
@@ -184,10 +184,14 @@ COLUMNS: dict[str, Callable[[dict], float]] = {
 }
 
 
-def table(backbone_name: str, steps: int, out: Path) -> None:
-    """Print means with bootstrap 95 % intervals over clips."""
+def table(backbone_name: str, count: int, steps: int, out: Path) -> None:
+    """Print means over `count` clips, with bootstrap 95 % intervals."""
     print(f"| variant | {' | '.join(COLUMNS)} | calls |\n|{'---|' * (len(COLUMNS) + 2)}")
-    chosen = [row for row in rows(out) if identity(row)[:2] == (backbone_name, steps)]
+    chosen = [
+        row
+        for row in rows(out)
+        if identity(row)[:2] == (backbone_name, steps) and row["clip"] < count
+    ]
     for name in VARIANTS:
         found = [row for row in chosen if row["variant"] == name]
         if found:
@@ -244,6 +248,6 @@ if __name__ == "__main__":
     if arguments.verb == "noise":
         noise(arguments.backbone, arguments.pairs, arguments.steps, arguments.out)
     elif arguments.verb == "table":
-        table(arguments.backbone, arguments.steps, arguments.out)
+        table(arguments.backbone, arguments.pairs, arguments.steps, arguments.out)
     else:
         vanish(arguments.pairs, arguments.steps, arguments.out)
