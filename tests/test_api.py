@@ -10,7 +10,7 @@ import torch
 
 import recast
 from recast.backbones import gaussian, unet3d
-from recast.errors import BadCall, BadClip, BadModel, BadMotion, UnknownName
+from recast.errors import BadCall, BadClip, BadModel, BadMotion, OneFrame, UnknownName
 from recast.events import Event, Step
 from recast.media.video import Video
 from recast.methods import dmt, vmc
@@ -79,6 +79,16 @@ def test_learn_reads_the_frames_that_are_on_screen(
 def test_a_clip_too_short_is_refused(clip: Video, store: MotionCache) -> None:
     with pytest.raises(BadClip, match=r"10 frames at 8 fps, 40 are needed"):
         recast.learn(gaussian.tiny(), clip, source=Source(frames=40), store=store)
+
+
+def test_clips_without_motion_are_refused(clip: Video, store: MotionCache) -> None:
+    slow, one = Video(clip.frames, 0.1), Video(clip.frames[:1], 0.1)
+    for still in (slow, one):
+        with pytest.raises(OneFrame, match=r"the clip has only one frame at 8 fps; motion needs"):
+            recast.learn(gaussian.tiny(), still, store=store)
+    motion = recast.learn(gaussian.tiny(), clip, method="motion_inversion", store=store)
+    with pytest.raises(BadCall, match="`frames` must be at least 2, because a single frame"):
+        recast.transfer(gaussian.tiny(), motion, "a red circle", frames=1)
 
 
 def test_a_second_call_reads_the_motion_from_the_cache(clip: Video, store: MotionCache) -> None:

@@ -32,6 +32,8 @@ from recast.pipeline.config import RunConfig
 from recast.pipeline.motion_cache import MotionCache
 from recast.shapes import training, world
 
+from . import clips
+
 Call = Callable[..., tuple[int, str, str]]
 QUICK = ("--backbone", "gaussian", "--steps", "3", "--inner-steps", "1", "--inversion-steps", "3")
 
@@ -366,7 +368,10 @@ def test_a_motion_needs_random_noise_for_other_numbers_of_frames(call: Call, bal
         (["transfer", "TEXT", "x"], "notes.mp4"),
         (["transfer", "HALF", "x"], "half.mp4"),
         (["transfer", "CLIP", "x", "--frames", "90", *QUICK], "has 16 frames at 8 fps, 90 are"),
-        (["transfer", "CLIP", "x", "--frames", "0"], "--frames must be at least 1, got 0"),
+        (
+            ["transfer", "CLIP", "x", "--frames", "0"],
+            "--frames must be at least 2, because a single frame has no motion, got 0",
+        ),
         (["transfer", "CLIP", "x", "--samples", "0"], "--samples must be at least 1, got 0"),
         (["transfer", "CLIP", "x", "--lr", "-1"], "--lr must be above 0, got -1.0"),
         (
@@ -385,7 +390,14 @@ def test_a_motion_needs_random_noise_for_other_numbers_of_frames(call: Call, bal
             ["learn", "CLIP", "CLIP", *QUICK],
             "2 clips were given, and dmt learns from one; methods that",
         ),
-        (["learn", "CLIP", *TUNED, "--frames", "1"], "--frames must be at least 2 to learn motion"),
+        (["learn", "CLIP", *TUNED, "--frames", "1"], "single frame has no motion, got 1"),
+        (["transfer", "CLIP", "x", "--backbone", "nowhere", "--frames", "1"], "no motion, got 1"),
+        (["transfer", "IMAGE", "x", "--backbone", "nowhere"], "image has only one frame"),
+        (["learn", "IMAGE", "--backbone", "nowhere"], "image has only one frame"),
+        (
+            ["transfer", "CLIP", "x", "--backbone", "nowhere", "--fps", "0.1"],
+            "ball.mp4 has only one frame at 0.1 fps; a clip needs",
+        ),
         (["learn", "CLIP", *TUNED, "--places", "2"], "--places must be at most 1, the number of"),
         (["learn", "CLIP", "--out", "m.mp4"], "a motion file must end in .safetensors"),
         (["shapes", "render", "--caption", "a pink cow"], "cannot draw 'pink'; it knows circle"),
@@ -402,7 +414,8 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(
     (tmp_path / "half.mp4").write_bytes(ball.read_bytes()[: ball.stat().st_size // 2])
     (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps({"motion": [1, 2]}))
     save_file({"weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
-    stands = {"CLIP": str(ball), "TEXT": "notes.mp4", "HALF": "half.mp4"}
+    clips.images(tmp_path / "image", clips.numbered(1))
+    stands = {"CLIP": str(ball), "TEXT": "notes.mp4", "HALF": "half.mp4", "IMAGE": "image"}
     stands |= {"PICKLE": "pickle.safetensors", "FOREIGN": "lora.safetensors"}
     before = sorted(tmp_path.rglob("*"))
     code, out, err = call(*(stands.get(word, word) for word in line))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from recast.errors import BadClip, OneFrame
 from recast.media import video as videos
+from recast.media.repeated_frames import repeated_frames
 from recast.media.video import Video
 
 Mask = NDArray[np.bool_]
@@ -22,19 +23,16 @@ def align(source: Video, result: Video) -> tuple[Video, Video]:
     """Both clips with equal frame counts and sizes; their notes say what was changed.
 
     Clips of equal length are compared frame by frame, whatever their rates. Otherwise frames that
-    repeat the previous one are dropped from the longer clip, because systems with another rate
-    write such frames. If it is still longer, frames are taken from it evenly, from the first to the
-    last. The source is cropped around its centre and resized to the size of the result. Raises
-    `BadClip` for a clip of one frame.
+    repeat the previous one are dropped from both clips, because systems with another rate write
+    such frames. Then frames are taken evenly from the longer clip, from the first to the last. The
+    source is cropped around its centre and resized to the size of the result. Raises `BadClip` for
+    a clip of one frame.
     """
     for clip, name in ((source, "source"), (result, "result")):
         if len(clip) < 2:
             raise BadClip(f"the {name} has one frame; motion needs at least two")
-    if len(source) > len(result):
-        source = _shorten(source, len(result))
-    elif len(result) > len(source):
-        result = _shorten(result, len(source))
-    if len(result) != len(source):  # the longer clip is now shorter, without its repeated frames
+    if len(source) != len(result):
+        source, result = _without_repeats(source), _without_repeats(result)
         count = min(len(result), len(source))
         source, result = _take_evenly(source, count), _take_evenly(result, count)
     return videos.fit(source, result.height, result.width, "crop"), result
@@ -63,15 +61,12 @@ def read_mask(path: Path, like: Video) -> Mask:
     return mask
 
 
-def _shorten(clip: Video, count: int) -> Video:
-    different = np.flatnonzero([True, *(clip.frames[1:] != clip.frames[:-1]).any((1, 2, 3))])
-    if len(clip) > len(different) >= 2:
-        note = (
-            f"dropped {len(clip) - len(different)} of {len(clip)} frames, which repeat the "
-            "previous frame"
-        )
-        clip = replace(clip, frames=clip.frames[different], notes=(*clip.notes, note))
-    return _take_evenly(clip, count) if len(clip) > count else clip
+def _without_repeats(clip: Video) -> Video:
+    repeats = repeated_frames(clip.frames)
+    if not repeats.any():
+        return clip
+    note = f"dropped {repeats.sum()} of {len(clip)} frames, which repeat the previous frame"
+    return replace(clip, frames=clip.frames[~repeats], notes=(*clip.notes, note))
 
 
 def _take_evenly(clip: Video, count: int) -> Video:

@@ -20,6 +20,7 @@ from recast.evaluation import trackers
 from recast.evaluation.alignment import Mask
 from recast.evaluation.trackers import Tracker
 from recast.events import Event, Note, Step, job
+from recast.media.repeated_frames import repeated_frames
 from recast.media.video import Video
 from recast.metrics.base import ClipView, GroundTruth, Metric, MetricInput, Tracks
 
@@ -151,7 +152,8 @@ def _view(clip: Video, embedder: "Embedder", tracker: Tracker, mask: Mask | None
     if mask is not None:
         tracks = tracks.only(_starts_inside(tracks, mask[0]))
     embeddings = embedder.embed_frames(_masked_frames(clip, mask))
-    return ClipView(frames=clip.frames, tracks=tracks, embeddings=embeddings)
+    repeats = repeated_frames(clip.frames)
+    return ClipView(frames=clip.frames, tracks=tracks, embeddings=embeddings, repeats=repeats)
 
 
 def _masked_frames(clip: Video, mask: Mask | None) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
 from recast.diffusion.noise_schedule import Denoised
 from recast.diffusion.optimize import adamw_class
-from recast.errors import BadClip, BadMotion
+from recast.errors import BadMotion
 from recast.events import Event, Job, Note, job
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.feature_guidance.trace import record_inversion
@@ -113,8 +113,6 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
         prompt: str,
         sampling: Sampling,
     ) -> Generator[Event, None, Motion]:
-        if video.shape[2] < 2:
-            raise BadClip(f"`frames` must be at least 2 to learn motion, got {video.shape[2]}")
         check_no_adapters(backbone.network)
         optimizer_class = adamw_class(self.config.eight_bit)
         spatial = self.spatial_lora()

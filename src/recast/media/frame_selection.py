@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NoReturn
 
 import numpy as np
 
@@ -32,6 +33,27 @@ def select_frames(
     pixels = _collect(frames, source.name, count, selection)
     _check_enough(selection, source, start, rate, count)
     return pixels, tuple(_rate_notes(selection, source.rate, rate))
+
+
+def check_has_motion(source: FrameSource, start: Fraction, rate: Fraction | None) -> None:
+    """Check that a source has two frames from `start` on, and shows a second one at `rate`.
+
+    The source is read no further than needed, and one frame is converted to RGB, to find damage. `rate` is
+    None if it is not known yet. Raises `BadClip` for a source that ends before `start`, and
+    `OneFrame`.
+    """
+    needed = start if rate is None else start + 1 / rate
+    shown = 0
+    for frame in source.frames:
+        if frame.end - 2 * source.slack <= start:
+            continue
+        if not shown:
+            frame.to_rgb()
+        shown += 1
+        if shown > 1 and frame.end - 2 * source.slack > needed:
+            return
+    at = "" if rate is None or shown < 2 else f" at {_fps(rate)} fps"
+    _refuse_one_frame(source.name, f"{at}{_offset(start)}", start, shown)
 
 
 @dataclass(slots=True)
@@ -110,15 +132,9 @@ def _check_enough(
     count: int | None,
 ) -> None:
     """Raise `BadClip` or `OneFrame` if the source had fewer frames than are needed."""
-    name, offset = source.name, f" from {float(start):g} s on" if start else ""
-    if not selection.count:
-        raise BadClip(
-            f"{name} ends before `start` at {float(start):g} s; choose an earlier `start`"
-        )
-    if selection.distinct == 1 and count != 1:
-        raise OneFrame(
-            f"{name} has only one frame{offset}; a clip needs at least two different frames"
-        )
+    if selection.distinct < 2 and (count != 1 or not selection.count):
+        _refuse_one_frame(source.name, _offset(start), start, selection.count)
+    name, offset = source.name, _offset(start)
     if count is None or selection.count == count:
         return
     remedies = [f"lower `frames` to {selection.count}"]
@@ -131,6 +147,18 @@ def _check_enough(
         f"{name} has {selection.count} frames at {_fps(rate)} fps{offset}, {count} are needed; "
         + " or ".join(remedies)
     )
+
+
+def _refuse_one_frame(name: str, where: str, start: Fraction, count: int) -> NoReturn:
+    if not count:
+        raise BadClip(
+            f"{name} ends before `start` at {float(start):g} s; choose an earlier `start`"
+        )
+    raise OneFrame(f"{name} has only one frame{where}; a clip needs at least two different frames")
+
+
+def _offset(start: Fraction) -> str:
+    return f" from {float(start):g} s on" if start else ""
 
 
 def _rate_notes(selection: _Selection, own: Fraction, rate: Fraction) -> Iterator[str]:

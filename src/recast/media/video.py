@@ -1,9 +1,10 @@
 """A clip in memory: read from a file, fit to a size, save. Pixels are (F, H, W, 3) uint8 RGB.
 
 This module owns `Video`, the choice of a decoder by the kind of file, and the three ways to fit a
-clip to a size. `ffmpeg.py` and `pillow.py` decode, `mp4.py` and `pillow.py` encode, and
-`frame_selection.py` chooses frames. It refuses to know torch and models: the length, rate and size
-that a model needs are arguments. Importing it loads neither FFmpeg nor Pillow.
+clip to a size. `ffmpeg.py` and `pillow.py` decode, `mp4.py` and `pillow.py` encode,
+`frame_selection.py` chooses frames, and `repeated_frames.py` finds those that repeat. It refuses to
+know torch and models: the length, rate and size that a model needs are arguments. Importing it
+loads neither FFmpeg nor Pillow.
 """
 
 import math
@@ -17,8 +18,9 @@ import numpy as np
 
 from recast.errors import BadCall, BadClip
 from recast.media.atomic_files import atomic, atomic_folder
-from recast.media.frame_selection import select_frames
+from recast.media.frame_selection import check_has_motion, select_frames
 from recast.media.frame_source import ColorConversion, Pixels
+from recast.media.repeated_frames import repeated_frames
 
 if TYPE_CHECKING:
     from recast.media.frame_source import FrameSource
@@ -108,10 +110,10 @@ def read(
     Output frame i is the source frame that is on screen at `start + i / fps` seconds after the
     first. `fps=None` means the source's own average rate, and 8 for a folder; for a folder `fps`
     is the rate of its images. `frames=None` reads to the end. Only the requested frames are kept
-    in memory, and decoding stops after them. Transparent pixels are composited over `background`,
-    an RGB colour. Raises `BadClip` if the source cannot be read, is damaged or has fewer than
-    `frames` frames, `OneFrame` if it has fewer than two different frames, and `BadCall` if an
-    argument is out of range.
+    in memory, and decoding stops after them. A note says how many of them repeat the previous
+    frame. Transparent pixels are composited over `background`, an RGB colour. Raises `BadClip` if
+    the source cannot be read, is damaged or has fewer than `frames` frames, `OneFrame` if it has
+    fewer than two different frames, and `BadCall` if an argument is out of range.
     """
     _check_arguments(start, frames, background)
     requested = None if fps is None else exact_rate(fps)
@@ -120,7 +122,28 @@ def read(
     rate = requested or source.rate
     with closing(source.frames):
         pixels, rate_notes = select_frames(source, begin, rate, frames)
-    return Video(pixels, float(rate), (*source.notes, *rate_notes))
+    return Video(pixels, float(rate), (*source.notes, *rate_notes, *_repeat_notes(pixels)))
+
+
+def _repeat_notes(pixels: Pixels) -> tuple[str, ...]:
+    count = int(repeated_frames(pixels).sum())
+    if not count:
+        return ()
+    return (f"{count} of {len(pixels)} frames repeat the previous frame",)
+
+
+def check_opens(path: str | Path, *, start: float = 0.0, fps: float | None = None) -> None:
+    """Open what `read` would read, and find a bad clip without reading all of it.
+
+    `fps=None` means a rate that is not known yet. Raises as `read` does, and `OneFrame` for a clip
+    that has fewer than two frames from `start` on, or shows only one at `fps`.
+    """
+    _check_arguments(start, None, (0, 0, 0))
+    requested = None if fps is None else exact_rate(fps)
+    begin = Fraction(start).limit_denominator(10**6)
+    source = _open(Path(path), begin, requested, (0, 0, 0))
+    with closing(source.frames):
+        check_has_motion(source, begin, requested)
 
 
 def fit(video: Video, height: int, width: int, how: Fit = "crop") -> Video:

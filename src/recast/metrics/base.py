@@ -49,6 +49,8 @@ class ClipView:
     tracks: Tracks | None = None
     embeddings: Array | None = None
     """CLIP embeddings of all frames, (F, D), normalised to length 1."""
+    repeats: NDArray[np.bool_] | None = None
+    """For each frame whether it repeats the previous frame, (F,); None means that none does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.errors import BadCall, BadClip
+from recast.errors import BadCall, BadClip, OneFrame
 from recast.media import video as videos
 from recast.media.video import Fit, Video
 
@@ -46,7 +46,8 @@ class Source:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and self.start >= 0):
             raise BadCall(f"`start` must be a time in seconds, at least 0, got {self.start}")
-        for name in ("frames", "height", "width"):
+        check_frames(self.frames)
+        for name in ("height", "width"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadCall(f"`{name}` must be at least 1, got {value}")
@@ -79,10 +80,18 @@ class FittedClip:
     """Height and width of the source in pixels before it was fitted."""
 
 
+def check_frames(frames: int | None) -> None:
+    """Raise `BadCall` for a number of frames below 2."""
+    if frames is not None and frames < 2:
+        raise BadCall(
+            f"`frames` must be at least 2, because a single frame has no motion, got {frames}"
+        )
+
+
 def check_opens(path: Path, source: Source) -> None:
-    """Read one frame at `start`, to find a bad clip before a model is loaded. Raises `BadClip`,
+    """Find a bad clip, or one without motion, before a model is loaded. Raises `BadClip`,
     `BadCall`."""
-    videos.read(path, start=source.start, frames=1, fps=source.fps)
+    videos.check_opens(path, start=source.start, fps=source.fps)
 
 
 def read(path: Path, source: Source, backbone: Backbone) -> FittedClip:
@@ -98,15 +107,21 @@ def read(path: Path, source: Source, backbone: Backbone) -> FittedClip:
 
 def fit(clip: Video, source: Source, backbone: Backbone) -> FittedClip:
     """Cut and fit a clip in memory for a model, by the rule of `recast.read`: frame i of the result
-    is the frame of the clip at `start + i / fps` seconds. Raises `BadClip`, `BadCall`."""
+    is the frame of the clip at `start + i / fps` seconds. Raises `BadClip`, `OneFrame`,
+    `BadCall`."""
     frames, height, width = source.size(backbone)
     fps = source.rate(backbone)
     times = source.start + np.arange(frames) / float(videos.exact_rate(fps))
     # A thousandth of a frame is added, because rounding can lower a time stamp.
     chosen = np.floor(times * clip.fps + 1e-3).astype(int)
+    begin = f" from `start={source.start:g}` on" if source.start else ""
+    if min(chosen[-1], len(clip) - 1) == chosen[0]:
+        raise OneFrame(
+            f"the clip has only one frame at {fps:g} fps{begin}; motion needs at least two "
+            "different frames"
+        )
     if chosen[-1] >= len(clip):
         available = int((chosen < len(clip)).sum())
-        begin = f" from `start={source.start:g}` on" if source.start else ""
         raise BadClip(
             f"the clip has {available} frames at {fps:g} fps{begin}, {frames} are needed; use a "
             "longer clip, fewer `frames`, a higher `fps` or an earlier `start`"

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recast.backbones.base import Backbone, Settings
-from recast.errors import BadCall
 from recast.events import Event, Job, job
 from recast.media import contact_sheet
 from recast.media.video import Video
@@ -179,10 +178,9 @@ def note_prompts(log: RunLog, backbone: Backbone, prompts: Iterable[str]) -> Ite
 
 def stretch_motion(motion: Motion, method: MotionMethod[Any], frames: int) -> Motion:
     """The motion for another number of frames. Raises `BadCall` for a method that cannot stretch
-    its motions, and for a number below 1."""
+    its motions, and for a number below 2."""
     requirements.check_stretches(method)
-    if frames < 1:
-        raise BadCall(f"`frames` must be at least 1, got {frames}")
+    source_clip.check_frames(frames)
     return motion.stretched(frames)
 
 
