@@ -140,7 +140,7 @@ CLIP = '[[clip]]\nfile = "a.mp4"\nprompts = ["one"]\n'
         (HEAD + "[[world]]\npairs = '3'\n", "world.0.pairs: input should be a valid integer"),
         (HEAD + '[[world]]\npairs = 1\npaths = ["lime"]\n', "unknown path 'lime'; .*line"),
         (HEAD + "[source]\nframe = 3\n" + CLIP, r"\[source\]: unknown key 'frame'; .*frames"),
-        (HEAD + "[source]\nframes = 0\n" + CLIP, "frames must be at least 1, got 0"),
+        (HEAD + "[source]\nframes = 0\n" + CLIP, "frames must be at least 2, .*, got 0"),
         (HEAD + CLIP + '[[variant]]\nname = "x"\nmethod = "dmr"\n', "unknown method 'dmr'"),
         (
             HEAD + CLIP + '[[variant]]\nname = "x"\nmethod = "dmt"\nconfig = {guide = 1}\n',

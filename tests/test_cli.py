@@ -32,7 +32,7 @@ from recast.pipeline.config import RunConfig
 from recast.pipeline.motion_cache import MotionCache
 from recast.shapes import training, world
 
-from . import clips
+from .clips import images, numbered
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = ("--backbone", "gaussian", "--steps", "3", "--inner-steps", "1", "--inversion-steps", "3")
@@ -368,10 +368,7 @@ def test_a_motion_needs_random_noise_for_other_numbers_of_frames(call: Call, bal
         (["transfer", "TEXT", "x"], "notes.mp4"),
         (["transfer", "HALF", "x"], "half.mp4"),
         (["transfer", "CLIP", "x", "--frames", "90", *QUICK], "has 16 frames at 8 fps, 90 are"),
-        (
-            ["transfer", "CLIP", "x", "--frames", "0"],
-            "--frames must be at least 2, because a single frame has no motion, got 0",
-        ),
+        (["transfer", "CLIP", "x", "--frames", "0"], "--frames must be at least 2, because a"),
         (["transfer", "CLIP", "x", "--samples", "0"], "--samples must be at least 1, got 0"),
         (["transfer", "CLIP", "x", "--lr", "-1"], "--lr must be above 0, got -1.0"),
         (
@@ -414,7 +411,7 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(
     (tmp_path / "half.mp4").write_bytes(ball.read_bytes()[: ball.stat().st_size // 2])
     (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps({"motion": [1, 2]}))
     save_file({"weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
-    clips.images(tmp_path / "image", clips.numbered(1))
+    images(tmp_path / "image", numbered(1))
     stands = {"CLIP": str(ball), "TEXT": "notes.mp4", "HALF": "half.mp4", "IMAGE": "image"}
     stands |= {"PICKLE": "pickle.safetensors", "FOREIGN": "lora.safetensors"}
     before = sorted(tmp_path.rglob("*"))

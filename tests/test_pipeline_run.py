@@ -814,5 +814,5 @@ def test_a_motion_is_stretched_to_other_numbers_of_frames(
 
 
 def test_one_frame_is_refused(lesson: Callable[..., LearnConfig[Any]]) -> None:
-    with pytest.raises(BadCall, match="`frames` must be at least 2, because .*, got 1"):
+    with pytest.raises(BadCall, match=r"`frames` must be at least 2, because .*, got 1"):
         lesson(source=Source(frames=1))

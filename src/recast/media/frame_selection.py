@@ -38,9 +38,9 @@ def select_frames(
 def check_has_motion(source: FrameSource, start: Fraction, rate: Fraction | None) -> None:
     """Check that a source has two frames from `start` on, and shows a second one at `rate`.
 
-    The source is read no further than needed, and one frame is converted to RGB, to find damage. `rate` is
-    None if it is not known yet. Raises `BadClip` for a source that ends before `start`, and
-    `OneFrame`.
+    The source is read no further than needed, and one frame is converted to RGB, to find damage.
+    `rate` is None if it is not known yet. Raises `BadClip` for a source that ends before `start`,
+    and `OneFrame`.
     """
     needed = start if rate is None else start + 1 / rate
     shown = 0
