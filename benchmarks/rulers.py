@@ -52,8 +52,7 @@ def main(clips: int) -> None:
     print("|---|" + "---|" * len(CHANGES))
     for metric, values in results.items():
         cells = [f"{np.mean(values[name]):.2f}" for name in CHANGES]
-        arrow = "↑" if known[metric].higher_is_better else "↓"
-        print(f"| `{metric}` {arrow} | {' | '.join(cells)} |")
+        print(f"| `{metric}` {known[metric].arrow} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

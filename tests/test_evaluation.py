@@ -13,6 +13,7 @@ from PIL import Image
 from recast import cli
 from recast.errors import BadClip
 from recast.evaluation import Tools, align, evaluate, read_mask, read_result, read_source
+from recast.media import video
 from recast.media.video import Video
 from recast.metrics.base import Metric
 from recast.shapes import world
@@ -43,12 +44,19 @@ def test_the_longer_clip_is_taken_evenly() -> None:
     assert source.notes == ("took 6 of 11 frames, evenly",)
 
 
-def test_repeated_frames_of_the_longer_clip_are_dropped_first() -> None:
+def test_repeated_frames_are_dropped_first(tmp_path: Path) -> None:
     twice = replace(clip(6), frames=clip(6).frames.repeat(2, axis=0), fps=16)
     source, result = align(clip(6), twice)
     assert levels(source) == levels(result) == list(range(6))
     assert result.notes == ("dropped 6 of 12 frames, which repeat the previous frame",)
-    # Of equal length, nothing is: the clip may stand still.
+    coded = clips.encode(tmp_path / "twice.mp4", clips.moving(12, 64, 64).repeat(2, axis=0))
+    source, result = align(clip(12, 64, 64), video.read(coded))
+    assert len(source) == len(result) == 12
+    # They are dropped from the shorter clip too, which would otherwise show half the motion.
+    source, result = align(clip(24), replace(twice, frames=twice.frames))
+    assert levels(result) == list(range(6))
+    # Of equal length, nothing is dropped: the clips show the same times.
+    assert len(align(twice, clip(12))[0]) == 12
     still = Video(np.zeros((6, 8, 8, 3), np.uint8), 8)
     assert len(align(clip(6), still)[1]) == 6
     # Dropping may leave fewer than the other has.
@@ -90,7 +98,12 @@ def _scores(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, obje
 def test_evaluate_prints_every_metric(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, result = files / "source.mp4", files / "result.mp4"
     output = _scores(capsys, source, result, "--prompt", "a cyan star on a black background")
-    assert output["left_out"] == {"frame_lpips": "no LPIPS network was chosen"}
+    assert output["left_out"] == {
+        "endpoint_error": "no file of tracks was given",
+        "frame_lpips": "no LPIPS network was chosen",
+        "psnr_outside_mask": "no mask was given",
+        "ssim_outside_mask": "no mask was given",
+    }
     scores = output["scores"]
     assert isinstance(scores, dict)
     assert scores["motion_fidelity"] > 0.95
@@ -139,6 +152,35 @@ def test_true_motion_is_computed_with_a_ground_truth(
     assert right == [1, 0, 1]
     assert cli.main([*argv, "--truth", str(source)]) == 2
     assert "is not a .json file that recast shapes render wrote" in capsys.readouterr().err
+
+
+def test_given_tracks_are_compared_with_those_of_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = replace(world.sample(world.HELD_OUT[9]), pattern="checkered")
+    truth = world.truth(scene)
+    source, tracks = tmp_path / "source.mp4", tmp_path / "tracks.npz"
+    Video(world.render(scene), 8).save(source)
+    np.savez(tracks, points=truth.tracks, visible=truth.visible)
+    errors = []
+    for name in ("source", "reversed"):
+        result = tmp_path / f"{name}.mp4"
+        Video(world.render(scene)[:: 1 if name == "source" else -1], 8).save(result)
+        output = _scores(capsys, source, result, "--tracks", tracks)
+        assert "endpoint_error" not in output["left_out"]
+        errors.append(output["scores"]["endpoint_error"])
+    assert errors[0] < 0.02
+    assert errors[1] > 0.1
+
+
+def test_what_lies_outside_the_mask_is_scored(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, result, mask = (files / f"{name}.mp4" for name in ("source", "result", "mask"))
+    scores = _scores(capsys, source, result, "--mask", mask)["scores"]
+    assert isinstance(scores, dict)
+    assert scores["psnr_outside_mask"] > 30  # another colour of the subject, which the mask covers
+    assert scores["ssim_outside_mask"] > 0.95
 
 
 def test_masks_that_do_not_fit_are_refused(files: Path, tmp_path: Path) -> None:

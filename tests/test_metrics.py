@@ -242,6 +242,13 @@ def test_clip_scores_agree_with_a_calculation_by_hand():
         "frame_consistency_all": pytest.approx((half + half + 0) / 3),
     }
     assert leakage.METRICS["leakage"].score(inputs) == pytest.approx(1)
+    # A frame that repeats another agrees with it, which says nothing about the result.
+    repeats = np.array([False, True, False, True, False, True])
+    shown_twice = ClipView(
+        frames=frames.repeat(2, 0), embeddings=view.embeddings.repeat(2, 0), repeats=repeats
+    )
+    for name, metric in frame_consistency.METRICS.items():
+        assert metric.score(MetricInput(result=shown_twice)) == scores[name]
 
 
 def test_colours_are_compared_in_the_moving_region(scene):
@@ -270,13 +277,21 @@ def test_states_are_added_without_changing_them():
 
 def test_every_metric_has_a_direction():
     known = metrics()
-    assert {name for name, metric in known.items() if not metric.higher_is_better} == {
+    assert {name for name, metric in known.items() if metric.higher_is_better is False} == {
         "camera_error",
+        "colour_drift",
+        "endpoint_error",
         "frame_lpips",
+        "frechet_distance",
+        "homography_error",
         "leakage",
         "pixel_error",
         "true_distance",
+        "warping_error",
     }
+    assert [name for name, metric in known.items() if metric.better == "nearer to 1"] == [
+        "speed_ratio"
+    ]
     assert all(name == metric.name and metric.unit for name, metric in known.items())
     assert {need for metric in known.values() for need in metric.needs} <= set(base.NEEDS)
 

@@ -15,9 +15,15 @@ def metrics() -> str:
     ]
     for file in registry.names("metrics"):
         for metric in registry.load("metrics", file).METRICS.values():
-            better = "higher" if metric.higher_is_better else "lower"
             needs = ", ".join(sorted(metric.needs)) or "result"
-            cells = (f"`{metric.name}`", metric.title, better, metric.unit, needs, f"`{file}`")
+            cells = (
+                f"`{metric.name}`",
+                metric.title,
+                metric.better,
+                metric.unit,
+                needs,
+                f"`{file}`",
+            )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -210,7 +210,7 @@ def _paired(valid: Sequence[Row], metrics: Sequence[Metric], names: Sequence[str
 
 
 def _title(metric: Metric) -> str:
-    return f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
+    return f"{metric.title} {metric.arrow}"
 
 
 def _cell(own: Sequence[Row], column: str) -> str:

@@ -18,6 +18,7 @@ from recast.evaluation import (
     read_mask,
     read_result,
     read_source,
+    read_tracks,
 )
 from recast.evaluation import evaluate as evaluation
 from recast.media import video
@@ -48,6 +49,10 @@ class _Evaluate:
     mask: Path | None = None
     """An image or a video that is bright in the region to evaluate. By default it is the whole
     frame."""
+    tracks: Path | None = None
+    """An .npz file of tracks, which say where points of the result should be: the array points
+    (F, N, 2) with x and y in pixels, and visible (F, N). Without it, the end-point error is left
+    out."""
     truth: Path | None = None
     """The .json file that `recast shapes render` wrote beside the source. With it, the metrics of
     the true motion are computed too."""
@@ -74,7 +79,12 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
         if call.truth is None
         else pairs.ground_truth_from_file(call.truth, prompt, result.frames)
     )
-    scores = show(evaluation.evaluate(source, result, prompt, call.tools, mask, truth, call.device))
+    tracks = None if call.tracks is None else read_tracks(call.tracks, result)
+    scores = show(
+        evaluation.evaluate(
+            source, result, prompt, call.tools, mask, truth, call.device, given_tracks=tracks
+        )
+    )
     if call.json:
         say(json.dumps(_as_json(scores, call.tools, result, prompt)))
     else:
@@ -109,13 +119,13 @@ def _table(scores: list[Score], tools: Tools, result: Video) -> str:
     width = max(len(score.metric.title) for score in scores)
     lines = []
     for score in scores:
-        better = "higher" if score.metric.higher_is_better else "lower"
         if score.value is None:
             lines.append(f"{score.metric.title:<{width}}       –  left out: {score.reason}")
         else:
             value = f"{score.value:8.4f}"
             lines.append(
-                f"{score.metric.title:<{width}}{value}  {better} is better, {score.metric.unit}"
+                f"{score.metric.title:<{width}}{value}  {score.metric.better} is better, "
+                f"{score.metric.unit}"
             )
     still = STILL * min(result.height, result.width)
     lines += [

@@ -8,6 +8,7 @@ no formula of a metric. Begin with `evaluate.py`, then read `alignment.py` and `
 from recast.evaluation.alignment import Mask, align, read_mask
 from recast.evaluation.evaluate import Score, Tools, metrics
 from recast.evaluation.evaluated_result import EvaluatedResult, read_result, read_source
+from recast.evaluation.given_tracks import read_tracks
 from recast.evaluation.trackers import Tracker
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "read_mask",
     "read_result",
     "read_source",
+    "read_tracks",
 ]

@@ -4,7 +4,7 @@ This module owns which tracker and networks run and in which order, and why a me
 The formulas are in `recast.metrics`, and the clips come aligned from `alignment.py`.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from recast.evaluation.trackers import Tracker
 from recast.events import Event, Note, Step, job
 from recast.media.repeated_frames import repeated_frames
 from recast.media.video import Video
-from recast.metrics.base import ClipView, GroundTruth, Metric, MetricInput, Tracks
+from recast.metrics.base import ClipView, GroundTruth, Metric, MetricInput, NoValue, Tracks
 
 if TYPE_CHECKING:
     from recast.evaluation.clip import Embedder
@@ -74,15 +74,23 @@ def evaluate(
     mask: Mask | None = None,
     ground_truth: GroundTruth | None = None,
     device: str = "cpu",
+    given_tracks: Tracks | None = None,
 ) -> Generator[Event, None, list[Score]]:
     """Every metric of two aligned clips, as a list of `Score`.
 
-    A metric that lacks an input, such as a prompt, has a reason instead of a value. Metrics that
-    need a ground truth are left out without one. Raises `BadCall` for a device that does not
-    exist, `BadModel` for a tracker or network that cannot be loaded.
+    A metric that lacks an input, such as a prompt, or that has no value for these clips, has a
+    reason instead of a value. Metrics that need a ground truth are left out without one. Raises
+    `BadCall` for a device that does not exist, `BadModel` for a tracker or network that cannot be
+    loaded.
     """
     inputs, missing = yield from _compute_inputs(source, result, prompt, tools, mask, device)
     inputs = replace(inputs, ground_truth=ground_truth)
+    if mask is None:
+        missing["mask"] = "no mask was given"
+    if given_tracks is None:
+        missing["given_tracks"] = "no file of tracks was given"
+    else:
+        inputs = _with_given_tracks(inputs, given_tracks, _tracker(tools, device))
     if ground_truth is not None and ground_truth.camera_error is None:
         missing["camera"] = "a plain or striped background does not show the camera's motion"
     scores = []
@@ -90,9 +98,21 @@ def evaluate(
         if ground_truth is None and "truth" in metric.needs:
             continue
         reasons = [missing[need] for need in sorted(metric.needs) if need in missing]
-        value = None if reasons else metric.score(inputs)
-        scores.append(Score(metric, value, reasons[0] if reasons else ""))
+        value = NoValue(reasons[0]) if reasons else metric.score(inputs)
+        scores.append(
+            Score(metric, None, value.reason)
+            if isinstance(value, NoValue)
+            else Score(metric, value)
+        )
     return scores
+
+
+def _with_given_tracks(
+    inputs: MetricInput, given: Tracks, tracker: Callable[..., Tracks]
+) -> MetricInput:
+    """The input with the given tracks, and the tracks of the same points in the result."""
+    found = tracker(inputs.result.frames, start=given.points[0])
+    return replace(inputs, given_tracks=given, result=replace(inputs.result, given_tracks=found))
 
 
 def _compute_inputs(
@@ -141,19 +161,26 @@ def _embedder(name: str, device: str) -> "Embedder":
     return Embedder(name, device)
 
 
-def _tracker(tools: Tools, device: str) -> Tracker:
+def _tracker(tools: Tools, device: str) -> Callable[..., Tracks]:
     if tools.tracker == "cotracker":
         return partial(trackers.cotracker, folder=tools.cotracker, device=device)
     return trackers.flow
 
 
 def _view(clip: Video, embedder: "Embedder", tracker: Tracker, mask: Mask | None) -> ClipView:
-    tracks = tracker(clip.frames)
+    tracks = background = tracker(clip.frames)
     if mask is not None:
-        tracks = tracks.only(_starts_inside(tracks, mask[0]))
+        inside = _starts_inside(tracks, mask[0])
+        tracks, background = tracks.only(inside), tracks.only(~inside)
     embeddings = embedder.embed_frames(_masked_frames(clip, mask))
     repeats = repeated_frames(clip.frames)
-    return ClipView(frames=clip.frames, tracks=tracks, embeddings=embeddings, repeats=repeats)
+    return ClipView(
+        frames=clip.frames,
+        tracks=tracks,
+        background_tracks=background,
+        embeddings=embeddings,
+        repeats=repeats,
+    )
 
 
 def _masked_frames(clip: Video, mask: Mask | None) -> NDArray[np.uint8]:

@@ -65,18 +65,20 @@ def cotracker(
     frames: NDArray[np.uint8],
     grid: int = GRID,
     *,
+    start: Array | None = None,
     model: str = "cotracker3_offline",
     folder: Path | None = None,
     device: str = "cpu",
 ) -> Tracks:
     """CoTracker 3 (Karaev et al. 2024), from torch.hub or from `folder`, a clone of its repository.
 
-    Raises `BadModel` if it cannot be loaded.
+    Points begin at `start` (N, 2) in pixels, by default on a grid. Raises `BadModel` if it cannot
+    be loaded.
     """
     tracker = _cotracker(model, folder, device)
     height, width = frames.shape[1:3]
-    start = torch.from_numpy(_grid(height, width, grid)).float()
-    queries = torch.cat([torch.zeros(len(start), 1), start], 1)[None].to(device)
+    begin = torch.from_numpy(_grid(height, width, grid) if start is None else start).float()
+    queries = torch.cat([torch.zeros(len(begin), 1), begin], 1)[None].to(device)
     clip = rearrange(torch.from_numpy(frames), "f h w c -> 1 f c h w").float().to(device)
     with torch.no_grad():
         points, visible = tracker(clip, queries=queries)

@@ -9,13 +9,16 @@ and a weight, so that clips can be added in any order.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Need = Literal["source", "tracks", "prompt", "clip", "lpips", "truth", "camera"]
+Need = Literal[
+    "source", "tracks", "given_tracks", "prompt", "clip", "lpips", "mask", "truth", "camera"
+]
 NEEDS: tuple[Need, ...] = get_args(Need)
 ATTRIBUTES = ("colour", "shape", "background")
 """What a prompt of the shapes world names, apart from motion."""
@@ -33,6 +36,13 @@ class Tracks:
         return Tracks(self.points[:, chosen], self.visible[:, chosen])
 
 
+@dataclass(frozen=True, slots=True)
+class NoValue:
+    """A metric that has no value for a clip, with the reason as a text for the user."""
+
+    reason: str
+
+
 class State(NamedTuple):
     """A running weighted mean."""
 
@@ -47,6 +57,11 @@ class ClipView:
     frames: NDArray[np.uint8]
     """Frames (F, H, W, 3), RGB."""
     tracks: Tracks | None = None
+    """The tracks of points of a grid; with a mask, of those that begin inside it."""
+    background_tracks: Tracks | None = None
+    """The tracks that begin outside the mask; without a mask, all tracks."""
+    given_tracks: Tracks | None = None
+    """The tracks of the points at which the given tracks of the input begin."""
     embeddings: Array | None = None
     """CLIP embeddings of all frames, (F, D), normalised to length 1."""
     repeats: NDArray[np.bool_] | None = None
@@ -82,8 +97,15 @@ class MetricInput:
     lpips: Array | None = None
     """LPIPS between the frames of result and source, (F,)."""
     ground_truth: GroundTruth | None = None
+    given_tracks: Tracks | None = None
+    """Tracks from a file of the user, which say where points should be, in pixels."""
     mask: NDArray[np.bool_] | None = None
     """The region to evaluate, (F, H, W); None means the whole frame."""
+
+    @property
+    def width(self) -> int:
+        """The width of the frames in pixels."""
+        return self.result.frames.shape[2]
 
     @property
     def side(self) -> int:
@@ -104,15 +126,30 @@ class Metric:
 
     name: str
     title: str
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None if neither higher nor lower is better, but the value 1."""
     unit: str
     needs: frozenset[Need] = field(default_factory=frozenset)
-    score: Callable[[MetricInput], float]
+    score: Callable[[MetricInput], float | NoValue]
     """The value for one clip; it must not be NaN."""
 
+    @property
+    def better(self) -> str:
+        """Which values are better: "higher", "lower" or "nearer to 1"."""
+        return {True: "higher", False: "lower", None: "nearer to 1"}[self.higher_is_better]
+
+    @property
+    def arrow(self) -> str:
+        """Which values are better, as a sign: ↑, ↓ or →1."""
+        return {True: "↑", False: "↓", None: "→1"}[self.higher_is_better]
+
     def update(self, state: State, inputs: MetricInput) -> State:
-        """The state with one more clip; `state` is not changed."""
-        return State(state.total + self.score(inputs), state.weight + 1)
+        """The state with one more clip, or the same state if that has no value; `state` is not
+        changed."""
+        score = self.score(inputs)
+        if isinstance(score, NoValue):
+            return state
+        return State(state.total + score, state.weight + 1)
 
     def compute(self, state: State) -> float:
         """The mean over the clips; NaN for a state without clips."""
@@ -147,6 +184,57 @@ def mean_cosines(a: Tracks, b: Tracks, side: float) -> tuple[Array, Array]:
     shared_steps = visible_a.astype(float) @ visible_b.T.astype(float)
     cosines = np.einsum("ntc,mtc->nm", heading_a, heading_b, optimize=True)
     return cosines / np.maximum(shared_steps, 1), shared_steps
+
+
+MOVES = 0.02
+"""A track moves if a point of it is farther from its beginning than this fraction of the frame's
+shorter side: 1.3 pixels of 64, 6.4 pixels of 320. The threshold is for the whole clip, so that a
+slow motion counts too."""
+
+
+def moving(tracks: Tracks, side: float) -> Tracks:
+    """The tracks that move in the course of the clip. Only visible points count. `side` is the
+    frame's shorter side in pixels."""
+    distance = np.linalg.norm(tracks.points - tracks.points[:1], axis=-1)
+    usable = tracks.visible[0] & (tracks.visible[1:] & tracks.visible[:-1]).any(0)
+    return tracks.only(usable & (np.where(tracks.visible, distance, 0).max(0) >= MOVES * side))
+
+
+def filled_paths(tracks: Tracks) -> Array:
+    """Paths (N, F, 2). Where a point is not visible, it has its last visible position, or else its
+    first one. Such a pause does not change the Fréchet distance."""
+    frames, count = tracks.visible.shape
+    frame = np.arange(frames)[:, None]
+    last = np.maximum.accumulate(np.where(tracks.visible, frame, -1), axis=0)
+    first = tracks.visible.argmax(0)
+    chosen = np.where(last < 0, first, last)
+    return tracks.points[chosen, np.arange(count)].transpose(1, 0, 2)
+
+
+def subsampled(tracks: Tracks, count: int) -> Tracks:
+    """At most `count` tracks, evenly spread."""
+    total = tracks.points.shape[1]
+    return tracks.only(np.isin(np.arange(total), np.linspace(0, total - 1, count).round()))
+
+
+def frechet(a: Array, b: Array) -> Array:
+    """Discrete Fréchet distance (Eiter and Mannila 1994) of all pairs of paths.
+
+    (N, F, 2) and (M, G, 2) to (N, M). Memory grows with N·M·G, because only two rows of the
+    dynamic programme are stored.
+    """
+    size = (b.shape[1], len(a), len(b))
+    row, previous_row = np.empty(size), np.empty(size)
+    for i in range(a.shape[1]):
+        previous_row, row = row, previous_row
+        x, y = (a[None, :, None, i, axis] - b.T[axis][:, None] for axis in (0, 1))
+        distance = np.sqrt(x * x + y * y)
+        for j, d in enumerate(distance):
+            predecessors = [previous_row[j]] if i else []
+            predecessors += [row[j - 1]] if j else []
+            predecessors += [previous_row[j - 1]] if i and j else []
+            row[j] = np.maximum(reduce(np.minimum, predecessors), d) if predecessors else d
+    return row[-1]
 
 
 def by_name(*metrics: Metric) -> Mapping[str, Metric]:
