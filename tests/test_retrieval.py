@@ -11,6 +11,8 @@ from recast import cli
 from recast.analysis import probe, retrieval
 from recast.analysis.retrieval import RetrievalConfig
 from recast.errors import BadCall
+from recast.media.video import Video
+from recast.shapes import world
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,44 @@ def test_the_command_prints_the_distances_of_its_json(capsys: pytest.CaptureFixt
     first, *_ = json.loads(capsys.readouterr().out)
     assert cli.main(argv) == 0
     assert f"{first['distance']:.3f} frame widths" in capsys.readouterr().out
+
+
+def test_frames_are_retrieved_from_other_clips() -> None:
+    """Three clips with two frames; the cosine is highest between the frames with equal numbers."""
+    vectors = {0: (1.0, 0.0), 1: (0.0, 1.0)}
+    features = [np.array([vectors[a], vectors[b]]) for a, b in ((0, 1), (1, 0), (1, 1))]
+    result = retrieval.retrieve_among("r", 0.5, features)
+    assert result.similarity == 1
+    # Half of the pairs of frames of two clips are equal, and half are orthogonal.
+    assert result.random == pytest.approx(0.5)
+    assert result.matches == (
+        (0, 0, 1, 1),
+        (0, 1, 1, 0),
+        (1, 0, 0, 1),
+        (1, 1, 0, 0),
+        (2, 0, 0, 1),
+        (2, 1, 0, 1),
+    )
+
+
+def test_frames_of_ones_own_clips_are_retrieved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "own"
+    for index, scene in enumerate(islice(probe.moving_scenes(8), 3)):
+        Video(world.render(scene), world.FPS).save(folder / f"{index}.mp4")
+    argv = ["analyze", "retrieve", str(folder), "--backbone", "gaussian", "--levels", "0.5"]
+    argv += ["--inversion-steps", "4", "--out", str(tmp_path / "found.png")]
+    assert cli.main([*argv, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["similarity"] > row["random"]
+    assert len(row["matches"]) == 3 * 8
+    for match in row["matches"]:
+        assert {match["clip"], match["retrieved_clip"]} < {"0.mp4", "1.mp4", "2.mp4"}
+        assert match["clip"] != match["retrieved_clip"]
+    assert (tmp_path / "found.png").is_file()
+    assert cli.main(argv) == 0
+    assert f"cosine {row['similarity']:.3f} with the retrieved" in capsys.readouterr().out
 
 
 def test_impossible_settings_are_refused():

@@ -2,10 +2,11 @@
 
 The input of the regression is the spatial marginal mean of each frame's features (SMM; DMT, Yatim
 et al., CVPR 2024, eq. 2) minus its mean over the clip. The output is the displacement of the
-subject from its mean position, and R² is measured on clips that were not used for the fit. A method
-cannot guide motion by features from which the motion cannot be predicted. The method is that of
-Alain and Bengio ("Understanding intermediate layers using linear classifier probes", 2016). This
-module refuses to know any model by name.
+subject from its mean position, and R² is measured on clips that were not used for the fit. In clips
+of the user's own the position is not known, and the displacement of the tracked points that move
+stands for it. A method cannot guide motion by features from which the motion cannot be predicted.
+The method is that of Alain and Bengio ("Understanding intermediate layers using linear classifier
+probes", 2016). This module refuses to know any model by name.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -17,14 +18,25 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from recast.analysis import own_clips
+from recast.analysis.frame_features import (
+    Features,
+    check_inversion_steps,
+    check_levels,
+    inverted,
+    noised,
+)
 from recast.backbones.base import Backbone
 from recast.errors import BadCall
 from recast.events import Event, Step, job
-from recast.feature_guidance.losses import spatial_marginal_mean
-from recast.networks.feature_hooks import Tap, record
+from recast.media.video import Video
+from recast.networks.feature_hooks import Tap
+from recast.pipeline.source_clip import to_tensor
 from recast.shapes import world
 from recast.shapes.geometry import Array
 
+MIN_CLIPS = 20
+"""Smallest number of clips for a probe."""
 _RIDGE = 1e-3  # relative to the variance of a standardised feature
 
 
@@ -33,19 +45,23 @@ class ProbeConfig:
     """Which features are probed, and on how many clips."""
 
     clips: int = 200
-    """Number of held-out clips whose subject moves; half of them are used for the test."""
+    """Number of clips: held-out clips of the shapes world whose subject moves, or the first clips
+    of a folder. Half of them are used for the test."""
     levels: tuple[float, ...] = (0.2, 0.5, 0.8)
     """Noise levels as fractions of the schedule, from 0 (clean) to 1 (noise); 0.5 is t = 500 of
     1000."""
     roles: tuple[str, ...] = ()
     """Roles to probe; by default all roles of the model."""
     seed: int = 0
-    """Seed of the noise."""
+    """Seed of the noise that is added to clips of the shapes world."""
+    inversion_steps: int = 100
+    """Number of steps of the DDIM inversion by which the clips of a folder reach the levels."""
 
     def __post_init__(self) -> None:
-        if self.clips < 20:
-            raise BadCall(f"`clips` must be at least 20 for a probe, got {self.clips}")
+        if self.clips < MIN_CLIPS:
+            raise BadCall(f"`clips` must be at least {MIN_CLIPS} for a probe, got {self.clips}")
         check_levels(self.levels)
+        check_inversion_steps(self.inversion_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,74 +82,56 @@ def probe(backbone: Backbone, config: ProbeConfig) -> Generator[Event, None, lis
     Raises `UnknownName` for a role that the model does not have.
     """
     taps = _taps_by_role(backbone, config.roles)
-    distinct_taps = tuple(dict.fromkeys(taps.values()))
     features, targets = Features(), list[Array]()
     for index, scene in enumerate(islice(moving_scenes(backbone.defaults.frames), config.clips)):
-        features.read(backbone, scene, distinct_taps, config.levels, config.seed + index)
+        x0 = backbone.encode(video_of(scene, backbone))
+        states = noised(backbone, x0, config.levels, config.seed + index)
+        features.read(backbone, _distinct(taps), states, len(scene.centre))
         targets.append(_centred(scene.centre))
         yield Step(stage="probe", index=index + 1, total=config.clips)
+    return _rows(taps, features, targets, len(config.levels))
+
+
+@job
+def probe_clips(
+    backbone: Backbone, clips: Sequence[Video], config: ProbeConfig
+) -> Generator[Event, None, list[Row]]:
+    """Probe a model on fitted clips, which are inverted and not noised. The result is a list of
+    `Row`, as in `probe`.
+
+    Raises `BadCall` for clips without motion, and `UnknownName` as `probe` does.
+    """
+    taps = _taps_by_role(backbone, config.roles)
+    yield from own_clips.notes(clips)
+    targets = [_centred(own_clips.displacement(clip.frames)) for clip in clips]
+    if not all(np.any(part) for part in (targets[::2], targets[1::2])):
+        raise BadCall(
+            "no tracked point moves in half of the clips, so there is no motion to predict; choose "
+            "clips with more motion"
+        )
+    features = Features()
+    for index, clip in enumerate(clips):
+        states = inverted(
+            backbone, backbone.encode(to_tensor(clip)), config.levels, config.inversion_steps
+        )
+        features.read(backbone, _distinct(taps), states, len(clip))
+        yield Step(stage="probe", index=index + 1, total=len(clips))
+    return _rows(taps, features, targets, len(config.levels))
+
+
+def _rows(
+    taps: Mapping[str, Tap], features: Features, targets: list[Array], levels: int
+) -> list[Row]:
     rows = []
     for role, tap in taps.items():
-        by_level = (features.of(tap.path, index) for index in range(len(config.levels)))
+        by_level = (features.of(tap.path, index) for index in range(levels))
         r2 = (held_out_r2(list(map(_centred, clips)), targets) for clips in by_level)
         rows.append(Row(role, tuple(r2)))
     return rows
 
 
-class Features:
-    """The spatial marginal means (F, C) of clips, for each tapped layer and noise level."""
-
-    def __init__(self) -> None:
-        self._by_tap_and_level: dict[tuple[str, int], list[Array]] = {}
-
-    def read(
-        self,
-        backbone: Backbone,
-        scene: world.Scene,
-        taps: tuple[Tap, ...],
-        levels: Sequence[float],
-        seed: int,
-    ) -> None:
-        """Add the features of one clip, noised to each level, under an empty prompt."""
-        denoise = backbone.denoiser(backbone.encode_text([""]))
-        generator = torch.Generator().manual_seed(seed)
-        video = _video(scene, backbone)
-        x0, spans = backbone.encode(video), backbone.latent_frame_spans(video.shape[2])
-        grid = backbone.schedule.sized(x0.shape).grid(100)
-        for index, level in enumerate(levels):
-            t = grid[round((1 - level) * 100)]
-            eps = torch.randn(x0.shape, generator=generator).to(x0.device)
-            with (
-                torch.no_grad(),
-                record(backbone.network, taps, x0.shape[2], stop=True) as recorded,
-            ):
-                denoise(backbone.schedule.noised(x0, eps, t), t)
-            for path, features in recorded.items():
-                smm = spatial_marginal_mean(features.float())[0].cpu().double().numpy()
-                clips = self._by_tap_and_level.setdefault((path, index), [])
-                clips.append(by_frame(smm, spans))
-
-    def of(self, path: str, level_index: int) -> list[Array]:
-        """The features (F, C) of all clips at one layer and one level."""
-        return self._by_tap_and_level[path, level_index]
-
-
-def by_frame(features: Array, spans: Sequence[slice]) -> Array:
-    """Features (f, C) of a layer, repeated for each frame of the clip, (F, C).
-
-    `spans` has one slice of frames for each latent frame. If the layer has fewer frames than the
-    latents, consecutive latent frames share one feature.
-    """
-    frames = np.empty((spans[-1].stop, features.shape[1]))
-    for index, span in enumerate(spans):
-        frames[span] = features[index * len(features) // len(spans)]
-    return frames
-
-
-def check_levels(levels: tuple[float, ...]) -> None:
-    """Raise `BadCall` unless there is a level and all of them are between 0 and 1."""
-    if not levels or not all(0 <= level <= 1 for level in levels):
-        raise BadCall(f"`levels` must be numbers between 0 and 1, got {levels}")
+def _distinct(taps: Mapping[str, Tap]) -> tuple[Tap, ...]:
+    return tuple(dict.fromkeys(taps.values()))
 
 
 def moving_scenes(frames: int) -> Iterator[world.Scene]:
@@ -157,7 +155,8 @@ def _taps_by_role(backbone: Backbone, roles: tuple[str, ...]) -> Mapping[str, Ta
     return {role: tap for tap, role in first_role.items()}
 
 
-def _video(scene: world.Scene, backbone: Backbone) -> Tensor:
+def video_of(scene: world.Scene, backbone: Backbone) -> Tensor:
+    """The rendered scene at the model's own size, (1, 3, F, H, W) in [-1, 1]."""
     size = min(backbone.defaults.height, backbone.defaults.width)
     frames = torch.from_numpy(world.render(scene, size)).float() / 127.5 - 1
     return rearrange(frames, "f h w c -> 1 c f h w")

@@ -1,10 +1,12 @@
 """Warping error: how much a result flickers.
 
-From Lai et al. ("Learning Blind Video Temporal Consistency", ECCV 2018, eq. 9): the mean squared
+From Lai et al. ("Learning Blind Video Temporal Consistency", ECCV 2018): the mean squared
 difference between a frame and the next frame, after the next one is warped back along the optical
 flow, over the pixels that are not occluded. Occlusions are found where forward and backward flow
-disagree (Sundaram et al., ECCV 2010, eq. 5). The flow is that of OpenCV's DIS, where the paper uses
-FlowNet 2. A clip that stands still has the error 0, so the value says nothing about motion.
+disagree (Sundaram et al., ECCV 2010, eq. 5). The released script takes the flow of the source from
+FlowNet 2; here it is the flow of the result itself, because a result need not move where its source
+does, and it is that of OpenCV's DIS (Kroeger et al., ECCV 2016). A clip that stands still has the
+error 0, so the value says nothing about motion.
 """
 
 from itertools import pairwise
@@ -33,10 +35,11 @@ def warping_error(frames: NDArray[np.uint8]) -> float | NoValue:
 
 
 def _error(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float | None:
-    """Eq. 9 for two frames; None if all pixels are occluded."""
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after)]
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    forward, backward = method.calc(*grey, None), method.calc(*grey[::-1], None)
+    """The error of two frames; None if all pixels are occluded."""
+    grey = [
+        np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in (before, after)
+    ]
+    forward, backward = _flow(*grey), _flow(*grey[::-1])
     height, width = grey[0].shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = x + forward[..., 0], y + forward[..., 1]
@@ -48,6 +51,12 @@ def _error(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float | None:
     warped = cv2.remap(after, x, y, cv2.INTER_LINEAR)
     squared = ((before.astype(np.float64) - warped) / 255) ** 2
     return float(squared[visible].mean()) if visible.any() else None
+
+
+def _flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The flow (H, W, 2) from one grey frame (H, W) to the next."""
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return np.asarray(method.calc(before, after, np.zeros((*before.shape, 2), np.float32)))
 
 
 def _score(inputs: MetricInput) -> float | NoValue:
