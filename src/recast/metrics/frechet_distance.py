@@ -30,7 +30,7 @@ def distance(a: Tracks, b: Tracks, side: float) -> float | NoValue:
     nearest = []
     for clip, other in ((a, b), (b, a)):
         tracks = subsampled(moving(clip, side), MAX_TRACKS)
-        candidates = subsampled(other.only(np.asarray(other.visible.any(0))), 4 * MAX_TRACKS)
+        candidates = subsampled(other.only(np.asarray(other.visible.any(0))), MAX_TRACKS)
         if not candidates.points.shape[1]:
             return NoValue("no point of one of the clips is visible")
         if tracks.points.shape[1]:
