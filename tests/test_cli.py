@@ -392,6 +392,10 @@ def test_a_motion_needs_random_noise_for_other_numbers_of_frames(call: Call, bal
         (["transfer", "IMAGE", "x", "--backbone", "nowhere"], "image has only one frame"),
         (["learn", "IMAGE", "--backbone", "nowhere"], "image has only one frame"),
         (
+            ["transfer", "CLIP", "x", "--backbone", "nowhere", "--start", "1.9"],
+            "ball.mp4 has only one frame from 1.9 s on",
+        ),
+        (
             ["transfer", "CLIP", "x", "--backbone", "nowhere", "--fps", "0.1"],
             "ball.mp4 has only one frame at 0.1 fps; a clip needs",
         ),

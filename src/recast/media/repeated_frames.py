@@ -15,8 +15,9 @@ from recast.media.frame_source import Pixels
 
 NOISE = 3.0
 """Largest difference of two frames that can be coding noise, in grey levels of 255. At crf 28 of
-x264, repeated frames differ by up to 1.8, the frames of a noisy still clip by up to 2.7, and
-consecutive frames of real clips by 11 and more (benchmarks/repeated_frames.py)."""
+x264, repeated frames differ by up to 1.8, the frames of a still clip with sensor noise of 6 levels
+by up to 2.7, and consecutive frames of four real clips by 11 and more
+(benchmarks/repeated_frames.py)."""
 _RATIO = 2.5
 """A repeat differs from the previous frame by this factor less than the steps around it."""
 _LONGEST_RUN = 4
