@@ -128,14 +128,13 @@ def _rendered(count: int) -> Iterator[tuple[Pixels, Tracks]]:
 
 
 def _read(folder: Path) -> Iterator[tuple[Pixels, None]]:
-    """The first 32 frames of each video that has as many, at 256 pixels of height."""
+    """The first 32 frames of each video that has as many, at 384x256 pixels."""
     for path in sorted(folder.glob("*.mp4")):
         clip = video.read(path)
         if len(clip) < 2 * FRAMES:
             print(f"{path.name} is left out: it has {len(clip)} frames, and 32 are needed")
             continue
-        width = 2 * round(128 * clip.width / clip.height)
-        yield video.fit(clip, 256, width).frames[: 2 * FRAMES], None
+        yield video.fit(clip, 256, 384).frames[: 2 * FRAMES], None
 
 
 if __name__ == "__main__":
