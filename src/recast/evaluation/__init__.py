@@ -2,7 +2,8 @@
 
 The room owns the alignment of two clips, masks, files of tracks, the tracker, CLIP and LPIPS that
 metrics read, and what a run's manifest says about a result. It refuses to know how a result was
-generated and holds no formula of a metric. Begin with `evaluate.py`, then read `alignment.py` and `trackers.py`.
+generated and holds no formula of a metric. Begin with `evaluate.py`, then read `alignment.py` and
+`trackers.py`.
 """
 
 from recast.evaluation.alignment import Mask, align, read_mask
