@@ -90,6 +90,13 @@ def test_the_frechet_distance_is_that_of_the_nearest_paths():
     assert frechet_distance.distance(line(((12, 20), (28, 20))), STILL, SIDE) == pytest.approx(8)
 
 
+def test_a_clip_with_many_tracks_has_no_frechet_distance_to_itself() -> None:
+    """Only some of the moving tracks are compared, and those are the same in both clips."""
+    still = GRID + np.zeros((FRAMES, 1, 1))
+    many = np.concatenate([line(*(((x, 8), (x + 9, 8)) for x in range(400))).points, still], 1)
+    assert frechet_distance.distance(tracks_at(many), tracks_at(many), SIDE) == 0
+
+
 def test_a_slower_motion_on_the_same_path_has_no_frechet_distance():
     path = np.array([0, 0, 0, 4, 8.0])
     slow = tracks_at(np.stack([10 + path, np.full(FRAMES, 10)], -1)[:, None])

@@ -1,7 +1,7 @@
 """Fréchet distance: how far the paths of a result are from those of the source, in the frame.
 
 The discrete Fréchet distance (Eiter and Mannila 1994) compares the shapes and positions of two
-paths and not their speeds. Each moving track is compared with its nearest counterpart in the other
+paths and not their speeds. Each moving track is compared with the nearest moving track of the other
 clip, in both directions, as in hybrid motion fidelity. Unlike motion fidelity, which compares
 directions, it sees that a subject moves somewhere else, or not as far.
 """
@@ -25,18 +25,25 @@ MAX_TRACKS = 256
 
 
 def distance(a: Tracks, b: Tracks, side: float) -> float | NoValue:
-    """Mean distance in pixels of the moving tracks of each clip from the nearest track of the
-    other. `side` is the frame's shorter side in pixels."""
-    nearest = []
-    for clip, other in ((a, b), (b, a)):
-        tracks = subsampled(moving(clip, side), MAX_TRACKS)
-        candidates = subsampled(other.only(np.asarray(other.visible.any(0))), MAX_TRACKS)
-        if not candidates.points.shape[1]:
-            return NoValue("no point of one of the clips is visible")
-        if tracks.points.shape[1]:
-            nearest.append(frechet(filled_paths(tracks), filled_paths(candidates)).min(1).mean())
-    if not nearest:
+    """Mean distance in pixels of the moving tracks of each clip from the nearest moving track of
+    the other, or from the nearest point if nothing moves there. `side` is the frame's shorter side
+    in pixels."""
+    everything = [tracks.only(np.asarray(tracks.visible.any(0))) for tracks in (a, b)]
+    if not all(tracks.points.shape[1] for tracks in everything):
+        return NoValue("no point of one of the clips is visible")
+    movers = [moving(tracks, side) for tracks in everything]
+    if not any(tracks.points.shape[1] for tracks in movers):
         return NoValue("no point moves in either clip")
+    paths = [
+        filled_paths(subsampled(chosen if chosen.points.shape[1] else whole, MAX_TRACKS))
+        for chosen, whole in zip(movers, everything, strict=True)
+    ]
+    distances = frechet(*paths)
+    nearest = [
+        distances.min(axis).mean()
+        for axis, chosen in zip((1, 0), movers, strict=True)
+        if chosen.points.shape[1]
+    ]
     return float(sum(nearest) / len(nearest))
 
 
