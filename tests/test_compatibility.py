@@ -9,8 +9,10 @@ import pytest
 import recast
 from recast import cli
 from recast.backbones import gaussian
+from recast.backbones.base import Settings
 from recast.evaluation import read_result
 from recast.media import video
+from recast.methods import dmt
 from recast.motions.motion import Motion
 from recast.pipeline import manifest
 from recast.pipeline.method_presets import config_of_motion
@@ -39,7 +41,8 @@ def test_an_old_motion_file_makes_the_same_clip() -> None:
 def test_the_command_line_writes_the_same_manifest_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same call as then writes the same values, except those of the day and the machine."""
+    """The same call as then writes the same values, except those of the day and the machine.
+    Settings that did not exist then have their defaults."""
     shutil.copy(MOTION, tmp_path / "motion.safetensors")
     monkeypatch.chdir(tmp_path)
     line = ["transfer", "motion.safetensors", "a square", "--backbone", "gaussian", "--out", "run"]
@@ -52,6 +55,10 @@ def test_the_command_line_writes_the_same_manifest_as_before(
     assert now.keys() == before.keys()
     for key in ("versions", "timings", "loss_per_step", "hashes", "notes"):
         assert type(now.pop(key)) is type(before.pop(key))
+    for part, defaults in (("config", dmt.Config()), ("settings", Settings())):
+        own = now["config"][part]
+        for name in own.keys() - before["config"][part].keys():
+            assert own.pop(name) == getattr(defaults, name)
     assert now == before
     assert now["format"] == manifest.FORMAT
 

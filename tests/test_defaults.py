@@ -99,8 +99,9 @@ def test_the_command_line_uses_the_default_method_unless_a_motion_file_is_given(
 
 
 def measured_presets() -> set[tuple[str, str, str]]:
-    """Model, method and preset of every row of the committed benchmarks that ran a whole preset. A
-    variant METHOD ran the preset that was the default at the time."""
+    """Model, method and preset of every row of the committed benchmarks that ran a whole preset,
+    with the sampling settings that it names. A variant METHOD ran the preset that was the default
+    at the time."""
     found = set()
     for path in RESULTS.glob("*.parquet"):
         for row in read_table(path).to_pylist():
@@ -108,8 +109,14 @@ def measured_presets() -> set[tuple[str, str, str]]:
             # The names of a grid have a space there: "dmt: lr 0.04".
             is_whole = method == row["method"] and not preset.startswith(" ")
             if is_whole and not row["error"] and row["backbone"]:
-                default = MEASURED[row["backbone"]][method][0]
-                found.add((row["backbone"], method, preset or default))
+                preset = preset or MEASURED[row["backbone"]][method][0]
+                config = method_presets.preset(method, preset)
+                named = method_presets.configure(method, config).sampling_defaults
+                if named.steps in (None, row["steps"]) and named.guidance_scale in (
+                    None,
+                    row["guidance_scale"],
+                ):
+                    found.add((row["backbone"], method, preset))
     return found
 
 

@@ -190,6 +190,8 @@ def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> 
 
 def test_the_paper_preset_has_the_papers_numbers() -> None:
     assert PRESETS["paper"] == Config(
+        steps=50,
+        guidance_scale=7.0,
         queries="queries20",
         keys="keys20",
         temperature=2,

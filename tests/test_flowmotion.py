@@ -209,6 +209,7 @@ def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> 
 
 def test_the_paper_preset_has_the_papers_numbers() -> None:
     assert PRESETS["paper"] == Config(
+        steps=50,
         guided=10 / 50,
         inner_steps=3,
         lr=0.003,

@@ -172,3 +172,4 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
     paper = PRESETS["paper"]
     assert (paper.channels, paper.guided, paper.inner_steps) == (0.04, 10 / 50, 5)
     assert (paper.lr, paper.lr_end) == (0.002, 0.001)
+    assert (paper.steps, paper.guidance_scale) == (50, 7.0)

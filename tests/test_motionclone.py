@@ -152,6 +152,7 @@ def test_the_loss_is_the_sum_of_the_mean_errors_of_the_taps() -> None:
 def test_the_paper_preset_has_the_authors_numbers() -> None:
     """Of configs/t2v_object.yaml in their code: weight 2000, noise level 400 of 1000, one entry."""
     paper = PRESETS["paper"]
+    assert (paper.steps, paper.guidance_scale) == (300, 7.5)
     assert (paper.weight, paper.level, paper.top, paper.guided) == (2000.0, 0.4, 1, 0.4)
     assert paper.prompt_suffix.startswith(", 8k, high detailed")
     assert PRESETS["reference"].prompt_suffix == ""

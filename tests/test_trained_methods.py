@@ -314,10 +314,18 @@ def test_the_presets_of_motion_inversion_have_the_numbers_of_its_appendix() -> N
         assert (config.lr, config.weight_decay, config.spatial_lr) == (5e-2, 1e-2, 5e-4)
         assert (config.initial_noise, config.noise_share) == ("blended", 0.5)
         assert config.difference
+        assert (config.steps, config.guidance_scale) == (50, 10.0)
     assert [presets[n].iterations for n in ("object", "hybrid")] == [800, 800]
     assert 100 <= presets["camera"].iterations <= 300
     assert (presets["camera"].objective, presets["camera"].gamma) == ("debiased", 0)
     assert (presets["hybrid"].objective, presets["object"].places) == ("hybrid", 5)
+
+
+def test_the_reference_of_motion_inversion_has_the_released_training_and_inference() -> None:
+    reference = motion_inversion.PRESETS["reference"]
+    assert (reference.lr, reference.iterations, reference.places) == (2e-2, 400, 5)
+    assert (reference.objective, reference.noise_share) == ("mse", 0.5)
+    assert (reference.steps, reference.guidance_scale) == (30, 12.0)
 
 
 def test_gamma_and_difference_do_not_change_learning() -> None:
@@ -382,9 +390,12 @@ def test_the_reference_presets_have_the_numbers_of_the_released_configs() -> Non
     assert (one.objective, one.initial_noise) == ("vmc_released", "inverted")
     two = motiondirector.PRESETS["reference"]
     assert (two.lr, two.iterations, two.rank, two.noise_share) == (5e-4, 150, 32, 0.5)
+    sampled = [(config.steps, config.guidance_scale) for config in (one, two)]
+    assert sampled == [(75, 9.0), (30, 12.0)]
     three = tune_a_video.PRESETS["reference"]
     assert (three.lr, three.iterations, three.clip_gradient) == (3e-5, 500, 1.0)
     assert (three.objective, three.inversion_steps) == ("mse", 50)
+    assert (three.steps, three.guidance_scale) == (50, 12.5)
 
 
 def test_the_losses_are_those_of_the_objective() -> None:

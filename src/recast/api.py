@@ -91,10 +91,10 @@ def transfer(
     """Make a new clip with a motion. The `notes` of the clip say what the user should know.
 
     By default, `config` and `steps` are those with which the motion was learned, and
-    `guidance_scale` is that of the model. `mask` is for methods that take one: it is true where the
-    result may differ from the source, (F, H, W) in pixels of the fitted clip; or it is a text as
-    for `recast transfer --mask`. `frames` is a number of frames other than that of the motion, for
-    methods that can stretch it. Raises `RecastError`.
+    `guidance_scale` is that of the config if it names one, or else that of the model. `mask` is for
+    methods that take one: it is true where the result may differ from the source, (F, H, W) in
+    pixels of the fitted clip; or it is a text as for `recast transfer --mask`. `frames` is a number
+    of frames other than that of the motion, for methods that can stretch it. Raises `RecastError`.
     """
     draw = Draw(
         seed=seed, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt

@@ -238,14 +238,15 @@ class _VariantWorker:
             "clip_model": task.tools.clip,
         }
         if variant.needs_model:
-            own = self.backbone.defaults
-            scale = variant.guidance_scale
+            draw = Draw(steps=variant.steps, guidance_scale=variant.guidance_scale)
+            method = method_presets.configure(variant.method, variant.config)
+            sampling = stages.resolve_sampling(draw, self.backbone, method)
             row |= {
                 "config": json.dumps(manifest.plain(variant.config)),
                 "fingerprint": self.backbone.fingerprint,
                 "device": str(self.backbone.device),
-                "steps": variant.steps or own.steps,
-                "guidance_scale": own.guidance_scale if scale is None else scale,
+                "steps": sampling.steps,
+                "guidance_scale": sampling.guidance_scale,
             }
             if variant.mask is not None:
                 row["mask"] = variant.mask

@@ -11,6 +11,7 @@ import tyro
 from recast.cli import flags
 from recast.cli.console import complain, say, show
 from recast.media.video import Video
+from recast.motions.method import SamplingDefaults
 from recast.motions.motion import Motion
 from recast.pipeline import manifest, method_presets, output_folder, recipes, run
 from recast.pipeline.config import DEFAULT_BACKBONE, LearnConfig, RunConfig
@@ -132,6 +133,15 @@ def _run(
     return output
 
 
+def _sampling_of(defaults: SamplingDefaults) -> str:
+    """A sentence about the sampling settings that the chosen preset names; empty if there are
+    none."""
+    named = [f"{defaults.steps} steps"] if defaults.steps is not None else []
+    if defaults.guidance_scale is not None:
+        named.append(f"a guidance scale of {defaults.guidance_scale:g}")
+    return f" The chosen preset samples with {' and '.join(named)}." if named else ""
+
+
 def _parse(default: Any, argv: list[str], command: str, about: str) -> Any:
     """A `_Transfer` or `_Learn` from the flags, in which the method's settings are flags too.
 
@@ -144,6 +154,7 @@ def _parse(default: Any, argv: list[str], command: str, about: str) -> Any:
     start = dataclasses.replace(default, run=dataclasses.replace(default.run, config=visible))
     method = default.run.method
     about = f"{about} Presets of {method}: {', '.join(method_presets.presets(method))}."
+    about += _sampling_of(method_presets.configure(method, config).sampling_defaults)
     parsed = flags.parse(type(default)[kind], start, argv, command, about)
     restored = flags.restored(parsed.run.config, type(config))
     preset = flags.value_of("--preset", argv)

@@ -28,7 +28,7 @@ from recast.finetuning.objectives import TrainingObjective
 from recast.finetuning.parameters import adapter_tensors, learned_parameters
 from recast.finetuning.training_config import TrainingConfig
 from recast.finetuning.training_loop import train_with_checkpoints
-from recast.motions.method import MotionMethod, Sampling
+from recast.motions.method import SAMPLING_SETTINGS, MotionMethod, Sampling
 from recast.motions.motion import Motion
 from recast.networks.adapters import Adapter, LoRA, check_no_adapters, weighted_sum
 
@@ -50,7 +50,8 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
     transformer_role: ClassVar[str]
     """The role of the transformers that the adapter changes."""
     transfer_settings: ClassVar[frozenset[str]] = frozenset(
-        {"initial_noise", "noise_share", "low_pass_factor", "strength", "checkpoint_every"}
+        SAMPLING_SETTINGS
+        | {"initial_noise", "noise_share", "low_pass_factor", "strength", "checkpoint_every"}
     )
     """Settings that do not change what is learned."""
     tensor_scales: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -246,7 +247,7 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
             config=self.config,
             tensor_scales=self.tensor_scales,
             common_settings=self.transfer_settings
-            - {"checkpoint_every", "strength", *self.tensor_scales},
+            - {"checkpoint_every", "strength", *SAMPLING_SETTINGS, *self.tensor_scales},
         ).mix(motions, weights)
 
 

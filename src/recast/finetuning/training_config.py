@@ -11,6 +11,7 @@ from typing import Literal
 
 from recast.diffusion import initial_noise
 from recast.motions.method import (
+    SamplingDefaults,
     check_above_zero,
     check_at_least,
     check_fraction,
@@ -22,7 +23,7 @@ ObjectiveWithoutLoRA = Literal["mse", "vmc", "vmc_released", "debiased"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingConfig:
+class TrainingConfig(SamplingDefaults):
     """How an adapter is trained, and how clips are sampled with it."""
 
     iterations: int = 400
@@ -62,6 +63,7 @@ class TrainingConfig:
     motion."""
 
     def __post_init__(self) -> None:
+        SamplingDefaults.__post_init__(self)
         check_at_least(
             self, 1, "iterations", "checkpoint_every", "inversion_steps", "low_pass_factor"
         )

@@ -12,8 +12,7 @@ The second form (section 4.3, ρ_t) optimises the position embeddings in place o
 clip of the source prompt is sampled. A transfer with any prompt uses the same embeddings at the
 same levels, without optimisation (section 5.3). The optimisation at a level starts from the result
 of the previous level. Both passes of classifier-free guidance use the optimised embeddings; passes
-of the noised source do not. As in the authors' code, rotary embeddings are optimised as tables of
-cosines and sines. That code has one table for queries and one for keys; here both use one table.
+of the noised source do not. Rotary embeddings are optimised as tables of cosines and sines.
 
 The method is made for transformers, whose attention covers all frames. A UNet's queries and keys
 attend within a frame; this method nevertheless compares them across frames.
@@ -55,8 +54,10 @@ from recast.feature_guidance.levels import (
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.feature_guidance.taps import read_features, select_taps, tap_pairs
 from recast.motions.method import (
+    SAMPLING_SETTINGS,
     MotionMethod,
     Sampling,
+    SamplingDefaults,
     check_above_zero,
     check_fraction,
     check_setting,
@@ -66,7 +67,7 @@ from recast.networks.feature_hooks import Tap, added, as_grid, override
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(SamplingDefaults):
     """DiTFlow's settings."""
 
     optimised: Literal["latents", "positions"] = "latents"
@@ -98,6 +99,7 @@ class Config:
     """Indices of the layers of the injected roles, counted from 0. An empty list selects all."""
 
     def __post_init__(self) -> None:
+        SamplingDefaults.__post_init__(self)
         check_above_zero(self, "temperature")
         check_fraction(self, "level")
         check_inner_optimisation(self)
@@ -105,17 +107,16 @@ class Config:
             check_setting("guided", self.guided, self.guided > 0, "above 0 to learn positions")
 
 
+_SAMPLED = Config(steps=50, guidance_scale=7.0)
+# The paper has all numbers. For CogVideoX-5B it guides block 20 of 42, and injects block 0.
+_5B = replace(_SAMPLED, queries="queries20", keys="keys20", injected=("keys0", "values0"))
 PRESETS = {
-    # The paper has all numbers. For CogVideoX-5B it guides block 20 of 42, and injects block 0.
-    "paper": Config(queries="queries20", keys="keys20", injected=("keys0", "values0")),
+    "paper": _5B,
     # For CogVideoX-2B the paper guides block 15 of 30.
-    "paper-2b": Config(queries="queries15", keys="keys15", injected=("keys0", "values0")),
-    "positions": Config(
-        optimised="positions", queries="queries20", keys="keys20", injected=("keys0", "values0")
-    ),
-    # The paper's numbers with roles that every model has, for models that the paper does not use:
-    # the middle block of a transformer, or the decoder of a UNet. Nothing is injected. Unmeasured.
-    "generic": Config(),
+    "paper-2b": replace(_5B, queries="queries15", keys="keys15"),
+    "positions": replace(_5B, optimised="positions"),
+    # For other models: roles that every model has, and nothing is injected. Unmeasured.
+    "generic": _SAMPLED,
     "shapes": Config(guided=0.6, inner_steps=10, lr=0.04, lr_end=0.02),
 }
 _POSITIONS = "positions"
@@ -162,7 +163,7 @@ def moving_mse(displacements: Tensor, source: Tensor) -> Tensor:
 @final
 class Method(MotionMethod[Config]):
     """Guide a sample by attention motion flow. A motion serves any prompt. Displacements also serve
-    any number of steps; position embeddings need the number with which they were learned."""
+    any number of steps; position embeddings need that with which they were learned."""
 
     name = "ditflow"
 
@@ -177,7 +178,7 @@ class Method(MotionMethod[Config]):
         return self.config.optimised == "positions"
 
     def cache_key_settings(self) -> Mapping[str, Any]:
-        all_settings = [field.name for field in fields(self.config)]
+        all_settings = [f.name for f in fields(self.config) if f.name not in SAMPLING_SETTINGS]
         return self.settings_as_json(all_settings if self.learns_by_sampling else _LEARNED)
 
     @job
@@ -199,8 +200,7 @@ class Method(MotionMethod[Config]):
         flows = self.flows(backbone, plain, noised_source(backbone, x, t), t, strongest=True)
         if self.learns_by_sampling:
             return (yield from self._learn_positions(backbone, x, flows, prompt, sampling))
-        tensors = {f"{number}/flow": flow for number, flow in enumerate(flows)}
-        tensors["latents"] = x[0]
+        tensors = {f"{n}/flow": flow for n, flow in enumerate(flows)} | {"latents": x[0]}
         return self.build_motion(backbone, tensors, prompt, sampling, [float(t)])
 
     def _learn_positions(
@@ -221,7 +221,7 @@ class Method(MotionMethod[Config]):
             )
         x = randn(tuple(source.shape), torch.Generator().manual_seed(0), backbone.device)
         guidance = _Guidance(self, backbone, prompt, source, x, sampling)
-        denoise = backbone.cfg_denoiser(prompt, "", backbone.defaults.guidance_scale)
+        denoise = backbone.cfg_denoiser(prompt, "", self.learning_scale(backbone))
         yield from sample_with_events(
             backbone,
             guidance.with_injection(denoise),

@@ -34,12 +34,18 @@ from recast.feature_guidance.latent_guidance import name_level_in_errors
 from recast.feature_guidance.levels import count_steps, guided_times
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.motions.latents_method import LatentsMethod
-from recast.motions.method import Sampling, check_above_zero, check_at_least, check_fraction
+from recast.motions.method import (
+    Sampling,
+    SamplingDefaults,
+    check_above_zero,
+    check_at_least,
+    check_fraction,
+)
 from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(SamplingDefaults):
     """FlowMotion's settings."""
 
     guided: float = 0.2
@@ -62,6 +68,7 @@ class Config:
     previous velocities. 1 leaves the velocity unchanged."""
 
     def __post_init__(self) -> None:
+        SamplingDefaults.__post_init__(self)
         check_fraction(self, "guided")
         check_at_least(self, 1, "inner_steps")
         check_above_zero(self, "lr")
@@ -70,8 +77,8 @@ class Config:
 
 PRESETS = {
     # The paper. The authors' code is not public in full: only its loss is known to differ.
-    "paper": Config(),
-    "reference": Config(differences="absolute"),
+    "paper": Config(steps=50),
+    "reference": Config(differences="absolute", steps=50),
     "shapes": Config(guided=0.4, lr=0.05),
 }
 

@@ -27,11 +27,11 @@ from recast.feature_guidance.feature_matching import (
     FeatureMatchingMethod,
     check_feature_matching,
 )
-from recast.motions.method import check_setting
+from recast.motions.method import SamplingDefaults, check_setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(SamplingDefaults):
     """MOFT's settings."""
 
     taps: tuple[str, ...] = ("motion",)
@@ -55,14 +55,15 @@ class Config:
     """Approximate number of inversion steps. The inversion visits every sampling level."""
 
     def __post_init__(self) -> None:
+        SamplingDefaults.__post_init__(self)
         check_feature_matching(self)
         check_setting("channels", self.channels, 0 < self.channels <= 1, "above 0 and at most 1")
 
 
 PRESETS = {
     # The numbers of the paper of DiTFlow, whose authors compare with MOFT: 4 % of the channels, 5
-    # steps at each of the noisiest 10 of 50 levels.
-    "paper": Config(),
+    # steps at each of the noisiest 10 of 50 levels, and a guidance scale of 7.
+    "paper": Config(steps=50, guidance_scale=7.0),
     "shapes": Config(
         channels=0.25,
         guided=0.6,

@@ -63,13 +63,15 @@ class Config(TrainingConfig):
 PRESETS = {
     # The paper's appendix, which is more complete than the released config: embeddings in all
     # transformers of encoder and decoder, and 800 iterations in all of its comparisons.
-    "paper": Config(),
+    "paper": Config(steps=50, guidance_scale=10.0),
     # What the appendix says about kinds of motion. It names no objective for the motion of objects
     # alone, nor for objects and camera together.
-    "object": Config(places=5),
-    "camera": Config(iterations=300, objective="debiased", gamma=0.0),
-    "hybrid": Config(objective="hybrid"),
-    "reference": Config(iterations=400, lr=2e-2, places=5),
+    "object": Config(places=5, steps=50, guidance_scale=10.0),
+    "camera": Config(
+        iterations=300, objective="debiased", gamma=0.0, steps=50, guidance_scale=10.0
+    ),
+    "hybrid": Config(objective="hybrid", steps=50, guidance_scale=10.0),
+    "reference": Config(iterations=400, lr=2e-2, places=5, steps=30, guidance_scale=12.0),
     "shapes": Config(iterations=150, inversion_steps=1),
 }
 

@@ -43,6 +43,7 @@ from recast.feature_guidance.taps import read_features, tap_pairs
 from recast.motions.method import (
     MotionMethod,
     Sampling,
+    SamplingDefaults,
     check_at_least,
     check_fraction,
     check_setting,
@@ -51,7 +52,7 @@ from recast.motions.motion import Motion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(SamplingDefaults):
     """MotionClone's settings."""
 
     queries: str = "temporal_queries"
@@ -81,6 +82,7 @@ class Config:
     """The negative prompt that is used if the call gives none."""
 
     def __post_init__(self) -> None:
+        SamplingDefaults.__post_init__(self)
         check_fraction(self, "level", "guided")
         check_at_least(self, 1, "top")
         check_at_least(self, 0, "weight", "more_guidance")
@@ -95,11 +97,15 @@ _NEGATIVE = (
 PRESETS = {
     # The paper, with the prompts of the authors' config.
     "paper": Config(
+        steps=300,
+        guidance_scale=7.5,
         prompt_suffix=", 8k, high detailed, best quality, film grain, Fujifilm XT3",
         negative_prompt=_NEGATIVE,
     ),
     # The authors' config misspells the key of the suffix, so their code does not use it.
-    "reference": Config(more_guidance=1.0, negative_prompt=_NEGATIVE),
+    "reference": Config(
+        steps=300, guidance_scale=7.5, more_guidance=1.0, negative_prompt=_NEGATIVE
+    ),
     # The shapes model has few positions, so a weight of 2000 oversteps the minimum of the loss.
     # With a weight of 60 the model does not follow a path reliably (docs/log/methods.md).
     "shapes": Config(weight=60.0, guided=0.8, ramp=0.1),

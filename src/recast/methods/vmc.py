@@ -46,8 +46,8 @@ class Config(TrainingConfig):
 PRESETS = {
     # The numbers of the released configs with the objective of the paper. "reference" has the
     # objective of the released code.
-    "paper": Config(inversion_steps=75),
-    "reference": Config(objective="vmc_released", inversion_steps=75),
+    "paper": Config(inversion_steps=75, steps=75, guidance_scale=9.0),
+    "reference": Config(objective="vmc_released", inversion_steps=75, steps=75, guidance_scale=9.0),
     "shapes": Config(iterations=150, lr=1e-3, inversion_steps=1),
 }
 

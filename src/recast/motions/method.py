@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 from torch import Tensor
@@ -34,6 +34,30 @@ class Sampling:
     negative_prompt: str = ""
     seed: int = 0
     """Seed of the random numbers of a transfer, at least 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingDefaults:
+    """The sampling settings that a preset names because its source names them. A method's config
+    inherits from this class. Raises `BadCall` for a value out of range."""
+
+    steps: int | None = None
+    """Number of sampling steps if neither the call nor the motion gives one. By default it is the
+    model's own number."""
+    guidance_scale: float | None = None
+    """Scale of classifier-free guidance if the call gives none. By default it is the model's own
+    scale."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            check_at_least(self, 1, "steps")
+        if self.guidance_scale is not None:
+            check_setting("guidance_scale", self.guidance_scale, True, "a finite number")
+
+
+SAMPLING_SETTINGS = frozenset(field.name for field in fields(SamplingDefaults))
+"""The names of the sampling settings that a config may hold. They do not change what is learned,
+except the guidance scale for a method that learns by sampling."""
 
 
 def check_setting(name: str, value: float, valid: bool, rule: str) -> None:
@@ -88,6 +112,12 @@ class MotionMethod(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
+    @final
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """The sampling settings that the config names."""
+        return self.config if isinstance(self.config, SamplingDefaults) else SamplingDefaults()
+
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles that a backbone must have for this method and its config."""
@@ -95,9 +125,15 @@ class MotionMethod(ABC, Generic[C]):
 
     @property
     def learns_by_sampling(self) -> bool:
-        """Whether `learn` samples a clip of the source prompt. It then uses the default guidance
-        scale of the model."""
+        """Whether `learn` samples a clip of the source prompt. It then uses `learning_scale`."""
         return False
+
+    @final
+    def learning_scale(self, backbone: Backbone) -> float:
+        """The guidance scale of a `learn` that samples: that of the config, or else that of the
+        model. That of the call is for the transfer alone."""
+        scale = self.sampling_defaults.guidance_scale
+        return backbone.defaults.guidance_scale if scale is None else scale
 
     def format_prompts(self, prompt: str, negative_prompt: str) -> tuple[str, str]:
         """The prompt and the negative prompt that `transfer` gives to the model."""

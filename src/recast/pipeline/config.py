@@ -31,10 +31,11 @@ class Draw:
     """Number of results. They have consecutive seeds, and each is in a folder of its own."""
     steps: int | None = None
     """Number of sampling steps. By default it is the number that the motion was learned for, or for
-    a clip the model's own number."""
+    a clip that of the preset if it names one, or else the model's own number."""
     guidance_scale: float | None = None
     """Scale of classifier-free guidance: how strongly the result follows the prompt. 1 turns
-    guidance off. By default it is the model's own scale."""
+    guidance off. By default it is that of the preset if it names one, or else the model's own
+    scale."""
     negative_prompt: str = ""
     """What the result should not show. Without it, the method's preset may set one."""
 
@@ -117,8 +118,8 @@ class LearnConfig(Generic[C]):
     """The model: a name that `recast backbones` lists, a folder in diffusers' format, or a hub id.
     A motion can only be used with the weights that it was learned on."""
     steps: int | None = None
-    """Number of sampling steps of the transfers that will use this motion. By default it is the
-    model's own number."""
+    """Number of sampling steps of the transfers that will use this motion. By default it is that of
+    the preset if it names one, or else the model's own number."""
     preset: str | None = None
     """Name of the preset that sets the defaults of the method's settings. By default it is the
     preset that was measured on the model, or else the published numbers; `recast methods --backbone

@@ -202,7 +202,7 @@ def motion_key(
         "inversion": backbone.inversion,
     }
     if method.learns_by_sampling:
-        facts["guidance"] = [backbone.defaults.guidance_scale, backbone.dynamic_guidance]
+        facts["guidance"] = [method.learning_scale(backbone), backbone.dynamic_guidance]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(frames).data)
     return digest.hexdigest()

@@ -63,7 +63,7 @@ def transfer(
         backbone = yield from log.load(config.backbone, config.settings, backbone)
         prompts = method.format_prompts(config.prompt, config.draw.negative_prompt)
         yield from note_prompts(log, backbone, (*prompts, config.source.source_prompt))
-        sampling = resolve_sampling(config.draw, backbone, saved_motion)
+        sampling = resolve_sampling(config.draw, backbone, method, saved_motion)
         if saved_motion is None:
             with log.timed("read"):
                 clip = source_clip.read(config.clip, config.source, backbone)
@@ -108,7 +108,7 @@ def learn(
         yield from _record_preset(log, config, backbone, named=config.preset is not None)
         backbone = yield from log.load(config.backbone, config.settings, backbone)
         yield from note_prompts(log, backbone, [config.source.source_prompt])
-        sampling = resolve_sampling(Draw(steps=config.steps), backbone)
+        sampling = resolve_sampling(Draw(steps=config.steps), backbone, method)
         with log.timed("read"):
             clips = [source_clip.read(path, config.source, backbone) for path in paths]
         motion = yield from learn_from(log, backbone, method, clips, config.source, sampling, cache)

@@ -46,13 +46,13 @@ def learn_motion(
     """Learn the motion of clips in memory, which are cut and fitted as `source` says.
 
     `steps` is the number of sampling steps of the transfers that will use the motion, by default
-    the model's own; `cache` replaces the default motion store. Without `preset_named`, a note says
-    which preset was chosen. Raises `RecastError`.
+    that of the method's config or else the model's own; `cache` replaces the default motion store.
+    Without `preset_named`, a note says which preset was chosen. Raises `RecastError`.
     """
     requirements.check_clip_count(method, len(clips))
     requirements.check_source_prompt(method, source.source_prompt)
     log = RunLog()
-    sampling = resolve_sampling(Draw(steps=steps), backbone)
+    sampling = resolve_sampling(Draw(steps=steps), backbone, method)
     with explain_memory_errors(log, Settings()):
         yield from log.note_each(
             method_presets.notes(method.name, method.config, backbone.name, named=preset_named)
@@ -94,7 +94,7 @@ def transfer_motion(
     if isinstance(mask, str):
         edit_mask.check(mask, method, motion.source_prompt)
     log = RunLog()
-    sampling = resolve_sampling(draw, backbone, motion)
+    sampling = resolve_sampling(draw, backbone, method, motion)
     with explain_memory_errors(log, Settings()):
         yield from note_prompts(
             log, backbone, method.format_prompts(prompt, sampling.negative_prompt)
@@ -148,15 +148,18 @@ def draw_clip(
         return source_clip.to_video(pixels, fps)
 
 
-def resolve_sampling(draw: Draw, backbone: Backbone, motion: Motion | None = None) -> Sampling:
-    """The sampling settings: the numbers of the call, or else those for which the motion was
-    learned, or else the model's own."""
-    own = backbone.defaults
-    steps = own.steps if motion is None else int(motion.metadata.get("steps", own.steps))
-    scale = own.guidance_scale if draw.guidance_scale is None else draw.guidance_scale
+def resolve_sampling(
+    draw: Draw, backbone: Backbone, method: MotionMethod[Any], motion: Motion | None = None
+) -> Sampling:
+    """The sampling settings. The number of steps is that of the call, or else that for which the
+    motion was learned, or else that of the method's config, or else the model's own. The guidance
+    scale is that of the call, or else that of the config, or else the model's own."""
+    config, model = method.sampling_defaults, backbone.defaults
+    learned = None if motion is None else motion.metadata.get("steps")
+    scales = (draw.guidance_scale, config.guidance_scale, model.guidance_scale)
     return Sampling(
-        steps=draw.steps or steps,
-        guidance_scale=scale,
+        steps=int(draw.steps or learned or config.steps or model.steps),
+        guidance_scale=next(scale for scale in scales if scale is not None),
         negative_prompt=draw.negative_prompt,
         seed=draw.seed,
     )
