@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,33 @@ def test_every_level_has_its_own_target(backbone: Backbone, motion: Motion) -> N
         with torch.no_grad():
             x = ddim(schedule, denoise(x, t), s)
     torch.testing.assert_close(transfer(Method(config), backbone, motion), x, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("restart_noise", ["exact", "released"])
+def test_restart_is_the_loop_by_hand(
+    backbone: Backbone, motion: Motion, restart_noise: Any
+) -> None:
+    """released: the noise of the betas that begin one level too early (the released code)."""
+    config = dataclasses.replace(
+        SHORT, guided=0, initial_noise="random", restart_noise=restart_noise
+    )
+    learned = {**motion.metadata, "settings": dict(Method(config).cache_key_settings())}
+    learned["times"] = motion.metadata["times"][:1]
+    early = 1 if restart_noise == "released" else 0
+    schedule, generator = backbone.schedule, torch.Generator().manual_seed(SAMPLING.seed)
+    denoise = backbone.cfg_denoiser("a cat", "", SAMPLING.guidance_scale)
+    x = randn((1, 4, 4, 8, 8), generator, torch.device("cpu"))
+    grid = schedule.grid(4)
+    with torch.no_grad():
+        for t, s in pairwise(grid):
+            x = ddim(schedule, denoise(x, t), s)
+            if float(s) >= 0:
+                factor = float(schedule.alpha(t - early) / schedule.alpha(s - early))
+                noise = randn((1, 4, 4, 8, 8), generator, torch.device("cpu"))
+                back = factor * x + (1 - factor**2) ** 0.5 * noise
+                x = ddim(schedule, denoise(back, t), s)
+    made = transfer(Method(config), backbone, dataclasses.replace(motion, metadata=learned))
+    torch.testing.assert_close(made, x, atol=1e-4, rtol=1e-4)
 
 
 def test_more_inner_steps_reduce_the_loss_further(backbone: Backbone, motion: Motion) -> None:

@@ -18,6 +18,8 @@ REFERENCE_TAPS = ("motion", "decoder1.spatial_conv", "decoder1.temporal_conv")
 
 def test_the_paper_preset_has_the_papers_numbers() -> None:
     assert PRESETS["paper"] == Config(
+        steps=50,
+        guidance_scale=10.0,
         taps=("motion",),
         feature="smm",
         loss="pairwise",
@@ -29,6 +31,8 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
         low_pass_factor=4,
         align_corners=False,
         restart=True,
+        restart_without_signal=False,
+        restart_noise="exact",
         inversion_steps=1000,
         prompt_prefix="",
         negative_prompt="",
@@ -37,6 +41,8 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
 
 def test_the_reference_preset_has_the_numbers_of_the_released_code() -> None:
     assert PRESETS["reference"] == Config(
+        steps=50,
+        guidance_scale=10.0,
         taps=REFERENCE_TAPS,
         feature="smm",
         loss="pairwise_cosine",
@@ -48,6 +54,8 @@ def test_the_reference_preset_has_the_numbers_of_the_released_code() -> None:
         low_pass_factor=4,
         align_corners=True,
         restart=True,
+        restart_without_signal=True,
+        restart_noise="released",
         inversion_steps=999,
         prompt_prefix="Amazing quality, masterpiece, ",
         negative_prompt=(
@@ -56,10 +64,12 @@ def test_the_reference_preset_has_the_numbers_of_the_released_code() -> None:
     )
 
 
-def test_the_presets_guide_20_of_50_levels() -> None:
-    sampling = Sampling(steps=50, guidance_scale=10.0)
-    for name in ("paper", "reference"):
-        assert count_steps(PRESETS[name].guided, sampling) == 20
+@pytest.mark.parametrize("name", ["paper", "reference"])
+def test_the_presets_guide_20_of_50_levels(name: str) -> None:
+    preset = PRESETS[name]
+    assert preset.steps is not None
+    sampling = Sampling(steps=preset.steps, guidance_scale=10.0)
+    assert count_steps(preset.guided, sampling) == 20
 
 
 @pytest.mark.parametrize(
@@ -76,6 +86,8 @@ def test_the_presets_guide_20_of_50_levels() -> None:
         ({"low_pass_factor": 0}, "`low_pass_factor` must be .*, got 0"),
         ({"noise_share": 2.0}, "`noise_share` must be .*, got 2.0"),
         ({"inversion_steps": 0}, "`inversion_steps` must be .*, got 0"),
+        ({"steps": 0}, "`steps` must be at least 1, got 0"),
+        ({"guidance_scale": float("nan")}, "`guidance_scale` must be a finite number, got nan"),
     ],
 )
 def test_invalid_settings_are_refused(wrong: dict[str, Any], message: str) -> None:

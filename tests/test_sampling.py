@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from recast.diffusion.noise_schedule import Cosine, Denoised, Denoiser, Discrete, Flow, Schedule
-from recast.diffusion.sampling import check_finite, ddim, randn, renoise, sample
+from recast.diffusion.sampling import Restart, check_finite, ddim, randn, renoise, sample
 from recast.errors import NotFinite
 
 from .inputs import noise
@@ -121,9 +121,11 @@ def test_renoise_is_the_forward_process(schedule: Schedule) -> None:
     assert float(back.std()) == pytest.approx(float(schedule.sigma(t)), rel=0.01)
 
 
-@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("restart", [None, Restart(), Restart(without_signal=True)])
 @pytest.mark.parametrize("schedule", [Flow(), Cosine(), Cosine(prediction="epsilon")])
-def test_samples_have_the_moments_of_the_mixture(schedule: Schedule, restart: bool) -> None:
+def test_samples_have_the_moments_of_the_mixture(
+    schedule: Schedule, restart: Restart | None
+) -> None:
     """The 32768 positions are independent samples, so means are exact to about 0.005."""
     denoise = mixture(schedule)
     generator = torch.Generator().manual_seed(0)
@@ -162,9 +164,56 @@ def test_restart_repeats_every_step_that_it_can(schedule: Schedule, wanted: list
     denoise, seen = counting(mixture(schedule))
     x = noise(1, 3, 1, 2, 2)
     generator = torch.Generator().manual_seed(0)
-    levels = list(sample(denoise, schedule, schedule.grid(4), x, restart=True, generator=generator))
+    grid = schedule.grid(4)
+    levels = list(sample(denoise, schedule, grid, x, restart=Restart(), generator=generator))
     assert seen == pytest.approx(wanted)
     assert len(levels) == 4
+
+
+def test_restart_without_signal_replaces_x_by_new_noise() -> None:
+    """The second step from the first level does not depend on where the sample started."""
+    schedule = Flow()
+    denoise, seen = counting(mixture(schedule))
+    drawn = noise(1, 3, 1, 2, 2, seed=4)
+    ends = []
+    for start in (noise(1, 3, 1, 2, 2), 3 * noise(1, 3, 1, 2, 2, seed=1)):
+        generator = torch.Generator().manual_seed(4)
+        restart = Restart(without_signal=True)
+        walk = sample(
+            denoise, schedule, schedule.grid(4), start, restart=restart, generator=generator
+        )
+        ends.append(next(walk).x)
+    assert seen == [1.0, 1.0] * 2
+    wanted = ddim(schedule, denoise(drawn, torch.tensor(1.0)), torch.tensor(0.75))
+    for end in ends:
+        torch.testing.assert_close(end, wanted)
+
+
+@pytest.mark.parametrize("steps", [50, 25])
+def test_the_shifted_return_is_that_of_the_released_code(steps: int) -> None:
+    """DMT's code adds noise once for each beta of s, s + 1, … up to t - 1, where t is s + `count`.
+    The factor and the variance by a loop over these betas."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    schedule = Discrete(torch.cumprod(1 - betas, 0), prediction="epsilon", offset=1)
+    grid = schedule.grid(steps)
+    count, shape = 1000 // steps, (1, 1, 1, 200, 200)
+    for t, s in ((grid[0], grid[1]), (grid[-3], grid[-2])):
+        factor, variance = 1.0, 0.0
+        for beta in betas[int(s) : int(s) + count].tolist():
+            factor, variance = factor * (1 - beta) ** 0.5, variance * (1 - beta) + beta
+        x, drawn = noise(*shape), noise(*shape, seed=1)
+        back = Restart(shifted=True).back(schedule, x, s, t, drawn)
+        torch.testing.assert_close(back, factor * x + variance**0.5 * drawn)
+        exact = Restart().back(schedule, x, s, t, drawn)
+        assert not torch.allclose(back, exact, atol=1e-4)
+
+
+def test_in_continuous_time_the_shifted_return_is_exact() -> None:
+    x, drawn = noise(1, 1, 1, 4, 4), noise(1, 1, 1, 4, 4, seed=1)
+    t, s = torch.tensor(0.8), torch.tensor(0.6)
+    back = Restart(shifted=True).back(Flow(), x, s, t, drawn)
+    # The clip has the factor 0.2 at t and 0.4 at s. The variances of the noise add up to 0.8².
+    torch.testing.assert_close(back, 0.5 * x + (0.8**2 - 0.3**2) ** 0.5 * drawn)
 
 
 def test_a_step_starts_from_the_edited_latents() -> None:
@@ -232,7 +281,9 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     def run(seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         x = randn((1, 3, 2, 4, 4), generator, torch.device("cpu"))
-        walk = sample(denoise, schedule, schedule.grid(6), x, restart=True, generator=generator)
+        walk = sample(
+            denoise, schedule, schedule.grid(6), x, restart=Restart(), generator=generator
+        )
         return list(walk)[-1].x
 
     assert torch.equal(run(3), run(3))

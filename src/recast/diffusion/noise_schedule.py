@@ -57,6 +57,11 @@ class Schedule(ABC):
         grids depend on the size of the latents."""
         return self
 
+    def less_noisy(self, t: Tensor) -> Tensor:
+        """The time of the training level that is one less noisy. In continuous time there are no
+        training levels, and t is returned."""
+        return t
+
     @abstractmethod
     def grid(self, steps: int) -> Tensor:
         """The times (steps + 1,) of a sampler in float64: the noisiest level first, the clean level
@@ -155,6 +160,9 @@ class Discrete(Schedule):
     def refine(self, grid: Tensor, steps: int) -> Tensor:
         pieces = max(1, round(steps / (len(grid) - 1)))
         return torch.unique(_subdivided(grid, pieces).round()).flip(0)
+
+    def less_noisy(self, t: Tensor) -> Tensor:
+        return (t - 1).clamp_min(self.clean)
 
     def network_time(self, t: Tensor) -> Tensor:
         return t.clamp_min(0).round().to(torch.int64)

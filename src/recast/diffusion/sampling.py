@@ -32,6 +32,29 @@ class Level:
     """The clean estimate at x_t, (1, C, F, H, W)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Restart sampling (Xu et al. 2023) in the form of DMT's code: every step from t to s except
+    the last is taken twice. In between, new noise brings x_s back to t."""
+
+    without_signal: bool = False
+    """Return also to a level without signal. There the new noise replaces x."""
+    shifted: bool = False
+    """Return with the noise that separates the training levels one below s and t, as DMT's code
+    does, whose betas begin one level too early. In continuous time there are no such levels, and
+    the noise is the exact one."""
+
+    def applies(self, schedule: Schedule, t: Tensor) -> bool:
+        """Whether the step from t is taken twice, if it is not the last step."""
+        return self.without_signal or float(schedule.alpha(t)) > 1e-6
+
+    def back(self, schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t from x_s (B, C, F, H, W), with standard normal noise of the same shape."""
+        if self.shifted:
+            s, t = schedule.less_noisy(s), schedule.less_noisy(t)
+        return renoise(schedule, x, s, t, noise)
+
+
 def ddim(schedule: Schedule, out: Denoised, s: Tensor) -> Tensor:
     """x_s (B, C, F, H, W) from both estimates at x_t. For DDPM-type models this is DDIM (Song et
     al. 2021, eq. 12 with η = 0), for flow models Euler. If s is noisier than t, it is a step of
@@ -70,17 +93,15 @@ def sample(
     x: Tensor,
     *,
     edit: Edit | None = None,
-    restart: bool = False,
+    restart: Restart | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Level]:
     """Sample from x (1, C, F, H, W), at time grid[0], to the clean level. Yields the state after
     every step.
 
-    `grid` (N + 1,) holds the times, the noisiest first. `edit` changes x_t before its step. With
-    `restart` every step except the last is taken twice: after the step from t to s, new noise from
-    `generator` brings x back to t, and the step is repeated (Restart sampling, Xu et al. 2023, in
-    the form of DMT's code). A step from a level without signal is taken once, because a return to
-    that level would replace x by new noise. Raises `NotFinite`, which names the level.
+    `grid` (N + 1,) holds the times, the noisiest first. `edit` changes x_t before its step.
+    `restart` takes steps twice, with noise from `generator`. Raises `NotFinite`, which names the
+    level.
     """
     for index, (t, s) in enumerate(pairwise(grid)):
         if edit is not None:
@@ -88,10 +109,10 @@ def sample(
         with torch.no_grad():
             out = denoise(x, t)
             x = ddim(schedule, out, s)
-            if restart and index < len(grid) - 2 and float(schedule.alpha(t)) > 1e-6:
+            if restart and index < len(grid) - 2 and restart.applies(schedule, t):
                 assert generator is not None
                 noise = randn(tuple(x.shape), generator, x.device)
-                out = denoise(renoise(schedule, x, s, t, noise), t)
+                out = denoise(restart.back(schedule, x, s, t, noise), t)
                 x = ddim(schedule, out, s)
         check_finite(x, f"level {index + 1} of {len(grid) - 1} (t = {float(t):g})")
         yield Level(index, t, s, x, out.x0)

@@ -18,6 +18,7 @@ from torch import Tensor
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
 from recast.diffusion.optimize import minimize
+from recast.diffusion.sampling import Restart
 from recast.events import Event, job
 from recast.feature_guidance.latent_guidance import (
     Change,
@@ -89,9 +90,9 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         """The initial noise of a sample, with the shape of `inverted`, x_T (1, C, F, H, W)."""
 
     @property
-    def restart(self) -> bool:
-        """Whether sampling takes every step except the last twice (`diffusion.sampling.sample`)."""
-        return False
+    def restart(self) -> Restart | None:
+        """How sampling takes steps twice; None if it does not."""
+        return None
 
     def format_source_prompt(self, prompt: str) -> str:
         """The prompt for the inversion of a clip that `prompt` describes."""

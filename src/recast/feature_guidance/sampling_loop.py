@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.diffusion.sampling import Edit, sample
+from recast.diffusion.sampling import Edit, Restart, sample
 from recast.events import Event, Preview, Step
 from recast.motions.method import Sampling
 
@@ -25,7 +25,7 @@ def sample_with_events(
     *,
     edit: Edit | None = None,
     losses: Mapping[int, Sequence[float]] | None = None,
-    restart: bool = False,
+    restart: Restart | None = None,
     generator: torch.Generator | None = None,
     stage: str = "sample",
     part: slice = slice(None),

@@ -20,16 +20,17 @@ import torch
 from torch import Tensor
 
 from recast.diffusion import initial_noise
+from recast.diffusion.sampling import Restart
 from recast.feature_guidance import losses
 from recast.feature_guidance.feature_matching import (
     FeatureMatchingMethod,
     check_feature_matching,
 )
-from recast.motions.method import check_at_least, check_fraction
+from recast.motions.method import SamplingDefaults, check_at_least, check_fraction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(SamplingDefaults):
     """DMT's settings, including those that the paper ablates."""
 
     taps: tuple[str, ...] = ("motion",)
@@ -65,6 +66,14 @@ class Config:
     restart: bool = True
     """Use Restart sampling: take every step except the last twice, and add new noise before the
     second time."""
+    restart_without_signal: bool = False
+    """With restart, also take the step from a level without signal twice, as in the authors' code.
+    There the new noise replaces x_t, with its initial noise and its optimisation. Only the noisiest
+    level of some models has no signal."""
+    restart_noise: Literal["exact", "released"] = "exact"
+    """exact: the noise of Restart sampling separates the two levels of the step. released: it
+    separates the training levels that are one less noisy, as in the authors' code, whose betas
+    begin one level too early. Flow models have no betas, and the noise is exact there."""
     inversion_steps: int = 1000
     """Approximate number of inversion steps. The inversion visits every sampling level."""
     prompt_prefix: str = ""
@@ -73,6 +82,7 @@ class Config:
     """The negative prompt that is used if the call gives none."""
 
     def __post_init__(self) -> None:
+        SamplingDefaults.__post_init__(self)
         check_feature_matching(self)
         check_at_least(self, 1, "cells", "low_pass_factor")
         check_fraction(self, "noise_share")
@@ -80,14 +90,18 @@ class Config:
 
 PRESETS = {
     # The paper's text, which gives all numbers. "reference" has those of the released code.
-    "paper": Config(),
+    "paper": Config(steps=50, guidance_scale=10.0),
     "reference": Config(
+        steps=50,
+        guidance_scale=10.0,
         taps=("motion", "decoder1.spatial_conv", "decoder1.temporal_conv"),
         loss="pairwise_cosine",
         inner_steps=10,
         lr=0.007,
         lr_end=0.004,
         align_corners=True,
+        restart_without_signal=True,
+        restart_noise="released",
         inversion_steps=999,
         prompt_prefix="Amazing quality, masterpiece, ",
         negative_prompt=(
@@ -95,7 +109,9 @@ PRESETS = {
         ),
     ),
     # The paper's supplement, for edits whose structure differs much from that of the source.
-    "paper-large-change": Config(inner_steps=10, lr=0.005, lr_end=0.002),
+    "paper-large-change": Config(
+        steps=50, guidance_scale=10.0, inner_steps=10, lr=0.005, lr_end=0.002
+    ),
     # Tuned on the shapes model (docs/log/dmt-on-shapes.md). The inversion takes one step for each
     # sampling level. With the initial noise of eq. 4 the shapes model loses the motion of the
     # camera (docs/log/methods.md).
@@ -154,8 +170,11 @@ class Method(FeatureMatchingMethod[Config]):
         )
 
     @property
-    def restart(self) -> bool:
-        return self.config.restart
+    def restart(self) -> Restart | None:
+        config = self.config
+        if not config.restart:
+            return None
+        return Restart(config.restart_without_signal, shifted=config.restart_noise == "released")
 
     def format_source_prompt(self, prompt: str) -> str:
         return self.config.prompt_prefix + prompt if prompt else ""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.diffusion.sampling import randn
+from recast.diffusion.sampling import Restart, randn
 from recast.events import Event, job
 from recast.feature_guidance.levels import count_steps
 from recast.feature_guidance.sampling_loop import sample_with_events
@@ -73,7 +73,7 @@ class Method(LatentsMethod[Config]):
             backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale),
             schedule.noised(x0, eps, t),
             sampling,
-            restart=self.config.restart,
+            restart=Restart() if self.config.restart else None,
             generator=generator,
             part=part,
         )

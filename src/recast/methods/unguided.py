@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.diffusion.sampling import randn
+from recast.diffusion.sampling import Restart, randn
 from recast.events import Event, Job, job
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.motions.method import MotionMethod, Sampling
@@ -71,7 +71,7 @@ class Method(MotionMethod[Config]):
             backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale),
             x,
             sampling,
-            restart=self.config.restart,
+            restart=Restart() if self.config.restart else None,
             generator=generator,
         )
         return latents
