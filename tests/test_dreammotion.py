@@ -262,24 +262,49 @@ def test_invalid_settings_are_refused(changes: dict[str, Any], message: str) -> 
         dataclasses.replace(PRESETS["shapes"], **changes)
 
 
-def test_no_setting_has_the_name_of_a_flag_of_the_run() -> None:
+def test_no_other_setting_has_the_name_of_a_flag_of_the_run() -> None:
     run = RunConfig(clip=Path("a.mp4"), prompt="a cat", config=Config())
-    assert not flags.own_names(run.config) & flags.own_names(run, but=run.config)
+    common = flags.own_names(run.config) & flags.own_names(run, but=run.config)
+    assert common == {"steps", "guidance_scale"}  # a preset may name them for the run
 
 
-@pytest.mark.parametrize("config", [ONLY_SCORE, Config(iterations=1)])
-def test_only_the_masked_region_is_changed(config: Config) -> None:
-    backbone = unet3d.tiny()
-    method, source = Method(config), backbone.encode(random_clip(backbone))
-    learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
-    learned.run()
+def edited_right_half(backbone: Backbone, config: Config) -> Tensor:
+    """The latents after an edit whose mask is the right half of every frame."""
+    method = Method(config)
+    learned = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS).run()
     size = backbone.defaults
     mask = np.zeros((size.frames, size.height, size.width), bool)
     mask[:, :, size.width // 2 :] = True
-    masked = learned.result.masked(mask)
-    done = method.transfer(backbone, masked, "a cat", TWO_STEPS)
-    done.run()
+    return method.transfer(backbone, learned.masked(mask), "a cat", TWO_STEPS).run()
+
+
+@pytest.mark.parametrize("config", [ONLY_SCORE, Config(iterations=1, masked="gradient")])
+def test_only_the_masked_region_is_changed(config: Config) -> None:
+    backbone = unet3d.tiny()
+    source, done = backbone.encode(random_clip(backbone)), edited_right_half(backbone, config)
     half = source.shape[-1] // 2
-    assert torch.equal(done.result[..., :half], source[..., :half])
+    assert torch.equal(done[..., :half], source[..., :half])
     free = edited(backbone, config).run()
-    torch.testing.assert_close(done.result[..., half:], free[..., half:])
+    torch.testing.assert_close(done[..., half:], free[..., half:])
+
+
+def test_in_the_paper_the_mask_multiplies_the_score_alone() -> None:
+    """m·g + ∇L, at a clip that differs from the source. With `masked=gradient` it is m·(g + ∇L)."""
+    source = noise(1, 4, 2, 8, 8)
+    z = source + 0.3 * noise(*source.shape, seed=1)
+    mask = torch.zeros(2, 8, 8)
+    mask[..., 4:] = 1
+    config = dataclasses.replace(PRESETS["paper"], scale_by_area=False, spatial=9.0, temporal=9.0)
+    backbone = unet3d.tiny()
+
+    def direction(config: Config, mask: Tensor | None) -> Tensor:
+        step = Distillation.of(config, backbone, source, "a dog", "a cat", TWO_STEPS)
+        step = dataclasses.replace(step, mask=mask)
+        return gradient(lambda x: step(x, 1), z).gradient
+
+    score = direction(dataclasses.replace(config, spatial=0, temporal=0), None)
+    terms = direction(config, None) - score
+    assert float(terms[..., :4].norm()) > 1e-3 * float(score.norm())
+    torch.testing.assert_close(direction(config, mask), mask * score + terms)
+    both = dataclasses.replace(config, masked="gradient")
+    torch.testing.assert_close(direction(both, mask), mask * (score + terms))

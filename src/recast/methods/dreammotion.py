@@ -40,6 +40,7 @@ from recast.feature_guidance.taps import read_features, select_taps
 from recast.motions.latents_method import LatentsMethod
 from recast.motions.method import (
     Sampling,
+    SamplingDefaults,
     check_above_zero,
     check_at_least,
     check_fraction,
@@ -51,7 +52,7 @@ from recast.networks.feature_hooks import Tap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(SamplingDefaults):
     """DreamMotion's settings, including those that the paper ablates."""
 
     iterations: int = 200
@@ -86,6 +87,10 @@ class Config:
     """Limit the gradient of both terms together: its RMS over the clip is at most this multiple of
     the score's RMS. 0 turns the limit off. Without it a single step can destroy a clip, because
     cosines of keys close to zero have steep gradients."""
+    masked: Literal["score", "gradient"] = "score"
+    """What an edit mask multiplies. score: the score alone, so that the two terms act everywhere.
+    gradient: the whole gradient, so that the latents outside of the mask stay those of the
+    source."""
     keys: tuple[str, ...] = ("keys",)
     """Roles whose features give the self-similarities. The terms of their layers are averaged."""
     report_every: int = 10
@@ -97,6 +102,7 @@ class Config:
     standard deviations of the noise. 0 never stops early."""
 
     def __post_init__(self) -> None:
+        SamplingDefaults.__post_init__(self)
         check_names_roles(self, "keys", "keys")
         check_at_least(self, 1, "iterations", "report_every")
         check_above_zero(self, "lr")
@@ -108,13 +114,13 @@ class Config:
 
 
 PRESETS = {
-    # 200 steps of SGD at the scale of DDS. The paper's text gives no weights for the two terms, so
-    # our defaults are used.
-    "paper": Config(scale_by_area=True),
+    # 200 steps of SGD at the scale of DDS, with its guidance. The paper's text gives no weights for
+    # the two terms, so our defaults are used.
+    "paper": Config(scale_by_area=True, guidance_scale=7.5),
     # Measured on the shapes model (docs/log/dreammotion.md): 60 steps are enough, and after 200
     # steps the clip has drifted. Without the limit even a tenth of these weights sometimes
     # destroyed a clip.
-    "shapes": Config(iterations=60, spatial=1.0, temporal=1.0, limit=1.0),
+    "shapes": Config(iterations=60, spatial=1.0, temporal=1.0, limit=1.0, masked="gradient"),
 }
 
 
@@ -203,8 +209,9 @@ def latent_mask(motion: Motion, latents: Tensor, backbone: Backbone) -> Tensor |
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distillation:
-    """The steps z ← z − η·(g + n·λ_S·∇L_S + n·λ_T·∇L_T), where g is the score of V-DDS. Each step
-    draws a noise level and a noise; both the source and z get the same noise.
+    """The steps z ← z − η·(m·g + n·λ_S·∇L_S + n·λ_T·∇L_T), where g is the score of V-DDS and m the
+    mask, which may also multiply the terms. Each step draws a noise level and a noise; both the
+    source and z get the same noise.
 
     The magnitude of g does not depend on the number of positions n = F·h·w. The terms are means, so
     their gradients decrease with n; the factor n compensates for that.
@@ -223,9 +230,7 @@ class Distillation:
     """The same denoisers without classifier-free guidance."""
     seed: int
     mask: Tensor | None = None
-    """Where the clip may change, (F, h, w) of 0 and 1; None means everywhere. Here the mask
-    multiplies the whole gradient. In the paper it multiplies only the score, so that the two terms
-    may change the clip outside of the mask."""
+    """Where the clip may change, (F, h, w) of 0 and 1; None means everywhere."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The RMS of the score, and the two terms, in the last step."""
 
@@ -267,11 +272,11 @@ class Distillation:
             score = to_prompt(schedule.noised(z, eps, t), t).eps - to_source(noised, t).eps
         self.metrics.clear()
         self.metrics["score"] = float(score.square().mean().sqrt())
-        direction = score
+        mask = 1.0 if self.mask is None else self.mask
+        direction = mask * score
         if config.spatial or config.temporal:
-            direction = direction + self._structure_gradient(z, noised, eps, t)
-        if self.mask is not None:
-            direction = direction * self.mask
+            structure = self._structure_gradient(z, noised, eps, t)
+            direction = direction + (structure if config.masked == "score" else mask * structure)
         total = (direction * z).sum()  # its gradient is the direction
         return total * (2000 / z[0, 0, 0].numel()) if config.scale_by_area else total
 
