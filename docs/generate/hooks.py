@@ -12,6 +12,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the client of the hub is first imported
 
 import commands
+import faithful
 import messages
 import outputs
 import tables
@@ -19,6 +20,7 @@ import tables
 _GENERATORS: dict[str, Callable[[str], str]] = {
     "commands": lambda _: commands.all_commands(),
     "settings": lambda _: commands.all_settings(),
+    "faithful": lambda _: faithful.tables(),
     "metrics": lambda _: tables.metrics(),
     "suites": lambda _: tables.suites(),
     "columns": lambda _: tables.columns(),
