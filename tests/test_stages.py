@@ -15,7 +15,8 @@ from recast.methods import ditflow, dmt, sdedit
 from recast.motions.method import MotionMethod, SamplingDefaults
 from recast.motions.motion import Motion
 from recast.pipeline.config import Draw
-from recast.pipeline.stages import resolve_sampling
+from recast.pipeline.run_log import RunLog
+from recast.pipeline.stages import note_guidance_scale, resolve_sampling
 
 from .inputs import square_clip
 from .short_runs import TWO_STEPS
@@ -60,6 +61,19 @@ def test_a_config_without_sampling_settings_uses_those_of_the_model(backbone: Ba
     assert method.sampling_defaults == SamplingDefaults()
     own = (backbone.defaults.steps, backbone.defaults.guidance_scale)
     assert resolved(backbone, method, Draw()) == own
+
+
+def test_a_scale_that_is_not_the_models_own_is_reported(backbone: Backbone) -> None:
+    def notes(method: MotionMethod[Any], draw: Draw) -> list[str]:
+        log = RunLog()
+        assert len(list(note_guidance_scale(log, backbone, method, draw))) == len(log.notes)
+        return log.notes
+
+    (note,) = notes(NAMED, Draw())
+    assert note.startswith("the preset samples with guidance scale 9, as its source does")
+    assert f"`guidance_scale={backbone.defaults.guidance_scale:g}`" in note
+    assert notes(NAMED, Draw(guidance_scale=9.0)) == []
+    assert notes(PLAIN, Draw()) == []
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from recast.pipeline.source_clip import MOTION_SUFFIX
 from recast.pipeline.stages import (
     apply_mask,
     learn_from,
+    note_guidance_scale,
     note_prompts,
     resolve_sampling,
     stretch_motion,
@@ -63,6 +64,7 @@ def transfer(
         backbone = yield from log.load(config.backbone, config.settings, backbone)
         prompts = method.format_prompts(config.prompt, config.draw.negative_prompt)
         yield from note_prompts(log, backbone, (*prompts, config.source.source_prompt))
+        yield from note_guidance_scale(log, backbone, method, config.draw)
         sampling = resolve_sampling(config.draw, backbone, method, saved_motion)
         if saved_motion is None:
             with log.timed("read"):

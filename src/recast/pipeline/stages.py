@@ -96,6 +96,7 @@ def transfer_motion(
     log = RunLog()
     sampling = resolve_sampling(draw, backbone, method, motion)
     with explain_memory_errors(log, Settings()):
+        yield from note_guidance_scale(log, backbone, method, draw)
         yield from note_prompts(
             log, backbone, method.format_prompts(prompt, sampling.negative_prompt)
         )
@@ -163,6 +164,18 @@ def resolve_sampling(
         negative_prompt=draw.negative_prompt,
         seed=draw.seed,
     )
+
+
+def note_guidance_scale(
+    log: RunLog, backbone: Backbone, method: MotionMethod[Any], draw: Draw
+) -> Iterator[Event]:
+    """Report a guidance scale that comes from the method's config and is not the model's own."""
+    scale, own = method.sampling_defaults.guidance_scale, backbone.defaults.guidance_scale
+    if draw.guidance_scale is None and scale is not None and scale != own:
+        yield log.note(
+            f"the preset samples with guidance scale {scale:g}, as its source does; that of "
+            f"{backbone.name} is {own:g}, and `guidance_scale={own:g}` takes it"
+        )
 
 
 def clip_fps(motion: Motion, backbone: Backbone) -> float:
