@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.diffusion.noise_schedule import Denoiser
+from recast.diffusion.noise_schedule import Denoised, Denoiser
 from recast.errors import BadCall
 from recast.networks.feature_hooks import Tap, record
 
@@ -75,3 +75,24 @@ def read_features(
     ):
         denoise(x, t)
     return features
+
+
+def read_in_guided_pass(
+    backbone: Backbone, denoise: Denoiser, taps: Sequence[Tap], x: Tensor, t: Tensor
+) -> tuple[Denoised, dict[str, Tensor]]:
+    """Both estimates of a denoiser with classifier-free guidance at x_t (1, C, F, H, W), and the
+    features of the prompt in the same forward pass: tap path -> (1, F, H, W, C).
+
+    The clip is not divided into windows. In a batch of two prompts the negative one is first.
+    """
+    unique, before = tuple(dict.fromkeys(taps)), backbone.nfe
+    with record(backbone.network, unique, x.shape[2]) as features:
+        out = denoise(x, t)
+    prompts = backbone.nfe - before
+    return out, {path: _of_last_clip(both, prompts) for path, both in features.items()}
+
+
+def _of_last_clip(features: Tensor, clips: int) -> Tensor:
+    """The features of the last clip of a batch. Some taps read the positions of all clips of a
+    batch, in order, as positions of one clip."""
+    return features.chunk(clips, 0 if len(features) == clips else 2)[-1]

@@ -36,7 +36,7 @@ from recast.errors import BadCall
 from recast.events import Event, Note, Preview, Step, job
 from recast.feature_guidance import losses
 from recast.feature_guidance.levels import time_of_level
-from recast.feature_guidance.taps import read_features, select_taps
+from recast.feature_guidance.taps import read_features, read_in_guided_pass, select_taps
 from recast.motions.latents_method import LatentsMethod
 from recast.motions.method import (
     Sampling,
@@ -222,6 +222,9 @@ class Distillation:
     plain: tuple[Denoiser, Denoiser]
     """The same denoisers without classifier-free guidance."""
     seed: int
+    reads_scale: bool = False
+    """Whether the network reads the guidance scale, so that the passes with and without guidance
+    have different keys."""
     mask: Tensor | None = None
     """Where the clip may change, (F, h, w) of 0 and 1; None means everywhere. Here the mask
     multiplies the whole gradient. In the paper it multiplies only the score, so that the two terms
@@ -252,6 +255,7 @@ class Distillation:
             cfg_denoisers=(to_prompt, to_source),
             plain=(plain[0], plain[1]),
             seed=sampling.seed,
+            reads_scale=backbone.guidance_distilled and not negative and scale != 1,
         )
 
     def __call__(self, z: Tensor, index: int) -> Tensor:
@@ -263,22 +267,36 @@ class Distillation:
         eps = randn(tuple(z.shape), generator, z.device)
         noised = schedule.noised(self.source, eps, t)
         with torch.no_grad():
-            to_prompt, to_source = self.cfg_denoisers
-            score = to_prompt(schedule.noised(z, eps, t), t).eps - to_source(noised, t).eps
+            to_prompt_eps = self.cfg_denoisers[0](schedule.noised(z, eps, t), t).eps
+            to_source_eps, target = self.read_source(noised, t)
+        score = to_prompt_eps - to_source_eps
         self.metrics.clear()
         self.metrics["score"] = float(score.square().mean().sqrt())
         direction = score
-        if config.spatial or config.temporal:
-            direction = direction + self._structure_gradient(z, noised, eps, t)
+        if target:
+            direction = direction + self._structure_gradient(z, target, eps, t)
         if self.mask is not None:
             direction = direction * self.mask
         total = (direction * z).sum()  # its gradient is the direction
         return total * (2000 / z[0, 0, 0].numel()) if config.scale_by_area else total
 
-    def _structure_gradient(self, z: Tensor, noised: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    def read_source(self, noised: Tensor, t: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The guided noise estimate of the noised source, and its keys; no keys if both weights are
+        0. One forward pass gives both, unless the network reads the guidance scale: then the keys
+        need a pass without it."""
+        denoise = self.cfg_denoisers[1]
+        if not (self.config.spatial or self.config.temporal):
+            return denoise(noised, t).eps, {}
+        if self.reads_scale:
+            return denoise(noised, t).eps, self.keys(noised, t, self.plain[1])
+        out, features = read_in_guided_pass(self.backbone, denoise, self.taps, noised, t)
+        return out.eps, {path: keys.float() for path, keys in features.items()}
+
+    def _structure_gradient(
+        self, z: Tensor, target: Mapping[str, Tensor], eps: Tensor, t: Tensor
+    ) -> Tensor:
         """The gradient of the two weighted terms at z, with the RMS limited to `limit` times that
-        of the score."""
-        target = self.keys(noised, t, self.plain[1])
+        of the score. `target` are the keys of the source."""
 
         def terms(x: Tensor) -> Tensor:
             keys = self.keys(self.backbone.schedule.noised(x, eps, t), t, self.plain[0])
