@@ -681,7 +681,7 @@ def test_interrupted_learning_resumes_with_the_same_result(
     reached = entry.header()["cost"]
 
     events, path = finished(run.learn(lesson(out=tmp_path / "again.safetensors"), backbone, store))
-    assert trained(events) == curve[4:]
+    assert trained(events) == curve[5:]
     assert not [e for e in events if isinstance(e, Step) and e.stage == "invert"]
     assert [e.text for e in events if isinstance(e, Note)].count(
         "resuming interrupted learning"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.diffusion.optimize import minimize
+from recast.diffusion.optimize import LossScale, minimize
 from recast.events import Event, job
 from recast.feature_guidance.latent_guidance import (
     Change,
@@ -141,12 +141,12 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         guided_steps = self._guided_steps(sampling)
         taps = select_taps(backbone, self.config.taps)
         # Features are read under the target prompt, without classifier-free guidance.
-        plain = backbone.denoiser(backbone.encode_text([prompt]))
+        plain, scale = backbone.denoiser(backbone.encode_text([prompt])), LossScale()
         change = change_in_windows(
             backbone,
             motion,
             taps if guided_steps else (),
-            lambda part: self._change(backbone, plain, taps, part, guided_steps),
+            lambda part: self._change(backbone, plain, taps, part, guided_steps, scale),
         )
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
@@ -170,6 +170,7 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         taps: Sequence[Tap],
         motion: Motion,
         guided_steps: int,
+        scale: LossScale,
     ) -> Change:
         """The inner optimisation at one level. Its loss is the mean of the losses of the taps."""
 
@@ -186,7 +187,7 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
                 terms = [self.distance(features[path], target) for path, target in targets.items()]
                 return torch.stack(terms).mean()
 
-            return minimize(loss, x, learning_rates(self.config, index, guided_steps))
+            return minimize(loss, x, learning_rates(self.config, index, guided_steps), scale)
 
         return change
 

@@ -26,6 +26,7 @@ from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
 from recast.diffusion.optimize import (
     Group,
+    LossScale,
     gradient,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -169,7 +170,7 @@ def _descend(
 
     metrics = distillation.metrics
     gradient_sum = torch.zeros_like(x)  # since the last report
-    for index, _ in train([Group([z], config.lr, loss)], optimizer, total, done=done):
+    for index, *_ in train([Group([z], config.lr, loss)], optimizer, total, done=done):
         check_finite(z.detach(), f"iteration {index} of {total}")
         assert z.grad is not None
         gradient_sum += z.grad
@@ -229,6 +230,8 @@ class Distillation:
     """Where the clip may change, (F, h, w) of 0 and 1; None means everywhere. Here the mask
     multiplies the whole gradient. In the paper it multiplies only the score, so that the two terms
     may change the clip outside of the mask."""
+    loss_scale: LossScale = field(default_factory=LossScale)
+    """The scale of the two terms in their backward passes, for all steps."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The RMS of the score, and the two terms, in the last step."""
 
@@ -302,7 +305,7 @@ class Distillation:
             keys = self.keys(self.backbone.schedule.noised(x, eps, t), t, self.plain[0])
             return z[0, 0].numel() * self.structure(keys, target)
 
-        structure = gradient(terms, z.detach()).gradient
+        structure = gradient(terms, z.detach(), self.loss_scale).gradient
         limit = self.config.limit * self.metrics["score"]
         rms = float(structure.square().mean().sqrt())
         return structure * (limit / rms) if 0 < limit < rms else structure

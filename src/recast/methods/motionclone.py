@@ -27,7 +27,7 @@ from torch.nn.functional import mse_loss
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoised, Denoiser, per_sample
-from recast.diffusion.optimize import gradient
+from recast.diffusion.optimize import LossScale, gradient
 from recast.diffusion.sampling import randn
 from recast.errors import BadCall
 from recast.events import Event, Job, job
@@ -178,13 +178,14 @@ class Method(MotionMethod[Config]):
         times = guided_times(backbone, x.shape, sampling, guided_steps)
         index_of = {t: n for n, t in enumerate(times)}
         losses: dict[int, list[float]] = {}
+        loss_scale = LossScale()
 
         def denoise_guided(x: Tensor, t: Tensor) -> Denoised:
             out, index = denoise(x, t), index_of.get(float(t))
             if index is None:
                 return out
             with name_level_in_errors(index, sampling.steps, t):
-                result = gradient(lambda x: loss(x, t), x)
+                result = gradient(lambda x: loss(x, t), x, loss_scale)
             losses[index] = [result.loss]
             weight = config.weight * ramp_factor(index, guided_steps, config.ramp)
             sigma = per_sample(backbone.schedule.sigma(t), x)
