@@ -115,7 +115,7 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         (C, F, H, W), and for each tap the tensors (L, …) of the L guided levels."""
         trace = yield from record_inversion(
             backbone,
-            video,
+            backbone.encode(video),
             self.format_source_prompt(prompt),
             sampling.steps,
             guided_steps=self._guided_steps(sampling),
@@ -127,7 +127,8 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         for path, levels in trace.features.items():
             tensors |= dict(zip(self._names(path), self.motion_tensors(levels), strict=True))
         times = self._times(backbone, trace.noise.shape, sampling)
-        return self.build_motion(backbone, tensors, prompt, sampling, times)
+        by_level = tensors.keys() - {"noise"}
+        return self.build_motion(backbone, tensors, prompt, sampling, times, by_level)
 
     @final
     @job
@@ -175,10 +176,10 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         """The inner optimisation at one level. Its loss is the mean of the losses of the taps."""
 
         def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
-            # Only the targets of one level are moved to the device, because those of all levels may
-            # not fit into its memory.
+            # Only the targets of one level are read, because those of all levels may not fit into
+            # memory.
             targets = {
-                tap.path: [motion.tensors[n][index].to(x.device) for n in self._names(tap.path)]
+                tap.path: [motion.level(name, index, x.device) for name in self._names(tap.path)]
                 for tap in taps
             }
 

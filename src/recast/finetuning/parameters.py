@@ -43,11 +43,8 @@ def with_parameters(
     motion: Motion, tensors: Mapping[str, Tensor], losses: Sequence[float]
 ) -> Motion:
     """The motion with only its noise and these tensors, and with these losses in its metadata."""
-    return replace(
-        motion,
-        tensors={"noise": motion.tensors["noise"], **tensors},
-        metadata={**motion.metadata, "losses": list(losses)},
-    )
+    changed = motion.with_tensors(tensors, keep=["noise"])
+    return replace(changed, metadata={**motion.metadata, "losses": list(losses)})
 
 
 def losses(motion: Motion) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, final
 
@@ -155,13 +155,16 @@ class MotionMethod(ABC, Generic[C]):
         prompt: str,
         sampling: Sampling,
         times: Sequence[float],
+        by_level: Collection[str] = (),
     ) -> Motion:
-        """A motion with these tensors. Its metadata records the settings of `learn` and the times
-        of the noise levels at which the tensors were learned."""
+        """A motion with these tensors, of which those in `by_level` are read level by level. Its
+        metadata records the settings of `learn` and the times of the noise levels at which the
+        tensors were learned."""
         return Motion(
             method=self.name,
             backbone=backbone.fingerprint,
             tensors=tensors,
+            by_level=frozenset(by_level),
             metadata={
                 "backbone_name": backbone.name,
                 "source_prompt": prompt,

@@ -1,0 +1,88 @@
+"""`LevelStack`: the tensors of all noise levels as one tensor, on disk if they are large.
+
+Owns the temporary file of large recorded features. With it, main memory holds the features of one
+level at a time. Knows no method and no network.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import tempfile
+import weakref
+from typing import final
+
+import torch
+from torch import Tensor
+
+from recast.errors import NoSpace
+
+IN_MEMORY = 2**28
+"""A stack of more than this number of bytes is written to a temporary file."""
+
+
+@final
+class LevelStack:
+    """Tensors of `levels` noise levels with equal shapes, which become one tensor (levels, …).
+
+    A stack of more than `in_memory` bytes is written to a file in the folder for temporary files,
+    which the environment variable TMPDIR names. The file has no name, so that it disappears with
+    the tensor, also if the process is killed.
+    """
+
+    def __init__(self, levels: int, in_memory: int = IN_MEMORY) -> None:
+        self._levels, self._in_memory = levels, in_memory
+        self._stack: Tensor | None = None
+        """The stack in memory or, for a stack in a file, on the meta device."""
+        self._file: _NamelessFile | None = None
+
+    def put(self, index: int, tensor: Tensor) -> None:
+        """Store the tensor of one level, counted from 0. Raises `NoSpace` if the disk is full."""
+        if self._stack is None:
+            is_large = self._levels * tensor.nbytes > self._in_memory
+            self._file = _NamelessFile() if is_large else None
+            shape, device = (self._levels, *tensor.shape), "meta" if is_large else "cpu"
+            self._stack = torch.empty(shape, dtype=tensor.dtype, device=device)
+        if self._file is None:
+            self._stack[index] = tensor
+            return
+        content = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()
+        try:
+            self._file.write(content.data, index * tensor.nbytes)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                raise
+            raise NoSpace(
+                f"no space left in {tempfile.gettempdir()} for recorded features of "
+                f"{self._stack.nbytes / 1e9:.2g} GB; set TMPDIR to a folder on a larger disk"
+            ) from error
+
+    def stacked(self) -> Tensor | None:
+        """The tensors of all levels, which may lie in a memory-mapped file; None without levels."""
+        if self._stack is None or self._file is None:
+            return self._stack
+        mapped = torch.frombuffer(self._file.map(self._stack.nbytes), dtype=torch.uint8)
+        return mapped.view(self._stack.dtype).view(self._stack.shape)
+
+
+@final
+class _NamelessFile:
+    """A temporary file without a name, which the system removes after its last use."""
+
+    def __init__(self) -> None:
+        self._descriptor, path = tempfile.mkstemp()
+        os.unlink(path)
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+
+    def write(self, content: memoryview, start: int) -> None:
+        """Write bytes at a position."""
+        while content:
+            written = os.pwrite(self._descriptor, content, start)
+            content, start = content[written:], start + written
+
+    def map(self, size: int) -> mmap.mmap:
+        """The content as memory whose changes are not written back. Closes the file."""
+        mapped = mmap.mmap(self._descriptor, size, access=mmap.ACCESS_COPY)
+        self._close()
+        return mapped
