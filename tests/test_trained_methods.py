@@ -98,6 +98,20 @@ def test_training_reduces_the_loss_on_other_draws(name: str) -> None:
     assert after < 0.998 * before
 
 
+def test_a_clip_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, encoded = unet3d.tiny(), []
+    encode = backbone.encode
+
+    def count(video: Tensor) -> Tensor:
+        encoded.append(video.shape)
+        return encode(video)
+
+    monkeypatch.setattr(backbone, "encode", count)
+    video = random_clip(backbone)
+    made(NAMES[0], iterations=1).learn(backbone, video, "a dog", TWO_STEPS).run()
+    assert encoded == [video.shape]
+
+
 @pytest.mark.parametrize("name", [*NAMES, "hybrid"])
 def test_training_resumed_from_a_checkpoint_gives_the_same_motion(
     name: str, tmp_path: Path

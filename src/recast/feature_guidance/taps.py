@@ -92,6 +92,21 @@ def read_in_guided_pass(
     return out, {path: _of_last_clip(both, prompts) for path, both in features.items()}
 
 
+def estimate_with_features(
+    backbone: Backbone, denoise: Denoiser, taps: Sequence[Tap], x: Tensor, t: Tensor
+) -> tuple[Denoised, dict[str, Tensor]]:
+    """Both estimates at x_t (B, C, F, H, W), and the features in the same forward pass, as from
+    `read_features`. Features have gradients if x requires them; the estimates have none, so the
+    layers after the last tap save nothing for the backward pass."""
+    unique = tuple(dict.fromkeys(taps))
+    with (
+        torch.set_grad_enabled(x.requires_grad),
+        record(backbone.network, unique, x.shape[2], stop_gradient=True) as features,
+    ):
+        out = denoise(x, t)
+    return Denoised(out.x0.detach(), out.eps.detach()), features
+
+
 def _of_last_clip(features: Tensor, clips: int) -> Tensor:
     """The features of the last clip of a batch. Some taps read the positions of all clips of a
     batch, in order, as positions of one clip."""
