@@ -7,7 +7,10 @@ method.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.errors import BadMotion
-from recast.media.atomic_files import atomic
+from recast.media.atomic_files import atomic, scratch_folder
 
 FORMAT = "recast-motion-1"
 _PROGRESS = "reached"
@@ -88,8 +91,12 @@ class Motion:
         }
         if self.by_level:
             header["by_level"] = json.dumps(sorted(self.by_level))
-        with atomic(Path(path)) as temporary:
-            save_file(dict(self.tensors), temporary, header)
+        with atomic(path) as temporary, scratch_folder(temporary.parent) as work:
+            # If the process is killed, safetensors leaves a file of its own beside its target.
+            written = work / temporary.name
+            with _system_errors():
+                save_file(dict(self.tensors), written, header)
+            written.replace(temporary)
         return Path(path)
 
     @classmethod
@@ -202,6 +209,18 @@ class Motion:
             name: tensor if name in self.by_level else _contiguous_copy(tensor)
             for name, tensor in tensors.items()
         }
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Turn a system error that safetensors raises as an error of its own into an `OSError`."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 class _OwnTensors(dict[str, Tensor]):
