@@ -277,7 +277,7 @@ def test_a_motion_without_latents_is_refused() -> None:
     ("changes", "message"),
     [
         ({"iterations": 0}, "`iterations` must be at least 1, got 0"),
-        ({"lr": float("nan")}, "`lr` must be above 0, got nan"),
+        ({"lr": float("nan")}, "`lr` must be a finite number, got nan"),
         ({"lr_decay": 1.1}, "`lr_decay` must be between 0 and 1, got 1.1"),
         ({"noisiest": 1.5}, "`noisiest` must be .*, got 1.5"),
         ({"cleanest": 0.96}, "`cleanest` must be above 0 and at most `noisiest`, 0.95, got 0.96"),

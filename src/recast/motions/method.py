@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar, final
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.errors import BadCall
+from recast.errors import BadCall, check_finite
 from recast.events import Job
 from recast.motions.motion import Motion
 
@@ -35,11 +35,16 @@ class Sampling:
     seed: int = 0
     """Seed of the random numbers of a transfer, at least 0."""
 
+    def __post_init__(self) -> None:
+        check_finite(self)
+
 
 def check_setting(name: str, value: float, valid: bool, rule: str) -> None:
-    """Raise `BadCall`, which states `rule`, if the value of a setting is not valid or not
-    finite."""
-    if not valid or not math.isfinite(value):
+    """Raise `BadCall` if the value of a setting is not finite, or if it is not valid; then the
+    message states `rule`."""
+    if not math.isfinite(value):
+        raise BadCall(f"`{name}` must be a finite number, got {value}")
+    if not valid:
         raise BadCall(f"`{name}` must be {rule}, got {value}")
 
 
