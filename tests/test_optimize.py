@@ -160,7 +160,7 @@ def test_every_step_is_that_of_adamw() -> None:
     groups = [to(3, weight)]
     seen = list(train(groups, adamw(groups, 0.01), 3))
     assert weight.item() == pytest.approx(x, rel=1e-9)
-    assert [(one.index, one.skipped) for one in seen] == [(1, False), (2, False), (3, False)]
+    assert [(one.number, one.skipped) for one in seen] == [(1, False), (2, False), (3, False)]
     assert [one.loss for one in seen] == pytest.approx(losses)
 
 
@@ -306,7 +306,7 @@ def test_an_error_names_the_iteration_at_which_no_scale_helps() -> None:
     message = r"smallest loss scale, 0.00390625, and the loss is nan at iteration 23; try `dtype="
     with pytest.raises(NotFinite, match=message):
         seen.extend(train(groups, adamw(groups, 0), 50))
-    assert [one.index for one in seen if one.skipped] == list(range(3, 23))
+    assert [one.number for one in seen if one.skipped] == list(range(3, 23))
 
 
 def test_8_bit_moments_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:

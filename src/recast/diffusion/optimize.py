@@ -165,7 +165,7 @@ def adamw(
 class Iteration(NamedTuple):
     """One iteration of a training."""
 
-    index: int
+    number: int
     """The number of the iteration, counted from 1."""
     loss: float
     """The loss of the first group."""

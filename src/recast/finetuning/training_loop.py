@@ -42,10 +42,10 @@ def train_with_checkpoints(
         progress.count(iteration)
         if iteration.skipped:
             yield Note(
-                text=f"training iteration {iteration.index} was skipped, because its gradient is "
+                text=f"training iteration {iteration.number} was skipped, because its gradient is "
                 f"not finite; the loss scale is {scale.value:g} from now on"
             )
-        index = iteration.index
+        index = iteration.number
         yield Step(stage="train", index=index, total=total, metrics={"loss": iteration.loss})
         if index % config.checkpoint_every == 0 and index < total:
             yield Checkpoint(index=index, state=progress.checkpoint)

@@ -68,7 +68,7 @@ class _Memo:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._rows]
         known = {prompt: self._rows[prompt] for prompt in prompts if prompt in self._rows}
         if new:
-            parts = [tensor.split(1) for tensor in self._encode(new)]
+            parts = [torch.split(tensor, 1) for tensor in self._encode(new)]
             known |= dict(zip(new, zip(*parts, strict=True), strict=True))
         recent = {**self._rows, **known}
         self._rows = {prompt: recent[prompt] for prompt in [*recent][-_REMEMBERED:]}
