@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
 import tempfile
-import weakref
-from typing import final
+from typing import IO, final
 
 import torch
 from torch import Tensor
@@ -35,13 +33,13 @@ class LevelStack:
         self._levels, self._in_memory = levels, in_memory
         self._stack: Tensor | None = None
         """The stack in memory or, for a stack in a file, on the meta device."""
-        self._file: _NamelessFile | None = None
+        self._file: IO[bytes] | None = None
 
     def put(self, index: int, tensor: Tensor) -> None:
         """Store the tensor of one level, counted from 0. Raises `NoSpace` if the disk is full."""
         if self._stack is None:
             is_large = self._levels * tensor.nbytes > self._in_memory
-            self._file = _NamelessFile() if is_large else None
+            self._file = _nameless_file() if is_large else None
             shape, device = (self._levels, *tensor.shape), "meta" if is_large else "cpu"
             self._stack = torch.empty(shape, dtype=tensor.dtype, device=device)
         if self._file is None:
@@ -49,7 +47,9 @@ class LevelStack:
             return
         content = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()
         try:
-            self._file.write(content.data, index * tensor.nbytes)
+            self._file.seek(index * tensor.nbytes)
+            self._file.write(content.data)
+            self._file.flush()
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                 raise
@@ -62,27 +62,12 @@ class LevelStack:
         """The tensors of all levels, which may lie in a memory-mapped file; None without levels."""
         if self._stack is None or self._file is None:
             return self._stack
-        mapped = torch.frombuffer(self._file.map(self._stack.nbytes), dtype=torch.uint8)
-        return mapped.view(self._stack.dtype).view(self._stack.shape)
+        with self._file as file:  # changes are not written to the file
+            mapped = mmap.mmap(file.fileno(), self._stack.nbytes, access=mmap.ACCESS_COPY)
+        content = torch.frombuffer(mapped, dtype=torch.uint8)
+        return content.view(self._stack.dtype).view(self._stack.shape)
 
 
-@final
-class _NamelessFile:
+def _nameless_file() -> IO[bytes]:
     """A temporary file without a name, which the system removes after its last use."""
-
-    def __init__(self) -> None:
-        self._descriptor, path = tempfile.mkstemp()
-        os.unlink(path)
-        self._close = weakref.finalize(self, os.close, self._descriptor)
-
-    def write(self, content: memoryview, start: int) -> None:
-        """Write bytes at a position."""
-        while content:
-            written = os.pwrite(self._descriptor, content, start)
-            content, start = content[written:], start + written
-
-    def map(self, size: int) -> mmap.mmap:
-        """The content as memory whose changes are not written back. Closes the file."""
-        mapped = mmap.mmap(self._descriptor, size, access=mmap.ACCESS_COPY)
-        self._close()
-        return mapped
+    return tempfile.TemporaryFile()
