@@ -34,9 +34,11 @@ class LevelStack:
         self._stack: Tensor | None = None
         """The stack in memory or, for a stack in a file, on the meta device."""
         self._file: IO[bytes] | None = None
+        self._missing = set(range(levels))
 
     def put(self, index: int, tensor: Tensor) -> None:
         """Store the tensor of one level, counted from 0. Raises `NoSpace` if the disk is full."""
+        self._missing.discard(index)
         if self._stack is None:
             is_large = self._levels * tensor.nbytes > self._in_memory
             self._file = _nameless_file() if is_large else None
@@ -59,8 +61,11 @@ class LevelStack:
             ) from error
 
     def stacked(self) -> Tensor | None:
-        """The tensors of all levels, which may lie in a memory-mapped file; None without levels."""
-        if self._stack is None or self._file is None:
+        """The tensors of all levels, which may lie in a memory-mapped file; None without tensors."""
+        if self._stack is None:
+            return None
+        assert not self._missing, f"levels without a tensor: {sorted(self._missing)}"
+        if self._file is None:
             return self._stack
         with self._file as file:  # changes are not written to the file
             mapped = mmap.mmap(file.fileno(), self._stack.nbytes, access=mmap.ACCESS_COPY)
