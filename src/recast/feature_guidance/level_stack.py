@@ -61,7 +61,7 @@ class LevelStack:
             ) from error
 
     def stacked(self) -> Tensor | None:
-        """The tensors of all levels, which may lie in a memory-mapped file; None without tensors."""
+        """The tensors of all levels, which may lie in a memory-mapped file; None if none."""
         if self._stack is None:
             return None
         assert not self._missing, f"levels without a tensor: {sorted(self._missing)}"
