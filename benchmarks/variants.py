@@ -63,7 +63,10 @@ def along_the_gradient(momentum: float) -> Callable[[], AbstractContextManager[N
         velocity = torch.zeros(())
 
         def minimize(
-            loss: Callable[[Tensor], Tensor], start: Tensor, lrs: Sequence[float]
+            loss: Callable[[Tensor], Tensor],
+            start: Tensor,
+            lrs: Sequence[float],
+            scale: object,
         ) -> tuple[Tensor, list[float]]:
             nonlocal velocity
             x, history = start.detach(), []

@@ -9,6 +9,7 @@ from diffusers import UNet3DConditionModel
 from diffusers.loaders.peft import PeftAdapterMixin
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recast.backbones import unet3d
 from recast.backbones.base import Backbone
@@ -18,11 +19,11 @@ from recast.networks import unet_roles
 from recast.networks.adapters import (
     Adapter,
     LoRA,
-    MotionEmbeddings,
     WeightDifferences,
     input_shapes,
     weighted_sum,
 )
+from recast.networks.motion_embeddings import MotionEmbeddings
 
 from .hooks import hook_count
 from .inputs import noise
@@ -202,6 +203,51 @@ def test_embeddings_are_interpolated_linearly_in_time() -> None:
         handle.remove()
     assert seen[0].shape == (5, 4, width)
     torch.testing.assert_close(seen[0][2, :, 0], torch.tensor([0.0, 0.25, 0.75, 1.0]))
+
+
+class InterpolationCount(TorchDispatchMode):
+    """Inside this context `calls` counts linear interpolations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += func is torch.ops.aten.upsample_linear1d.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_constant_embeddings_are_interpolated_once() -> None:
+    """The result of every call is that of embeddings that may change."""
+    backbone = unet3d.tiny()
+    tensors, x = filled(fresh("embeddings", backbone)), noise(2, 4, 6, 8, 8)  # 6 frames, not 3
+    results, calls = [], []
+    for constant in (False, True):
+        options = {"gamma": 0.7, "difference": True, "constant": constant}
+        adapter = built("embeddings", backbone, tensors, **options)
+        with InterpolationCount() as count, torch.no_grad(), adapter.applied():
+            results += [out(backbone, x) for _ in range(3)]
+        calls.append(count.calls)
+    projections = [path for path in paths(backbone) if "to_out" not in path]
+    assert calls == [3 * len(projections), len(tensors)]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_constant_embeddings_get_no_gradient() -> None:
+    backbone = unet3d.tiny()
+    tensors = filled(fresh("embeddings", backbone))
+    x = noise(1, 4, 3, 8, 8).requires_grad_(True)
+    gradients = []
+    for constant in (False, True):
+        adapter = built("embeddings", backbone, tensors, constant=constant)
+        with adapter.applied():
+            value = out(backbone, x).square().mean()
+            (slope,) = torch.autograd.grad(value, x, retain_graph=True)
+            gradients.append(slope)
+            one = next(iter(adapter.tensors.values()))
+            (own,) = torch.autograd.grad(value, one, allow_unused=True)
+            assert (own is None) == constant
+    torch.testing.assert_close(*gradients)
 
 
 def test_lora_adds_b_times_a() -> None:

@@ -1,12 +1,13 @@
 """Atomic writing: after every kind of failure the folder is as it was before."""
 
 import errno
+import os
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from subprocess import PIPE
+from subprocess import PIPE, Popen
 
 import pytest
 
@@ -66,6 +67,35 @@ def test_a_full_disk_is_a_one_line_error_and_nothing_is_written(
     ):
         fail_half_way(temporary, OSError(code, "full"))
     assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("writer", [atomic, atomic_folder])
+def test_a_file_that_is_too_large_is_a_one_line_error(tmp_path: Path, writer: Writer) -> None:
+    with (
+        pytest.raises(NoSpace, match=r"out is larger than the disk or the limit of the process"),
+        writer(tmp_path / "out") as temporary,
+    ):
+        fail_half_way(temporary, OSError(errno.EFBIG, "File too large"))
+    assert listing(tmp_path) == []
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    previous = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_file_has_the_permissions_of_a_new_file(tmp_path: Path, mask: int, mode: int) -> None:
+    """Also if the writer replaces the temporary file by one with other permissions."""
+    with umask(mask), atomic(tmp_path / "out") as temporary:
+        private = tmp_path / "private"
+        private.touch(0o600)
+        private.replace(temporary)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == mode
 
 
 def test_other_system_errors_inside_the_context_pass_unchanged(tmp_path: Path) -> None:
@@ -137,3 +167,65 @@ def test_a_locked_folder_belongs_to_one_process(tmp_path: Path) -> None:
         other.kill()
     with locked(folder):
         pass
+
+
+WRITERS = {
+    "file": "with atomic(folder / 'new' / 'out.bin') as temporary: temporary.write_bytes(b'half');",
+    "folder": "with atomic_folder(folder / 'new' / 'out') as temporary: (temporary / 'a').mkdir();",
+    "scratch": "(folder / 'new').mkdir()\nwith scratch_folder(folder / 'new') as temporary:",
+}
+
+
+@contextmanager
+def writing(kind: str, folder: Path) -> Iterator[Popen[str]]:
+    """Inside this context, another process is writing into `folder / "new"`."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from recast.media.atomic_files import atomic, atomic_folder, scratch_folder\n"
+        f"folder = Path(sys.argv[1])\n{WRITERS[kind]} print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "in\n"
+        yield other
+        other.kill()
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_the_next_writer_removes_what_a_killed_process_left(tmp_path: Path, kind: str) -> None:
+    with writing(kind, tmp_path) as other:
+        other.kill()
+        other.wait()
+    left = listing(tmp_path / "new")
+    assert left
+    assert all(name.startswith(".recast-") for name in left)
+    with atomic(tmp_path / "new" / "next") as temporary:
+        temporary.write_text("whole")
+    assert listing(tmp_path / "new") == ["next"]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_writer_leaves_the_files_of_a_running_process(tmp_path: Path, kind: str) -> None:
+    with writing(kind, tmp_path) as other:
+        before = listing(tmp_path / "new")
+        with atomic_folder(tmp_path / "new" / "next"):
+            pass
+        assert listing(tmp_path / "new") == sorted([*before, "next"])
+        other.communicate()  # ends the input, so that the process finishes
+    assert not [name for name in listing(tmp_path / "new") if name.startswith(".recast-")]
+
+
+def test_a_writer_leaves_the_files_of_other_machines(tmp_path: Path) -> None:
+    """On a disk that machines share, and on which a lock may hold for one machine only."""
+    with writing("file", tmp_path) as other:
+        other.kill()
+        other.wait()
+    for path in (tmp_path / "new").iterdir():
+        machine = path.name.split("-")[1]
+        path.rename(path.with_name(path.name.replace(machine, "0" * len(machine))))
+    left = listing(tmp_path / "new")
+    assert len(left) == 2
+    with atomic(tmp_path / "new" / "next"):
+        pass
+    assert listing(tmp_path / "new") == sorted([*left, "next"])

@@ -244,12 +244,34 @@ def test_every_variant_gives_another_clip(backbone: Backbone) -> None:
             assert not torch.equal(latents, other)
 
 
+@pytest.mark.slow
+def test_a_loss_scale_that_overflowed_at_one_level_is_not_tried_at_the_next() -> None:
+    """In float16, with targets so far away that the gradient overflows at first."""
+    half = unet3d.tiny()  # its own: it is changed
+    half.parts.unet.half()
+    repeated = []
+    for levels in (1, 3):
+        method = Method(
+            Config(
+                loss="absolute", guided=levels / 4, inner_steps=2, inversion_steps=1, restart=False
+            )
+        )
+        learned = learn(method, half)
+        far = {n: t if n == "noise" else t + 100 for n, t in learned.tensors.items()}
+        before = half.nfe
+        transfer(method, half, dataclasses.replace(learned, tensors=far))
+        repeated.append(half.nfe - before - 2 * 4 - 2 * levels)
+    assert repeated[0] == repeated[1] > 0
+
+
 def test_the_learning_rate_falls_linearly(
     backbone: Backbone, motion: Motion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[list[float]] = []
 
-    def minimize(loss: Any, x: Tensor, lrs: Sequence[float]) -> tuple[Tensor, list[float]]:
+    def minimize(
+        loss: Any, x: Tensor, lrs: Sequence[float], scale: Any
+    ) -> tuple[Tensor, list[float]]:
         rates.append(list(lrs))
         return x, [0.0] * len(lrs)
 

@@ -1,6 +1,7 @@
 """DreamMotion: its step against the formula, its terms, how it stops and resumes."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recast.backbones import gaussian, unet3d
+from recast.backbones import gaussian, hunyuan, unet3d
 from recast.backbones.base import Backbone
 from recast.cli import flags
 from recast.diffusion.optimize import gradient, minimize
@@ -69,6 +70,33 @@ def test_the_self_similarities_pull_a_disturbed_copy_back() -> None:
     _, history = minimize(structure, disturbed, [0.02] * 20)
     assert history[-1] < 0.6 * history[0]
     assert step.metrics.keys() == {"spatial", "temporal"}
+
+
+@pytest.mark.parametrize(
+    ("tiny", "negative", "calls"),
+    [(unet3d.tiny, "", 5), (hunyuan.tiny, "", 4), (hunyuan.tiny, "bad", 5)],
+    ids=["two passes", "reads the scale", "reads the scale, with a negative prompt"],
+)
+def test_the_keys_of_the_source_are_those_of_a_pass_without_guidance(
+    tiny: Callable[[], Backbone], negative: str, calls: int
+) -> None:
+    """In a step the keys of the source cost no forward pass of their own, unless the network reads
+    the guidance scale. A step has two guided estimates and one pass for the gradient."""
+    backbone = tiny()
+    source = backbone.encode(random_clip(backbone))
+    sampling = dataclasses.replace(TWO_STEPS, negative_prompt=negative)
+    step = Distillation.of(Config(), backbone, source, "a dog", "a cat", sampling)
+    before = backbone.nfe
+    step(source, 1)
+    assert backbone.nfe - before == calls
+    t = backbone.schedule.sized(source.shape).grid(10)[3]
+    with torch.no_grad():
+        plain = backbone.denoiser(backbone.encode_text(["a dog"]))
+        expected = step.keys(source, t, plain)
+        guided = backbone.cfg_denoiser("a dog", negative, sampling.guidance_scale)(source, t)
+        estimate, keys = step.read_source(source, t)
+    torch.testing.assert_close(dict(keys), dict(expected))
+    torch.testing.assert_close(estimate, guided.eps)
 
 
 def slopes(side: int, config: Config) -> Tensor:
@@ -249,7 +277,7 @@ def test_a_motion_without_latents_is_refused() -> None:
     ("changes", "message"),
     [
         ({"iterations": 0}, "`iterations` must be at least 1, got 0"),
-        ({"lr": float("nan")}, "`lr` must be above 0, got nan"),
+        ({"lr": float("nan")}, "`lr` must be a finite number, got nan"),
         ({"lr_decay": 1.1}, "`lr_decay` must be between 0 and 1, got 1.1"),
         ({"noisiest": 1.5}, "`noisiest` must be .*, got 1.5"),
         ({"cleanest": 0.96}, "`cleanest` must be above 0 and at most `noisiest`, 0.95, got 0.96"),

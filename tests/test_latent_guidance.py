@@ -73,8 +73,8 @@ def traced(
 ) -> Trace:
     """The trace of a moving square at three of four levels."""
     steps = {"guided_steps": 3, "inversion_steps": 8}
-    video = square_clip(backbone)
-    return Job(record_inversion(backbone, video, "a square", 4, **steps, taps=taps)).run(on_event)
+    x0 = backbone.encode(square_clip(backbone))
+    return Job(record_inversion(backbone, x0, "a square", 4, **steps, taps=taps)).run(on_event)
 
 
 @pytest.mark.parametrize("kind", ["ddim", "noised"])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recast.feature_guidance.losses import (
     pairwise_cosine,
@@ -124,6 +124,37 @@ def test_spatial_self_similarity_is_the_difference_of_all_cosines(channels: int)
     wanted = torch.stack([(cosines(a) - cosines(b)).square().mean() for a, b in frames]).mean()
     torch.testing.assert_close(spatial_self_similarity(keys, target), wanted)
     assert float(spatial_self_similarity(keys, 3 * keys)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
+@pytest.mark.parametrize("channels", [8, 96])
+def test_small_differences_of_self_similarities_are_not_lost_in_float32(
+    channels: int, scale: float
+) -> None:
+    """Against the double sum over positions in float64, for the loss and its gradient."""
+    target = noise(1, 2, 6, 6, channels).float()
+    keys = target + scale * noise(1, 2, 6, 6, channels, seed=1).float()
+    exact = keys.double().requires_grad_(True)
+    frames = zip(exact[0].flatten(1, 2), target[0].double().flatten(1, 2), strict=True)
+    wanted = torch.stack([(cosines(a) - cosines(b)).square().mean() for a, b in frames]).mean()
+    (slope,) = torch.autograd.grad(wanted, exact)
+    keys.requires_grad_(True)
+    got = spatial_self_similarity(keys, target)
+    (got_slope,) = torch.autograd.grad(got, keys)
+    assert got.item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert float((got_slope - slope).norm() / slope.norm()) < 1e-4
+
+
+def test_keys_of_zero_have_a_finite_self_similarity() -> None:
+    """As in cosine similarity, a zero vector has a cosine of 0 with every vector."""
+    keys, target = noise(1, 1, 2, 2, 3), noise(1, 1, 2, 2, 3, seed=1)
+    keys[0, 0, 0, 0], target[0, 0, 1] = 0, 0
+    a, b = (nn.functional.normalize(x.reshape(4, 3), dim=-1) for x in (keys, target))
+    wanted = (a @ a.mT - b @ b.mT).square().mean()
+    keys.requires_grad_(True)
+    got = spatial_self_similarity(keys, target)
+    torch.testing.assert_close(got, wanted)
+    assert torch.autograd.grad(got, keys)[0].isfinite().all()
 
 
 def test_temporal_self_similarity_compares_frames_and_not_positions() -> None:

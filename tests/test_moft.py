@@ -158,7 +158,7 @@ def test_motions_of_other_settings_are_refused() -> None:
         ({"channels": 0.0}, "`channels` must be above 0 and at most 1, got 0.0"),
         ({"guided": 1.5}, "`guided` must be between 0 and 1, got 1.5"),
         ({"inner_steps": 0}, "`inner_steps` must be at least 1, got 0"),
-        ({"lr": float("nan")}, "`lr` must be above 0, got nan"),
+        ({"lr": float("nan")}, "`lr` must be a finite number, got nan"),
         ({"lr_end": -1.0}, "`lr_end` must be at least 0, got -1.0"),
         ({"inversion_steps": 0}, "`inversion_steps` must be .*, got 0"),
     ],

@@ -1,10 +1,12 @@
 """Motion files: what is written is read back, and other files are refused."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,6 +16,7 @@ from recast.backbones.gaussian import Gaussian, tiny
 from recast.diffusion.noise_schedule import Flow
 from recast.errors import BadMotion
 from recast.motions.motion import FORMAT, Motion
+from recast.networks.tensor_memory import TensorMemory
 
 from .inputs import noise
 from .pickles import Trap
@@ -44,6 +47,53 @@ def test_a_saved_motion_is_read_back_unchanged(tmp_path: Path) -> None:
         assert loaded.tensors[name].dtype == tensor.dtype
         assert torch.equal(loaded.tensors[name], tensor)
     assert [file.name for file in path.parent.iterdir()] == ["bear.safetensors"]
+
+
+def test_a_changed_motion_copies_new_tensors_only() -> None:
+    original = motion()
+    mask = np.ones((2, 3, 3), bool)
+    with TensorMemory() as memory:
+        changed = [
+            dataclasses.replace(original, metadata={}),
+            original.stretched(9),
+            original.with_tensors({}, keep=["half"]),
+        ]
+        assert memory.peak == 0
+        changed.append(original.masked(mask))
+        assert 0 < memory.peak <= 2 * mask.nbytes
+    for one in changed:
+        assert all(
+            one.tensors[name] is original.tensors[name] for name in one.tensors if name != "mask"
+        )
+    assert changed[2].tensors.keys() == {"half"}
+    assert changed[3].tensors.keys() == {*original.tensors, "mask"}
+
+
+def test_a_motion_does_not_share_the_tensors_of_others() -> None:
+    mine = torch.zeros(3)
+    one = motion(tensors={"x": mine})
+    two = one.with_tensors({"y": mine})
+    mine += 1
+    assert not one.tensors["x"].any()
+    assert not two.tensors["y"].any()
+
+
+def test_tensors_that_are_read_by_level_are_not_copied(tmp_path: Path) -> None:
+    """Not by a motion, and not by reading a file. `level` copies the level that it reads."""
+    levels = noise(3, 4, 5)
+    made = motion(tensors={"phi": levels, "noise": noise(2)}, by_level=frozenset({"phi"}))
+    assert made.tensors["phi"] is levels
+    loaded = Motion.load(made.save(tmp_path / "bear.safetensors"))
+    assert loaded.by_level == made.by_level
+    cpu = torch.device("cpu")
+    with TensorMemory() as memory:
+        second = loaded.level("phi", 1, cpu)
+    assert memory.peak == second.nbytes
+    assert torch.equal(second, levels[1])
+    assert second.data_ptr() % 64 == 0
+    window = made.with_tensors({"phi": levels[:, 1:3]})
+    assert torch.equal(window.level("phi", 2, cpu), levels[2, 1:3])
+    assert window.level("phi", 2, cpu).is_contiguous()
 
 
 def test_any_safetensors_reader_can_read_a_motion_file(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from recast.diffusion.optimize import (
     Group,
+    Iteration,
+    LossScale,
     adamw,
     adamw_class,
     descend,
@@ -90,17 +92,18 @@ def through_half(weight: float) -> Callable[[Tensor], Tensor]:
     return lambda x: (weight * x.half().float()).sum()
 
 
-@pytest.mark.parametrize("weight", [1.5e-8, 100.0], ids=["vanishes", "overflows"])
+@pytest.mark.parametrize("weight", [1.5e-8, 100.0, 1e5], ids=["vanishes", "overflows", "large"])
 def test_gradients_pass_through_float16(weight: float) -> None:
-    """The first gradient underflows in float16, and the second overflows at the scale that the
-    first one needs."""
+    """The first gradient underflows in float16, the second overflows at the scale that the first
+    one needs, and the last overflows even without a scale."""
     slope = gradient(through_half(weight), torch.zeros(4))
     torch.testing.assert_close(slope.gradient, torch.full((4,), weight), rtol=5e-3, atol=0)
 
 
 def test_a_gradient_that_float16_cannot_hold_is_refused() -> None:
-    with pytest.raises(NotFinite, match="the gradient is not finite after 0 inner steps"):
-        minimize(through_half(1e5), torch.zeros(4), [0.1])
+    message = "not finite, even with the smallest loss scale, 0.00390625 after 0 inner steps"
+    with pytest.raises(NotFinite, match=message):
+        minimize(through_half(1e12), torch.zeros(4), [0.1])
 
 
 def test_a_scale_that_overflowed_is_not_tried_again() -> None:
@@ -110,8 +113,12 @@ def test_a_scale_that_overflowed_is_not_tried_again() -> None:
         calls.append(len(calls))
         return through_half(100.0)(x)
 
-    minimize(loss, torch.zeros(4), [0.1, 0.1, 0.1])
+    scale = LossScale()
+    minimize(loss, torch.zeros(4), [0.1, 0.1, 0.1], scale)
     assert len(calls) == 4
+    minimize(loss, torch.zeros(4), [0.1, 0.1, 0.1], scale)  # the next noise level
+    gradient(loss, torch.zeros(4), scale)
+    assert len(calls) == 8
 
 
 def test_plain_gradient_descent_reports_every_step() -> None:
@@ -153,8 +160,8 @@ def test_every_step_is_that_of_adamw() -> None:
     groups = [to(3, weight)]
     seen = list(train(groups, adamw(groups, 0.01), 3))
     assert weight.item() == pytest.approx(x, rel=1e-9)
-    assert [index for index, _ in seen] == [1, 2, 3]
-    assert [loss for _, loss in seen] == pytest.approx(losses)
+    assert [(one.number, one.skipped) for one in seen] == [(1, False), (2, False), (3, False)]
+    assert [one.loss for one in seen] == pytest.approx(losses)
 
 
 def test_resumed_training_gives_the_same_weights() -> None:
@@ -221,16 +228,85 @@ def test_a_gradient_is_clipped_to_the_largest_norm() -> None:
     assert float(moment.norm()) == pytest.approx(0.2, rel=1e-4)
 
 
-def test_an_error_names_the_iteration_with_a_non_finite_loss() -> None:
+def halved(weights: dict[int, float], parameter: nn.Parameter) -> Group:
+    """A loss whose gradient at iteration n passes through float16; it is `weights[n]`, or 1."""
+
+    @contextmanager
+    def loss(index: int) -> Iterator[Tensor]:
+        yield through_half(weights.get(index, 1.0))(parameter)
+
+    return Group([parameter], 0.1, loss)
+
+
+def test_an_overflow_skips_one_iteration_as_with_the_scaler_of_torch() -> None:
+    """1e3 overflows once, 1e10 as long as it lasts, and a loss of nan is an overflow too."""
+    weights = {2: 1e3, 4: 1e10, 5: 1e10, 7: float("nan")}
+    ours, theirs = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+    groups, scale = [halved(weights, ours)], LossScale()
+    optimizer = torch.optim.AdamW([theirs], 0.1, weight_decay=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale.value)
+    skipped = []
+    for index, _, is_skipped in train(groups, adamw(groups, 0.01), 9, scale=scale):
+        before = scaler.get_scale()
+        optimizer.zero_grad()
+        scaler.scale(through_half(weights.get(index, 1.0))(theirs)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(ours, theirs)
+        assert scale.value == scaler.get_scale()
+        assert is_skipped == (scaler.get_scale() < before)
+        skipped += [index] * is_skipped
+    assert skipped == [2, 4, 5, 7]
+
+
+def test_the_scale_grows_again_as_with_the_scaler_of_torch() -> None:
+    scale = LossScale()
+    scale.lower(2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale.value)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    for _ in range(2001):
+        optimizer.param_groups[0]["params"][0].grad = torch.zeros(1)
+        scaler.scale(torch.zeros(1))  # creates the scale
+        scaler.step(optimizer)
+        scaler.update()
+        scale.count_step()
+        assert scale.value == scaler.get_scale()
+    assert scale.value == LossScale().value
+
+
+def test_an_overflow_of_one_group_changes_no_group() -> None:
+    one, two = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    groups = [halved({}, one), halved({1: 1e12}, two)]
+    (iteration,) = train(groups, adamw(groups, 0.1), 1)
+    assert iteration.skipped
+    for weight in (one, two):
+        assert torch.equal(weight, torch.ones(2))
+        assert weight.grad is not None
+        assert not weight.grad.any()
+
+
+def test_a_resumed_training_keeps_the_lowered_scale() -> None:
+    scale, resumed = LossScale(), LossScale()
+    scale.count_step()
+    scale.lower(4)
+    scale.count_step()
+    resumed.load(scale.as_tensor())
+    assert (resumed.value, resumed.steps_without_overflow) == (2.0**10, 1)
+
+
+def test_an_error_names_the_iteration_at_which_no_scale_helps() -> None:
     weight = parameter(1.0)
 
     @contextmanager
     def loss(index: int) -> Iterator[Tensor]:
-        yield (weight * (float("nan") if index == 3 else 1.0)).sum()
+        yield (weight * (float("nan") if index >= 3 else 1.0)).sum()
 
     groups = [Group([weight], 0.1, loss)]
-    with pytest.raises(NotFinite, match=r"the loss is nan .* at iteration 3; try `dtype=float32`"):
-        list(train(groups, adamw(groups, 0), 5))
+    seen: list[Iteration] = []
+    message = r"smallest loss scale, 0.00390625, and the loss is nan at iteration 23; try `dtype="
+    with pytest.raises(NotFinite, match=message):
+        seen.extend(train(groups, adamw(groups, 0), 50))
+    assert [one.number for one in seen if one.skipped] == list(range(3, 23))
 
 
 def test_8_bit_moments_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from recast.media.video import Video
 from recast.methods import dmt, dreammotion, motion_inversion, unguided
 from recast.motions.motion import Motion
 from recast.pipeline import output_folder, run, source_clip
-from recast.pipeline.config import Draw, LearnConfig, RunConfig
+from recast.pipeline.config import Draw, LearnConfig, RunConfig, check_prompt
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.run import RunOutput
 from recast.pipeline.source_clip import Source, to_tensor, to_video
@@ -520,6 +522,48 @@ def test_a_mask_is_cut_and_fitted_like_the_clip_of_a_motion_file(
     assert from_file.videos[0].read_bytes() == written
 
 
+@pytest.mark.parametrize("text", ["a cat\n", "a\tcat", "a \x1b[31mcat", "a \x00cat", "a \udcffcat"])
+def test_texts_with_control_characters_are_refused(text: str) -> None:
+    position = next(n for n, letter in enumerate(text, 1) if letter not in "a ct[31m")
+    message = f"has the control character .* at position {position}; write one line, with blanks"
+    with pytest.raises(BadCall, match=f"the prompt {message}"):
+        check_prompt(text)
+    with pytest.raises(BadCall, match=f"`negative_prompt` {message}"):
+        Draw(negative_prompt=text)
+    with pytest.raises(BadCall, match=f"`source_prompt` {message}"):
+        Source(source_prompt=text)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_if_the_motion_store_is_full(ball: Path, tmp_path: Path) -> None:
+    """The size of files is limited in a process of its own, to less than that of the motion."""
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from recast.backbones import gaussian
+from recast.methods import dmt
+from recast.pipeline import run
+from recast.pipeline.config import Draw, RunConfig
+from recast.pipeline.motion_cache import MotionCache
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+folder = Path(sys.argv[2])
+full = dmt.Config(feature="full", guided=1.0, inner_steps=1, inversion_steps=1, restart=False)
+config = RunConfig(
+    clip=Path(sys.argv[1]), prompt="a cat", method="dmt", out=folder / "out",
+    draw=Draw(steps=4), config=full,
+)
+store = MotionCache(folder / "store", 10**9)
+print(run.transfer(config, gaussian.tiny(), store).run().manifest["notes"][-1])
+"""
+    command = [sys.executable, "-c", code, str(ball), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("the motion could not be saved in the motion store")
+    assert "larger than the disk or the limit of the process allows" in done.stdout
+    assert (tmp_path / "out" / "video.mp4").is_file()
+    assert not list((tmp_path / "store").iterdir())
+
+
 def test_an_interrupted_run_resumes_from_its_last_state(
     job: Callable[..., RunConfig[Any]], tmp_path: Path, store: MotionCache
 ) -> None:
@@ -681,7 +725,7 @@ def test_interrupted_learning_resumes_with_the_same_result(
     reached = entry.header()["cost"]
 
     events, path = finished(run.learn(lesson(out=tmp_path / "again.safetensors"), backbone, store))
-    assert trained(events) == curve[4:]
+    assert trained(events) == curve[5:]
     assert not [e for e in events if isinstance(e, Step) and e.stage == "invert"]
     assert [e.text for e in events if isinstance(e, Note)].count(
         "resuming interrupted learning"

@@ -176,8 +176,9 @@ def test_methods_that_need_a_whole_clip_refuse_windows() -> None:
 def test_windows_are_set_when_a_model_is_loaded() -> None:
     loaded = model_loading.load("gaussian", Settings(device="cpu", window=4))
     assert loaded.window == 4
-    with pytest.raises(BadCall, match="`window` must be at least 1, got 0"):
-        model_loading.load("gaussian", Settings(device="cpu", window=0))
+    for window in (0, 1):
+        with pytest.raises(BadCall, match=f"`window` must be at least 2, got {window}"):
+            Settings(device="cpu", window=window)
 
 
 def test_methods_without_guidance_work_in_windows() -> None:

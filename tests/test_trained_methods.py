@@ -98,6 +98,20 @@ def test_training_reduces_the_loss_on_other_draws(name: str) -> None:
     assert after < 0.998 * before
 
 
+def test_a_clip_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, encoded = unet3d.tiny(), []
+    encode = backbone.encode
+
+    def count(video: Tensor) -> Tensor:
+        encoded.append(video.shape)
+        return encode(video)
+
+    monkeypatch.setattr(backbone, "encode", count)
+    video = random_clip(backbone)
+    made(NAMES[0], iterations=1).learn(backbone, video, "a dog", TWO_STEPS).run()
+    assert encoded == [video.shape]
+
+
 @pytest.mark.parametrize("name", [*NAMES, "hybrid"])
 def test_training_resumed_from_a_checkpoint_gives_the_same_motion(
     name: str, tmp_path: Path
@@ -108,10 +122,13 @@ def test_training_resumed_from_a_checkpoint_gives_the_same_motion(
     trains = "motion_inversion" if name == "hybrid" else name
     backbone, method = tiny(), made(trains, iterations=4, checkpoint_every=2, **which)
     whole = method.learn(backbone, random_clip(backbone), "a dog", TWO_STEPS)
-    events = list(whole)
-    checkpoints = [event for event in events if isinstance(event, Checkpoint)]
-    assert [event.index for event in checkpoints] == [2]
-    checkpoint = Motion.load(checkpoints[0].state.save(tmp_path / "checkpoint.safetensors"))
+    events, states = [], {}
+    for event in whole:
+        events.append(event)
+        if isinstance(event, Checkpoint):
+            states[event.index] = event.state()
+    assert states.keys() == {2}
+    checkpoint = Motion.load(states[2].save(tmp_path / "checkpoint.safetensors"))
     rest = method.resume_learning(checkpoint, backbone, random_clip(backbone), "a dog", TWO_STEPS)
     curves = [
         [e.metrics for e in es if isinstance(e, Step) and e.stage == "train"]
@@ -350,7 +367,7 @@ def test_the_spatial_lora_is_trained_but_not_part_of_the_motion() -> None:
             backbone, random_clip(backbone), "a dog", TWO_STEPS
         )
         (checkpoint,) = [event for event in learning if isinstance(event, Checkpoint)]
-        spatial = {n: t for n, t in checkpoint.state.tensors.items() if n.startswith("spatial/")}
+        spatial = {n: t for n, t in checkpoint.state().tensors.items() if n.startswith("spatial/")}
         assert spatial
         assert all(".attentions." in n for n in spatial)
         assert any(float(t.abs().max()) > 0 for n, t in spatial.items() if "lora_B" in n)
@@ -503,7 +520,7 @@ def test_a_network_in_half_precision_trains_tensors_in_float32(name: str) -> Non
     kept.parts.unet.to(torch.bfloat16)
     method = made(name, checkpoint_every=1)
     learning = method.learn(kept, random_clip(kept), "a dog", TWO_STEPS)
-    (state,) = [event.state for event in learning if isinstance(event, Checkpoint)]
+    (state,) = [event.state() for event in learning if isinstance(event, Checkpoint)]
     trained = [t for n, t in state.tensors.items() if n.startswith("adapter/")]
     assert all(tensor.dtype == torch.float32 for tensor in trained)
     assert any(float(tensor.abs().max()) > 0 for tensor in trained)

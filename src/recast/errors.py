@@ -5,10 +5,13 @@ right. A field of a call stands in backticks, as in "`frames` must be at least 1
 command line prints it as a flag. Any exception that is not a `RecastError` is a defect of Recast.
 """
 
+import dataclasses
 import difflib
+import math
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class RecastError(Exception):
@@ -68,6 +71,16 @@ class NoSpace(RunFailed):
 
 class NotFinite(RunFailed):
     """NaN or infinity appeared in the latents; the message names the noise level."""
+
+
+def check_finite(config: Any) -> None:
+    """Raise `BadCall` if a field of a dataclass is a number that is not finite, or a tuple that
+    has one."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise BadCall(f"`{field.name}` must be a finite number, got {number}")
 
 
 @contextmanager

@@ -45,12 +45,14 @@ class Preview:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A point from which interrupted work can resume."""
+    """The work can resume from now on, if it is interrupted."""
 
     index: int
     """The step of the work, counted from 1."""
-    state: Any
-    """What the work needs to resume; for learning it is a `Motion`."""
+    state: Callable[[], Any]
+    """Copies what the work needs to resume from the last step that it has finished at the time of
+    the call; for learning it is a `Motion`. It may also be called after the work was stopped. None
+    if the work was stopped in the middle of a change."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

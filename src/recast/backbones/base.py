@@ -65,8 +65,10 @@ class Settings(NetworkSettings):
     the network sees the whole clip. Only some methods work in windows."""
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise BadCall(f"`window` must be at least 1, got {self.window}")
+        if self.window is not None and self.window < 2:
+            raise BadCall(
+                f"`window` must be at least 2, got {self.window}; one frame shows no motion"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

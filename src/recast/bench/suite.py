@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recast.bench import pairs
-from recast.errors import BadCall, BadClip, UnknownName
+from recast.errors import BadCall, BadClip, UnknownName, check_finite
 from recast.pipeline import method_presets, source_clip
 from recast.pipeline.source_clip import Source
 
@@ -59,6 +59,9 @@ class Variant:
     """The edit mask, as in `RunConfig.mask`."""
     folder: Path | None = None
     """Folder of the results, for "external"."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
 
     @property
     def needs_model(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import docstring_parser
 import tyro
 
-from recast.errors import BadCall, UnknownName
+from recast.errors import BadCall, UnknownName, check_finite
 
 T = TypeVar("T")
 _MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
@@ -48,7 +48,7 @@ def parse(kind: Any, default: Any, argv: Sequence[str], command: str, descriptio
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message), _unwrapped_help():
-            return tyro.cli(
+            parsed = tyro.cli(
                 kind,
                 prog=command,
                 description=description or None,
@@ -60,6 +60,8 @@ def parse(kind: Any, default: Any, argv: Sequence[str], command: str, descriptio
         if not end.code:
             raise
         raise BadCall(_one_line(message.getvalue(), command)) from None
+    _check_finite(parsed)
+    return parsed
 
 
 def asks_help(argv: Sequence[str]) -> bool:
@@ -120,6 +122,14 @@ def own_names(default: Any, but: Any = None) -> set[str]:
 
 def _values(config: Any) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def _check_finite(config: Any) -> None:
+    """Raise `BadCall` for a number that is not finite, also in nested configs."""
+    check_finite(config)
+    for value in _values(config).values():
+        if dataclasses.is_dataclass(value):
+            _check_finite(value)
 
 
 def _all_flags(default: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -100,7 +101,8 @@ def _rows(motion: Motion, size: int) -> list[tuple[str, str]]:
     for part in metadata.get("mixed", []):
         rows.append(("mixed of", f"{part['weight']:g} x {part['clip']}"))
     if metadata.get("losses"):
-        rows.append(("loss", _curve(metadata["losses"])))
+        finite = [loss for loss in metadata["losses"] if math.isfinite(loss)]
+        rows.append(("loss", f"{_curve(finite)} in {len(metadata['losses'])} iterations"))
     count = sum(tensor.numel() for tensor in motion.tensors.values())
     rows.append(("holds", f"{count:,} numbers in {len(motion.tensors)} tensors"))
     rows.append(("file", f"{size / 1e6:.2f} MB"))
@@ -108,11 +110,11 @@ def _rows(motion: Motion, size: int) -> list[tuple[str, str]]:
 
 
 def _curve(losses: list[float]) -> str:
-    """The losses as text: a bar chart of their means, scaled from the lowest to the highest, with
-    the first and the last mean."""
+    """Finite losses as text: a bar chart of their means, scaled from the lowest to the highest,
+    with the first and the last mean."""
     count = min(_WIDTH, len(losses))
     edges = [index * len(losses) // count for index in range(count + 1)]
     means = [sum(losses[start:end]) / (end - start) for start, end in pairwise(edges)]
     low, span = min(means), (max(means) - min(means)) or 1.0
     bars = "".join(_BARS[int((mean - low) / span * (len(_BARS) - 1) + 0.5)] for mean in means)
-    return f"{bars}  {means[0]:.4g} to {means[-1]:.4g} in {len(losses)} iterations"
+    return f"{bars}  {means[0]:.4g} to {means[-1]:.4g}"

@@ -5,7 +5,7 @@ Owns optimizers, their state and gradient scaling. Knows no network, no method a
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,10 +14,49 @@ from torch.optim import Optimizer
 
 from recast.errors import NotFinite, missing_extra
 
-_SCALE = 2.0**12
-"""Losses are multiplied by this scale before the backward pass, and gradients are divided by it
-afterwards, because the gradients of a mean over a clip would underflow in float16. The scale is a
-power of two, so it changes no rounding in other precisions."""
+_SMALLEST_SCALE = 2.0**-8
+_STEPS_TO_GROWTH = 2000
+"""Number of iterations without an overflow after which torch's GradScaler doubles its scale."""
+
+
+class LossScale:
+    """The factor by which a loss is multiplied before the backward pass; its gradient is divided by
+    it afterwards.
+
+    Without it, the gradients of a mean over a clip would underflow in float16. A gradient that
+    overflows lowers the scale, and the scale stays lowered for as long as the object is used. It is
+    a power of two, so it changes no rounding in other precisions.
+    """
+
+    def __init__(self) -> None:
+        self.value = 2.0**12
+        self.steps_without_overflow = 0
+
+    def lower(self, divisor: float) -> None:
+        """Divide the scale after an overflow. Raises `NotFinite` if the scale is already the
+        smallest one."""
+        if self.value <= _SMALLEST_SCALE:
+            raise NotFinite(
+                f"the gradient is not finite, even with the smallest loss scale, {self.value:g}"
+            )
+        self.value = max(_SMALLEST_SCALE, self.value / divisor)
+        self.steps_without_overflow = 0
+
+    def count_step(self) -> None:
+        """Count an optimizer step, and double the scale after 2000 steps without an overflow."""
+        self.steps_without_overflow += 1
+        if self.steps_without_overflow == _STEPS_TO_GROWTH:
+            self.value *= 2
+            self.steps_without_overflow = 0
+
+    def as_tensor(self) -> Tensor:
+        """The state of the scale, for a checkpoint."""
+        return torch.tensor([self.value, self.steps_without_overflow], dtype=torch.float64)
+
+    def load(self, state: Tensor) -> None:
+        """Load the state that `as_tensor` returned."""
+        value, steps = state.tolist()
+        self.value, self.steps_without_overflow = value, int(steps)
 
 
 def descend(
@@ -25,19 +64,21 @@ def descend(
     start: Tensor,
     lrs: Sequence[float],
     optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+    scale: LossScale | None = None,
 ) -> Iterator[tuple[Tensor, float]]:
     """Minimise a scalar loss from `start`, a tensor of any shape, with one step of a new optimizer
     for each learning rate. Gradients are enabled only while the loss is computed.
 
-    Yields the detached tensor after each step and the loss before that step. Raises `NotFinite`.
+    Yields the detached tensor after each step and the loss before that step. If several calls share
+    a `scale`, none of them tries a scale at which another one overflowed. Raises `NotFinite`.
     """
     x = start.detach().clone().requires_grad_(True)
     stepper = optimizer([x], lr=1.0)
-    scale = _SCALE
+    scale = scale or LossScale()
     for index, lr in enumerate(lrs):
         stepper.param_groups[0]["lr"] = lr
         try:
-            x.grad, value, scale = gradient(loss, x, scale)
+            x.grad, value = gradient(loss, x, scale)
         except NotFinite as error:
             raise NotFinite(f"{error} after {index} inner steps") from error
         stepper.step()
@@ -45,40 +86,45 @@ def descend(
 
 
 class GradientResult(NamedTuple):
-    """The gradient of a loss, the loss, and the scale with which the gradient was computed."""
+    """The gradient of a loss, and the loss."""
 
     gradient: Tensor
     loss: float
-    scale: float
 
 
-def gradient(loss: Callable[[Tensor], Tensor], x: Tensor, scale: float = _SCALE) -> GradientResult:
+def gradient(
+    loss: Callable[[Tensor], Tensor], x: Tensor, scale: LossScale | None = None
+) -> GradientResult:
     """The gradient of a scalar loss at x, a tensor of any shape. Gradients are enabled only inside.
 
-    The loss is multiplied by `scale` before the backward pass. If the scaled gradient overflows, as
-    that of a sum over a clip may in float16, it is computed again with a sixteenth of the scale.
-    Raises `NotFinite` if the loss is not finite, or if its gradient is not finite at scale 1.
+    If the scaled gradient overflows, as that of a sum over a clip may in float16, `scale` is
+    lowered to a sixteenth and the gradient is computed again. Raises `NotFinite` if the loss is not
+    finite, or if its gradient is not finite with the smallest scale.
     """
-    with torch.enable_grad():
-        x = x if x.requires_grad else x.detach().clone().requires_grad_(True)
-        value = loss(x)
-        (scaled_gradient,) = torch.autograd.grad(scale * value, x)
-    loss_value = float(value.detach())
-    if not math.isfinite(loss_value):
-        raise NotFinite(f"the loss is {loss_value}")
-    if bool(scaled_gradient.isfinite().all()):
-        return GradientResult(scaled_gradient / scale, loss_value, scale)
-    if scale == 1:
-        raise NotFinite("the gradient is not finite")
-    return gradient(loss, x, max(1.0, scale / 16))
+    scale = scale or LossScale()
+    while True:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().clone().requires_grad_(True)
+            value = loss(x)
+            (scaled_gradient,) = torch.autograd.grad(scale.value * value, x)
+        loss_value = float(value.detach())
+        if not math.isfinite(loss_value):
+            raise NotFinite(f"the loss is {loss_value}")
+        if bool(scaled_gradient.isfinite().all()):
+            return GradientResult(scaled_gradient / scale.value, loss_value)
+        scale.lower(16)
 
 
 def minimize(
-    loss: Callable[[Tensor], Tensor], start: Tensor, lrs: Sequence[float]
+    loss: Callable[[Tensor], Tensor],
+    start: Tensor,
+    lrs: Sequence[float],
+    scale: LossScale | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Minimise a scalar loss from `start` with a new Adam, one step for each learning rate. Returns
-    the last tensor and the losses before every step. Raises `NotFinite`."""
-    steps = list(descend(loss, start, lrs))
+    the last tensor and the losses before every step. `scale` is as in `descend`. Raises
+    `NotFinite`."""
+    steps = list(descend(loss, start, lrs, scale=scale))
     end = steps[-1][0] if steps else start.detach().clone()
     return end, [value for _, value in steps]
 
@@ -116,6 +162,17 @@ def adamw(
     return kind(rates, weight_decay=weight_decay)
 
 
+class Iteration(NamedTuple):
+    """One iteration of a training."""
+
+    number: int
+    """The number of the iteration, counted from 1."""
+    loss: float
+    """The loss of the first group."""
+    skipped: bool
+    """Whether the gradient overflowed, so that the parameters did not change."""
+
+
 def train(
     groups: Sequence[Group],
     optimizer: Optimizer,
@@ -123,38 +180,55 @@ def train(
     *,
     done: int = 0,
     clip: float = 0.0,
-) -> Iterator[tuple[int, float]]:
-    """Train from iteration `done` + 1 to `iterations`. Yields the number of each iteration and the
-    loss of the first group.
+    scale: LossScale | None = None,
+) -> Iterator[Iteration]:
+    """Train from iteration `done` + 1 to `iterations`.
 
     Each group gets the gradient of its own loss, and one optimizer step updates all groups. The
-    norm of each group's gradient is clipped to `clip`; 0 turns clipping off. Raises `NotFinite`.
+    norm of each group's gradient is clipped to `clip`; 0 turns clipping off. If a gradient is not
+    finite, the iteration is skipped: no parameter changes, the gradients are set to zero, and
+    `scale` is halved, as by torch's GradScaler. Raises `NotFinite` if that does not help.
     """
+    scale = scale or LossScale()
     for index in range(done + 1, iterations + 1):
-        values = [_compute_gradients(group, index, clip) for group in groups]
-        optimizer.step()
-        yield index, values[0]
+        results = [_compute_gradients(group, index, clip, scale.value) for group in groups]
+        skipped = not all(is_finite for _, is_finite in results)
+        if skipped:
+            optimizer.zero_grad(set_to_none=False)
+            with _explained(index, results[0][0]):
+                scale.lower(2)
+        else:
+            optimizer.step()
+            scale.count_step()
+        yield Iteration(index, results[0][0], skipped)
 
 
-def _compute_gradients(group: Group, index: int, clip: float) -> float:
+def _compute_gradients(group: Group, index: int, clip: float, scale: float) -> tuple[float, bool]:
     """Set the gradients of a group's parameters. Returns the loss, or NaN for an iteration that
-    does not change the parameters."""
+    does not change the parameters, and whether loss and gradients are finite."""
     with torch.enable_grad(), group.loss(index) as loss:
         if loss is None:
             for parameter in group.parameters:
                 parameter.grad = None
-            return float("nan")
-        gradients = torch.autograd.grad(_SCALE * loss, list(group.parameters), allow_unused=True)
+            return float("nan"), True
+        gradients = torch.autograd.grad(scale * loss, list(group.parameters), allow_unused=True)
     for parameter, gradient in zip(group.parameters, gradients, strict=True):
-        parameter.grad = None if gradient is None else gradient / _SCALE
+        parameter.grad = None if gradient is None else gradient / scale
     norm = nn.utils.clip_grad_norm_(group.parameters, clip or float("inf"))
-    value = float(loss.detach())
-    if not torch.isfinite(loss) or not torch.isfinite(norm):
+    return float(loss.detach()), bool(torch.isfinite(loss) & torch.isfinite(norm))
+
+
+@contextmanager
+def _explained(index: int, loss: float) -> Iterator[None]:
+    """Inside this context a `NotFinite` error gets the iteration, the loss and a remedy added to
+    its message."""
+    try:
+        yield
+    except NotFinite as error:
         raise NotFinite(
-            f"the loss is {value} and the norm of its gradient {float(norm)} at iteration {index}; "
-            "try `dtype=float32`, `dtype=bfloat16` or a lower `lr`"
-        )
-    return value
+            f"{error}, and the loss is {loss} at iteration {index}; try `dtype=float32`, "
+            "`dtype=bfloat16` or a lower `lr`"
+        ) from error
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

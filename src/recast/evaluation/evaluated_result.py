@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recast.errors import BadClip
+from recast.errors import BadClip, check_finite
 from recast.media import video as videos
 from recast.media.video import Fit, Video
 from recast.pipeline import manifest, output_folder
@@ -31,6 +31,9 @@ class EvaluatedResult:
     fit: Fit = "crop"
     fitted_sha256: str = ""
     """Hash of the fitted frames of the source."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
 
 
 def read_result(path: Path) -> EvaluatedResult:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.diffusion.optimize import minimize
+from recast.diffusion.optimize import LossScale, minimize
 from recast.diffusion.sampling import Restart
 from recast.events import Event, job
 from recast.feature_guidance.latent_guidance import (
@@ -116,7 +116,7 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         (C, F, H, W), and for each tap the tensors (L, …) of the L guided levels."""
         trace = yield from record_inversion(
             backbone,
-            video,
+            backbone.encode(video),
             self.format_source_prompt(prompt),
             sampling.steps,
             guided_steps=self._guided_steps(sampling),
@@ -128,7 +128,8 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         for path, levels in trace.features.items():
             tensors |= dict(zip(self._names(path), self.motion_tensors(levels), strict=True))
         times = self._times(backbone, trace.noise.shape, sampling)
-        return self.build_motion(backbone, tensors, prompt, sampling, times)
+        by_level = tensors.keys() - {"noise"}
+        return self.build_motion(backbone, tensors, prompt, sampling, times, by_level)
 
     @final
     @job
@@ -142,12 +143,12 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         guided_steps = self._guided_steps(sampling)
         taps = select_taps(backbone, self.config.taps)
         # Features are read under the target prompt, without classifier-free guidance.
-        plain = backbone.denoiser(backbone.encode_text([prompt]))
+        plain, scale = backbone.denoiser(backbone.encode_text([prompt])), LossScale()
         change = change_in_windows(
             backbone,
             motion,
             taps if guided_steps else (),
-            lambda part: self._change(backbone, plain, taps, part, guided_steps),
+            lambda part: self._change(backbone, plain, taps, part, guided_steps, scale),
         )
         generator = torch.Generator().manual_seed(sampling.seed)
         inverted = motion.tensors["noise"][None].to(backbone.device)
@@ -171,14 +172,15 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         taps: Sequence[Tap],
         motion: Motion,
         guided_steps: int,
+        scale: LossScale,
     ) -> Change:
         """The inner optimisation at one level. Its loss is the mean of the losses of the taps."""
 
         def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
-            # Only the targets of one level are moved to the device, because those of all levels may
-            # not fit into its memory.
+            # Only the targets of one level are read, because those of all levels may not fit into
+            # memory.
             targets = {
-                tap.path: [motion.tensors[n][index].to(x.device) for n in self._names(tap.path)]
+                tap.path: [motion.level(name, index, x.device) for name in self._names(tap.path)]
                 for tap in taps
             }
 
@@ -187,7 +189,7 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
                 terms = [self.distance(features[path], target) for path, target in targets.items()]
                 return torch.stack(terms).mean()
 
-            return minimize(loss, x, learning_rates(self.config, index, guided_steps))
+            return minimize(loss, x, learning_rates(self.config, index, guided_steps), scale)
 
         return change
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
@@ -82,7 +81,7 @@ def change_in_windows(
     changes = []
     for number in range(len(windows)):
         features = {path: parts[number] for path, parts in chunks.items()}
-        changes.append(change_of(replace(motion, tensors={**motion.tensors, **features})))
+        changes.append(change_of(motion.with_tensors(features)))
 
     def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
         results = [

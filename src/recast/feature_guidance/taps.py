@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.diffusion.noise_schedule import Denoiser
+from recast.diffusion.noise_schedule import Denoised, Denoiser
 from recast.errors import BadCall
 from recast.networks.feature_hooks import Tap, record
 
@@ -75,3 +75,39 @@ def read_features(
     ):
         denoise(x, t)
     return features
+
+
+def read_in_guided_pass(
+    backbone: Backbone, denoise: Denoiser, taps: Sequence[Tap], x: Tensor, t: Tensor
+) -> tuple[Denoised, dict[str, Tensor]]:
+    """Both estimates of a denoiser with classifier-free guidance at x_t (1, C, F, H, W), and the
+    features of the prompt in the same forward pass: tap path -> (1, F, H, W, C).
+
+    The clip is not divided into windows. In a batch of two prompts the negative one is first.
+    """
+    unique, before = tuple(dict.fromkeys(taps)), backbone.nfe
+    with record(backbone.network, unique, x.shape[2]) as features:
+        out = denoise(x, t)
+    prompts = backbone.nfe - before
+    return out, {path: _of_last_clip(both, prompts) for path, both in features.items()}
+
+
+def estimate_with_features(
+    backbone: Backbone, denoise: Denoiser, taps: Sequence[Tap], x: Tensor, t: Tensor
+) -> tuple[Denoised, dict[str, Tensor]]:
+    """Both estimates at x_t (B, C, F, H, W), and the features in the same forward pass, as from
+    `read_features`. Features have gradients if x requires them; the estimates have none, so the
+    layers after the last tap save nothing for the backward pass."""
+    unique = tuple(dict.fromkeys(taps))
+    with (
+        torch.set_grad_enabled(x.requires_grad),
+        record(backbone.network, unique, x.shape[2], stop_gradient=True) as features,
+    ):
+        out = denoise(x, t)
+    return Denoised(out.x0.detach(), out.eps.detach()), features
+
+
+def _of_last_clip(features: Tensor, clips: int) -> Tensor:
+    """The features of the last clip of a batch. Some taps read the positions of all clips of a
+    batch, in order, as positions of one clip."""
+    return features.chunk(clips, 0 if len(features) == clips else 2)[-1]

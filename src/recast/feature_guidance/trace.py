@@ -16,6 +16,7 @@ from recast.diffusion.ddim_inversion import inversion_grid, invert
 from recast.diffusion.noise_schedule import Denoised, Denoiser
 from recast.diffusion.temporal_windows import blend
 from recast.events import Event, Step
+from recast.feature_guidance.level_stack import LevelStack
 from recast.feature_guidance.levels import noised_source
 from recast.feature_guidance.taps import read_features
 from recast.networks.feature_hooks import Tap, record
@@ -30,12 +31,12 @@ class Trace(NamedTuple):
     """x_t at the guided levels, (L, C, F, H, W)."""
     features: dict[str, Tensor]
     """Tap path -> reduced features (L, F, …). If there are several windows, F counts the frames of
-    all windows."""
+    all windows. Large features lie in a memory-mapped file."""
 
 
 def record_inversion(
     backbone: Backbone,
-    video: Tensor,
+    x0: Tensor,
     prompt: str,
     sampling_steps: int,
     *,
@@ -44,18 +45,17 @@ def record_inversion(
     taps: Sequence[Tap] = (),
     reduce: Callable[[Tensor], Tensor] = lambda features: features,
 ) -> Generator[Event, None, Trace]:
-    """Invert video (1, 3, F, H, W) at guidance scale 1 in approximately `inversion_steps` steps of
-    the backbone's kind.
+    """Invert latents x0 (1, C, F, H, W) at guidance scale 1 in approximately `inversion_steps`
+    steps of the backbone's kind.
 
     x_t and the features at `taps` are recorded at the noisiest `guided_steps` levels of a sampler
     with `sampling_steps`. `reduce` maps the features (1, F, H, W, C) of one level to what is
     recorded, (1, F, …). Raises `NotFinite`.
     """
-    x = backbone.encode(video)
-    kind, schedule = backbone.inversion, backbone.schedule.sized(x.shape)
+    x, kind, schedule = x0, backbone.inversion, backbone.schedule.sized(x0.shape)
     grid = schedule.grid(sampling_steps)
     plain = backbone.denoiser(backbone.encode_text([prompt]))
-    recorder = _Recorder(backbone, plain, {float(t) for t in grid[:guided_steps]}, taps, reduce)
+    recorder = _Recorder(backbone, plain, grid[:guided_steps].tolist(), taps, reduce)
     fine_grid = inversion_grid(schedule, grid, inversion_steps, kind)
     if kind == "noised":
         x = noised_source(backbone, x, fine_grid[-1])
@@ -74,20 +74,20 @@ class _Recorder:
         self,
         backbone: Backbone,
         plain: Denoiser,
-        times: set[float],
+        times: Sequence[float],
         taps: Sequence[Tap],
         reduce: Callable[[Tensor], Tensor],
     ) -> None:
-        self._backbone, self._plain, self._times = backbone, plain, times
-        self._taps, self._reduce = taps, reduce
-        self._latents: list[Tensor] = []
-        self._features: dict[str, list[Tensor]] = {tap.path: [] for tap in taps}
+        self._backbone, self._plain, self._taps, self._reduce = backbone, plain, taps, reduce
+        self._index = {time: index for index, time in enumerate(times)}
+        self._latents = LevelStack(len(times))
+        self._features = {tap.path: LevelStack(len(times)) for tap in taps}
 
     def denoise(self, x: Tensor, t: Tensor) -> Denoised:
         """Both estimates at x_t (1, C, F, H, W)."""
-        if float(t) not in self._times:
+        if float(t) not in self._index:
             return self._plain(x, t)
-        self._latents.append(x[0].cpu())
+        self._latents.put(self._index[float(t)], x[0])
         windows = self._backbone.windows(x.shape[2])
         estimates, features = [], []
         for window in windows:
@@ -95,28 +95,32 @@ class _Recorder:
             with record(self._backbone.network, self._taps, part.shape[2]) as window_features:
                 estimates.append(self._plain(part, t))
             features.append(window_features)
-        self._store(features)
+        self._store(t, features)
         return Denoised(*(blend(parts, windows) for parts in zip(*estimates, strict=True)))
 
     def read(self, x: Tensor, t: Tensor) -> None:
         """Record a level at which the inversion needs no estimate."""
-        self._latents.append(x[0].cpu())
+        self._latents.put(self._index[float(t)], x[0])
         if self._taps:
             self._store(
+                t,
                 [
                     read_features(self._backbone, self._plain, self._taps, x[:, :, window], t)
                     for window in self._backbone.windows(x.shape[2])
-                ]
+                ],
             )
 
     def trace(self, noise: Tensor) -> Trace:
-        """The trace. The inversion goes from clean to noisy, so its levels are reversed."""
+        """The trace of the levels that were recorded."""
+        latents = self._latents.stacked()
+        stacks = {path: levels.stacked() for path, levels in self._features.items()}
         return Trace(
             noise=noise[0].cpu(),
-            latents=torch.stack(self._latents[::-1]) if self._latents else noise[:0].cpu(),
-            features={path: torch.stack(f[::-1]) for path, f in self._features.items() if f},
+            latents=noise[:0].cpu() if latents is None else latents,
+            features={path: stack for path, stack in stacks.items() if stack is not None},
         )
 
-    def _store(self, windows: Sequence[Mapping[str, Tensor]]) -> None:
+    def _store(self, t: Tensor, windows: Sequence[Mapping[str, Tensor]]) -> None:
         for path, levels in self._features.items():
-            levels.append(torch.cat([self._reduce(window[path])[0].cpu() for window in windows]))
+            reduced = [self._reduce(window[path])[0].cpu() for window in windows]
+            levels.put(self._index[float(t)], torch.cat(reduced))

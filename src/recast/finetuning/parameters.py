@@ -13,13 +13,20 @@ from dataclasses import replace
 from torch import Tensor
 from torch.optim import Optimizer
 
-from recast.diffusion.optimize import Group, load_optimizer_tensors, optimizer_tensors
+from recast.diffusion.optimize import (
+    Group,
+    LossScale,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
 from recast.errors import BadMotion
 from recast.motions.motion import Motion
 from recast.networks.adapters import Adapter
 
 _ADAPTER, _SPATIAL, _OPTIMIZER = "adapter/", "spatial/", "optimizer/"
 """Prefixes of the names of a checkpoint's tensors."""
+_LOSS_SCALE = "loss_scale"
+"""Name of the tensor with the state of the loss scale in a checkpoint."""
 
 
 def learned_parameters(motion: Motion) -> dict[str, Tensor]:
@@ -36,11 +43,8 @@ def with_parameters(
     motion: Motion, tensors: Mapping[str, Tensor], losses: Sequence[float]
 ) -> Motion:
     """The motion with only its noise and these tensors, and with these losses in its metadata."""
-    return replace(
-        motion,
-        tensors={"noise": motion.tensors["noise"], **tensors},
-        metadata={**motion.metadata, "losses": list(losses)},
-    )
+    changed = motion.with_tensors(tensors, keep=["noise"])
+    return replace(changed, metadata={**motion.metadata, "losses": list(losses)})
 
 
 def losses(motion: Motion) -> list[float]:
@@ -55,18 +59,20 @@ def adapter_tensors(checkpoint: Motion) -> tuple[dict[str, Tensor], dict[str, Te
 
 
 def checkpoint_tensors(
-    temporal: Adapter, spatial: Adapter | None, optimizer: Optimizer
+    temporal: Adapter, spatial: Adapter | None, optimizer: Optimizer, scale: LossScale
 ) -> dict[str, Tensor]:
     """The tensors that a checkpoint holds besides the noise."""
-    tensors = _prefixed(_ADAPTER, temporal.tensors)
+    tensors = {_LOSS_SCALE: scale.as_tensor(), **_prefixed(_ADAPTER, temporal.tensors)}
     if spatial is not None:
         tensors |= _prefixed(_SPATIAL, spatial.tensors)
     return tensors | _prefixed(_OPTIMIZER, optimizer_tensors(optimizer))
 
 
-def restore_optimizer(optimizer: Optimizer, groups: Sequence[Group], checkpoint: Motion) -> None:
-    """Load the optimizer state of a checkpoint, if it holds one. Raises `BadMotion` if the state
-    belongs to parameters of other shapes."""
+def restore_optimizer(
+    optimizer: Optimizer, scale: LossScale, groups: Sequence[Group], checkpoint: Motion
+) -> None:
+    """Load the state of the optimizer and of the loss scale from a checkpoint, if it holds one.
+    Raises `BadMotion` if the state belongs to parameters of other shapes."""
     shapes = [parameter.shape for group in groups for parameter in group.parameters]
     state = _with_prefix(checkpoint, _OPTIMIZER)
     for name, tensor in state.items():
@@ -78,6 +84,8 @@ def restore_optimizer(optimizer: Optimizer, groups: Sequence[Group], checkpoint:
                 "not fit the parameters"
             )
     load_optimizer_tensors(optimizer, state)
+    if _LOSS_SCALE in checkpoint.tensors:
+        scale.load(checkpoint.tensors[_LOSS_SCALE])
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -124,7 +124,7 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
                     text=f"{backbone.name} has no spatial attention, so no LoRA learns the "
                     "appearance"
                 )
-            state = yield from self._initial_state(backbone, video, prompt, sampling)
+            state = yield from self._initial_state(backbone, latents[:1], prompt, sampling)
         else:
             state = checkpoint
         objective = self._objective(backbone, latents, prompt, state)
@@ -133,13 +133,13 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
         return motion
 
     def _initial_state(
-        self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
+        self, backbone: Backbone, x0: Tensor, prompt: str, sampling: Sampling
     ) -> Generator[Event, None, Motion]:
-        """A motion that holds only the inverted noise of the first clip. The prompt of the
-        inversion is empty."""
+        """A motion that holds only the inverted noise of latents x0 (1, C, F, h, w). The prompt of
+        the inversion is empty."""
         trace = yield from record_inversion(
             backbone,
-            video[:1],
+            x0,
             "",
             sampling.steps,
             guided_steps=0,

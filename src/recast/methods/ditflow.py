@@ -35,7 +35,7 @@ from torch.nn.functional import mse_loss
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.diffusion.optimize import minimize
+from recast.diffusion.optimize import LossScale, minimize
 from recast.diffusion.sampling import Edit, randn
 from recast.errors import BadCall
 from recast.events import Event, job
@@ -355,7 +355,7 @@ class _Guidance:
     def edit(self, target: Sequence[Tensor]) -> Edit:
         """The edit that optimises x_t or, in the second form, the position embeddings, until the
         displacements of every guided layer equal `target`."""
-        method, backbone = self._method, self._backbone
+        method, backbone, scale = self._method, self._backbone, LossScale()
 
         def change(x: Tensor, t: Tensor, index: int) -> tuple[Tensor, list[float]]:
             def loss(x: Tensor) -> Tensor:
@@ -369,11 +369,12 @@ class _Guidance:
                 if features:
                     stack.enter_context(override(backbone.network, taps, features, x.shape[2]))
                 if not method.learns_by_sampling:
-                    return minimize(loss, x, lrs)
+                    return minimize(loss, x, lrs, scale)
                 # Each level starts from the offset of the previous level.
                 start = next(reversed(self.offsets.values()), None)
                 start = self._zero_offset(x, t) if start is None else start
-                self.offsets[float(t)], losses = minimize(self._on_offset(loss, x), start, lrs)
+                on_offset = self._on_offset(loss, x)
+                self.offsets[float(t)], losses = minimize(on_offset, start, lrs, scale)
                 return x, losses
 
         return edit_first_levels(self._guided_steps, self._steps, change, self.losses)
@@ -396,9 +397,8 @@ class _Guidance:
 
     def _zero_offset(self, x: Tensor, t: Tensor) -> Tensor:
         """A zero offset of the position embeddings, (1, F, H, W, C) float32."""
-        features = read_features(self._backbone, self._plain, self._position_taps, x, t)
-        (positions,) = features.values()
-        return torch.zeros_like(positions, dtype=torch.float32)
+        (taken,) = read_features(self._backbone, self._plain, self._position_taps, x, t).values()
+        return torch.zeros_like(taken, dtype=torch.float32)
 
     def _by_path(self, offset: Tensor) -> dict[str, Tensor]:
         return {tap.path: offset for tap in self._position_taps}

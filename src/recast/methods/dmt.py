@@ -145,16 +145,15 @@ class Method(FeatureMatchingMethod[Config]):
     unchecked_settings = frozenset({"prompt_prefix"})
 
     def reduce(self, features: Tensor) -> Tensor:
-        features = features.float()
         if self.config.feature == "full":
-            return features
-        return losses.spatial_marginal_mean(features, self.config.cells)  # eq. 1
+            return features  # in the precision of the network, which needs no more memory
+        return losses.spatial_marginal_mean(features.float(), self.config.cells)  # eq. 1
 
     def motion_tensors(self, levels: Tensor) -> tuple[Tensor, ...]:
         return (levels,)
 
     def distance(self, features: Tensor, target: Sequence[Tensor]) -> Tensor:
-        phi, phi_source = self.reduce(features), target[0][None]
+        phi, phi_source = self.reduce(features).float(), target[0][None].float()
         # Full features (B, F, H, W, C) become (B, F, H·W·C), so that the losses serve both kinds.
         return _DISTANCES[self.config.loss](phi.flatten(2), phi_source.flatten(2))  # eq. 3
 

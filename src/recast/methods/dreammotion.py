@@ -26,6 +26,7 @@ from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
 from recast.diffusion.optimize import (
     Group,
+    LossScale,
     gradient,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -36,7 +37,7 @@ from recast.errors import BadCall
 from recast.events import Event, Note, Preview, Step, job
 from recast.feature_guidance import losses
 from recast.feature_guidance.levels import time_of_level
-from recast.feature_guidance.taps import read_features, select_taps
+from recast.feature_guidance.taps import read_features, read_in_guided_pass, select_taps
 from recast.motions.latents_method import LatentsMethod
 from recast.motions.method import (
     Sampling,
@@ -175,7 +176,7 @@ def _descend(
 
     metrics = distillation.metrics
     gradient_sum = torch.zeros_like(x)  # since the last report
-    for index, _ in train([Group([z], config.lr, loss)], optimizer, total, done=done):
+    for index, *_ in train([Group([z], config.lr, loss)], optimizer, total, done=done):
         check_finite(z.detach(), f"iteration {index} of {total}")
         assert z.grad is not None
         gradient_sum += z.grad
@@ -229,8 +230,13 @@ class Distillation:
     plain: tuple[Denoiser, Denoiser]
     """The same denoisers without classifier-free guidance."""
     seed: int
+    reads_scale: bool = False
+    """Whether the network reads the guidance scale, so that the passes with and without guidance
+    have different keys."""
     mask: Tensor | None = None
     """Where the clip may change, (F, h, w) of 0 and 1; None means everywhere."""
+    loss_scale: LossScale = field(default_factory=LossScale)
+    """The scale of the two terms in their backward passes, for all steps."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The RMS of the score, and the two terms, in the last step."""
 
@@ -257,6 +263,7 @@ class Distillation:
             cfg_denoisers=(to_prompt, to_source),
             plain=(plain[0], plain[1]),
             seed=sampling.seed,
+            reads_scale=backbone.guidance_distilled and not negative and scale != 1,
         )
 
     def __call__(self, z: Tensor, index: int) -> Tensor:
@@ -268,28 +275,42 @@ class Distillation:
         eps = randn(tuple(z.shape), generator, z.device)
         noised = schedule.noised(self.source, eps, t)
         with torch.no_grad():
-            to_prompt, to_source = self.cfg_denoisers
-            score = to_prompt(schedule.noised(z, eps, t), t).eps - to_source(noised, t).eps
+            to_prompt_eps = self.cfg_denoisers[0](schedule.noised(z, eps, t), t).eps
+            to_source_eps, target = self.read_source(noised, t)
+        score = to_prompt_eps - to_source_eps
         self.metrics.clear()
         self.metrics["score"] = float(score.square().mean().sqrt())
         mask = 1.0 if self.mask is None else self.mask
         direction = mask * score
-        if config.spatial or config.temporal:
-            structure = self._structure_gradient(z, noised, eps, t)
+        if target:
+            structure = self._structure_gradient(z, target, eps, t)
             direction = direction + (structure if config.masked == "score" else mask * structure)
         total = (direction * z).sum()  # its gradient is the direction
         return total * (2000 / z[0, 0, 0].numel()) if config.scale_by_area else total
 
-    def _structure_gradient(self, z: Tensor, noised: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    def read_source(self, noised: Tensor, t: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The guided noise estimate of the noised source, and its keys; no keys if both weights are
+        0. One forward pass gives both, unless the network reads the guidance scale: then the keys
+        need a pass without it."""
+        denoise = self.cfg_denoisers[1]
+        if not (self.config.spatial or self.config.temporal):
+            return denoise(noised, t).eps, {}
+        if self.reads_scale:
+            return denoise(noised, t).eps, self.keys(noised, t, self.plain[1])
+        out, features = read_in_guided_pass(self.backbone, denoise, self.taps, noised, t)
+        return out.eps, {path: keys.float() for path, keys in features.items()}
+
+    def _structure_gradient(
+        self, z: Tensor, target: Mapping[str, Tensor], eps: Tensor, t: Tensor
+    ) -> Tensor:
         """The gradient of the two weighted terms at z, with the RMS limited to `limit` times that
-        of the score."""
-        target = self.keys(noised, t, self.plain[1])
+        of the score. `target` are the keys of the source."""
 
         def terms(x: Tensor) -> Tensor:
             keys = self.keys(self.backbone.schedule.noised(x, eps, t), t, self.plain[0])
             return z[0, 0].numel() * self.structure(keys, target)
 
-        structure = gradient(terms, z.detach()).gradient
+        structure = gradient(terms, z.detach(), self.loss_scale).gradient
         limit = self.config.limit * self.metrics["score"]
         rms = float(structure.square().mean().sqrt())
         return structure * (limit / rms) if 0 < limit < rms else structure

@@ -23,8 +23,9 @@ from recast.errors import BadCall
 from recast.finetuning.trained_method import SpatialLoRA, TrainedMethod
 from recast.finetuning.training_config import TrainingConfig
 from recast.motions.method import check_above_zero, check_at_least
-from recast.networks.adapters import Adapter, MotionEmbeddings, input_shapes
+from recast.networks.adapters import Adapter, input_shapes
 from recast.networks.attention_layers import Transformer
+from recast.networks.motion_embeddings import MotionEmbeddings
 
 _ROLE = "temporal_transformers"
 
@@ -104,6 +105,7 @@ class Method(TrainedMethod[Config]):
             backbone.transformers_for(_ROLE),
             gamma=1.0 if learning else self.config.gamma,
             difference=self.config.difference and not learning,
+            constant=not learning,
         )
 
     def spatial_lora(self) -> SpatialLoRA | None:

@@ -26,11 +26,11 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from recast.backbones.base import Backbone
-from recast.diffusion.noise_schedule import Denoised, Denoiser, per_sample
-from recast.diffusion.optimize import gradient
+from recast.diffusion.noise_schedule import Denoised, per_sample
 from recast.diffusion.sampling import randn
 from recast.errors import BadCall
 from recast.events import Event, Job, job
+from recast.feature_guidance.guided_pass import GuidedPass
 from recast.feature_guidance.latent_guidance import name_level_in_errors
 from recast.feature_guidance.levels import (
     count_steps,
@@ -49,6 +49,7 @@ from recast.motions.method import (
     check_setting,
 )
 from recast.motions.motion import Motion
+from recast.networks.feature_hooks import Tap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +162,8 @@ class Method(MotionMethod[Config]):
         plain = backbone.denoiser(backbone.encode_text([""]))  # as in the authors' code
         tensors: dict[str, Tensor] = {}
         source = noised_source(backbone, x, t)
-        for number, rows in enumerate(self._attention(backbone, plain, source, t)):
+        features = read_features(backbone, plain, self._taps(backbone), source, t)
+        for number, rows in enumerate(self._attention(backbone, features)):
             largest = rows[0].topk(self.config.top)
             tensors[f"{number}/values"] = largest.values
             tensors[f"{number}/frames"] = largest.indices.to(torch.int16)
@@ -180,17 +182,18 @@ class Method(MotionMethod[Config]):
         x = randn(tuple(motion.tensors["size"].tolist()), generator, backbone.device)
         scale = sampling.guidance_scale + config.more_guidance
         denoise = backbone.cfg_denoiser(prompt, negative, scale)
-        loss = self.loss(backbone, motion, prompt)
+        guided = GuidedPass(backbone, prompt, negative, scale, self._taps(backbone))
+        loss = self.loss(backbone, motion)
         times = guided_times(backbone, x.shape, sampling, guided_steps)
         index_of = {t: n for n, t in enumerate(times)}
         losses: dict[int, list[float]] = {}
 
         def denoise_guided(x: Tensor, t: Tensor) -> Denoised:
-            out, index = denoise(x, t), index_of.get(float(t))
+            index = index_of.get(float(t))
             if index is None:
-                return out
+                return denoise(x, t)
             with name_level_in_errors(index, sampling.steps, t):
-                result = gradient(lambda x: loss(x, t), x)
+                out, result = guided(x, t, loss)
             losses[index] = [result.loss]
             weight = config.weight * ramp_factor(index, guided_steps, config.ramp)
             sigma = per_sample(backbone.schedule.sigma(t), x)
@@ -201,31 +204,29 @@ class Method(MotionMethod[Config]):
         )
         return latents
 
-    def _attention(
-        self, backbone: Backbone, denoise: Denoiser, x: Tensor, t: Tensor
-    ) -> list[Tensor]:
-        """The attention (B, H, W, heads, F, F) of every layer at x_t (B, C, F, H, W)."""
-        pairs = tap_pairs(backbone, self.config.queries, self.config.keys)
-        features = read_features(backbone, denoise, list(chain(*pairs)), x, t)
+    def _taps(self, backbone: Backbone) -> list[Tap]:
+        """The taps of the queries and keys of every layer."""
+        return list(chain(*tap_pairs(backbone, self.config.queries, self.config.keys)))
+
+    def _attention(self, backbone: Backbone, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """The attention (B, H, W, heads, F, F) of every layer, from the features at its taps."""
         return [
-            attention_over_frames(features[q.path], features[k.path], q.heads) for q, k in pairs
+            attention_over_frames(features[q.path], features[k.path], q.heads)
+            for q, k in tap_pairs(backbone, self.config.queries, self.config.keys)
         ]
 
-    def loss(
-        self, backbone: Backbone, motion: Motion, prompt: str
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """The loss as a function of x_t and t: the sum over layers of the mean squared error of the
-        stored entries."""
-        plain = backbone.denoiser(backbone.encode_text([prompt]))
+    def loss(self, backbone: Backbone, motion: Motion) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        """The loss as a function of the features at the taps of the queries and keys: the sum over
+        layers of the mean squared error of the stored entries."""
         source = {name: tensor.to(backbone.device) for name, tensor in motion.tensors.items()}
 
-        def loss(x: Tensor, t: Tensor) -> Tensor:
+        def loss(features: Mapping[str, Tensor]) -> Tensor:
             terms = [
                 mse_loss(
                     rows[0].gather(-1, source[f"{number}/frames"].long()),
                     source[f"{number}/values"],
                 )
-                for number, rows in enumerate(self._attention(backbone, plain, x, t))
+                for number, rows in enumerate(self._attention(backbone, features))
             ]
             return torch.stack(terms).sum()
 

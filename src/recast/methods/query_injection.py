@@ -91,7 +91,7 @@ class Method(MotionMethod[Config]):
         (C, F, H, W), and x_t at the L injected levels as "latents", (L, C, F, H, W)."""
         trace = yield from record_inversion(
             backbone,
-            video,
+            backbone.encode(video),
             prompt,
             sampling.steps,
             guided_steps=count_steps(self.config.injected, sampling),

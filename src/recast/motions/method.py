@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.errors import BadCall
+from recast.errors import BadCall, check_finite
 from recast.events import Job
 from recast.motions.motion import Motion
 
@@ -34,6 +34,9 @@ class Sampling:
     negative_prompt: str = ""
     seed: int = 0
     """Seed of the random numbers of a transfer, at least 0."""
+
+    def __post_init__(self) -> None:
+        check_finite(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,9 +64,11 @@ except the guidance scale for a method that learns by sampling."""
 
 
 def check_setting(name: str, value: float, valid: bool, rule: str) -> None:
-    """Raise `BadCall`, which states `rule`, if the value of a setting is not valid or not
-    finite."""
-    if not valid or not math.isfinite(value):
+    """Raise `BadCall` if the value of a setting is not finite, or if it is not valid; then the
+    message states `rule`."""
+    if not math.isfinite(value):
+        raise BadCall(f"`{name}` must be a finite number, got {value}")
+    if not valid:
         raise BadCall(f"`{name}` must be {rule}, got {value}")
 
 
@@ -191,13 +196,16 @@ class MotionMethod(ABC, Generic[C]):
         prompt: str,
         sampling: Sampling,
         times: Sequence[float],
+        by_level: Collection[str] = (),
     ) -> Motion:
-        """A motion with these tensors. Its metadata records the settings of `learn` and the times
-        of the noise levels at which the tensors were learned."""
+        """A motion with these tensors, of which those in `by_level` are read level by level. Its
+        metadata records the settings of `learn` and the times of the noise levels at which the
+        tensors were learned."""
         return Motion(
             method=self.name,
             backbone=backbone.fingerprint,
             tensors=tensors,
+            by_level=frozenset(by_level),
             metadata={
                 "backbone_name": backbone.name,
                 "source_prompt": prompt,

@@ -7,7 +7,10 @@ method.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.errors import BadMotion
-from recast.media.atomic_files import atomic
+from recast.media.atomic_files import atomic, scratch_folder
 
 FORMAT = "recast-motion-1"
 _PROGRESS = "reached"
@@ -42,13 +45,26 @@ class Motion:
     """The learned tensors, on the CPU. Their names and shapes are those of the method."""
     metadata: Mapping[str, Any]
     """Values that can be written as JSON, such as the source prompt and the settings."""
+    by_level: frozenset[str] = frozenset()
+    """The names of the tensors (L, …) of all noise levels that are read with `level`. They are not
+    copied, so that a large one can stay in a memory-mapped file."""
 
     def __post_init__(self) -> None:
-        # The copies are contiguous and aligned. Kernels round differently for other strides and for
-        # the unaligned addresses of a memory-mapped file, so that the same motion would make a
-        # different clip.
-        copies = {name: _contiguous_copy(t) for name, t in self.tensors.items()}
-        object.__setattr__(self, "tensors", copies)
+        if not isinstance(self.tensors, _OwnTensors):
+            object.__setattr__(self, "tensors", _OwnTensors(self._copied(self.tensors)))
+
+    def with_tensors(
+        self, tensors: Mapping[str, Tensor], keep: Collection[str] | None = None
+    ) -> Motion:
+        """The motion with more tensors, which replace those of the same names. Only these are
+        copied. `keep` names the tensors that stay; None means all."""
+        names = self.tensors.keys() if keep is None else keep
+        kept = {name: self.tensors[name] for name in names}
+        return replace(self, tensors=_OwnTensors({**kept, **self._copied(tensors)}))
+
+    def level(self, name: str, index: int, device: torch.device) -> Tensor:
+        """A copy of the part of a tensor that belongs to one noise level, on a device."""
+        return _contiguous_copy(self.tensors[name][index]).to(device)
 
     @property
     def source_prompt(self) -> str:
@@ -73,8 +89,14 @@ class Motion:
             "backbone": self.backbone,
             "metadata": json.dumps(self.metadata),
         }
-        with atomic(Path(path)) as temporary:
-            save_file(dict(self.tensors), temporary, header)
+        if self.by_level:
+            header["by_level"] = json.dumps(sorted(self.by_level))
+        with atomic(path) as temporary, scratch_folder(temporary.parent) as work:
+            # If the process is killed, safetensors leaves a file of its own beside its target.
+            written = work / temporary.name
+            with _system_errors():
+                save_file(dict(self.tensors), written, header)
+            written.replace(temporary)
         return Path(path)
 
     @classmethod
@@ -98,6 +120,7 @@ class Motion:
                     backbone=header["backbone"],
                     tensors=tensors,
                     metadata=metadata,
+                    by_level=frozenset(json.loads(header.get("by_level", "[]"))),
                 )
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise BadMotion(f"{path} is damaged or no safetensors file ({error})") from error
@@ -105,7 +128,7 @@ class Motion:
     def masked(self, mask: NDArray[np.bool_]) -> Motion:
         """The motion with an edit mask (F, H, W) in pixels, which is true where the result may
         differ from the source. For methods with `takes_mask`."""
-        return replace(self, tensors={**self.tensors, "mask": torch.tensor(mask)})
+        return self.with_tensors({"mask": torch.tensor(mask)})
 
     def with_progress(
         self, latents: Tensor, index: int, memory: Mapping[str, Tensor] | None = None
@@ -114,8 +137,8 @@ class Motion:
         after `index` steps, and the `memory` of the last `Preview` event. For methods with
         `resumes`."""
         stored = {_MEMORY + name: tensor for name, tensor in (memory or {}).items()}
-        tensors = {**self.tensors, _PROGRESS: latents, **stored}
-        return replace(self, tensors=tensors, metadata={**self.metadata, _PROGRESS: index})
+        begun = self.with_tensors({_PROGRESS: latents, **stored})
+        return replace(begun, metadata={**self.metadata, _PROGRESS: index})
 
     def progress(self, initial: Tensor) -> tuple[int, Tensor, dict[str, Tensor]]:
         """The number of finished steps of a transfer, the latents (1, C, F, h, w) after these steps
@@ -176,6 +199,32 @@ class Motion:
                 f"this motion was learned at other noise levels than those of {backbone.name}, "
                 "because the scheduler has changed; learn the motion again"
             )
+
+    def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of all tensors that are not read level by level."""
+        # The copies are contiguous and aligned. Kernels round differently for other strides and for
+        # the unaligned addresses of a memory-mapped file, so that the same motion would make a
+        # different clip.
+        return {
+            name: tensor if name in self.by_level else _contiguous_copy(tensor)
+            for name, tensor in tensors.items()
+        }
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Turn a system error that safetensors raises as an error of its own into an `OSError`."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+class _OwnTensors(dict[str, Tensor]):
+    """Tensors that no other object changes. Motions share them."""
 
 
 def _contiguous_copy(tensor: Tensor) -> Tensor:

@@ -42,13 +42,19 @@ class _Stop(Exception):
 
 @contextmanager
 def record(
-    network: nn.Module, taps: Sequence[Tap], frames: int, *, stop: bool = False
+    network: nn.Module,
+    taps: Sequence[Tap],
+    frames: int,
+    *,
+    stop: bool = False,
+    stop_gradient: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Inside this context a forward pass fills the dict: tap path -> features.
 
     `frames` is the number of frames of x_t, and features are (B, F, H, W, C). With `stop`, the
     forward pass and the context end as soon as every tap has been recorded, so the call of the
     network must be the last statement in the context. Features have gradients as in a full pass.
+    With `stop_gradient`, the layers after the last tap run without gradients.
     """
     features: dict[str, Tensor] = {}
 
@@ -57,11 +63,14 @@ def record(
             features[tap.path] = tap.to_features(_tensor(output, tap.parts), frames)
             if stop and len(features) == len(taps):
                 raise _Stop
+            if stop_gradient and len(features) == len(taps):
+                torch.set_grad_enabled(False)
 
         return store
 
     try:
-        with _hooked(network, taps, hook):
+        # The inner context restores the mode that a hook has changed.
+        with torch.set_grad_enabled(torch.is_grad_enabled()), _hooked(network, taps, hook):
             yield features
     except _Stop:
         pass

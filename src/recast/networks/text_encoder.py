@@ -41,6 +41,10 @@ CLIP_LARGE = {
 """The config of CLIP's ViT-L/14, which Stable Diffusion 1 uses."""
 
 
+_REMEMBERED = 16
+"""Number of encoded prompts that an encoder keeps. One of T5 takes about 2 MB in float16."""
+
+
 class EncodedText(NamedTuple):
     """The hidden states of a text encoder."""
 
@@ -48,6 +52,27 @@ class EncodedText(NamedTuple):
     """The hidden states (B, N, C) of N tokens, including padding."""
     mask: Tensor
     """(B, N) bool: true for a token of the prompt, false for padding."""
+
+
+@final
+class _Memo:
+    """The encoded prompts of the last calls, so that no prompt is encoded twice in a run."""
+
+    def __init__(self, encode: Callable[[list[str]], Sequence[Tensor]]) -> None:
+        """`encode` returns tensors (B, …), whose shapes do not depend on the prompts."""
+        self._encode = encode
+        self._rows: dict[str, tuple[Tensor, ...]] = {}
+
+    def __call__(self, prompts: list[str]) -> list[Tensor]:
+        """The tensors (B, …) of B prompts."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._rows]
+        known = {prompt: self._rows[prompt] for prompt in prompts if prompt in self._rows}
+        if new:
+            parts = [torch.split(tensor, 1) for tensor in self._encode(new)]
+            known |= dict(zip(new, zip(*parts, strict=True), strict=True))
+        recent = {**self._rows, **known}
+        self._rows = {prompt: recent[prompt] for prompt in [*recent][-_REMEMBERED:]}
+        return [torch.cat(rows) for rows in zip(*(known[p] for p in prompts), strict=True)]
 
 
 @final
@@ -60,12 +85,16 @@ class ClipText:
         self._placement, self._name, self._words = placement, parts.name, parts.words
         positions = self._encoder.config.max_position_embeddings
         self._length = min(self._tokenizer.model_max_length, positions)
+        self._memo = _Memo(self._encode)
 
-    @torch.no_grad()
     def encode(self, prompts: list[str]) -> EncodedText:
         """Encode B prompts. Raises `BadCall` for a prompt that is too long."""
         for prompt in prompts:
             self._check_length(prompt)
+        return EncodedText(*self._memo(prompts))
+
+    @torch.no_grad()
+    def _encode(self, prompts: list[str]) -> EncodedText:
         tokens = _padded(self._tokenizer, prompts, self._length)
         encoder = self._placement.activate(self._encoder)
         states = encoder(tokens.input_ids.to(self._placement.device)).last_hidden_state
@@ -114,12 +143,16 @@ class T5Text:
         self._placement, self._name, self._length = placement, parts.name, length
         self._attend_to_padding, self._zero_padding = attend_to_padding, zero_padding
         self._clean = clean
+        self._memo = _Memo(self._encode)
 
-    @torch.no_grad()
     def encode(self, prompts: list[str]) -> EncodedText:
         """Encode B prompts. Raises `BadCall` for a prompt that is too long."""
         for prompt in prompts:
             self.check(prompt)
+        return EncodedText(*self._memo(prompts))
+
+    @torch.no_grad()
+    def _encode(self, prompts: list[str]) -> EncodedText:
         tokens = _padded(self._tokenizer, [self._clean(prompt) for prompt in prompts], self._length)
         encoder, device = self._placement.activate(self._encoder), self._placement.device
         mask = tokens.attention_mask.to(device)
@@ -168,12 +201,16 @@ class LlamaText:
         self._prefix, self._suffix, self._length, self._layer = prefix, suffix, length, layer
         self.prefix_length = len(self._tokenizer(prefix).input_ids)
         """The number of tokens before the prompt, including the start token."""
+        self._memo = _Memo(self._encode)
 
-    @torch.no_grad()
     def encode(self, prompts: list[str]) -> EncodedText:
         """Encode B prompts. Raises `BadCall` for a prompt that is too long."""
         for prompt in prompts:
             self.check(prompt)
+        return EncodedText(*self._memo(prompts))
+
+    @torch.no_grad()
+    def _encode(self, prompts: list[str]) -> EncodedText:
         texts = [self._prefix + prompt + self._suffix for prompt in prompts]
         length = self.prefix_length + self._length
         tokens = _padded(self._tokenizer, texts, length, padding_side="right")
@@ -201,14 +238,18 @@ class ClipPooledText:
         self._encoder, self._tokenizer = parts.text_encoder_2, parts.tokenizer_2
         check_vocabulary(self._tokenizer, self._encoder)
         self._placement, self._length = placement, length
+        self._memo = _Memo(self._encode)
 
-    @torch.no_grad()
     def encode(self, prompts: list[str]) -> Tensor:
         """Encode B prompts as vectors (B, C)."""
+        (pooled,) = self._memo(prompts)
+        return pooled
+
+    @torch.no_grad()
+    def _encode(self, prompts: list[str]) -> tuple[Tensor]:
         tokens = _padded(self._tokenizer, prompts, self._length, truncation=True)
         encoder = self._placement.activate(self._encoder)
-        pooled: Tensor = encoder(tokens.input_ids.to(self._placement.device)).pooler_output
-        return pooled
+        return (encoder(tokens.input_ids.to(self._placement.device)).pooler_output,)
 
     def check(self, prompt: str) -> list[str]:
         """A note if CLIP reads only the beginning of the prompt."""

@@ -4,7 +4,6 @@ This module owns the names, defaults and help texts of these fields, and checks 
 refuses to open files and models. The settings of a method are in the method's own config.
 """
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -12,10 +11,10 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from recast.backbones.base import Settings
-from recast.errors import BadCall
+from recast.errors import BadCall, check_finite
 from recast.pipeline import output_folder
 from recast.pipeline.defaults import DEFAULT_METHOD
-from recast.pipeline.source_clip import Source
+from recast.pipeline.source_clip import Source, check_characters
 
 C = TypeVar("C")
 DEFAULT_BACKBONE = "shapes"
@@ -44,9 +43,9 @@ class Draw:
             raise BadCall(f"`samples` must be at least 1, got {self.samples}")
         if not 0 <= self.seed < 2**63:
             raise BadCall(f"`seed` must be a whole number from 0 to 2^63 - 1, got {self.seed}")
-        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
-            raise BadCall(f"`guidance_scale` must be a finite number, got {self.guidance_scale}")
+        check_finite(self)
         check_steps(self.steps)
+        check_characters("`negative_prompt`", self.negative_prompt)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,8 +141,9 @@ def check_steps(steps: int | None) -> None:
 
 
 def check_prompt(prompt: str) -> None:
-    """Raise `BadCall` for an empty prompt."""
+    """Raise `BadCall` for an empty prompt, and for one with control characters."""
     if not prompt.strip():
         raise BadCall(
             "the prompt is empty; describe what the new clip shows, such as 'a red circle'"
         )
+    check_characters("the prompt", prompt)

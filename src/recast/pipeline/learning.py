@@ -7,7 +7,6 @@ motion is learned. It refuses to know what a method learns, and where the store 
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.errors import BadMotion, RecastError
+from recast.errors import BadMotion, RecastError, reason_of
 from recast.events import Checkpoint, Event, Job, Note, job
 from recast.media.video import Video
 from recast.motions.method import MotionMethod, Sampling
@@ -124,23 +123,16 @@ def _with_checkpoints(
 ) -> Generator[Event, None, Motion]:
     """Run `work` to its motion and save its checkpoints in the store. Motion and checkpoints hold
     their cost."""
-    costs: dict[int, Cost] = {}
-
-    @job
-    def with_costs() -> Generator[Event, None, Motion]:
-        with closing(work):
-            for event in work:
-                if isinstance(event, Checkpoint):
-                    costs[event.index] = cost.read()
-                yield event
-        return work.result
 
     def save(checkpoint: Checkpoint) -> str:
-        state = _with_cost(checkpoint.state, costs[checkpoint.index])
-        problem = _save(cache, key, state, sole=True)
+        try:
+            state = checkpoint.state()
+        except RuntimeError as error:  # of a device that has failed
+            return f"the state of the learning cannot be read: {reason_of(error)}"
+        problem = _save(cache, key, _with_cost(state, cost.read()), sole=True) if state else ""
         return f"if learning is interrupted, it begins again: {problem}" if problem else ""
 
-    motion = yield from log.record(autosave(with_costs(), Checkpoint, save, cache.autosave_seconds))
+    motion = yield from log.record(autosave(work, Checkpoint, save, cache.autosave_seconds))
     return _with_cost(motion, cost.read())
 
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from recast.backbones.base import Backbone
 from recast.errors import BadCall, BadMotion
+from recast.media.atomic_files import scratch_folder
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import FORMAT, Motion
 from recast.pipeline.manifest import installed_version
@@ -113,8 +113,8 @@ class MotionCache:
         if size_of(motion) > self.cap:  # before gigabytes are written
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".recast-", dir=self.folder) as work:
-            written = motion.save(Path(work) / f"motion{_SUFFIX}")
+        with scratch_folder(self.folder) as work:
+            written = motion.save(work / f"motion{_SUFFIX}")
             if written.stat().st_size > self.cap:
                 return False
             written.replace(self.folder / f"{key}.{_checksum(written)}{_SUFFIX}")
@@ -223,7 +223,7 @@ def transfer_key(
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(motion.tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.numpy().data)
     return digest.hexdigest()
 
 

@@ -4,7 +4,7 @@ This module owns `Source`, whose fields are flags of the command line, and their
 frames, size and rate these are the model's own numbers. It refuses to know methods.
 """
 
-import math
+import unicodedata
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from recast.backbones.base import Backbone
-from recast.errors import BadCall, BadClip, OneFrame
+from recast.errors import BadCall, BadClip, OneFrame, check_finite
 from recast.media import video as videos
 from recast.media.video import Fit, Video
 
@@ -44,7 +44,9 @@ class Source:
     """A description of the clip. Some methods require it, and others learn better with it."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.start) and self.start >= 0):
+        check_finite(self)
+        check_characters("`source_prompt`", self.source_prompt)
+        if self.start < 0:
             raise BadCall(f"`start` must be a time in seconds, at least 0, got {self.start}")
         check_frames(self.frames)
         for name in ("height", "width"):
@@ -86,6 +88,17 @@ def check_frames(frames: int | None) -> None:
         raise BadCall(
             f"`frames` must be at least 2, because a single frame has no motion, got {frames}"
         )
+
+
+def check_characters(name: str, text: str) -> None:
+    """Raise `BadCall` for a text with a control character, such as a line break or a tab, or with
+    bytes that are no text. `name` is what the message calls the text."""
+    for position, character in enumerate(text, 1):
+        if unicodedata.category(character) in ("Cc", "Cs"):
+            raise BadCall(
+                f"{name} has the control character {character!r} at position {position}; write one "
+                "line, with blanks in place of tabs and line breaks"
+            )
 
 
 def check_opens(path: Path, source: Source) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
-from recast.errors import BadModel, reason_of
+from recast.errors import BadCall, BadModel, reason_of
 from recast.events import Event, job
 from recast.media.atomic_files import locked
 from recast.shapes import captions, networks, noising, world
@@ -87,6 +87,10 @@ class TrainConfig:
     unchanged."""
     snapshot_every: int = 0
     """Save a complete model in `snapshots/` every N steps of the last stage; 0 saves none."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.joint <= 1:
+            raise BadCall(f"`joint` must be between 0 and 1, got {self.joint}")
 
 
 @job
