@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recast.errors import BadModel
-from recast.evaluation import clip, metrics, trackers
+from recast.evaluation import clip, metrics, metrics_of_rows, trackers
 from recast.metrics import (
     base,
     frame_consistency,
@@ -53,14 +53,15 @@ def shuffled(tracks):
 @pytest.mark.parametrize("tracked", ["truth", "flow"])
 def test_a_clip_against_itself_scores_one(scene, tracked):
     tracks = true_tracks(scene) if tracked == "truth" else trackers.flow(world.render(scene))
-    assert motion.fidelity(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
+    assert motion.plain_fidelity(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
     assert hybrid.hybrid(tracks, tracks, SIDE) == pytest.approx(1, abs=1e-12)
 
 
 def test_motion_fidelity_is_symmetric(scene):
     other = true_tracks(replace(scene, pan=scene.pan[:, ::-1] ** 2, centre=1 - scene.centre))
-    there = motion.fidelity(true_tracks(scene), other, SIDE)
-    assert there == pytest.approx(motion.fidelity(other, true_tracks(scene), SIDE), abs=1e-12)
+    there = motion.plain_fidelity(true_tracks(scene), other, SIDE)
+    back = motion.plain_fidelity(other, true_tracks(scene), SIDE)
+    assert there == pytest.approx(back, abs=1e-12)
     assert there < 0.8
 
 
@@ -69,13 +70,30 @@ def test_the_released_score_is_asymmetric_and_below_1_for_equal_clips():
     assert motion.legacy(MOVING, MOVING) == pytest.approx(0)  # the identity takes the right answer
     assert motion.legacy(right, MOVING) == pytest.approx(0)
     assert motion.legacy(down, MOVING) == pytest.approx(1)
-    assert motion.legacy(MOVING, down) == pytest.approx((-1 + 1) / 2)
+    assert motion.legacy(MOVING, down) == 0  # with one tracklet, the matrix leaves nothing
+
+
+def test_the_released_score_agrees_with_its_double_loop():
+    a, b = (tracks_at(np.random.default_rng(seed).normal(size=(4, 5, 2))) for seed in (0, 1))
+    total = 0.0
+    for i in range(5):
+        scores = []
+        for j in range(5):
+            steps = [np.diff(tracks.points[:, k], axis=0) for tracks, k in ((a, i), (b, j))]
+            cosines = [
+                np.dot(u, v) / math.hypot(*u) / math.hypot(*v) for u, v in zip(*steps, strict=True)
+            ]
+            scores.append(sum(cosines) / 3 - (i == j))
+        total += max(scores)
+    assert motion.legacy(a, b) == pytest.approx(total / 5)
+    assert not motion.is_undefined(a)
+    assert motion.is_undefined(STILL)
 
 
 @pytest.mark.parametrize("change", [reversed_in_time, mirrored, shuffled])
 def test_another_motion_scores_clearly_lower(scene, change):
     tracks = true_tracks(scene)
-    assert motion.fidelity(tracks, change(tracks), SIDE) < 0.6
+    assert motion.plain_fidelity(tracks, change(tracks), SIDE) < 0.6
     assert hybrid.hybrid(tracks, change(tracks), SIDE) < 0.9
 
 
@@ -84,8 +102,9 @@ def test_a_subject_of_another_colour_has_the_same_score(scene):
         trackers.flow(world.render(replace(scene, colour=colour))) for colour in ("red", "cyan")
     )
     reversed_ = trackers.flow(world.render(scene)[::-1].copy())
-    assert motion.fidelity(before, after, SIDE) > 0.97
-    assert motion.fidelity(before, after, SIDE) > motion.fidelity(before, reversed_, SIDE) + 0.3
+    same = motion.plain_fidelity(before, after, SIDE)
+    assert same > 0.97
+    assert same > motion.plain_fidelity(before, reversed_, SIDE) + 0.3
 
 
 def tracks_at(points):
@@ -99,13 +118,13 @@ NONE = tracks_at(np.zeros((5, 0, 2)))
 
 
 def test_the_score_of_clips_without_motion_is_defined():
-    assert motion.fidelity(STILL, STILL, SIDE) == 1
-    assert motion.fidelity(STILL, MOVING, SIDE) == 0
-    assert motion.fidelity(NONE, MOVING, SIDE) == motion.fidelity(MOVING, NONE, SIDE) == 0
-    assert motion.fidelity(NONE, NONE, SIDE) == 0
+    plain = motion.plain_fidelity
+    assert plain(STILL, STILL, SIDE) == 1
+    assert plain(STILL, MOVING, SIDE) == plain(MOVING, STILL, SIDE) == 0
+    assert plain(NONE, MOVING, SIDE) == plain(MOVING, NONE, SIDE) == plain(NONE, NONE, SIDE) == 0
     single = MOVING.only(np.array([True, False]))
     # The single track has a match (1); of the two others, one has a match (1) and one has none (0).
-    assert motion.fidelity(single, MOVING, SIDE) == pytest.approx((1 + 0.5) / 2)
+    assert plain(single, MOVING, SIDE) == pytest.approx((1 + 0.5) / 2)
     for pair in ((STILL, STILL), (STILL, MOVING), (NONE, NONE), (single, STILL)):
         assert math.isfinite(hybrid.hybrid(*pair, SIDE))
         assert math.isfinite(motion.legacy(*pair))
@@ -123,7 +142,8 @@ def test_moving_fidelity_ignores_still_tracks(scene):
         return Tracks(*joined)
 
     pair = before_a_wall(right), before_a_wall(down)
-    assert motion.fidelity(*pair, SIDE) == pytest.approx(3 / 4)  # the wall, and nothing else
+    assert motion.still_agrees(*pair, SIDE) == pytest.approx(3 / 4)  # the wall, and nothing else
+    assert motion.plain_fidelity(*pair, SIDE) == pytest.approx(0)
     assert motion.moving_fidelity(*pair, SIDE) == pytest.approx(0)
     assert motion.moving_fidelity(pair[0], pair[0], SIDE) == pytest.approx(1)
     assert motion.moving_fidelity(STILL, STILL, SIDE) == 1
@@ -176,8 +196,10 @@ def test_pixel_error_is_the_mean_difference():
 
 def test_the_threshold_of_motion_is_relative_to_the_size_of_the_frame():
     creeping = tracks_at(np.arange(5.0)[:, None, None] * [[[0.1, 0]]])  # 0.1 pixels per frame
-    assert motion.fidelity(creeping, STILL, 64) == 1
-    assert motion.fidelity(creeping, STILL, 16) == 0
+    assert motion.moving_fidelity(creeping, STILL, 64) == 1
+    assert motion.moving_fidelity(creeping, STILL, 16) == 0
+    assert motion.plain_fidelity(creeping, STILL, 64) == 0
+    assert motion.plain_fidelity(creeping, STILL, 2000) == 1
 
 
 def test_only_steps_in_which_both_points_are_visible_count():
@@ -185,10 +207,53 @@ def test_only_steps_in_which_both_points_are_visible_count():
     wrong[4] += 50  # a jump that the tracker itself does not trust
     visible = np.ones(there.shape[:2], bool)
     visible[4] = False
-    assert motion.fidelity(Tracks(wrong, visible), MOVING, SIDE) == pytest.approx(1)
-    assert motion.fidelity(tracks_at(wrong), MOVING, SIDE) < 0.95
+    assert motion.plain_fidelity(Tracks(wrong, visible), MOVING, SIDE) == pytest.approx(1)
+    assert motion.plain_fidelity(tracks_at(wrong), MOVING, SIDE) < 0.95
     lost = visible & (np.arange(5) < 2)[:, None]  # one step of four: too short to be evaluated
-    assert motion.fidelity(Tracks(there, lost), MOVING, SIDE) == 0
+    assert motion.plain_fidelity(Tracks(there, lost), MOVING, SIDE) == 0
+
+
+def test_plain_fidelity_counts_the_steps_in_which_both_points_are_displaced():
+    def rightward(moves):
+        x = np.concatenate([[0.0], np.cumsum(2.0 * np.array(moves))])
+        return tracks_at(np.stack([x, np.zeros(5)], -1)[:, None])
+
+    whole, half, once = (rightward(moves) for moves in ([1] * 4, [1, 1, 0, 0], [1, 0, 0, 0]))
+    assert motion.plain_fidelity(whole, half, SIDE) == pytest.approx(1)
+    # The one step is a fourth of the other track's steps, so that one has no match and counts as 0.
+    assert motion.plain_fidelity(whole, once, SIDE) == pytest.approx((0 + 1) / 2)
+    # A direction in less than a quarter of its steps is noise; two clips without directions agree.
+    twitch = tracks_at(np.concatenate([whole.points[:2], np.repeat(whole.points[1:2], 5, 0)]))
+    assert motion.plain_fidelity(twitch, twitch, SIDE) == 1
+    assert (
+        motion.plain_fidelity(twitch, tracks_at(np.arange(7.0)[:, None, None] * [2, 0]), SIDE) == 0
+    )
+    there_and_back = rightward([1, 1, -1, -1])
+    assert motion.plain_fidelity(whole, there_and_back, SIDE) == pytest.approx(0)
+    joined = [
+        np.concatenate(pair, 1) for pair in zip(parts_of(whole), parts_of(STILL), strict=True)
+    ]
+    assert motion.plain_fidelity(Tracks(*joined), whole, SIDE) == pytest.approx(1)
+
+
+def test_one_moving_tracklet_of_many_does_not_make_a_still_clip_move():
+    def with_still(count):
+        points = np.full((5, count + 1, 2), 20.0)
+        points[:, 0, 0] += 2 * np.arange(5)
+        return tracks_at(points)
+
+    mover = MOVING.only(np.array([True, False]))
+    assert motion.plain_fidelity(with_still(99), mover, SIDE) == pytest.approx(1)
+    assert motion.plain_fidelity(with_still(100), mover, SIDE) == 0
+
+
+def test_motion_fidelity_of_earlier_rows_is_known_and_not_computed():
+    assert "motion_fidelity" not in metrics()
+    retired = metrics_of_rows()["motion_fidelity"]
+    frames = np.zeros((5, SIDE, SIDE, 3), np.uint8)
+    views = [ClipView(frames=frames, tracks=tracks) for tracks in (STILL, MOVING)]
+    assert retired.score(MetricInput(result=views[0], source=views[0])) == 1
+    assert retired.score(MetricInput(result=views[0], source=views[1])) == 0
 
 
 def recursive_frechet(a, b):

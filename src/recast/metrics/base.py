@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Need = Literal[
-    "source", "tracks", "given_tracks", "prompt", "clip", "lpips", "mask", "truth", "camera"
+    "source",
+    "tracks",
+    "given_tracks",
+    "prompt",
+    "clip",
+    "source_clip",
+    "lpips",
+    "mask",
+    "truth",
+    "camera",
 ]
 NEEDS: tuple[Need, ...] = get_args(Need)
 ATTRIBUTES = ("colour", "shape", "background")
@@ -58,6 +67,9 @@ class ClipView:
     """Frames (F, H, W, 3), RGB."""
     tracks: Tracks | None = None
     """The tracks of points of a grid; with a mask, of those that begin inside it."""
+    released_tracks: Tracks | None = None
+    """Tracks of the points on which DMT's released script computes its score; with a mask, of those
+    that begin inside it."""
     background_tracks: Tracks | None = None
     """The tracks that begin outside the mask; without a mask, all tracks."""
     given_tracks: Tracks | None = None
@@ -118,6 +130,13 @@ class MetricInput:
         assert self.result.tracks is not None
         assert self.source.tracks is not None
         return self.result.tracks, self.source.tracks
+
+    def released_tracks(self) -> tuple[Tracks, Tracks]:
+        """The tracks of result and source from the points of DMT's released script."""
+        assert self.source is not None
+        assert self.result.released_tracks is not None
+        assert self.source.released_tracks is not None
+        return self.result.released_tracks, self.source.released_tracks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

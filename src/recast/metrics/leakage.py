@@ -69,7 +69,7 @@ METRICS = by_name(
         title="appearance leakage",
         higher_is_better=False,
         unit="CLIP cosine",
-        needs=frozenset({"source", "clip"}),
+        needs=frozenset({"source", "clip", "source_clip"}),
         score=_clip,
     ),
     Metric(
