@@ -18,7 +18,7 @@ from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
 from recast.events import Step
 from recast.pipeline import model_loading
-from recast.shapes import networks, noising, training
+from recast.shapes import clip_card, networks, noising, training
 from recast.shapes.training_loop import Stage, train_stage
 
 
@@ -96,6 +96,7 @@ def test_the_four_stages_end_in_a_model_that_loads(tmp_path):
     backbone = unet3d.load(str(folder), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 8, 16, 8, 8)
     assert backbone.check_prompt("a red dolphin")[0].endswith("does not know: dolphin")
+    assert (folder / "clip" / "recast.json").read_text(encoding="utf-8") == clip_card.text()
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert total < 20e6
 

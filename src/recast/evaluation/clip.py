@@ -6,8 +6,6 @@ refuses to know what the embeddings are used for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,25 +16,24 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils import logging
 
 from recast.errors import BadModel, reason_of
+from recast.evaluation.clip_choice import NAMES, is_cached
 from recast.metrics.base import Array
+from recast.networks import hub_cache
 
-SHIPPED = Path(__file__).parent.parent / "assets" / "shapes" / "clip"
-NAMES: Mapping[str, str] = {
-    "shapes": str(SHIPPED),
-    "ViT-B/32": "openai/clip-vit-base-patch32",
-    "ViT-L/14": "openai/clip-vit-large-patch14",
-}
 _BATCH = 32
 
 
 class Embedder:
     """A loaded CLIP model. `name` is one of `NAMES`, a hub id, or a folder.
 
-    Raises `BadModel` if it cannot be loaded.
+    A model that is in the hub's cache is loaded from there, without a request to the hub. Raises
+    `BadModel` if it cannot be loaded.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
         source = NAMES.get(name, name)
+        if is_cached(source):
+            source = str(hub_cache.cached_folder(source))
         logging.disable_progress_bar()
         try:
             self._model: Any = CLIPModel.from_pretrained(source).float().eval().to(device)

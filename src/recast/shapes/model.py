@@ -15,7 +15,7 @@ from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from recast.media.atomic_files import atomic_folder
-from recast.shapes import captions, networks, world
+from recast.shapes import captions, clip_card, networks, world
 from recast.shapes.networks import Design
 
 
@@ -42,6 +42,7 @@ class Model:
             _half_precision(self.autoencoder).save_pretrained(temporary / "vae")
             _half_precision(self.clip).save_pretrained(temporary / "clip")
             networks.clip_processor(self.tokenizer).save_pretrained(temporary / "clip")
+            (temporary / "clip" / "recast.json").write_text(clip_card.text())
             _half_precision(text_encoder(self.clip)).save_pretrained(temporary / "text_encoder")
             part = "unet" if is_unet else "transformer"
             _half_precision(denoiser or self.denoiser).save_pretrained(temporary / part)
