@@ -87,7 +87,10 @@ def test_rows_hold_scores_settings_and_costs(finished: Path) -> None:
     for row in table:
         assert row["error"] is None
         assert row["suite"] == "small"
-        assert row["metric.motion_fidelity"] is not None
+        assert row["metric.motion_fidelity_plain"] is not None
+        assert row["clip_model"] == "shapes"
+        refused = "CLIP shapes does not know such a result" in (row["notes"] or "")
+        assert (row["metric.text_similarity"] is None) == refused
         assert len(video.read(finished / row["video"])) == 8
         if row["variant"] == "dmt":
             assert json.loads(row["config"])["cells"] == 2
@@ -96,7 +99,7 @@ def test_rows_hold_scores_settings_and_costs(finished: Path) -> None:
             assert (row["learn_calls"], row["calls"]) == (6, 3 + 2 * 5)
             assert row["peak_memory_mb"] > 100
         if row["variant"] == "source":
-            assert row["metric.motion_fidelity"] == pytest.approx(1)
+            assert row["metric.motion_fidelity_plain"] == pytest.approx(1)
             assert row["config"] is row["calls"] is None
     header, *lines = (finished / "rows.csv").read_text().splitlines()
     assert header.split(",") == list(table[0])
@@ -208,12 +211,12 @@ def test_the_report_is_one_self_contained_page(finished: Path) -> None:
     for name in ("scatter.png", "scatter-true.png"):
         assert (finished / name).read_bytes().startswith(b"\x89PNG")
     mean = summary.mean(
-        [row for row in rows.read(finished) if row["variant"] == "dmt"], "metric.text_similarity"
+        [row for row in rows.read(finished) if row["variant"] == "dmt"], "metric.moving_fidelity"
     )
     assert mean is not None
     assert mean.text(3) in page
     lines = (finished / "summary.csv").read_text().splitlines()
-    assert any(line.startswith(f"dmt,text_similarity,CLIP cosine,{mean.value}") for line in lines)
+    assert any(line.startswith(f"dmt,moving_fidelity,cosine,{mean.value}") for line in lines)
 
 
 def test_clips_of_other_systems_are_scored(suite: Path, finished: Path, tmp_path: Path) -> None:

@@ -106,14 +106,14 @@ def test_evaluate_prints_every_metric(files: Path, capsys: pytest.CaptureFixture
     }
     scores = output["scores"]
     assert isinstance(scores, dict)
-    assert scores["motion_fidelity"] > 0.95
+    assert scores["motion_fidelity_plain"] > 0.95
     assert scores["leakage"] < 0.9
     assert scores["colour_distance"] > 0.3
     again = _scores(capsys, source, result, "--prompt", "a cyan star on a black background")
     assert again == output
     own = _scores(capsys, source, source)["scores"]
     assert isinstance(own, dict)
-    assert own["motion_fidelity"] == pytest.approx(1)
+    assert own["motion_fidelity_plain"] == pytest.approx(1)
     assert own["colour_distance"] == 0
     assert own["leakage"] == pytest.approx(1)
     assert own["text_similarity"] is None
@@ -130,7 +130,7 @@ def test_a_mask_restricts_the_evaluation(files: Path, capsys: pytest.CaptureFixt
     assert isinstance(whole, dict)
     assert isinstance(inside, dict)
     assert inside["colour_distance"] > whole["colour_distance"]
-    assert inside["motion_fidelity"] != whole["motion_fidelity"]
+    assert inside["motion_fidelity_plain"] != whole["motion_fidelity_plain"]
 
 
 def test_true_motion_is_computed_with_a_ground_truth(

@@ -5,7 +5,7 @@ what the prompt's words mean. It refuses to know methods and models.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recast.errors import BadCall, UnknownName, reason_of
-from recast.evaluation import Tracker
 from recast.media.video import Video
 from recast.metrics.base import ATTRIBUTES, GroundTruth, Tracks
 from recast.shapes import camera as cameras
@@ -112,7 +111,7 @@ def ground_truth_from_file(path: Path, prompt: str, result: NDArray[np.uint8]) -
     return _compare(replace(scene, centre=centre, pan=pan, zoom=zoom), prompt, result)
 
 
-def tracker(scene: world.Scene) -> Tracker:
+def tracker(scene: world.Scene) -> Callable[[NDArray[np.uint8]], Tracks]:
     """A tracker that returns the exact tracks of a rendered scene, whatever frames it gets."""
 
     def track(frames: NDArray[np.uint8]) -> Tracks:

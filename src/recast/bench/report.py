@@ -29,7 +29,7 @@ WALL = 24
 WALL_BYTES = 40_000_000
 """Largest total size in bytes of the clips inside the report."""
 _GROUP_METRICS = (
-    *("text_similarity", "motion_fidelity"),
+    *("text_similarity", "motion_fidelity_plain", "motion_fidelity"),
     *("true_look", "true_motion", "true_distance", "true_structure", "camera_error"),
 )
 """Metrics in the table by group."""
@@ -59,7 +59,7 @@ class Table:
 
 def write(folder: Path, suite: Suite, results: Sequence[Row]) -> Path:
     """Write the report, the summary and the charts; returns the path of the report."""
-    known = evaluation.metrics()
+    known = evaluation.metrics_of_rows()
     metrics = [known[name] for name in rows.metrics(results) if name in known]
     order = summary.variants(results, suite.methods)
     charts = _charts(results, order)
@@ -86,7 +86,7 @@ def write(folder: Path, suite: Suite, results: Sequence[Row]) -> Path:
 
 def tables(results: Sequence[Row], order: Sequence[str] = ()) -> list[Table]:
     """The tables of the report alone, with the variants in the given order."""
-    known = evaluation.metrics()
+    known = evaluation.metrics_of_rows()
     metrics = [known[name] for name in rows.metrics(results) if name in known]
     return _tables(results, metrics, summary.variants(results, order))
 
@@ -97,7 +97,7 @@ def _charts(results: Sequence[Row], order: Sequence[str]) -> dict[str, bytes]:
             results,
             order,
             ("text_similarity", "text similarity (CLIP)"),
-            ("motion_fidelity", "motion fidelity"),
+            _fidelity_axis(results),
         ),
         TRUE_SCATTER: chart.scatter(
             results,
@@ -107,6 +107,13 @@ def _charts(results: Sequence[Row], order: Sequence[str]) -> dict[str, bytes]:
         ),
     }
     return {name: png for name, png in charts.items() if png is not None}
+
+
+def _fidelity_axis(results: Sequence[Row]) -> tuple[str, str]:
+    """The plain form of motion fidelity, or the retired one for a table that has only that."""
+    if any(row.get(f"{METRIC}motion_fidelity_plain") is not None for row in results):
+        return "motion_fidelity_plain", "motion fidelity, plain"
+    return "motion_fidelity", "motion fidelity, still tracklets agree (retired)"
 
 
 def _facts(results: Sequence[Row]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from recast.backbones.base import Backbone, Settings
 from recast.bench import pairs, rows
 from recast.bench.suite import Case, Variant
 from recast.errors import BadClip, RecastError
-from recast.evaluation import Tools, align, evaluate, read_mask
+from recast.evaluation import Tools, align, clip_choice, evaluate, read_mask
 from recast.events import Note
 from recast.media import video as videos
 from recast.media.video import Video
@@ -213,17 +213,29 @@ class _VariantWorker:
         source, result = align(self.clip, result)
         mask = None if case.mask is None else read_mask(case.mask, result)
         truth = None if case.file else pairs.ground_truth(case.scene, case.prompt, result.frames)
-        tools, device = self.task.tools, str(self.backbone.device)
+        tools, device = self._tools(case), str(self.backbone.device)
         evaluation = evaluate.evaluate(source, result, case.prompt, tools, mask, truth, device)
         event_notes = [event.text for event in evaluation if isinstance(event, Note)]
-        notes = "; ".join(dict.fromkeys((*source.notes, *result.notes, *event_notes)))
+        unscored = [score.reason for score in evaluation.result if "clip" in score.metric.needs]
+        notes = "; ".join(
+            dict.fromkeys(filter(None, (*source.notes, *result.notes, *event_notes, *unscored)))
+        )
         scores = {rows.METRIC + score.metric.name: score.value for score in evaluation.result}
         return {"notes": notes or None, **scores}
+
+    def _tools(self, case: Case) -> Tools:
+        """The tools of the task, with the CLIP that knows the clip and the prompt.
+
+        It does not depend on the result, so that all results for a prompt have the same CLIP.
+        """
+        if self.clip is None:
+            return self.task.tools
+        return _with_clip(self.task.tools, self.clip, case.prompt)
 
     def identity(self, case: Case, seed: int) -> dict[str, Any]:
         """The columns of a row that are known before it is computed. `key` identifies the row, and
         `stamp` is a hash of everything on which its numbers depend."""
-        task, variant = self.task, self.variant
+        task, variant, tools = self.task, self.variant, self._tools(case)
         row: dict[str, Any] = {
             "suite": task.suite,
             "clip": case.clip,
@@ -234,8 +246,8 @@ class _VariantWorker:
             "method": variant.method,
             "backbone": task.backbone if variant.needs_model else None,
             "seed": seed,
-            "tracker": task.tools.tracker,
-            "clip_model": task.tools.clip,
+            "tracker": tools.tracker,
+            "clip_model": tools.clip,
         }
         if variant.needs_model:
             draw = Draw(steps=variant.steps, guidance_scale=variant.guidance_scale)
@@ -251,7 +263,7 @@ class _VariantWorker:
             if variant.mask is not None:
                 row["mask"] = variant.mask
         settings = _changed(task.settings) if variant.needs_model else {}
-        parts = [*self._files(case, seed), task.tools, task.backbone]
+        parts = [*self._files(case, seed), _identity_of(tools), task.backbone]
         row |= {
             "key": rows.key([row[name] for name in ("suite", "clip", "prompt", "variant", "seed")]),
             "stamp": rows.key([row, *parts, settings] if settings else [row, *parts]),
@@ -276,6 +288,22 @@ def _changed(settings: Settings) -> dict[str, Any]:
         name: value
         for name in ("dtype", "weights", "vae_tiling", "dynamic_guidance", "inversion", "window")
         if (value := getattr(settings, name)) != getattr(default, name)
+    }
+
+
+def _with_clip(tools: Tools, clip: Video, prompt: str) -> Tools:
+    """The tools with the CLIP that `clip=auto` means for a source and a prompt."""
+    return replace(tools, clip=clip_choice.choose(tools.clip, clip.frames, None, prompt))
+
+
+def _identity_of(tools: Tools) -> dict[str, Any]:
+    """The settings of an evaluation as part of a stamp. Those that earlier versions did not have
+    count only if they differ from their defaults, so that rows of these versions stay valid."""
+    earlier = ("tracker", "cotracker", "clip", "lpips")
+    values = {field.name: getattr(tools, field.name) for field in fields(tools)}
+    defaults = {field.name: field.default for field in fields(tools)}
+    return {
+        name: value for name, value in values.items() if name in earlier or value != defaults[name]
     }
 
 

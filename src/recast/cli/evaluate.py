@@ -1,7 +1,7 @@
 """`recast evaluate`: a result compared with its source, as a table of metrics."""
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ import tyro
 
 from recast.bench import pairs
 from recast.cli import flags
-from recast.cli.console import complain, say, show
+from recast.cli.console import complain, say, show, with_flags
 from recast.evaluation import (
     EvaluatedResult,
     Score,
@@ -19,11 +19,14 @@ from recast.evaluation import (
     read_result,
     read_source,
     read_tracks,
+    with_chosen_clip,
 )
 from recast.evaluation import evaluate as evaluation
 from recast.media import video
 from recast.media.video import Video
 from recast.metrics.base import STILL
+from recast.metrics.motion_fidelity import NO_DISPLACEMENT
+from recast.pipeline import manifest
 
 _MISSING: Any = tyro.MISSING
 
@@ -79,16 +82,17 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
         if call.truth is None
         else pairs.ground_truth_from_file(call.truth, prompt, result.frames)
     )
+    tools = with_chosen_clip(call.tools, source, result, prompt)
     tracks = None if call.tracks is None else read_tracks(call.tracks, result)
     scores = show(
         evaluation.evaluate(
-            source, result, prompt, call.tools, mask, truth, call.device, given_tracks=tracks
+            source, result, prompt, tools, mask, truth, call.device, given_tracks=tracks
         )
     )
     if call.json:
-        say(json.dumps(_as_json(scores, call.tools, result, prompt)))
+        say(json.dumps(_as_json(scores, tools, result, prompt)))
     else:
-        say(_table(scores, call.tools, result))
+        say(_table(scores, tools, result))
 
 
 def _with_flags(result: EvaluatedResult, call: _Evaluate) -> EvaluatedResult:
@@ -103,12 +107,16 @@ def _with_flags(result: EvaluatedResult, call: _Evaluate) -> EvaluatedResult:
 
 
 def _as_json(scores: list[Score], tools: Tools, result: Video, prompt: str) -> dict[str, Any]:
+    side = min(result.height, result.width)
     return {
         "scores": {score.metric.name: score.value for score in scores},
-        "left_out": {score.metric.name: score.reason for score in scores if score.reason},
+        "left_out": {
+            score.metric.name: with_flags(score.reason) for score in scores if score.reason
+        },
         "prompt": prompt,
-        "tools": asdict(tools),
-        "still_below_pixels": STILL * min(result.height, result.width),
+        "tools": manifest.plain(tools),
+        "still_below_pixels": STILL * side,
+        "no_displacement_below_pixels": NO_DISPLACEMENT * side,
         "frames": len(result),
         "height": result.height,
         "width": result.width,
@@ -120,17 +128,22 @@ def _table(scores: list[Score], tools: Tools, result: Video) -> str:
     lines = []
     for score in scores:
         if score.value is None:
-            lines.append(f"{score.metric.title:<{width}}       –  left out: {score.reason}")
+            lines.append(
+                f"{score.metric.title:<{width}}       –  left out: {with_flags(score.reason)}"
+            )
         else:
             value = f"{score.value:8.4f}"
             lines.append(
                 f"{score.metric.title:<{width}}{value}  {score.metric.better} is better, "
                 f"{score.metric.unit}"
             )
-    still = STILL * min(result.height, result.width)
+    side = min(result.height, result.width)
     lines += [
         "",
-        f"{len(result)} frames of {result.width}x{result.height}; tracker {tools.tracker}, CLIP "
-        f"{tools.clip}; a point that moves less than {still:.2g} pixels per frame stands still",
+        f"{len(result)} frames of {result.width}x{result.height}; CLIP {tools.clip}; tracker "
+        f"{tools.tracker} with {tools.grid} points along the shorter side "
+        f"({tools.legacy_grid}x{tools.legacy_grid} for the released script). A point that moves "
+        f"less than {STILL * side:.2g} pixels per frame stands still; in the plain form, it has no "
+        f"direction below {NO_DISPLACEMENT * side:.2g} pixels.",
     ]
     return "\n".join(lines)

@@ -1,50 +1,25 @@
 """The evaluation itself: track points, embed frames, and compute every metric that applies.
 
-This module owns which tracker and networks run and in which order, and why a metric has no value.
-The formulas are in `recast.metrics`, and the clips come aligned from `alignment.py`.
+This module owns the order of the work, and why a metric has no value. The formulas are in
+`recast.metrics`, the clips come aligned from `alignment.py`, and the tracks and embeddings from
+`clip_view.py`.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from recast import registry
 from recast.errors import BadCall, reason_of
-from recast.evaluation import trackers
+from recast.evaluation import clip_choice, clip_domain
 from recast.evaluation.alignment import Mask
+from recast.evaluation.clip_view import clip_view, embedder, masked_frames
+from recast.evaluation.tools import Tools
 from recast.evaluation.trackers import Tracker
 from recast.events import Event, Note, Step, job
-from recast.media.repeated_frames import repeated_frames
 from recast.media.video import Video
-from recast.metrics.base import ClipView, GroundTruth, Metric, MetricInput, NoValue, Tracks
-
-if TYPE_CHECKING:
-    from recast.evaluation.clip import Embedder
-
-_GREY = 127  # the value that CLIP and LPIPS see outside a mask
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tools:
-    """The tracker and the networks whose output the metrics read."""
-
-    tracker: Literal["flow", "cotracker"] = "flow"
-    """The point tracker. flow needs no weights; cotracker is the one of published numbers, and its
-    licence (CC-BY-NC) forbids commercial use."""
-    cotracker: Path | None = None
-    """A clone of CoTracker's repository with its checkpoint. By default torch.hub downloads it."""
-    clip: str = "shapes"
-    """The CLIP model for text similarity and other metrics: shapes, which ships with Recast and
-    knows only the shapes world; ViT-B/32; ViT-L/14; a hub id; or a folder."""
-    lpips: Literal["none", "alex", "squeeze", "vgg"] = "none"
-    """The network of Frame-LPIPS; none leaves the metric out. torchvision downloads the weights on
-    first use."""
+from recast.metrics.base import GroundTruth, Metric, MetricInput, Need, NoValue, Tracks
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +38,20 @@ def metrics() -> Mapping[str, Metric]:
     for name in registry.names("metrics"):
         known |= registry.load("metrics", name).METRICS
     return known
+
+
+def metrics_of_rows() -> Mapping[str, Metric]:
+    """All metrics by name, and the retired ones that only rows of earlier versions have."""
+    retired: dict[str, Metric] = {}
+    for name in registry.names("metrics"):
+        retired |= getattr(registry.load("metrics", name), "RETIRED", {})
+    return {**metrics(), **retired}
+
+
+def with_chosen_clip(tools: Tools, source: Video, result: Video, prompt: str) -> Tools:
+    """The tools with the CLIP that `clip=auto` means for these clips and this prompt."""
+    chosen = clip_choice.choose(tools.clip, source.frames, result.frames, prompt)
+    return replace(tools, clip=chosen)
 
 
 @job
@@ -90,7 +79,7 @@ def evaluate(
     if given_tracks is None:
         missing["given_tracks"] = "no file of tracks was given"
     else:
-        inputs = _with_given_tracks(inputs, given_tracks, _tracker(tools, device))
+        inputs = _with_given_tracks(inputs, given_tracks, tools.track(device))
     if ground_truth is not None and ground_truth.camera_error is None:
         missing["camera"] = "a plain or striped background does not show the camera's motion"
     scores = []
@@ -107,41 +96,54 @@ def evaluate(
     return scores
 
 
-def _with_given_tracks(
-    inputs: MetricInput, given: Tracks, tracker: Callable[..., Tracks]
-) -> MetricInput:
+def _with_given_tracks(inputs: MetricInput, given: Tracks, tracker: Tracker) -> MetricInput:
     """The input with the given tracks, and the tracks of the same points in the result."""
-    found = tracker(inputs.result.frames, start=given.points[0])
+    found = tracker(inputs.result.frames, given.points[0])
     return replace(inputs, given_tracks=given, result=replace(inputs.result, given_tracks=found))
 
 
 def _compute_inputs(
     source: Video, result: Video, prompt: str, tools: Tools, mask: Mask | None, device: str
-) -> Generator[Event, None, tuple[MetricInput, dict[str, str]]]:
+) -> Generator[Event, None, tuple[MetricInput, dict[Need, str]]]:
     """The input of the metrics, and for each input that is missing the reason."""
     from recast.evaluation.lpips import lpips
 
     _check_device(device)
-    missing: dict[str, str] = {}
-    if not prompt:
-        missing["prompt"] = "no prompt was given"
-    embedder, tracker = _embedder(tools.clip, device), _tracker(tools, device)
+    tools = with_chosen_clip(tools, source, result, prompt)
+    missing = _missing(tools, source, result, prompt)
+    if "clip" not in missing:
+        embedder(tools.clip, device)  # a CLIP that cannot be loaded is found before the tracking
     views = []
-    for index, clip in enumerate((source, result)):
-        views.append(_view(clip, embedder, tracker, mask))
+    for index, (clip, need) in enumerate(((source, "source_clip"), (result, "clip"))):
+        views.append(clip_view(clip, tools, mask, device, embeds=need not in missing))
         yield Step(stage="track and embed", index=index + 1, total=2)
     distance = None
-    if tools.lpips == "none":
-        missing["lpips"] = "no LPIPS network was chosen"
-    else:
+    if tools.lpips != "none":
         distance = lpips(
-            _masked_frames(source, mask), _masked_frames(result, mask), tools.lpips, device
+            masked_frames(source, mask), masked_frames(result, mask), tools.lpips, device
         )
-    text = embedder.embed_text(prompt) if prompt else None
-    if prompt and (note := embedder.truncation_note(prompt)):
-        yield Note(text=note)
+    text = None
+    if "prompt" not in missing and "clip" not in missing:
+        network = embedder(tools.clip, device)
+        text = network.embed_text(prompt)
+        if note := network.truncation_note(prompt):
+            yield Note(text=note)
     inputs = MetricInput(source=views[0], result=views[1], text=text, lpips=distance, mask=mask)
     return inputs, missing
+
+
+def _missing(tools: Tools, source: Video, result: Video, prompt: str) -> dict[Need, str]:
+    """For each input that the metrics cannot have, the reason."""
+    missing: dict[Need, str] = {}
+    domain = clip_choice.domain_of(tools.clip)
+    if domain is not None:
+        clips = source.frames, result.frames
+        missing |= clip_domain.objections(domain, tools.clip, *clips, prompt)
+    if not prompt:
+        missing["prompt"] = "no prompt was given"
+    if tools.lpips == "none":
+        missing["lpips"] = "no LPIPS network was chosen"
+    return missing
 
 
 def _check_device(device: str) -> None:
@@ -151,47 +153,3 @@ def _check_device(device: str) -> None:
         raise BadCall(
             f"`device={device}` is not available ({reason_of(error)}); cpu is always available"
         ) from error
-
-
-@lru_cache(maxsize=1)
-def _embedder(name: str, device: str) -> "Embedder":
-    """The CLIP that was used last is cached, because a benchmark evaluates many clips with it."""
-    with registry.quiet_imports():
-        from recast.evaluation.clip import Embedder
-    return Embedder(name, device)
-
-
-def _tracker(tools: Tools, device: str) -> Callable[..., Tracks]:
-    if tools.tracker == "cotracker":
-        return partial(trackers.cotracker, folder=tools.cotracker, device=device)
-    return trackers.flow
-
-
-def _view(clip: Video, embedder: "Embedder", tracker: Tracker, mask: Mask | None) -> ClipView:
-    tracks = background = tracker(clip.frames)
-    if mask is not None:
-        inside = _starts_inside(tracks, mask[0])
-        tracks, background = tracks.only(inside), tracks.only(~inside)
-    embeddings = embedder.embed_frames(_masked_frames(clip, mask))
-    repeats = repeated_frames(clip.frames)
-    return ClipView(
-        frames=clip.frames,
-        tracks=tracks,
-        background_tracks=background,
-        embeddings=embeddings,
-        repeats=repeats,
-    )
-
-
-def _masked_frames(clip: Video, mask: Mask | None) -> NDArray[np.uint8]:
-    """The frames, grey outside the mask."""
-    if mask is None:
-        return clip.frames
-    return np.where(mask[..., None], clip.frames, np.uint8(_GREY))
-
-
-def _starts_inside(tracks: Tracks, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """For each track whether it begins inside the mask (H, W) of the first frame, (N,)."""
-    height, width = mask.shape
-    x, y = tracks.points[0].astype(int).clip(0, (width - 1, height - 1)).T
-    return np.asarray(mask[y, x])

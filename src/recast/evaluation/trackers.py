@@ -2,7 +2,9 @@
 
 `flow` needs no weights: it chains dense optical flow over the frames and trusts it where forward
 and backward flow agree. `cotracker` is Meta's CoTracker; its code and weights are CC-BY-NC, so they
-are never installed with Recast. A tracker is any function from frames to `Tracks`.
+are never installed with Recast. The trackers of Google DeepMind are in `tapnet.py`. A tracker is
+any function from frames and starting points to `Tracks`. Coordinates are in pixels, and the centre
+of the first pixel is at 0.5.
 """
 
 from collections.abc import Callable
@@ -22,12 +24,36 @@ from recast.metrics.base import Array, Tracks
 
 GRID = 32
 """Number of points along a frame's shorter side."""
+RELEASED_GRID = 55
+"""Number of points along each side in DMT's released script."""
 _FLOW_SIDE = 128  # smaller clips are enlarged to this shorter side before the flow is computed
 COTRACKER = "facebookresearch/co-tracker"
 
 
-Tracker = Callable[[NDArray[np.uint8]], Tracks]
-"""A function from frames (F, H, W, 3) uint8 to tracks."""
+Frames = NDArray[np.uint8]
+Tracker = Callable[[Frames, Array], Tracks]
+"""A function from frames (F, H, W, 3) uint8 and points (N, 2) of the first frame to tracks."""
+
+
+def grid_points(height: int, width: int, count: int = GRID) -> Array:
+    """Points (N, 2) at the centres of square cells, with `count` cells along the shorter side."""
+    cell = min(height, width) / count
+    x, y = ((np.arange(round(side / cell)) + 0.5) * cell for side in (width, height))
+    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+
+
+def released_points(height: int, width: int, count: int = RELEASED_GRID) -> Array:
+    """The points (count², 2) on which DMT's released script computes its score.
+
+    They are those of CoTracker's `grid_size`: an even grid with a margin of 8 pixels on the frame
+    resized to 512x384, whatever its own proportions.
+    """
+    margin, size = 8, (512, 384)
+    x, y = (
+        np.linspace(margin, resized - margin, count) * (side - 1) / (resized - 1) + 0.5
+        for side, resized in zip((width, height), size, strict=True)
+    )
+    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
 def flow(frames: NDArray[np.uint8], grid: int = GRID, start: Array | None = None) -> Tracks:
@@ -46,7 +72,7 @@ def flow(frames: NDArray[np.uint8], grid: int = GRID, start: Array | None = None
         cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)
         for frame in _main_colour_axis(frames)
     ]
-    points = [(_grid(height, width, grid) if start is None else start) * scale]
+    points = [(grid_points(height, width, grid) if start is None else start) * scale]
     visible = [np.ones(len(points[0]), bool)]
     for before, after in pairwise(gray):
         forward, backward = _farneback(before, after), _farneback(after, before)
@@ -63,26 +89,24 @@ def flow(frames: NDArray[np.uint8], grid: int = GRID, start: Array | None = None
 
 def cotracker(
     frames: NDArray[np.uint8],
-    grid: int = GRID,
+    start: Array,
     *,
-    start: Array | None = None,
     model: str = "cotracker3_offline",
     folder: Path | None = None,
     device: str = "cpu",
 ) -> Tracks:
     """CoTracker 3 (Karaev et al. 2024), from torch.hub or from `folder`, a clone of its repository.
 
-    Points begin at `start` (N, 2) in pixels, by default on a grid. Raises `BadModel` if it cannot
-    be loaded.
+    Points begin at `start` (N, 2) in pixels. Raises `BadModel` if it cannot be loaded.
     """
     tracker = _cotracker(model, folder, device)
-    height, width = frames.shape[1:3]
-    begin = torch.from_numpy(_grid(height, width, grid) if start is None else start).float()
-    queries = torch.cat([torch.zeros(len(begin), 1), begin], 1)[None].to(device)
+    centre = 0.5  # in CoTracker's coordinates the centre of the first pixel is at 0
+    points = torch.from_numpy(start - centre).float()
+    queries = torch.cat([torch.zeros(len(points), 1), points], 1)[None].to(device)  # (t, x, y)
     clip = rearrange(torch.from_numpy(frames), "f h w c -> 1 f c h w").float().to(device)
     with torch.no_grad():
-        points, visible = tracker(clip, queries=queries)
-    return Tracks(points[0].double().cpu().numpy(), visible[0].bool().cpu().numpy())
+        tracks, visible = tracker(clip, queries=queries)
+    return Tracks(tracks[0].double().cpu().numpy() + centre, visible[0].bool().cpu().numpy())
 
 
 @lru_cache(maxsize=1)
@@ -126,13 +150,6 @@ def _farneback(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[n
         flags=cv2.OPTFLOW_FARNEBACK_GAUSSIAN,
     )
     return np.asarray(field)
-
-
-def _grid(height: int, width: int, count: int) -> Array:
-    """Points (N, 2) at the centres of square cells, with `count` cells along the shorter side."""
-    cell = min(height, width) / count
-    x, y = ((np.arange(round(side / cell)) + 0.5) * cell for side in (width, height))
-    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
 def _sample_flow(field: NDArray[np.float32], points: Array) -> Array:
