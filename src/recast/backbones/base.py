@@ -12,6 +12,10 @@ backbone defines:
   device and dtype, so the settings `device` and `dtype` do not apply. `wrap` freezes the networks:
   they get no gradients and no dropout.
 - `tiny()`: a small random model for tests.
+- `sample_with_diffusers(backbone, x, options)` (optional): the latents (1, C, F, H, W) that
+  diffusers' own pipeline samples from the noise x at the levels of the backbone's schedule, for
+  `recast verify`. `options` are the arguments that all these pipelines take: prompt,
+  negative_prompt, num_frames, height, width, num_inference_steps and guidance_scale.
 - `PUBLISHED` (optional): alias -> the JSON files of its folder (path -> content), with the values
   that differ from the defaults of the classes. They serve to predict the memory of a run before the
   model is downloaded.

@@ -26,7 +26,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.scheduler_config import from_diffusers
-from recast.networks import checkpoint_loading, dit_roles
+from recast.networks import checkpoint_loading, diffusers_pipeline, dit_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout
@@ -66,6 +66,21 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
     """Use the networks of a loaded CogVideoXPipeline, as `recast.wrap` does."""
     parts = take_parts(pipeline, _CLASSES)
     return CogVideoX(parts, _defaults(parts), settings)
+
+
+def sample_with_diffusers(backbone: CogVideoX, x: Tensor, options: dict[str, Any]) -> Tensor:
+    """The latents of a CogVideoXPipeline with DDIM."""
+    from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
+
+    parts = backbone.parts
+    scheduler = CogVideoXDDIMScheduler.from_config({**parts.scheduler, "clip_sample": False})
+    options = {
+        **options,
+        "latents": x.to(parts.transformer.dtype).transpose(1, 2),
+        "max_sequence_length": parts.transformer.config.max_text_seq_length,
+    }
+    latents = diffusers_pipeline.sampled_latents(parts, CogVideoXPipeline, scheduler, options)
+    return latents.transpose(1, 2)
 
 
 def _defaults(parts: ModelParts) -> Defaults:

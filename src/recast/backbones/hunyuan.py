@@ -16,7 +16,7 @@ classifier-free guidance. Owns how the model is loaded and called. Knows no meth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
@@ -25,7 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, LlamaModel, PreTrainedTok
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.scheduler_config import from_diffusers
-from recast.networks import checkpoint_loading, dit_roles
+from recast.networks import checkpoint_loading, diffusers_pipeline, dit_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout
@@ -78,6 +78,24 @@ def load(source: str, settings: Settings) -> Backbone:
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
     """Use the networks of a loaded HunyuanVideoPipeline, as `recast.wrap` does."""
     return Hunyuan(take_parts(pipeline, _CLASSES), _DEFAULTS, settings)
+
+
+def sample_with_diffusers(backbone: Hunyuan, x: Tensor, options: dict[str, Any]) -> Tensor:
+    """The latents of a HunyuanVideoPipeline. A guidance-distilled network reads the guidance scale,
+    and the negative prompt is left out, as in `Backbone.cfg_denoiser`."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline
+
+    parts = backbone.parts
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler)
+    template = {
+        "template": f"{_PREFIX}{{}}{_SUFFIX}",
+        # The tokens of the template before the prompt, which the pipeline removes.
+        "crop_start": len(parts.tokenizer(_PREFIX).input_ids),
+    }
+    options = {**options, "latents": x, "prompt_template": template}
+    if not backbone.guidance_distilled:
+        options |= {"true_cfg_scale": options["guidance_scale"], "guidance_scale": 1.0}
+    return diffusers_pipeline.sampled_latents(parts, HunyuanVideoPipeline, scheduler, options)
 
 
 @final

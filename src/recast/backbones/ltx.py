@@ -24,7 +24,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
-from recast.networks import checkpoint_loading, dit_roles
+from recast.networks import checkpoint_loading, diffusers_pipeline, dit_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.latent_layout import LatentLayout
 from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
@@ -66,6 +66,17 @@ def load(source: str, settings: Settings) -> Backbone:
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
     """Use the networks of a loaded LTXPipeline, as `recast.wrap` does."""
     return LTX(take_parts(pipeline, _CLASSES), _DEFAULTS, settings)
+
+
+def sample_with_diffusers(backbone: LTX, x: Tensor, options: dict[str, Any]) -> Tensor:
+    """The latents of an LTXPipeline, which packs the positions of a clip into one sequence."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline
+
+    parts, (f, h, w) = backbone.parts, x.shape[2:]
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(parts.scheduler)
+    options = {**options, "latents": rearrange(x, "b c f h w -> b (f h w) c")}
+    latents = diffusers_pipeline.sampled_latents(parts, LTXPipeline, scheduler, options)
+    return rearrange(latents, "b (f h w) c -> b c f h w", f=f, h=h, w=w)
 
 
 @final

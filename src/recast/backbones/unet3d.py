@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from diffusers import AutoencoderKL, UNet3DConditionModel, UNetMotionModel
@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.scheduler_config import from_diffusers
-from recast.networks import checkpoint_loading, meta_model, unet_roles
+from recast.networks import checkpoint_loading, diffusers_pipeline, meta_model, unet_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.feature_hooks import Tap, record
 from recast.networks.latent_layout import LatentLayout
@@ -71,6 +71,17 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
     """Use the networks of a loaded TextToVideoSDPipeline, as `recast.wrap` does."""
     parts = take_parts(pipeline, _CLASSES)
     return LatentUNet(parts, _DEFAULTS.get(parts.name) or _guess_defaults(parts), settings)
+
+
+def sample_with_diffusers(backbone: LatentUNet, x: Tensor, options: dict[str, Any]) -> Tensor:
+    """The latents of a TextToVideoSDPipeline with DDIM. diffusers still has this pipeline, but no
+    longer maintains it."""
+    from diffusers import DDIMScheduler, TextToVideoSDPipeline
+
+    parts = backbone.parts
+    scheduler = DDIMScheduler.from_config({**parts.scheduler, "clip_sample": False})
+    options = {**options, "latents": x.to(parts.unet.dtype)}
+    return diffusers_pipeline.sampled_latents(parts, TextToVideoSDPipeline, scheduler, options)
 
 
 def _guess_defaults(parts: ModelParts) -> Defaults:

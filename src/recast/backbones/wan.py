@@ -28,7 +28,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderM
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
-from recast.networks import checkpoint_loading, dit_roles
+from recast.networks import checkpoint_loading, diffusers_pipeline, dit_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.latent_layout import LatentLayout
 from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
@@ -83,6 +83,30 @@ def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
     parts = take_parts(pipeline, _CLASSES | {"transformer_2": WanTransformer3DModel})
     _check_experts(parts.transformer_2 is not None, parts.boundary_ratio)
     return Wan(parts, _defaults(parts), settings)
+
+
+def sample_with_diffusers(backbone: Wan, x: Tensor, options: dict[str, Any]) -> Tensor:
+    """The latents of a WanPipeline with Euler. It knows only Wan's own text encoder and VAE; for a
+    model with others it gets the encoded prompts of Recast and no VAE."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
+    class Euler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers is untyped
+        """Its steps are even before the shift, as those of UniPC and of Recast."""
+
+        def set_timesteps(self, count: int, device: Any = None) -> None:
+            super().set_timesteps(sigmas=(1 - torch.arange(count) / count).tolist(), device=device)
+
+    parts, more = backbone.parts, {"expand_timesteps": False}
+    config = parts.scheduler
+    scheduler = Euler(shift=config.get("flow_shift", config.get("shift", 1.0)))
+    options = {**options, "latents": x}
+    if not isinstance(parts.vae, AutoencoderKLWan):
+        more |= {"vae": None}
+        # The size of a clip follows from the noise, and the default passes the pipeline's check.
+        del options["height"], options["width"]
+        for name in ("prompt", "negative_prompt"):
+            options[f"{name}_embeds"] = backbone.encode_text([options.pop(name)]).text
+    return diffusers_pipeline.sampled_latents(parts, WanPipeline, scheduler, options, more)
 
 
 def _classes(path: Path, *, two: bool) -> dict[str, type[Any]]:

@@ -1,0 +1,42 @@
+"""diffusers' own pipeline around the networks of a loaded model.
+
+Owns how such a pipeline is built and called, so that its samples can be compared with those of
+Recast. The networks are shared, not copied. It refuses to know which pipeline and which scheduler
+belong to a model: a backbone gives them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recast.networks.library_logging import quiet
+from recast.networks.pipeline_parts import ModelParts
+
+
+def sampled_latents(
+    parts: ModelParts,
+    pipeline: type[Any],
+    scheduler: Any,
+    options: Mapping[str, Any],
+    more_parts: Mapping[str, Any] = MappingProxyType({}),
+) -> Tensor:
+    """The latents that a pipeline of diffusers samples, in its own layout, in float32.
+
+    The pipeline gets the parts of the model that its constructor names, `scheduler`, and
+    `more_parts`, which replace those of the model. It is called with `options`.
+    """
+    accepted = inspect.signature(pipeline.__init__).parameters
+    names = {field.name for field in dataclasses.fields(ModelParts)} - {"scheduler"}
+    given = {name: getattr(parts, name) for name in names if name in accepted}
+    with quiet(), torch.no_grad():  # a deprecated pipeline warns at every use
+        pipe = pipeline(scheduler=scheduler, **{**given, **more_parts})
+        pipe.set_progress_bar_config(disable=True)
+        latents: Tensor = pipe(**options, output_type="latent").frames
+    return latents.float()
