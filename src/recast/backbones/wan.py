@@ -96,7 +96,7 @@ def sample_with_diffusers(backbone: Wan, x: Tensor, options: dict[str, Any]) -> 
         def set_timesteps(self, count: int, device: Any = None) -> None:
             super().set_timesteps(sigmas=(1 - torch.arange(count) / count).tolist(), device=device)
 
-    parts, more = backbone.parts, {"expand_timesteps": False}
+    parts, more = backbone.parts, dict[str, Any](expand_timesteps=False)
     config = parts.scheduler
     scheduler = Euler(shift=config.get("flow_shift", config.get("shift", 1.0)))
     options = {**options, "latents": x}

@@ -30,6 +30,7 @@ _COMMANDS = {
     "methods": ("listing.methods", "list the methods and their presets"),
     "backbones": ("listing.backbones", "list the models that can be loaded by a short name"),
     "doctor": ("listing.doctor", "show what this machine has, or the memory that a model needs"),
+    "verify": ("verify.verify", "check a model on this machine from its files to a transfer"),
     "store ls": ("listing.store_ls", "list the motions in the motion store"),
     "store prune": (
         "listing.store_prune",

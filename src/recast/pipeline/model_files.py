@@ -28,17 +28,12 @@ def model_status(source: str, published: Iterable[str] = ()) -> str:
     `source` is a folder, a hub id, or several of them joined by " + ". The model is complete only
     if the first one has the `published` files.
     """
-    folders = []
-    for part in source.split(" + "):
-        if Path(part).is_absolute() or part.count("/") != 1:
-            if not Path(part).is_dir():
-                return f"{part} does not exist" if "/" in part else "needs no weights; fits"
-            folders.append(Path(part))
-            continue
-        try:
-            folders.append(cached_folder(part))
-        except BadModel as error:
-            return str(error)
+    try:
+        folders = folders_of(source)
+    except BadModel as error:
+        return str(error)
+    if not folders:
+        return "needs no weights; fits"
     # Bytes per parameter in the precision of `dtype=auto`, which may differ from that on disk.
     width = 2 if torch.cuda.is_available() else 4
     try:
@@ -51,6 +46,21 @@ def model_status(source: str, published: Iterable[str] = ()) -> str:
     if not (sizes and complete):
         return f"{source} is not completely downloaded"
     return f"{gib(sum(sizes))} of weights; {_fit_on_this_machine(sizes)}"
+
+
+def folders_of(source: str) -> list[Path]:
+    """The local folders of a folder, a hub id, or several of them joined by " + "; no folder for a
+    model without weights. Raises `BadModel` if one of them is not on this machine."""
+    folders = []
+    for part in source.split(" + "):
+        path = Path(part).expanduser()
+        if path.is_dir():
+            folders.append(path)
+        elif "/" in part and (path.is_absolute() or part.count("/") != 1):
+            raise BadModel(f"{part} does not exist")
+        elif "/" in part:
+            folders.append(cached_folder(part))
+    return folders
 
 
 def parameter_counts(folder: Path) -> list[int]:

@@ -41,7 +41,7 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
     does not support.
     """
     settings, name = settings or Settings(), alias_of(name)
-    backbone: Backbone = _module_for(name).load(name, settings)
+    backbone: Backbone = backbone_module(name).load(name, settings)
     return backbone
 
 
@@ -75,7 +75,7 @@ def load_on_meta(
     settings = replace(settings, offload="none")
     with meta_model.use_meta_models(device) as model, tempfile.TemporaryDirectory() as scratch:
         source = _with_published_configs(alias_of(name), Path(scratch))
-        module = _module_for(source, download=False)
+        module = backbone_module(source, download=False)
         if not module.__name__.startswith("recast."):
             raise BadModel(
                 f"the memory of {name} cannot be estimated, because another package loads it"
@@ -100,8 +100,16 @@ def load_with_random_weights(name: str, settings: Settings) -> Backbone:
         tempfile.TemporaryDirectory() as scratch,
     ):
         source = _with_published_configs(alias_of(name), Path(scratch))
-        backbone: Backbone = _module_for(source, download=False).load(source, settings)
+        backbone: Backbone = backbone_module(source, download=False).load(source, settings)
         return backbone
+
+
+def source_of(name: str) -> str:
+    """Where a model is: a folder, a hub id, or several of them joined by " + ". Raises the errors
+    of `check_name`."""
+    check_name(name)
+    modules, name = aliases(), alias_of(name)
+    return str(_module(modules[name]).ALIASES[name]) if name in modules else name
 
 
 def published(alias: str) -> Mapping[str, Any]:
@@ -133,9 +141,9 @@ def check_name(name: str) -> None:
         raise UnknownName("backbone", name, modules)
 
 
-def _module_for(name: str, *, download: bool = True) -> ModuleType:
+def backbone_module(name: str, *, download: bool = True) -> ModuleType:
     """The backbone module that loads the model of a name. Without `download`, a hub id is looked up
-    only in the local cache."""
+    only in the local cache. Raises the errors of `load`."""
     check_name(name)
     modules, folder = aliases(), Path(name).expanduser()
     if name in modules:
