@@ -43,7 +43,7 @@ def html(report: Mapping[str, Any], findings: Sequence[Finding], scratch: Path) 
         model=escape(report["model"]),
         verdict=_verdict(report),
         warning=_warning(report),
-        facts=_table([["", ""], *_facts(report)], head=False),
+        facts=_table(_facts(report), kind="facts"),
         summary=_summary(checks),
         sections="\n".join(sections),
         data=escape(json.dumps(report, indent=1, ensure_ascii=False)),
@@ -70,6 +70,7 @@ def _facts(report: Mapping[str, Any]) -> list[list[str]]:
     changed = [f"{name} {value}" for name, value in settings.items() if value not in (None, False)]
     versions = [f"{name} {version}" for name, version in report["versions"].items()]
     return [
+        ["setting", "value"],
         ["date", report["date"]],
         ["device", device],
         [
@@ -77,7 +78,7 @@ def _facts(report: Mapping[str, Any]) -> list[list[str]]:
             f"{machine['system']}, {machine['cores']} cores, {gib(machine['memory_bytes'])}",
         ],
         ["weights", report["weights"]],
-        ["kind", "quick" if report["quick"] else "full"],
+        ["steps", "few (quick)" if report["quick"] else "all"],
         ["settings", ", ".join(changed)],
         ["versions", ", ".join(versions)],
     ]
@@ -98,7 +99,7 @@ def _summary(checks: Iterable[Mapping[str, Any]]) -> str:
                 "–" if peak is None else gib(peak),
             ]
         )
-    return _table(rows)
+    return _table(rows, kind="summary")
 
 
 def _section(check: Mapping[str, Any], finding: Finding, scratch: Path) -> str:
@@ -108,9 +109,13 @@ def _section(check: Mapping[str, Any], finding: Finding, scratch: Path) -> str:
     )
     if check["advice"]:
         parts.append(f'<p class="warning">{escape(check["advice"])}</p>')
-    parts += [_clips(row, scratch) for row in finding.clips]
-    for title, rows in finding.tables.items():
-        parts.append(f"<h3>{escape(title)}</h3>{_table(without_paths(list(rows)))}")
+    clips = [_clips(row, scratch) for row in finding.clips]
+    tables = [
+        f"<h3>{escape(title)}</h3>{_table(without_paths(list(rows)), kind='numbers')}"
+        for title, rows in finding.tables.items()
+    ]
+    columns = ("\n".join(column) for column in (clips, tables) if column)
+    parts.append(f'<div class="side">{"".join(f"<div>{one}</div>" for one in columns)}</div>')
     return "<section>" + "\n".join(parts) + "</section>"
 
 
@@ -145,10 +150,10 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _table(rows: Sequence[Sequence[str]], *, head: bool = True) -> str:
+def _table(rows: Sequence[Sequence[str]], *, kind: str) -> str:
     first, *rest = rows
-    lines = [_line(first, "th")] if head else []
-    return f"<table>{''.join([*lines, *(_line(row, 'td') for row in rest)])}</table>"
+    lines = [_line(first, "th"), *(_line(row, "td") for row in rest)]
+    return f'<table class="{kind}">{"".join(lines)}</table>'
 
 
 def _line(cells: Sequence[str], tag: str) -> str:

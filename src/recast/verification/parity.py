@@ -8,7 +8,6 @@ the latents after each step; on the shipped models in bfloat16 the relative erro
 from __future__ import annotations
 
 from collections.abc import Generator
-from itertools import islice
 from typing import Any
 
 import torch
@@ -88,7 +87,7 @@ def _sampled(session: Session, x: Tensor, prompt: str) -> Generator[Event, None,
     backbone = session.backbone
     schedule = backbone.schedule.sized(x.shape)
     denoise = backbone.cfg_denoiser(prompt, "", backbone.defaults.guidance_scale)
-    for level in islice(sample(denoise, schedule, schedule.grid(session.steps), x), session.steps):
+    for level in sample(denoise, schedule, schedule.grid(session.steps), x):
         yield Step(stage="sample", index=level.index + 1, total=session.steps)
         x = level.x
     return x

@@ -63,6 +63,8 @@ def check(session: Session) -> Generator[Event, None, Finding]:
     shown = ", ".join(f"{value:.1f} dB ({name})" for name, value in values.items())
     failed = session.judges_looks and min(values.values()) < limit
     text = f"PSNR {shown}; at least {limit:g} dB are expected."
+    if not knows_clips:
+        text += " The model was trained on another world than that of the clips."
     if not session.judges_looks:
         text = f"Shapes are right and values finite ({UNJUDGED})."
     return Finding(
