@@ -13,6 +13,7 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "src/recast/assets/clips/README.md",
     "src/recast/assets/shapes/README.md",
     "src/recast/assets/shapes-dit/README.md",
 ]

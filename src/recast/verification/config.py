@@ -29,8 +29,8 @@ class VerifyConfig:
     """Build the model at its full size with random weights. No file of it is read, and looks are
     not judged, only finite values, shapes, times and memory."""
     method: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A method whose time and memory are measured beside dmt. The flag may be given several
-    times."""
+    """A method whose time and memory are measured beside those of dmt, or all. The flag may be
+    given several times."""
     frames: int | None = None
     """Number of frames of the clips. By default it is the model's own number."""
     height: int | None = None

@@ -18,10 +18,11 @@ import torch
 from recast.errors import BadCall, BadModel
 from recast.events import Event, Step
 from recast.networks.tensor_memory import TensorMemory
-from recast.pipeline import memory_estimate
+from recast.pipeline import memory_estimate, method_presets
 from recast.pipeline.memory_estimate import MemoryEstimate, StageMemory
 from recast.pipeline.source_clip import to_tensor
 from recast.verification.check import SEED, Finding, Session, Usage, on_cuda, size_text
+from recast.verification.config import VerifyConfig
 from recast.verification.method_cost import STEPS, method_cost, method_table
 
 LIMIT = 1.5
@@ -37,7 +38,7 @@ Row = dict[str, Any]
 
 def check(session: Session) -> Generator[Event, None, Finding]:
     """Measure each stage and each method."""
-    methods = list(dict.fromkeys(("dmt", *session.config.method)))
+    methods = methods_of(session.config)
     estimate, reason = _estimate(session, methods)
     stages = yield from _stages(session, estimate)
     rows = []
@@ -67,6 +68,14 @@ def check(session: Session) -> Generator[Event, None, Finding]:
         },
         tables={"One call of each stage": _stage_table(stages), "Methods": method_table(rows)},
     )
+
+
+def methods_of(config: VerifyConfig) -> list[str]:
+    """The methods that are measured. Raises `UnknownName` for a method that does not exist."""
+    wanted = method_presets.method_names() if "all" in config.method else config.method
+    for name in wanted:
+        method_presets.method_module(name)
+    return list(dict.fromkeys(("dmt", *wanted)))
 
 
 def _estimate(session: Session, methods: list[str]) -> tuple[MemoryEstimate | None, str]:

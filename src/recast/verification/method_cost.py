@@ -19,7 +19,7 @@ from recast.motions.motion import Motion
 from recast.networks.tensor_memory import TensorMemory
 from recast.pipeline import method_presets, requirements
 from recast.pipeline.source_clip import to_tensor
-from recast.verification.check import SEED, Session, Usage, on_cuda, size_text
+from recast.verification.check import SEED, Session, Usage, size_text
 
 STEPS = 5
 """The number of sampling levels, of which a few run. Every method guides at least the first."""
@@ -41,7 +41,7 @@ def method_cost(session: Session, name: str) -> Generator[Event, None, dict[str,
     preset, and the median seconds of each kind of step. For a method that cannot run there is the
     reason instead."""
     backbone, clip = session.backbone, session.clips[0]
-    method = method_presets.configure(name, _shortened(method_presets.preset(name)))
+    method = method_presets.configure(name, _replaced(method_presets.preset(name), _SHORT))
     sampling = Sampling(steps=STEPS, guidance_scale=backbone.defaults.guidance_scale, seed=SEED)
     try:
         requirements.check_model(method, backbone)
@@ -85,9 +85,10 @@ def method_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return table
 
 
-def _shortened(config: Any) -> Any:
+def _replaced(config: Any, values: Mapping[str, int]) -> Any:
+    """The config with these values, for the settings that it has."""
     names = {field.name for field in dataclasses.fields(config)}
-    return dataclasses.replace(config, **{k: v for k, v in _SHORT.items() if k in names})
+    return dataclasses.replace(config, **{k: v for k, v in values.items() if k in names})
 
 
 def _timed(
@@ -124,8 +125,11 @@ def _guided_memory(
     on_device: int | None,
 ) -> int | None:
     """The memory of the first level of a transfer. On a CUDA device it is that of the transfer."""
-    if on_cuda(session.device) or session.device.type != "cpu":
+    if session.device.type != "cpu":
         return on_device
+    # From the second inner step on, the memory does not change.
+    config = _replaced(method.config, {"inner_steps": 2})
+    method = method_presets.configure(method.name, config)
     job = method.transfer(session.backbone, motion, session.clips[0].prompt, sampling)
     with TensorMemory() as ledger:
         for event in job:

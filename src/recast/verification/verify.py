@@ -56,9 +56,11 @@ CHECKS = (
 def verify(config: VerifyConfig) -> Generator[Event, None, Report]:
     """Check a model, and write report.html and report.json.
 
-    Raises `UnknownName` for a name that is neither alias nor folder nor hub id, and `BadCall` for
-    settings that this machine does not support.
+    Raises `UnknownName` for a name that is neither alias nor folder nor hub id, and for an unknown
+    method. Raises `BadCall` for settings that this machine does not support, and for a length or
+    size that the model does not take.
     """
+    cost.methods_of(config)
     source = model_loading.source_of(config.backbone)
     device = devices.usable_device(config.settings.device)
     if config.random_weights:
