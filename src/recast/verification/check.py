@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -57,7 +57,11 @@ def on_cuda(device: torch.device | None) -> bool:
 
 
 class Usage:
-    """The cost of a check or of a stage. Create it before the work, then call `stop`."""
+    """The cost of a check or of a stage. Create it before the work, then call `stop`. The cost of a
+    stage may be measured within that of its check."""
+
+    _open: ClassVar[list[Usage]] = []
+    """The costs that are being measured. They share the peak that the device keeps."""
 
     def __init__(self, device: torch.device | None, backbone: Backbone | None = None) -> None:
         self._device, self._backbone = device, backbone
@@ -67,7 +71,9 @@ class Usage:
         if on_cuda(self._device):
             gc.collect()
             torch.cuda.empty_cache()
+            self._read_peaks()
             torch.cuda.reset_peak_memory_stats()
+        self._open.append(self)
         self._nfe, self._start = backbone.nfe if backbone else 0, self.now()
 
     def now(self) -> float:
@@ -80,8 +86,16 @@ class Usage:
         """Measure what was used since the creation."""
         self.seconds = round(self.now() - self._start, 3)
         self.nfe = self._backbone.nfe - self._nfe if self._backbone else 0
-        self.peak = torch.cuda.max_memory_allocated() if on_cuda(self._device) else None
+        if on_cuda(self._device):
+            self._read_peaks()
+        self._open.remove(self)
         return self
+
+    @classmethod
+    def _read_peaks(cls) -> None:
+        """Let every cost that is being measured know the peak since the last reset."""
+        for usage in cls._open:
+            usage.peak = max(usage.peak or 0, torch.cuda.max_memory_allocated())
 
 
 @dataclass(slots=True, kw_only=True)

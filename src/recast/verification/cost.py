@@ -126,8 +126,10 @@ def _used(session: Session, once: Callable[[], object]) -> tuple[Usage, int | No
     with ledger:
         once()
     usage = Usage(session.device, session.backbone)
-    once()
-    usage.stop()
+    try:
+        once()
+    finally:
+        usage.stop()
     return usage, ledger.peak if isinstance(ledger, TensorMemory) else usage.peak
 
 
