@@ -27,12 +27,19 @@ _FEW = 3
 """The number of timed steps of learning, and of timed levels of sampling."""
 _SHORT = {
     "iterations": _FEW,
+    "inner_steps": _FEW,
     "inversion_steps": _FEW,
     "checkpoint_every": _FEW,
     "report_every": 1,
 }
 """Settings of any method that limit its steps."""
-_KINDS = ("invert", "train", "distil", "guided", "plain")
+_KINDS = {
+    "invert": "inversion step",
+    "train": "training step",
+    "distil": "distillation step",
+    "guided": f"guided level, {_FEW} inner steps",
+    "plain": "plain level",
+}
 """Kinds of steps. Those of sampling are guided or plain."""
 
 
@@ -41,7 +48,8 @@ def method_cost(session: Session, name: str) -> Generator[Event, None, dict[str,
     preset, and the median seconds of each kind of step. For a method that cannot run there is the
     reason instead."""
     backbone, clip = session.backbone, session.clips[0]
-    method = method_presets.configure(name, _replaced(method_presets.preset(name), _SHORT))
+    config = method_presets.default_config(name, session.config.backbone)
+    method = method_presets.configure(name, _replaced(config, _SHORT))
     sampling = Sampling(steps=STEPS, guidance_scale=backbone.defaults.guidance_scale, seed=SEED)
     try:
         requirements.check_model(method, backbone)
@@ -72,7 +80,7 @@ def method_cost(session: Session, name: str) -> Generator[Event, None, dict[str,
 def method_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The rows of `method_cost` as cells: seconds for each kind of step, and memory."""
     kinds = [k for k in _KINDS if any(k in row.get("seconds_per_step", ()) for row in rows)]
-    head = ["method", *(f"{kind}, s per step" for kind in kinds), "memory, first level"]
+    head = ["method", *(f"{_KINDS[kind]}, s" for kind in kinds), "memory, first level"]
     table = [[*head, "predicted"]]
     for row in rows:
         if "reason" in row:
