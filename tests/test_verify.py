@@ -17,10 +17,12 @@ from huggingface_hub import constants
 from recast import cli
 from recast.backbones import gaussian, unet3d, wan
 from recast.backbones.base import Backbone
+from recast.cli import flags
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel, UnknownName
 from recast.events import Note
 from recast.media import video
+from recast.pipeline import model_loading
 from recast.pipeline.source_clip import Source
 from recast.verification import files, parity, report, round_trip
 from recast.verification.check import Finding, Session, psnr, relative_error, score_table
@@ -35,6 +37,7 @@ from .tiny_models import CPU, pipeline
 T = TypeVar("T")
 NAMES = [check.name for check in CHECKS]
 SMALL = {"frames": 5, "height": 32, "width": 48}
+DOCS = Path(__file__).parents[1] / "docs"
 UNTIL_LOADED = ["passed", "failed", *["not reached"] * 5]
 
 
@@ -120,6 +123,28 @@ def test_a_model_with_few_words_gets_a_prompt_of_its_words() -> None:
     assert (shapes.prompt, shapes.source_prompt) == ("a red square on a gray background", "")
     assert other.prompt == "a hand turns a treasure chest above a table"
     assert other.source_prompt == "a hand turns a yellow box above a table"
+
+
+def gpu_commands() -> list[str]:
+    """The commands of the guide for those who have a GPU."""
+    text = (DOCS / "guide/verify.md").read_text("utf-8").split("## If you have a GPU")[1]
+    return re.findall(r"^recast verify .*$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", gpu_commands())
+def test_the_commands_for_a_gpu_fit_the_full_size_models(command: str) -> None:
+    """On torch's meta device: length and size are accepted, and the prompts are short enough for
+    tokenizers of single letters."""
+    default = VerifyConfig(backbone="shapes")
+    config = flags.parse(VerifyConfig, default, command.split()[2:], "recast verify")
+    assert (config.quick, config.random_weights) == (True, True)
+    device = torch.device("cuda")
+    with model_loading.load_on_meta(config.backbone, config.settings, device) as (backbone, _):
+        source = Source(frames=config.frames, height=config.height, width=config.width)
+        for clip in clips_for(backbone, source):
+            assert clip.video.frames.shape[:3] == source.size(backbone)
+            assert "hand" in clip.prompt
+            assert "hand" in clip.source_prompt
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -306,7 +331,7 @@ def test_a_size_that_the_model_does_not_take_is_a_wrong_call(saved: Path, tmp_pa
 
 
 def test_every_key_of_a_report_is_documented(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs/reference/file-formats.md").read_text("utf-8")
+    text = (DOCS / "reference/file-formats.md").read_text("utf-8")
     section = text.split("## Verification")[1].split("\n## ")[0]
     content = report.content(session(gaussian.tiny(), "gaussian", tmp_path), [])
     finding = Finding(status="passed", text="")
