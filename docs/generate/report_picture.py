@@ -1,7 +1,9 @@
 """Makes the picture of docs/guide/verify.md from a report, with Debian's chromium.
 
-recast verify shapes
-python docs/generate/report_picture.py out/verify-shapes/report.html docs/images/verify.png
+    recast verify shapes --quick
+    python docs/generate/report_picture.py out/verify-shapes/report.html docs/images/verify.png
+
+The picture shows the upper part of the page.
 """
 
 import subprocess
@@ -11,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDTH, HEIGHT = 1100, 2900
+WIDTH, HEIGHT = 1100, 3550
 """The size of the window in pixels, which is the part of the page that is shown."""
-COLOURS = 128
+COLOURS = 256
 
 
 def main(report: Path, picture: Path) -> None:
@@ -26,7 +28,7 @@ def main(report: Path, picture: Path) -> None:
             ["chromium", *options, report.resolve().as_uri()], check=True, capture_output=True
         )
         image = Image.open(shot).convert("RGB")
-        image = image.resize((WIDTH * 3 // 4, HEIGHT * 3 // 4), Image.Resampling.LANCZOS)
+        image = image.resize((WIDTH * 2 // 3, HEIGHT * 2 // 3), Image.Resampling.LANCZOS)
         image.quantize(COLOURS).save(picture, optimize=True)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recast.backbones.base import Backbone
 from recast.evaluation import Tools
@@ -154,6 +155,14 @@ def size_text(size: int | None) -> str:
 def all_finite(*tensors: Tensor) -> bool:
     """Whether all values are finite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def precision(network: nn.Module) -> torch.dtype:
+    """The dtype of most weights of a network. Some families keep a few layers in float32."""
+    sizes = Counter[torch.dtype]()
+    for weight in network.parameters():
+        sizes[weight.dtype] += weight.numel()
+    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def psnr(one: Tensor, other: Tensor) -> float:

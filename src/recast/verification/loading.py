@@ -10,7 +10,7 @@ from collections.abc import Generator
 from recast.events import Event, Step
 from recast.pipeline import memory_estimate, model_loading
 from recast.pipeline.source_clip import Source
-from recast.verification.check import Finding, Session
+from recast.verification.check import Finding, Session, precision
 from recast.verification.clips import clips_for
 
 
@@ -27,7 +27,7 @@ def check(session: Session) -> Generator[Event, None, Finding]:
     clips = clips_for(backbone, source)
     session.loaded, session.clips = backbone, clips[:1] if config.quick else clips
     frames, height, width = session.size
-    dtype = str(next(backbone.network.parameters()).dtype).removeprefix("torch.")
+    dtype = str(precision(backbone.network)).removeprefix("torch.")
     text = f"{backbone.name} runs on {backbone.device.type} in {dtype}, with {frames} frames of "
     return Finding(
         status="passed",

@@ -124,7 +124,7 @@ def _clips(row: ClipRow, scratch: Path) -> str:
     shown = [(label, _shrunk(clip)) for label, clip in clips]
     figures = [
         f'<figure><video src="{_uri(_mp4(clip, scratch), "video/mp4")}" autoplay loop muted '
-        f"playsinline controls></video><figcaption>{escape(label)}</figcaption></figure>"
+        f"playsinline></video><figcaption>{escape(label)}</figcaption></figure>"
         for label, clip in shown
     ]
     sheet = _uri(pillow.png(contact_sheet(shown, columns=_STILLS)), "image/png")
