@@ -1,8 +1,8 @@
 """Check 5: a real clip is inverted to noise, and sampling returns from the noise to the clip.
 
 This module owns the limit. Without an error of the inversion the relative error of the latents is
-0; two independent clips differ by about 1.4. The shipped models reach about 0.2 with 25 sampling
-steps, and 0.35 and 0.41 in a quick verification; the limit is unmeasured on released models.
+0; two independent clips differ by about 1.4. The shipped models reach 0.21 and 0.14, and 0.35 and
+0.39 in a quick verification; the limit is unmeasured on released models.
 """
 
 from __future__ import annotations
