@@ -24,7 +24,7 @@ from recast.events import Note
 from recast.media import video
 from recast.pipeline import model_loading
 from recast.pipeline.source_clip import Source
-from recast.verification import files, parity, report, round_trip
+from recast.verification import cost, files, parity, report, round_trip
 from recast.verification.check import Finding, Session, psnr, relative_error, score_table
 from recast.verification.clips import FOLDER, clips_for
 from recast.verification.config import VerifyConfig
@@ -295,6 +295,14 @@ def test_values_that_are_not_finite_fail_also_with_random_weights(tmp_path: Path
     state = session(backbone, "zeroscope", tmp_path, random_weights=True)
     found = result(round_trip.check(state))
     assert (found.status, "not finite" in found.text) == ("failed", True)
+
+
+@pytest.mark.slow
+def test_more_memory_than_predicted_is_a_fault(tmp_path: Path) -> None:
+    """The UNet takes four times the memory of the transformer, for which the prediction is."""
+    found = result(cost.check(session(unet3d.load("shapes", CPU), "shapes-dit", tmp_path)))
+    assert (found.status, "the prediction: sampling." in found.text) == ("failed", True)
+    assert [row["method"] for row in found.numbers["methods"]] == ["dmt"]
 
 
 # --- the report -----------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from recast.verification.method_cost import STEPS, method_cost, method_table
 
 LIMIT = 1.5
 """The largest measured memory of a stage, divided by the predicted one."""
-_SPARE = 2**28
-"""Bytes by which a measurement may be larger besides, for workspaces of kernels."""
+_SPARE_ON_GPU = 2**28
+"""Bytes by which the memory of a CUDA device may be larger besides, for workspaces of kernels."""
 _ADVICE = (
     "Memory settings that `recast doctor` calls sufficient may not be: leave more room, or take "
     "one more of the savings it lists. Please send us report.json."
@@ -49,7 +49,8 @@ def check(session: Session) -> Generator[Event, None, Finding]:
         rows.append({**row, "predicted_guided_bytes": _predicted(session, estimate, stage)})
         yield Step(stage="measure methods", index=index, total=len(methods))
     measured = [row for row in stages if row["predicted_bytes"]]
-    above = [row["stage"] for row in measured if _is_above(row)]
+    spare = _SPARE_ON_GPU if on_cuda(session.device) else 0
+    above = [row["stage"] for row in measured if _is_above(row, spare)]
     text = f"All {len(measured)} stages take at most {LIMIT:g} times the predicted memory."
     if above:
         text = f"These stages take more memory than {LIMIT:g} times the prediction: "
@@ -149,9 +150,9 @@ def _predicted(
     return weights[session.backbone.offload] + stage.peak
 
 
-def _is_above(row: Row) -> bool:
+def _is_above(row: Row, spare: int) -> bool:
     peak, predicted = row["peak_bytes"], row["predicted_bytes"]
-    return peak is not None and bool(peak > LIMIT * predicted + _SPARE)
+    return peak is not None and bool(peak > LIMIT * predicted + spare)
 
 
 def _stage_table(rows: Sequence[Row]) -> list[list[str]]:
