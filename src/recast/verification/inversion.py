@@ -41,15 +41,15 @@ def check(session: Session) -> Generator[Event, None, Finding]:
     """Invert the first clip and sample it back, both without guidance."""
     backbone, clip = session.backbone, session.clips[0]
     pixels = to_tensor(clip.video)
+    latents = backbone.encode(pixels)
     trace = yield from record_inversion(
         backbone,
-        pixels,
+        latents,
         "",
         session.steps,
         guided_steps=0,
         inversion_steps=_QUICK_INVERSION_STEPS if session.config.quick else 1,
     )
-    latents = backbone.encode(pixels)
     found = yield from _sampled_back(session, trace.noise[None].to(backbone.device))
     error, deviation = relative_error(found, latents), float(trace.noise.std())
     if not all_finite(trace.noise, found):
