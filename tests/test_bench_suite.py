@@ -1,6 +1,7 @@
 """Suites: those that ship are sound, and the error of every mistake says where it is."""
 
 import tomllib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from recast.pipeline import source_clip
 from recast.shapes import oracle, world
 from recast.shapes.describe import parse_caption
 
+SUITES = Path(__file__).parent.parent / "benchmarks" / "suites"
+WORLD_SUITES = [name for name in suite.names() if name != "davis"]
 HEAD = 'about = "a test"\nmethods = ["unguided"]\n'
 
 
@@ -64,6 +67,22 @@ def test_the_shapes_suite_has_64_pairs_in_three_groups() -> None:
         assert changed == expected[case.group]
         assert ground == (case.group == "hard")
         assert case.scene in world.HELD_OUT
+
+
+def test_pairs_can_start_after_those_of_another_suite() -> None:
+    every = list(pairs.held_out(5, camera=True))
+    assert list(pairs.held_out(3, camera=True, first=2)) == every[2:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tuning-shapes", "tuning-shapes-dit"])
+def test_tuning_takes_the_same_number_of_settings_and_scenes_of_no_shipped_suite(name: str) -> None:
+    tuning = suite.read(str(SUITES / f"{name}.toml"))
+    counts = Counter(variant.method for variant in tuning.variants.values())
+    assert set(counts.values()) == {24}
+    assert Counter(case.group for case in tuning.cases) == {"object": 4, "camera": 4, "both": 4}
+    shipped = {case.scene for other in WORLD_SUITES for case in suite.read(other).cases}
+    assert not shipped & {case.scene for case in tuning.cases}
 
 
 def test_the_ideal_result_has_the_motion_of_the_source_and_the_looks_of_the_prompt() -> None:
@@ -116,6 +135,10 @@ def test_a_grid_is_every_combination(folder: Path) -> None:
     parsed = suite.read(written(folder, HEAD + CLIP + around))
     configs = [parsed.variant(name).config for name in parsed.methods[1:]]
     assert [(c.cells, c.inner_steps) for c in configs] == [(3, 2), (3, 3)]
+    roles = '[[grid]]\nmethod = "dmt"\n[grid.over]\ntaps = [["motion"], ["motion", "middle"]]\n'
+    parsed = suite.read(written(folder, HEAD + CLIP + roles))
+    assert parsed.methods[1:] == ("dmt: taps motion", "dmt: taps motion + middle")
+    assert parsed.variant("dmt: taps motion + middle").config.taps == ("motion", "middle")
     with pytest.raises(BadCall, match=r"'lr, lr_end' takes lists of 2 values, got 0\.2"):
         suite.read(written(folder, HEAD + CLIP + grid + '"lr, lr_end" = [0.2]\n'))
     with pytest.raises(BadCall, match="has nothing to compare; add the key methods"):

@@ -28,8 +28,10 @@ def held_out(
     paths: Sequence[str] = (),
     camera: bool | None = None,
     patterns: Sequence[str] = (),
+    first: int = 0,
 ) -> Iterator[tuple[int, str]]:
-    """`count` pairs (seed of the source scene, prompt). Equal arguments give equal pairs.
+    """`count` pairs (seed of the source scene, prompt). Equal arguments give equal pairs. The first
+    `first` pairs are left out, so that settings can be chosen on other pairs than those of a test.
 
     The subject of the source moves along one of `paths` (empty: any), in front of a `camera` that
     moves (True), stands still (False) or either (None). Both backgrounds have one of `patterns`
@@ -46,9 +48,9 @@ def held_out(
     allowed_patterns = patterns or world.PATTERNS
     candidates = map(world.sample, _TARGET_SEEDS)
     targets = (target for target in candidates if target.pattern in allowed_patterns)
-    yielded = 0
+    found = 0
     for seed in world.HELD_OUT:
-        if yielded == count:
+        if found == first + count:
             return
         source = world.sample(seed)
         if source.path not in allowed_paths or camera not in (None, _camera_moves(source)):
@@ -56,8 +58,9 @@ def held_out(
         if source.pattern not in allowed_patterns:
             continue
         target = next(target for target in targets if _differs(target, source, changes))
-        yielded += 1
-        yield seed, captions.prompt(_with_changes(source, target, changes))
+        found += 1
+        if found > first:
+            yield seed, captions.prompt(_with_changes(source, target, changes))
 
 
 def source(seed: int, frames: int = world.FRAMES, size: int = world.SIZE) -> Video:

@@ -111,6 +111,8 @@ class _Table(BaseModel):
 
 class _World(_Table):
     pairs: int = Field(ge=1)
+    first: int = Field(default=0, ge=0)
+    """Number of pairs that are left out at the beginning, for pairs that no other suite has."""
     group: str = ""
     changes: list[Attribute] = Field(default=["colour", "shape", "background"], min_length=1)
     paths: list[str] = []
@@ -249,7 +251,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _scenes(table: _World) -> Iterator[Case]:
-    choice = (table.changes, table.paths, table.camera, table.patterns)
+    choice = (table.changes, table.paths, table.camera, table.patterns, table.first)
     for scene, prompt in pairs.held_out(table.pairs, *choice):
         yield Case(
             clip=f"scene-{scene}",
@@ -346,15 +348,17 @@ def _combinations(table: _Grid) -> Iterator[_Variant]:
             if not isinstance(items, list) or len(items) != len(names):
                 raise BadCall(f"grid.over: {key!r} takes lists of {len(names)} values, got {value}")
             config |= dict(zip((name.strip() for name in names), items, strict=True))
-        settings = [
-            f"{key.split(',')[0]} {_first(v)}" for key, v in zip(table.over, values, strict=True)
-        ]
+        settings = map(_setting_text, table.over, values)
         name = f"{table.method}: {', '.join(settings)}"
         yield _Variant(name=name, method=table.method, preset=table.preset, config=config)
 
 
-def _first(value: Any) -> str:
-    return str(value[0] if isinstance(value, list) else value)
+def _setting_text(key: str, value: Any) -> str:
+    """A setting in the name of a variant. Of settings that change together it is the first; a list
+    is "queries + keys"."""
+    name, *others = key.split(",")
+    first = value[0] if others else value
+    return f"{name} {' + '.join(map(str, first)) if isinstance(first, list) else first}"
 
 
 def _configured(kind: Any, changes: Mapping[str, Any], place: str, default: Any = None) -> Any:
