@@ -116,6 +116,8 @@ def test_the_roles_have_the_published_shapes() -> None:
     assert shapes["decoder2.temporal_attention"] == (1, 16, 32, 32, 640)
     assert shapes["decoder3.spatial_attention"] == (1, 16, 64, 64, 320)
     assert shapes["keys"] == (1, 16, 16 * 16, 1, 1280)
+    assert shapes["temporal_keys"] == shapes["decoder1.temporal_keys"] == (1, 16, 16 * 16, 1, 1280)
+    assert shapes["decoder3.temporal_queries"] == (1, 16, 64 * 64, 1, 320)
     assert [tap.path.split(".")[1] for tap in roles["keys"]] == [*"111222333"]
     assert unet.up_blocks[1].motion_modules[1] is unet.get_submodule(
         roles["decoder1.temporal_attention"][0].path

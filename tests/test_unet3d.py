@@ -163,6 +163,10 @@ def test_the_roles_have_the_published_shapes() -> None:
         "motion": (1, 24, 20, 36, 1280),
     }
     expected |= dict.fromkeys(ATTENDED, (1, 24, 10 * 18, 1, 1280))
+    for block in (1, 2, 3):  # block 0 has no attention
+        height, width, channels = inside[block]
+        for kind in ("temporal_queries", "temporal_keys"):
+            expected[f"decoder{block}.{kind}"] = (1, 24, height * width, 1, channels)
     assert shapes == expected
     assert roles["motion"][0].path == "up_blocks.1.upsamplers.0"
     for role, end in (("queries", "attn1.to_q"), ("keys", "attn1.to_k"), ("values", "attn1.to_v")):
@@ -177,6 +181,8 @@ def test_the_roles_have_the_published_shapes() -> None:
         ]
         assert all(tap.path.endswith(end) and "temp_att" in tap.path for tap in roles[role])
         assert [tap.heads for tap in roles[role]] == 6 * [20]
+        assert roles[role] == roles[f"decoder1.{role}"]
+        assert [tap.path.split(".")[1] for tap in roles[f"decoder3.{role}"]] == [*"333333"]
     conv = unet.get_submodule(roles["decoder1.spatial_conv"][0].path)
     assert conv is unet.up_blocks[1].resnets[1].conv2
     assert conv.out_channels == 1280

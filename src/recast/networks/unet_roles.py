@@ -19,7 +19,7 @@ from recast.networks.feature_hooks import Tap
 
 _SPATIAL = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"
 _TEMPORAL = (
-    r"up_blocks\.1\.(temp_attentions|motion_modules)\.\d+\.transformer_blocks\.\d+\.attn[12]\."
+    r"up_blocks\.{}\.(temp_attentions|motion_modules)\.\d+\.transformer_blocks\.\d+\.attn[12]\."
 )
 _LAYER = re.compile(
     r"((down_blocks\.\d+|mid_block|up_blocks\.\d+)\."
@@ -51,9 +51,8 @@ _PROJECTIONS = {
     "queries": (_SPATIAL + "to_q", tokens),
     "keys": (_SPATIAL + "to_k", tokens),
     "values": (_SPATIAL + "to_v", tokens),
-    "temporal_queries": (_TEMPORAL + "to_q", _over_time),
-    "temporal_keys": (_TEMPORAL + "to_k", _over_time),
 }
+_TEMPORAL_PROJECTIONS = {"temporal_queries": "to_q", "temporal_keys": "to_k"}
 
 
 def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
@@ -62,8 +61,9 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     The roles "decoder<n>.<kind>" of an up block are those of DMT's released code, which reads layer
     1 of a block. "spatial_conv" is the hidden state of the resnet before its residual sum.
     "queries", "keys" and "values" belong to all self-attentions within a frame in the up blocks
-    (DreamMotion). "temporal_queries" and "temporal_keys" belong to the attentions over frames in up
-    block 1 (MotionClone).
+    (DreamMotion). "decoder<n>.temporal_queries" and "decoder<n>.temporal_keys" belong to all
+    attentions over frames in an up block; without a block they are those of up block 1
+    (MotionClone).
     """
     paths = {
         "upsampler": "upsamplers.0",
@@ -81,11 +81,17 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
             if path in modules:
                 tap = Tap(f"up_blocks.{index}.{path}", _images)
                 roles[f"decoder{index}.{kind}"] = (tap,)
+        for kind, layer in _TEMPORAL_PROJECTIONS.items():
+            pattern = _TEMPORAL.format(index) + layer
+            if taps := tuple(_projections(unet, pattern, _over_time)):
+                roles[f"decoder{index}.{kind}"] = taps
     for role, (pattern, layout) in _PROJECTIONS.items():
         if taps := tuple(_projections(unet, pattern, layout)):
             roles[role] = taps
-    if "decoder1.upsampler" in roles:
-        roles["motion"] = roles["decoder1.upsampler"]
+    main = {"motion": "upsampler"} | {kind: kind for kind in _TEMPORAL_PROJECTIONS}
+    roles |= {
+        role: roles[name] for role, kind in main.items() if (name := f"decoder1.{kind}") in roles
+    }
     return roles
 
 
