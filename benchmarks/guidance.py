@@ -50,7 +50,7 @@ from recast.motions.motion import Motion
 from recast.pipeline import method_presets
 
 SUITE = Path(__file__).parent / "suites" / "tuning-shapes.toml"
-STRENGTH = {"weight": 0.0, "lr": 1e-9, "lr_end": 0.0}
+STRENGTH = {"weight": 0.0, "lr": 1e-9, "lr_end": 0.0, "inner_steps": 1}
 """The settings that turn the guidance of a method off, while its loss is still computed."""
 OFF = {"injected": 0.0, "strength": 1.0}
 """The settings that turn off a method without a loss."""
