@@ -135,6 +135,8 @@ def test_a_grid_is_every_combination(folder: Path) -> None:
     parsed = suite.read(written(folder, HEAD + CLIP + around))
     configs = [parsed.variant(name).config for name in parsed.methods[1:]]
     assert [(c.cells, c.inner_steps) for c in configs] == [(3, 2), (3, 3)]
+    with pytest.raises(BadCall, match=r"two variants have the name 'dmt: inner_steps 2, lr 0\.2'"):
+        suite.read(written(folder, HEAD + CLIP + grid + '"lr, lr_end" = [[0.2, 0], [0.2, 0.1]]\n'))
     roles = '[[grid]]\nmethod = "dmt"\n[grid.over]\ntaps = [["motion"], ["motion", "middle"]]\n'
     parsed = suite.read(written(folder, HEAD + CLIP + roles))
     assert parsed.methods[1:] == ("dmt: taps motion", "dmt: taps motion + middle")

@@ -6,6 +6,7 @@ refuses to know how a suite runs.
 
 import dataclasses
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
@@ -198,6 +199,7 @@ def read(name: str, folder: Path | None = None, backbone: str | None = None) -> 
         )
     _check_names(cases, path.name)
     grid_variants = [variant for grid in table.grid for variant in _combinations(grid)]
+    _check_variants((*table.variant, *grid_variants), path.name)
     methods = (*table.methods, *(variant.name for variant in grid_variants))
     if not methods:
         raise BadCall(
@@ -316,6 +318,16 @@ def _check_names(cases: Sequence[Case], suite: str) -> None:
                     f"{suite}: two clips have the name {case.clip!r}, but the {part} of one is "
                     f"{str(one)!r} and that of the other is {str(two)!r}; {remedy}"
                 )
+
+
+def _check_variants(variants: Sequence[_Variant], suite: str) -> None:
+    """Raise `BadCall` for two variants of one name, because one of them would be lost."""
+    counts = Counter(variant.name for variant in variants)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise BadCall(
+            f"{suite}: two variants have the name {twice[0]!r}; of settings that change together "
+            "only the first is in the name, so put one with distinct values first"
+        )
 
 
 def _preset(method: str, name: str, backbone: str) -> Any:
