@@ -7,11 +7,11 @@ import pytest
 from pyarrow.parquet import read_table
 
 from recast import registry
-from recast.backbones import gaussian
+from recast.backbones import gaussian, unet3d
 from recast.motions.method import Sampling
 from recast.pipeline import method_presets, model_loading
 
-from .inputs import uniform
+from .inputs import random_clip, uniform
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
@@ -24,9 +24,12 @@ def test_a_row_gives_the_roles_and_the_cost_of_a_method(
     name: str, roles: str, learning: str, transferring: str
 ) -> None:
     method = method_presets.configure(name, method_presets.default_config(name, "shapes"))
-    assert set(re.findall(r"`(\w+)`", roles)) == set(method.roles)
-    backbone, sampling = gaussian.tiny(), Sampling(steps=25, guidance_scale=4.0)
-    video = uniform(1, 3, 2, 4, 4)
+    assert set(re.findall(r"`([\w.]+)`", roles)) == set(method.roles)
+    backbone, video = gaussian.tiny(), uniform(1, 3, 2, 4, 4)
+    if not {*method.roles} <= {*backbone.roles, *backbone.transformers}:
+        backbone = unet3d.tiny()
+        video = random_clip(backbone, frames=2)
+    sampling = Sampling(steps=25, guidance_scale=4.0)
     motion = method.learn(backbone, video, "a dog", sampling).run()
     assert backbone.nfe == int(learning)
     method.transfer(backbone, motion, "a cat", sampling).run()

@@ -17,7 +17,8 @@ BEST_MEASURED = {"shapes": "dmt", "shapes-dit": "dmt"}
 """Shipped model -> the method with the best scores in `recast bench methods` on that model."""
 
 TUNED = "shapes"
-"""The preset of a method that was tuned on the shipped model of the same name."""
+"""The preset of a method that was tuned on the shipped model of the same name. A method that needs
+other settings on the transformer has a preset "shapes-dit" too."""
 _STRENGTHS = tuple(f"strength-{percent}" for percent in (70, 50, 60, 80, 90))
 _WITHOUT_TRAINING: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -36,7 +37,12 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
                 ("motion_inversion", "motiondirector", "vmc", "tune_a_video"), (TUNED,)
             ),
         },
-        "shapes-dit": {**_WITHOUT_TRAINING, "dmt": (TUNED,), "sdedit": _STRENGTHS[:1]},
+        "shapes-dit": {
+            **_WITHOUT_TRAINING,
+            "dmt": (TUNED,),
+            "motionclone": ("shapes-dit",),
+            "sdedit": _STRENGTHS[:1],
+        },
     }
 )
 """Shipped model -> method -> the presets that were measured on the model, the default first

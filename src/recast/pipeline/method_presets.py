@@ -138,9 +138,9 @@ def notes(method: str, config: Any, backbone: str, *, named: bool) -> Iterator[s
     alias = model_loading.alias_of(backbone)
     used, chosen = record(method, config, backbone).name, default_preset(method, backbone)
     tuned = defaults.TUNED
-    if used == tuned and not defaults.is_measured(method, used, alias):
+    if used in defaults.MEASURED and not defaults.is_measured(method, used, alias):
         yield (
-            f"{method} runs its preset {tuned}, which was tuned on the model {tuned} and is not "
+            f"{method} runs its preset {used}, which was tuned on the model {used} and is not "
             f"measured on {backbone}"
         )
     elif used == chosen and not named:
