@@ -8,7 +8,8 @@ A table over held-out pairs that no shipped suite has (those of `suites/tuning-s
 first, the middle and the last level with guidance:
 
 - right motion: the loss of the perfect result, the source's motion in the appearance that the
-  prompt names. The model's estimates are replaced by that clip and a fixed noise.
+  prompt names. The model's estimates are replaced by that clip, so that the sample is the clip with
+  the initial noise.
 - other motion: the loss of the same appearance with the motion of another pair of the group. A loss
   that does not tell the two apart (`told apart`: in how many pairs it does) cannot guide.
 - unguided: the loss of a sample without guidance (weight or learning rate of almost 0).
@@ -42,7 +43,7 @@ from recast.backbones.base import Backbone
 from recast.bench import pairs, suite
 from recast.bench.suite import Case
 from recast.diffusion.noise_schedule import Denoised, Denoiser
-from recast.diffusion.sampling import ddim, randn
+from recast.diffusion.sampling import ddim
 from recast.events import Step
 from recast.media.video import Video
 from recast.motions.method import MotionMethod, Sampling
@@ -82,8 +83,8 @@ def sample(
     sampling: Sampling,
     perfect: Tensor | None = None,
 ) -> Sample:
-    """Transfer a motion. With `perfect`, latents (1, C, F, H, W), the model estimates that clip and
-    a fixed noise at every level, so that the sample is the noised clip."""
+    """Transfer a motion. With `perfect`, latents (1, C, F, H, W), the model estimates that clip at
+    every level, so that the sample is that clip with the initial noise."""
     visited: list[tuple[Tensor, Tensor]] = []
     losses: list[tuple[float, float] | None] = []
     with _observed(backbone, visited, perfect):
@@ -111,8 +112,8 @@ def _observed(
             visited.append((x.detach(), t))
             if perfect is None:
                 return denoise(x, t)
-            noise = randn(tuple(x.shape), torch.Generator().manual_seed(1), x.device)
-            return Denoised(perfect, noise)
+            alpha, sigma = backbone.schedule.alpha(t), backbone.schedule.sigma(t)
+            return Denoised(perfect, (x - alpha * perfect) / sigma)
 
         return denoise_observed
 
@@ -232,7 +233,8 @@ def report(rows: Sequence[Row], times: Sequence[float]) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Measure the chosen pairs, and print the table."""
     torch.set_num_threads(1)
-    config = method_presets.preset(arguments.method, arguments.preset)
+    name = arguments.preset or method_presets.default_preset(arguments.method, arguments.backbone)
+    config = method_presets.preset(arguments.method, name)
     settings = (setting.split("=", 1) for setting in arguments.set)
     config = replace(config, **{name: _value(text) for name, text in settings})
     method = method_presets.configure(arguments.method, config)
