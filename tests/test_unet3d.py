@@ -69,7 +69,7 @@ def test_a_pass_that_stops_early_reads_the_same_features(role: str) -> None:
         assert torch.equal(stopped[tap.path], whole[tap.path])
         batch, frames, height, width, channels = stopped[tap.path].shape
         assert (batch, frames) == (1, 3)
-        if role in ATTENDED:  # positions in a row
+        if role.rpartition(".")[2] in ATTENDED:  # positions in a row
             linear = backbone.network.get_submodule(tap.path)
             assert (width, channels) == (1, linear.out_features)
         else:
