@@ -117,8 +117,10 @@ PRESETS = {
         guided=0.6,
         ramp=0.1,
     ),
-    # The motion is in the last blocks of the eight.
-    "shapes-dit": Config(queries="queries6", keys="keys6", weight=6000.0, guided=0.8, ramp=0.1),
+    # Of the eight blocks, attention over frames depends most on the motion in block 6.
+    "shapes-dit": Config(
+        queries="queries6", keys="keys6", level=0.1, weight=6000.0, guided=0.6, ramp=0.1
+    ),
 }
 _LEARNED = ("queries", "keys", "level", "top")
 
