@@ -45,6 +45,7 @@ from recast.bench.suite import Case
 from recast.diffusion.noise_schedule import Denoised, Denoiser
 from recast.diffusion.sampling import ddim
 from recast.events import Step
+from recast.feature_guidance import sampling_loop
 from recast.media.video import Video
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
@@ -102,22 +103,21 @@ def sample(
 def _observed(
     backbone: Backbone, visited: list[tuple[Tensor, Tensor]], perfect: Tensor | None
 ) -> Iterator[None]:
-    """Inside this context the guided denoiser records x_t and t, and may be a perfect one."""
-    make = backbone.cfg_denoiser
+    """Inside this context the sampler records x_t and t, and its denoiser may be a perfect one."""
+    plain_sampler = sampling_loop.sample
 
-    def observed(prompt: str, negative_prompt: str, scale: float) -> Denoiser:
-        denoise = make(prompt, negative_prompt, scale)
-
-        def denoise_observed(x: Tensor, t: Tensor) -> Denoised:
+    def sampler(denoise: Denoiser, *arguments: Any, **named: Any) -> Iterator[Any]:
+        def observed(x: Tensor, t: Tensor) -> Denoised:
             visited.append((x.detach(), t))
+            out = denoise(x, t)
             if perfect is None:
-                return denoise(x, t)
+                return out
             alpha, sigma = backbone.schedule.alpha(t), backbone.schedule.sigma(t)
             return Denoised(perfect, (x - alpha * perfect) / sigma)
 
-        return denoise_observed
+        return plain_sampler(observed, *arguments, **named)
 
-    with mock.patch.object(backbone, "cfg_denoiser", observed):
+    with mock.patch.object(sampling_loop, "sample", sampler):
         yield
 
 

@@ -227,11 +227,14 @@ def test_the_loss_of_a_tuned_preset_tells_the_motion(name: str, preset: str) -> 
     ratios = []
     for (scene, prompt), (other, _) in zip(cases, cases[1:] + cases[:1], strict=True):
         motion = method.learn(backbone, to_tensor(pairs.source(scene)), "", sampling).run()
-        loss = method.loss(backbone, motion, prompt)
+        loss = method.loss(backbone, motion)
+        denoise = backbone.denoiser(backbone.encode_text([prompt]))
+        taps = select_taps(backbone, method.roles)
         clips = [to_tensor(pairs.ideal_result(number, prompt)) for number in (scene, other)]
         with torch.no_grad():
             right, wrong = (
-                float(loss(noised_source(backbone, backbone.encode(clip), t), t)) for clip in clips
+                float(loss(read_features(backbone, denoise, taps, noised, t)))
+                for noised in (noised_source(backbone, backbone.encode(c), t) for c in clips)
             )
         ratios.append(right / wrong)
     assert max(ratios) < 0.95

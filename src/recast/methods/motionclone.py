@@ -113,14 +113,13 @@ PRESETS = {
     "shapes": Config(
         queries="decoder3.temporal_queries",
         keys="decoder3.temporal_keys",
+        top=4,
         weight=10_000.0,
         guided=0.6,
         ramp=0.1,
     ),
     # Of the eight blocks, attention over frames depends most on the motion in block 6.
-    "shapes-dit": Config(
-        queries="queries6", keys="keys6", level=0.1, weight=6000.0, guided=0.6, ramp=0.1
-    ),
+    "shapes-dit": Config(queries="queries6", keys="keys6", weight=6000.0, guided=0.8, ramp=0.1),
 }
 _LEARNED = ("queries", "keys", "level", "top")
 
