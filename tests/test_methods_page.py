@@ -28,7 +28,7 @@ def test_a_row_gives_the_roles_and_the_cost_of_a_method(
     backbone, video = gaussian.tiny(), uniform(1, 3, 2, 4, 4)
     if not {*method.roles} <= {*backbone.roles, *backbone.transformers}:
         backbone = unet3d.tiny()
-        video = random_clip(backbone, frames=2)
+        video = random_clip(backbone)
     sampling = Sampling(steps=25, guidance_scale=4.0)
     motion = method.learn(backbone, video, "a dog", sampling).run()
     assert backbone.nfe == int(learning)
