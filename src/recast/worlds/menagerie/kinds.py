@@ -31,13 +31,13 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "dog": Kind(draw=quadrupeds.dog, gait="walks", home="ground", feet=0.82, reach=(1.25, 0.85)),
+    "dog": Kind(draw=quadrupeds.dog, gait="walks", home="ground", feet=0.82, reach=(1.35, 0.87)),
     "horse": Kind(
         draw=quadrupeds.horse,
         gait="walks",
         home="ground",
         feet=1.08,
-        reach=(1.45, 1.15),
+        reach=(1.55, 1.2),
         size=0.95,
     ),
     "cat": Kind(

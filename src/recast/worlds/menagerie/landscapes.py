@@ -206,7 +206,7 @@ def _sky(scene: str, palette: Palette, rng: np.random.Generator) -> list[Shape]:
         centre = np.array((x, rng.uniform(0.08, 0.3)))
         light = _mixed(palette.sky[1], 1.0, 0.35)
         for shift in (-0.06, 0.0, 0.07):
-            offset = centre + (shift, abs(shift) * 0.2)
+            offset = centre + np.array((shift, 0.2 * abs(shift)))
             shapes.append(_blob("sky", offset, (0.075, 0.032), light))
     return shapes
 
