@@ -6,7 +6,7 @@ landscape for which `held_out_combination` is true. The exact truth of a clip is
 module refuses to know captions and models.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import cv2
@@ -54,6 +54,21 @@ class Scene:
 
     def __len__(self) -> int:
         return len(self.scale)
+
+
+_BY_FRAME = (
+    "centre",
+    "scale",
+    "heading",
+    "facing",
+    "phase",
+    "stride",
+    "airborne",
+    "climb",
+    "pan",
+    "zoom",
+)
+"""The fields of a scene with a value for each frame."""
 
 
 def held_out_combination(kind: str, colour: str, landscape: str) -> bool:
@@ -114,28 +129,48 @@ def compose(
     )
 
 
+def frame_of(scene: Scene, index: int) -> Scene:
+    """A scene that consists of one frame of another scene."""
+    one = slice(index, index + 1)
+    values = {name: getattr(scene, name)[one] for name in _BY_FRAME}
+    return replace(scene, **values)
+
+
 def render(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
     """The scene's frames, (F, size, size, 3) uint8."""
+    return _render(scene, size, with_subject=True)
+
+
+def render_landscape(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
+    """The scene's frames without the subject, (F, size, size, 3) uint8."""
+    return _render(scene, size, with_subject=False)
+
+
+def _render(scene: Scene, size: int, with_subject: bool) -> NDArray[np.uint8]:
     pixels = size * _SUPERSAMPLING
     sky = landscapes.paint_sky(scene.landscape, pixels)
     shapes = landscapes.shapes(scene.landscape, scene.layout, scene.front)
+    behind = [shape for shape in shapes if shape.layer != "front"]
+    front = [shape for shape in shapes if shape.layer == "front"]
     frames = np.empty((len(scene), size, size, 3), np.uint8)
     for index in range(len(scene)):
         image = sky.copy()
-        covering = False
-        for shape in shapes:
-            if shape.layer == "front" and not covering:
-                _draw_subject(image, scene, index)
-                covering = True
-            outline = landscapes.on_screen(
-                shape.outline, shape.layer, scene.pan[index], scene.zoom[index]
-            )
-            if _visible(outline):
-                landscapes.fill(image, outline, shape.colour)
-        if not covering:
+        _draw_shapes(image, behind, scene, index)
+        if with_subject:
             _draw_subject(image, scene, index)
+        _draw_shapes(image, front, scene, index)
         cv2.resize(image, (size, size), dst=frames[index], interpolation=cv2.INTER_AREA)
     return frames
+
+
+def _draw_shapes(
+    image: NDArray[np.uint8], shapes: list[landscapes.Shape], scene: Scene, index: int
+) -> None:
+    pan, zoom = scene.pan[index], float(scene.zoom[index])
+    for shape in shapes:
+        outline = landscapes.on_screen(shape.outline, shape.layer, pan, zoom)
+        if _visible(outline):
+            landscapes.fill(image, outline, shape.colour)
 
 
 def parts_on_screen(scene: Scene, index: int) -> list[tuple[Part, Array]]:
