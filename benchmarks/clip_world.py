@@ -22,7 +22,7 @@ from recast.evaluation import clip_choice
 from recast.media import video
 from recast.media.atomic_files import atomic
 from recast.media.video import Video
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 RESULTS = Path(__file__).parent / "results" / "clip-world.json"
 Frames = np.ndarray

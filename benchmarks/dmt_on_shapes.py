@@ -30,7 +30,7 @@ from recast.metrics.base import ATTRIBUTES
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.pipeline import source_clip
-from recast.shapes import captions, oracle, world
+from recast.worlds.shapes import captions, oracle, world
 
 COLUMNS = {
     "correlation": "path correlation, median",

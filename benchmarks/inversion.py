@@ -29,7 +29,7 @@ from recast.media.video import Video
 from recast.methods import dmt
 from recast.motions.method import Sampling
 from recast.pipeline import model_loading, source_clip
-from recast.shapes import captions, oracle, world
+from recast.worlds.shapes import captions, oracle, world
 
 RESULTS = Path(__file__).parent / "results" / "inversion.jsonl"
 VANISHING = "a green star on a gray background"

@@ -20,7 +20,7 @@ from recast.backbones import unet3d
 from recast.backbones.base import Settings
 from recast.media.video import Video
 from recast.pipeline import edit_mask, source_clip
-from recast.shapes import captions, world
+from recast.worlds.shapes import captions, world
 
 
 def main() -> None:

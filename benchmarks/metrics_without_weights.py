@@ -31,7 +31,7 @@ from recast.metrics import (
     warping_error,
 )
 from recast.metrics.base import ClipView, Metric, MetricInput, NoValue, Tracks
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 FRAMES = 16
 MODULES = (

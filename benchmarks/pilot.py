@@ -23,9 +23,9 @@ from recast.analysis.probe import ProbeConfig, probe
 from recast.backbones import unet3d
 from recast.backbones.base import Settings
 from recast.events import Event, Job, Step
-from recast.shapes import training, world
-from recast.shapes.networks import Design
-from recast.shapes.training import TrainConfig
+from recast.worlds.shapes import training, world
+from recast.worlds.shapes.networks import Design
+from recast.worlds.shapes.training import TrainConfig
 
 COLUMNS = ("colour", "shape", "background", "moves", "drift")
 PROBED = ("decoder1.upsampler", "decoder2.upsampler")

@@ -32,7 +32,7 @@ from recast.media.atomic_files import atomic
 from recast.media.video import Video
 from recast.metrics import motion_fidelity
 from recast.metrics.base import STILL, MetricInput
-from recast.shapes import captions, world
+from recast.worlds.shapes import captions, world
 
 RESULTS = Path(__file__).parent / "results"
 FORMS = (*motion_fidelity.METRICS, *motion_fidelity.RETIRED)

@@ -12,8 +12,8 @@ from recast.methods import unguided
 from recast.metrics import true_motion
 from recast.motions.method import Sampling
 from recast.pipeline import source_clip
-from recast.shapes import captions, oracle, world
-from recast.shapes.describe import parse_caption, with_appearance
+from recast.worlds.shapes import captions, oracle, world
+from recast.worlds.shapes.describe import parse_caption, with_appearance
 
 
 def pairs(count: int) -> Iterator[tuple[int, world.Scene, world.Scene]]:

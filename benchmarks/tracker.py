@@ -12,7 +12,7 @@ import numpy as np
 from scoring import interval
 
 from recast.evaluation import trackers
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 PIXELS = (1, 2, 4)
 

@@ -20,8 +20,8 @@ from recast.bench.pairs import held_out
 from recast.media.video import Video
 from recast.motions.method import Sampling
 from recast.pipeline import method_presets, model_loading, source_clip
-from recast.shapes import captions, world
-from recast.shapes.describe import parse_caption, with_appearance
+from recast.worlds.shapes import captions, world
+from recast.worlds.shapes.describe import parse_caption, with_appearance
 
 COLUMNS = ("colour", "shape", "background", "drift", "correlation", "distance", "calls", "seconds")
 

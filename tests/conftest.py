@@ -50,7 +50,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ball.mp4, a clip of the shapes world: 16 frames of 64x64 at 8 fps. Tests only read it."""
     from recast.media.video import Video
-    from recast.shapes import world
+    from recast.worlds.shapes import world
 
     path = tmp_path_factory.mktemp("clips") / "ball.mp4"
     return Video(world.render(world.sample(3)), world.FPS).save(path)

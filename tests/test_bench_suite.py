@@ -14,8 +14,8 @@ from recast.media.video import Video
 from recast.methods.dmt import PRESETS
 from recast.metrics.true_motion import correlation
 from recast.pipeline import source_clip
-from recast.shapes import oracle, world
-from recast.shapes.describe import parse_caption
+from recast.worlds.shapes import oracle, world
+from recast.worlds.shapes.describe import parse_caption
 
 SUITES = Path(__file__).parent.parent / "benchmarks" / "suites"
 WORLD_SUITES = [name for name in suite.names() if name != "davis"]

@@ -30,7 +30,7 @@ from recast.motions.motion import Motion
 from recast.pipeline import recipes
 from recast.pipeline.config import RunConfig
 from recast.pipeline.motion_cache import MotionCache
-from recast.shapes import training, world
+from recast.worlds.shapes import training, world
 
 from .clips import images, numbered
 

@@ -14,7 +14,7 @@ from recast.bench import pairs
 from recast.errors import BadModel
 from recast.evaluation import Tools, clip_choice, clip_domain, evaluate, with_chosen_clip
 from recast.media.video import Video
-from recast.shapes import captions, clip_card, world
+from recast.worlds.shapes import captions, clip_card, world
 
 from . import clips
 

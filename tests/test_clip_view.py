@@ -9,7 +9,7 @@ import pytest
 from recast.evaluation import Tools, clip_view, evaluate, trackers
 from recast.media.video import Video
 from recast.metrics.base import Tracks
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from recast.errors import BadCall
-from recast.shapes import captions, world
-from recast.shapes.describe import scene_from_caption
+from recast.worlds.shapes import captions, world
+from recast.worlds.shapes.describe import scene_from_caption
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -27,7 +27,7 @@ from recast.pipeline import model_loading, motion_cache, requirements
 from recast.pipeline.config import LearnConfig, RunConfig
 from recast.pipeline.run import learn as run_learn
 from recast.pipeline.run import transfer as run
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 from .hooks import hook_count
 from .inputs import square_clip

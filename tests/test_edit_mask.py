@@ -17,7 +17,7 @@ from recast.methods import dreammotion, sdedit
 from recast.pipeline import edit_mask, source_clip
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.source_clip import Source
-from recast.shapes import captions, world
+from recast.worlds.shapes import captions, world
 
 from .inputs import noise
 

@@ -16,7 +16,7 @@ from recast.evaluation import Tools, align, evaluate, read_mask, read_result, re
 from recast.media import video
 from recast.media.video import Video
 from recast.metrics.base import Metric
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 from . import clips
 

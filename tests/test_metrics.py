@@ -20,7 +20,7 @@ from recast.metrics import (
 from recast.metrics import hybrid_motion_fidelity as hybrid
 from recast.metrics import motion_fidelity as motion
 from recast.metrics.base import ClipView, MetricInput, State, Tracks
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 SIDE = world.SIZE
 

@@ -20,7 +20,7 @@ from recast.metrics import (
     warping_error,
 )
 from recast.metrics.base import ClipView, Metric, MetricInput, NoValue, State, Tracks
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 SIDE = 64
 FRAMES = 5

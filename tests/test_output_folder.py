@@ -9,7 +9,7 @@ from recast.errors import BadCall
 from recast.media import video
 from recast.media.video import Video
 from recast.pipeline import output_folder
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from recast.pipeline.config import Draw, LearnConfig, RunConfig, check_prompt
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.run import RunOutput
 from recast.pipeline.source_clip import Source, to_tensor, to_video
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 FAST = dmt.Config(inner_steps=2, inversion_steps=4, restart=False)
 

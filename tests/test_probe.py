@@ -17,7 +17,7 @@ from recast.diffusion.sampling import sample
 from recast.errors import BadCall, UnknownName
 from recast.events import Step
 from recast.media.video import Video
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 from . import clips
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from recast.media.repeated_frames import repeated_frames
 from recast.media.video import read
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 from . import clips
 

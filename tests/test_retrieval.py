@@ -12,7 +12,7 @@ from recast.analysis import probe, retrieval
 from recast.analysis.retrieval import RetrievalConfig
 from recast.errors import BadCall
 from recast.media.video import Video
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recast.bench import pairs
-from recast.shapes import camera, oracle, world
+from recast.worlds.shapes import camera, oracle, world
 
 
 def moving(kind: str) -> list[world.Scene]:

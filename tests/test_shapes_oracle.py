@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recast.metrics import true_motion
-from recast.shapes import oracle, world
+from recast.worlds.shapes import oracle, world
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
 from recast.events import Step
 from recast.pipeline import model_loading
-from recast.shapes import clip_card, networks, noising, training
-from recast.shapes.training_loop import Stage, train_stage
+from recast.worlds.shapes import clip_card, networks, noising, training
+from recast.worlds.training_loop import Stage, train_stage
 
 
 def _stage(steps, muon=False):

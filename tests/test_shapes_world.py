@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from recast.shapes import captions, world
+from recast.worlds.shapes import captions, world
 
 SEEDS = range(world.HELD_OUT.start, world.HELD_OUT.start + 40)
 

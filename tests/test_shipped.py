@@ -17,7 +17,7 @@ from recast.metrics import true_motion
 from recast.pipeline import recipes
 from recast.pipeline.motion_cache import MotionCache
 from recast.pipeline.source_clip import to_tensor
-from recast.shapes import captions, oracle, world
+from recast.worlds.shapes import captions, oracle, world
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from recast.diffusion.ddim_inversion import invert
 from recast.errors import BadCall
 from recast.feature_guidance.losses import spatial_marginal_mean
 from recast.networks.feature_hooks import Tap, record
-from recast.shapes.geometry import Array
+from recast.worlds.shapes.geometry import Array
 
 _GRID = 100  # steps of the grid on which the levels of clips with added noise lie
 

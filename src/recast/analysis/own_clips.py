@@ -19,7 +19,7 @@ from recast.media.video import Video
 from recast.metrics.base import moving
 from recast.pipeline import source_clip
 from recast.pipeline.source_clip import Source
-from recast.shapes.geometry import Array
+from recast.worlds.shapes.geometry import Array
 
 SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 """Files with one of these suffixes are clips, and so are subfolders with images."""

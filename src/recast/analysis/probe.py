@@ -32,8 +32,8 @@ from recast.events import Event, Step, job
 from recast.media.video import Video
 from recast.networks.feature_hooks import Tap
 from recast.pipeline.source_clip import to_tensor
-from recast.shapes import world
-from recast.shapes.geometry import Array
+from recast.worlds.shapes import world
+from recast.worlds.shapes.geometry import Array
 
 MIN_CLIPS = 20
 """Smallest number of clips for a probe."""

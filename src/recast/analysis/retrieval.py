@@ -29,8 +29,8 @@ from recast.events import Event, Step, job
 from recast.media.video import Video
 from recast.metrics.base import ATTRIBUTES
 from recast.pipeline.source_clip import to_tensor
-from recast.shapes import world
-from recast.shapes.geometry import Array
+from recast.worlds.shapes import world
+from recast.worlds.shapes.geometry import Array
 
 Indices = NDArray[np.intp]
 

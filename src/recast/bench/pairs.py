@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from recast.errors import BadCall, UnknownName, reason_of
 from recast.media.video import Video
 from recast.metrics.base import ATTRIBUTES, GroundTruth, Tracks
-from recast.shapes import camera as cameras
-from recast.shapes import captions, oracle, world
-from recast.shapes.describe import parse_caption, with_appearance
+from recast.worlds.shapes import camera as cameras
+from recast.worlds.shapes import captions, oracle, world
+from recast.worlds.shapes.describe import parse_caption, with_appearance
 
 _TARGET_SEEDS = range(world.HELD_OUT.start + 50_000, world.HELD_OUT.stop)
 

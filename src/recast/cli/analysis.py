@@ -22,7 +22,7 @@ from recast.errors import missing_extra
 from recast.media.contact_sheet import contact_sheet, save_png
 from recast.media.video import Video
 from recast.pipeline import memory_estimate
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 _CLIPS_ON_SHEET = 4
 """Number of clips whose matches the contact sheet shows."""

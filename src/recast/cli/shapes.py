@@ -13,8 +13,8 @@ from recast.cli.console import say, show
 from recast.errors import BadCall
 from recast.media.atomic_files import atomic
 from recast.media.video import Video
-from recast.shapes import captions, world
-from recast.shapes.describe import scene_from_caption
+from recast.worlds.shapes import captions, world
+from recast.worlds.shapes.describe import scene_from_caption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def render(argv: list[str], command: str, about: str) -> None:
 def train(argv: list[str], command: str, about: str) -> None:
     """Train a model like the shipped ones."""
     with registry.quiet_imports():
-        from recast.shapes import training  # diffusers and transformers load slowly
+        from recast.worlds.shapes import training  # diffusers and transformers load slowly
 
     default = training.TrainConfig(out=Path("out") / "shapes")
     say(str(show(training.train(flags.parse(training.TrainConfig, default, argv, command, about)))))

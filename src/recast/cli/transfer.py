@@ -18,7 +18,7 @@ from recast.pipeline.config import DEFAULT_BACKBONE, LearnConfig, RunConfig
 from recast.pipeline.defaults import AUTO, default_method
 from recast.pipeline.run import RunOutput
 from recast.pipeline.source_clip import MOTION_SUFFIX
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 C = TypeVar("C")
 _MISSING: Any = tyro.MISSING

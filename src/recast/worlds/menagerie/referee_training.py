@@ -26,6 +26,7 @@ from recast.worlds.menagerie import landscapes, referee, world
 from recast.worlds.menagerie.kinds import COLOURS, KINDS
 from recast.worlds.menagerie.referee import FACINGS, GAITS, MASK, FrameNetwork, GaitNetwork
 from recast.worlds.menagerie.world import SCENES, SIZE, Scene
+from recast.worlds.training_loop import Stage, train_stage
 
 _EMPTY = 0.12  # fraction of frames without a subject
 _FROZEN = 0.35  # fraction of clips whose members do not move
@@ -55,13 +56,17 @@ class RefereeConfig:
 
 @job
 def train_referee(config: RefereeConfig) -> Generator[Event, None, Path]:
-    """Train both networks and write their weights to `config.out`."""
+    """Train both networks and write their weights to `config.out`. The same call resumes an
+    interrupted training."""
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
-    frames = yield from _frame_data(config)
-    yield from _train_frames(config, frames)
-    clips = yield from _clip_data(config)
-    yield from _train_gait(config, clips)
+    for stage in (
+        _frame_stage(config, (yield from _frame_data(config))),
+        _gait_stage(config, (yield from _clip_data(config))),
+    ):
+        network = yield from train_stage(stage, config.out / "training", config.seed)
+        with atomic(config.out / f"{stage.name}.safetensors") as temporary:
+            save_model(network.half(), str(temporary))
     return config.out
 
 
@@ -166,13 +171,8 @@ def _clip_data(config: RefereeConfig) -> Generator[Event, None, dict[str, Tensor
     return loaded
 
 
-def _train_frames(
-    config: RefereeConfig, data: dict[str, NDArray[Any]]
-) -> Generator[Event, None, None]:
-    network = FrameNetwork()
-    optimizer, rate = _optimizer(network, config.lr, config.frame_steps)
-    rng = np.random.default_rng([config.seed, 2])
-    for step in range(config.frame_steps):
+def _frame_stage(config: RefereeConfig, data: dict[str, NDArray[Any]]) -> Stage:
+    def loss(network: FrameNetwork, step: int, rng: np.random.Generator) -> Tensor:
         chosen = rng.integers(len(data["frames"]), size=48)
         frames = _augmented(referee.to_network_range(data["frames"][chosen]), rng)
         masks = torch.from_numpy(data["masks"][chosen]).float()
@@ -181,11 +181,11 @@ def _train_frames(
         if rng.random() < 0.5:  # mirrored: left becomes right
             frames, masks = frames.flip(-1), masks.flip(-1)
             labels[:, 2] = torch.where(labels[:, 2] >= 0, 1 - labels[:, 2], labels[:, 2])
-        loss = frame_loss(network(frames), masks, present, labels)
-        _update(network, optimizer, rate, loss)
-        if (step + 1) % 50 == 0:
-            yield _progress("frames", step, config.frame_steps, loss)
-    save_model(network.half(), config.out / "frame.safetensors")
+        return frame_loss(network(frames), masks, present, labels)
+
+    return Stage(
+        name="frame", model=FrameNetwork(), loss=loss, steps=config.frame_steps, lr=config.lr
+    )
 
 
 def frame_loss(found: dict[str, Tensor], masks: Tensor, present: Tensor, labels: Tensor) -> Tensor:
@@ -200,24 +200,20 @@ def frame_loss(found: dict[str, Tensor], masks: Tensor, present: Tensor, labels:
     return total
 
 
-def _train_gait(config: RefereeConfig, data: dict[str, Tensor]) -> Generator[Event, None, None]:
-    network = GaitNetwork()
-    optimizer, rate = _optimizer(network, config.lr, config.clip_steps)
-    rng = np.random.default_rng([config.seed, 3])
-    for step in range(config.clip_steps):
+def _gait_stage(config: RefereeConfig, data: dict[str, Tensor]) -> Stage:
+    def loss(network: GaitNetwork, step: int, rng: np.random.Generator) -> Tensor:
         chosen = torch.from_numpy(rng.integers(len(data["crops"]), size=32))
         crops = data["crops"][chosen].float() / 127
         crops, roots = _augmented_silhouettes(crops, data["roots"][chosen], rng)
         found = network(crops, roots)
         gaits, rates = data["gaits"][chosen], data["rates"][chosen]
-        loss = functional.cross_entropy(found["gait"], gaits, label_smoothing=0.02)
+        total = functional.cross_entropy(found["gait"], gaits, label_smoothing=0.02)
         moving = gaits > 0
         if moving.any():
-            loss = loss + functional.smooth_l1_loss(found["rate"][moving], rates[moving])
-        _update(network, optimizer, rate, loss)
-        if (step + 1) % 50 == 0:
-            yield _progress("gait", step, config.clip_steps, loss)
-    save_model(network.half(), config.out / "gait.safetensors")
+            total = total + functional.smooth_l1_loss(found["rate"][moving], rates[moving])
+        return total
+
+    return Stage(name="gait", model=GaitNetwork(), loss=loss, steps=config.clip_steps, lr=config.lr)
 
 
 def _augmented(frames: Tensor, rng: np.random.Generator) -> Tensor:
@@ -246,23 +242,3 @@ def _augmented_silhouettes(
     weight = float(rng.uniform(0, 1))
     jitter = torch.from_numpy(rng.normal(0, 0.02, tuple(roots.shape))).float()
     return (1 - weight) * crops + weight * soft, roots + jitter
-
-
-def _optimizer(network: Any, lr: float, steps: int) -> tuple[Any, Any]:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    return optimizer, schedule
-
-
-def _update(network: Any, optimizer: Any, schedule: Any, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
-    schedule.step()
-
-
-def _progress(stage: str, step: int, total: int, loss: Tensor) -> Step:
-    return Step(
-        stage=f"train {stage}", index=step + 1, total=total, metrics={"loss": float(loss.detach())}
-    )

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from recast.shapes import geometry, world
-from recast.shapes.geometry import Array
+from recast.worlds.shapes import geometry, world
+from recast.worlds.shapes.geometry import Array
 
 _TEMPLATE = 32  # side in pixels of the normalised masks that are compared to classify shapes
 _MIN_AREA = 0.004  # smallest fraction of a frame that a subject covers (a radius of 1/28)

@@ -3,7 +3,8 @@
 The stages are: autoencoder (dense images); clip (frames and captions); latents (each clip is
 encoded once); and the denoiser, a UNet or a transformer (single frames, then short clips, then
 whole clips). The result is a folder in diffusers' format. This module owns the stages and
-their losses; the data are in `training_data.py`, and the loop is in `training_loop.py`.
+their losses; the data are in `training_data.py`, and the loop is in
+`worlds/training_loop.py`.
 """
 
 import math
@@ -26,16 +27,16 @@ from transformers import CLIPModel, CLIPTokenizer
 from recast.errors import BadCall, BadModel, reason_of
 from recast.events import Event, job
 from recast.media.atomic_files import locked
-from recast.shapes import captions, networks, noising, world
-from recast.shapes.model import Model, text_encoder
-from recast.shapes.networks import Design
-from recast.shapes.training_data import (
+from recast.worlds.shapes import captions, networks, noising, world
+from recast.worlds.shapes.model import Model, text_encoder
+from recast.worlds.shapes.networks import Design
+from recast.worlds.shapes.training_data import (
     clip_latents,
     dense_images,
     labelled_frames,
     to_network_range,
 )
-from recast.shapes.training_loop import Loss, Stage, train_stage
+from recast.worlds.training_loop import Loss, Stage, train_stage
 
 Network = Literal["unet", "transformer"]
 Part = Literal["autoencoder", "clip"] | Network

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recast.shapes import geometry
-from recast.shapes.geometry import Array
+from recast.worlds.shapes import geometry
+from recast.worlds.shapes.geometry import Array
 
 FRAMES, SIZE, FPS = 16, 64, 8.0
 HELD_OUT = range(9_000_000, 9_100_000)

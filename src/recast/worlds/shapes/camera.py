@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from recast.evaluation import trackers
-from recast.shapes.geometry import Array
-from recast.shapes.world import Scene
+from recast.worlds.shapes.geometry import Array
+from recast.worlds.shapes.world import Scene
 
 PATTERNS = ("checkered", "dotted")
 """Patterns that show motion in all directions; stripes show it only across themselves."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recast.events import Event, Step
 from recast.media.atomic_files import atomic
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 _CLIPS_PER_FILE = 500  # of latents
 

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from recast.media.atomic_files import atomic_folder
-from recast.shapes import captions, clip_card, networks, world
-from recast.shapes.networks import Design
+from recast.worlds.shapes import captions, clip_card, networks, world
+from recast.worlds.shapes.networks import Design
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recast.shapes import networks
-from recast.shapes.networks import Design
+from recast.worlds.shapes import networks
+from recast.worlds.shapes.networks import Design
 
 _LEVELS = 1000
 

@@ -7,7 +7,7 @@ module owns its content, which follows from the captions and the colours of the 
 import json
 from typing import Any
 
-from recast.shapes import captions, world
+from recast.worlds.shapes import captions, world
 
 LARGEST_COLOUR_DISTANCE = 18.0
 """Clips whose pixels are farther from the colours of the world, in 8-bit levels, are not scored.

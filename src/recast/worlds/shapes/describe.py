@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from recast.errors import BadCall
-from recast.shapes import captions, geometry, world
-from recast.shapes.world import COLOURS, FRAMES, GROUNDS, PATTERNS, SHAPES, Scene, sample
+from recast.worlds.shapes import captions, geometry, world
+from recast.worlds.shapes.world import COLOURS, FRAMES, GROUNDS, PATTERNS, SHAPES, Scene, sample
 
 _SHORT_PHRASES = {
     "line": ("in a straight line", "along a line"),

@@ -9,8 +9,8 @@ import re
 
 import numpy as np
 
-from recast.shapes import world
-from recast.shapes.world import Scene
+from recast.worlds.shapes import world
+from recast.worlds.shapes.world import Scene
 
 MOTION_PHRASES = {
     "line": ("moving in a straight line", "gliding along a line", "drifting steadily"),
