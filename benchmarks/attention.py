@@ -34,7 +34,7 @@ from recast.methods.ditflow import flow
 from recast.methods.motionclone import attention_over_frames
 from recast.networks.feature_hooks import Tap, as_grid
 from recast.pipeline.source_clip import to_tensor
-from recast.shapes import world
+from recast.worlds.shapes import world
 
 SUITE = Path(__file__).parent / "suites" / "tuning-shapes.toml"
 SOURCE_LEVEL = 0.4
