@@ -13,6 +13,7 @@ import recast
 from recast import cli
 from recast.backbones import gaussian
 from recast.backbones.base import Settings
+from recast.cli.console import with_flags
 from recast.errors import BadCall
 from recast.events import Event, Note
 from recast.media.video import Video
@@ -180,11 +181,9 @@ def test_a_note_says_which_preset_was_chosen_and_why(
         assert cli.main([*line, *more]) == 0
         out, err = capsys.readouterr()
         manifest = json.loads(out)
-        assert [note for note in manifest["notes"] if "preset" in note] == [
-            note.replace("--preset shapes", "`preset=shapes`")
-            for note in (one.removeprefix("note: ") for one in err.splitlines())
-            if "preset" in note
-        ]
+        shown = [one.removeprefix("note: ") for one in err.splitlines() if "its preset" in one]
+        kept = [with_flags(note) for note in manifest["notes"] if "its preset" in note]
+        assert kept == shown
         return manifest["preset"], err
 
     few_changed = {"inner_steps": 1, "inversion_steps": 1}
@@ -196,7 +195,8 @@ def test_a_note_says_which_preset_was_chosen_and_why(
     ) in err
     record, err = said("--preset", "paper")
     assert record["name"] == "paper"
-    assert "preset" not in err
+    assert "its preset" not in err
+    assert "the preset samples with guidance scale 10, as its source does" in err
     record, err = said("--preset", "shapes")
     assert record == {"name": "shapes", "changed": {"inner_steps": 1}, "measured": False}
     assert "preset shapes, which was tuned on the model shapes and is not measured on gaussian" in (
