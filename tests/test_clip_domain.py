@@ -14,6 +14,7 @@ from recast.bench import pairs
 from recast.errors import BadModel
 from recast.evaluation import Tools, clip_choice, clip_domain, evaluate, with_chosen_clip
 from recast.media.video import Video
+from recast.worlds import wording
 from recast.worlds.shapes import captions, clip_card, world
 
 from . import clips
@@ -47,7 +48,7 @@ def test_the_card_of_the_shipped_clip_is_that_of_the_world() -> None:
     templates = [*world.SHAPES, *world.COLOURS, *world.GROUNDS, *world.PATTERNS]
     templates += [phrase for phrases in captions.MOTION_PHRASES.values() for phrase in phrases]
     known = set(clip_card.card()["words"])
-    assert {word for text in templates for word in captions.words(text)} <= known
+    assert {word for text in templates for word in wording.words(text)} <= known
     domain = clip_choice.domain_of("shapes")
     assert domain is not None
     assert domain.unknown_words("A red circle, on a Striped-navy background!") == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from recast.worlds.menagerie import referee, referee_training, truth, world
+from recast.worlds.menagerie import landscapes, referee, referee_training, truth, world
 from recast.worlds.menagerie.kinds import COLOURS, KINDS
 from recast.worlds.menagerie.referee import FACINGS, GAITS, MASK, FrameNetwork, GaitNetwork
 from recast.worlds.menagerie.referee_training import RefereeConfig
@@ -19,7 +19,7 @@ def test_a_frame_has_the_labels_of_its_scene() -> None:
     assert frame.shape == (world.SIZE, world.SIZE, 3)
     assert tuple(KINDS)[kind] == scene.kind
     assert tuple(COLOURS)[colour] == scene.colour
-    assert world.SCENES[landscape] == scene.landscape
+    assert landscapes.SCENES[landscape] == scene.landscape
     assert facing in (-100, *range(len(FACINGS)))
     assert mask.shape == (MASK, MASK)
     assert mask.any()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from recast.worlds import wording
 from recast.worlds.menagerie import captions, landscapes, truth, world
 from recast.worlds.menagerie.kinds import COATS, COLOURS, KINDS
 from recast.worlds.menagerie.motion import ACTIONS
@@ -136,7 +137,7 @@ def test_training_never_shows_a_held_out_combination() -> None:
         world.held_out_combination(kind, colour, landscape)
         for kind in KINDS
         for colour in COLOURS
-        for landscape in world.SCENES
+        for landscape in landscapes.SCENES
     ]
     assert 0.05 < np.mean(unseen) < 0.12
 
@@ -145,14 +146,14 @@ def test_captions_name_kind_colour_and_landscape() -> None:
     rng = np.random.default_rng(0)
     for seed in range(40):
         scene = world.sample(seed, frames=2)
-        words = captions.words(captions.caption(scene, rng))
+        words = wording.words(captions.caption(scene, rng))
         assert {scene.kind, scene.colour} <= set(words)
         assert len(words) <= 24
     assert captions.prompt("dog", "orange", "snow") == "an orange dog in the snow"
-    known = set(captions.known_words(captions.examples(2_000)))
+    known = set(wording.known_words(captions.examples(2_000)))
     for kind in KINDS:
-        for landscape in world.SCENES:
-            assert set(captions.words(captions.prompt(kind, "red", landscape))) <= known
+        for landscape in landscapes.SCENES:
+            assert set(wording.words(captions.prompt(kind, "red", landscape))) <= known
 
 
 def test_subjects_differ_from_the_landscape() -> None:

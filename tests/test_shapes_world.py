@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from recast.worlds import wording
 from recast.worlds.shapes import captions, world
 
 SEEDS = range(world.HELD_OUT.start, world.HELD_OUT.start + 40)
@@ -91,6 +92,6 @@ def test_captions_name_subject_and_scene_and_say_when_it_is_still():
     for seed in range(300):
         scene = world.sample(seed, frames=1)
         text = captions.caption(scene, rng)
-        assert {scene.colour, scene.shape, scene.ground} <= set(captions.words(text))
+        assert {scene.colour, scene.shape, scene.ground} <= set(wording.words(text))
         if scene.path == "still":
             assert any(word in text for word in ("still", "rest", "not move"))

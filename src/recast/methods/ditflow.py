@@ -45,12 +45,7 @@ from recast.feature_guidance.latent_guidance import (
     edit_first_levels,
     learning_rates,
 )
-from recast.feature_guidance.levels import (
-    count_steps,
-    guided_times,
-    noised_source,
-    time_of_level,
-)
+from recast.feature_guidance.levels import count_steps, guided_times, noised_source, time_of_level
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.feature_guidance.taps import read_features, select_taps, tap_pairs
 from recast.motions.method import (

@@ -4,13 +4,12 @@ A caption names kind, colour and landscape in varied words, and often the coat a
 captions begin with words about quality, which have no effect, because users put them into prompts.
 """
 
-import re
-
 import numpy as np
 
 from recast.worlds.menagerie import world
 from recast.worlds.menagerie.kinds import KINDS
 from recast.worlds.menagerie.world import Scene
+from recast.worlds.wording import PREFIXES, with_article
 
 _MOVES = {
     "walks": ("runs", "trots", "walks", "races"),
@@ -46,9 +45,6 @@ _PLACES = {
     "sky": ("in the sky", "above the clouds", "among the clouds"),
     "night": ("at night", "in the hills at night", "under the stars"),
 }
-_PREFIXES = ("amazing quality, masterpiece, ", "a video of ", "an animation of ", "a clip of ")
-QUALITY = "bad quality, distortions, unrealistic, distorted image, watermark, signature"
-"""Words that users put into prompts and negative prompts."""
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -62,31 +58,17 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < 0.1:
         subject = f"{coat}{scene.kind} that is {scene.colour}"
     place = str(rng.choice(_PLACES[scene.landscape]))
-    sentence = f"{_article(subject)} {subject}{action} {place}"
-    return str(rng.choice(_PREFIXES)) + sentence if rng.random() < 0.15 else sentence
+    sentence = f"{with_article(subject)}{action} {place}"
+    return str(rng.choice(PREFIXES)) + sentence if rng.random() < 0.15 else sentence
 
 
 def prompt(kind: str, colour: str, landscape: str) -> str:
     """The simplest sentence for an appearance, without motion. Evaluations use it."""
     subject = f"{colour} {kind}"
-    return f"{_article(subject)} {subject} {_PLACES[landscape][0]}"
+    return f"{with_article(subject)} {_PLACES[landscape][0]}"
 
 
 def examples(count: int) -> list[str]:
     """Captions of the first `count` scenes; equal for every call."""
     rng = np.random.default_rng(0)
     return [caption(world.sample(seed, frames=2), rng) for seed in range(count)]
-
-
-def known_words(sample: list[str]) -> list[str]:
-    """All words of the given captions and of `QUALITY`, sorted and in lower case."""
-    return sorted({word for text in [*sample, QUALITY] for word in words(text)})
-
-
-def words(text: str) -> list[str]:
-    """The words of a prompt in lower case, without punctuation."""
-    return re.findall(r"[^\W\d_]+", text.lower())
-
-
-def _article(phrase: str) -> str:
-    return "an" if phrase[0] in "aeiou" else "a"

@@ -137,9 +137,7 @@ def dolphin(pose: Pose) -> list[Part]:
     parts.append(
         polygon("flipper", _on([(0.5, 0.1), (0.12, 0.58), (0.16, 0.14)], pose, 0.2), "deep")
     )
-    parts.append(
-        ellipse("head", tuple(_on([(0.8, -0.08)], pose, 0.2)[0]), (0.05, 0.05), 0.0, "ink", 10)
-    )
+    parts.append(ellipse("head", _on([(0.8, -0.08)], pose, 0.2)[0], (0.05, 0.05), 0.0, "ink", 10))
     return parts
 
 

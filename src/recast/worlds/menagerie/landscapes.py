@@ -295,7 +295,7 @@ def paint_sky(scene: str, pixels: int) -> Image:
     return np.ascontiguousarray(np.broadcast_to(column, (pixels, pixels, 3)))
 
 
-def fill(image: Image, outline: Array, colour: tuple[int, ...] | int) -> None:
+def fill(image: Image | NDArray[np.uint16], outline: Array, colour: tuple[int, ...] | int) -> None:
     """Draw a polygon, given in frame widths, into an image."""
     corners = np.round(outline * image.shape[0] * (1 << _SHIFT)).astype(np.int32)
     cv2.fillPoly(image, [corners], colour, cv2.LINE_8, _SHIFT)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recast.worlds.menagerie.kinds import COLOURS, KINDS
+from recast.worlds.menagerie.landscapes import SCENES
 from recast.worlds.menagerie.parts import Array
-from recast.worlds.menagerie.world import SCENES, SIZE
+from recast.worlds.menagerie.world import SIZE
 
 FOLDER = Path(__file__).parents[2] / "assets" / "menagerie" / "referee"
 FACINGS = ("left", "right")
@@ -274,5 +275,6 @@ def _double(x: Tensor) -> Tensor:
 
 def _weighted_mean(features: Tensor, mask: Tensor) -> Tensor:
     """The mean of features (N, C, h, w) inside a mask (N, 1, 64, 64) of probabilities, (N, C)."""
-    weight = functional.adaptive_avg_pool2d(mask, features.shape[-2:])
+    height, width = features.shape[-2:]
+    weight = functional.adaptive_avg_pool2d(mask, (height, width))
     return (features * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-4)

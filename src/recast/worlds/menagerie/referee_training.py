@@ -24,8 +24,9 @@ from recast.events import Event, Step, job
 from recast.media.atomic_files import atomic
 from recast.worlds.menagerie import landscapes, referee, world
 from recast.worlds.menagerie.kinds import COLOURS, KINDS
+from recast.worlds.menagerie.landscapes import SCENES
 from recast.worlds.menagerie.referee import FACINGS, GAITS, MASK, FrameNetwork, GaitNetwork
-from recast.worlds.menagerie.world import SCENES, SIZE, Scene
+from recast.worlds.menagerie.world import SIZE, Scene
 from recast.worlds.training_loop import Stage, train_stage
 
 _EMPTY = 0.12  # fraction of frames without a subject

@@ -120,8 +120,9 @@ def boat(pose: Pose) -> list[Part]:
         cos, sin = float(np.cos(roll)), float(np.sin(roll))
         return [(cos * x - sin * y, sin * x + cos * y + heave) for x, y in points]
 
+    foot, top = turned([(-0.02, 0.2), (-0.02, -1.02)])
     parts = [
-        capsule("mast", *turned([(-0.02, 0.2), (-0.02, -1.02)]), 0.04, 0.03, "wood"),
+        capsule("mast", foot, top, 0.04, 0.03, "wood"),
         polygon("sail", turned([(-0.08, -0.98), (-0.08, 0.1), (-0.78, 0.1)]), "sail"),
         polygon("sail", turned([(0.06, -0.9), (0.76, 0.1), (0.06, 0.1)]), "light"),
         polygon("torso", turned([(-0.98, 0.2), (1.06, 0.2), (0.7, 0.58), (-0.78, 0.58)])),

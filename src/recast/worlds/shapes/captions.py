@@ -5,12 +5,12 @@ captions begin with words about quality, which have no effect, because users put
 `describe.py` does the reverse and makes scenes from captions.
 """
 
-import re
-
 import numpy as np
 
+from recast.worlds import wording
 from recast.worlds.shapes import world
 from recast.worlds.shapes.world import Scene
+from recast.worlds.wording import PREFIXES, with_article
 
 MOTION_PHRASES = {
     "line": ("moving in a straight line", "gliding along a line", "drifting steadily"),
@@ -22,7 +22,6 @@ MOTION_PHRASES = {
     "spiral": ("moving in a spiral", "spiraling inward"),
     "still": ("standing still", "at rest", "that does not move"),
 }
-_PREFIXES = ("amazing quality, masterpiece, ", "a video of ", "an animation of ", "a clip of ")
 _PLACES = (
     "on a {ground} background",
     "on a {ground} background",
@@ -32,9 +31,7 @@ _PLACES = (
     "in a {ground} scene",
     "on {ground}",
 )
-# Words that users put into prompts and negative prompts. They are in the tokenizer's training text,
-# so that each becomes one token.
-QUALITY = "bad quality, distortions, unrealistic, distorted image, watermark, signature, jumping"
+QUALITY = f"{wording.QUALITY}, jumping"
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -51,32 +48,18 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     if rng.random() < 0.1:
         subject = f"{scene.shape} that is {scene.colour}"
     place = str(rng.choice(_PLACES)).format(ground=ground)
-    sentence = f"{_article(subject)} {subject}{motion} {place}"
-    return str(rng.choice(_PREFIXES)) + sentence if rng.random() < 0.15 else sentence
+    sentence = f"{with_article(subject)}{motion} {place}"
+    return str(rng.choice(PREFIXES)) + sentence if rng.random() < 0.15 else sentence
 
 
 def prompt(scene: Scene) -> str:
     """The simplest sentence for a scene's appearance, without its motion. Evaluations use it as
     the prompt."""
     subject = f"{scene.colour} {scene.shape}"
-    return f"{_article(subject)} {subject} on a {scene.background} background"
+    return f"{with_article(subject)} on a {scene.background} background"
 
 
 def examples(count: int) -> list[str]:
     """Captions of the first `count` scenes; equal for every call."""
     rng = np.random.default_rng(0)
     return [caption(world.sample(seed, frames=1), rng) for seed in range(count)]
-
-
-def known_words(sample: list[str]) -> list[str]:
-    """All words of the given captions and of `QUALITY`, sorted and in lower case."""
-    return sorted({word for text in [*sample, QUALITY] for word in words(text)})
-
-
-def words(text: str) -> list[str]:
-    """The words of a prompt in lower case, without punctuation."""
-    return re.findall(r"[^\W\d_]+", text.lower())
-
-
-def _article(phrase: str) -> str:
-    return "an" if phrase[0] in "aeiou" else "a"

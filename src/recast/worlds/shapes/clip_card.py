@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from recast.worlds.shapes import captions, world
+from recast.worlds.wording import known_words
 
 LARGEST_COLOUR_DISTANCE = 18.0
 """Clips whose pixels are farther from the colours of the world, in 8-bit levels, are not scored.
@@ -22,9 +23,7 @@ def card() -> dict[str, Any]:
     show: both tones of a ground, and the colour of a subject.
     """
     return {
-        "words": sorted(
-            {word for text in captions.examples(2_000) for word in captions.words(text)}
-        ),
+        "words": known_words(captions.examples(2_000)),
         "palettes": [
             [*map(list, tones), list(colour)]
             for tones in world.GROUNDS.values()

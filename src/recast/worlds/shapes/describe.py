@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from recast.errors import BadCall
+from recast.worlds import wording
 from recast.worlds.shapes import captions, geometry, world
 from recast.worlds.shapes.world import COLOURS, FRAMES, GROUNDS, PATTERNS, SHAPES, Scene, sample
 
@@ -54,7 +55,7 @@ def parse_caption(caption: str) -> dict[str, str]:
 
     Raises `BadCall` for an unknown word, and for two different values of one attribute.
     """
-    rest, paths = _split_motion(" ".join(captions.words(caption)))
+    rest, paths = _split_motion(" ".join(wording.words(caption)))
     kinds = {
         "shape": SHAPES,
         "colour": tuple(COLOURS),

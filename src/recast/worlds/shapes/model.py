@@ -17,6 +17,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from recast.media.atomic_files import atomic_folder
 from recast.worlds.shapes import captions, clip_card, networks, world
 from recast.worlds.shapes.networks import Design
+from recast.worlds.wording import known_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ def _write_cards(
         "steps": 25,
         "guidance_scale": 4.0,
     }
-    card = {"defaults": defaults, "words": captions.known_words(captions.examples(2_000))}
+    words = known_words([*captions.examples(2_000), captions.QUALITY])
+    card = {"defaults": defaults, "words": words}
     (folder / "recast.json").write_text(json.dumps(card, indent=1))
 
 
