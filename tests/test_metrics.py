@@ -117,6 +117,16 @@ MOVING = tracks_at(np.arange(5.0)[:, None, None] * [[[2, 0], [0, 2]]])
 NONE = tracks_at(np.zeros((5, 0, 2)))
 
 
+@pytest.mark.slow
+def test_a_large_clip_is_tracked_like_a_smaller_one() -> None:
+    scene = world.sample(world.HELD_OUT.start + 1, frames=3)
+    small, large = (world.render(scene, size) for size in (480, 960))
+    one, two = trackers.flow(small, grid=12), trackers.flow(large, grid=12)
+    seen = one.visible[-1] & two.visible[-1]
+    assert (one.visible == two.visible).mean() > 0.95
+    assert np.abs(two.points / 2 - one.points)[:, seen].max() < 1
+
+
 def test_the_score_of_clips_without_motion_is_defined():
     plain = motion.plain_fidelity
     assert plain(STILL, STILL, SIDE) == 1

@@ -26,7 +26,7 @@ GRID = 32
 """Number of points along a frame's shorter side."""
 RELEASED_GRID = 55
 """Number of points along each side in DMT's released script."""
-_FLOW_SIDE = 128  # smaller clips are enlarged to this shorter side before the flow is computed
+_FLOW_SIDES = (128, 480)  # smaller and larger clips get this shorter side before the flow
 COTRACKER = "facebookresearch/co-tracker"
 
 
@@ -63,15 +63,15 @@ def flow(frames: NDArray[np.uint8], grid: int = GRID, start: Array | None = None
     2010, eq. 5) and where it leaves the frame. The flow is computed on the main axis of the clip's
     colours and not on brightness, because different colours can have equal brightness. OpenCV's DIS
     flow is not used, because it moves plain backgrounds along with the object in front of them.
-    Points begin at `start` (N, 2) in pixels, by default on a grid.
+    Points begin at `start` (N, 2) in pixels, by default on a grid. A clip with a shorter side above
+    480 pixels is tracked at 480.
     """
     height, width = frames.shape[1:3]
-    scale = max(1.0, _FLOW_SIDE / min(height, width))
+    side = min(height, width)
+    scale = float(np.clip(side, *_FLOW_SIDES)) / side
     size = (round(width * scale), round(height * scale))
-    gray = [
-        cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)
-        for frame in _main_colour_axis(frames)
-    ]
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    gray = [cv2.resize(frame, size, interpolation=method) for frame in _main_colour_axis(frames)]
     points = [(grid_points(height, width, grid) if start is None else start) * scale]
     visible = [np.ones(len(points[0]), bool)]
     for before, after in pairwise(gray):
