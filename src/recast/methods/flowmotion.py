@@ -80,6 +80,8 @@ PRESETS = {
     "paper": Config(steps=50),
     "reference": Config(differences="absolute", steps=50),
     "shapes": Config(guided=0.4, lr=0.05),
+    # The best of 24 settings on the transformer that ships (docs/log/methods.md).
+    "shapes-dit": Config(guided=0.4, lr=0.05, estimate=0.0),
 }
 
 
