@@ -1,4 +1,4 @@
-"""The referee: what a clip of the menagerie shows, judged from its pixels alone.
+"""The referee: what a clip of the menagerie shows, detected from its pixels alone.
 
 Two small networks, trained on rendered clips only and never on generated ones. The first sees one
 frame and finds the subject, its kind, colour and facing, and the landscape. The second sees a clip
@@ -37,7 +37,7 @@ _MARGIN = 1.15  # a silhouette's crop is so much larger than the silhouette
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Verdict:
+class Detection:
     """What a clip shows. Names are None if no frame shows a subject."""
 
     kind: str | None
@@ -133,7 +133,7 @@ class GaitNetwork(nn.Module):
         return {"gait": self.gait(pooled), "rate": self.rate(pooled)[:, 0]}
 
 
-def judge(frames: NDArray[np.uint8]) -> Verdict:
+def detect(frames: NDArray[np.uint8]) -> Detection:
     """What a clip (F, H, W, 3) uint8 shows; a clip of another size is resized."""
     frame_network, gait_network = _networks()
     small = np.stack([_resized(frame) for frame in frames])
@@ -150,7 +150,7 @@ def judge(frames: NDArray[np.uint8]) -> Verdict:
         kind = tuple(KINDS)[int(found["kind"].log_softmax(-1)[chosen].mean(0).argmax())]
         colour = tuple(COLOURS)[int(found["colour"].log_softmax(-1)[chosen].mean(0).argmax())]
         gait, rate = _gait(gait_network, small, masks, present)
-    return Verdict(
+    return Detection(
         kind=kind,
         colour=colour,
         landscape=landscape,
