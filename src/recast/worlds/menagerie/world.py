@@ -146,6 +146,26 @@ def render_landscape(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
     return _render(scene, size, with_subject=False)
 
 
+def dense_image(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uint8]:
+    """A training image (size, size, 3) for the autoencoder: a landscape with up to six subjects,
+    anywhere in the frame. One image in seven has no subject."""
+    place = _drawn_still(rng)
+    image = landscapes.paint_sky(place.landscape, size * _SUPERSAMPLING)
+    shapes = landscapes.shapes(place.landscape, place.layout, place.front)
+    _draw_shapes(image, [shape for shape in shapes if shape.layer != "front"], place, 0)
+    for _ in range(rng.integers(0, 7)):
+        subject = _drawn_still(rng)
+        _draw_subject(image, replace(subject, centre=rng.uniform(0, 1, (1, 2))), 0)
+    _draw_shapes(image, [shape for shape in shapes if shape.layer == "front"], place, 0)
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA))
+
+
+def _drawn_still(rng: np.random.Generator) -> Scene:
+    """One frame of a random scene for training."""
+    scene = sample(int(rng.integers(TRAINING.stop)))
+    return frame_of(scene, int(rng.integers(len(scene))))
+
+
 def _render(scene: Scene, size: int, with_subject: bool) -> NDArray[np.uint8]:
     pixels = size * _SUPERSAMPLING
     sky = landscapes.paint_sky(scene.landscape, pixels)
