@@ -23,9 +23,11 @@ from recast.analysis.probe import ProbeConfig, probe
 from recast.backbones import unet3d
 from recast.backbones.base import Settings
 from recast.events import Event, Job, Step
-from recast.worlds.shapes import training, world
-from recast.worlds.shapes.networks import Design
-from recast.worlds.shapes.training import TrainConfig
+from recast.worlds.shapes import world
+from recast.worlds.shapes.dataset import DATASET
+from recast.worlds.training import train as training
+from recast.worlds.training.networks import Design
+from recast.worlds.training.train import TrainConfig
 
 COLUMNS = ("colour", "shape", "background", "moves", "drift")
 PROBED = ("decoder1.upsampler", "decoder2.upsampler")
@@ -80,7 +82,7 @@ def run(name: str, folder: Path, out: Path, count: int, clips: int) -> None:
         steps=whole,
         joint=candidate.joint,
     )
-    model = _train(training.train(config, design))
+    model = _train(training.train(config, DATASET, design))
     backbone = unet3d.load(str(model), Settings(device="cpu"))
     marks = list(scoring.unguided_rows(backbone, count, backbone.defaults.steps))
     probed = probe(backbone, ProbeConfig(clips=100, roles=PROBED)).run()
@@ -120,7 +122,7 @@ def _grid(design: Design, folder: Path, clips: int) -> Path:
         size=design.size, autoencoder=design.autoencoder, latent_channels=design.latent_channels
     )
     model = place / "model"
-    return model if model.exists() else _train(training.train(config, plain))
+    return model if model.exists() else _train(training.train(config, DATASET, plain))
 
 
 def _train(training_job: Job[Path]) -> Path:

@@ -30,7 +30,9 @@ from recast.motions.motion import Motion
 from recast.pipeline import recipes
 from recast.pipeline.config import RunConfig
 from recast.pipeline.motion_cache import MotionCache
-from recast.worlds.shapes import training, world
+from recast.worlds.shapes import world
+from recast.worlds.training import train as training
+from recast.worlds.training.dataset import Dataset
 
 from .clips import images, numbered
 
@@ -152,14 +154,18 @@ def test_shapes_render_writes_clip_and_truth(call: Call) -> None:
         assert red > green + 100
 
 
-def test_shapes_train_takes_its_flags(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("world_name", ["shapes", "menagerie"])
+def test_training_takes_its_flags(
+    call: Call, monkeypatch: pytest.MonkeyPatch, world_name: str
+) -> None:
     @job
-    def train(config: training.TrainConfig) -> Generator[Event, None, Path]:
+    def train(config: training.TrainConfig, dataset: Dataset) -> Generator[Event, None, Path]:
+        assert dataset.upright is (world_name == "menagerie")
         yield Step(stage="unet", index=config.steps, total=config.steps)
         return config.out / "model"
 
     monkeypatch.setattr(training, "train", train)
-    code, out, err = call("shapes", "train", "--steps", 12, "--out", "here")
+    code, out, err = call(world_name, "train", "--steps", 12, "--out", "here")
     assert (code, out) == (0, "here/model\n")
     assert "unet 12/12" in err
 

@@ -18,7 +18,7 @@ from recast.evaluation.evaluated_result import EvaluatedResult
 from recast.motions.method import Sampling
 from recast.pipeline.config import Draw
 from recast.pipeline.source_clip import Source
-from recast.worlds.shapes.training import TrainConfig
+from recast.worlds.training.train import TrainConfig
 
 METHODS = [registry.load("methods", name).Config for name in registry.names("methods")]
 CONFIGS = [

@@ -18,8 +18,11 @@ from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
 from recast.events import Step
 from recast.pipeline import model_loading
-from recast.worlds.shapes import clip_card, networks, noising, training
-from recast.worlds.training_loop import Stage, train_stage
+from recast.worlds.shapes import clip_card
+from recast.worlds.shapes.dataset import DATASET
+from recast.worlds.training import networks, noising
+from recast.worlds.training import train as training
+from recast.worlds.training.loop import Stage, train_stage
 
 
 def _stage(steps, muon=False):
@@ -92,7 +95,7 @@ def _weights(model, part):
 
 @pytest.mark.slow
 def test_the_four_stages_end_in_a_model_that_loads(tmp_path):
-    folder = training.train(training.TrainConfig(out=tmp_path, **ONE_STEP)).run()
+    folder = training.train(training.TrainConfig(out=tmp_path, **ONE_STEP), DATASET).run()
     backbone = unet3d.load(str(folder), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 8, 16, 8, 8)
     assert backbone.check_prompt("a red dolphin")[0].endswith("does not know: dolphin")
@@ -110,7 +113,7 @@ def test_training_continues_from_a_model_and_saves_snapshots(tmp_path):
         snapshot_every=1,
         **ONE_STEP | zeros | {"steps": 1},
     )
-    folder = training.train(config).run()
+    folder = training.train(config, DATASET).run()
     for part, same in (("vae", True), ("unet", False)):
         before, after = _weights(unet3d.SHAPES, part), _weights(folder, part)
         assert before.keys() == after.keys()
@@ -120,13 +123,13 @@ def test_training_continues_from_a_model_and_saves_snapshots(tmp_path):
     assert change < 1e-2 * sum(value.float().square().sum() for value in before.values())
     assert unet3d.load(str(tmp_path / "on" / "snapshots" / "000001"), Settings(device="cpu"))
     with pytest.raises(BadModel, match="is not a model folder"):
-        list(training.train(replace(config, start=tmp_path / "missing")))
+        list(training.train(replace(config, start=tmp_path / "missing"), DATASET))
     other = networks.Design(unet=(16, 16, 16, 16))
     with pytest.raises(BadModel, match="does not hold the unet of a model of this design"):
-        list(training.train(replace(config, out=tmp_path / "other"), other))
+        list(training.train(replace(config, out=tmp_path / "other"), DATASET, other))
     wrong = replace(config, out=tmp_path / "wrong", network="transformer", clips=1)
     with pytest.raises(BadModel, match="has no transformer; leave it out of `start_parts`"):
-        list(training.train(wrong))
+        list(training.train(wrong, DATASET))
 
 
 @pytest.mark.slow
@@ -148,16 +151,16 @@ def test_clips_are_encoded_once_and_joint_steps_are_short(tmp_path, monkeypatch)
         start_parts=("autoencoder", "clip"),
         **few | {"joint": 1.0},
     )
-    list(training.train(first, narrow))
+    list(training.train(first, DATASET, narrow))
     assert shapes == [(40, 8, 4, 8, 8)]
     encoded = np.load(tmp_path / "latents" / "000000.npy")
     assert len(encoded) == 2
-    list(training.train(replace(first, joint=0.0, steps=2), narrow))
+    list(training.train(replace(first, joint=0.0, steps=2), DATASET, narrow))
     assert shapes[1:] == [(10, 8, 16, 8, 8)]
     np.save(tmp_path / "latents" / "000000.npy", encoded + 1)
-    list(training.train(replace(first, clips=1), narrow))
+    list(training.train(replace(first, clips=1), DATASET, narrow))
     assert (np.load(tmp_path / "latents" / "000000.npy") == encoded + 1).all()  # not encoded again
-    list(training.train(replace(first, clips=3), narrow))
+    list(training.train(replace(first, clips=3), DATASET, narrow))
     assert len(np.load(tmp_path / "latents" / "000000.npy")) == 3
 
 
@@ -172,7 +175,7 @@ def test_another_design_trains_too(tmp_path):
         zero_snr=False,
     )
     config = training.TrainConfig(out=tmp_path, **ONE_STEP | {"clips": 2, "short_steps": 0})
-    folder = training.train(config, design).run()
+    folder = training.train(config, DATASET, design).run()
     backbone = unet3d.load(str(folder), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 4, 16, 32, 32)
     assert backbone.latent_shape(16, 16, 16) == (1, 4, 16, 8, 8)
@@ -216,7 +219,7 @@ def test_a_transformer_is_trained_beside_the_same_autoencoder_and_clip(tmp_path)
         start_parts=("autoencoder", "clip"),
         **ONE_STEP | zeros,
     )
-    folder = training.train(config).run()
+    folder = training.train(config, DATASET).run()
     for part in ("vae", "text_encoder"):
         name = "model" if part == "text_encoder" else "diffusion_pytorch_model"
         before, after = (

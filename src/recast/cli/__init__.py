@@ -49,6 +49,7 @@ _COMMANDS = {
         "shapes.render",
         "render a clip of the shapes world, with its exact ground truth",
     ),
+    "menagerie train": ("menagerie.train", "train a model on animals and vehicles from scratch"),
     "shapes train": ("shapes.train", "train a model like the shipped ones from scratch"),
 }
 

@@ -45,10 +45,13 @@ def render(argv: list[str], command: str, about: str) -> None:
 def train(argv: list[str], command: str, about: str) -> None:
     """Train a model like the shipped ones."""
     with registry.quiet_imports():
-        from recast.worlds.shapes import training  # diffusers and transformers load slowly
+        # diffusers and transformers load slowly.
+        from recast.worlds.shapes.dataset import DATASET
+        from recast.worlds.training import train as training
 
     default = training.TrainConfig(out=Path("out") / "shapes")
-    say(str(show(training.train(flags.parse(training.TrainConfig, default, argv, command, about)))))
+    config = flags.parse(training.TrainConfig, default, argv, command, about)
+    say(str(show(training.train(config, DATASET))))
 
 
 def _truth(scene: world.Scene, seed: int) -> dict[str, Any]:

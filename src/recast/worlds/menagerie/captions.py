@@ -12,29 +12,32 @@ from recast.worlds.menagerie.world import Scene
 from recast.worlds.wording import PREFIXES, with_article
 
 _MOVES = {
-    "walks": ("runs", "trots", "walks", "races"),
-    "flaps": ("flies", "flaps its wings and flies"),
-    "undulates": ("swims", "glides"),
-    "beats its tail": ("swims", "darts"),
-    "slithers": ("slithers", "crawls"),
-    "rolls": ("drives", "rolls"),
-    "bobs": ("drifts", "floats"),
+    "walks": ("runs/running", "trots/trotting", "walks/walking", "races/racing"),
+    "flaps": ("flies/flying", "flaps/flapping", "soars/soaring"),
+    "undulates": ("swims/swimming", "glides/gliding"),
+    "beats its tail": ("swims/swimming", "darts/darting"),
+    "slithers": ("slithers/slithering", "crawls/crawling"),
+    "rolls": ("drives/driving", "rolls/rolling"),
+    "bobs": ("drifts/drifting", "floats/floating"),
 }
-"""Words for the gait of a kind that crosses the frame."""
+"""Words for the gait of a kind that crosses the frame, each with its participle."""
 _ACTIONS = {
     "crosses": ("{move}", "{move} by", "{move} across"),
-    "jumps": ("jumps", "leaps", "is jumping"),
-    "hops": ("hops along", "bounces along"),
-    "rises": ("rises", "goes up"),
-    "falls": ("goes down", "descends"),
-    "zigzags": ("zigzags", "{move} in a zigzag"),
-    "circles": ("{move} in a circle", "circles around"),
-    "approaches": ("{move} closer", "comes closer"),
-    "recedes": ("{move} away", "moves away"),
-    "stops": ("{move}, stops and goes on", "stops for a moment"),
-    "turns back": ("{move} and turns back", "turns around"),
-    "waits": ("stands still", "waits"),
+    "jumps": ("jumps/jumping", "leaps/leaping"),
+    "hops": ("hops/hopping", "hops/hopping along", "bounces/bouncing along"),
+    "rises": ("rises/rising", "climbs/climbing", "goes/going up"),
+    "falls": ("falls/falling", "descends/descending", "goes/going down"),
+    "zigzags": ("zigzags/zigzagging", "{move} in a zigzag"),
+    "circles": ("circles/circling", "{move} in a circle", "circles/circling around"),
+    "approaches": ("approaches/approaching", "{move} closer", "comes/coming closer"),
+    "recedes": ("{move} away", "moves/moving away"),
+    "stops": ("{move} and stops/stopping", "stops/stopping for a moment"),
+    "turns back": ("{move} and turns/turning back", "turns/turning around"),
+    "waits": ("stands/standing still", "waits/waiting"),
 }
+"""Words for an action: "/" stands between a verb and its participle."""
+_PARTICIPLE = 0.5  # fraction of the actions that are told by a participle
+_BEFORE = 0.4  # fraction of the single participles that stand before the subject
 _PLACES = {
     "meadow": ("over a meadow", "on a green meadow", "in a meadow"),
     "desert": ("in the desert", "through a desert", "over desert sand"),
@@ -49,17 +52,24 @@ _PLACES = {
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A random sentence about a scene. It always says if the subject waits."""
-    action = ""
-    if scene.action == "waits" or rng.random() < 0.5:
-        move = str(rng.choice(_MOVES[KINDS[scene.kind].gait]))
-        action = " " + str(rng.choice(_ACTIONS[scene.action])).format(move=move)
     coat = f"{scene.coat} " if scene.coat != "plain" and rng.random() < 0.6 else ""
     subject = f"{coat}{scene.colour} {scene.kind}"
     if rng.random() < 0.1:
         subject = f"{coat}{scene.kind} that is {scene.colour}"
-    place = str(rng.choice(_PLACES[scene.landscape]))
-    sentence = f"{with_article(subject)}{action} {place}"
+    if scene.action == "waits" or rng.random() < 0.55:
+        subject = _with_action(subject, scene, rng)
+    sentence = f"{with_article(subject)} {rng.choice(_PLACES[scene.landscape])}"
     return str(rng.choice(PREFIXES)) + sentence if rng.random() < 0.15 else sentence
+
+
+def _with_action(subject: str, scene: Scene, rng: np.random.Generator) -> str:
+    move = str(rng.choice(_MOVES[KINDS[scene.kind].gait]))
+    action = str(rng.choice(_ACTIONS[scene.action])).format(move=move)
+    form = int(rng.random() < _PARTICIPLE)
+    words = [word.split("/")[form] if "/" in word else word for word in action.split()]
+    if form and len(words) == 1 and rng.random() < _BEFORE:
+        return f"{words[0]} {subject}"
+    return f"{subject} {' '.join(words)}"
 
 
 def prompt(kind: str, colour: str, landscape: str) -> str:

@@ -262,6 +262,18 @@ def _front(palette: Palette, rng: np.random.Generator) -> list[Shape]:
     return found
 
 
+def tones(scene: str) -> list[Colour]:
+    """The colours that a landscape can show: its sky from top to bottom, its layers, and what lies
+    on them."""
+    palette = PALETTES[scene]
+    sky = [tuple(row) for row in paint_sky(scene, 6)[:, 0].tolist()]
+    layers = [palette.far, palette.middle, palette.ground]
+    lights = [_mixed(palette.sky[1], 1.0, 0.35)]
+    lights += [_mixed(layer, 1.0, 0.22) for layer in (palette.far, palette.middle)]
+    marks = [(0.82, 0.0), (1.0, 0.3), (0.92, 0.0), (0.62, 0.0)]
+    return [*sky, *layers, *lights, *(_mixed(palette.ground, *mark) for mark in marks)]
+
+
 def _blob(
     layer: str, centre: Array, radii: tuple[float, float], colour: Colour, corners: int = 14
 ) -> Shape:

@@ -54,6 +54,11 @@ def paint(tone: str, colour: Colour) -> Colour:
     return red, green, blue
 
 
+def tones(colour: Colour) -> list[Colour]:
+    """All colours that a subject of `colour` can show."""
+    return [paint(tone, colour) for tone in (*_SHADES, "light", *_FIXED)]
+
+
 def capsule(
     name: str, start: Point, end: Point, radius: float, end_radius: float, tone: str = "coat"
 ) -> Part:

@@ -27,7 +27,7 @@ from recast.worlds.menagerie.kinds import COLOURS, KINDS
 from recast.worlds.menagerie.landscapes import SCENES
 from recast.worlds.menagerie.referee import FACINGS, GAITS, MASK, FrameNetwork, GaitNetwork
 from recast.worlds.menagerie.world import SIZE, Scene
-from recast.worlds.training_loop import Stage, train_stage
+from recast.worlds.training.loop import Stage, train_stage
 
 _EMPTY = 0.12  # fraction of frames without a subject
 _FROZEN = 0.35  # fraction of clips whose members do not move

@@ -1,7 +1,8 @@
 """Inputs and targets of a denoiser in training, for both kinds of noise schedule.
 
 This module owns how times and noise are drawn, and refuses to know networks and data. Papers: Ho et
-al. 2020 and Salimans & Ho 2022 (diffusion, v-prediction), Lipman et al. 2023 (flow matching).
+al. 2020 and Salimans & Ho 2022 (diffusion, v-prediction), Lipman et al. 2023 (flow matching), Wan
+Team 2025 (a clean first frame).
 """
 
 from typing import NamedTuple
@@ -10,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recast.worlds.shapes import networks
-from recast.worlds.shapes.networks import Design
+from recast.worlds.training import networks
+from recast.worlds.training.networks import Design
 
 _LEVELS = 1000
 
 
 class TrainingBatch(NamedTuple):
-    """x_t and the target, both (B, C, F, h, w), and the times (B,) as the network reads them."""
+    """x_t and the target, both (B, C, F, h, w), and the times as the network reads them: (B,), or
+    one for each token, (B, F·h·w / 4)."""
 
     x: Tensor
     target: Tensor
@@ -48,6 +50,17 @@ def flow(design: Design, x0: Tensor, rng: np.random.Generator) -> TrainingBatch:
     t = design.shift * u / (1 + (design.shift - 1) * u)
     eps, sigma = _noise(x0, rng), _per_sample(t)
     return TrainingBatch((1 - sigma) * x0 + sigma * eps, eps - x0, _LEVELS * t)
+
+
+def with_clean_first_frame(batch: TrainingBatch, x0: Tensor) -> TrainingBatch:
+    """The batch of `flow` with its first frame given: x_t has the clean frame there, and the times
+    of its tokens are 0, as in Wan 2.2 TI2V-5B. A loss must leave this frame out."""
+    frames, height, width = x0.shape[2:]
+    time = batch.time[:, None, None].repeat(1, frames, height * width // 4)
+    time[:, 0] = 0
+    return TrainingBatch(
+        torch.cat([x0[:, :, :1], batch.x[:, :, 1:]], 2), batch.target, time.flatten(1)
+    )
 
 
 def _per_sample(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training loop of all networks of the shapes world: EMA, checkpoints, exact resuming, a log.
+"""The training loop of all networks of the rendered worlds: EMA, checkpoints, resuming, a log.
 
 This module refuses to know data and networks; a `Stage` brings both. Batch `n` of a stage depends
 only on the seed and on `n`, so that a resumed run sees the same batches as an uninterrupted one.
@@ -22,6 +22,15 @@ from recast.events import Event, Step, job
 from recast.media.atomic_files import atomic
 
 Loss = Callable[[Any, int, np.random.Generator], Tensor]
+
+
+def autocast(device: str) -> torch.autocast:
+    """Networks run in bfloat16 inside this context if that is faster: on GPUs, and on processors
+    with matrix instructions for it (AMX). Other processors stay with float32."""
+    faster = device != "cpu" or (
+        hasattr(torch.cpu, "get_capabilities") and torch.cpu.get_capabilities()["amx_bf16"]
+    )
+    return torch.autocast(device, torch.bfloat16, enabled=faster)
 
 
 @dataclass(frozen=True, kw_only=True)

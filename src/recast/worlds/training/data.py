@@ -6,6 +6,7 @@ networks, except that it runs the autoencoder to encode clips.
 
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,45 +17,35 @@ from torch import Tensor
 
 from recast.events import Event, Step
 from recast.media.atomic_files import atomic
-from recast.worlds.shapes import world
+from recast.worlds.training.dataset import Dataset
+from recast.worlds.training.loop import autocast
 
 _CLIPS_PER_FILE = 500  # of latents
 
 
-def dense_images(file: Path, count: int, size: int) -> NDArray[np.uint8]:
-    """`count` images with one to six subjects, (N, size, size, 3)."""
+def dense_images(file: Path, count: int, dataset: Dataset, size: int) -> NDArray[np.uint8]:
+    """`count` images with several subjects, (N, size, size, 3)."""
     return _cached(
         file,
         lambda: np.stack(
-            [world.dense_image(np.random.default_rng(seed), size) for seed in range(count)]
+            [dataset.dense_image(np.random.default_rng(seed), size) for seed in range(count)]
         ),
     )
 
 
-def labelled_frames(file: Path, count: int) -> tuple[NDArray[np.uint8], Tensor, list[world.Scene]]:
-    """One frame of each of `count` scenes, (N, H, W, 3); its attributes as class indices, (N, 4);
-    and the scenes."""
-    scenes = [world.sample(seed) for seed in range(count)]
-    frames = _cached(
-        file,
-        lambda: np.stack(
-            [world.render(world.still_of(scene, i % 16))[0] for i, scene in enumerate(scenes)]
-        ),
-    )
-    labels = [
-        (
-            world.SHAPES.index(scene.shape),
-            list(world.COLOURS).index(scene.colour),
-            list(world.GROUNDS).index(scene.ground),
-            world.PATTERNS.index(scene.pattern),
-        )
-        for scene in scenes
-    ]
-    return frames, torch.tensor(labels), scenes
+def labelled_frames(
+    file: Path, count: int, dataset: Dataset
+) -> tuple[NDArray[np.uint8], Tensor, list[Any]]:
+    """One frame of each of `count` scenes in the size that CLIP reads, (N, H, W, 3); its attributes
+    as class indices, (N, A); and the scenes."""
+    scenes = [dataset.sample(seed) for seed in range(count)]
+    stills = (dataset.frame_of(scene, i % dataset.frames) for i, scene in enumerate(scenes))
+    frames = _cached(file, lambda: np.stack([dataset.render(still, 64)[0] for still in stills]))
+    return frames, torch.tensor([dataset.attributes(scene) for scene in scenes]), scenes
 
 
 def clip_latents(
-    folder: Path, count: int, autoencoder: AutoencoderKL, size: int, device: str
+    folder: Path, count: int, autoencoder: AutoencoderKL, dataset: Dataset, size: int, device: str
 ) -> Generator[Event, None, NDArray[np.float16]]:
     """The unscaled latents of the first `count` training clips, (N, C, F, h, w).
 
@@ -69,7 +60,8 @@ def clip_latents(
         if part is None or len(part) < length:
             encoded = []
             for seed in range(first, first + length):
-                encoded.append(_encode_scene(autoencoder, seed, size, device))
+                frames = dataset.render(dataset.sample(seed), size)
+                encoded.append(_encode(autoencoder, frames, device))
                 if (seed + 1) % 50 == 0:
                     yield Step(stage="latents", index=seed + 1, total=count)
             part = np.stack(encoded).astype(np.float16)
@@ -79,6 +71,24 @@ def clip_latents(
     return np.concatenate(parts)
 
 
+def subject_weights(
+    file: Path, count: int, dataset: Dataset, grid: int
+) -> Generator[Event, None, NDArray[np.float16]]:
+    """The fraction of each latent position that the subject covers, (N, F, grid, grid), for the
+    first `count` training clips."""
+    stored = np.load(file) if file.exists() else np.empty((0, dataset.frames, grid, grid))
+    if len(stored) < count:
+        rows = [*stored]
+        for seed in range(len(stored), count):
+            rows.append(dataset.subject(dataset.sample(seed), grid).astype(np.float16))
+            if (seed + 1) % 50 == 0:
+                yield Step(stage="subjects", index=seed + 1, total=count)
+        stored = np.stack(rows)
+        with atomic(file) as temporary, temporary.open("wb") as stream:
+            np.save(stream, stored.astype(np.float16))
+    return np.asarray(stored[:count], np.float16)
+
+
 def to_network_range(frames: NDArray[np.uint8]) -> Tensor:
     """(N, H, W, 3) uint8 to (N, 3, H, W) in [-1, 1]."""
     x = torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1
@@ -86,12 +96,11 @@ def to_network_range(frames: NDArray[np.uint8]) -> Tensor:
 
 
 @torch.no_grad()
-def _encode_scene(
-    autoencoder: AutoencoderKL, seed: int, size: int, device: str
+def _encode(
+    autoencoder: AutoencoderKL, frames: NDArray[np.uint8], device: str
 ) -> NDArray[np.float32]:
-    frames = to_network_range(world.render(world.sample(seed), size)).to(device)
-    with torch.autocast(device, torch.bfloat16):
-        mean = autoencoder.encode(frames).latent_dist.mean
+    with autocast(device):
+        mean = autoencoder.encode(to_network_range(frames).to(device)).latent_dist.mean
     return np.asarray(rearrange(mean.float().cpu().numpy(), "f c h w -> c f h w"))
 
 

@@ -3,13 +3,12 @@
 The stages are: autoencoder (dense images); clip (frames and captions); latents (each clip is
 encoded once); and the denoiser, a UNet or a transformer (single frames, then short clips, then
 whole clips). The result is a folder in diffusers' format. This module owns the stages and
-their losses; the data are in `training_data.py`, and the loop is in
-`worlds/training_loop.py`.
+their losses; the data are in `data.py`, and the loop is in `loop.py`.
 """
 
 import math
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -27,20 +26,23 @@ from transformers import CLIPModel, CLIPTokenizer
 from recast.errors import BadCall, BadModel, reason_of
 from recast.events import Event, job
 from recast.media.atomic_files import locked
-from recast.worlds.shapes import captions, networks, noising, world
-from recast.worlds.shapes.model import Model, text_encoder
-from recast.worlds.shapes.networks import Design
-from recast.worlds.shapes.training_data import (
+from recast.worlds.training import networks, noising
+from recast.worlds.training.data import (
     clip_latents,
     dense_images,
     labelled_frames,
+    subject_weights,
     to_network_range,
 )
-from recast.worlds.training_loop import Loss, Stage, train_stage
+from recast.worlds.training.dataset import Dataset
+from recast.worlds.training.loop import Loss, Stage, autocast, train_stage
+from recast.worlds.training.model import Model, text_encoder
+from recast.worlds.training.networks import Design
 
 Network = Literal["unet", "transformer"]
 Part = Literal["autoencoder", "clip"] | Network
 _SHORT = (4, 40)  # frames of a short clip, and clips per batch
+_WHOLE_IMAGES = 1 / 7  # fraction of the autoencoder's batches, if it learns on crops
 _FOLDERS: dict[Part, str] = {
     "autoencoder": "vae",
     "clip": "clip",
@@ -51,7 +53,7 @@ _FOLDERS: dict[Part, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """The training of a model of the shapes world: its data and number of steps."""
+    """The training of a model of a rendered world: its data and number of steps."""
 
     out: Path
     """Folder for checkpoints and logs. At the end it holds the model in `model/`. The same command
@@ -61,10 +63,10 @@ class TrainConfig:
     seed: int = 0
     """Seed of the data, the initial weights and the noise."""
     images: int = 8_000
-    """Number of images with several subjects for the autoencoder; they are also rotated and
-    mirrored."""
+    """Number of images with several subjects for the autoencoder. They are also mirrored and, if
+    the world has no up and down, rotated."""
     clips: int = 8_000
-    """Number of clips for the denoiser; each is used forward and in reverse."""
+    """Number of clips for the denoiser. Those of the shapes world are also used in reverse."""
     autoencoder_steps: int = 1_800
     """Training steps of the autoencoder, with 32 images per batch."""
     clip_steps: int = 950
@@ -78,6 +80,12 @@ class TrainConfig:
     joint: float = 0.0
     """Fraction of the steps on whole clips that use short clips instead, whose larger batches have
     more varied captions."""
+    subject: float = 0.0
+    """Extra weight of the denoiser's loss where the subject is. Subjects are small, and details
+    such as legs are learned sooner with more weight."""
+    first_frame: float = 0.0
+    """Fraction of the transformer's steps on clips in which the first frame is given without noise,
+    so that the model can also continue an image."""
     device: str = "cpu"
     """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
     start: Path | None = None
@@ -92,11 +100,20 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.joint <= 1:
             raise BadCall(f"`joint` must be between 0 and 1, got {self.joint}")
+        if not 0 <= self.first_frame <= 1:
+            raise BadCall(f"`first_frame` must be between 0 and 1, got {self.first_frame}")
+        if self.first_frame and self.network == "unet":
+            raise BadCall("`first_frame` needs `network` transformer: a UNet reads a single time")
+        if not 0 <= self.subject < math.inf:
+            raise BadCall(f"`subject` must be a number of at least 0, got {self.subject}")
 
 
 @job
-def train(config: TrainConfig, design: Design | None = None) -> Generator[Event, None, Path]:
-    """Run all stages that are not finished. The result is the model's folder.
+def train(
+    config: TrainConfig, dataset: Dataset, design: Design | None = None
+) -> Generator[Event, None, Path]:
+    """Run all stages that are not finished. The result is the model's folder. `design` replaces the
+    sizes of the networks that ship for this world.
 
     Raises `BadModel` if `config.start` is not a model of this design, and `BadCall` while another
     process trains in the same folder.
@@ -106,18 +123,19 @@ def train(config: TrainConfig, design: Design | None = None) -> Generator[Event,
             f"`start` is {config.start}, which is not a model folder: it has no model_index.json"
         )
     with locked(config.out):
-        return (yield from _train(config, design or Design()))
+        return (yield from _train(config, dataset, design or dataset.design))
 
 
-def _train(config: TrainConfig, design: Design) -> Generator[Event, None, Path]:
+def _train(config: TrainConfig, dataset: Dataset, design: Design) -> Generator[Event, None, Path]:
     torch.manual_seed(config.seed)
-    tokenizer = _tokenizer(config)
+    tokenizer = _tokenizer(config, dataset)
     autoencoder = _initial(config, "autoencoder", networks.autoencoder(design))
-    yield from _stage(_autoencoder_stage(config, design, autoencoder), config)
+    yield from _stage(_autoencoder_stage(config, dataset, design, autoencoder), config)
     clip = _initial(config, "clip", networks.clip(len(tokenizer)))
-    yield from _stage(_clip_stage(config, clip, tokenizer), config)
-    folder = config.out / "latents"
-    latents = yield from clip_latents(folder, config.clips, autoencoder, design.size, config.device)
+    yield from _stage(_clip_stage(config, dataset, clip, tokenizer), config)
+    latents = yield from clip_latents(
+        config.out / "latents", config.clips, autoencoder, dataset, design.size, config.device
+    )
     if not (_is_from_start(config, "autoencoder") and config.autoencoder_steps == 0):
         scale = 1 / latents[:1000].astype(np.float32).std()
         autoencoder.register_to_config(scaling_factor=float(scale))
@@ -127,9 +145,14 @@ def _train(config: TrainConfig, design: Design) -> Generator[Event, None, Path]:
         denoiser.set_attn_processor(AttnProcessor())
     else:
         denoiser = _initial(config, "transformer", networks.transformer(design))
-    model = Model(design, autoencoder, clip, tokenizer, denoiser)
+    model = Model(dataset, design, autoencoder, clip, tokenizer, denoiser)
     scaled = torch.from_numpy(latents * np.float16(autoencoder.config.scaling_factor))
-    for stage in _denoiser_stages(config, model, scaled):
+    subjects = None
+    if config.subject:
+        file = config.out / "subjects.npy"
+        found = yield from subject_weights(file, config.clips, dataset, scaled.shape[-1])
+        subjects = torch.from_numpy(found)
+    for stage in _denoiser_stages(config, model, scaled, subjects):
         yield from _stage(stage, config)
     return model.save(config.out / "model")
 
@@ -160,28 +183,39 @@ def _stage(stage: Stage, config: TrainConfig) -> Iterator[Event]:
     yield from train_stage(stage, config.out, config.seed)
 
 
-def _tokenizer(config: TrainConfig) -> CLIPTokenizer:
+def _tokenizer(config: TrainConfig, dataset: Dataset) -> CLIPTokenizer:
     folder = config.out / "tokenizer"
     if (folder / "tokenizer_config.json").exists():
         return CLIPTokenizer.from_pretrained(folder)
-    if config.start is not None:
+    if _is_from_start(config, "clip"):
         shutil.copytree(config.start / "tokenizer", folder)
         return CLIPTokenizer.from_pretrained(folder)
-    return networks.tokenizer([*captions.examples(2_000), *[captions.QUALITY] * 20], folder)
+    return networks.tokenizer([*dataset.examples(2_000), *[dataset.quality] * 20], folder)
 
 
-def _autoencoder_stage(config: TrainConfig, design: Design, model: AutoencoderKL) -> Stage:
+def _autoencoder_stage(
+    config: TrainConfig, dataset: Dataset, design: Design, model: AutoencoderKL
+) -> Stage:
     @cache
     def images() -> NDArray[np.uint8]:
-        return dense_images(config.out / "images.npy", config.images, design.size)
+        return dense_images(config.out / "images.npy", config.images, dataset, design.size)
+
+    def batch(rng: np.random.Generator) -> NDArray[np.uint8]:
+        side = min(dataset.crop, design.size)
+        if side < design.size and rng.random() < _WHOLE_IMAGES:
+            pick = images()[rng.integers(0, config.images, 8)]
+        else:
+            pick = images()[rng.integers(0, config.images, 32)]
+        if len(pick) > 8 and side < design.size:
+            y, x = rng.integers(0, design.size - side + 1, 2)
+            pick = pick[:, y : y + side, x : x + side]
+        if not dataset.upright:
+            pick = np.rot90(pick, int(rng.integers(4)), (1, 2))
+        return pick[:, :, ::-1] if rng.random() < 0.5 else pick
 
     def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
-        pick = images()[rng.integers(0, config.images, 32)]
-        pick = np.rot90(pick, int(rng.integers(4)), (1, 2))
-        if rng.random() < 0.5:
-            pick = pick[:, :, ::-1]
-        x = to_network_range(pick).to(config.device)
-        with torch.autocast(config.device, torch.bfloat16):
+        x = to_network_range(batch(rng)).to(config.device)
+        with autocast(config.device):
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample()).sample
         divergence = posterior.kl().mean() / posterior.mean[0].numel()
@@ -198,21 +232,24 @@ class _ClassifiedClip(nn.Module):
     Many captions of a batch mean the same, and the contrastive loss alone would push them apart.
     """
 
-    def __init__(self, clip: CLIPModel) -> None:
+    def __init__(self, clip: CLIPModel, counts: Sequence[int]) -> None:
         super().__init__()
         self.clip = clip
-        counts = (len(world.SHAPES), len(world.COLOURS), len(world.GROUNDS), len(world.PATTERNS))
         width = clip.config.projection_dim
         self.heads = nn.ModuleList(nn.Linear(width, count) for count in counts)
 
 
-def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) -> Stage:
-    read_labelled = cache(partial(labelled_frames, config.out / "frames.npy", config.images))
+def _clip_stage(
+    config: TrainConfig, dataset: Dataset, clip: CLIPModel, tokenizer: CLIPTokenizer
+) -> Stage:
+    read_labelled = cache(
+        partial(labelled_frames, config.out / "frames.npy", config.images, dataset)
+    )
 
     def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
         frames, labels, scenes = read_labelled()
         pick = rng.integers(0, len(frames), 128)
-        texts = [captions.caption(scenes[i], rng) for i in pick]
+        texts = [dataset.caption(scenes[i], rng) for i in pick]
         tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
         out = model.clip(
             input_ids=tokens.input_ids.to(config.device),
@@ -233,7 +270,7 @@ def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) 
 
     return Stage(
         name="clip",
-        model=_ClassifiedClip(clip),
+        model=_ClassifiedClip(clip, dataset.attribute_counts),
         loss=loss,
         steps=config.clip_steps,
         lr=1e-3,
@@ -242,16 +279,17 @@ def _clip_stage(config: TrainConfig, clip: CLIPModel, tokenizer: CLIPTokenizer) 
 
 
 def _denoiser_losses(
-    config: TrainConfig, model: Model, latents: Tensor
+    config: TrainConfig, model: Model, latents: Tensor, subjects: Tensor | None
 ) -> Callable[[int, int, float], Loss]:
     """A function (frames, batch, joint) -> loss of the denoiser on clips of `frames` frames.
 
-    `joint` is the fraction of steps that use short clips instead.
+    `joint` is the fraction of steps that use short clips instead. `subjects` (N, F, h, w) is the
+    fraction of each latent position that the subject covers.
     """
-    design, tokenizer = model.design, model.tokenizer
+    design, tokenizer, dataset = model.design, model.tokenizer, model.dataset
     encode_text = text_encoder(model.clip).to(config.device)
     add_noise = noising.diffusion if config.network == "unet" else noising.flow
-    scenes = [world.sample(seed) for seed in range(len(latents))]
+    scenes = [dataset.sample(seed) for seed in range(len(latents))]
 
     def losses(frames: int, batch: int, joint: float) -> Loss:
         short = losses(*_SHORT, 0.0) if joint else None
@@ -260,46 +298,59 @@ def _denoiser_losses(
             if short is not None and rng.random() < joint:
                 return short(denoiser, step, rng)
             pick = rng.integers(0, len(latents), batch)
-            first = rng.integers(0, world.FRAMES - frames + 1)
-            x0 = latents[pick, :, first : first + frames].float()
-            x0 = x0.flip(2) if rng.random() < 0.5 else x0
-            texts = [_drop_caption(captions.caption(scenes[i], rng), rng) for i in pick]
+            first = rng.integers(0, dataset.frames - frames + 1)
+            window = slice(first, first + frames)
+            x0 = latents[pick, :, window].float()
+            weight = torch.ones_like(x0[:, :1])
+            if subjects is not None:
+                weight = weight + config.subject * subjects[pick, None, window].float()
+            if dataset.reversible and rng.random() < 0.5:
+                x0, weight = x0.flip(2), weight.flip(2)
+            texts = [_drop_caption(dataset.caption(scenes[i], rng), rng) for i in pick]
             tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
             with torch.no_grad():
                 condition = encode_text(tokens.input_ids.to(config.device)).last_hidden_state
-            x, target, t = (part.to(config.device) for part in add_noise(design, x0, rng))
-            with torch.autocast(config.device, torch.bfloat16):
+            noised = add_noise(design, x0, rng)
+            if config.first_frame and frames > 1 and rng.random() < config.first_frame:
+                noised = noising.with_clean_first_frame(noised, x0)
+                weight[:, :, 0] = 0
+            x, target, t = (part.to(config.device) for part in noised)
+            with autocast(config.device):
                 output = denoiser(x, t, condition, return_dict=False)[0]
-            return F.mse_loss(output.float(), target)
+            error = (output.float() - target).square()
+            return (weight.to(config.device) * error).mean() / weight.mean()
 
         return loss
 
     return losses
 
 
-def _denoiser_stages(config: TrainConfig, model: Model, latents: Tensor) -> Iterator[Stage]:
+def _denoiser_stages(
+    config: TrainConfig, model: Model, latents: Tensor, subjects: Tensor | None
+) -> Iterator[Stage]:
     def save_snapshot(average: nn.Module, step: int) -> None:
         if config.snapshot_every and step % config.snapshot_every == 0:
             model.save(config.out / "snapshots" / f"{step:06}", average)
 
-    losses = _denoiser_losses(config, model, latents)
+    losses = _denoiser_losses(config, model, latents, subjects)
+    frames = model.dataset.frames
     plan = [
         (1, 160, config.image_steps, 0.1),
         (*_SHORT, config.short_steps, 0.1),
-        (world.FRAMES, 10, config.steps, 0.3),
+        (frames, 160 // frames, config.steps, 0.3),
     ]
-    for frames, batch, steps, cooldown in plan:
+    for length, batch, steps, cooldown in plan:
         yield Stage(
-            name=f"{config.network}{frames}",
+            name=f"{config.network}{length}",
             model=model.denoiser,
-            loss=losses(frames, batch, config.joint if frames == world.FRAMES else 0.0),
+            loss=losses(length, batch, config.joint if length == frames else 0.0),
             steps=steps,
             lr=1e-3 if config.network == "unet" else 2e-3,
             muon=config.network == "transformer",
             warmup=max(1, min(100, steps // 5)),
             cooldown=cooldown,
             checkpoint_every=math.gcd(200, config.snapshot_every),
-            on_checkpoint=save_snapshot if frames == world.FRAMES else None,
+            on_checkpoint=save_snapshot if length == frames else None,
         )
 
 

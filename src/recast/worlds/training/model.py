@@ -15,8 +15,9 @@ from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from recast.media.atomic_files import atomic_folder
-from recast.worlds.shapes import captions, clip_card, networks, world
-from recast.worlds.shapes.networks import Design
+from recast.worlds.training import networks
+from recast.worlds.training.dataset import Dataset
+from recast.worlds.training.networks import Design
 from recast.worlds.wording import known_words
 
 
@@ -24,6 +25,7 @@ from recast.worlds.wording import known_words
 class Model:
     """The networks of one text-to-video model."""
 
+    dataset: Dataset
     design: Design
     autoencoder: AutoencoderKL
     clip: CLIPModel
@@ -43,13 +45,13 @@ class Model:
             _half_precision(self.autoencoder).save_pretrained(temporary / "vae")
             _half_precision(self.clip).save_pretrained(temporary / "clip")
             networks.clip_processor(self.tokenizer).save_pretrained(temporary / "clip")
-            (temporary / "clip" / "recast.json").write_text(clip_card.text())
+            (temporary / "clip" / "recast.json").write_text(self.dataset.clip_card())
             _half_precision(text_encoder(self.clip)).save_pretrained(temporary / "text_encoder")
             part = "unet" if is_unet else "transformer"
             _half_precision(denoiser or self.denoiser).save_pretrained(temporary / part)
             self.tokenizer.save_pretrained(temporary / "tokenizer")
             scheduler.save_pretrained(temporary / "scheduler")
-            _write_cards(temporary, self.design, part, self.denoiser, scheduler)
+            _write_cards(temporary, self, part, scheduler)
         return folder
 
 
@@ -57,28 +59,26 @@ def _half_precision(network: nn.Module) -> Any:
     return copy.deepcopy(network).cpu().half()
 
 
-def _write_cards(
-    folder: Path, design: Design, part: str, denoiser: nn.Module, scheduler: object
-) -> None:
+def _write_cards(folder: Path, model: Model, part: str, scheduler: object) -> None:
     """Write model_index.json, which diffusers reads first, and recast.json, the model's card."""
     index = {
         "_class_name": "TextToVideoSDPipeline" if part == "unet" else "WanPipeline",
         "scheduler": ["diffusers", type(scheduler).__name__],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
-        part: ["diffusers", type(denoiser).__name__],
+        part: ["diffusers", type(model.denoiser).__name__],
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
     defaults = {
-        "frames": world.FRAMES,
-        "height": design.size,
-        "width": design.size,
-        "fps": world.FPS,
+        "frames": model.dataset.frames,
+        "height": model.design.size,
+        "width": model.design.size,
+        "fps": model.dataset.fps,
         "steps": 25,
         "guidance_scale": 4.0,
     }
-    words = known_words([*captions.examples(2_000), captions.QUALITY])
+    words = known_words([*model.dataset.examples(2_000), model.dataset.quality])
     card = {"defaults": defaults, "words": words}
     (folder / "recast.json").write_text(json.dumps(card, indent=1))
 

@@ -1,0 +1,110 @@
+"""The menagerie's training: its data, its two ways of weighting, and a model that loads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recast.backbones.base import Settings
+from recast.errors import BadCall
+from recast.evaluation import clip_domain
+from recast.pipeline import model_loading
+from recast.worlds.menagerie import dataset, world
+from recast.worlds.menagerie.dataset import DATASET
+from recast.worlds.menagerie.referee_training import subject_masks
+from recast.worlds.shapes.dataset import DATASET as SHAPES
+from recast.worlds.training import noising
+from recast.worlds.training.data import subject_weights
+from recast.worlds.training.networks import Design
+from recast.worlds.training.train import TrainConfig, train
+
+
+def test_a_subject_covers_what_its_mask_covers() -> None:
+    scene = next(s for s in map(world.sample, range(20)) if not s.front)
+    cover = dataset.subject(scene, 16)
+    fine = subject_masks(scene, 128).reshape(len(scene), 16, 8, 16, 8).mean((2, 4))
+    # The masks also hold the dark rim, which is a pixel wide, and are rounded to whole pixels.
+    assert np.abs(cover - fine).mean() < 0.01
+    assert np.abs(cover - fine).max() < 0.3
+    assert cover.max() > 0.9
+
+
+def test_a_shape_covers_its_own_area() -> None:
+    scene = next(s for s in map(SHAPES.sample, range(50)) if s.shape == "circle")
+    area = SHAPES.subject(scene, 64).mean((1, 2))
+    inside = (np.abs(scene.centre - 0.5).max(1) + scene.radius) < 0.5
+    np.testing.assert_allclose(area[inside], np.pi * scene.radius[inside] ** 2, rtol=0.05)
+
+
+def test_dense_images_differ_and_some_are_empty() -> None:
+    images = np.stack([world.dense_image(np.random.default_rng(seed), 32) for seed in range(30)])
+    assert images.shape == (30, 32, 32, 3)
+    assert len({image.tobytes() for image in images}) == 30
+    again = world.dense_image(np.random.default_rng(7), 32)
+    assert (again == images[7]).all()
+
+
+def test_a_clean_first_frame_has_time_zero_and_no_noise() -> None:
+    x0 = torch.randn(2, 3, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    batch = noising.flow(Design(), x0, np.random.default_rng(0))
+    given = noising.with_clean_first_frame(batch, x0)
+    assert torch.equal(given.x[:, :, 0], x0[:, :, 0])
+    assert torch.equal(given.x[:, :, 1:], batch.x[:, :, 1:])
+    tokens = given.time.view(2, 4, 12)
+    assert (tokens[:, 0] == 0).all()
+    assert torch.equal(tokens[:, 1:], batch.time[:, None, None].expand(2, 3, 12))
+
+
+def test_subjects_are_computed_once_and_only_for_new_clips(tmp_path: Path) -> None:
+    file = tmp_path / "subjects.npy"
+    first = _finish(subject_weights(file, 2, DATASET, 16))
+    np.save(file, first + 1)
+    three = _finish(subject_weights(file, 3, DATASET, 16))
+    assert (three[:2] == first + 1).all()
+    np.testing.assert_allclose(three[2], dataset.subject(world.sample(2), 16), atol=1e-3)
+
+
+def _finish(computation):
+    while True:
+        try:
+            next(computation)
+        except StopIteration as end:
+            return end.value
+
+
+def test_settings_of_the_training_are_checked() -> None:
+    out = Path("unused")
+    with pytest.raises(BadCall, match="`first_frame` needs `network` transformer"):
+        TrainConfig(out=out, first_frame=0.2)
+    with pytest.raises(BadCall, match="`first_frame` must be between 0 and 1, got 2"):
+        TrainConfig(out=out, first_frame=2, network="transformer")
+    with pytest.raises(BadCall, match="`subject` must be a number of at least 0, got -1"):
+        TrainConfig(out=out, subject=-1)
+
+
+@pytest.mark.slow
+def test_all_stages_end_in_a_model_that_loads(tmp_path: Path) -> None:
+    steps = dict.fromkeys(
+        ("autoencoder_steps", "clip_steps", "image_steps", "short_steps", "steps"), 1
+    )
+    config = TrainConfig(
+        out=tmp_path,
+        network="transformer",
+        images=4,
+        clips=2,
+        subject=4.0,
+        first_frame=1.0,
+        **steps,
+    )
+    narrow = Design(size=128, autoencoder=(16, 16, 16, 16), heads=2, blocks=1)
+    folder = train(config, DATASET, narrow).run()
+    backbone = model_loading.load(str(folder), Settings(device="cpu"))
+    assert backbone.latent_shape(16, 128, 128) == (1, 8, 16, 16, 16)
+    assert backbone.check_prompt("a jumping red dog in the snow") == []
+    assert backbone.check_prompt("a jumping red tiger")[0].endswith("does not know: tiger")
+    domain = clip_domain.read_domain(folder / "clip")
+    assert domain is not None
+    held_out = world.render(world.sample(world.HELD_OUT.start))
+    assert domain.colour_distance(held_out) < domain.limit
+    assert domain.colour_distance(np.full((2, 64, 64, 3), (255, 0, 255), np.uint8)) > domain.limit
