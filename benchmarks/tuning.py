@@ -2,8 +2,8 @@
 
     python benchmarks/tuning.py benchmarks/suites/tuning-shapes.toml flowmotion --out out/tuning
 
-All settings of the grid run on a third of the clips, spread evenly over the suite. The best quarter
-of them runs on all clips. The score was fixed before the first run: the mean moving fidelity times
+All settings of the grid run on a third of the clips, or on `--first` of them, spread evenly over the
+suite. The best quarter of them runs on all clips. The score was fixed before the first run: the mean moving fidelity times
 the mean look, which is the fraction of attributes (colour, shape, background) that are right.
 Prints a table of all settings. Rows that exist in the folder are not computed again.
 """
@@ -19,12 +19,12 @@ from recast.bench.runner import BenchConfig, bench
 MOTION, LOOK = rows.METRIC + "moving_fidelity", rows.METRIC + "true_look"
 
 
-def tune(path: Path, method: str, out: Path) -> None:
+def tune(path: Path, method: str, out: Path, few: int | None = None) -> None:
     """Run both rounds for the settings of one method, and print their scores."""
     resolved = suite.read(str(path))
     variants = [name for name, it in resolved.variants.items() if it.method == method]
     clips = len({case.clip for case in resolved.cases})
-    first = run(path, variants, out, clips // 3)
+    first = run(path, variants, out, few or clips // 3)
     best = ranked(first, variants)[: len(variants) // 4]
     final = run(path, best, out, clips)
     print(f"### {method} on {resolved.backbone}: {len(variants)} settings\n")
@@ -76,5 +76,7 @@ if __name__ == "__main__":
     parser.add_argument("suite", type=Path, help="a suite with a table [[grid]] for the method")
     parser.add_argument("method")
     parser.add_argument("--out", type=Path, required=True, help="folder of the rows")
+    parser.add_argument("--first", type=int, help="clips of the first round; by default a third")
     arguments = parser.parse_args()
-    tune(arguments.suite, arguments.method, arguments.out / arguments.method)
+    out = arguments.out / arguments.method
+    tune(arguments.suite, arguments.method, out, arguments.first)

@@ -187,7 +187,7 @@ def _tokenizer(config: TrainConfig, dataset: Dataset) -> CLIPTokenizer:
     folder = config.out / "tokenizer"
     if (folder / "tokenizer_config.json").exists():
         return CLIPTokenizer.from_pretrained(folder)
-    if _is_from_start(config, "clip"):
+    if config.start is not None and "clip" in config.start_parts:
         shutil.copytree(config.start / "tokenizer", folder)
         return CLIPTokenizer.from_pretrained(folder)
     return networks.tokenizer([*dataset.examples(2_000), *[dataset.quality] * 20], folder)
