@@ -2,9 +2,10 @@
 
     python benchmarks/tuning.py benchmarks/suites/tuning-shapes.toml flowmotion --out out/tuning
 
-All settings of the grid run on a third of the clips, or on `--first` of them, spread evenly over the
-suite. The best quarter of them runs on all clips. The score was fixed before the first run: the mean moving fidelity times
-the mean look, which is the fraction of attributes (colour, shape, background) that are right.
+All settings of the grid run on a third of the clips, or on `--first` of them, spread evenly over
+the suite. The best quarter of them runs on all clips. The score was fixed before the first run: the
+mean moving fidelity times the mean look, which is the fraction of attributes (colour, shape,
+background) that are right.
 Prints a table of all settings. Rows that exist in the folder are not computed again.
 """
 
