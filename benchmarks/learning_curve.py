@@ -1,4 +1,5 @@
-"""The oracle's scores of a model during its training, from the snapshots of `recast shapes train`.
+"""The scores of a model during its training, from the snapshots of `recast shapes train` or `recast
+menagerie train`. The oracle evaluates clips of shapes, and the referee those of the menagerie.
 
 recast shapes train --out runs/shapes --snapshot-every 1000
 python benchmarks/learning_curve.py score runs/shapes/snapshots/* runs/shapes/model
@@ -16,32 +17,36 @@ import torch
 from recast.backbones.base import Settings
 from recast.pipeline import model_loading
 
-COLUMNS = ("colour", "shape", "background", "moves", "drift")
+COLUMNS = {
+    "shapes": ("colour", "shape", "background", "moves", "drift"),
+    "menagerie": ("kind", "colour", "scene", "gait", "present"),
+}
+ROWS = {"shapes": scoring.unguided_rows, "menagerie": scoring.menagerie_rows}
 
 
-def score(folders: list[Path], out: Path, prompts: int) -> None:
+def score(folders: list[Path], out: Path, prompts: int, world: str) -> None:
     """Append a row for each snapshot that has no row."""
     torch.set_num_threads(1)
     done = {row["snapshot"] for row in _rows(out)}
     for folder in folders:
         if folder.name not in done:
             backbone = model_loading.load(str(folder), Settings(device="cpu"))
-            marks = list(scoring.unguided_rows(backbone, prompts, backbone.defaults.steps))
+            marks = list(ROWS[world](backbone, prompts, backbone.defaults.steps))
             row = {"snapshot": folder.name, "fingerprint": backbone.fingerprint, "marks": marks}
             with out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(_line(row), flush=True)
+            print(_line(row, world), flush=True)
 
 
-def table(out: Path) -> str:
+def table(out: Path, world: str) -> str:
     """A Markdown table with bootstrap 95 % intervals over prompts."""
-    head = ["steps on whole clips", *COLUMNS]
+    head = ["steps on whole clips", *COLUMNS[world]]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *map(_line, _rows(out))])
+    return "\n".join([*lines, *(_line(row, world) for row in _rows(out))])
 
 
-def _line(row: dict) -> str:
-    columns = ([mark[column] for mark in row["marks"]] for column in COLUMNS)
+def _line(row: dict, world: str) -> str:
+    columns = ([mark[column] for mark in row["marks"]] for column in COLUMNS[world])
     values = (
         np.array([value for value in column if value is not None], float) for column in columns
     )
@@ -60,8 +65,9 @@ if __name__ == "__main__":
     parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/learning-curve.jsonl"))
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--world", choices=COLUMNS, default="shapes")
     arguments = parser.parse_args()
     if arguments.verb == "score":
-        score(arguments.folders, arguments.out, arguments.prompts)
+        score(arguments.folders, arguments.out, arguments.prompts, arguments.world)
     else:
-        print(table(arguments.out))
+        print(table(arguments.out, arguments.world))

@@ -1,4 +1,4 @@
-"""Shared by the benchmark scripts: held-out pairs, scores of the oracle, bootstrap intervals."""
+"""Shared by the benchmark scripts: held-out pairs, scores by oracle and referee, intervals."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +12,10 @@ from recast.methods import unguided
 from recast.metrics import true_motion
 from recast.motions.method import Sampling
 from recast.pipeline import source_clip
+from recast.worlds.menagerie import captions as menagerie_captions
+from recast.worlds.menagerie import referee
+from recast.worlds.menagerie import world as menagerie_world
+from recast.worlds.menagerie.kinds import KINDS
 from recast.worlds.shapes import captions, oracle, world
 from recast.worlds.shapes.describe import parse_caption, with_appearance
 
@@ -42,21 +46,38 @@ def oracle_scores(
 
 def unguided_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) -> Iterator[dict]:
     """The oracle's scores of text-to-video clips for the prompts of `count` pairs."""
-    method = unguided.Method(unguided.Config())
     for number, source, target in pairs(count):
-        sampling = Sampling(
-            steps=steps, guidance_scale=backbone.defaults.guidance_scale, seed=seed + number
-        )
-        size = min(backbone.defaults.height, backbone.defaults.width)
-        video = source_clip.to_tensor(Video(world.render(source, size), world.FPS))
-        motion = method.learn(backbone, video, "", sampling).run()
-        latents = method.transfer(backbone, motion, captions.prompt(target), sampling).run()
-        frames = source_clip.to_video(backbone.decode(latents), world.FPS).frames
+        prompt = captions.prompt(target)
+        frames = text_to_video(backbone, prompt, steps, seed + number)
+        yield {"pair": number, "prompt": prompt, **oracle_scores(frames, source, target)}
+
+
+def menagerie_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) -> Iterator[dict]:
+    """The referee's scores of text-to-video clips for the appearances of `count` held-out scenes of
+    the menagerie."""
+    for number, scene in enumerate(map(menagerie_world.sample, menagerie_world.HELD_OUT[:count])):
+        prompt = menagerie_captions.prompt(scene.kind, scene.colour, scene.landscape)
+        found = referee.detect(text_to_video(backbone, prompt, steps, seed + number))
         yield {
             "pair": number,
-            "prompt": captions.prompt(target),
-            **oracle_scores(frames, source, target),
+            "prompt": prompt,
+            "kind": found.kind == scene.kind,
+            "colour": found.colour == scene.colour,
+            "scene": found.landscape == scene.landscape,
+            "gait": found.gait == KINDS[scene.kind].gait,
+            "present": bool(found.present.all()),
         }
+
+
+def text_to_video(backbone: Backbone, prompt: str, steps: int, seed: int) -> np.ndarray:
+    """An unguided clip in the model's own size, (F, H, W, 3) uint8."""
+    defaults, method = backbone.defaults, unguided.Method(unguided.Config())
+    sampling = Sampling(steps=steps, guidance_scale=defaults.guidance_scale, seed=seed)
+    blank = np.zeros((defaults.frames, defaults.height, defaults.width, 3), np.uint8)
+    video = source_clip.to_tensor(Video(blank, defaults.fps))
+    motion = method.learn(backbone, video, "", sampling).run()
+    latents = method.transfer(backbone, motion, prompt, sampling).run()
+    return source_clip.to_video(backbone.decode(latents), defaults.fps).frames
 
 
 def interval(values: np.ndarray, middle: Callable[..., Any] = np.mean) -> str:
