@@ -25,6 +25,7 @@ from .short_runs import TWO_STEPS
 SHORT = {"inversion_steps": 2, "inner_steps": 2, "iterations": 2, "training_steps": 2}
 # The tokenizers of the small models have a token for each letter, so a preset's texts are too long.
 NO_TEXT = {"prompt_suffix": "", "negative_prompt": ""}
+OVER_TIME = ("temporal_queries", "temporal_keys")
 
 
 def configured(name: str, backbone: str) -> MotionMethod[Any]:
@@ -41,13 +42,13 @@ def configured(name: str, backbone: str) -> MotionMethod[Any]:
 
 
 def can_run(method: MotionMethod[Any], backbone: Backbone) -> bool:
-    """Whether the method runs on the backbone. It may lack only layers to adapt, and the error
-    names them."""
+    """Whether the method runs on the backbone. It may lack only layers to adapt or, if it is an
+    image model, layers over time, and the error names them."""
     missing = set(method.roles) - {*backbone.roles, *backbone.transformers}
     if not missing:
         return True
-    assert all(role.endswith("_transformers") for role in missing), missing
-    with pytest.raises(BadCall, match=f"has no role '.*_transformers', which {method.name} needs"):
+    assert all(role.endswith("_transformers") or role in OVER_TIME for role in missing), missing
+    with pytest.raises(BadCall, match=f"has no role '.*', which {method.name} needs"):
         requirements.check_model(method, backbone)
     return False
 

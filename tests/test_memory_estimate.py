@@ -174,6 +174,8 @@ COUNTS = {
     "zeroscope": [1411, VAE, 340],
     "modelscope": [1411, VAE, 340],
     "animatediff": [1313, VAE, CLIP],
+    "sd": [860, VAE, CLIP],
+    "sd2.1": [866, VAE, 340],
     "cogvideox-2b": [1694, 216, T5],
     "cogvideox-5b": [5570, 216, T5],
     "cogvideox1.5-5b": [5571, 216, T5],

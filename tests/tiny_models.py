@@ -17,7 +17,9 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
+    StableDiffusionPipeline,
     TextToVideoSDPipeline,
+    UNet2DConditionModel,
     UNet3DConditionModel,
     UNetMotionModel,
     UniPCMultistepScheduler,
@@ -26,7 +28,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from recast.backbones import animatediff, cogvideox, hunyuan, ltx, unet3d, wan
+from recast.backbones import animatediff, cogvideox, hunyuan, ltx, stable_diffusion, unet3d, wan
 from recast.backbones.base import Backbone, Settings
 from recast.networks.library_logging import quiet
 
@@ -49,9 +51,10 @@ WITH_PIPELINE = [kind for kind in TRANSFORMERS if kind != "stable"]
 UNETS: Mapping[str, Callable[[], Backbone]] = {
     "unet3d": unet3d.tiny,
     "animatediff": animatediff.tiny,
+    "stable_diffusion": stable_diffusion.tiny,
 }
 UPSAMPLER = "up_blocks.1.upsamplers.0"
-"""The path of the role `motion` in both UNets."""
+"""The path of the role `motion` in all UNets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,17 @@ HOSTS: Mapping[type[Any], Host] = {
         scheduler_options=UNCLIPPED,
         parts=("unet",),
         options={"motion_adapter": None},
+    ),
+    UNet2DConditionModel: Host(
+        pipeline=StableDiffusionPipeline,
+        scheduler=DDIMScheduler,
+        scheduler_options=UNCLIPPED,
+        parts=("unet",),
+        options={
+            "safety_checker": None,
+            "feature_extractor": None,
+            "requires_safety_checker": False,
+        },
     ),
     CogVideoXTransformer3DModel: Host(
         pipeline=CogVideoXPipeline,

@@ -1,8 +1,8 @@
 """UNet3D text-to-video models in diffusers' format: ZeroScope, ModelScope and the shipped `shapes`.
 
 A model is a folder or hub id with a UNet3DConditionModel, an AutoencoderKL, a CLIP text encoder and
-a DDPM-type scheduler. `LatentUNet` also runs AnimateDiff, whose UNet has another class. Owns how
-the models are loaded and called. Knows no method.
+a DDPM-type scheduler. `LatentUNet` also runs AnimateDiff and Stable Diffusion, whose UNets have
+other classes. Owns how the models are loaded and called. Knows no method.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from diffusers import AutoencoderKL, UNet3DConditionModel, UNetMotionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from einops import rearrange
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ def _guess_defaults(parts: ModelParts) -> Defaults:
 
 @final
 class LatentUNet(Backbone):
-    """A UNet3D or AnimateDiff model. Create it with `load`, `wrap` or `tiny`."""
+    """A UNet3D, AnimateDiff or Stable Diffusion model. Create it with `load`, `wrap` or `tiny`."""
 
     def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
         unet = parts.unet
@@ -142,9 +142,12 @@ class LatentUNet(Backbone):
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         unet, text = self._placement.activate(self.parts.unet), conditioning.text
-        # AnimateDiff's UNet needs one copy of the text for each frame.
-        if isinstance(unet, UNetMotionModel):
-            text = text.repeat_interleave(x.shape[2], 0)
+        frames, images = x.shape[2], isinstance(unet, UNet2DConditionModel)
+        # AnimateDiff's UNet and one for images need one copy of the text for each frame.
+        if images or isinstance(unet, UNetMotionModel):
+            text = text.repeat_interleave(frames, 0)
+        if images:
+            x = rearrange(x, "b c f h w -> (b f) c h w")
         dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through every module
         with self._placement.checkpointing(unet_roles.layers(unet)):
             out = unet(
@@ -153,7 +156,7 @@ class LatentUNet(Backbone):
                 encoder_hidden_states=text,
                 return_dict=False,
             )[0]
-        return out.float()
+        return (rearrange(out, "(b f) c h w -> b c f h w", f=frames) if images else out).float()
 
     @torch.no_grad()
     def _attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:

@@ -38,5 +38,6 @@ def sampled_latents(
     with quiet(), torch.no_grad():  # a deprecated pipeline warns at every use
         pipe = pipeline(scheduler=scheduler, **{**given, **more_parts})
         pipe.set_progress_bar_config(disable=True)
-        latents: Tensor = pipe(**options, output_type="latent").frames
+        output = pipe(**options, output_type="latent")
+    latents: Tensor = output.images if "images" in output else output.frames
     return latents.float()

