@@ -40,7 +40,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "shapes-dit": {
             **_WITHOUT_TRAINING,
             "dmt": (TUNED,),
-            **dict.fromkeys(("motionclone", "flowmotion"), ("shapes-dit",)),
+            "motionclone": ("shapes-dit",),
             "sdedit": _STRENGTHS[:1],
         },
     }
