@@ -1,4 +1,5 @@
-"""Stable Diffusion: agreement with the pipeline of diffusers, frame by frame, and loading."""
+"""Image models: Stable Diffusion agrees with the pipeline of diffusers frame by frame, and a video
+model can be used as one."""
 
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def test_features_are_those_of_each_frame_alone() -> None:
                 denoise(x[:, :, frame : frame + 1], t)
             for path, features in alone.items():
                 torch.testing.assert_close(together[path][:, frame : frame + 1], features)
+
+
+def test_the_shipped_model_by_frame_sees_one_frame_at_a_time() -> None:
+    video_model, backbone = (model_loading.load(name, CPU) for name in ("shapes", "shapes@frames"))
+    assert backbone.fingerprint != video_model.fingerprint
+    assert not any("temporal" in role for role in (*backbone.roles, *backbone.transformers))
+    x, t, prompts = noise(1, 8, 3, 8, 8), torch.tensor(501.0), ["a red star on a navy background"]
+    with torch.no_grad():
+        together = backbone.denoiser(backbone.encode_text(prompts))(x, t).x0
+        alone = video_model.denoiser(video_model.encode_text(prompts))(x[:, :, 1:2], t).x0
+        clip = video_model.denoiser(video_model.encode_text(prompts))(x, t).x0
+    torch.testing.assert_close(together[:, :, 1:2], alone)
+    assert float((clip - together).abs().max()) > 0.1
 
 
 def test_a_saved_pipeline_loads_without_its_safety_checker(tmp_path: Path) -> None:

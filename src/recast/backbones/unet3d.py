@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SHAPES = Path(__file__).parents[1] / "assets" / "shapes"
 ALIASES = {
     "shapes": str(SHAPES),
+    "shapes@frames": str(SHAPES),
     "zeroscope": "cerspense/zeroscope_v2_576w",
     "modelscope": "damo-vilab/text-to-video-ms-1.7b",
 }
@@ -64,7 +65,8 @@ def load(source: str, settings: Settings) -> Backbone:
     folder = open_folder(source, settings, ALIASES, PIPELINES)
     defaults, parts = Defaults.of_card(folder.card), folder.parts(_CLASSES)
     published = _DEFAULTS.get(Path(ALIASES.get(source, source)).name)
-    return LatentUNet(parts, defaults or published or _guess_defaults(parts), settings)
+    defaults = defaults or published or _guess_defaults(parts)
+    return LatentUNet(parts, defaults, settings, by_frame=source.endswith("@frames"))
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
@@ -92,10 +94,18 @@ def _guess_defaults(parts: ModelParts) -> Defaults:
 
 @final
 class LatentUNet(Backbone):
-    """A UNet3D, AnimateDiff or Stable Diffusion model. Create it with `load`, `wrap` or `tiny`."""
+    """A UNet3D, AnimateDiff or Stable Diffusion model. Create it with `load`, `wrap` or `tiny`.
 
-    def __init__(self, parts: ModelParts, defaults: Defaults, settings: Settings) -> None:
+    With `by_frame`, each frame passes through the network alone, as through an image model. This is
+    always so for Stable Diffusion, which is one.
+    """
+
+    def __init__(
+        self, parts: ModelParts, defaults: Defaults, settings: Settings, *, by_frame: bool = False
+    ) -> None:
         unet = parts.unet
+        self._image_network = isinstance(unet, UNet2DConditionModel)
+        self._by_frame = by_frame or self._image_network
         self.parts = parts
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae = ImageVae(
@@ -108,6 +118,7 @@ class LatentUNet(Backbone):
         self._cross_attentions = _cross_attentions(unet)
         if meta_model.target_device(parts.device).type == "cpu":
             _use_plain_temporal_attention(unet)
+        transformers = unet_roles.transformers(unet)
         super().__init__(
             settings,
             name=parts.name,
@@ -121,9 +132,9 @@ class LatentUNet(Backbone):
                 max_frames=unet.config.get("motion_max_seq_length"),
             ),
             device=parts.device,
-            roles=unet_roles.roles(unet),
-            transformers=unet_roles.transformers(unet),
-            fingerprint=checkpoint_loading.fingerprint(unet),
+            roles=_without_time(unet_roles.roles(unet)) if by_frame else unet_roles.roles(unet),
+            transformers=_without_time(transformers) if by_frame else transformers,
+            fingerprint=checkpoint_loading.fingerprint(unet) + ("@frames" if by_frame else ""),
             word_attention=LatentUNet._attention if self._cross_attentions else None,
         )
 
@@ -142,12 +153,13 @@ class LatentUNet(Backbone):
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         unet, text = self._placement.activate(self.parts.unet), conditioning.text
-        frames, images = x.shape[2], isinstance(unet, UNet2DConditionModel)
-        # AnimateDiff's UNet and one for images need one copy of the text for each frame.
-        if images or isinstance(unet, UNetMotionModel):
+        frames = x.shape[2]
+        # AnimateDiff's UNet and one that sees single frames need a copy of the text for each frame.
+        if self._by_frame or isinstance(unet, UNetMotionModel):
             text = text.repeat_interleave(frames, 0)
-        if images:
+        if self._by_frame:
             x = rearrange(x, "b c f h w -> (b f) c h w")
+            x = x if self._image_network else x[:, :, None]
         dtype = next(unet.parameters()).dtype  # `unet.dtype` walks through every module
         with self._placement.checkpointing(unet_roles.layers(unet)):
             out = unet(
@@ -156,7 +168,10 @@ class LatentUNet(Backbone):
                 encoder_hidden_states=text,
                 return_dict=False,
             )[0]
-        return (rearrange(out, "(b f) c h w -> b c f h w", f=frames) if images else out).float()
+        if self._by_frame:
+            images = out if self._image_network else out[:, :, 0]
+            out = rearrange(images, "(b f) c h w -> b c f h w", f=frames)
+        return out.float()
 
     @torch.no_grad()
     def _attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:
@@ -180,6 +195,11 @@ class LatentUNet(Backbone):
         tokens = rearrange(torch.stack(maps).mean(0), "f (h w) n -> f h w n", w=x.shape[-1])
         spans = self._text.token_spans(prompt)
         return torch.stack([tokens[..., span].mean(-1) for span in spans], -1)
+
+
+def _without_time(roles: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """The roles of layers within a frame."""
+    return {role: layers for role, layers in roles.items() if "temporal" not in role}
 
 
 def _cross_attentions(unet: nn.Module) -> list[str]:
