@@ -70,7 +70,7 @@ def within_cases(pairs: Sequence[Pair]) -> Estimate | None:
     if len(table) < 2:
         return Estimate(value, None)
     draws = _tau((resampled(len(table)) @ table).T)
-    return Estimate(value, percentiles(draws[np.isfinite(draws)], value))
+    return Estimate(value, percentiles(draws[np.isfinite(draws)], value, len(table)))
 
 
 def _tau(sums: np.ndarray) -> np.ndarray:

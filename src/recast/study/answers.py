@@ -132,15 +132,6 @@ class Answers:
             )
         return row[0], Shown(row[1], tuple(json.loads(row[2])))
 
-    def shown(self, rater: int, position: int) -> Shown | None:
-        """What a rater sees at a position."""
-        with self._connection() as database:
-            row = database.execute(
-                "SELECT item, options FROM assignments WHERE rater = ? AND position = ?",
-                (rater, position),
-            ).fetchone()
-        return None if row is None else Shown(row[0], tuple(json.loads(row[1])))
-
     def add(self, rater: int, position: int, scores: Scores, min_play: float, now: float) -> None:
         """Store an answer to the item that the rater sees now. Raises `RunFailed` for any other
         item, also one that has an answer, and for an answer before the minimum play."""

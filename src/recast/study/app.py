@@ -167,12 +167,11 @@ class _Pages:
         return any(name in (item.source, *item.options.values()) for item in items)
 
     def _store(self, rater: Rater, content: Mapping[str, Any]) -> None:
-        position = content.get("position")
-        shown = None
-        if isinstance(position, int) and not isinstance(position, bool):
-            shown = self._answers.shown(rater.number, position)
-        if shown is None or not isinstance(position, int):
+        position, assigned = content.get("position"), self._answers.assignments(rater.number)
+        is_whole = isinstance(position, int) and not isinstance(position, bool)
+        if not is_whole or not 0 <= position < len(assigned):
             raise BadCall(f"there is no item at position {str(position)[:20]}")
+        shown = assigned[position]
         scores = forms.read_answer(self._design.form, shown.options, content)
         min_play = self._design.items[shown.item].min_play
         self._answers.add(rater.number, position, scores, min_play, self._clock())

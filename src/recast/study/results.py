@@ -77,7 +77,7 @@ class Results:
     """The judgments of raters who count, without attention checks."""
     preferences: Sequence[Preference]
     strengths: Mapping[str, Estimate]
-    """Bradley-Terry scores."""
+    """Bradley-Terry scores; empty as long as no judgments connect all systems."""
     first_place: Preference | None
     """How often the option in the first place was chosen."""
     ratings: Sequence[Rating]
@@ -179,7 +179,7 @@ def _strengths(design: Design, counted: Sequence[Judgment]) -> dict[str, Estimat
         (winner,) = (name for name, scores in one.scores.items() if scores[0] == 1)
         (loser,) = (name for name in one.scores if name != winner)
         wins[rater[one.rater], system[winner], system[loser]] += 1
-    found = dict(zip(design.systems, clustered_bradley_terry(wins), strict=True))
+    found = dict(zip(design.systems, clustered_bradley_terry(wins), strict=False))
     return dict(sorted(found.items(), key=lambda one: -one[1].value))
 
 

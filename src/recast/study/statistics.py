@@ -5,13 +5,15 @@ Efron and Tibshirani 1993). This module owns the formulas. It refuses to know fo
 numbers come from.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 
 DRAWS = 2000
 """Bootstrap draws."""
@@ -63,12 +65,20 @@ def clustered_ratio(sums: Sequence[float], counts: Sequence[int]) -> Estimate:
     weights = resampled(len(totals))
     below = weights @ numbers
     draws = (weights @ totals)[below > 0] / below[below > 0]
-    return Estimate(value, percentiles(draws, value))
+    return Estimate(value, percentiles(draws, value, len(totals)))
 
 
-def percentiles(draws: Floats, value: float) -> Interval:
-    """The percentile interval of bootstrap draws, widened to the value itself by rounding."""
-    low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+def percentiles(draws: Floats, value: float, clusters: int) -> Interval:
+    """The expanded percentile interval of bootstrap draws from a number of clusters.
+
+    Plain percentiles are too narrow for few clusters: with 10 raters they hold the truth in 90 % of
+    all studies instead of 95 %. The percentiles are moved outward as Student's t is wider than the
+    normal distribution (Hesterberg 2015, "What teachers should know about the bootstrap").
+    """
+    tail = (1 - LEVEL) / 2
+    distance = math.sqrt(clusters / (clusters - 1)) * float(student.ppf(1 - tail, clusters - 1))
+    expanded = 100 * float(norm.sf(distance))
+    low, high = np.percentile(draws, [expanded, 100 - expanded])
     return min(float(low), value), max(float(high), value)
 
 
@@ -78,9 +88,16 @@ def bradley_terry(wins: Floats) -> Floats:
     The probability that i wins against j is 1 / (1 + exp(score_j - score_i)) (Bradley and Terry
     1952); scores of one set have the mean 0. The likelihood is maximal with half a win added in
     each direction to each pair that was compared, so that a system that always wins has a finite
-    score. Newton's method in at most 100 steps.
+    score. Newton's method in at most 100 steps. A set whose comparisons do not connect all systems
+    has no scores, and gets NaN.
     """
     compared = wins + np.swapaxes(wins, -1, -2) > 0
+    is_whole = _connected(compared)
+    if not is_whole.all():
+        scores = np.full(wins.shape[:-1], np.nan)
+        if is_whole.any():
+            scores[is_whole] = bradley_terry(wins[is_whole])
+        return scores
     won = wins + 0.5 * compared
     played = won + np.swapaxes(won, -1, -2)
     systems = wins.shape[-1]
@@ -98,14 +115,30 @@ def bradley_terry(wins: Floats) -> Floats:
     return scores - scores.mean(-1, keepdims=True)
 
 
+def _connected(compared: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether comparisons (..., S, S) connect each system with each other one, (...)."""
+    systems = compared.shape[-1]
+    reached = compared | np.eye(systems, dtype=bool)
+    for _ in range(systems.bit_length()):
+        reached = reached @ reached
+    return reached.all((-2, -1))
+
+
 def clustered_bradley_terry(wins: Floats) -> list[Estimate]:
-    """Scores of S systems with intervals from resampled raters. `wins` is (raters, S, S)."""
+    """Scores of S systems with intervals from resampled raters. `wins` is (raters, S, S).
+
+    Draws whose comparisons do not connect all systems are left out. Without scores at all the list
+    is empty.
+    """
     scores = bradley_terry(wins.sum(0))
+    if np.isnan(scores).any():
+        return []
     if len(wins) < 2:
         return [Estimate(float(score), None) for score in scores]
     draws = bradley_terry(np.tensordot(resampled(len(wins)).astype(float), wins, 1))
+    draws = draws[np.isfinite(draws).all(1)]
     return [
-        Estimate(float(score), percentiles(own, float(score)))
+        Estimate(float(score), percentiles(own, float(score), len(wins)))
         for score, own in zip(scores, draws.T, strict=True)
     ]
 
