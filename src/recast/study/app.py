@@ -168,8 +168,7 @@ class _Pages:
 
     def _store(self, rater: Rater, content: Mapping[str, Any]) -> None:
         position, assigned = content.get("position"), self._answers.assignments(rater.number)
-        is_whole = isinstance(position, int) and not isinstance(position, bool)
-        if not is_whole or not 0 <= position < len(assigned):
+        if not forms.is_whole(position) or not 0 <= position < len(assigned):
             raise BadCall(f"there is no item at position {str(position)[:20]}")
         shown = assigned[position]
         scores = forms.read_answer(self._design.form, shown.options, content)

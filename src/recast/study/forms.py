@@ -98,7 +98,7 @@ def read_answer(form: Form, shown: Sequence[str], content: Mapping[str, Any]) ->
     """
     if form == CHOICE:
         choice = content.get("choice")
-        if not _is_whole(choice) or not 0 <= choice < len(shown):
+        if not is_whole(choice) or not 0 <= choice < len(shown):
             raise BadCall(f"the choice must be 0 or {len(shown) - 1}, got {choice!r}")
         return {option: [int(index == choice)] for index, option in enumerate(shown)}
     ratings, questions = content.get("ratings"), len(FORMS[form].questions)
@@ -116,8 +116,9 @@ def read_answer(form: Form, shown: Sequence[str], content: Mapping[str, Any]) ->
 
 def _is_ratings(line: Any, questions: int) -> bool:
     is_list = isinstance(line, list) and len(line) == questions
-    return is_list and all(_is_whole(value) and LOWEST <= value <= HIGHEST for value in line)
+    return is_list and all(is_whole(value) and LOWEST <= value <= HIGHEST for value in line)
 
 
-def _is_whole(value: Any) -> TypeGuard[int]:
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether a value from JSON is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)

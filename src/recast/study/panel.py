@@ -38,7 +38,7 @@ def simulate(folder: Path, panel: Panel, raters: int, seed: int = 0) -> None:
     """Let `raters` simulated raters answer all their items. Raises `BadCall` if the
     study has raters already, or if the panel has no opinion about a system."""
     study = design.read(folder)
-    answers = Answers(folder / design.ANSWERS)
+    answers = Answers(folder / design.ANSWERS, durable=False)
     if answers.raters():
         raise BadCall(f"{folder} has raters already; simulate in the folder of a new study")
     for system in study.systems:

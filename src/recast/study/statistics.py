@@ -121,7 +121,7 @@ def _connected(compared: NDArray[np.bool_]) -> NDArray[np.bool_]:
     reached = compared | np.eye(systems, dtype=bool)
     for _ in range(systems.bit_length()):
         reached = reached @ reached
-    return reached.all((-2, -1))
+    return np.asarray(reached.all((-2, -1)))
 
 
 def clustered_bradley_terry(wins: Floats) -> list[Estimate]:
