@@ -1,8 +1,12 @@
-"""Small studies: folders of clips, a benchmark's folder, and designs without clips of their own."""
+"""Small studies: folders of clips, a benchmark's folder, designs without clips of their own, and a
+server."""
 
 import csv
 import struct
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +118,16 @@ def clipless(
     made = Design(**(values | changes))
     design.write(folder, made)
     return made
+
+
+@contextmanager
+def running(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`recast study serve` on a free port as a process of its own, and its address."""
+    words = [sys.executable, "-m", "recast", "study", "serve", str(folder), "--port", "0", *flags]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().removeprefix("raters open ").strip()
+    finally:
+        process.kill()
+        process.wait()

@@ -109,7 +109,7 @@ def test_a_source_without_motion_gives_no_check(tmp_path: Path) -> None:
 
 def test_the_settings_of_a_study(tmp_path: Path) -> None:
     text = tmp_path / "consent.txt"
-    text.write_text("About {minutes} minutes.")
+    text.write_text("About {time}.")
     folder = study(tmp_path, "mos", limit=1, min_play=45, consent=text, items=9, checks=0)
     made = design.read(folder)
     assert [item.options.keys() for item in made.items] == [{"other"}, {"ours"}]

@@ -4,10 +4,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +15,7 @@ from recast.study import design, server
 from recast.study.answers import Answers
 from recast.study.server import ServeConfig
 
-from .studies import study
-
-
-@contextmanager
-def running(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server on a free port, and its address."""
-    words = [sys.executable, "-m", "recast", "study", "serve", str(folder), "--port", "0", *flags]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process, process.stdout.readline().removeprefix("raters open ").strip()
-    finally:
-        process.kill()
-        process.wait()
+from .studies import running, study
 
 
 @pytest.mark.slow

@@ -11,13 +11,14 @@ from recast.errors import BadCall
 from recast.study.forms import Form
 
 CONSENT = """You will watch short videos and answer the same questions about each of them. This
-takes about {minutes} minutes. You can stop at any time, and go on later from the same browser.
+takes about {time}. You can stop at any time, and go on later from the same browser.
 
 What is stored: your answers, the time that each took, and a random name such as rater-7f3a9c12. No
 name, address, account or other data about you is asked for or stored.
 
 By starting you agree that your answers are analysed and that the results may be published."""
-"""The text to which raters agree by default; {minutes} becomes the time that they need."""
+"""The text to which raters agree by default; {time} becomes the time that they need,
+such as 12 minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +55,8 @@ class StudyConfig:
     raters: int = 1000
     """The largest number of raters."""
     consent: Path | None = None
-    """Text file that replaces the text to which raters agree."""
+    """Text file that replaces the text to which raters agree. In it {time} becomes the time that
+    they need, such as 12 minutes."""
     seed: int = 0
     """Seed of the order of items and of the sides."""
 

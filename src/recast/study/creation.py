@@ -122,12 +122,13 @@ def _consent(config: StudyConfig) -> str:
 
 
 def _with_consent(made: Design, consent: str) -> Design:
-    """The design with its consent text, in which {minutes} is the time that a rater needs."""
+    """The design with its consent text, in which {time} is the time that a rater needs."""
     judged = [made.items[index] for index in made.judged]
     answers = sum(len(item.options) for item in judged) / len(judged) * len(made.questions)
     mean = sum(item.min_play for item in judged) / len(judged) + answers * _SECONDS_PER_QUESTION
-    minutes = mean * (made.items_per_rater + made.checks_per_rater) / 60
-    return replace(made, consent=consent.replace("{minutes}", f"{max(1, round(minutes))}"))
+    minutes = max(1, round(mean * (made.items_per_rater + made.checks_per_rater) / 60))
+    time = "1 minute" if minutes == 1 else f"{minutes} minutes"
+    return replace(made, consent=consent.replace("{time}", time))
 
 
 def _spread(cases: tuple[Found, ...], limit: int | None) -> list[Found]:
