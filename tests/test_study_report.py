@@ -94,6 +94,8 @@ def test_raters_are_listed_with_the_reason(tmp_path: Path) -> None:
         str(failed),
         str(13 * failed),
     ] in cells
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "0 mistakes allowed; who guesses passes in 12.5% of all cases" in text
     report(tmp_path, "--mistakes", "3")
     assert {row["status"] for row in table(tmp_path / "report" / "raters.csv")} == {"counted"}
 

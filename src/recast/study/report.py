@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 from jinja2 import ChoiceLoader, Environment, PackageLoader
+from scipy.stats import binom
 
 from recast.errors import BadCall
 from recast.media.atomic_files import atomic
@@ -178,7 +179,9 @@ def _raters(found: Results) -> Table:
 def _facts(study: Design, found: Results, mistakes: int) -> list[tuple[str, str]]:
     counted = [one for one in found.raters if one.status == "counted"]
     times = [one.seconds for one in counted if one.seconds is not None]
-    checks = f"{study.checks_per_rater} for each rater, {mistakes} mistakes allowed"
+    guess = binom.cdf(mistakes, study.checks_per_rater, 0.5) if study.form == CHOICE else None
+    passes = "" if guess is None else f"; who guesses passes in {guess:.1%} of all cases"
+    checks = f"{study.checks_per_rater} for each rater, {mistakes} mistakes allowed{passes}"
     return [
         ("form", study.form),
         ("systems", ", ".join(study.systems)),
