@@ -20,11 +20,11 @@ PATIENCE = 20_000
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium, or else the one that Playwright has installed."""
+    """The system's Chromium or Chrome, since that of Playwright does not play H.264."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    assert path is not None, "install chromium; these tests need a browser that plays H.264"
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
 

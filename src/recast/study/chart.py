@@ -34,12 +34,17 @@ class Chart:
     """Position of the line that says "no difference"."""
     bars: Sequence[Bar]
 
+    @property
+    def label_width(self) -> int:
+        """The space for the labels, in units of the picture."""
+        return 20 + round(6.8 * max(len(bar.label) for bar in self.bars))
+
 
 def charts(study: Design, found: Results) -> list[Chart]:
     """The fractions in favour, or the mean ratings for each question."""
     if study.form == CHOICE:
         rows = [
-            (one.other if study.ours else f"{one.system} to {one.other}", one.fraction)
+            (one.other if study.ours else f"{one.system} against {one.other}", one.fraction)
             for one in found.preferences
         ]
         title = f"in favour of {study.ours or 'the first system'}, %"

@@ -100,7 +100,7 @@ def _preferences(study: Design, found: Results) -> Table:
     head = ["in favour, %", "exact interval", "over raters", "judgments", "raters"]
     body = [
         [
-            one.other if study.ours else f"{one.system} to {one.other}",
+            one.other if study.ours else f"{one.system} against {one.other}",
             f"{one.fraction.value:.2%}".removesuffix("%"),
             span(one.exact, 2, 100),
             _NONE if one.fraction.interval is None else span(one.fraction.interval, 2, 100),
@@ -184,7 +184,7 @@ def _facts(study: Design, found: Results, mistakes: int) -> list[tuple[str, str]
     checks = f"{study.checks_per_rater} for each rater, {mistakes} mistakes allowed{passes}"
     return [
         ("form", study.form),
-        ("systems", ", ".join(study.systems)),
+        ("systems", " | ".join(study.systems)),
         ("clips and prompts", str(len(study.cases))),
         ("items", f"{len(study.judged)}, of which each rater sees {study.items_per_rater}"),
         ("judgments that count", str(len(found.counted))),
