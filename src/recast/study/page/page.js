@@ -199,8 +199,12 @@ function element(name, properties, ...children) {
   return made;
 }
 
+function videoName(index) {
+  return item.options.length > 1 ? `Video ${LETTERS[index] || index + 1}` : "Video";
+}
+
 function figure(index) {
-  const name = item.options.length > 1 ? `Video ${LETTERS[index] || index + 1}` : "Video";
+  const name = videoName(index);
   const video = element("video", {muted: true, playsInline: true, preload: "auto", ariaLabel: name});
   video.addEventListener("click", toggle);
   return element("figure", {}, element("figcaption", {textContent: name}), video);
@@ -216,7 +220,7 @@ function radio(name, value) {
 function choice() {
   const sides = item.options.map((_, index) => element(
     "div", {}, figure(index),
-    element("label", {className: "choice"}, radio("choice", index), `Video ${LETTERS[index]}`)));
+    element("label", {className: "choice"}, radio("choice", index), videoName(index))));
   return element(
     "fieldset", {}, element("legend", {textContent: study.questions[0]}),
     element("div", {className: "pair"}, ...sides));
@@ -225,7 +229,7 @@ function choice() {
 /** Each clip with a scale for each question. */
 function ratings() {
   const blocks = item.options.map((_, index) => element(
-    "div", {}, figure(index),
+    "div", {role: "group", ariaLabel: videoName(index)}, figure(index),
     ...study.questions.map((question, number) => element(
       "fieldset", {}, element("legend", {textContent: question}),
       element("div", {className: "scale"}, ...study.labels.map((label, value) => element(
