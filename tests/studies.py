@@ -130,4 +130,7 @@ def running(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], 
         yield process, process.stdout.readline().removeprefix("raters open ").strip()
     finally:
         process.kill()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
         process.wait()

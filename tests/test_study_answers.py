@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -148,5 +149,5 @@ for position in range(1000):
     stored = Answers(path).judgments()
     assert len(stored) >= last + 1
     assert [one.item for one in stored] == list(range(len(stored)))
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
