@@ -45,6 +45,12 @@ _COMMANDS = {
         "analysis.invert_features",
         "reconstruct a clip from its features alone, to see what they contain",
     ),
+    "study new": (
+        "study.new",
+        "make a human study from the results of a benchmark or from folders of clips",
+    ),
+    "study serve": ("study.serve", "serve the page on which raters answer a study"),
+    "study report": ("study.report", "analyse the answers of a study and write its report"),
     "shapes render": (
         "shapes.render",
         "render a clip of the shapes world, with its exact ground truth",
