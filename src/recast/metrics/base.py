@@ -103,12 +103,12 @@ class FigureTruth:
     facing: Array
     """Facing of the result's subject, from -1 (left) to 1 (right)."""
     expected_facing: Array | NoValue
-    """Facing of the source's subject."""
+    """Facing of the source's subject; NaN in frames that show it from the front."""
     layout: float | NoValue
     """Correlation of the landscapes of source and result."""
     overlap: float | NoValue
-    """Intersection over union of the subjects of result and source after place, size and facing are
-    normalised, mean over frames."""
+    """Intersection over union of the subjects of result and source after place and size are
+    normalised, of the better side, mean over frames."""
     target_overlap: float | NoValue
     """The same of a correct result and the source."""
 

@@ -11,8 +11,6 @@ import numpy as np
 
 from recast.metrics.base import FigureTruth, Metric, MetricInput, NoValue, by_name
 
-SIDEWAYS = 0.3
-"""A subject with a smaller facing than this is seen from the front."""
 LOST = float(np.log(2))
 """The size error of a frame without a subject: as much as a subject of half the size has."""
 
@@ -35,7 +33,7 @@ def facing_right(figure: FigureTruth) -> float | NoValue:
     expected = figure.expected_facing
     if isinstance(expected, NoValue):
         return expected
-    sideways = np.abs(expected) > SIDEWAYS  # false for NaN
+    sideways = ~np.isnan(expected)
     if not sideways.any():
         return NoValue("the subject of the source is never seen from the side")
     return float((figure.facing[sideways] * expected[sideways] > 0).mean())

@@ -25,9 +25,9 @@ def centre_and_extent(masks: Masks) -> tuple[Array, Array]:
     return path, extent
 
 
-def normalised(mask: Masks, mirrored: bool = False) -> Array:
+def normalised(mask: Masks) -> Array:
     """A mask (H, W) as an image (SIDE, SIDE) in [0, 1], centred on its centroid and scaled to a
-    fixed second moment; optionally mirrored from left to right. An empty mask gives zeros."""
+    fixed second moment. An empty mask gives zeros."""
     points = np.argwhere(mask)
     if not len(points):
         return np.zeros((SIDE, SIDE))
@@ -35,7 +35,7 @@ def normalised(mask: Masks, mirrored: bool = False) -> Array:
     spread = max(float(np.sqrt(((points - centre) ** 2).sum(-1).mean())), 0.5)
     step = 2.2 * spread / (SIDE / 2)
     axis = (np.arange(SIDE) - (SIDE - 1) / 2) * step
-    grid = np.stack(np.meshgrid(axis, -axis if mirrored else axis, indexing="ij"))
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"))
     grid = grid + centre[:, None, None]
     return np.asarray(ndimage.map_coordinates(mask.astype(float), grid, order=1))
 

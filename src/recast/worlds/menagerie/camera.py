@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recast.worlds.menagerie import landscapes
-from recast.worlds.menagerie.landscapes import DEPTHS, LAYERS
+from recast.worlds.menagerie.landscapes import DEPTHS, LAYERS, SCENES
 from recast.worlds.menagerie.parts import Array
 from recast.worlds.menagerie.world import Scene
 
+LANDSCAPES = tuple(name for name in SCENES if name != "sky")
+"""Landscapes that show how the camera moves; clouds are too smooth and too pale."""
 _CORNERS = 150
+_QUALITY = 0.002  # of a corner, relative to the best one
 _WINDOW = (9, 9)  # pixels around a corner that are compared
 _LARGEST_RETURN = 0.5  # pixels: a corner that is farther from its start after going back is lost
 _DRAWS = 100  # of pairs of corners
@@ -76,7 +79,7 @@ def _followed(
     pixels (Lucas and Kanade 1981). A corner that does not come back when it is followed backward is
     left out."""
     mask = free.astype(np.uint8)
-    corners: Any = cv2.goodFeaturesToTrack(before, _CORNERS, 0.01, 3, mask=mask)
+    corners: Any = cv2.goodFeaturesToTrack(before, _CORNERS, _QUALITY, 3, mask=mask)
     if corners is None:
         return np.zeros((0, 2)), np.zeros((0, 2))
     follow = partial(cv2.calcOpticalFlowPyrLK, winSize=_WINDOW)

@@ -33,6 +33,10 @@ GAITS = ("still", *dict.fromkeys(kind.gait for kind in KINDS.values()))
 """Gaits by index; "still" is a silhouette whose members do not move."""
 MASK = SIZE // 2  # side of the mask that the first network predicts
 CROP = 40  # side of the silhouettes that the second network sees
+WITHOUT_SIDES = ("balloon", "car")
+"""Kinds whose facing cannot be seen: only a lamp of one or two pixels tells the ends of a car."""
+SIDEWAYS = 0.3
+"""A subject with a smaller facing than this is seen from the front."""
 LEAST_CYCLES = 0.5
 """A subject whose gait makes fewer cycles in a clip is still."""
 _LEAST_AREA = 0.004  # smallest fraction of a frame that is a subject
