@@ -1,7 +1,7 @@
 """How often the referee of the menagerie is right on held-out renders, also blurred or through an
 autoencoder.
 
-    python benchmarks/referee.py --clips 300 --autoencoded 60 --out benchmarks/results/referee.json
+    python benchmarks/referee.py --out benchmarks/results/referee.json
 
 Kind, colour, scene and gait count for a clip, facing for a frame in which the subject is seen from
 the side; balloons and cars look alike from both sides. "Found" is the fraction of frames with a
@@ -102,20 +102,20 @@ def lines(table: dict[str, list[dict[str, float | None]]]) -> Iterator[str]:
         yield f"| {name} | {len(rows)} | {' | '.join(cells)} |"
 
 
-def main(clips: int, coded: int, folder: Path, out: Path) -> None:
+def main(clips: int, blurry: int, coded: int, folder: Path, out: Path) -> None:
     """Measure, print the table and write the rows."""
     changes = {
         "sharp": (clips, lambda frames: frames),
-        "64 pixels, enlarged": (clips, blurred(64)),
-        "48 pixels, enlarged": (clips, blurred(48)),
+        "64 pixels, enlarged": (blurry, blurred(64)),
+        "48 pixels, enlarged": (blurry, blurred(48)),
         f"autoencoder of {folder.parent.name}": (coded, autoencoded(folder)),
     }
     first = world.HELD_OUT.start + FIRST
     table = {}
     for name, (count, change) in changes.items():
         table[name] = [row(seed, change) for seed in range(first, first + count)]
-    with atomic(out) as temporary:
-        temporary.write_text(json.dumps(table, indent=0) + "\n")
+        with atomic(out) as temporary:
+            temporary.write_text(json.dumps(table, indent=0) + "\n")
     print("\n".join(lines(table)))
 
 
@@ -123,9 +123,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--clips", type=int, default=300)
-    parser.add_argument("--autoencoded", type=int, default=60, help="clips for the autoencoder")
+    parser.add_argument("--clips", type=int, default=300, help="sharp clips")
+    parser.add_argument("--blurred", type=int, default=60, help="clips for each blur")
+    parser.add_argument("--autoencoded", type=int, default=12, help="clips for the autoencoder")
     parser.add_argument("--autoencoder", type=Path, default=SHAPES, help="in diffusers' format")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/referee.json"))
     arguments = parser.parse_args()
-    main(arguments.clips, arguments.autoencoded, arguments.autoencoder, arguments.out)
+    counts = arguments.clips, arguments.blurred, arguments.autoencoded
+    main(*counts, arguments.autoencoder, arguments.out)

@@ -72,7 +72,7 @@ def test_rows_of_a_random_transformer_have_the_measures_of_the_menagerie(
         (('"dolphin"', '"unicorn"'), "unicorn"),
         (('["dog", "dolphin"]', '["dog"]'), "world.0.kinds.0: list should have at least 2"),
         (("pairs = 1", 'pairs = 1\npaths = ["line"]'), "world.0: .*paths"),
-        (('"menagerie"', '"zoo"'), "world.0.name: input should be 'shapes', got 'zoo'"),
+        (('"menagerie"', '"zoo"'), "world.0: unknown world .zoo"),
         (("pairs = 1", 'pairs = 1\nactions = ["jump"]'), "did you mean jumps"),
     ],
 )

@@ -49,9 +49,8 @@ class MenagerieTable(_World):
     actions: list[str] = []
 
 
-def _world_of(table: Any) -> str:
-    name = table.get("name", "shapes") if isinstance(table, dict) else "shapes"
-    return name if name in _WORLDS else "shapes"
+def _world_of(table: Any) -> Any:
+    return table.get("name", "shapes") if isinstance(table, dict) else "shapes"
 
 
 WorldTable = ShapesTable | MenagerieTable
@@ -142,6 +141,9 @@ def text(path: Path) -> str:
 def _first_problem(error: ValidationError) -> str:
     """The first problem of a file, with its place; for an unknown key, the nearest valid keys."""
     first = error.errors()[0]
+    if first["type"] == "union_tag_invalid":
+        table = ".".join(map(str, first["loc"]))
+        return f"{table}: {UnknownName('world', str(first['input']['name']), _WORLDS)}"
     place = list(map(str, first["loc"]))
     known: type[BaseModel] = SuiteTable
     if place[0] == "world" and len(place) > 2:

@@ -6,7 +6,6 @@ corner belongs is read from a scene that the clip should show, seen by the camer
 far. This module refuses to know how a clip was generated.
 """
 
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -82,15 +81,23 @@ def _followed(
     corners: Any = cv2.goodFeaturesToTrack(before, _CORNERS, _QUALITY, 3, mask=mask)
     if corners is None:
         return np.zeros((0, 2)), np.zeros((0, 2))
-    follow = partial(cv2.calcOpticalFlowPyrLK, winSize=_WINDOW)
-    there, found, _ = follow(before, after, corners, np.empty_like(corners))
-    back, found_back, _ = follow(after, before, there, np.empty_like(corners))
-    start, end, back = (points[:, 0].astype(float) for points in (corners, there, back))
+    there, found = _moved(before, after, corners)
+    back, found_back = _moved(after, before, there)
+    start, end, returned = (points[:, 0].astype(float) for points in (corners, there, back))
     x, y = np.round(end).astype(int).clip(0, before.shape[0] - 1).T
-    usable = (found & found_back)[:, 0].astype(bool) & free_after[y, x]
-    usable &= np.linalg.norm(back - start, axis=-1) < _LARGEST_RETURN
+    usable = found & found_back & free_after[y, x]
+    usable &= np.linalg.norm(returned - start, axis=-1) < _LARGEST_RETURN
     centre = 0.5  # OpenCV's coordinates are 0 in the middle of the first pixel
     return start[usable] + centre, end[usable] + centre
+
+
+def _moved(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], points: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Where points (N, 1, 2) of a frame are in another one, and whether they were found, (N,)."""
+    start = np.empty_like(points)
+    there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, start, winSize=_WINDOW)
+    return np.asarray(there, np.float32), np.asarray(found)[:, 0].astype(bool)
 
 
 def _depths(scene: Scene, pan: Array, zoom: float, size: int) -> Array:
