@@ -1,16 +1,19 @@
 """Held-out pairs of the menagerie, and what the referee says of correct and wrong results."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from recast import cli
 from recast.bench import menagerie_pairs as pairs
 from recast.bench import suite
 from recast.errors import BadClip, UnknownName
 from recast.metrics import true_figure, true_motion
 from recast.metrics.base import ClipView, GroundTruth, MetricInput, NoValue
-from recast.worlds.menagerie import world
+from recast.worlds.menagerie import scene_file, world
 from recast.worlds.menagerie.describe import parse_caption
 
 KINDS = [["dog", "dolphin"], ["car", "bird"], ["horse", "person"]]
@@ -112,6 +115,40 @@ def test_a_source_without_a_truth_is_judged_by_the_referee() -> None:
         assert isinstance(found[name], NoValue)
     with pytest.raises(BadClip, match="shows no subject of the menagerie"):
         pairs.ground_truth_from_source(world.render_landscape(scene), prompt, result)
+
+
+@pytest.mark.slow
+def test_rendered_clips_are_evaluated_with_and_without_their_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, result = tmp_path / "source.mp4", tmp_path / "result.mp4"
+    render = ["menagerie", "render", "--seed", str(world.HELD_OUT[2])]
+    assert cli.main([*render, "--out", str(source)]) == 0
+    assert cli.main([*render, "--caption", "an orange dolphin", "--out", str(result)]) == 0
+    truth = str(source.with_suffix(".json"))
+    capsys.readouterr()
+    evaluate = ["evaluate", str(source), str(result), "--prompt", "an orange dolphin", "--json"]
+    found = {}
+    for name, flags in (("truth", ["--truth", truth]), ("world", ["--world", "menagerie"])):
+        assert cli.main([*evaluate, *flags]) == 0
+        found[name] = json.loads(capsys.readouterr().out)["scores"]
+        assert found[name]["kind_right"] == found[name]["colour_right"] == 1
+        assert found[name]["true_motion"] > 0.95
+        assert "shape_right" not in found[name]
+    assert found["truth"]["true_distance"] < found["world"]["true_distance"]
+    assert found["truth"]["silhouette_leakage"] < 0.1
+    assert found["world"]["silhouette_leakage"] is None
+    assert cli.main([*evaluate, "--truth", truth, "--world", "shapes"]) == 2
+    assert "--world is shapes, but source.json is of the world menagerie" in capsys.readouterr().err
+    assert cli.main([*render, "--caption", "a unicorn"]) == 2
+    assert "the menagerie cannot draw 'unicorn'" in capsys.readouterr().err
+
+
+def test_a_scene_survives_its_file() -> None:
+    scene = world.sample(world.HELD_OUT[4])
+    again = scene_file.scene(json.loads(json.dumps(scene_file.content(scene, world.HELD_OUT[4]))))
+    difference = np.abs(world.render(again).astype(int) - world.render(scene))
+    assert (difference > 0).mean() < 0.001
 
 
 def test_the_suite_has_three_groups_with_and_without_the_landscape_of_the_source() -> None:
