@@ -25,7 +25,7 @@ from torch import Tensor
 
 import recast
 from recast.backbones.base import Backbone
-from recast.bench import pairs, suite
+from recast.bench import shapes_pairs, suite
 from recast.bench.suite import Case
 from recast.diffusion.sampling import randn
 from recast.feature_guidance.levels import time_of_level
@@ -86,10 +86,10 @@ def compare(backbone: Backbone, taps: Pairs, cases: Sequence[Case]) -> None:
     for case in cases:
         group = [other for other in cases if other.group == case.group]
         other = group[(group.index(case) + 1) % len(group)]
-        source = encode(backbone, pairs.source(case.scene))
+        source = encode(backbone, shapes_pairs.source(case.scene))
         target = attention(backbone, taps, source, SOURCE_LEVEL, "", 0)
         clips = [
-            encode(backbone, pairs.ideal_result(scene, case.prompt))
+            encode(backbone, shapes_pairs.ideal_result(scene, case.prompt))
             for scene in (case.scene, other.scene)
         ]
         for level in LEVELS:
@@ -114,7 +114,7 @@ def displacements(backbone: Backbone, taps: Pairs, cases: Sequence[Case]) -> Non
     columns = [(level, strongest) for level in (0.0, 0.4) for strongest in (True, False)]
     found: dict[tuple[str, float, bool], list[tuple[Tensor, Tensor]]] = {}
     for case in cases:
-        scene, clip = world.sample(case.scene), pairs.source(case.scene)
+        scene, clip = world.sample(case.scene), shapes_pairs.source(case.scene)
         x0 = encode(backbone, clip)
         mask = torch.from_numpy(world.truth(scene, clip.height).mask).float()
         centre = torch.from_numpy(np.asarray(scene.centre)).float()

@@ -40,7 +40,7 @@ from torch import Tensor
 import recast
 from recast.analysis.probe import ProbeConfig, probe
 from recast.backbones.base import Backbone
-from recast.bench import pairs, suite
+from recast.bench import shapes_pairs, suite
 from recast.bench.suite import Case
 from recast.diffusion.noise_schedule import Denoised, Denoiser
 from recast.diffusion.sampling import ddim
@@ -156,7 +156,9 @@ def measure(backbone: Backbone, method: MotionMethod[Any], case: Case, other: Ca
     )
     off = type(method)(turned_off(method.config))
     motion, idle = (
-        m.learn(backbone, frames(pairs.source(case.scene)), case.source_prompt, sampling).run()
+        m.learn(
+            backbone, frames(shapes_pairs.source(case.scene)), case.source_prompt, sampling
+        ).run()
         for m in (method, off)
     )
     guided = sample(backbone, method, motion, case.prompt, sampling)
@@ -168,7 +170,7 @@ def measure(backbone: Backbone, method: MotionMethod[Any], case: Case, other: Ca
             idle,
             case.prompt,
             sampling,
-            backbone.encode(frames(pairs.ideal_result(scene, case.prompt))),
+            backbone.encode(frames(shapes_pairs.ideal_result(scene, case.prompt))),
         )
         for scene in (case.scene, other.scene)
     ]
@@ -201,7 +203,7 @@ def distance(backbone: Backbone, found: Sample, case: Case) -> float:
     """The mean distance between the subject's path and the source's, in frame widths."""
     video = rearrange(backbone.decode(found.latents), "1 c f h w -> f h w c")
     result = ((video.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
-    truth = pairs.ground_truth(case.scene, case.prompt, result)
+    truth = shapes_pairs.ground_truth(case.scene, case.prompt, result)
     return float(np.nanmean(np.linalg.norm(truth.detected_path - truth.expected_path, axis=1)))
 
 

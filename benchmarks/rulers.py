@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recast.bench import pairs
+from recast.bench import shapes_pairs
 from recast.evaluation import Tools, align, evaluate, metrics_of_rows
 from recast.evaluation.clip_view import clip_view
 from recast.media import video
@@ -40,7 +40,7 @@ FRAMES, FPS, SIDE = 16, 8.0, 256
 Change = Callable[[np.ndarray, int, str], np.ndarray]
 CHANGES: dict[str, Change] = {
     "itself": lambda frames, seed, prompt: frames,
-    "ground truth": lambda frames, seed, prompt: pairs.ideal_result(seed, prompt).frames,
+    "ground truth": lambda frames, seed, prompt: shapes_pairs.ideal_result(seed, prompt).frames,
     "another clip": lambda frames, seed, prompt: world.render(world.sample(seed + 1000)),
     "reversed": lambda frames, seed, prompt: frames[::-1].copy(),
     "mirrored": lambda frames, seed, prompt: frames[:, :, ::-1].copy(),
@@ -66,13 +66,13 @@ def forms(source: Video, result: Video) -> dict[str, float | bool]:
 def shapes(clips: int) -> None:
     """Write the means over clips, with a row for each metric."""
     results: dict[str, dict[str, list[float]]] = {}
-    for seed, prompt in pairs.held_out(clips):
-        source = pairs.source(seed)
+    for seed, prompt in shapes_pairs.held_out(clips):
+        source = shapes_pairs.source(seed)
         source_prompt = captions.prompt(world.sample(seed))
         for name, change in CHANGES.items():
             result = Video(change(source.frames, seed, prompt), world.FPS)
             text = prompt if name == "ground truth" else source_prompt
-            truth = pairs.ground_truth(seed, text, result.frames)
+            truth = shapes_pairs.ground_truth(seed, text, result.frames)
             scores = evaluate.evaluate(source, result, text, Tools(), ground_truth=truth).run()
             values = {score.metric.name: score.value for score in scores}
             values["motion_fidelity"] = forms(source, result)["motion_fidelity"]

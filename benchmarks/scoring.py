@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from recast.backbones.base import Backbone
-from recast.bench.pairs import held_out
+from recast.bench.shapes_pairs import held_out
 from recast.media.video import Video
 from recast.methods import unguided
 from recast.metrics import true_motion

@@ -16,7 +16,7 @@ from rich.progress import track
 from scoring import interval, oracle_scores
 
 from recast.backbones.base import Backbone, Settings
-from recast.bench.pairs import held_out
+from recast.bench.shapes_pairs import held_out
 from recast.media.video import Video
 from recast.motions.method import Sampling
 from recast.pipeline import method_presets, model_loading, source_clip

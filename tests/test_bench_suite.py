@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recast.bench import pairs, suite
+from recast.bench import shapes_pairs, suite
 from recast.errors import BadCall, BadClip, RecastError
 from recast.media.video import Video
 from recast.methods.dmt import PRESETS
@@ -70,8 +70,8 @@ def test_the_shapes_suite_has_64_pairs_in_three_groups() -> None:
 
 
 def test_pairs_can_start_after_those_of_another_suite() -> None:
-    every = list(pairs.held_out(5, camera=True))
-    assert list(pairs.held_out(3, camera=True, first=2)) == every[2:]
+    every = list(shapes_pairs.held_out(5, camera=True))
+    assert list(shapes_pairs.held_out(3, camera=True, first=2)) == every[2:]
 
 
 @pytest.mark.slow
@@ -86,19 +86,19 @@ def test_tuning_takes_the_same_number_of_settings_and_scenes_of_no_shipped_suite
 
 
 def test_the_ideal_result_has_the_motion_of_the_source_and_the_looks_of_the_prompt() -> None:
-    for seed, prompt in pairs.held_out(4):
-        answer = pairs.ideal_result(seed, prompt)
-        truth = pairs.ground_truth(seed, prompt, answer.frames)
+    for seed, prompt in shapes_pairs.held_out(4):
+        answer = shapes_pairs.ideal_result(seed, prompt)
+        truth = shapes_pairs.ground_truth(seed, prompt, answer.frames)
         assert all(truth.attribute_correct.values())
         assert correlation(truth.detected_path, truth.expected_path) > 0.99
-        of_source = pairs.ground_truth(seed, prompt, pairs.source(seed).frames)
+        of_source = shapes_pairs.ground_truth(seed, prompt, shapes_pairs.source(seed).frames)
         assert not any(of_source.attribute_correct.values())
         assert oracle.detect(answer.frames).colour == parse_caption(prompt)["colour"]
 
 
 def test_the_truth_tracker_follows_rendered_points() -> None:
-    scene = world.sample(next(iter(pairs.held_out(1)))[0])
-    tracks = pairs.tracker(scene)(world.render(scene))
+    scene = world.sample(next(iter(shapes_pairs.held_out(1)))[0])
+    tracks = shapes_pairs.tracker(scene)(world.render(scene))
     assert tracks.points.shape[0] == tracks.visible.shape[0] == world.FRAMES
     on_subject = world.truth(scene).on_subject
     moved = (tracks.points - tracks.points[:1])[:, on_subject].mean(1) / world.SIZE

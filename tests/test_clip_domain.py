@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from recast import cli
-from recast.bench import pairs
+from recast.bench import shapes_pairs
 from recast.errors import BadModel
 from recast.evaluation import Tools, clip_choice, clip_domain, evaluate, with_chosen_clip
 from recast.media.video import Video
@@ -22,11 +22,11 @@ from . import clips
 CLIP = Path(clip_choice.NAMES["shapes"])
 BY_CLIP = ("text_similarity", "frame_consistency", "frame_consistency_all", "leakage")
 PUBLIC = "openai/clip-vit-base-patch32"
-SEED, PROMPT = next(pairs.held_out(1))
+SEED, PROMPT = next(shapes_pairs.held_out(1))
 
 
 def rendered() -> Video:
-    return pairs.source(SEED)
+    return shapes_pairs.source(SEED)
 
 
 def photographed(count: int = 16, side: int = 64) -> Video:
@@ -60,7 +60,7 @@ def test_clips_of_the_world_are_known(size: int) -> None:
     domain = clip_choice.domain_of("shapes")
     assert domain is not None
     for seed in world.HELD_OUT[:8]:
-        assert domain.colour_distance(pairs.source(seed, 4, size).frames) < domain.limit
+        assert domain.colour_distance(shapes_pairs.source(seed, 4, size).frames) < domain.limit
 
 
 def test_the_colour_distance_agrees_with_a_calculation_by_hand() -> None:

@@ -151,7 +151,10 @@ def test_true_motion_is_computed_with_a_ground_truth(
     right = [scores[f"{look}_right"] for look in ("colour", "shape", "background")]
     assert right == [1, 0, 1]
     assert cli.main([*argv, "--truth", str(source)]) == 2
-    assert "is not a .json file that recast shapes render wrote" in capsys.readouterr().err
+    assert (
+        "is not a .json file that recast shapes render or recast menagerie render wrote"
+        in capsys.readouterr().err
+    )
 
 
 def test_given_tracks_are_compared_with_those_of_the_result(

@@ -14,6 +14,7 @@ PAGES = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "src/recast/assets/clips/README.md",
+    "src/recast/assets/menagerie/referee/README.md",
     "src/recast/assets/shapes/README.md",
     "src/recast/assets/shapes-dit/README.md",
 ]

@@ -12,7 +12,7 @@ import recast
 from recast.backbones import gaussian, unet3d
 from recast.backbones.base import Backbone
 from recast.backbones.unet3d import LatentUNet
-from recast.bench import pairs
+from recast.bench import shapes_pairs
 from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadCall, BadMotion, UnknownName
 from recast.events import Step
@@ -200,7 +200,7 @@ TUNED = [("shapes", "shapes"), ("shapes-dit", "shapes-dit")]
 def losses(backbone: Backbone, method: Method, scene: int, prompt: str) -> list[float]:
     """The losses of the guided levels of a sample in ten steps."""
     sampling = Sampling(steps=10, guidance_scale=4.0, seed=0)
-    motion = method.learn(backbone, to_tensor(pairs.source(scene)), "", sampling).run()
+    motion = method.learn(backbone, to_tensor(shapes_pairs.source(scene)), "", sampling).run()
     events = method.transfer(backbone, motion, prompt, sampling)
     return [e.metrics["loss"] for e in events if isinstance(e, Step) and e.metrics]
 
@@ -208,7 +208,7 @@ def losses(backbone: Backbone, method: Method, scene: int, prompt: str) -> list[
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "preset"), TUNED)
 def test_the_score_of_a_tuned_preset_moves_the_sample(name: str, preset: str) -> None:
-    backbone, ((scene, prompt),) = recast.load(name), pairs.held_out(1, camera=False)
+    backbone, ((scene, prompt),) = recast.load(name), shapes_pairs.held_out(1, camera=False)
     config = PRESETS[preset]
     guided = losses(backbone, Method(config), scene, prompt)
     unguided = losses(backbone, Method(dataclasses.replace(config, weight=0.0)), scene, prompt)
@@ -222,15 +222,15 @@ def test_the_loss_of_a_tuned_preset_tells_the_motion(name: str, preset: str) -> 
     """At noise level 0.6 the perfect results of four pairs have clearly smaller losses than the
     same appearances with the motion of another clip."""
     backbone, method = recast.load(name), Method(PRESETS[preset])
-    cases = list(pairs.held_out(4, camera=False))
+    cases = list(shapes_pairs.held_out(4, camera=False))
     t, sampling = backbone.schedule.grid(10)[4], Sampling(steps=10, guidance_scale=4.0, seed=0)
     ratios = []
     for (scene, prompt), (other, _) in zip(cases, cases[1:] + cases[:1], strict=True):
-        motion = method.learn(backbone, to_tensor(pairs.source(scene)), "", sampling).run()
+        motion = method.learn(backbone, to_tensor(shapes_pairs.source(scene)), "", sampling).run()
         loss = method.loss(backbone, motion)
         denoise = backbone.denoiser(backbone.encode_text([prompt]))
         taps = select_taps(backbone, method.roles)
-        clips = [to_tensor(pairs.ideal_result(number, prompt)) for number in (scene, other)]
+        clips = [to_tensor(shapes_pairs.ideal_result(number, prompt)) for number in (scene, other)]
         with torch.no_grad():
             right, wrong = (
                 float(loss(read_features(backbone, denoise, taps, noised, t)))

@@ -31,7 +31,7 @@ def test_the_example_of_a_suite_is_valid(tmp_path: Path) -> None:
     read = suite.read(str(tmp_path / "mine.toml"))
     prompts = {case.prompt for case in read.cases if case.clip == "bear"}
     assert prompts == {"a robot walking in a factory", "a swan on a lake"}
-    assert len(read.cases) == 2 + 16
+    assert len(read.cases) == 2 + 16 + 4
     assert {"my variant", "masked"} < set(read.variants)
     assert tomllib.loads(text)["grid"]
 

@@ -26,6 +26,7 @@ _GENERATORS: dict[str, Callable[[str], str]] = {
     "rulers-shapes": lambda _: tables.rulers_shapes(),
     "rulers-real": lambda _: tables.rulers_real(),
     "clip-world": lambda _: tables.clip_world(),
+    "menagerie-measures": lambda _: tables.menagerie_measures(),
     "columns": lambda _: tables.columns(),
     "messages": lambda _: messages.every_message(),
     "prints": outputs.prints,

@@ -88,6 +88,18 @@ def rulers_real() -> str:
     return "\n".join(lines)
 
 
+def menagerie_measures() -> str:
+    """What the measures of the menagerie give for clips that are known: means over pairs."""
+    content = _read("menagerie-measures.json")
+    table, known = content["rows"], metrics_of_rows()
+    lines = _head([f"means over {content['pairs']} pairs", *list(table[0])[1:]])
+    for row in table:
+        values = [f"{value:.2f}" for name, value in row.items() if name != "metric"]
+        arrow = known[row["metric"]].arrow
+        lines.append(f"| `{row['metric']}` {arrow} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
 def clip_world() -> str:
     """The distances of clips from the colours that the shipped CLIP knows."""
     table = _read("clip-world.json")["rows"]

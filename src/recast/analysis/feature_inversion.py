@@ -9,7 +9,7 @@ optimised to match those of the source: either the full features, or their spati
 from dataclasses import replace
 from pathlib import Path
 
-from recast.bench import pairs
+from recast.bench import shapes_pairs
 from recast.bench.suite import Case, Suite, Variant
 from recast.errors import BadCall
 from recast.methods.dmt import Config
@@ -42,7 +42,7 @@ def suite(clip: Path | None, prompt: str, count: int, seeds: int, backbone: str)
         source_clip.check_opens(clip, Source())
         cases = [Case(clip=clip.stem, prompt=prompt, file=clip)]
     else:
-        scenes = [scene for scene, _ in pairs.held_out(count)]
+        scenes = [scene for scene, _ in shapes_pairs.held_out(count)]
         cases = [Case(clip=f"scene-{scene}", prompt=prompt, scene=scene) for scene in scenes]
     variants = {
         "full features": _FULL,

@@ -5,25 +5,22 @@ refuses to know how a suite runs.
 """
 
 import dataclasses
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from recast.bench import pairs
+from recast.bench import menagerie_pairs, shapes_pairs, suite_file
+from recast.bench.suite_file import ClipTable, GridTable, ShapesTable, VariantTable, WorldTable
+from recast.bench.worlds import WORLDS
 from recast.errors import BadCall, BadClip, UnknownName, check_finite
 from recast.pipeline import method_presets, source_clip
 from recast.pipeline.source_clip import Source
 
 SHIPPED = Path(__file__).parent / "suites"
 EXTERNAL = "external:"
-Attribute = Literal["colour", "shape", "background"]
-"""What a prompt of the shapes world may change, as in `recast.metrics.base.ATTRIBUTES`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +33,9 @@ class Case:
     group: str = ""
     """Name of the group of clips for which the report shows means of their own; it may be empty."""
     file: Path | None = None
-    """File of the clip; None for a scene of the shapes world."""
+    """File of the clip; None for a scene of a rendered world."""
+    world: str = "shapes"
+    """The rendered world of the scene, if there is no file."""
     scene: int = 0
     """Seed of the scene, if there is no file."""
     source_prompt: str = ""
@@ -97,80 +96,13 @@ class Suite:
             return _external(name)
         if name == "truth" and any(case.file for case in self.cases):
             raise BadCall(
-                "the variant truth exists only for scenes of the shapes world, and this suite has "
+                "the variant truth exists only for scenes of a rendered world, and this suite has "
                 "clips from files; leave truth out"
             )
         if name in ("source", "truth"):
             return Variant(name=name, method=name)
         method, _, preset = name.partition(":")
         return Variant(name=name, method=method, config=_preset(method, preset, self.backbone))
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _World(_Table):
-    pairs: int = Field(ge=1)
-    first: int = Field(default=0, ge=0)
-    """Number of pairs that are left out at the beginning, for pairs that no other suite has."""
-    group: str = ""
-    changes: list[Attribute] = Field(default=["colour", "shape", "background"], min_length=1)
-    paths: list[str] = []
-    camera: bool | None = None
-    patterns: list[str] = []
-    described: bool = False
-    """Whether methods receive the source's own prompt."""
-
-
-class _Clip(_Table):
-    file: str
-    name: str = ""
-    group: str = ""
-    prompts: list[str] = []
-    prompt_file: str = ""
-    source_prompt: str = ""
-    mask: str = ""
-
-
-class _Variant(_Table):
-    name: str
-    method: str
-    preset: str = ""
-    steps: int | None = Field(default=None, ge=1)
-    guidance_scale: float | None = None
-    mask: Literal["auto"] | None = None
-    config: dict[str, Any] = {}
-
-
-class _Grid(_Table):
-    """All combinations of some settings. A key of `over` may name several settings, separated by
-    commas, that change together."""
-
-    method: str
-    preset: str = ""
-    config: dict[str, Any] = {}
-    over: dict[str, list[Any]] = Field(min_length=1)
-
-
-class _Suite(_Table):
-    about: str
-    methods: list[str] = []
-    backbone: str = "shapes"
-    seeds: int = Field(default=1, ge=1)
-    source: dict[str, Any] = {}
-    world: list[_World] = []
-    clip: list[_Clip] = []
-    variant: list[_Variant] = []
-    grid: list[_Grid] = []
-
-
-_TABLES: dict[str, type[BaseModel]] = {
-    "world": _World,
-    "clip": _Clip,
-    "variant": _Variant,
-    "grid": _Grid,
-}
 
 
 def names() -> list[str]:
@@ -189,12 +121,12 @@ def read(name: str, folder: Path | None = None, backbone: str | None = None) -> 
     path = SHIPPED / f"{name}.toml" if name in names() else Path(name)
     if path.suffix != ".toml":
         raise UnknownName("suite", name, names())
-    table = _validated(path)
+    table = suite_file.read(path)
     clips = folder or path.parent
     cases = [*chain.from_iterable(map(_scenes, table.world)), *_files(table.clip, clips, path)]
     if not cases:
         raise BadCall(
-            f"{path.name} has no clips; add a table [[world]] for scenes of the shapes world, or "
+            f"{path.name} has no clips; add a table [[world]] for scenes of a rendered world, or "
             "[[clip]] for a file"
         )
     _check_names(cases, path.name)
@@ -218,53 +150,35 @@ def read(name: str, folder: Path | None = None, backbone: str | None = None) -> 
     )
 
 
-def _validated(path: Path) -> _Suite:
-    try:
-        return _Suite.model_validate(tomllib.loads(_text(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise BadCall(f"{path.name} is not TOML: {error}") from error
-    except ValidationError as error:
-        raise BadCall(f"{path.name}: {_first_problem(error)}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise BadCall(f"{path.name} is not UTF-8 (line {line}); save it as UTF-8") from error
-    except OSError as error:
-        raise BadCall(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    """The first problem of a file, with its place; for an unknown key, the nearest valid keys."""
-    first = error.errors()[0]
-    *tables, key = map(str, first["loc"])
-    place = f"{'.'.join(tables)}: " if tables else ""
-    if first["type"] == "extra_forbidden":
-        known = (_TABLES.get(tables[0], _Suite) if tables else _Suite).model_fields
-        return f"{place}{UnknownName('key', key, known)}"
-    if first["type"] == "missing":
-        return f"{place}the key {key} is missing"
-    value, rule = first["input"], f"{first['msg'][0].lower()}{first['msg'][1:]}"
-    got = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
-    return f"{'.'.join([*tables, key])}: {rule}{got}"
-
-
-def _scenes(table: _World) -> Iterator[Case]:
-    choice = (table.changes, table.paths, table.camera, table.patterns, table.first)
-    for scene, prompt in pairs.held_out(table.pairs, *choice):
+def _scenes(table: WorldTable) -> Iterator[Case]:
+    for scene, prompt in _held_out(table):
         yield Case(
             clip=f"scene-{scene}",
             prompt=prompt,
             group=table.group,
+            world=table.name,
             scene=scene,
-            source_prompt=pairs.source_prompt(scene) if table.described else "",
+            source_prompt=WORLDS[table.name].source_prompt(scene) if table.described else "",
         )
 
 
-def _files(tables: Sequence[_Clip], folder: Path, suite: Path) -> list[Case]:
+def _held_out(table: WorldTable) -> Iterator[tuple[int, str]]:
+    if isinstance(table, ShapesTable):
+        return shapes_pairs.held_out(
+            table.pairs, table.changes, table.paths, table.camera, table.patterns, table.first
+        )
+    return menagerie_pairs.held_out(
+        table.pairs,
+        table.kinds,
+        table.changes,
+        table.unseen,
+        table.actions,
+        table.camera,
+        table.first,
+    )
+
+
+def _files(tables: Sequence[ClipTable], folder: Path, suite: Path) -> list[Case]:
     names = [name for table in tables for name in (table.file, table.mask) if name]
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
@@ -276,10 +190,12 @@ def _files(tables: Sequence[_Clip], folder: Path, suite: Path) -> list[Case]:
     return [case for table in tables for case in _cases_of_clip(table, folder, suite)]
 
 
-def _cases_of_clip(table: _Clip, folder: Path, suite: Path) -> Iterator[Case]:
+def _cases_of_clip(table: ClipTable, folder: Path, suite: Path) -> Iterator[Case]:
     prompts = list(table.prompts)
     if table.prompt_file:
-        prompts += [line.strip() for line in _text(suite.parent / table.prompt_file).splitlines()]
+        prompts += [
+            line.strip() for line in suite_file.text(suite.parent / table.prompt_file).splitlines()
+        ]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise BadCall(
@@ -305,7 +221,7 @@ def _check_names(cases: Sequence[Case], suite: str) -> None:
     first: dict[str, Case] = {}
     for case in cases:
         other = first.setdefault(case.clip, case)
-        for part in ("file", "scene", "mask", "source_prompt"):
+        for part in ("file", "world", "scene", "mask", "source_prompt"):
             one, two = getattr(other, part), getattr(case, part)
             if one != two:
                 both_scenes = other.file is case.file is None
@@ -320,7 +236,7 @@ def _check_names(cases: Sequence[Case], suite: str) -> None:
                 )
 
 
-def _check_variants(variants: Sequence[_Variant], suite: str) -> None:
+def _check_variants(variants: Sequence[VariantTable], suite: str) -> None:
     """Raise `BadCall` for two variants of one name, because one of them would be lost."""
     counts = Counter(variant.name for variant in variants)
     if twice := [name for name, count in counts.items() if count > 1]:
@@ -337,7 +253,7 @@ def _preset(method: str, name: str, backbone: str) -> Any:
     return method_presets.default_config(method, backbone)
 
 
-def _variant(table: _Variant, suite: str, backbone: str) -> Variant:
+def _variant(table: VariantTable, suite: str, backbone: str) -> Variant:
     default = _preset(table.method, table.preset, backbone)
     config = _configured(type(default), table.config, f"{suite}, variant {table.name!r}", default)
     return Variant(
@@ -350,7 +266,7 @@ def _variant(table: _Variant, suite: str, backbone: str) -> Variant:
     )
 
 
-def _combinations(table: _Grid) -> Iterator[_Variant]:
+def _combinations(table: GridTable) -> Iterator[VariantTable]:
     """The variants of a grid. Their names are their settings: "dmt: inner_steps 5, lr 0.04"."""
     for values in product(*table.over.values()):
         config = dict(table.config)
@@ -362,7 +278,7 @@ def _combinations(table: _Grid) -> Iterator[_Variant]:
             config |= dict(zip((name.strip() for name in names), items, strict=True))
         settings = map(_setting_text, table.over, values)
         name = f"{table.method}: {', '.join(settings)}"
-        yield _Variant(name=name, method=table.method, preset=table.preset, config=config)
+        yield VariantTable(name=name, method=table.method, preset=table.preset, config=config)
 
 
 def _setting_text(key: str, value: Any) -> str:

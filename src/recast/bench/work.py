@@ -22,8 +22,9 @@ import psutil
 import torch
 
 from recast.backbones.base import Backbone, Settings
-from recast.bench import pairs, rows
+from recast.bench import rows
 from recast.bench.suite import Case, Variant
+from recast.bench.worlds import WORLDS
 from recast.errors import BadClip, RecastError
 from recast.evaluation import Tools, align, clip_choice, evaluate, read_mask
 from recast.events import Note
@@ -108,7 +109,7 @@ def _source(case: Case, source: Source, backbone: Backbone) -> Video:
     if case.file is not None:
         return source_clip.read(case.file, source, backbone).video
     frames, height, width = source.size(backbone)
-    return pairs.source(case.scene, frames, min(height, width))
+    return WORLDS[case.world].source(case.scene, frames, min(height, width))
 
 
 @dataclass(slots=True)
@@ -151,9 +152,9 @@ class _VariantWorker:
             case "source":
                 return self.clip, {}
             case "truth":
-                return pairs.ideal_result(
-                    case.scene, case.prompt, len(self.clip), self.clip.height
-                ), {}
+                world = WORLDS[case.world]
+                size = len(self.clip), self.clip.height
+                return world.ideal_result(case.scene, case.prompt, *size), {}
             case "external":
                 path = _external(self.variant, case, seed)
                 if path is None:
@@ -212,7 +213,10 @@ class _VariantWorker:
         assert self.clip is not None
         source, result = align(self.clip, result)
         mask = None if case.mask is None else read_mask(case.mask, result)
-        truth = None if case.file else pairs.ground_truth(case.scene, case.prompt, result.frames)
+        truth = None
+        if case.file is None:
+            world = WORLDS[case.world]
+            truth = world.ground_truth(case.scene, case.prompt, result.frames)
         tools, device = self._tools(case), str(self.backbone.device)
         evaluation = evaluate.evaluate(source, result, case.prompt, tools, mask, truth, device)
         event_notes = [event.text for event in evaluation if isinstance(event, Note)]
@@ -275,10 +279,12 @@ class _VariantWorker:
         """Hashes of the pixels and files on which a row depends; None for one that is missing."""
         pixels = None if self.clip is None else manifest.frames_hash(self.clip)
         mask = None if case.mask is None else manifest.file_hash(case.mask)
-        if self.variant.method != "external":
-            return [pixels, mask]
-        path = _external(self.variant, case, seed)
-        return [pixels, mask, None if path is None else manifest.file_hash(path)]
+        files = [pixels, mask]
+        if self.variant.method == "external":
+            path = _external(self.variant, case, seed)
+            files.append(None if path is None else manifest.file_hash(path))
+        detector = None if case.file else WORLDS[case.world].detector()
+        return files if detector is None else [*files, detector]
 
 
 def _changed(settings: Settings) -> dict[str, Any]:

@@ -55,6 +55,10 @@ _COMMANDS = {
         "shapes.render",
         "render a clip of the shapes world, with its exact ground truth",
     ),
+    "menagerie render": (
+        "menagerie.render",
+        "render a clip of the menagerie, with its exact ground truth",
+    ),
     "menagerie train": ("menagerie.train", "train a model on animals and vehicles from scratch"),
     "shapes train": ("shapes.train", "train a model like the shipped ones from scratch"),
 }

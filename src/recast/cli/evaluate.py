@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from recast.bench import pairs
+from recast.bench import worlds
 from recast.cli import flags
 from recast.cli.console import complain, say, show, with_flags
 from recast.evaluation import (
@@ -24,7 +24,7 @@ from recast.evaluation import (
 from recast.evaluation import evaluate as evaluation
 from recast.media import video
 from recast.media.video import Video
-from recast.metrics.base import STILL
+from recast.metrics.base import STILL, GroundTruth
 from recast.metrics.motion_fidelity import NO_DISPLACEMENT
 from recast.pipeline import manifest
 
@@ -56,9 +56,13 @@ class _Evaluate:
     """An .npz file of tracks, which say where points of the result should be: the array points
     (F, N, 2) with x and y in pixels, and visible (F, N). Without it, the end-point error is left
     out."""
+    world: Literal["shapes", "menagerie"] | None = None
+    """The rendered world of both clips. With it, the detector of this world finds the subject in
+    both, and the metrics of the true motion are computed too."""
     truth: Path | None = None
-    """The .json file that `recast shapes render` wrote beside the source. With it, the metrics of
-    the true motion are computed too."""
+    """The .json file that `recast shapes render` or `recast menagerie render` wrote beside the
+    source. With it, the result is compared with the exact scene instead of what a detector finds in
+    the source. The file names the world."""
     tools: Tools = field(default_factory=Tools)
     device: str = "cpu"
     """Device of the tracker and the networks: cpu, cuda or mps."""
@@ -77,11 +81,7 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
         for note in clip.notes:
             complain(f"note: {name}: {note}")
     mask = None if call.mask is None else read_mask(call.mask, result)
-    truth = (
-        None
-        if call.truth is None
-        else pairs.ground_truth_from_file(call.truth, prompt, result.frames)
-    )
+    truth = _truth(call, source, result, prompt)
     tools = with_chosen_clip(call.tools, source, result, prompt)
     tracks = None if call.tracks is None else read_tracks(call.tracks, result)
     scores = show(
@@ -93,6 +93,16 @@ def evaluate(argv: list[str], command: str, about: str) -> None:
         say(json.dumps(_as_json(scores, tools, result, prompt)))
     else:
         say(_table(scores, tools, result))
+
+
+def _truth(call: _Evaluate, source: Video, result: Video, prompt: str) -> GroundTruth | None:
+    """What is known about the result in a rendered world; None for a clip of none."""
+    if call.truth is not None:
+        return worlds.ground_truth_from_file(call.truth, prompt, result.frames, call.world)
+    if call.world is not None:
+        world = worlds.WORLDS[call.world]
+        return world.ground_truth_from_source(source.frames, prompt, result.frames)
+    return None
 
 
 def _with_flags(result: EvaluatedResult, call: _Evaluate) -> EvaluatedResult:

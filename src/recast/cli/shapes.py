@@ -1,6 +1,5 @@
 """`recast shapes`: render clips of the shapes world, and train models like the shipped ones."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from recast import registry
-from recast.cli import flags
+from recast.cli import flags, rendered_clips
 from recast.cli.console import say, show
-from recast.errors import BadCall
-from recast.media.atomic_files import atomic
 from recast.media.video import Video
 from recast.worlds.shapes import captions, world
 from recast.worlds.shapes.describe import scene_from_caption
@@ -32,14 +29,10 @@ class _Render:
 def render(argv: list[str], command: str, about: str) -> None:
     """Write a clip and its ground truth."""
     call = flags.parse(_Render, _Render(), argv, command, about)
-    if call.seed < 0:
-        raise BadCall(f"`seed` must be a whole number of at least 0, got {call.seed}")
+    rendered_clips.check_seed(call.seed)
     scene = scene_from_caption(call.caption, call.seed)
-    clip = Video(world.render(scene), world.FPS).save(call.out)
-    truth = call.out.with_suffix(".json")
-    with atomic(truth) as temporary:
-        temporary.write_text(json.dumps(_truth(scene, call.seed), indent=1) + "\n")
-    say(f"{clip}\n{truth}")
+    clip = Video(world.render(scene), world.FPS)
+    rendered_clips.save(clip, call.out, _truth(scene, call.seed))
 
 
 def train(argv: list[str], command: str, about: str) -> None:
@@ -66,6 +59,7 @@ def _truth(scene: world.Scene, seed: int) -> dict[str, Any]:
         name: getattr(scene, name) for name in ("shape", "colour", "ground", "pattern", "path")
     }
     return {
+        "world": "shapes",
         "caption": captions.prompt(scene),
         "seed": seed,
         "fps": world.FPS,

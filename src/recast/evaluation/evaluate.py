@@ -19,7 +19,7 @@ from recast.evaluation.tools import Tools
 from recast.evaluation.trackers import Tracker
 from recast.events import Event, Note, Step, job
 from recast.media.video import Video
-from recast.metrics.base import GroundTruth, Metric, MetricInput, Need, NoValue, Tracks
+from recast.metrics.base import WORLDS, GroundTruth, Metric, MetricInput, Need, NoValue, Tracks
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ def evaluate(
     """Every metric of two aligned clips, as a list of `Score`.
 
     A metric that lacks an input, such as a prompt, or that has no value for these clips, has a
-    reason instead of a value. Metrics that need a ground truth are left out without one. Raises
-    `BadCall` for a device that does not exist, `BadModel` for a tracker or network that cannot be
-    loaded.
+    reason instead of a value. Metrics that need a ground truth are not in the list without one, and
+    those of another world never are. Raises `BadCall` for a device that does not exist, `BadModel`
+    for a tracker or network that cannot be loaded.
     """
     inputs, missing = yield from _compute_inputs(source, result, prompt, tools, mask, device)
     inputs = replace(inputs, ground_truth=ground_truth)
@@ -80,11 +80,9 @@ def evaluate(
         missing["given_tracks"] = "no file of tracks was given"
     else:
         inputs = _with_given_tracks(inputs, given_tracks, tools.track(device))
-    if ground_truth is not None and ground_truth.camera_error is None:
-        missing["camera"] = "a plain or striped background does not show the camera's motion"
     scores = []
     for metric in metrics().values():
-        if ground_truth is None and "truth" in metric.needs:
+        if not _applies(metric, ground_truth):
             continue
         reasons = [missing[need] for need in sorted(metric.needs) if need in missing]
         value = NoValue(reasons[0]) if reasons else metric.score(inputs)
@@ -94,6 +92,13 @@ def evaluate(
             else Score(metric, value)
         )
     return scores
+
+
+def _applies(metric: Metric, ground_truth: GroundTruth | None) -> bool:
+    """Whether a metric is about clips with such a ground truth: those of its own world."""
+    if ground_truth is None:
+        return "truth" not in metric.needs
+    return not metric.needs & (set(WORLDS) - {ground_truth.world})
 
 
 def _with_given_tracks(inputs: MetricInput, given: Tracks, tracker: Tracker) -> MetricInput:

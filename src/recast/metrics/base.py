@@ -26,11 +26,18 @@ Need = Literal[
     "lpips",
     "mask",
     "truth",
-    "camera",
+    "shapes",
+    "menagerie",
 ]
 NEEDS: tuple[Need, ...] = get_args(Need)
-ATTRIBUTES = ("colour", "shape", "background")
-"""What a prompt of the shapes world names, apart from motion."""
+World = Literal["shapes", "menagerie"]
+"""The rendered worlds, whose clips have a ground truth. As a need it means a clip of this world."""
+WORLDS: tuple[World, ...] = get_args(World)
+ATTRIBUTES: Mapping[World, tuple[str, ...]] = {
+    "shapes": ("colour", "shape", "background"),
+    "menagerie": ("kind", "colour", "scene"),
+}
+"""What a prompt of a world names, apart from motion."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,20 +88,50 @@ class ClipView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class GroundTruth:
-    """The ground truth about a result in the shapes world, which is known exactly."""
+class FigureTruth:
+    """What the subject of the menagerie does, beside its path. Arrays have the length F of the
+    clip, and NaN in frames without a subject."""
 
+    present: NDArray[np.bool_]
+    """Whether a frame of the result shows a subject."""
+    gait_correct: bool
+    """Whether the subject of the result has the gait of the kind in the prompt."""
+    extent: Array
+    """Square root of the area of the result's subject, in frame widths."""
+    expected_extent: Array
+    """The same of a subject that follows the source. A constant factor does not count."""
+    facing: Array
+    """Facing of the result's subject, from -1 (left) to 1 (right)."""
+    expected_facing: Array | NoValue
+    """Facing of the source's subject; NaN in frames that show it from the front."""
+    layout: float | NoValue
+    """Correlation of the landscapes of source and result."""
+    overlap: float | NoValue
+    """Intersection over union of the subjects of result and source after place and size are
+    normalised, of the better side, mean over frames."""
+    target_overlap: float | NoValue
+    """The same of a correct result and the source."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GroundTruth:
+    """What a result in a rendered world shows, and what it should show."""
+
+    world: World
     expected_path: Array
-    """Where the centre of the subject should be, (F, 2), x and y in frame widths."""
+    """Where the centre of the subject should be, (F, 2), x and y in frame widths; NaN in frames in
+    which this is not known."""
     detected_path: Array
     """Where the centre of the subject is, (F, 2); NaN in frames without a subject."""
     attribute_correct: Mapping[str, bool]
-    """For each of `ATTRIBUTES`, whether the result shows what the prompt names."""
+    """For each of `ATTRIBUTES[world]`, whether the result shows what the prompt names."""
     iou: float
     """Intersection over union of the subject's masks in result and source, mean over frames."""
-    camera_error: float | None = None
+    camera_error: float | NoValue
     """Mean distance in frame widths between background points moved by the camera of the source
-    and by that of the result; None if one of the backgrounds does not show camera motion."""
+    and by that of the result."""
+    figure: FigureTruth | None = None
+    """None in the shapes world."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -1,14 +1,15 @@
-"""True motion: the position of the subject compared with its correct position, in the shapes world.
+"""True motion: the position of the subject compared with its correct position, in rendered worlds.
 
-The metrics that estimate motion are validated against these. The oracle of the shapes world detects
-the subject in the pixels, so that these metrics do not depend on a tracker.
+The metrics that estimate motion are validated against these. The detector of a world finds the
+subject in the pixels, so that these metrics do not depend on a tracker.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 
-from recast.metrics.base import ATTRIBUTES, Array, Metric, MetricInput, Need, by_name
+from recast.metrics.base import ATTRIBUTES, Array, Metric, MetricInput, Need, NoValue, by_name
 
 
 def correlation(detected: Array, expected: Array) -> float:
@@ -29,9 +30,11 @@ def correlation(detected: Array, expected: Array) -> float:
 def distance(detected: Array, expected: Array) -> float:
     """Mean distance of two paths (F, 2) in frame widths.
 
-    A frame without a subject counts as 0.5, which is about the value of a random position.
+    A frame without a subject counts as 0.5, which is about the value of a random position. Frames
+    without an expected position are left out; at least one must have one.
     """
-    distances = np.linalg.norm(detected - expected, axis=-1)
+    known = ~np.isnan(expected).any(-1)
+    distances = np.linalg.norm(detected[known] - expected[known], axis=-1)
     return float(np.where(np.isnan(distances), 0.5, distances).mean())
 
 
@@ -50,9 +53,8 @@ def _overlap(inputs: MetricInput) -> float:
     return inputs.ground_truth.iou
 
 
-def _camera(inputs: MetricInput) -> float:
+def _camera(inputs: MetricInput) -> float | NoValue:
     assert inputs.ground_truth is not None
-    assert inputs.ground_truth.camera_error is not None
     return inputs.ground_truth.camera_error
 
 
@@ -66,14 +68,14 @@ def _attribute(name: str) -> Callable[[MetricInput], float]:
 
 def _appearance(inputs: MetricInput) -> float:
     assert inputs.ground_truth is not None
-    return float(np.mean([inputs.ground_truth.attribute_correct[name] for name in ATTRIBUTES]))
+    return float(np.mean(list(inputs.ground_truth.attribute_correct.values())))
 
 
 def _metric(
     name: str,
     title: str,
     unit: str,
-    score: Callable[[MetricInput], float],
+    score: Callable[[MetricInput], float | NoValue],
     higher_is_better: bool = True,
     needs: Sequence[Need] = (),
 ) -> Metric:
@@ -87,14 +89,19 @@ def _metric(
     )
 
 
+def _attributes() -> Iterator[Metric]:
+    """A metric for each attribute; one that a single world has needs a clip of this world."""
+    for name in dict.fromkeys(chain.from_iterable(ATTRIBUTES.values())):
+        worlds = [world for world, names in ATTRIBUTES.items() if name in names]
+        needs = worlds if len(worlds) == 1 else ()
+        yield _metric(f"{name}_right", f"correct {name}", "fraction", _attribute(name), needs=needs)
+
+
 METRICS = by_name(
     _metric("true_motion", "true path correlation", "correlation", _correlation),
     _metric("true_distance", "true path distance", "frame widths", _distance, False),
     _metric("true_structure", "overlap with the subject of the source", "IoU", _overlap),
-    _metric("camera_error", "camera error", "frame widths", _camera, False, ["camera"]),
+    _metric("camera_error", "camera error", "frame widths", _camera, False),
     _metric("true_look", "correct attributes", "fraction", _appearance),
-    *(
-        _metric(f"{name}_right", f"correct {name}", "fraction", _attribute(name))
-        for name in ATTRIBUTES
-    ),
+    *_attributes(),
 )

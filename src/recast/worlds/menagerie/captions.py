@@ -11,7 +11,7 @@ from recast.worlds.menagerie.kinds import KINDS
 from recast.worlds.menagerie.world import Scene
 from recast.worlds.wording import PREFIXES, with_article
 
-_MOVES = {
+MOVES = {
     "walks": ("runs/running", "trots/trotting", "walks/walking", "races/racing"),
     "flaps": ("flies/flying", "flaps/flapping", "soars/soaring"),
     "undulates": ("swims/swimming", "glides/gliding"),
@@ -21,7 +21,7 @@ _MOVES = {
     "bobs": ("drifts/drifting", "floats/floating"),
 }
 """Words for the gait of a kind that crosses the frame, each with its participle."""
-_ACTIONS = {
+ACTIONS = {
     "crosses": ("{move}", "{move} by", "{move} across"),
     "jumps": ("jumps/jumping", "leaps/leaping"),
     "hops": ("hops/hopping", "hops/hopping along", "bounces/bouncing along"),
@@ -38,7 +38,7 @@ _ACTIONS = {
 """Words for an action: "/" stands between a verb and its participle."""
 _PARTICIPLE = 0.5  # fraction of the actions that are told by a participle
 _BEFORE = 0.4  # fraction of the single participles that stand before the subject
-_PLACES = {
+PLACES = {
     "meadow": ("over a meadow", "on a green meadow", "in a meadow"),
     "desert": ("in the desert", "through a desert", "over desert sand"),
     "snow": ("in the snow", "over a snowy field", "in a snowy landscape"),
@@ -58,24 +58,30 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         subject = f"{coat}{scene.kind} that is {scene.colour}"
     if scene.action == "waits" or rng.random() < 0.55:
         subject = _with_action(subject, scene, rng)
-    sentence = f"{with_article(subject)} {rng.choice(_PLACES[scene.landscape])}"
+    sentence = f"{with_article(subject)} {rng.choice(PLACES[scene.landscape])}"
     return str(rng.choice(PREFIXES)) + sentence if rng.random() < 0.15 else sentence
 
 
 def _with_action(subject: str, scene: Scene, rng: np.random.Generator) -> str:
-    move = str(rng.choice(_MOVES[KINDS[scene.kind].gait]))
-    action = str(rng.choice(_ACTIONS[scene.action])).format(move=move)
-    form = int(rng.random() < _PARTICIPLE)
-    words = [word.split("/")[form] if "/" in word else word for word in action.split()]
-    if form and len(words) == 1 and rng.random() < _BEFORE:
-        return f"{words[0]} {subject}"
-    return f"{subject} {' '.join(words)}"
+    move = str(rng.choice(MOVES[KINDS[scene.kind].gait]))
+    action = str(rng.choice(ACTIONS[scene.action])).format(move=move)
+    participle = bool(rng.random() < _PARTICIPLE)
+    words = in_form(action, participle)
+    if participle and " " not in words and rng.random() < _BEFORE:
+        return f"{words} {subject}"
+    return f"{subject} {words}"
+
+
+def in_form(action: str, participle: bool) -> str:
+    """The words of an action with its verbs or with their participles."""
+    words = action.split()
+    return " ".join(word.split("/")[participle] if "/" in word else word for word in words)
 
 
 def prompt(kind: str, colour: str, landscape: str) -> str:
     """The simplest sentence for an appearance, without motion. Evaluations use it."""
     subject = f"{colour} {kind}"
-    return f"{with_article(subject)} {_PLACES[landscape][0]}"
+    return f"{with_article(subject)} {PLACES[landscape][0]}"
 
 
 def examples(count: int) -> list[str]:

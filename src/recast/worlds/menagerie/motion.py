@@ -81,24 +81,30 @@ def root_motion(action: str, frames: int, rng: np.random.Generator) -> RootMotio
         facing = _facing_of(x, side)
     elif action == "waits":
         x = np.zeros(frames)
-    speed = np.hypot(np.gradient(x), np.gradient(y)) if frames > 1 else np.zeros(1)
-    usual = 0.45 / max(frames - 1, 1)
-    pace = (
-        np.clip(speed / usual, 0, 1.6)
-        if action not in ("approaches", "recedes")
-        else np.ones(frames)
-    )
+    path = np.stack([x, y], -1)
     return RootMotion(
         action=action,
-        path=np.stack([x, y], -1),
+        path=path,
         growth=np.asarray(growth),
         facing=facing,
-        pace=np.asarray(pace),
+        pace=pace(action, path),
         airborne=np.clip(2.2 * arc, 0, 1),
         climb=-np.sign(np.gradient(y)) * np.clip(np.abs(np.gradient(y)) / 0.02, 0, 1)
         if frames > 1
         else np.zeros(1),
     )
+
+
+def pace(action: str, path: Array) -> Array:
+    """The speed along a path (F, 2) of an action relative to a usual one, (F,)."""
+    frames = len(path)
+    if action in ("approaches", "recedes"):
+        return np.ones(frames)
+    if frames == 1:
+        return np.zeros(1)
+    x, y = path.T
+    usual = 0.45 / (frames - 1)
+    return np.clip(np.hypot(np.gradient(x), np.gradient(y)) / usual, 0, 1.6)
 
 
 def gait_phase(pace: Array, cadence: float, fps: float, start: float) -> Array:

@@ -25,6 +25,7 @@ from recast.worlds.menagerie.kinds import COLOURS, KINDS
 from recast.worlds.menagerie.landscapes import SCENES
 from recast.worlds.menagerie.parts import Array
 from recast.worlds.menagerie.world import SIZE
+from recast.worlds.silhouettes import centre_and_extent
 
 FOLDER = Path(__file__).parents[2] / "assets" / "menagerie" / "referee"
 FACINGS = ("left", "right")
@@ -32,6 +33,12 @@ GAITS = ("still", *dict.fromkeys(kind.gait for kind in KINDS.values()))
 """Gaits by index; "still" is a silhouette whose members do not move."""
 MASK = SIZE // 2  # side of the mask that the first network predicts
 CROP = 40  # side of the silhouettes that the second network sees
+WITHOUT_SIDES = ("balloon", "car")
+"""Kinds whose facing cannot be seen: only a lamp of one or two pixels tells the ends of a car."""
+SIDEWAYS = 0.3
+"""A subject with a smaller facing than this is seen from the front."""
+LEAST_CYCLES = 0.5
+"""A subject whose gait makes fewer cycles in a clip is still."""
 _LEAST_AREA = 0.004  # smallest fraction of a frame that is a subject
 _MARGIN = 1.15  # a silhouette's crop is so much larger than the silhouette
 
@@ -136,12 +143,12 @@ class GaitNetwork(nn.Module):
 def detect(frames: NDArray[np.uint8]) -> Detection:
     """What a clip (F, H, W, 3) uint8 shows; a clip of another size is resized."""
     frame_network, gait_network = _networks()
-    small = np.stack([_resized(frame) for frame in frames])
+    small = resized(frames)
     with torch.no_grad():
         found = frame_network(to_network_range(small))
     masks = _masks(found["mask"])
     present = (found["present"].numpy() > 0) & (masks.mean((1, 2)) >= _LEAST_AREA)
-    path, extent = _roots(masks, present)
+    path, extent = centre_and_extent(masks & present[:, None, None])
     facing = found["facing"].softmax(-1).numpy()
     landscape = SCENES[int(found["landscape"].log_softmax(-1).mean(0).argmax())]
     kind = colour = gait = rate = None
@@ -164,6 +171,15 @@ def detect(frames: NDArray[np.uint8]) -> Detection:
     )
 
 
+def resized(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frames (F, H, W, 3) with `SIZE` pixels a side."""
+    height, width = frames.shape[1:3]
+    if (height, width) == (SIZE, SIZE):
+        return frames
+    method = cv2.INTER_AREA if min(height, width) > SIZE else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(frame, (SIZE, SIZE), interpolation=method) for frame in frames])
+
+
 def silhouettes(
     frames: NDArray[np.uint8], masks: NDArray[np.bool_], present: NDArray[np.bool_]
 ) -> tuple[Tensor, Tensor]:
@@ -174,7 +190,7 @@ def silhouettes(
     """
     order = np.maximum.accumulate(np.where(present, np.arange(len(present)), -1))
     order[order < 0] = int(np.flatnonzero(present)[0])
-    path, extent = _roots(masks[order], np.ones(len(order), bool))
+    path, extent = centre_and_extent(masks[order])
     grey = frames[order].mean(-1) / 127.5 - 1
     crops = np.empty((len(order), 2, CROP, CROP), np.float32)
     for index, (frame, mask) in enumerate(zip(grey, masks[order], strict=True)):
@@ -231,17 +247,6 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax())
 
 
-def _roots(masks: NDArray[np.bool_], present: NDArray[np.bool_]) -> tuple[Array, Array]:
-    height, width = masks.shape[1:]
-    path, extent = np.full((len(masks), 2), np.nan), np.full(len(masks), np.nan)
-    for index in np.flatnonzero(present):
-        y, x = np.nonzero(masks[index])
-        if len(x):
-            path[index] = (x.mean() + 0.5) / width, (y.mean() + 0.5) / height
-            extent[index] = np.sqrt(len(x)) / width
-    return path, extent
-
-
 def _side(mask: NDArray[np.bool_]) -> float:
     """The side of the square around the centre of a silhouette that holds it."""
     y, x = np.nonzero(mask)
@@ -253,12 +258,6 @@ def _crop(image: NDArray[np.float32], centre: Array, side: float) -> NDArray[np.
     x, y = CROP / 2 - scale * centre
     matrix = np.array([(scale, 0, x - 0.5 + 0.5 * scale), (0, scale, y - 0.5 + 0.5 * scale)])
     return np.asarray(cv2.warpAffine(image, matrix, (CROP, CROP), flags=cv2.INTER_LINEAR))
-
-
-def _resized(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if frame.shape[:2] == (SIZE, SIZE):
-        return frame
-    return np.asarray(cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
 
 
 def _block(channels: int, out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

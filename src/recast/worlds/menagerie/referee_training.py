@@ -124,7 +124,7 @@ def clip_sample(seed: int, frozen: bool) -> tuple[Tensor, Tensor, int, float]:
             climb=np.full(len(scene), scene.climb[index]),
         )
     cycles = float(scene.phase[-1] - scene.phase[0])
-    moves = cycles > 0.5
+    moves = cycles > referee.LEAST_CYCLES
     gait = KINDS[scene.kind].gait if moves else "still"
     masks = subject_masks(scene, SIZE)
     present = masks.mean((1, 2)) > 0

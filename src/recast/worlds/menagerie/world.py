@@ -105,9 +105,7 @@ def compose(
     scale = scale * min(1.0, _LARGEST / float(scale.max()))
     centre = _placed(root.path, scale, figure.reach, figure.feet, figure.home, rng)
     pan, zoom = _camera(frames, rng)
-    phase = motion.gait_phase(root.pace, figure.cadence, FPS, float(rng.random()))
-    if figure.gait in ("flaps", "bobs", "undulates"):  # these never stop entirely
-        phase = motion.gait_phase(np.maximum(root.pace, 0.7), figure.cadence, FPS, float(phase[0]))
+    phase = _phase(kind, root.pace, float(rng.random()))
     return Scene(
         kind=kind,
         colour=colour,
@@ -126,6 +124,36 @@ def compose(
         zoom=zoom,
         layout=int(rng.integers(2**31)),
         front=bool(rng.random() < 0.15),
+    )
+
+
+def with_appearance(
+    scene: Scene,
+    *,
+    kind: str | None = None,
+    colour: str | None = None,
+    coat: str | None = None,
+    landscape: str | None = None,
+) -> Scene:
+    """The scene with another appearance and the same root motion and camera; None keeps what the
+    scene has. Another kind of subject has its own gait, banking and usual size."""
+    scene = replace(
+        scene,
+        colour=colour or scene.colour,
+        coat=coat or scene.coat,
+        landscape=landscape or scene.landscape,
+    )
+    if kind is None or kind == scene.kind:
+        return scene
+    figure, pace = KINDS[kind], motion.pace(scene.action, scene.centre)
+    scale = scene.scale * figure.size / KINDS[scene.kind].size
+    return replace(
+        scene,
+        kind=kind,
+        scale=scale * min(1.0, _LARGEST / float(scale.max())),
+        heading=_heading(scene.centre, scene.facing, figure.bank),
+        phase=_phase(kind, pace, float(scene.phase[0])),
+        stride=_stride(pace, figure.gait),
     )
 
 
@@ -266,6 +294,13 @@ def _placed(
         ground = float(rng.uniform(low[1], max(low[1], 0.5)))
     y = float(np.clip(ground, low[1], max(low[1], high[1])))
     return np.asarray(path + np.array((x, y)))
+
+
+def _phase(kind: str, pace: Array, start: float) -> Array:
+    figure = KINDS[kind]
+    if figure.gait in ("flaps", "bobs", "undulates"):  # these never stop entirely
+        pace = np.maximum(pace, 0.7)
+    return motion.gait_phase(pace, figure.cadence, FPS, start)
 
 
 def _heading(centre: Array, facing: Array, bank: float) -> Array:

@@ -23,16 +23,12 @@ _SHORT_PHRASES = {
     "wave": ("in a wave",),
     "spiral": ("in a spiral", "spiraling"),
 }
-# Longest first: "moving in a circle" is a path, and a "circle" that remains is a shape.
-_PHRASES = sorted(
-    (
-        (phrase, path)
-        for phrases in (captions.MOTION_PHRASES, _SHORT_PHRASES)
-        for path, options in phrases.items()
-        for phrase in options
-    ),
-    key=lambda pair: -len(pair[0]),
-)
+_PHRASES = [
+    (phrase, path)
+    for phrases in (captions.MOTION_PHRASES, _SHORT_PHRASES)
+    for path, options in phrases.items()
+    for phrase in options
+]
 _FILLERS = {
     *("a", "an", "the", "on", "over", "in", "front", "of", "against", "that", "is", "and", "with"),
     *("background", "backdrop", "scene", "video", "animation", "clip", "moving"),
@@ -55,7 +51,7 @@ def parse_caption(caption: str) -> dict[str, str]:
 
     Raises `BadCall` for an unknown word, and for two different values of one attribute.
     """
-    rest, paths = _split_motion(" ".join(wording.words(caption)))
+    rest, paths = wording.split_phrases(caption, _PHRASES)
     kinds = {
         "shape": SHAPES,
         "colour": tuple(COLOURS),
@@ -70,7 +66,7 @@ def parse_caption(caption: str) -> dict[str, str]:
             named[kind].add(word)
         elif word not in _FILLERS:
             raise BadCall(f"the shapes world cannot draw {word!r}; it knows {_vocabulary(kinds)}")
-    return {kind: _only(kind, words) for kind, words in named.items() if words}
+    return wording.one_of_each(named)
 
 
 def with_appearance(scene: Scene, chosen: Mapping[str, str]) -> Scene:
@@ -88,22 +84,6 @@ def with_appearance(scene: Scene, chosen: Mapping[str, str]) -> Scene:
         ground=chosen.get("ground", scene.ground),
         pattern=chosen.get("pattern", scene.pattern),
     )
-
-
-def _split_motion(text: str) -> tuple[list[str], set[str]]:
-    """The words that are not about motion, and the paths that the removed phrases name."""
-    text, paths = f" {text} ", set()
-    for phrase, path in _PHRASES:
-        if f" {phrase} " in text:
-            text = text.replace(f" {phrase} ", " ")
-            paths.add(path)
-    return text.split(), paths
-
-
-def _only(kind: str, words: set[str]) -> str:
-    if len(words) > 1:
-        raise BadCall(f"the caption names {' and '.join(sorted(words))}; a scene has one {kind}")
-    return next(iter(words))
 
 
 def _with_attributes(scene: Scene, chosen: dict[str, str], seed: int) -> Scene:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from recast.worlds import silhouettes
 from recast.worlds.shapes import geometry, world
 from recast.worlds.shapes.geometry import Array
 
-_TEMPLATE = 32  # side in pixels of the normalised masks that are compared to classify shapes
 _MIN_AREA = 0.004  # smallest fraction of a frame that a subject covers (a radius of 1/28)
 
 
@@ -112,7 +112,7 @@ def _shape(masks: NDArray[np.bool_]) -> str:
     shapes, templates = _templates()
     overlaps = []
     for mask in masks:
-        observed = _normalised(mask).ravel()
+        observed = silhouettes.normalised(mask).ravel()
         intersection = templates @ observed
         union = templates.sum(-1) + observed.sum() - intersection
         overlaps.append((intersection / union).max(-1))
@@ -126,21 +126,13 @@ def _templates() -> tuple[tuple[str, ...], Array]:
     still = np.full((len(angles), 2), 0.5), np.full(angles.shape, 0.25)
     grid = world.pixel_grid(2 * world.SIZE)
     templates = [
-        [_normalised(c >= 0.5).ravel() for c in geometry.coverage(shape, grid, *still, angles)]
+        [
+            silhouettes.normalised(c >= 0.5).ravel()
+            for c in geometry.coverage(shape, grid, *still, angles)
+        ]
         for shape in world.SHAPES
     ]
     return world.SHAPES, np.array(templates)
-
-
-def _normalised(mask: NDArray[np.bool_]) -> Array:
-    """The mask, centred on its centroid and scaled to a fixed second moment."""
-    centre = np.array(ndimage.center_of_mass(mask))
-    points = np.argwhere(mask)
-    spread = max(float(np.sqrt(((points - centre) ** 2).sum(-1).mean())), 0.5)
-    step = 2.2 * spread / (_TEMPLATE / 2)
-    axis = (np.arange(_TEMPLATE) - (_TEMPLATE - 1) / 2) * step
-    grid = np.stack(np.meshgrid(axis, axis, indexing="ij")) + centre[:, None, None]
-    return np.asarray(ndimage.map_coordinates(mask.astype(float), grid, order=1))
 
 
 def _background(frames: NDArray[np.uint8], mask: NDArray[np.bool_]) -> str:

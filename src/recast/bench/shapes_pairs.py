@@ -4,27 +4,27 @@ This module owns the choice of pairs and their exact ground truth: where the sub
 what the prompt's words mean. It refuses to know methods and models.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recast.errors import BadCall, UnknownName, reason_of
+from recast.errors import BadClip, UnknownName
 from recast.media.video import Video
-from recast.metrics.base import ATTRIBUTES, GroundTruth, Tracks
+from recast.metrics.base import ATTRIBUTES, GroundTruth, NoValue, Tracks
 from recast.worlds.shapes import camera as cameras
 from recast.worlds.shapes import captions, oracle, world
 from recast.worlds.shapes.describe import parse_caption, with_appearance
+from recast.worlds.silhouettes import mean_iou
 
 _TARGET_SEEDS = range(world.HELD_OUT.start + 50_000, world.HELD_OUT.stop)
 
 
 def held_out(
     count: int,
-    changes: Sequence[str] = ATTRIBUTES,
+    changes: Sequence[str] = ATTRIBUTES["shapes"],
     paths: Sequence[str] = (),
     camera: bool | None = None,
     patterns: Sequence[str] = (),
@@ -85,33 +85,74 @@ def ideal_result(
 
 def ground_truth(seed: int, prompt: str, result: NDArray[np.uint8]) -> GroundTruth:
     """What a result (F, H, W, 3) shows according to the oracle, and what it should show."""
-    return _compare(world.sample(seed, len(result)), prompt, result)
+    return ground_truth_of_scene(world.sample(seed, len(result)), prompt, result)
 
 
-def ground_truth_from_file(path: Path, prompt: str, result: NDArray[np.uint8]) -> GroundTruth:
-    """Like `ground_truth`, for a clip that `recast shapes render` wrote, from its .json file.
+def ground_truth_of_scene(
+    scene: world.Scene, prompt: str, result: NDArray[np.uint8]
+) -> GroundTruth:
+    """What a result (F, H, W, 3) shows according to the oracle, and what it should show. An
+    attribute that the prompt does not name should be that of the scene."""
+    target, detection = with_appearance(scene, parse_caption(prompt)), oracle.detect(result)
+    shows_camera = {scene.pattern, target.pattern} <= set(cameras.PATTERNS)
+    return GroundTruth(
+        world="shapes",
+        expected_path=scene.centre,
+        detected_path=detection.path,
+        attribute_correct=_correct(
+            detection, {name: getattr(target, name) for name in ("colour", "shape", "background")}
+        ),
+        iou=mean_iou(detection.masks, world.truth(scene, result.shape[1]).mask),
+        camera_error=cameras.camera_error(result, detection.masks, scene)
+        if shows_camera
+        else NoValue("a plain or striped background does not show the camera's motion"),
+    )
 
-    Raises `BadCall` for another kind of file, for a clip of another length, and for a prompt with
-    words that the shapes world does not know.
+
+def ground_truth_from_source(
+    source: NDArray[np.uint8], prompt: str, result: NDArray[np.uint8]
+) -> GroundTruth:
+    """Like `ground_truth`, for a source (F, H, W, 3) whose scene is not known: the oracle reads the
+    source too.
+
+    Raises `BadClip` for a source without a subject, and `BadCall` for a prompt with words that the
+    shapes world does not know.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        size = content["size"]
-        centre = np.array(content["centre"], float) / size
-        appearance = {name: content[name] for name in ("shape", "colour", "ground", "pattern")}
-        scene = with_appearance(world.sample(content["seed"], len(centre)), appearance)
-        pan, zoom = np.array(content["pan"], float) / size, np.array(content["zoom"], float)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadCall(
-            f"{path} is not a .json file that recast shapes render wrote ({reason_of(error)}); "
-            "give the file beside the rendered clip"
-        ) from error
-    if len(centre) != len(result):
-        raise BadCall(
-            f"{path.name} describes {len(centre)} frames, but the result has {len(result)}; both "
-            "must have the same length"
-        )
-    return _compare(replace(scene, centre=centre, pan=pan, zoom=zoom), prompt, result)
+    shown, named = oracle.detect(source), parse_caption(prompt)
+    if shown.colour is None or shown.shape is None:
+        raise BadClip("the source shows no subject of the shapes world; give a clip of that world")
+    background = shown.background
+    if "ground" in named:
+        pattern = named.get("pattern", "plain")
+        background = named["ground"] if pattern == "plain" else f"{pattern} {named['ground']}"
+    detection = oracle.detect(result)
+    target = {"colour": shown.colour, "shape": shown.shape} | named | {"background": background}
+    return GroundTruth(
+        world="shapes",
+        expected_path=shown.path,
+        detected_path=detection.path,
+        attribute_correct=_correct(detection, target),
+        iou=mean_iou(detection.masks, shown.masks),
+        camera_error=NoValue("the camera of the source is known only from its `truth`"),
+    )
+
+
+def scene_of_file(content: Mapping[str, Any]) -> world.Scene:
+    """The scene of a clip that `recast shapes render` wrote, from the content of its .json file.
+
+    Raises `KeyError`, `TypeError` or `ValueError` for another content.
+    """
+    size = content["size"]
+    centre = np.array(content["centre"], float) / size
+    appearance = {name: content[name] for name in ("shape", "colour", "ground", "pattern")}
+    scene = with_appearance(world.sample(content["seed"], len(centre)), appearance)
+    pan, zoom = np.array(content["pan"], float) / size, np.array(content["zoom"], float)
+    return replace(scene, centre=centre, pan=pan, zoom=zoom)
+
+
+def detector() -> str | None:
+    """None: the oracle has no weights on which numbers could depend."""
+    return None
 
 
 def tracker(scene: world.Scene) -> Callable[[NDArray[np.uint8]], Tracks]:
@@ -124,23 +165,8 @@ def tracker(scene: world.Scene) -> Callable[[NDArray[np.uint8]], Tracks]:
     return track
 
 
-def _compare(scene: world.Scene, prompt: str, result: NDArray[np.uint8]) -> GroundTruth:
-    """The ground truth of a result. An attribute that the prompt does not name should be that of
-    the scene."""
-    target, detection = with_appearance(scene, parse_caption(prompt)), oracle.detect(result)
-    source_masks = world.truth(scene, result.shape[1]).mask
-    intersection = (detection.masks & source_masks).sum((1, 2))
-    union = (detection.masks | source_masks).sum((1, 2))
-    shows_camera = {scene.pattern, target.pattern} <= set(cameras.PATTERNS)
-    return GroundTruth(
-        expected_path=scene.centre,
-        detected_path=detection.path,
-        attribute_correct={
-            name: getattr(detection, name) == getattr(target, name) for name in ATTRIBUTES
-        },
-        iou=float(np.mean(intersection / np.maximum(union, 1))),
-        camera_error=cameras.camera_error(result, detection.masks, scene) if shows_camera else None,
-    )
+def _correct(detection: oracle.Detection, target: Mapping[str, str]) -> dict[str, bool]:
+    return {name: getattr(detection, name) == target[name] for name in ATTRIBUTES["shapes"]}
 
 
 def _differs(target: world.Scene, source: world.Scene, changes: Sequence[str]) -> bool:
