@@ -386,7 +386,3 @@ def test_the_page_lists_every_node_with_its_outputs(comfy: ComfyUI) -> None:
         schema.display_name: [output.display_name for output in schema.outputs]
         for schema in schemas
     }
-
-
-def test_the_folder_names_its_requirement() -> None:
-    assert (FOLDER / "requirements.txt").read_text(encoding="utf-8").split() == ["recast>=0.1"]
