@@ -5,6 +5,7 @@
 #                   run, whatever fails
 #   make lint | style | contracts | types | docs | pytest      one of these alone; docs builds the
 #                   documentation into site/, and a warning or a broken link fails it
+#   make package    a wheel and a source archive in dist/, checked as the package index does
 #   make format     rewrite the files the way `make test` wants them
 #   make setup      only the .venv
 #   make clean      remove the .venv and every cache
@@ -46,7 +47,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint style contracts types docs pytest format clean
+.PHONY: help setup demo test lint style contracts types docs pytest package format clean
 
 help:
 	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
@@ -77,6 +78,13 @@ docs: $(STAMP)
 
 pytest: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+package: $(STAMP)
+	$(INSTALL) --quiet --no-build-isolation --editable '.[release]'
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	@ls -l dist
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -366,6 +366,11 @@ def test_the_flag_ray_without_a_value_means_this_machine() -> None:
     assert local_ray(["--ray", "head:6379", "shapes"]) == ["--ray", "head:6379", "shapes"]
 
 
+def test_a_call_without_a_suite_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench"]) == 2
+    assert "missing: SUITE" in capsys.readouterr().err
+
+
 def test_a_missing_extra_is_named(
     suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

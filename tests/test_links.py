@@ -13,6 +13,8 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "SECURITY.md",
+    "comfy/README.md",
     "src/recast/assets/clips/README.md",
     "src/recast/assets/menagerie/referee/README.md",
     "src/recast/assets/shapes/README.md",

@@ -1,7 +1,6 @@
 """The reference of the command line, from the dataclasses that define the flags.
 
-A command is called with `--help`, and the dataclass that it hands to tyro is caught on the way. So
-names, defaults and help texts are those that the command itself shows.
+Names, defaults and help texts are those that the command itself shows.
 """
 
 import argparse
@@ -11,10 +10,10 @@ from typing import Any
 
 import tyro
 
-from recast import cli, registry
+from recast import registry
+from recast.cli import completion, flags
 from recast.pipeline import method_presets, model_loading
 
-_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
 _TITLES = {
     "positional arguments": "Arguments",
     "options": "Options",
@@ -28,17 +27,9 @@ _BY_METHOD = {"transfer", "learn", "demo"}
 """Commands whose `config` flags are a method's; those stand on the page of the methods."""
 
 
-class _Caught(BaseException):
-    """Carries what a command gave to tyro out of the command."""
-
-    def __init__(self, kind: Any, options: dict[str, Any]) -> None:
-        super().__init__()
-        self.kind, self.options = kind, options
-
-
 def all_commands() -> str:
     """A section for each command: its summary and a table of each group of flags."""
-    return "\n".join(_command(name) for name in cli.commands())
+    return "\n".join(_command(*command) for command in completion.specifications().items())
 
 
 def all_settings() -> str:
@@ -46,8 +37,9 @@ def all_settings() -> str:
     return "\n".join(_method(name) for name in registry.names("methods"))
 
 
-def _command(name: str) -> str:
-    parser, about = _parser_of(name.split())
+def _command(name: str, command: flags.Specification) -> str:
+    parser = _parser(command.kind, default=command.default, config=flags.MARKERS)
+    about = re.sub(r" Presets of .*", "", command.description)
     lines = [f"## recast {name}", "", about, ""]
     for group in parser._action_groups:
         rows = [_row(action) for action in group._group_actions if _is_flag(action)]
@@ -58,24 +50,6 @@ def _command(name: str) -> str:
             lines += [f"**{title}**", "", "| flag | default | meaning |", "| --- | --- | --- |"]
             lines += [*rows, ""]
     return "\n".join(lines)
-
-
-def _parser_of(words: list[str]) -> tuple[argparse.ArgumentParser, str]:
-    real = tyro.cli
-
-    def catch(kind: Any, **options: Any) -> None:
-        raise _Caught(kind, options)
-
-    tyro.cli = catch  # type: ignore[assignment]
-    try:
-        cli.main([*words, "--help"])
-    except _Caught as caught:
-        options = {k: v for k, v in caught.options.items() if k in ("default", "config")}
-        about = str(caught.options.get("description") or "")
-        return _parser(caught.kind, **options), re.sub(r" Presets of .*", "", about)
-    finally:
-        tyro.cli = real
-    raise RuntimeError(f"recast {' '.join(words)} --help did not reach tyro")
 
 
 def _parser(kind: Any, **options: Any) -> argparse.ArgumentParser:
@@ -130,14 +104,14 @@ def _method(name: str) -> str:
     summary = (module.__doc__ or "").strip().split("\n\n")[0]
     lines = [f"### {name} {{#settings-{name}}}", "", _cell(" ".join(summary.split())), ""]
     lines.append(f"Presets: {', '.join(f'`{p}`' for p in presets)}. {_defaults(name)}")
-    parser = _parser(module.Config, default=next(iter(presets.values())), config=_MARKERS)
-    flags = [action for group in parser._action_groups for action in group._group_actions]
+    parser = _parser(module.Config, default=next(iter(presets.values())), config=flags.MARKERS)
+    actions = [action for group in parser._action_groups for action in group._group_actions]
     lines += [
         "",
         f"| flag | meaning | {' | '.join(presets)} |",
         "| --- " * (len(presets) + 2) + "|",
     ]
-    for action in filter(_is_flag, flags):
+    for action in filter(_is_flag, actions):
         flag, _, text = _parts(action)
         field = action.dest.replace("-", "_")
         values = " | ".join(_value(getattr(config, field)) for config in presets.values())

@@ -30,6 +30,7 @@ _COMMANDS = {
     "methods": ("listing.methods", "list the methods and their presets"),
     "backbones": ("listing.backbones", "list the models that can be loaded by a short name"),
     "doctor": ("listing.doctor", "show what this machine has, or the memory that a model needs"),
+    "completion": ("completion.completion", "print a script that completes commands in a shell"),
     "verify": ("verify.verify", "check a model on this machine from its files to a transfer"),
     "store ls": ("listing.store_ls", "list the motions in the motion store"),
     "store prune": (
@@ -86,14 +87,19 @@ def commands() -> dict[str, str]:
     return {name: summary for name, (_, summary) in _COMMANDS.items()}
 
 
+def call(name: str, argv: Sequence[str]) -> None:
+    """Import a command and run it with its arguments."""
+    target, summary = _COMMANDS[name]
+    module, _, function = target.partition(".")
+    command = getattr(importlib.import_module(f"recast.cli.{module}"), function)
+    command(list(argv), f"recast {name}", f"{summary[0].upper()}{summary[1:]}.")
+
+
 def _dispatch(argv: list[str]) -> None:
     for count in (2, 1):
         name = " ".join(argv[:count])
         if name in _COMMANDS:
-            target, summary = _COMMANDS[name]
-            module, _, function = target.partition(".")
-            command = getattr(importlib.import_module(f"recast.cli.{module}"), function)
-            command(argv[count:], f"recast {name}", f"{summary[0].upper()}{summary[1:]}.")
+            call(name, argv[count:])
             return
     if not argv:
         raise BadCall("no command was given; recast --help lists all commands")

@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TypeVar, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from itertools import pairwise
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 import docstring_parser
 import tyro
@@ -19,7 +21,10 @@ import tyro
 from recast.errors import BadCall, UnknownName, check_finite
 
 T = TypeVar("T")
-_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+"""How tyro makes flags of the fields of a dataclass."""
+_ASKS = ContextVar("asks", default=False)
+"""Whether `parse` is called by `specification`."""
 _INT_ERROR = r"(?:no type matching .*\|INT could|invalid literal for int).*?('.*?')[\].].*"
 _FLOAT_ERROR = (
     r"(?:no type matching .*\|FLOAT could|could not convert string to float).*?('.*?')[\].].*"
@@ -38,23 +43,53 @@ _PLAIN_ERRORS = (
 """Regular expressions for tyro's messages, each with what Recast says instead."""
 
 
+class Specification(NamedTuple):
+    """What a command parses, as the arguments of `parse`."""
+
+    kind: Any
+    default: Any
+    description: str
+
+
+class _Asked(BaseException):
+    """Carries a specification out of a command."""
+
+    def __init__(self, specification: Specification) -> None:
+        super().__init__()
+        self.specification = specification
+
+
+def specification(command: Callable[[], object]) -> Specification:
+    """What a command parses. The command ends before it does anything else."""
+    token = _ASKS.set(True)
+    try:
+        command()
+    except _Asked as asked:
+        return asked.specification
+    finally:
+        _ASKS.reset(token)
+    raise RuntimeError("the command has parsed nothing")
+
+
 def parse(kind: Any, default: Any, argv: Sequence[str], command: str, description: str = "") -> Any:
     """An instance of the dataclass `kind`: the values of `default`, changed by the flags in `argv`.
 
     For --help it prints the help and raises `SystemExit(0)`. Raises `BadCall` for every mistake.
     """
+    if _ASKS.get():
+        raise _Asked(Specification(kind, default, description))
     if not asks_help(argv):
         _check_known(argv, default)
     message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(message), _unwrapped_help():
+        with contextlib.redirect_stderr(message), unwrapped_help():
             parsed = tyro.cli(
                 kind,
                 prog=command,
                 description=description or None,
                 args=list(argv),
                 default=default,
-                config=_MARKERS,
+                config=MARKERS,
             )
     except SystemExit as end:
         if not end.code:
@@ -149,7 +184,7 @@ def _check_known(argv: Sequence[str], default: Any) -> None:
 
 
 @contextlib.contextmanager
-def _unwrapped_help() -> Iterator[None]:
+def unwrapped_help() -> Iterator[None]:
     """Inside this context, help texts have no line breaks, so that they fit any terminal.
 
     Otherwise tyro breaks a text where the docstring in the source does, because docstring_parser
@@ -194,6 +229,6 @@ def _one_line(box: str, command: str) -> str:
 def local_ray(argv: list[str]) -> list[str]:
     """The arguments, with "local" after a `--ray` that has no value: a cluster on this machine."""
     words = []
-    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+    for word, following in pairwise([*argv, "--"]):
         words += [word, "local"] if word == "--ray" and following.startswith("--") else [word]
     return words

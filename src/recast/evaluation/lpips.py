@@ -30,9 +30,10 @@ def lpips(a: NDArray[np.uint8], b: NDArray[np.uint8], network: str, device: str 
         metric = LearnedPerceptualImagePatchSimilarity(network, normalize=True).to(device)
     except Exception as error:  # a missing package, or any error of a download
         raise BadModel(
-            f"LPIPS with {network} cannot be loaded ({reason_of(error)}); pip install torchmetrics "
-            "torchvision and let it download the weights once, or copy them to its cache "
-            "(~/.cache/torch/hub/checkpoints), or set `lpips=none` to leave this score out"
+            f"LPIPS with {network} cannot be loaded ({reason_of(error)}); install it with "
+            "pip install '.[lpips]' in Recast's own folder and let it download the weights "
+            "once, or copy them to its cache (~/.cache/torch/hub/checkpoints), or set `lpips=none` "
+            "to leave this score out"
         ) from error
     pairs = zip(_images(a), _images(b), strict=True)
     with torch.no_grad():

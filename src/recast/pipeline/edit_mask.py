@@ -81,7 +81,7 @@ def resolve(
 
     `mask` is "auto" or what `read` takes. Raises `BadCall`, `BadClip`.
     """
-    size = _size(motion)
+    size = clip_size(motion)
     if mask != AUTO:
         return read(mask, motion.metadata["clip"])
     motion.check_holds("latents")
@@ -99,7 +99,7 @@ def apply(mask: NDArray[np.bool_], method: MotionMethod[Any], motion: Motion) ->
     Raises `BadCall` for a method without masks, for another shape, and for an empty mask.
     """
     requirements.check_takes_mask(method)
-    size = _size(motion)
+    size = clip_size(motion)
     if mask.shape != size:
         raise BadCall(
             f"`mask` has the shape {mask.shape}; it must be that of the fitted clip, (frames, "
@@ -136,7 +136,19 @@ def read(given: str, facts: Mapping[str, Any]) -> NDArray[np.bool_]:
         _check_not_empty(mask, given, f"the box covers no pixel of {width}x{height}")
         return mask
     path = Path(given)
-    clip = videos.read(path, frames=1) if _is_image(path) else _cut_like(path, facts)
+    return fit(
+        videos.read(path, frames=1) if _is_image(path) else _cut_like(path, facts), given, facts
+    )
+
+
+def fit(clip: Video, given: str, facts: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """A mask in memory, of one frame or of as many as the fitted clip, as a mask (F, H, W) for the
+    fitted clip: it is fitted as the source was, and bright pixels become true.
+
+    `given` is the name of the mask for messages, and `facts` as for `read`. Raises `BadClip` as
+    `read` does.
+    """
+    height, width = facts["height"], facts["width"]
     _check_shape(clip, given, facts)
     _check_not_empty(_bright(clip), given, "no pixel of it is brighter than 127")
     how = facts.get("fit", "crop")  # motion files of earlier versions have no such entry
@@ -144,7 +156,7 @@ def read(given: str, facts: Mapping[str, Any]) -> NDArray[np.bool_]:
     _check_not_empty(
         mask, given, f"no bright pixel is left after fitting to {width}x{height} (`fit={how}`)"
     )
-    return np.broadcast_to(mask, shape)
+    return np.broadcast_to(mask, (facts["frames"], height, width))
 
 
 def _bright(clip: Video) -> NDArray[np.bool_]:
@@ -208,7 +220,7 @@ def _cut_like(path: Path, facts: Mapping[str, Any]) -> Video:
         raise BadClip(f"the mask does not fit the clip: {error}") from error
 
 
-def _size(motion: Motion) -> tuple[int, int, int]:
+def clip_size(motion: Motion) -> tuple[int, int, int]:
     """Frames, height and width of the clip that the motion was learned from."""
     facts = motion.metadata.get("clip")
     if facts is None:
