@@ -146,7 +146,7 @@ def ceiling(count: int) -> str:
             detection = oracle.detect(source_clip.to_video(tensor, world.FPS).frames)
             correct[name] += [
                 getattr(detection, attribute) == getattr(scene, attribute)
-                for attribute in ATTRIBUTES
+                for attribute in ATTRIBUTES["shapes"]
             ]
     lines = [f"autoencoder, mean squared error on [-1, 1]: {np.mean(errors):.4f}"]
     lines += [

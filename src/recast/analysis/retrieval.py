@@ -214,7 +214,7 @@ def _matches(clip: Indices, queries: Indices, retrieved: Indices) -> tuple[Match
 def _differ_in_appearance(scenes: list[world.Scene]) -> NDArray[np.bool_]:
     """For each pair of scenes whether colour, shape and background all differ, (S, S)."""
     differ = np.ones((len(scenes), len(scenes)), bool)
-    for name in ATTRIBUTES:
+    for name in ATTRIBUTES["shapes"]:
         values = np.array([getattr(scene, name) for scene in scenes])
         differ &= values[:, None] != values
     return differ
