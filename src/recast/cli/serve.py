@@ -1,0 +1,32 @@
+"""`recast serve`: the page in a browser."""
+
+import shutil
+
+from recast.cli import flags
+from recast.cli.console import complain, waiting
+from recast.errors import missing_extra
+from recast.media.video import Video
+from recast.pipeline import recipes
+from recast.verification.clips import FOLDER
+from recast.worlds.shapes import world
+
+_DEMO = "demo.mp4"
+
+
+def serve(argv: list[str], command: str, about: str) -> None:
+    """Run the server until Ctrl-C."""
+    with missing_extra("web"):
+        import gradio  # noqa: F401
+        import uvicorn  # noqa: F401
+    from recast.web.config import ServeConfig
+
+    config = flags.parse(ServeConfig, ServeConfig(), argv, command, about)
+    samples = config.folder / "samples"
+    samples.mkdir(parents=True, exist_ok=True)
+    if not (samples / _DEMO).is_file():
+        Video(world.render(world.sample(recipes.SEED)), world.FPS).save(samples / _DEMO)
+    for clip in FOLDER.glob("*.mp4"):
+        shutil.copyfile(clip, samples / clip.name)
+    with waiting("starting the server"):
+        from recast.web.app import serve as run
+    run(config, complain)

@@ -1,0 +1,46 @@
+"""What the tests of the page share: a server's folder with a sample, and requests of short jobs."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recast.media.video import Video
+from recast.web.job_store import Job, JobStore
+from recast.web.limits import Limits
+from recast.web.requests import TransferRequest
+from recast.web.server_folder import ServerFolder
+
+GAUSSIAN = {"clip": "sample:dots", "prompt": "a cat", "backbone": "gaussian", "method": "unguided"}
+
+
+def server_folder(root: Path, limits: Limits | None = None) -> ServerFolder:
+    """A server's folder with the sample `dots`, 8 frames of a moving square of 16x16 pixels."""
+    folder = ServerFolder(root, limits or Limits(free_gb=0))
+    folder.samples.mkdir(parents=True)
+    frames = np.zeros((8, 16, 16, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[4:10, index : index + 6] = 255
+    Video(frames, 8.0).save(folder.samples / "dots.mp4")
+    return folder
+
+
+def gaussian(steps: int = 3, **changes: object) -> TransferRequest:
+    """A transfer that takes milliseconds after its model is loaded; many steps take seconds."""
+    values: dict[str, object] = {**GAUSSIAN, "draw": {"steps": steps}, "score": False}
+    return TransferRequest(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def wait_for(
+    store: JobStore, id: str, states: Sequence[str], seconds: float = 120.0, steps: int = 0
+) -> Job:
+    """The job, as soon as it has one of these states and has done some steps."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        job = store.get(id)
+        if job.state in states and job.progress.get("index", 0) >= steps:
+            return job
+        assert job.state in ("queued", "running", *states), job.error
+        time.sleep(0.05)
+    raise AssertionError(f"the job {id} is still {store.get(id).state}")
