@@ -89,7 +89,7 @@ def test_a_zip_of_images_becomes_a_folder_in_the_order_of_the_numbers(
     assert [int(frame[0, 0, 0]) for frame in video.read(kept).frames] == [20, 40, 200]
 
 
-def _bad_uploads(tmp_path: Path, ball: Path) -> dict[str, tuple[Path, str]]:
+def bad_uploads(tmp_path: Path, ball: Path) -> dict[str, tuple[Path, str]]:
     """Name -> an upload that must be refused, and words of the message."""
     clip = ball.read_bytes()
     files = {
@@ -123,10 +123,10 @@ def _bad_uploads(tmp_path: Path, ball: Path) -> dict[str, tuple[Path, str]]:
     return made
 
 
-def test_bad_uploads_are_refused_by_name_and_leave_nothing(
+def testbad_uploads_are_refused_by_name_and_leave_nothing(
     folder: ServerFolder, tmp_path: Path, ball: Path
 ) -> None:
-    for name, (path, message) in _bad_uploads(tmp_path, ball).items():
+    for name, (path, message) in bad_uploads(tmp_path, ball).items():
         with pytest.raises(BadClip, match=message) as caught:
             uploads.add_clip(folder, path, f"my {name}")
         assert str(tmp_path) not in str(caught.value), name

@@ -1,7 +1,14 @@
 """What the tests of the page share: a server's folder with a sample, and requests of short jobs."""
 
+import re
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +51,45 @@ def wait_for(
         assert job.state in ("queued", "running", *states), job.error
         time.sleep(0.05)
     raise AssertionError(f"the job {id} is still {store.get(id).state}")
+
+
+@dataclass(slots=True)
+class RunningServer:
+    """A server in a process of its own."""
+
+    url: str
+    store: JobStore
+    process: "subprocess.Popen[str]"
+    command: list[str]
+
+
+@contextmanager
+def start_server(root: Path, *flags: str, port: int = 0) -> Iterator[RunningServer]:
+    """`recast serve` in a folder that has samples; it is stopped at the end."""
+    command = [sys.executable, "-m", "recast", "serve", "--folder", str(root), "--free-gb", "0"]
+    command += [*flags, "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        lines = []
+        while not (match := re.search(r"open (http://[^/]+)/", "".join(lines))):
+            line = process.stderr.readline()
+            assert line, "".join(lines)
+            lines.append(line)
+        drain = threading.Thread(target=process.stderr.read, daemon=True)
+        drain.start()  # a full pipe would stop the server
+        _wait_until_healthy(match[1])
+        yield RunningServer(match[1], JobStore(root / "jobs.sqlite3"), process, command)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_until_healthy(url: str) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+            assert answer.status == 200
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{url} does not answer")

@@ -25,7 +25,7 @@ from recast.web.service import Service
 from recast.web.supervisor import Supervisor
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is first imported
-_HEAD = '<script src="/static/page.js" defer></script>'
+_HEAD = '<script src="/page/page.js" defer></script>'
 
 
 def create_app(
@@ -70,7 +70,7 @@ def _add_page(app: FastAPI, service: Service) -> None:
 
     from recast.web.page import STATIC, build, theme
 
-    app.mount("/static", StaticFiles(directory=STATIC))
+    app.mount("/page", StaticFiles(directory=STATIC))
     gradio.mount_gradio_app(
         app,
         build(service),

@@ -7,7 +7,6 @@ where the clip is on the visitor's machine: it writes the file's name.
 import dataclasses
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from recast.backbones.base import Settings
@@ -42,13 +41,14 @@ def python(run: RunConfig[Any], clip: str, mask: str | None = None) -> str:
     if changes:
         arguments = ", ".join(f"{name}={value!r}" for name, value in changes.items())
         config = f"dataclasses.replace({config}, {arguments})"
+    parts = _parts(run)
     lines = [
-        "import dataclasses",
+        *(["import dataclasses"] if changes else []),
         "from pathlib import Path",
         "",
         "import recast",
         "from recast.pipeline import run",
-        "from recast.pipeline.config import Draw",
+        *(["from recast.pipeline.config import Draw"] if "draw" in parts else []),
         "",
         "config = recast.RunConfig(",
         f"    clip=Path({clip!r}),",
@@ -58,14 +58,22 @@ def python(run: RunConfig[Any], clip: str, mask: str | None = None) -> str:
         *([f"    preset={run.preset!r},"] if run.preset else []),
         *([f"    mask={mask!r},"] if mask else []),
         f"    config={config},",
+        *(f"    {part}={text}," for part, text in parts.items()),
+        ")",
     ]
+    return "\n".join([*lines, "print(run.transfer(config).run().folder)"])
+
+
+def _parts(run: RunConfig[Any]) -> dict[str, str]:
+    """The nested configs that differ from their defaults, as Python."""
     homes = {"draw": "Draw", "source": "recast.Source", "settings": "recast.Settings"}
+    found = {}
     for part, kind in _PARTS.items():
         values = _differences(getattr(run, part), kind())
         if values:
             arguments = ", ".join(f"{name}={value!r}" for name, value in values.items())
-            lines.append(f"    {part}={homes[part]}({arguments}),")
-    return "\n".join([*lines, ")", "print(run.transfer(config).run().folder)"])
+            found[part] = f"{homes[part]}({arguments})"
+    return found
 
 
 def _changes(run: RunConfig[Any]) -> Iterator[tuple[str, Any]]:
@@ -97,8 +105,3 @@ def _flag(name: str, value: Any) -> list[str]:
     if isinstance(value, tuple):
         return [f"--{flag}", *map(str, value)]
     return [f"--{flag}", str(value)]
-
-
-def display_name(path: Path) -> str:
-    """What a clip on the server is called in these texts."""
-    return path.name

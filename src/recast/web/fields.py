@@ -1,4 +1,4 @@
-"""The settings of a run as a page needs them: names, kinds, defaults and help, from the dataclasses.
+"""The settings of a run as a page needs them: names, kinds, defaults, help, from the dataclasses.
 
 The command line has tyro for this. Here the same classes and the same docstrings become fields of
 an HTML form, and the values that come back become a config again. This module refuses to know

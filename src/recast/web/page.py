@@ -117,8 +117,9 @@ def _fields(events: PageEvents) -> dict[str, Any]:
         fields["upload"] = gr.File(
             label="Or upload one: a video, a GIF, a WebP, a zip of images, or a motion file",
             file_types=[*CLIP_SUFFIXES, ".safetensors"],
-            height=110,
+            height=130,
             elem_id="rc-upload",
+            elem_classes="rc-file",
         )
         fields["film"] = gr.HTML(elem_id="rc-film")
         with gr.Row():
@@ -138,24 +139,28 @@ def _fields(events: PageEvents) -> dict[str, Any]:
             lines=2,
             elem_id="rc-prompt",
         )
-        fields["source_prompt"] = gr.Textbox(
-            label="Source prompt", info="What the clip shows now. Some methods need it."
-        )
-        fields["negative_prompt"] = gr.Textbox(
-            label="Negative prompt", info="What the new clip should not show."
-        )
-    with gr.Group():
         with gr.Row():
-            fields["backbone"] = gr.Dropdown(
-                events.model_choices(), value=DEFAULT_BACKBONE, label="Model", elem_id="rc-model"
+            fields["source_prompt"] = gr.Textbox(
+                label="Source prompt", info="What the clip shows now. Some methods need it."
             )
+            fields["negative_prompt"] = gr.Textbox(
+                label="Negative prompt", info="What the new clip should not show."
+            )
+    with gr.Group():
+        fields["backbone"] = gr.Dropdown(
+            events.model_choices(), value=DEFAULT_BACKBONE, label="Model", elem_id="rc-model"
+        )
+        with gr.Row():
             fields["method"] = gr.Dropdown(
                 events.method_choices(), value=AUTO, label="Method", elem_id="rc-method"
             )
             fields["preset"] = gr.Dropdown(
                 events.first_presets(), value="", label="Preset", elem_id="rc-preset"
             )
-        fields["estimate"] = gr.HTML(elem_id="rc-estimate")
+        fields["estimate"] = gr.HTML(
+            '<p class="rc-estimate rc-help">Estimating the memory of this model.</p>',
+            elem_id="rc-estimate",
+        )
         with gr.Row():
             fields["seed"] = gr.Number(value=0, precision=0, minimum=0, label="Seed")
             fields["samples"] = gr.Slider(1, MAX_SAMPLES, value=1, step=1, label="Results")
@@ -233,11 +238,12 @@ def _compare(events: PageEvents) -> None:
                 label="Clips of other systems, to score beside them",
                 file_types=list(CLIP_SUFFIXES),
                 file_count="multiple",
-                height=110,
+                elem_classes="rc-file",
+                height=130,
             )
             seed = gr.Number(value=0, precision=0, minimum=0, label="Seed")
             steps = gr.Number(
-                value=None, precision=0, minimum=1, label="Steps", info="Empty: each preset's own."
+                value=0, precision=0, minimum=0, label="Steps", info="0: those of each preset."
             )
             start = gr.Button("Compare", variant="primary")
         with gr.Column(scale=5, min_width=320):

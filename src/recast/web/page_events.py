@@ -163,6 +163,7 @@ class PageEvents:
         """What is known about memory and time before a job starts."""
         method = self._method(method, backbone, clip)
         lines = [
+            f"Preset: by default {method_presets.describe_default(method, backbone)}.",
             *models.memory_lines(backbone, method, None),
             models.time_line(self.service.store, backbone, method),
         ]
@@ -210,7 +211,7 @@ class PageEvents:
         return gr.update(choices=choices, value=name), None
 
     @in_words
-    def start(self, *values: Any, request: gr.Request) -> str:
+    def start(self, request: gr.Request, *values: Any) -> str:
         """Start a transfer; returns the view of its job."""
         call = dict(zip(self.CALL, values, strict=True))
         drawing = str(call["drawing"] or "")
@@ -372,8 +373,8 @@ def _only(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _preset_choices(method: str, backbone: str) -> list[tuple[str, str]]:
-    default = method_presets.describe_default(method, backbone)
-    return [(f"Default: {default}", ""), *((n, n) for n in method_presets.presets(method))]
+    default = method_presets.default_preset(method, backbone)
+    return [(f"Default ({default})", ""), *((n, n) for n in method_presets.presets(method))]
 
 
 def _summary(method: str) -> str:

@@ -23,8 +23,8 @@ _FILE_HEADERS = {
     "Cache-Control": "private",
 }
 _REPORT_HEADERS = {
-    "Content-Security-Policy": "sandbox allow-same-origin; default-src 'none'; img-src 'self' data:;"
-    " media-src 'self' data:; style-src 'unsafe-inline'"
+    "Content-Security-Policy": "sandbox allow-same-origin; default-src 'none';"
+    " img-src 'self' data:; media-src 'self' data:; style-src 'unsafe-inline'"
 }
 _REPORT_FILE = re.compile(r"[\w-][\w.-]*")
 _MAX_MIX = 8
@@ -34,6 +34,7 @@ def router(service: Service, workers: Callable[[], int]) -> APIRouter:
     """All addresses. `workers` tells how many workers run."""
     routes = APIRouter()
     _add_jobs(routes, service)
+    _add_buttons(routes, service)
     _add_files(routes, service)
     _add_motions(routes, service)
     _add_views(routes, service)
@@ -70,6 +71,8 @@ def _add_jobs(routes: APIRouter, service: Service) -> None:
         id = service.submit(from_json(TransferRequest, values), client_of(request))
         return JSONResponse({"id": id}, 201)
 
+
+def _add_buttons(routes: APIRouter, service: Service) -> None:
     @routes.post("/jobs/{id}/{action}")
     def change(id: str, action: str, request: Request) -> JSONResponse:
         """Stop, resume or delete a job."""

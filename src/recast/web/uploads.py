@@ -1,9 +1,9 @@
 """Uploads: a file from outside becomes a clip or a motion of the server, or is refused.
 
-The first bytes of a file say what it is, never its name. So a playlist or a script that calls itself
-.mp4 does not reach FFmpeg, and nothing that could run code, such as a pickle, is accepted: motions
-are safetensors files. Size and length are checked against the headers before anything is decoded.
-This module refuses to know where a file came from.
+The first bytes of a file say what it is, never its name. So a playlist or a script that calls
+itself .mp4 does not reach FFmpeg, and nothing that could run code, such as a pickle, is accepted:
+motions are safetensors files. Size and length are checked against the headers before anything is
+decoded. This module refuses to know where a file came from.
 """
 
 import base64

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from recast.errors import RecastError
 from recast.pipeline import method_presets, output_folder
+from recast.pipeline.defaults import AUTO, default_method
 from recast.web import settings_form, wording
 from recast.web.filmstrip import Filmstrip
 from recast.web.job_store import Job
@@ -201,7 +202,9 @@ def _length(folder: Path) -> tuple[int, float]:
 def _facts(shown: Job) -> list[str]:
     request = shown.request
     method = shown.result.get("method") or request.get("method", "")
-    facts = ["automatic method" if method == "auto" else method, request.get("backbone", "")]
+    if method == AUTO and not str(request["clip"]).startswith("motion:"):
+        method = default_method(request["backbone"])
+    facts = ["" if method == AUTO else method, request.get("backbone", "")]
     if shown.kind == EVALUATE:
         facts = [f"scores of {request['name']}"]
     seconds = None

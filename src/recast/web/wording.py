@@ -8,6 +8,7 @@ import re
 import time
 from pathlib import Path
 
+from recast import registry
 from recast.web.fields import label_of
 
 STAGES = {
@@ -51,7 +52,8 @@ def sentence(text: str, root: Path | None = None) -> str:
     if root is not None:
         text = re.sub(rf"{re.escape(str(root))}/[^\s;,:]*?([^/\s;,:]+)(?=[\s;,:]|$)", r"\1", text)
     text = re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", _label, text)
-    text = text[:1].upper() + text[1:]
+    if text.partition(" ")[0] not in (*registry.names("methods"), *registry.names("backbones")):
+        text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 

@@ -60,7 +60,6 @@ def transfer(
     config = request.run_config(folder, job_id)
     run.check(config)
     folder.check_space()
-    yield Note(text=f"{config.method} on {config.backbone}")
     backbone = model.load(config.backbone, config.settings)
     yield Step(stage="load", index=1, total=1)
     output = yield from run.transfer(config, backbone, folder.motion_cache())
