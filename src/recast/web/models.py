@@ -5,13 +5,14 @@ time. The numbers come from `recast doctor` and from the jobs that have run. It 
 models by name.
 """
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import median
 
 from recast import registry
 from recast.backbones.base import Defaults, Settings
-from recast.errors import BadCall, RecastError, UnknownName
+from recast.errors import RecastError, UnknownName
 from recast.networks import devices
 from recast.pipeline import model_loading
 from recast.pipeline.doctor import memory_report
@@ -20,6 +21,8 @@ from recast.web.job_store import JobStore
 from recast.web.wording import duration, sentence
 
 _RECENT = 20
+_META = threading.Lock()
+"""A model on the meta device changes global state of torch, so one thread at a time builds one."""
 
 
 class Models:
@@ -60,7 +63,8 @@ def defaults_of(name: str) -> Defaults | None:
     """Length, size and rate of the clips of a model, without loading it; None if they are not
     known before it is downloaded."""
     try:
-        with model_loading.load_on_meta(name, Settings(), devices.device_of("auto")) as (model, _):
+        device = devices.device_of("auto")
+        with _META, model_loading.load_on_meta(name, Settings(), device) as (model, _):
             return model.defaults
     except RecastError:
         return None
@@ -70,9 +74,8 @@ def defaults_of(name: str) -> Defaults | None:
 def memory_lines(name: str, method: str, frames: int | None) -> tuple[str, ...]:
     """What `recast doctor` says about the memory of a run, the important lines only."""
     try:
-        rows = list(memory_report(name, Settings(), [method], size=(frames, None, None)))
-    except BadCall as error:
-        return (sentence(str(error)),)
+        with _META:
+            rows = list(memory_report(name, Settings(), [method], size=(frames, None, None)))
     except RecastError as error:
         return (sentence(str(error)),)
     wanted = ("setting", "all weights", "memory", f"a run of {method}", "sampling alone", method)

@@ -141,7 +141,9 @@ def _fields(events: PageEvents) -> dict[str, Any]:
         )
         with gr.Row():
             fields["source_prompt"] = gr.Textbox(
-                label="Source prompt", info="What the clip shows now. Some methods need it."
+                label="Source prompt",
+                info="What the clip shows now. Some methods need it.",
+                elem_id="rc-source-prompt",
             )
             fields["negative_prompt"] = gr.Textbox(
                 label="Negative prompt", info="What the new clip should not show."
@@ -201,8 +203,11 @@ def _connect(
     film_outputs = [f["film"], f["canvas"], f["start"]]
     collect_film = "(...v) => { v[4] = window.recast.settings(); return v; }"
     method = [f["method"], f["preset"], f["backbone"], f["clip"]]
-    f["upload"].upload(
-        events.upload_from_page, [f["upload"]], [f["clip"], f["upload"]], **hidden
+    f["upload"].upload(events.upload_from_page, [f["upload"]], [f["clip"]], **hidden).then(
+        lambda: None,
+        None,
+        [f["upload"]],
+        **hidden,  # also after a refusal
     ).then(events.film, film, film_outputs, js=collect_film, **hidden)
     for name in ("clip", "start", "fit", "backbone", "mask"):
         listener = f[name].release if name == "start" else f[name].change

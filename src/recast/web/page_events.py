@@ -201,14 +201,14 @@ class PageEvents:
         return f'<p class="rc-words">{parts[0]} <span aria-label="becomes">→</span> {parts[1]}</p>'
 
     @in_words
-    def upload_from_page(self, upload: str | None, request: gr.Request) -> tuple[Any, None]:
+    def upload_from_page(self, upload: str | None, request: gr.Request) -> Any:
         """Keep an upload and choose it."""
         name = self.upload(upload)
         choices = self.clip_choices(client_of(request))
         if name not in [known for _, known in choices]:
             label = f"Upload: {clip_path(self.service.folder, name).name}"
             choices.append((label, name))
-        return gr.update(choices=choices, value=name), None
+        return gr.update(choices=choices, value=name)
 
     @in_words
     def start(self, request: gr.Request, *values: Any) -> str:

@@ -21,7 +21,7 @@ _ELSEWHERE = {
 }
 """Settings that have a place of their own on the page."""
 _COMMON = (("draw", "steps"), ("draw", "guidance_scale"), ("source", "frames"))
-_COMMON_OF_METHOD = 5
+_COMMON_OF_METHOD = 6
 """Number of the method's settings that stand first; each method declares the important ones
 first."""
 
