@@ -239,8 +239,14 @@ def test_old_and_large_jobs_are_pruned_the_oldest_first(tmp_path: Path, ball: Pa
     old = time.time() - 31 * 86_400
     for id in (used, unused):
         os.utime(folder.clips / id, (old, old))
+    folder.motions.mkdir()
+    for name, time_ in (("old", old), ("new", time.time())):
+        motion = folder.motions / f"{name}.safetensors"
+        motion.write_bytes(b"0")
+        os.utime(motion, (time_, time_))
     folder.prune(store)
     assert [path.name for path in folder.clips.iterdir()] == [used]
+    assert [path.stem for path in folder.motions.iterdir()] == ["new"]
 
 
 def _shifted(ball: Path, tmp_path: Path) -> Path:

@@ -1,13 +1,10 @@
 """`recast serve`: the page in a browser."""
 
-import shutil
-
 from recast.cli import flags
 from recast.cli.console import complain, waiting
 from recast.errors import missing_extra
 from recast.media.video import Video
 from recast.pipeline import recipes
-from recast.verification.clips import FOLDER
 from recast.worlds.shapes import world
 
 _DEMO = "demo.mp4"
@@ -19,14 +16,13 @@ def serve(argv: list[str], command: str, about: str) -> None:
         import gradio  # noqa: F401
         import uvicorn  # noqa: F401
     from recast.web.config import ServeConfig
+    from recast.web.samples import write_samples
 
     config = flags.parse(ServeConfig, ServeConfig(), argv, command, about)
     samples = config.folder / "samples"
-    samples.mkdir(parents=True, exist_ok=True)
+    write_samples(samples)
     if not (samples / _DEMO).is_file():
         Video(world.render(world.sample(recipes.SEED)), world.FPS).save(samples / _DEMO)
-    for clip in FOLDER.glob("*.mp4"):
-        shutil.copyfile(clip, samples / clip.name)
     with waiting("starting the server"):
         from recast.web.app import serve as run
     run(config, complain)

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Protocol, cast
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -28,22 +28,42 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio i
 _HEAD = '<script src="/page/page.js" defer></script>'
 
 
+class Workers(Protocol):
+    """What runs the jobs of a server."""
+
+    @property
+    def alive(self) -> int:
+        """The number of workers that run."""
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+
+    def stop(self) -> None:
+        """End."""
+
+
 def create_app(
-    config: ServeConfig, token: str | None = None, mounts: Mapping[str, ASGIApp] | None = None
+    config: ServeConfig,
+    token: str | None = None,
+    mounts: Mapping[str, ASGIApp] | None = None,
+    workers: Workers | None = None,
+    embedded: bool = False,
 ) -> FastAPI:
     """The application. Its workers run while it does.
 
     `mounts` are more applications, each with the path under which it answers, such as "/study".
-    Raises `BadCall` for a device that this machine does not have.
+    `workers` replaces the worker processes. `embedded` is for a page that stands in a frame of
+    another site, as a Space does. Raises `BadCall` for a device that this machine does not have.
     """
     service = Service(config)
-    supervisor = Supervisor(service.folder, service.store, config.resolved_devices())
+    if workers is None:
+        workers = Supervisor(service.folder, service.store, config.resolved_devices())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        supervisor.start()
+        workers.start()
         yield
-        supervisor.stop()
+        workers.stop()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -51,7 +71,7 @@ def create_app(
     async def in_words(_: Request, error: Exception) -> JSONResponse:
         return refuse(service, cast(RecastError, error))
 
-    app.include_router(router(service, lambda: supervisor.alive))
+    app.include_router(router(service, lambda: workers.alive))
     for path, other in (mounts or {}).items():
         app.router.routes.append(Mount(path, other))
     _add_page(app, service)
@@ -59,6 +79,7 @@ def create_app(
         Guard,
         token=token,
         local=config.is_local,
+        embedded=embedded,
         upload_bytes=int(config.limits.upload_mb * 10**6),
     )
     return app

@@ -40,8 +40,18 @@ _SECURITY_HEADERS = {
 class Guard:
     """ASGI middleware that refuses what the page and its programs never send."""
 
-    def __init__(self, app: ASGIApp, token: str | None, local: bool, upload_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: str | None,
+        local: bool,
+        upload_bytes: int,
+        embedded: bool = False,
+    ) -> None:
+        """`local` servers answer under loopback names only. `embedded` lets the cookie of the
+        browser work in a frame of another site."""
         self._app, self._token, self._local = app, token, local
+        self._same_site = "None; Secure; Partitioned" if embedded else "Strict"
         self._upload_bytes = upload_bytes + 100_000  # a form has headers of its own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,7 +120,9 @@ class Guard:
                 for name, value in _SECURITY_HEADERS.items():
                     answer.setdefault(name, value)
                 if is_new:
-                    cookie = f"{CLIENT_COOKIE}={new_id()}; Path=/; HttpOnly; SameSite=Strict"
+                    cookie = (
+                        f"{CLIENT_COOKIE}={new_id()}; Path=/; HttpOnly; SameSite={self._same_site}"
+                    )
                     answer.append("Set-Cookie", f"{cookie}; Max-Age=31536000")
             await send(message)
 

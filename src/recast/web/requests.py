@@ -152,6 +152,7 @@ def clip_path(folder: ServerFolder, name: str) -> Path:
         case "clip":
             return folder.clip(id)
         case "motion" if folder.motion(id).is_file():
+            folder.motion(id).touch()  # a motion that is used is kept
             return folder.motion(id)
         case "motion":
             raise BadCall("this motion is not on the server any more; choose another one")

@@ -144,7 +144,8 @@ class ServerFolder:
 
     def prune(self, store: JobStore) -> list[str]:
         """Remove finished jobs that are older than the limit, then the oldest ones until all files
-        fit into the limit of size; then clips that no job names. Returns the ids of the jobs."""
+        fit into the limit of size; then clips that no job names, and motions that were not used.
+        Returns the ids of the jobs."""
         ended = [job for job in reversed(store.jobs()) if not job.unfinished]
         oldest = time.time() - self.limits.keep_days * _DAY
         too_old = [job for job in ended if (job.finished or job.created) < oldest]
@@ -159,6 +160,7 @@ class ServerFolder:
             self.remove_job(store, job.id)
             removed.append(job.id)
         self._prune_clips(store, oldest)
+        self._prune_motions(oldest, size - limit)
         self._prune_uploads()
         return removed
 
@@ -169,6 +171,14 @@ class ServerFolder:
             with contextlib.suppress(OSError):
                 if path.name not in known and path.stat().st_mtime < oldest:
                     _remove(path)
+
+    def _prune_motions(self, oldest: float, excess: float) -> None:
+        """Remove motions that were not used for a long time, then the oldest ones until `excess`
+        bytes are gone."""
+        for path in sorted(_children(self.motions), key=_changed):
+            if _changed(path) < oldest or excess > 0:
+                excess -= _size(path)
+                _remove(path)
 
     def _prune_uploads(self) -> None:
         for path in _files(self.uploads):
@@ -209,6 +219,12 @@ def _size(path: Path) -> int:
     with contextlib.suppress(OSError):
         return path.lstat().st_size
     return 0
+
+
+def _changed(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_mtime
+    return 0.0
 
 
 def _remove(path: Path) -> None:

@@ -64,9 +64,10 @@ class Worker:
             if job is None:
                 self.stopped.wait(_POLL_SECONDS)
             else:
-                self._do(job)
+                self.do(job)
 
-    def _do(self, job: Job) -> None:
+    def do(self, job: Job) -> None:
+        """Run a job that was taken from the queue, and end it there whatever happens."""
         try:
             result = self._follow(job, self._work(job))
         except RecastError as error:
