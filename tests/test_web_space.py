@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import tomllib
 import types
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ def test_a_job_of_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert held == [(120, (id,))]
         assert client.get(f"/files/{id}/result/video.mp4").status_code == 200
         assert {"box", "cup"} < {path.stem for path in folder.samples.iterdir()}
+
+
+def test_the_space_installs_what_recast_needs() -> None:
+    project = tomllib.loads((SPACE.parent / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    needed = {*project["dependencies"], *project["optional-dependencies"]["web"]}
+    lines = (SPACE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    listed = {line for line in lines if not line.startswith("#")}
+    assert {need for need in needed if not need.startswith("gradio")} == listed - {"spaces>=0.40"}
 
 
 def test_the_card_of_the_space() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from recast.pipeline import edit_mask
 from recast.pipeline.config import DEFAULT_BACKBONE
@@ -271,6 +272,6 @@ def _endpoints(events: PageEvents) -> None:
         api_name="upload",
         api_description="Upload a clip or a motion file. Returns its name, clip:ID or motion:ID.",
     )
-    gr.api(events.transfer, api_name="transfer")
-    gr.api(events.job, api_name="job")
-    gr.api(events.cancel, api_name="cancel")
+    api(events.transfer, api_name="transfer")
+    api(events.job, api_name="job")
+    api(events.cancel, api_name="cancel")
