@@ -14,6 +14,7 @@ from gradio.events import api
 from recast.pipeline import edit_mask
 from recast.pipeline.config import DEFAULT_BACKBONE
 from recast.pipeline.defaults import AUTO
+from recast.web import views
 from recast.web.page_events import PageEvents
 from recast.web.requests import DRAWN, MAX_SAMPLES
 from recast.web.service import Service
@@ -96,10 +97,13 @@ def _transfer(page: gr.Blocks, events: PageEvents) -> None:
         with gr.Column(scale=5, min_width=320, elem_classes="rc-inputs"):
             fields = _fields(events)
             with gr.Accordion("All settings", open=False, elem_id="rc-all-settings"):
-                fields["form"] = gr.HTML(events.first_form(), elem_id="rc-settings")
+                fields["form"] = gr.HTML(
+                    views.settings(*events.first_shown()), elem_id="rc-settings"
+                )
             start = gr.Button("Transfer the motion", variant="primary", elem_id="rc-start")
         with gr.Column(scale=6, min_width=320, elem_classes="rc-outputs"):
             view = gr.HTML(events.welcome(), elem_id="rc-output")
+    fields["shown"] = gr.State(events.first_shown())
     fields["settings"] = gr.Textbox(visible="hidden", label="Settings")
     fields["drawing"] = gr.Textbox(visible="hidden", label="Drawing")
     _connect(page, events, fields, start, view)
@@ -204,19 +208,23 @@ def _connect(
     film_outputs = [f["film"], f["canvas"], f["start"]]
     collect_film = "(...v) => { v[4] = window.recast.settings(); return v; }"
     method = [f["method"], f["preset"], f["backbone"], f["clip"]]
+    method_outputs = [f["preset"], f["form"], f["shown"]]
     f["upload"].upload(events.upload_from_page, [f["upload"]], [f["clip"]], **hidden).then(
         lambda: None,
         None,
         [f["upload"]],
         **hidden,  # also after a refusal
-    ).then(events.film, film, film_outputs, js=collect_film, **hidden)
+    ).then(events.film, film, film_outputs, js=collect_film, **hidden).then(
+        events.choose_method, [*method, f["shown"]], method_outputs, **hidden
+    ).then(events.estimate, method, [f["estimate"]], **hidden)
+    # `input`, not `change`: an address of the page that fills the fields must not empty the form.
     for name in ("clip", "start", "fit", "backbone", "mask"):
-        listener = f[name].release if name == "start" else f[name].change
+        listener = f[name].release if name == "start" else f[name].input
         listener(events.film, film, film_outputs, js=collect_film, **hidden)
-    for name in ("method", "backbone", "clip"):
-        f[name].change(events.choose_method, method, [f["preset"], f["form"]], **hidden)
-        f[name].change(events.estimate, method, [f["estimate"]], **hidden)
-    f["preset"].change(events.choose_preset, method, [f["form"]], **hidden)
+    for name in ("method", "backbone", "clip", "preset"):
+        f[name].input(events.choose_method, [*method, f["shown"]], method_outputs, **hidden).then(
+            events.estimate, method, [f["estimate"]], **hidden
+        )
     f["mask"].change(lambda mask: gr.update(visible=mask == "box"), f["mask"], f["box"], **hidden)
     words = [f["mask"], f["prompt"], f["source_prompt"], f["method"], f["backbone"]]
     for name in ("mask", "prompt", "source_prompt", "method"):

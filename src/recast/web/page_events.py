@@ -32,6 +32,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _PARTS = ("config", "draw", "source", "settings")
 _FIRST = "sample:demo"
+Shown = tuple[str, str]
+"""The method and the preset whose settings the form shows."""
 
 
 def in_words(function: Callable[P, T]) -> Callable[P, T]:
@@ -60,7 +62,7 @@ class PageEvents:
     """The fields that a transfer reads, in the order of the arguments of `start`."""
     LOADED = (
         *("clip", "start", "fit", "prompt", "source_prompt", "negative_prompt", "backbone"),
-        *("method", "preset", "seed", "samples", "form"),
+        *("method", "preset", "seed", "samples", "form", "shown"),
     )
     """The fields that an address of the page can fill."""
 
@@ -107,10 +109,10 @@ class PageEvents:
         """The presets that are offered at first."""
         return _preset_choices(default_method(DEFAULT_BACKBONE), DEFAULT_BACKBONE)
 
-    def first_form(self) -> str:
-        """The form of settings that is shown at first."""
+    def first_shown(self) -> Shown:
+        """The method and the preset whose settings are shown at first."""
         method = default_method(DEFAULT_BACKBONE)
-        return views.settings(method, method_presets.default_preset(method, DEFAULT_BACKBONE))
+        return method, method_presets.default_preset(method, DEFAULT_BACKBONE)
 
     def welcome(self) -> str:
         """What the page shows where results will be."""
@@ -142,21 +144,17 @@ class PageEvents:
         return views.film(strip), canvas, gr.update(maximum=latest)
 
     @in_words
-    def choose_method(self, method: str, preset: str, backbone: str, clip: str) -> tuple[Any, str]:
-        """The presets and the settings of a method."""
+    def choose_method(
+        self, method: str, preset: str, backbone: str, clip: str, shown: Shown
+    ) -> tuple[Any, Any, Shown]:
+        """The presets of a method, and its settings unless the form shows them already: then it
+        keeps what the visitor wrote."""
         method = self._method(method, backbone, clip)
         choices = _preset_choices(method, backbone)
         kept = preset if preset in [name for _, name in choices] else ""
-        chosen = kept or method_presets.default_preset(method, backbone)
-        return gr.update(choices=choices, value=kept), views.settings(method, chosen)
-
-    @in_words
-    def choose_preset(self, method: str, preset: str, backbone: str, clip: str) -> str:
-        """The settings of a preset."""
-        method = self._method(method, backbone, clip)
-        known = method_presets.presets(method)
-        chosen = preset if preset in known else method_presets.default_preset(method, backbone)
-        return views.settings(method, chosen)
+        wanted = (method, kept or method_presets.default_preset(method, backbone))
+        form = gr.skip() if tuple(shown) == wanted else views.settings(*wanted)
+        return gr.update(choices=choices, value=kept), form, wanted
 
     @in_words
     def estimate(self, method: str, preset: str, backbone: str, clip: str) -> str:
@@ -323,6 +321,7 @@ class PageEvents:
             "seed": draw.get("seed", 0),
             "samples": draw.get("samples", 1),
             "form": views.settings(real, shown, {part: request[part] for part in _PARTS}),
+            "shown": (real, shown),
         }
 
     def _seconds(self, clip: str | None) -> float:
