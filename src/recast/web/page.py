@@ -96,10 +96,8 @@ def _transfer(page: gr.Blocks, events: PageEvents) -> None:
     with gr.Row(equal_height=False, elem_classes="rc-columns"):
         with gr.Column(scale=5, min_width=320, elem_classes="rc-inputs"):
             fields = _fields(events)
-            with gr.Accordion("All settings", open=False, elem_id="rc-all-settings"):
-                fields["form"] = gr.HTML(
-                    views.settings(*events.first_shown()), elem_id="rc-settings"
-                )
+            form = views.settings(*events.first_shown())
+            fields["form"] = gr.HTML(form, elem_id="rc-settings")
             start = gr.Button("Transfer the motion", variant="primary", elem_id="rc-start")
         with gr.Column(scale=6, min_width=320, elem_classes="rc-outputs"):
             view = gr.HTML(events.welcome(), elem_id="rc-output")

@@ -66,7 +66,21 @@
 
   const shown = (element) => element.offsetParent !== null;
 
+  let panelOpen = false; // the form of settings is replaced when another method is chosen
+  document.addEventListener(
+    "toggle",
+    (event) => {
+      if (event.target.matches?.("[data-recast-panel]")) panelOpen = event.target.open;
+    },
+    true,
+  );
+
   const look = () => {
+    const panel = document.querySelector("[data-recast-panel]");
+    if (panel && !panel.dataset.seen) {
+      panel.dataset.seen = "yes";
+      panel.open = panelOpen;
+    }
     document.querySelectorAll("[data-recast-job], [data-recast-view]").forEach((view) => {
       const visible = shown(view);
       const fresh = view.dataset.loaded === "yes";
