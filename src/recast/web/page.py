@@ -207,14 +207,12 @@ def _connect(
     collect_film = "(...v) => { v[4] = window.recast.settings(); return v; }"
     method = [f["method"], f["preset"], f["backbone"], f["clip"]]
     method_outputs = [f["preset"], f["form"], f["shown"]]
-    f["upload"].upload(events.upload_from_page, [f["upload"]], [f["clip"]], **hidden).then(
-        lambda: None,
-        None,
-        [f["upload"]],
-        **hidden,  # also after a refusal
-    ).then(events.film, film, film_outputs, js=collect_film, **hidden).then(
-        events.choose_method, [*method, f["shown"]], method_outputs, **hidden
-    ).then(events.estimate, method, [f["estimate"]], **hidden)
+    uploaded = [f["clip"], f["upload"]]
+    f["upload"].upload(events.upload_from_page, [f["upload"]], uploaded, **hidden).then(
+        events.film, film, film_outputs, js=collect_film, **hidden
+    ).then(events.choose_method, [*method, f["shown"]], method_outputs, **hidden).then(
+        events.estimate, method, [f["estimate"]], **hidden
+    )
     # `input`, not `change`: an address of the page that fills the fields must not empty the form.
     for name in ("clip", "start", "fit", "backbone", "mask"):
         listener = f[name].release if name == "start" else f[name].input

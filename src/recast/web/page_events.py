@@ -198,15 +198,20 @@ class PageEvents:
             parts.append(" ".join(words))
         return f'<p class="rc-words">{parts[0]} <span aria-label="becomes">→</span> {parts[1]}</p>'
 
-    @in_words
-    def upload_from_page(self, upload: str | None, request: gr.Request) -> Any:
-        """Keep an upload and choose it."""
-        name = self.upload(upload)
+    def upload_from_page(self, upload: str | None, request: gr.Request) -> tuple[Any, None]:
+        """Keep an upload and choose it; the second value empties the field for the next one."""
+        try:
+            if upload is None:
+                raise BadCall("no file was uploaded; choose a clip")
+            name = self.service.add_upload(Path(upload))
+        except RecastError as error:
+            gr.Warning(escape(sentence(str(error), self.service.folder.root), quote=False), 20)
+            return gr.skip(), None
         choices = self.clip_choices(client_of(request))
         if name not in [known for _, known in choices]:
             label = f"Upload: {clip_path(self.service.folder, name).name}"
             choices.append((label, name))
-        return gr.update(choices=choices, value=name)
+        return gr.update(choices=choices, value=name), None
 
     @in_words
     def start(self, request: gr.Request, *values: Any) -> str:

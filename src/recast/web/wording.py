@@ -52,7 +52,8 @@ def sentence(text: str, root: Path | None = None) -> str:
     if root is not None:
         text = re.sub(rf"{re.escape(str(root))}/[^\s;,:]*?([^/\s;,:]+)(?=[\s;,:]|$)", r"\1", text)
     text = re.sub(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`", _label, text)
-    if text.partition(" ")[0] not in (*registry.names("methods"), *registry.names("backbones")):
+    first = text.partition(" ")[0]
+    if first.isalpha() and first not in (*registry.names("methods"), *registry.names("backbones")):
         text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
