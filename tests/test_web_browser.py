@@ -219,6 +219,7 @@ def test_killing_the_server_in_the_middle(visit: Callable[..., Page], tmp_path: 
         page.wait_for_selector(".rc-interrupted")
         wait_for(second.store, waiting, ("done",))
         page.get_by_role("button", name="Resume").click()
+        page.wait_for_selector("[data-recast-live]")
         wait_for(second.store, running, ("running",), steps=1)
         page.get_by_role("button", name="Stop").click()
         page.wait_for_selector(".rc-cancelled")

@@ -180,14 +180,18 @@
     const count = place.querySelector("[data-count]");
     const frames = +place.dataset.frames;
     const fps = +place.dataset.fps;
-    const show = () => {
-      const frame = Math.min(frames - 1, Math.floor(video.currentTime * fps + 0.01));
+    const tell = (frame) => {
       range.value = frame;
       count.textContent = `${frame + 1} / ${frames}`;
     };
+    const show = () => {
+      if (!video.seeking) tell(Math.min(frames - 1, Math.floor(video.currentTime * fps + 0.01)));
+    };
     const go = (frame) => {
+      const wanted = ((frame % frames) + frames) % frames;
       video.pause();
-      video.currentTime = (((frame % frames) + frames) % frames + 0.5) / fps;
+      video.currentTime = (wanted + 0.5) / fps;
+      tell(wanted); // at once, so that two quick steps are two frames
     };
     const names = () => (play.textContent = video.paused ? "Play" : "Pause");
     video.addEventListener("play", names);
