@@ -80,6 +80,7 @@ def take(browser: Browser, url: str) -> None:
     page.get_by_label("dreammotion", exact=True).check()
     page.get_by_role("button", name="Compare", exact=True).click()
     page.wait_for_selector(".rc-compare:has-text('3 of 3 finished')")
+    page.evaluate("() => scrollTo(0, 0)")
     save(page, "compare")
     phone = opened(browser, f"{url}/?__theme=dark", 390, 844, color_scheme="dark")
     phone.get_by_role("tab", name="History").click()
