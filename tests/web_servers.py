@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +64,19 @@ class RunningServer:
 
 
 @contextmanager
-def start_server(root: Path, *flags: str, port: int = 0) -> Iterator[RunningServer]:
-    """`recast serve` in a folder that has samples; it is stopped at the end."""
-    command = [sys.executable, "-m", "recast", "serve", "--folder", str(root), "--free-gb", "0"]
+def start_server(
+    root: Path,
+    *flags: str,
+    port: int = 0,
+    program: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[RunningServer]:
+    """`recast serve` in a folder; it is stopped at the end. `program` replaces this checkout's
+    recast, and `env` the environment variables."""
+    recast = [program] if program else [sys.executable, "-m", "recast"]
+    command = [*recast, "serve", "--folder", str(root), "--free-gb", "0"]
     command += [*flags, "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     try:
         assert process.stderr is not None
         lines = []

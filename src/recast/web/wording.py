@@ -34,8 +34,8 @@ STATES = {
 }
 MEANINGS = {
     "text_similarity": "How well the frames match the prompt, by CLIP.",
-    "motion_fidelity_plain": "How similar the paths of tracked points are to those of the source.",
-    "motion_fidelity": "The same, where points that stand still count as a motion of their own.",
+    "moving_fidelity": "How similar the paths of moving points are to those of the source.",
+    "motion_fidelity_plain": "The same for all tracked points, also those that stand still.",
     "hybrid_motion_fidelity": "How similar the paths are in direction, and in shape and place.",
     "frame_consistency": "How similar neighbouring frames are to each other, by CLIP.",
     "warping_error": "How much the picture flickers along its own motion.",

@@ -30,7 +30,7 @@ from recast.web.requests import EvaluateRequest, TransferRequest, clip_path
 from recast.web.server_folder import ServerFolder
 
 SCORES = (
-    *("text_similarity", "motion_fidelity_plain", "motion_fidelity", "hybrid_motion_fidelity"),
+    *("text_similarity", "moving_fidelity", "motion_fidelity_plain", "hybrid_motion_fidelity"),
     *("frame_consistency", "warping_error", "speed_ratio", "leakage"),
 )
 """The metrics that a page shows first, where they have a value."""
