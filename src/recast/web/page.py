@@ -108,6 +108,15 @@ def _transfer(page: gr.Blocks, events: PageEvents) -> None:
 
 
 def _fields(events: PageEvents) -> dict[str, Any]:
+    return {
+        **_clip_fields(events),
+        **_prompt_fields(),
+        **_model_fields(events),
+        **_mask_fields(),
+    }
+
+
+def _clip_fields(events: PageEvents) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     with gr.Group():
         fields["clip"] = gr.Dropdown(
@@ -134,6 +143,11 @@ def _fields(events: PageEvents) -> dict[str, Any]:
                 value="crop",
                 label="Fit to the model",
             )
+    return fields
+
+
+def _prompt_fields() -> dict[str, Any]:
+    fields: dict[str, Any] = {}
     with gr.Group():
         fields["prompt"] = gr.Textbox(
             label="Prompt",
@@ -151,6 +165,11 @@ def _fields(events: PageEvents) -> dict[str, Any]:
             fields["negative_prompt"] = gr.Textbox(
                 label="Negative prompt", info="What the new clip should not show."
             )
+    return fields
+
+
+def _model_fields(events: PageEvents) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
     with gr.Group():
         fields["backbone"] = gr.Dropdown(
             events.model_choices(), value=DEFAULT_BACKBONE, label="Model", elem_id="rc-model"
@@ -169,7 +188,6 @@ def _fields(events: PageEvents) -> dict[str, Any]:
         with gr.Row():
             fields["seed"] = gr.Number(value=0, precision=0, minimum=0, label="Seed")
             fields["samples"] = gr.Slider(1, MAX_SAMPLES, value=1, step=1, label="Results")
-    fields |= _mask_fields()
     return fields
 
 

@@ -5,7 +5,6 @@ layout. Every error of the library becomes a sentence that the page shows.
 """
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
@@ -23,6 +22,7 @@ from recast.pipeline.source_clip import Source
 from recast.web import models, views
 from recast.web.fields import with_values
 from recast.web.filmstrip import clip_seconds, filmstrip
+from recast.web.form_values import PARTS, parse_settings, request_of
 from recast.web.guard import client_of
 from recast.web.requests import DRAWN, TransferRequest, clip_path, from_json
 from recast.web.service import Service
@@ -30,7 +30,6 @@ from recast.web.wording import sentence
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_PARTS = ("config", "draw", "source", "settings")
 _FIRST = "sample:demo"
 Shown = tuple[str, str]
 """The method and the preset whose settings the form shows."""
@@ -135,7 +134,7 @@ class PageEvents:
         seconds = clip_seconds(path, path.stat().st_mtime)
         latest = max(0.05, round(seconds, 2))
         try:
-            values = {**_parse(settings)["source"], "start": min(start, latest), "fit": fit}
+            values = {**parse_settings(settings)["source"], "start": min(start, latest), "fit": fit}
             strip = filmstrip(path, with_values(Source(), values), own)
         except RecastError as error:
             text = escape(sentence(str(error), self.service.folder.root))
@@ -218,7 +217,7 @@ class PageEvents:
         """Start a transfer; returns the view of its job."""
         call = dict(zip(self.CALL, values, strict=True))
         drawing = str(call["drawing"] or "")
-        id = self.service.submit(_request(call), client_of(request), drawing)
+        id = self.service.submit(request_of(call), client_of(request), drawing)
         return _job_view(id)
 
     @in_words
@@ -325,7 +324,7 @@ class PageEvents:
             "preset": gr.update(choices=presets, value=preset),
             "seed": draw.get("seed", 0),
             "samples": draw.get("samples", 1),
-            "form": views.settings(real, shown, {part: request[part] for part in _PARTS}),
+            "form": views.settings(real, shown, {part: request[part] for part in PARTS}),
             "shown": (real, shown),
         }
 
@@ -334,46 +333,6 @@ class PageEvents:
             return 10.0
         path = clip_path(self.service.folder, clip)
         return max(0.05, round(clip_seconds(path, path.stat().st_mtime), 2))
-
-
-def _request(call: Mapping[str, Any]) -> TransferRequest:
-    """The request of the values of the fields."""
-    settings = _parse(call["settings"])
-    source = {"source_prompt": call["source_prompt"], "fit": call["fit"], "start": call["start"]}
-    draw = {
-        "seed": int(call["seed"] or 0),
-        "samples": int(call["samples"] or 1),
-        "negative_prompt": call["negative_prompt"],
-    }
-    clip = call["clip"] or ""
-    if clip.startswith("motion:"):  # its clip was cut and fitted when it was learned
-        source, settings["source"] = {}, _only(settings["source"], "frames")
-    mask = {"": None, "box": (call["box"] or "").replace(" ", "")}.get(call["mask"], call["mask"])
-    return TransferRequest(
-        clip=clip,
-        prompt=" ".join((call["prompt"] or "").split()),
-        method=call["method"],
-        preset=call["preset"] or None,
-        backbone=call["backbone"],
-        mask=mask,
-        config=settings["config"],
-        draw={**settings["draw"], **draw},
-        source={**settings["source"], **source},
-        settings=settings["settings"],
-    )
-
-
-def _parse(text: str) -> dict[str, dict[str, Any]]:
-    """The settings that the form sends: those that differ from the preset, by their config."""
-    try:
-        values = json.loads(text or "{}")
-        return {part: dict(values.get(part, {})) for part in _PARTS}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BadCall("the settings of the page cannot be read; load the page again") from error
-
-
-def _only(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in names}
 
 
 def _preset_choices(method: str, backbone: str) -> list[tuple[str, str]]:
