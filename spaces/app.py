@@ -52,7 +52,8 @@ class Workers:
     """One job after the other, each in a call of `work`. It has the interface of `Supervisor`."""
 
     def __init__(self) -> None:
-        self._store = JobStore(ServerFolder(FOLDER, LIMITS).database)
+        self._folder = ServerFolder(FOLDER, LIMITS)
+        self._store = JobStore(self._folder.database)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -78,6 +79,7 @@ class Workers:
                     work(job.id)
                 finally:  # a GPU call that was ended from outside leaves its job running
                     self._store.interrupt(NAME)
+                    self._folder.prune(self._store)
 
 
 def application() -> Any:

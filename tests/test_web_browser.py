@@ -243,6 +243,7 @@ def test_ten_bad_uploads_are_explained(
     assert refused >= 10
     root = Path(server.command[server.command.index("--folder") + 1])
     assert not [path for path in (root / "clips").glob("*") if path.name[0] == "."]
+    assert not [*(root / "uploads").rglob("*.zip")]
 
 
 def test_twenty_jobs_of_four_browsers(visit: Callable[..., Page], server: RunningServer) -> None:

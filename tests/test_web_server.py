@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from .web_servers import GAUSSIAN, RunningServer, gaussian, server_folder, start
 
 pytestmark = pytest.mark.slow
 LOCAL = "http://127.0.0.1:7860"
+OPTIONS = {"backbone": "gaussian", "method": "unguided"}
 LIMITS = Limits(free_gb=0, jobs_per_client=3, jobs=5, upload_mb=2)
 
 
@@ -235,7 +237,9 @@ def test_the_example_of_gradio_client(server: RunningServer, ball: Path) -> None
     client = Client(server.url, verbose=False)
     clip = client.predict(handle_file(str(ball)), api_name="/upload")
     assert clip.startswith("clip:")
-    options = {"backbone": "gaussian", "method": "unguided", "draw": {"steps": 3}}
+    uploads = Path(server.command[server.command.index("--folder") + 1]) / "uploads"
+    assert not [*uploads.rglob("ball.mp4")]  # the server has its own copy
+    options = {**OPTIONS, "draw": {"steps": 3}}
     id = client.predict(clip, "a cat", options, api_name="/transfer")
     wait_for(server.store, id, ("done",))
     job = client.predict(id, api_name="/job")
@@ -268,6 +272,20 @@ def test_the_example_of_curl(server: RunningServer) -> None:
         [curl, "-sS", f"{server.url}/health"], capture_output=True, check=True, timeout=60
     )
     assert json.loads(health.stdout)["status"] == "ok"
+
+
+def test_a_server_ends_soon_although_a_connection_is_open(tmp_path: Path) -> None:
+    """A page and `gradio_client` keep a connection open, on which the server sends its news."""
+    with start_server(server_folder(tmp_path / "server").root) as server:
+        id = Client(server.url, verbose=False).predict(
+            "sample:dots", "a cat", {**OPTIONS, "draw": {"steps": 10_000}}, api_name="/transfer"
+        )
+        wait_for(server.store, id, ("running",), steps=1)
+        begin = time.monotonic()
+        server.process.terminate()
+        server.process.wait(30)
+        assert time.monotonic() - begin < 15
+        assert server.store.get(id).state == "interrupted"
 
 
 def test_one_server_works_in_a_folder(server: RunningServer) -> None:

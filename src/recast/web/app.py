@@ -25,6 +25,8 @@ from recast.web.service import Service
 from recast.web.supervisor import Supervisor
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is first imported
+_END_SECONDS = 2
+"""How long open connections may hold up the end of the server; a page keeps one open."""
 _HEAD = '<script src="/page/page.js" defer></script>'
 
 
@@ -129,8 +131,10 @@ def serve(
                 "WARNING: everybody who reaches this machine can use the server, because "
                 "`no_token` is set and `host` is not this machine alone"
             )
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        server.run(sockets=[listener])
+        settings = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_END_SECONDS
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
 
 
 def _listening(config: ServeConfig) -> socket.socket:

@@ -200,9 +200,7 @@ class PageEvents:
     def upload_from_page(self, upload: str | None, request: gr.Request) -> tuple[Any, None]:
         """Keep an upload and choose it; the second value empties the field for the next one."""
         try:
-            if upload is None:
-                raise BadCall("no file was uploaded; choose a clip")
-            name = self.service.add_upload(Path(upload))
+            name = self._keep(upload)
         except RecastError as error:
             gr.Warning(escape(sentence(str(error), self.service.folder.root), quote=False), 20)
             return gr.skip(), None
@@ -241,7 +239,7 @@ class PageEvents:
             draw={"seed": int(seed or 0), **({"steps": int(steps)} if steps else {})},
             source={"source_prompt": source_prompt} if source_prompt else {},
         )
-        clips = [(Path(path).name, self.service.add_upload(Path(path))) for path in others or []]
+        clips = [(Path(path).name, self._keep(path)) for path in others or []]
         batch = self.service.compare(transfer, methods, client_of(request), clips)
         return f'<div class="rc-view" data-recast-view="compare" data-query="batch={batch}"></div>'
 
@@ -267,9 +265,7 @@ class PageEvents:
     @in_words
     def upload(self, upload: str | None) -> str:
         """Keep an uploaded clip or motion file; returns clip:ID or motion:ID."""
-        if upload is None:
-            raise BadCall("no file was uploaded; choose a clip")
-        return self.service.add_upload(Path(upload))
+        return self._keep(upload)
 
     @in_words
     def transfer(self, clip: str, prompt: str, options: dict[str, Any], request: gr.Request) -> str:
@@ -290,6 +286,16 @@ class PageEvents:
         return str(self.service.store.get(id).state)
 
     # ---------------------------------------------------------------------------------------------
+
+    def _keep(self, upload: str | None) -> str:
+        """Keep an upload, and remove the file on its way. Raises `RecastError`."""
+        if upload is None:
+            raise BadCall("no file was uploaded; choose a clip")
+        try:
+            return self.service.add_upload(Path(upload))
+        finally:
+            if Path(upload).resolve().is_relative_to(self.service.folder.uploads.resolve()):
+                Path(upload).unlink(missing_ok=True)
 
     def _method(self, method: str, backbone: str, clip: str) -> str:
         """The method that a choice means: that of a motion, or the default of the model."""

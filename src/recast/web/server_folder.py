@@ -31,7 +31,7 @@ _ID = re.compile(r"[0-9a-f]{8,64}")
 _NAME = re.compile(r"[\w-][\w.-]{0,80}")
 _TEMPORARY = ".recast-*"
 _AUTOSAVE_SECONDS = 15.0
-_UPLOAD_SECONDS = 24 * 3600.0
+_UPLOAD_SECONDS = 3600.0
 """Age at which a file on its way counts as abandoned."""
 _STORE_SHARE = 0.25
 """Share of the server's space that learned motions in the store may take."""
