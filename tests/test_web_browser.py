@@ -299,7 +299,9 @@ def test_the_width_of_a_phone(visit: Callable[..., Page], server: RunningServer)
         page.wait_for_timeout(400)
         assert page.evaluate(WIDE) == [], tab
     open_tab(page, "Transfer")
-    assert page.locator("#rc-start").bounding_box()["height"] >= 36  # type: ignore[index]
+    box = page.locator("#rc-start").bounding_box()
+    assert box is not None
+    assert box["height"] >= 36
 
 
 def open_tab(page: Page, name: str) -> None:

@@ -46,7 +46,7 @@ def test_a_job_of_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return decorate
 
     fake = types.ModuleType("spaces")
-    fake.GPU = gpu  # type: ignore[attr-defined]
+    vars(fake)["GPU"] = gpu
     monkeypatch.setitem(sys.modules, "spaces", fake)
     folder: ServerFolder = server_folder(tmp_path / "space")
     space = load_space(monkeypatch, folder.root)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +34,10 @@ def server_folder(root: Path, limits: Limits | None = None) -> ServerFolder:
     return folder
 
 
-def gaussian(steps: int = 3, **changes: object) -> TransferRequest:
+def gaussian(steps: int = 3, **changes: Any) -> TransferRequest:
     """A transfer that takes milliseconds after its model is loaded; many steps take seconds."""
-    values: dict[str, object] = {**GAUSSIAN, "draw": {"steps": steps}, "score": False}
-    return TransferRequest(**{**values, **changes})  # type: ignore[arg-type]
+    values: dict[str, Any] = {**GAUSSIAN, "draw": {"steps": steps}, "score": False}
+    return TransferRequest(**{**values, **changes})
 
 
 def wait_for(

@@ -1,5 +1,7 @@
 """`recast serve`: the page in a browser."""
 
+import importlib
+
 from recast.cli import flags
 from recast.cli.console import complain, waiting
 from recast.errors import missing_extra
@@ -13,8 +15,8 @@ _DEMO = "demo.mp4"
 def serve(argv: list[str], command: str, about: str) -> None:
     """Run the server until Ctrl-C."""
     with missing_extra("web"):
-        import gradio  # noqa: F401
-        import uvicorn  # noqa: F401
+        for name in ("gradio", "uvicorn"):
+            importlib.import_module(name)
     from recast.web.config import ServeConfig
     from recast.web.samples import write_samples
 

@@ -9,7 +9,7 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 
@@ -78,7 +78,7 @@ def with_values(config: T, values: Mapping[str, Any]) -> T:
         if name not in fields:
             raise UnknownName("setting", name, fields)
     changes = {name: _read(fields[name], value) for name, value in values.items()}
-    changed: T = dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    changed: T = dataclasses.replace(cast(Any, config), **changes)
     check_finite(changed)
     return changed
 
