@@ -7,6 +7,7 @@ import site
 import subprocess
 import sys
 import tomllib
+import urllib.request
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from .web_servers import start_server
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "recast"
@@ -105,6 +108,19 @@ def test_recast_runs_from_the_wheel(fresh: Path, tmp_path: Path) -> None:
             assert done.stdout == f"recast {PROJECT['version']}\n"
     made = {path.name for path in (tmp_path / "demo").iterdir()}
     assert made >= {"video.mp4", "side_by_side.mp4", "sheet.png", "manifest.json"}
+
+
+@pytest.mark.slow
+def test_the_page_runs_from_the_wheel(fresh: Path, tmp_path: Path) -> None:
+    """With its templates, its script and its style, and with a worker."""
+    program = str(fresh / "recast")
+    with start_server(tmp_path / "server", program=program, env=plain()) as server:
+        for path in ("/", "/page/page.js", "/page/page.css", "/views/history", "/views/motions"):
+            with urllib.request.urlopen(server.url + path) as answer:
+                assert answer.status == 200, path
+        assert {path.stem for path in (tmp_path / "server" / "samples").iterdir()} == {
+            *("box", "cup", "demo")
+        }
 
 
 def name_of(requirement: str) -> str:

@@ -21,6 +21,7 @@ _TITLES = {
     "source options": "Source clip",
     "settings options": "Model",
     "tools options": "Tools",
+    "limits options": "Limits",
     "config options": "Settings",
 }
 _BY_METHOD = {"transfer", "learn", "demo"}

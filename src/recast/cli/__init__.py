@@ -27,6 +27,7 @@ _COMMANDS = {
     "evaluate": ("evaluate.evaluate", "compare a result with its source by every metric"),
     "bench": ("bench.bench", "compare methods on a suite of clips and prompts, with a report"),
     "demo": ("transfer.demo", "render a clip of the shapes world and transfer its motion"),
+    "serve": ("serve.serve", "show the page in which transfers are made in a browser"),
     "methods": ("listing.methods", "list the methods and their presets"),
     "backbones": ("listing.backbones", "list the models that can be loaded by a short name"),
     "doctor": ("listing.doctor", "show what this machine has, or the memory that a model needs"),

@@ -66,6 +66,24 @@ def open_video(
     return FrameSource(str(path), rate, slack, frames, conversion.notes)
 
 
+def video_facts(path: Path) -> tuple[int, int, float]:
+    """Width and height in pixels and the length in seconds of a video, without decoding it.
+
+    Raises `BadClip` as `open_video` does.
+    """
+    with _opened(path) as (container, stream):
+        width, height = stream.codec_context.width, stream.codec_context.height
+        declared = _declared_end(container, stream)
+        if declared:
+            return width, height, float(declared)
+        tick = Fraction(stream.time_base or 0)
+        try:
+            stamps = [(p.pts or 0) + (p.duration or 0) for p in container.demux(stream)]
+        except av.FFmpegError as error:
+            raise BadClip(f"{path} is damaged; copy it again") from error
+        return width, height, float(max(stamps, default=0) * tick)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:

@@ -52,6 +52,13 @@ def open_animation(path: Path, conversion: ColorConversion) -> FrameSource:
     return FrameSource(str(path), rate, slack, frames, conversion.notes)
 
 
+def image_facts(path: Path) -> tuple[int, int, int]:
+    """Width, height and number of frames of an image or an animation, without decoding it. Raises
+    `BadClip`."""
+    with _image(path, ColorConversion(str(path), (0, 0, 0))) as image:
+        return *image.size, _count(image)
+
+
 def _durations(path: Path, conversion: ColorConversion) -> list[Fraction]:
     """The duration of each frame in seconds."""
     durations: list[Fraction] = []

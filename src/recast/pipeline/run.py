@@ -44,6 +44,12 @@ class RunOutput:
     """The content of `manifest.json`."""
 
 
+def check(config: RunConfig[Any]) -> None:
+    """Check a run as `transfer` does before it loads a model. Raises `BadCall`, `BadClip`,
+    `BadMotion`."""
+    _check_call(config, method_presets.configure(config.method, config.config))
+
+
 @job
 def transfer(
     config: RunConfig[Any], backbone: Backbone | None = None, cache: MotionCache | None = None

@@ -1,0 +1,299 @@
+"""The page: its tabs and fields in Gradio, and the named endpoints for programs.
+
+This module owns the layout. What happens is in `page_events.py`; running jobs, results and lists
+are views (`views.py`), which the script of the page puts in place. It refuses to know how a job
+runs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.events import api
+
+from recast.pipeline import edit_mask
+from recast.pipeline.config import DEFAULT_BACKBONE
+from recast.pipeline.defaults import AUTO
+from recast.web import views
+from recast.web.page_events import PageEvents
+from recast.web.requests import DRAWN, MAX_SAMPLES
+from recast.web.service import Service
+from recast.web.uploads import CLIP_SUFFIXES
+
+STATIC = Path(__file__).parent / "static"
+_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
+_INTRO = (
+    '<div class="rc-head"><p class="rc-title">Recast</p>'
+    '<p class="rc-tagline">The same motion, a new cast.</p></div>'
+)
+_COLLECT = (
+    "(...values) => { values[values.length - 2] = window.recast.settings();"
+    " values[values.length - 1] = window.recast.drawing(); return values; }"
+)
+"""Before a job is started, the script of the page adds the settings form and the drawn mask."""
+
+
+def theme() -> gr.themes.Base:
+    """The theme: quiet surfaces, one accent, the fonts of the visitor's system."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.indigo,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_lg,
+        font=_FONT,
+        font_mono=_MONO,
+    ).set(
+        body_background_fill="#f6f7fb",
+        body_background_fill_dark="#0d111c",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#161c2b",
+        block_border_color="#e0e4ee",
+        block_border_color_dark="#293247",
+        block_info_text_color="#4c566c",
+        block_info_text_color_dark="#aab4c8",
+        block_label_text_color="#2a3348",
+        block_label_text_color_dark="#d5dcea",
+        block_title_text_color="#1b2336",
+        block_title_text_color_dark="#e6ebf5",
+        body_text_color="#1b2336",
+        body_text_color_dark="#e6ebf5",
+        body_text_color_subdued="#4c566c",
+        body_text_color_subdued_dark="#aab4c8",
+        button_primary_background_fill="#3d3ac4",
+        button_primary_background_fill_hover="#322fa8",
+        button_primary_background_fill_dark="#4d4ad6",
+        button_primary_background_fill_hover_dark="#5b58e6",
+        button_primary_text_color="#ffffff",
+    )
+
+
+def build(service: Service) -> gr.Blocks:
+    """The page of a server."""
+    events = PageEvents(service)
+    with gr.Blocks(title="Recast", analytics_enabled=False, delete_cache=(3600, 86_400)) as page:
+        gr.HTML(_INTRO)
+        with gr.Tabs(elem_id="rc-tabs"):
+            with gr.Tab("Transfer", id="transfer"):
+                _transfer(page, events)
+            with gr.Tab("History", id="history"):
+                gr.HTML(_view("history"))
+            with gr.Tab("Motions", id="motions"):
+                gr.HTML(_view("motions"))
+            with gr.Tab("Compare", id="compare"):
+                _compare(events)
+            with gr.Tab("Bench", id="bench"):
+                gr.HTML(_view("bench"))
+        _endpoints(events)
+    page.queue(default_concurrency_limit=8, max_size=64)
+    return page
+
+
+def _view(name: str) -> str:
+    return f'<div class="rc-view" data-recast-view="{name}" aria-busy="true"></div>'
+
+
+def _transfer(page: gr.Blocks, events: PageEvents) -> None:
+    with gr.Row(equal_height=False, elem_classes="rc-columns"):
+        with gr.Column(scale=5, min_width=320, elem_classes="rc-inputs"):
+            fields = _fields(events)
+            form = views.settings(*events.first_shown())
+            fields["form"] = gr.HTML(form, elem_id="rc-settings")
+            start = gr.Button("Transfer the motion", variant="primary", elem_id="rc-start")
+        with gr.Column(scale=6, min_width=320, elem_classes="rc-outputs"):
+            view = gr.HTML(events.welcome(), elem_id="rc-output")
+    fields["shown"] = gr.State(events.first_shown())
+    fields["settings"] = gr.Textbox(visible="hidden", label="Settings")
+    fields["drawing"] = gr.Textbox(visible="hidden", label="Drawing")
+    _connect(page, events, fields, start, view)
+
+
+def _fields(events: PageEvents) -> dict[str, Any]:
+    return {
+        **_clip_fields(events),
+        **_prompt_fields(),
+        **_model_fields(events),
+        **_mask_fields(),
+    }
+
+
+def _clip_fields(events: PageEvents) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    with gr.Group():
+        fields["clip"] = gr.Dropdown(
+            events.clip_choices(""),
+            value=events.first_clip(),
+            label="Clip",
+            info="The motion comes from this clip. The samples need no upload.",
+            elem_id="rc-clip",
+        )
+        fields["upload"] = gr.File(
+            label="Or upload one: a video, a GIF, a WebP, a zip of images, or a motion file",
+            file_types=[*CLIP_SUFFIXES, ".safetensors"],
+            height=130,
+            elem_id="rc-upload",
+            elem_classes="rc-file",
+        )
+        fields["film"] = gr.HTML(elem_id="rc-film")
+        with gr.Row():
+            fields["start"] = gr.Slider(
+                0, 10, value=0, step=0.05, label="Start", info="Seconds", elem_id="rc-start-time"
+            )
+            fields["fit"] = gr.Radio(
+                [("Crop", "crop"), ("Bars", "pad"), ("Stretch", "stretch")],
+                value="crop",
+                label="Fit to the model",
+            )
+    return fields
+
+
+def _prompt_fields() -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    with gr.Group():
+        fields["prompt"] = gr.Textbox(
+            label="Prompt",
+            info="What the new clip shows.",
+            placeholder="a yellow square on a navy background",
+            lines=2,
+            elem_id="rc-prompt",
+        )
+        with gr.Row():
+            fields["source_prompt"] = gr.Textbox(
+                label="Source prompt",
+                info="What the clip shows now. Some methods need it.",
+                elem_id="rc-source-prompt",
+            )
+            fields["negative_prompt"] = gr.Textbox(
+                label="Negative prompt", info="What the new clip should not show."
+            )
+    return fields
+
+
+def _model_fields(events: PageEvents) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    with gr.Group():
+        fields["backbone"] = gr.Dropdown(
+            events.model_choices(), value=DEFAULT_BACKBONE, label="Model", elem_id="rc-model"
+        )
+        with gr.Row():
+            fields["method"] = gr.Dropdown(
+                events.method_choices(), value=AUTO, label="Method", elem_id="rc-method"
+            )
+            fields["preset"] = gr.Dropdown(
+                events.first_presets(), value="", label="Preset", elem_id="rc-preset"
+            )
+        fields["estimate"] = gr.HTML(
+            '<p class="rc-estimate rc-help">Estimating the memory of this model.</p>',
+            elem_id="rc-estimate",
+        )
+        with gr.Row():
+            fields["seed"] = gr.Number(value=0, precision=0, minimum=0, label="Seed")
+            fields["samples"] = gr.Slider(1, MAX_SAMPLES, value=1, step=1, label="Results")
+    return fields
+
+
+def _mask_fields() -> dict[str, Any]:
+    with gr.Accordion("Change only a region", open=False, elem_id="rc-region"):
+        mask = gr.Radio(
+            [
+                ("Whole frame", ""),
+                ("By the words", edit_mask.AUTO),
+                ("A box", "box"),
+                ("Draw it", DRAWN),
+            ],
+            value="",
+            label="Region",
+            info="Where the result may differ from the source.",
+        )
+        box = gr.Textbox(
+            label="Box",
+            value="0.25,0.25,0.75,0.75",
+            info="Left, top, right, bottom, in fractions of the frame.",
+            visible=False,
+        )
+        words = gr.HTML(elem_id="rc-mask-note")
+        canvas = gr.HTML(elem_id="rc-canvas")
+    return {"mask": mask, "box": box, "words": words, "canvas": canvas}
+
+
+def _connect(
+    page: gr.Blocks, events: PageEvents, fields: dict[str, Any], start: gr.Button, view: gr.HTML
+) -> None:
+    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    f = fields
+    film = [f["clip"], f["start"], f["fit"], f["backbone"], f["settings"], f["mask"]]
+    film_outputs = [f["film"], f["canvas"], f["start"]]
+    collect_film = "(...v) => { v[4] = window.recast.settings(); return v; }"
+    method = [f["method"], f["preset"], f["backbone"], f["clip"]]
+    method_outputs = [f["preset"], f["form"], f["shown"]]
+    uploaded = [f["clip"], f["upload"]]
+    f["upload"].upload(events.upload_from_page, [f["upload"]], uploaded, **hidden).then(
+        events.film, film, film_outputs, js=collect_film, **hidden
+    ).then(events.choose_method, [*method, f["shown"]], method_outputs, **hidden).then(
+        events.estimate, method, [f["estimate"]], **hidden
+    )
+    # `input`, not `change`: an address of the page that fills the fields must not empty the form.
+    for name in ("clip", "start", "fit", "backbone", "mask"):
+        listener = f[name].release if name == "start" else f[name].input
+        listener(events.film, film, film_outputs, js=collect_film, **hidden)
+    for name in ("method", "backbone", "clip", "preset"):
+        f[name].input(events.choose_method, [*method, f["shown"]], method_outputs, **hidden).then(
+            events.estimate, method, [f["estimate"]], **hidden
+        )
+    f["mask"].change(lambda mask: gr.update(visible=mask == "box"), f["mask"], f["box"], **hidden)
+    words = [f["mask"], f["prompt"], f["source_prompt"], f["method"], f["backbone"]]
+    for name in ("mask", "prompt", "source_prompt", "method"):
+        f[name].change(events.mask_words, words, [f["words"]], **hidden)
+    call = [f[name] for name in events.CALL]
+    start.click(events.start, call, [view], js=_COLLECT, **hidden)
+    f["prompt"].submit(events.start, call, [view], js=_COLLECT, **hidden)
+    loaded = [f[name] for name in events.LOADED]
+    page.load(events.load, None, [*loaded, view], **hidden).then(
+        events.film, film, film_outputs, js=collect_film, **hidden
+    ).then(events.estimate, method, [f["estimate"]], **hidden)
+
+
+def _compare(events: PageEvents) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            clip = gr.Dropdown(events.clip_choices(""), value=events.first_clip(), label="Clip")
+            prompt = gr.Textbox(label="Prompt", info="What the new clips show.", lines=2)
+            source_prompt = gr.Textbox(label="Source prompt", info="What the clip shows now.")
+            model = gr.Dropdown(events.model_choices(), value=DEFAULT_BACKBONE, label="Model")
+            methods = gr.CheckboxGroup(
+                events.compared_methods(), value=["dmt", "sdedit"], label="Methods"
+            )
+            others = gr.File(
+                label="Clips of other systems, to score beside them",
+                file_types=list(CLIP_SUFFIXES),
+                file_count="multiple",
+                elem_classes="rc-file",
+                height=130,
+            )
+            seed = gr.Number(value=0, precision=0, minimum=0, label="Seed")
+            steps = gr.Number(
+                value=0, precision=0, minimum=0, label="Steps", info="0: those of each preset."
+            )
+            start = gr.Button("Compare", variant="primary")
+        with gr.Column(scale=5, min_width=320):
+            view = gr.HTML(
+                '<p class="rc-empty">One clip and one prompt through several methods, side by side '
+                "and scored.</p>"
+            )
+    inputs = [clip, prompt, source_prompt, model, methods, others, seed, steps]
+    start.click(events.compare, inputs, [view], api_visibility="private", show_progress="hidden")
+
+
+def _endpoints(events: PageEvents) -> None:
+    """The endpoints for programs, which `gradio_client` lists with their names and types."""
+    upload = gr.File(visible="hidden", label="file")
+    clip = gr.Textbox(visible="hidden", label="clip")
+    upload.upload(
+        events.upload,
+        [upload],
+        [clip],
+        api_name="upload",
+        api_description="Upload a clip or a motion file. Returns its name, clip:ID or motion:ID.",
+    )
+    api(events.transfer, api_name="transfer")
+    api(events.job, api_name="job")
+    api(events.cancel, api_name="cancel")
