@@ -212,6 +212,7 @@ def test_killing_the_server_in_the_middle(visit: Callable[..., Page], tmp_path: 
         running, waiting = queue(first.store, LONG), queue(first.store, 3)
         page = visit(f"/?job={running}", url=first.url)
         wait_for(first.store, running, ("running",), steps=2)
+        expect(page.locator("[data-stage]")).to_contain_text("step")
         first.process.kill()
         first.process.wait()
         expect(page.get_by_text("The server does not answer")).to_be_visible()

@@ -35,10 +35,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(root: Path) -> TestClient:
+def client(root: Path, tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     """A browser at an application whose workers do not run: it is not entered as a context."""
-    report = root.parent / "bench"
-    report.mkdir()
+    report = tmp_path_factory.mktemp("bench", numbered=True)
     (report / "report.html").write_text("<h1>Report</h1>")
     (report / "secret.txt").write_text("secret")
     config = ServeConfig(folder=root, limits=LIMITS, bench=(report,))
