@@ -141,14 +141,7 @@ def tiny() -> Backbone:
 
 def tiny_pair() -> tuple[UNet2DConditionModel, MotionAdapter]:
     """A small UNet for images and a motion adapter that fits it."""
-    image = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 16, 16, 16),
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
+    image = tiny_networks.image_unet()
     motion = MotionAdapter(
         block_out_channels=(16, 16, 16, 16),
         motion_layers_per_block=1,

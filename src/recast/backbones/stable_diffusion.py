@@ -22,7 +22,7 @@ from recast.backbones.unet3d import LatentUNet
 from recast.networks import checkpoint_loading, diffusers_pipeline
 from recast.networks import tiny as tiny_networks
 from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
-from recast.networks.text_encoder import CLIP_LARGE
+from recast.networks.text_encoder import CLIP_LARGE, OPENCLIP_HUGE
 from recast.networks.vae import STABLE_DIFFUSION_VAE
 
 if TYPE_CHECKING:
@@ -115,13 +115,7 @@ PUBLISHED = {
             "use_linear_projection": True,
         },
         "vae/config.json": STABLE_DIFFUSION_VAE,
-        "text_encoder/config.json": CLIP_LARGE
-        | {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 23,
-            "num_attention_heads": 16,
-        },
+        "text_encoder/config.json": OPENCLIP_HUGE,
     },
 }
 
@@ -130,14 +124,7 @@ def tiny() -> Backbone:
     """A random model of the same classes with all four resolutions, for tests on a CPU."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 16, 16, 16),
-            layers_per_block=1,
-            cross_attention_dim=16,
-            attention_head_dim=2,
-            norm_num_groups=4,
-        )
+        unet = tiny_networks.image_unet()
         text_encoder, tokenizer = tiny_networks.clip_text(16)
         vae = tiny_networks.image_vae(4)
         tiny_networks.add_noise(unet)

@@ -26,7 +26,7 @@ from recast.networks.feature_hooks import Tap, record
 from recast.networks.latent_layout import LatentLayout
 from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
 from recast.networks.placement import ModelPlacement
-from recast.networks.text_encoder import CLIP_LARGE, ClipText
+from recast.networks.text_encoder import OPENCLIP_HUGE, ClipText
 from recast.networks.vae import STABLE_DIFFUSION_VAE, ImageVae
 
 if TYPE_CHECKING:
@@ -249,14 +249,7 @@ _PUBLISHED = {
         "attention_head_dim": 64,
     },
     "vae/config.json": STABLE_DIFFUSION_VAE,
-    # OpenCLIP's ViT-H/14 without its last layer, as in Stable Diffusion 2.
-    "text_encoder/config.json": CLIP_LARGE
-    | {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 23,
-        "num_attention_heads": 16,
-    },
+    "text_encoder/config.json": OPENCLIP_HUGE,
 }
 PUBLISHED = dict.fromkeys(("zeroscope", "modelscope"), _PUBLISHED)
 

@@ -39,6 +39,14 @@ CLIP_LARGE = {
     "vocab_size": 49408,
 }
 """The config of CLIP's ViT-L/14, which Stable Diffusion 1 uses."""
+OPENCLIP_HUGE = CLIP_LARGE | {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+}
+"""The config of OpenCLIP's ViT-H/14 without its last layer, which Stable Diffusion 2 and ZeroScope
+use."""
 
 
 _REMEMBERED = 16

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -44,6 +44,18 @@ def image_vae(channels: int) -> AutoencoderKL:
         latent_channels=channels,
         norm_num_groups=4,
         sample_size=16,
+    )
+
+
+def image_unet() -> UNet2DConditionModel:
+    """A small UNet for images, the class of Stable Diffusion's, with all four resolutions."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 16, 16, 16),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
     )
 
 
