@@ -599,7 +599,7 @@ def test_the_state_of_a_long_transfer_is_saved_regularly(
     kept: dict[int, list[int]] = {}
     for event in run.transfer(task, gaussian.tiny(), store):
         if isinstance(event, Step) and event.stage == "distil":
-            states = [entry.header().get("reached", 0) for entry in store.entries()]
+            states = [entry.header().metadata.get("reached", 0) for entry in store.entries()]
             kept[event.index] = [n for n in states if n]
     assert [kept[index] for index in range(1, 7)] == [[], [], [2], [2], [4], [4]]
 
@@ -722,7 +722,7 @@ def test_interrupted_learning_resumes_with_the_same_result(
     broken.close()
     assert not (tmp_path / "again.safetensors").exists()
     (entry,) = store.entries()  # how far it was
-    reached = entry.header()["cost"]
+    reached = entry.header().metadata["cost"]
 
     events, path = finished(run.learn(lesson(out=tmp_path / "again.safetensors"), backbone, store))
     assert trained(events) == curve[5:]

@@ -4,8 +4,9 @@ The room owns the names of commands and flags, and how events and errors look on
 refuses to know the order of a run, which belongs to `recast.pipeline`. Begin with `main` here, then
 read `transfer.py` and `flags.py`.
 
-Each command is imported when it is called, so that help and most errors appear at once. Exit codes:
-0 for success, 1 for a run that failed, 2 for a wrong call, 130 after Ctrl-C.
+Each command is imported when it is called. Help, and the commands that compute nothing, load no
+large library (`stand_ins.py`), so that they answer at once. Exit codes: 0 for success, 1 for a run
+that failed, 2 for a wrong call, 130 after Ctrl-C.
 """
 
 import importlib
@@ -14,7 +15,8 @@ import sys
 from collections.abc import Iterable, Sequence
 
 import recast
-from recast.cli.console import complain, say
+from recast.cli import stand_ins
+from recast.cli.console import asks_help, complain, say
 from recast.errors import BadCall, RecastError, UnknownName
 
 INTERRUPTED = 130
@@ -65,6 +67,10 @@ _COMMANDS = {
     "shapes train": ("shapes.train", "train a model like the shipped ones from scratch"),
 }
 
+_ABOUT_THE_MACHINE = ("torch", "safetensors.torch", "huggingface_hub")
+"""The large libraries that know the devices of this machine and the models that are downloaded."""
+_COMPUTE_NOTHING = ("backbones", "inspect", "methods", "store ls", "store prune")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv`, by default `sys.argv[1:]`, and return the exit code."""
@@ -91,6 +97,10 @@ def commands() -> dict[str, str]:
 def call(name: str, argv: Sequence[str]) -> None:
     """Import a command and run it with its arguments."""
     target, summary = _COMMANDS[name]
+    if name in _COMPUTE_NOTHING or asks_help(argv):
+        stand_ins.install()
+    elif name == "doctor" and not argv:
+        stand_ins.install(but=_ABOUT_THE_MACHINE)
     module, _, function = target.partition(".")
     command = getattr(importlib.import_module(f"recast.cli.{module}"), function)
     command(list(argv), f"recast {name}", f"{summary[0].upper()}{summary[1:]}.")
@@ -105,7 +115,7 @@ def _dispatch(argv: list[str]) -> None:
     if not argv:
         raise BadCall("no command was given; recast --help lists all commands")
     group = [name for name in _COMMANDS if name.startswith(f"{argv[0]} ")]
-    if {"-h", "--help"} & set(argv[: 2 if group else 1]):
+    if asks_help(argv[: 2 if group else 1]):
         say(_overview(group or _COMMANDS))
     elif argv[0] == "--version":
         say(f"recast {recast.__version__}")

@@ -8,7 +8,7 @@ the events mean.
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -26,6 +26,11 @@ from rich.progress import (
 from recast.events import Event, Job, Note, Step
 
 T = TypeVar("T")
+
+
+def asks_help(argv: Sequence[str]) -> bool:
+    """Whether the command line asks for help."""
+    return bool({"-h", "--help"} & set(argv))
 
 
 def say(text: str) -> None:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 import docstring_parser
 import tyro
 
+from recast.cli.console import asks_help
 from recast.errors import BadCall, UnknownName, check_finite
 
 T = TypeVar("T")
@@ -97,11 +98,6 @@ def parse(kind: Any, default: Any, argv: Sequence[str], command: str, descriptio
         raise BadCall(_one_line(message.getvalue(), command)) from None
     _check_finite(parsed)
     return parsed
-
-
-def asks_help(argv: Sequence[str]) -> bool:
-    """Whether the command line asks for help."""
-    return bool({"-h", "--help"} & set(argv))
 
 
 def value_of(flag: str, argv: Sequence[str]) -> str | None:

@@ -135,8 +135,8 @@ def _description(entry: Entry) -> str:
         header = entry.header()
     except (BadMotion, OSError):
         return f"{size}, damaged"
-    model = header.get("backbone_name", header["backbone"])
-    return f"{size}, {header['method']} on {model}, last used {used} UTC"
+    model = header.metadata.get("backbone_name", header.backbone)
+    return f"{size}, {header.method} on {model}, last used {used} UTC"
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> None:

@@ -15,7 +15,7 @@ from recast.cli import flags
 from recast.cli.console import say
 from recast.errors import BadCall, BadMotion
 from recast.media.atomic_files import atomic
-from recast.motions.motion import Motion
+from recast.motions.motion import Header, Motion
 from recast.pipeline.source_clip import MOTION_SUFFIX
 
 _MISSING: Any = tyro.MISSING
@@ -60,7 +60,7 @@ def mix(argv: list[str], command: str, about: str) -> None:
 def inspect(argv: list[str], command: str, about: str) -> None:
     """Print the content of a motion file."""
     call: _Inspect = flags.parse(_Inspect, _Inspect(motion=_MISSING), argv, command, about)
-    motion = Motion.load(call.motion)
+    motion = Header.load(call.motion)
     if call.preview is not None:
         _write_preview(motion, call.preview)
     if call.json:
@@ -71,7 +71,7 @@ def inspect(argv: list[str], command: str, about: str) -> None:
     say("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
 
 
-def _write_preview(motion: Motion, path: Path) -> None:
+def _write_preview(motion: Header, path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise BadCall(f"`preview` is {path}; the name of the picture must end in .png")
     if "preview" not in motion.metadata:
@@ -83,7 +83,7 @@ def _write_preview(motion: Motion, path: Path) -> None:
         temporary.write_bytes(base64.b64decode(motion.metadata["preview"]))
 
 
-def _rows(motion: Motion, size: int) -> list[tuple[str, str]]:
+def _rows(motion: Header, size: int) -> list[tuple[str, str]]:
     metadata, clip = motion.metadata, motion.metadata.get("clip", {})
     rows = [
         ("method", motion.method),
@@ -92,8 +92,8 @@ def _rows(motion: Motion, size: int) -> list[tuple[str, str]]:
     if clip:
         frames = f"{clip['frames']} frames of {clip['width']}x{clip['height']}"
         rows.append(("clip", f"{clip['name']}, {frames} at {clip['fps']:g} fps"))
-    if motion.source_prompt:
-        rows.append(("source prompt", motion.source_prompt))
+    if metadata.get("source_prompt"):
+        rows.append(("source prompt", str(metadata["source_prompt"])))
     if "steps" in metadata:
         rows.append(("steps", str(metadata["steps"])))
     settings = metadata.get("settings", {})
@@ -103,8 +103,8 @@ def _rows(motion: Motion, size: int) -> list[tuple[str, str]]:
     if metadata.get("losses"):
         finite = [loss for loss in metadata["losses"] if math.isfinite(loss)]
         rows.append(("loss", f"{_curve(finite)} in {len(metadata['losses'])} iterations"))
-    count = sum(tensor.numel() for tensor in motion.tensors.values())
-    rows.append(("holds", f"{count:,} numbers in {len(motion.tensors)} tensors"))
+    count = sum(math.prod(shape) for shape in motion.shapes.values())
+    rows.append(("holds", f"{count:,} numbers in {len(motion.shapes)} tensors"))
     rows.append(("file", f"{size / 1e6:.2f} MB"))
     return rows
 

@@ -1,6 +1,6 @@
 """`recast serve`: the page in a browser."""
 
-import importlib
+from importlib.util import find_spec
 
 from recast.cli import flags
 from recast.cli.console import complain, waiting
@@ -16,7 +16,8 @@ def serve(argv: list[str], command: str, about: str) -> None:
     """Run the server until Ctrl-C."""
     with missing_extra("web"):
         for name in ("gradio", "uvicorn"):
-            importlib.import_module(name)
+            if find_spec(name) is None:  # gradio itself is imported later, since it takes seconds
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     from recast.web.config import ServeConfig
     from recast.web.samples import write_samples
 

@@ -33,6 +33,24 @@ _MEMORY = "memory."
 """Prefix of the tensors that an interrupted transfer needs besides the latents."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a motion file says about its motion, without the values of the tensors."""
+
+    method: str
+    backbone: str
+    metadata: Mapping[str, Any]
+    by_level: frozenset[str]
+    shapes: Mapping[str, tuple[int, ...]]
+    """The names and shapes of the tensors."""
+
+    @classmethod
+    def load(cls, path: Path | str) -> Header:
+        """Read the header of a motion file. Raises `BadMotion` as `Motion.load` does."""
+        with _opened(path, "np") as (_, header):
+            return header
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Motion:
     """What a method learned from one clip or several: tensors and metadata."""
@@ -103,27 +121,14 @@ class Motion:
     def load(cls, path: Path | str) -> Motion:
         """Read a motion file. Raises `BadMotion` if the file is missing, damaged or of another
         format."""
-        path = Path(path)
-        if not path.is_file():
-            raise BadMotion(f"there is no motion file {path}")
-        try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise BadMotion(f"{path} is no motion file of Recast (format {FORMAT})")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                metadata = json.loads(header["metadata"])
-                if not isinstance(metadata, dict):
-                    raise BadMotion(f"{path} is damaged: its metadata is no JSON object")
-                return cls(
-                    method=header["method"],
-                    backbone=header["backbone"],
-                    tensors=tensors,
-                    metadata=metadata,
-                    by_level=frozenset(json.loads(header.get("by_level", "[]"))),
-                )
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise BadMotion(f"{path} is damaged or no safetensors file ({error})") from error
+        with _opened(path, "pt") as (file, header):
+            return cls(
+                method=header.method,
+                backbone=header.backbone,
+                tensors={name: file.get_tensor(name) for name in header.shapes},
+                metadata=header.metadata,
+                by_level=header.by_level,
+            )
 
     def masked(self, mask: NDArray[np.bool_]) -> Motion:
         """The motion with an edit mask (F, H, W) in pixels, which is true where the result may
@@ -221,6 +226,35 @@ def _system_errors() -> Iterator[None]:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+@contextmanager
+def _opened(path: Path | str, framework: str) -> Iterator[tuple[Any, Header]]:
+    """An open motion file, whose tensors are read as those of "pt" or "np", and its header."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadMotion(f"there is no motion file {path}")
+    try:
+        with safe_open(path, framework) as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise BadMotion(f"{path} is no motion file of Recast (format {FORMAT})")
+            metadata = json.loads(header["metadata"])
+            if not isinstance(metadata, dict):
+                raise BadMotion(f"{path} is damaged: its metadata is no JSON object")
+            names = file.keys()
+            yield (
+                file,
+                Header(
+                    method=header["method"],
+                    backbone=header["backbone"],
+                    metadata=metadata,
+                    by_level=frozenset(json.loads(header.get("by_level", "[]"))),
+                    shapes={name: tuple(file.get_slice(name).get_shape()) for name in names},
+                ),
+            )
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise BadMotion(f"{path} is damaged or no safetensors file ({error})") from error
 
 
 class _OwnTensors(dict[str, Tensor]):

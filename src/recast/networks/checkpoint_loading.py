@@ -24,7 +24,7 @@ from recast.networks.devices import is_out_of_memory
 from recast.networks.library_logging import quiet
 
 INDEX = "model_index.json"
-N = TypeVar("N", bound=nn.Module)
+N = TypeVar("N", bound="nn.Module")
 T = TypeVar("T")
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from recast.networks import meta_model, tiny
 
-N = TypeVar("N", bound=nn.Module)
+N = TypeVar("N", bound="nn.Module")
 T = TypeVar("T")
 
 

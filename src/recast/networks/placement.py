@@ -21,7 +21,7 @@ from recast.errors import BadCall
 from recast.networks import block_offload, meta_model, quantization
 from recast.networks.settings import NetworkSettings
 
-N = TypeVar("N", bound=nn.Module)
+N = TypeVar("N", bound="nn.Module")
 
 
 def check(settings: NetworkSettings, device: torch.device) -> None:

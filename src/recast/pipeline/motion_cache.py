@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from recast.backbones.base import Backbone
 from recast.errors import BadCall, BadMotion
 from recast.media.atomic_files import scratch_folder
 from recast.motions.method import MotionMethod, Sampling
-from recast.motions.motion import FORMAT, Motion
+from recast.motions.motion import FORMAT, Header, Motion
 from recast.pipeline.manifest import installed_version
 
 DEFAULT_CAP = "4GB"
@@ -48,11 +48,10 @@ class Entry:
     used: float
     """Time of the last read or write, in seconds since the epoch."""
 
-    def header(self) -> Mapping[str, Any]:
-        """The motion's method, backbone and metadata. Raises `BadMotion` if it is damaged."""
+    def header(self) -> Header:
+        """The motion without its tensors. Raises `BadMotion` if its file is damaged."""
         _check_whole(self.path)
-        motion = Motion.load(self.path)
-        return {"method": motion.method, "backbone": motion.backbone, **motion.metadata}
+        return Header.load(self.path)
 
 
 class MotionCache:
