@@ -14,10 +14,11 @@ from recast.worlds.menagerie import dataset, world
 from recast.worlds.menagerie.dataset import DATASET
 from recast.worlds.menagerie.referee_training import subject_masks
 from recast.worlds.shapes.dataset import DATASET as SHAPES
-from recast.worlds.training import noising
+from recast.worlds.training import networks, noising
 from recast.worlds.training.data import subject_weights
 from recast.worlds.training.networks import Design
 from recast.worlds.training.train import TrainConfig, train
+from recast.worlds.training.widening import widened
 
 
 def test_a_subject_covers_what_its_mask_covers() -> None:
@@ -108,3 +109,30 @@ def test_all_stages_end_in_a_model_that_loads(tmp_path: Path) -> None:
     held_out = world.render(world.sample(world.HELD_OUT.start))
     assert domain.colour_distance(held_out) < domain.limit
     assert domain.colour_distance(np.full((2, 64, 64, 3), (255, 0, 255), np.uint8)) > domain.limit
+
+
+def test_a_widened_autoencoder_computes_what_the_narrow_one_computes() -> None:
+    narrow = networks.autoencoder(Design(autoencoder=(8, 16))).eval()
+    wide = networks.autoencoder(Design(autoencoder=(8, 48))).eval()
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = narrow.encode(image).latent_dist.mean
+    widened(narrow, wide, noise=0.0)
+    torch.testing.assert_close(wide.encode(image).latent_dist.mean, latents)
+    torch.testing.assert_close(wide.decode(latents).sample, narrow.decode(latents).sample)
+    exact = {name: weight.clone() for name, weight in wide.state_dict().items()}
+    widened(narrow, wide)
+    different = [
+        name for name, weight in exact.items() if not weight.equal(wide.state_dict()[name])
+    ]
+    assert different
+    for name in different:  # copied weights only, and only a little
+        assert exact[name].shape != narrow.state_dict()[name].shape
+        assert (wide.state_dict()[name] - exact[name]).std() < 0.07 * exact[name].std()
+
+
+def test_an_autoencoder_that_cannot_be_widened_is_refused() -> None:
+    narrow = networks.autoencoder(Design(autoencoder=(8, 16)))
+    with pytest.raises(ValueError, match="cannot grow from"):
+        widened(narrow, networks.autoencoder(Design(autoencoder=(8, 24))))
+    with pytest.raises(ValueError, match="same layers"):
+        widened(narrow, networks.autoencoder(Design(autoencoder=(8, 16, 16))))

@@ -14,6 +14,9 @@ from gradio_client import Client, handle_file
 from starlette.testclient import TestClient
 
 from recast.errors import BadCall
+from recast.study import app as study
+from recast.study import creation
+from recast.study.config import StudyConfig
 from recast.web.app import create_app
 from recast.web.config import ServeConfig
 from recast.web.guard import CLIENT_COOKIE
@@ -21,6 +24,7 @@ from recast.web.job_store import JobStore
 from recast.web.limits import Limits
 from recast.web.requests import as_json
 
+from .studies import plain_folders
 from .web_servers import GAUSSIAN, RunningServer, gaussian, server_folder, start_server, wait_for
 
 pytestmark = pytest.mark.slow
@@ -212,14 +216,29 @@ def test_private_servers_show_each_browser_its_own_jobs(tmp_path: Path) -> None:
 
 
 def test_more_applications_stand_behind_the_guard(root: Path) -> None:
-    async def study(scope: Any, receive: Any, send: Any) -> None:
+    async def other(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"study"})
+        await send({"type": "http.response.body", "body": b"other"})
 
     config = ServeConfig(folder=root, limits=LIMITS)
-    client = TestClient(create_app(config, mounts={"/study": study}), base_url=LOCAL)
-    assert client.get("/study/anything").text == "study"
-    assert client.get("/study/x", headers={"host": "evil.example"}).status_code == 421
+    client = TestClient(create_app(config, mounts={"/other": other}), base_url=LOCAL)
+    assert client.get("/other/anything").text == "other"
+    assert client.get("/other/x", headers={"host": "evil.example"}).status_code == 421
+
+
+def test_raters_see_their_study_without_the_token_of_the_page(root: Path, tmp_path: Path) -> None:
+    clips = plain_folders(tmp_path / "clips", ("ours", "theirs"))
+    made = creation.create(StudyConfig(folder=clips, out=tmp_path / "study", form="2afc"))
+    made.run(lambda event: None)
+    config = ServeConfig(folder=root, limits=LIMITS, study=tmp_path / "study")
+    mounts = {"/study": study.create(tmp_path / "study", "of the raters")}
+    client = TestClient(create_app(config, "of the page", mounts), base_url=LOCAL)
+    assert client.get("/study/").status_code == 403
+    assert "<html" in client.get("/study/?token=of the raters").text
+    assert client.get("/study/api/state").status_code == 200
+    for path in ("/", "/views/history", "/studying", "/gradio_api/info"):
+        assert client.get(path).status_code == 401
+        assert client.get(f"{path}?token=of the raters").status_code == 401
 
 
 # --- a server with workers ------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from recast.backbones.base import Backbone, Defaults, Settings
 from recast.backbones.unet3d import LatentUNet
 from recast.errors import BadModel
-from recast.networks import checkpoint_loading, meta_model, pipeline_parts, placement
+from recast.networks import checkpoint_loading, lora, meta_model, pipeline_parts, placement
 from recast.networks import tiny as tiny_networks
 from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
 from recast.networks.text_encoder import CLIP_LARGE
@@ -49,8 +49,10 @@ def load(source: str, settings: Settings) -> Backbone:
         device = pipeline_parts.model_device(settings)
         dtype = pipeline_parts.network_dtype(settings, device, torch.float16)
         placement.check(settings, device)
+        lora.check(settings.lora)
         adapter = checkpoint_loading.find_folder(_ADAPTER, _ADAPTER_FILES)
         parts = join(checkpoint_loading.find_folder(_BASE), adapter, dtype, device, source)
+        lora.add(settings.lora, parts, "AnimateDiffPipeline")
         return LatentUNet(parts, _DEFAULTS, settings)
     folder = open_folder(source, settings, ALIASES, PIPELINES)
     defaults = Defaults.of_card(folder.card) or _DEFAULTS

@@ -194,11 +194,14 @@ class Gaussian(Backbone):
 
 def load(source: str, settings: Settings) -> Backbone:
     """Create the model named "gaussian". `device=auto` selects the CPU, because a GPU would not be
-    faster. Raises `BadModel` for another source and `BadCall` for another dtype than float32."""
+    faster. Raises `BadModel` for another source, and `BadCall` for a LoRA or another dtype than
+    float32."""
     if source != "gaussian":
         raise BadModel(f"{source!r} is no Gaussian mixture; the only mixture is named gaussian")
     if settings.dtype not in ("auto", "float32"):
         raise BadCall(f"`dtype={settings.dtype}` does not apply; gaussian is exact in float32 only")
+    if settings.lora:
+        raise BadCall("`lora` does not apply; gaussian has no weights")
     name = "cpu" if settings.device == "auto" else settings.device
     return _four_colours(usable_device(name), settings)
 

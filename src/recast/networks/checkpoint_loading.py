@@ -72,15 +72,16 @@ def _downloaded(source: str, parts: Sequence[str]) -> Path:
     return Path(snapshot_download(source, allow_patterns=included, ignore_patterns=excluded))
 
 
-def check_index(path: Path, pipelines: frozenset[str]) -> None:
-    """Raise `BadModel` unless `path` is a model folder whose index names one of these
-    pipelines."""
+def check_index(path: Path, pipelines: frozenset[str]) -> str:
+    """The pipeline that the index of a model folder names. Raises `BadModel` if `path` is no model
+    folder, or if it is none of these pipelines."""
     if not (path / INDEX).is_file():
         raise BadModel(f"{path} is not a model folder of diffusers: it has no {INDEX}")
     pipeline = read_json(path / INDEX).get("_class_name")
     if pipeline not in pipelines:
         supported = ", ".join(sorted(pipelines))
         raise BadModel(f"{path} holds a {pipeline}, but this backbone needs {supported}")
+    return str(pipeline)
 
 
 def read_json(path: Path) -> dict[str, Any]:

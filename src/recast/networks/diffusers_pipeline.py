@@ -11,13 +11,15 @@ import dataclasses
 import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from recast.networks.library_logging import quiet
-from recast.networks.pipeline_parts import ModelParts
+
+if TYPE_CHECKING:
+    from recast.networks.pipeline_parts import ModelParts
 
 
 def sampled_latents(
@@ -32,12 +34,25 @@ def sampled_latents(
     The pipeline gets the parts of the model that its constructor names, `scheduler`, and
     `more_parts`, which replace those of the model. It is called with `options`.
     """
-    accepted = inspect.signature(pipeline.__init__).parameters
-    names = {field.name for field in dataclasses.fields(ModelParts)} - {"scheduler"}
-    given = {name: getattr(parts, name) for name in names if name in accepted}
     with quiet(), torch.no_grad():  # a deprecated pipeline warns at every use
-        pipe = pipeline(scheduler=scheduler, **{**given, **more_parts})
+        pipe = build(parts, pipeline, {"scheduler": scheduler, **more_parts})
         pipe.set_progress_bar_config(disable=True)
         output = pipe(**options, output_type="latent")
     latents: Tensor = output.images if "images" in output else output.frames
     return latents.float()
+
+
+def build(
+    parts: ModelParts, pipeline: type[Any], more_parts: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
+    """A pipeline of diffusers around the networks of a model. A part that the model does not have
+    is None, unless `more_parts` gives it."""
+    accepted = inspect.signature(pipeline.__init__).parameters.values()
+    names = {field.name for field in dataclasses.fields(parts)} - {"scheduler"}
+    given = {
+        one.name: getattr(parts, one.name) if one.name in names else None
+        for one in accepted
+        if one.name in names or (one.name != "self" and one.default is one.empty)
+    }
+    with quiet():
+        return pipeline(**{**given, **more_parts})

@@ -17,9 +17,9 @@ from torch import nn
 
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel
-from recast.networks import checkpoint_loading, meta_model, placement
+from recast.networks import checkpoint_loading, lora, meta_model, placement
 from recast.networks.devices import usable_device
-from recast.networks.settings import NetworkSettings
+from recast.networks.settings import LoRAFile, NetworkSettings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -80,9 +80,13 @@ class ModelFolder:
 
     name: str
     path: Path
+    pipeline: str
+    """The class of its pipeline in diffusers."""
     card: ModelCard
     device: torch.device
     dtype: torch.dtype
+    lora: tuple[LoRAFile, ...]
+    """LoRAs that are added to the weights."""
 
     def parts(
         self,
@@ -92,7 +96,8 @@ class ModelFolder:
         boundary_ratio: float | None = None,
     ) -> ModelParts:
         """Load the scheduler and the tokenizers, which are small, and then the networks. The parts
-        that `float32` names are loaded in float32, and the others in `dtype`. Raises `BadModel`."""
+        that `float32` names are loaded in float32, and the others in `dtype`. LoRAs are added to
+        the weights. Raises `BadModel`."""
         loaded: dict[str, Any] = {"scheduler": read_scheduler(self.path / "scheduler")}
         for part, kind in classes.items():
             if part.startswith("tokenizer"):
@@ -103,13 +108,15 @@ class ModelFolder:
                 loaded[part] = checkpoint_loading.text_network(kind, self.path / part, dtype)
             elif part not in loaded:
                 loaded[part] = checkpoint_loading.network(kind, self.path / part, dtype)
-        return ModelParts(
+        parts = ModelParts(
             name=self.name,
             device=self.device,
             words=self.card.words,
             boundary_ratio=boundary_ratio,
             **loaded,
         )
+        lora.add(self.lora, parts, self.pipeline)
+        return parts
 
 
 def open_folder(
@@ -130,11 +137,13 @@ def open_folder(
     device = model_device(settings)
     dtype = network_dtype(settings, device, gpu_dtype)
     placement.check(settings, device)
+    lora.check(settings.lora)
     path = checkpoint_loading.find_folder(aliases.get(source, source), download)
-    checkpoint_loading.check_index(path, pipelines)
     return ModelFolder(
         name=_loaded_name(source, aliases),
         path=path,
+        pipeline=checkpoint_loading.check_index(path, pipelines),
+        lora=settings.lora,
         card=_read_card(path / "recast.json"),
         device=device,
         dtype=dtype,

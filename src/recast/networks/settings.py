@@ -5,9 +5,12 @@ Owns the settings that the functions of this room read. It refuses to know model
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NewType
 
 from recast.networks import quantization
+
+LoRAFile = NewType("LoRAFile", str)
+"""PATH or PATH:WEIGHT. PATH is a .safetensors file, a hub id, or a hub id and a file in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,3 +41,7 @@ class NetworkSettings:
     network is on the device at a time. blocks: one block of a network is on the device at a time.
     This needs the least memory and the most time, because all weights are copied in every forward
     and backward pass. Methods that train do not run with blocks."""
+    lora: tuple[LoRAFile, ...] = ()
+    """LoRAs for this model, which are added to its weights: .safetensors files or hub ids. A weight
+    may follow a colon, as in style.safetensors:0.7; without it, the weight is 1. LoRAs for few
+    steps also need their own number of steps and scale of guidance."""

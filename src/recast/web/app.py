@@ -5,9 +5,11 @@ behind the same guard. `serve` runs it. This module owns how the parts are put t
 """
 
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Protocol, cast
 
 from fastapi import FastAPI, Request
@@ -54,6 +56,7 @@ def create_app(
     """The application. Its workers run while it does.
 
     `mounts` are more applications, each with the path under which it answers, such as "/study".
+    They ask for a token themselves, if they need one.
     `workers` replaces the worker processes. `embedded` is for a page that stands in a frame of
     another site, as a Space does. Raises `BadCall` for a device that this machine does not have.
     """
@@ -83,6 +86,7 @@ def create_app(
         local=config.is_local,
         embedded=embedded,
         upload_bytes=int(config.limits.upload_mb * 10**6),
+        guarded=tuple(mounts or {}),
     )
     return app
 
@@ -109,23 +113,24 @@ def _add_page(app: FastAPI, service: Service) -> None:
     )
 
 
-def serve(
-    config: ServeConfig,
-    say: Callable[[str], None],
-    mounts: Mapping[str, ASGIApp] | None = None,
-) -> None:
+def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
     """Run the server until it is stopped. `say` prints a line for whoever started it.
 
-    Raises `BadCall` for a port that is in use, and for a folder in which another server works.
+    Raises `BadCall` for a port that is in use, for a folder in which another server works, and for
+    a `study` that is none.
     """
     import uvicorn
 
     token = config.resolved_token()
+    raters_token = secrets.token_urlsafe(16) if token else None
     with locked(config.folder), _listening(config) as listener:
         port = listener.getsockname()[1]
+        mounts = {} if config.study is None else {"/study": _study(config.study, raters_token)}
         app = create_app(config, token, mounts)
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        say(f"open http://{host}:{port}/{f'?token={token}' if token else ''}")
+        address = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{port}/"
+        say(f"open {address}{f'?token={token}' if token else ''}")
+        if mounts:
+            say(f"raters open {address}study/{f'?token={raters_token}' if raters_token else ''}")
         if not config.is_local and token is None:
             say(
                 "WARNING: everybody who reaches this machine can use the server, because "
@@ -135,6 +140,12 @@ def serve(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=_END_SECONDS
         )
         uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _study(folder: Path, token: str | None) -> ASGIApp:
+    from recast.study import app as study  # here, because most servers have no study
+
+    return study.create(folder, token)
 
 
 def _listening(config: ServeConfig) -> socket.socket:

@@ -43,6 +43,10 @@ class ServeConfig:
     """More models that the page offers: folders in diffusers' format or hub ids."""
     bench: tuple[Path, ...] = ()
     """Folders of `recast bench` whose reports the page shows."""
+    study: Path | None = None
+    """Folder of a human study that `recast study new` made. Raters open the address with /study/ at
+    its end; if the page asks for a token, they get one of their own, which does not open the
+    page."""
     limits: Limits = field(default_factory=Limits)
     """How much the server accepts and keeps."""
 

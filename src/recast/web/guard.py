@@ -9,7 +9,7 @@ addresses of the web where an upload is expected. This module refuses to know wh
 import hmac
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -47,11 +47,14 @@ class Guard:
         local: bool,
         upload_bytes: int,
         embedded: bool = False,
+        guarded: Sequence[str] = (),
     ) -> None:
         """`local` servers answer under loopback names only. `embedded` lets the cookie of the
-        browser work in a frame of another site."""
+        browser work in a frame of another site. Below the paths in `guarded` are applications that
+        ask for a token themselves."""
         self._app, self._token, self._local = app, token, local
         self._same_site = "None; Secure; Partitioned" if embedded else "Strict"
+        self._guarded = tuple(f"{path}/" for path in guarded)
         self._upload_bytes = upload_bytes + 100_000  # a form has headers of its own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +92,8 @@ class Guard:
         return self._token_refusal(scope, headers)
 
     def _token_refusal(self, scope: Scope, headers: Headers) -> Response | None:
-        if self._token is None or scope["path"] in _OPEN:
+        path = scope["path"]
+        if self._token is None or path in _OPEN or f"{path}/".startswith(self._guarded):
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1]
         if given and scope["method"] == "GET" and _equal(given, self._token):

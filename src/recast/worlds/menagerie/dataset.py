@@ -37,7 +37,7 @@ def subject(scene: Scene, size: int) -> NDArray[np.float32]:
 
 
 DATASET = Dataset(
-    design=Design(size=world.SIZE),
+    design=Design(size=world.SIZE, autoencoder=(32, 48, 128, 128)),
     frames=world.FRAMES,
     fps=world.FPS,
     sample=world.sample,
@@ -51,6 +51,7 @@ DATASET = Dataset(
     attributes=attributes,
     attribute_counts=(len(KINDS), len(COLOURS), len(SCENES), len(COATS)),
     clip_card=clip_card.text,
+    sharp_edges=True,
     crop=64,
     upright=True,
     reversible=False,

@@ -48,6 +48,7 @@ DATASET = Dataset(
         len(world.PATTERNS),
     ),
     clip_card=clip_card.text,
+    sharp_edges=False,
     crop=world.SIZE,
     upright=False,
     reversible=True,

@@ -49,6 +49,9 @@ class Dataset:
     """The number of classes of each attribute."""
     clip_card: Callable[[], str]
     """The text of the card beside CLIP's weights: what it knows."""
+    sharp_edges: bool
+    """Whether the autoencoder's loss also counts the differences between neighbouring pixels, for
+    subjects with thin parts."""
     crop: int
     """Side of the crops on which the autoencoder learns; every seventh batch has whole images."""
     upright: bool

@@ -38,6 +38,7 @@ from recast.worlds.training.dataset import Dataset
 from recast.worlds.training.loop import Loss, Stage, autocast, train_stage
 from recast.worlds.training.model import Model, text_encoder
 from recast.worlds.training.networks import Design
+from recast.worlds.training.widening import widened
 
 Network = Literal["unet", "transformer"]
 Part = Literal["autoencoder", "clip"] | Network
@@ -170,12 +171,19 @@ def _initial(config: TrainConfig, part: Part, network: Any) -> Any:
         raise BadModel(f"{config.start} has no {part}; leave it out of `start_parts`")
     try:
         loaded = type(network).from_pretrained(folder, local_files_only=True).float()
+        if part == "autoencoder" and _is_narrower(loaded, network):
+            return widened(loaded, network)
         network.load_state_dict(loaded.state_dict())  # raises if the designs differ
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise BadModel(
             f"{folder} does not hold the {part} of a model of this design ({reason_of(error)})"
         ) from error
     return loaded
+
+
+def _is_narrower(autoencoder: AutoencoderKL, other: AutoencoderKL) -> bool:
+    widths = (autoencoder.config.block_out_channels, other.config.block_out_channels)
+    return tuple(widths[0]) < tuple(widths[1])
 
 
 def _stage(stage: Stage, config: TrainConfig) -> Iterator[Event]:
@@ -218,11 +226,19 @@ def _autoencoder_stage(
         with autocast(config.device):
             posterior = model.encode(x).latent_dist
             y = model.decode(posterior.sample()).sample
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        return F.l1_loss(y.float(), x) + F.mse_loss(y.float(), x) + 1e-4 * divergence
+        y, divergence = y.float(), posterior.kl().mean() / posterior.mean[0].numel()
+        error = F.l1_loss(y, x) + F.mse_loss(y, x) + 1e-4 * divergence
+        return error + _edge_error(y, x) if dataset.sharp_edges else error
 
     return Stage(
         name="autoencoder", model=model, loss=loss, steps=config.autoencoder_steps, lr=1e-3
+    )
+
+
+def _edge_error(image: Tensor, target: Tensor) -> Tensor:
+    """The mean error of the differences between neighbouring pixels."""
+    return F.l1_loss(image.diff(dim=-1), target.diff(dim=-1)) + F.l1_loss(
+        image.diff(dim=-2), target.diff(dim=-2)
     )
 
 

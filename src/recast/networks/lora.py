@@ -1,0 +1,127 @@
+"""LoRAs of the user: small files that change the weights of a model when it is loaded.
+
+Hu et al.: "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022. diffusers reads the
+file, in any format that it knows, and adds the products of the matrices to the weights. The model
+then runs as fast as before, and its fingerprint differs from that of the model without a LoRA.
+
+Owns how a LoRA is named, found, checked and added. It refuses to know models: a folder's index
+names the pipeline whose loader is used. The LoRAs that methods train are in `adapters.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
+
+from recast.errors import BadCall, BadModel, reason_of
+from recast.networks import diffusers_pipeline, meta_model
+from recast.networks.library_logging import quiet
+from recast.networks.settings import LoRAFile
+
+if TYPE_CHECKING:
+    from recast.networks.pipeline_parts import ModelParts
+
+_ADAPTER = "recast"
+_SUFFIX = ".safetensors"
+_UP_MATRICES = (".lora_B.weight", ".lora_up.weight", ".lora.up.weight", ".up.weight")
+
+
+class _LoRA(NamedTuple):
+    source: str
+    """A folder or a hub id."""
+    file: str | None
+    """The file in it; None for the only file of a hub id."""
+    weight: float
+
+
+def check(loras: Sequence[LoRAFile]) -> None:
+    """Raise `BadCall` for a LoRA that is not named as `LoRAFile` says, and `BadModel` for a file
+    that does not exist."""
+    for lora in loras:
+        _parse(lora)
+
+
+def add(loras: Sequence[LoRAFile], parts: ModelParts, pipeline: str) -> None:
+    """Add LoRAs to the weights of a model's network and, if they have layers for them, its text
+    encoders. `pipeline` is the class of diffusers' pipeline in the index of the model's folder.
+
+    Raises `BadCall` and `BadModel` as `check` does, and `BadModel` for a file that is damaged or
+    was made for another model. On the meta device LoRAs are only checked, because they have no
+    effect on memory.
+    """
+    check(loras)
+    if not loras or meta_model.current() is not None:
+        return
+    import diffusers
+
+    kind: Any = getattr(diffusers, pipeline, None)
+    network = parts.networks[0]
+    if not (hasattr(kind, "load_lora_weights") and hasattr(network, "load_lora_adapter")):
+        name = type(network).__name__
+        raise BadModel(f"{parts.name} takes no LoRA, because diffusers loads none into a {name}")
+    if parts.transformer_2 is not None:
+        raise BadModel(
+            f"{parts.name} takes no LoRA: it has two networks, and a file does not say which of "
+            "them it changes"
+        )
+    pipe = diffusers_pipeline.build(parts, kind)
+    for lora in loras:
+        _add(_parse(lora), pipe, parts)
+
+
+def _parse(lora: LoRAFile) -> _LoRA:
+    path, colon, number = str(lora).rpartition(":")
+    try:
+        weight = float(number) if colon else 1.0
+    except ValueError:  # a colon in the path
+        path, weight = str(lora), 1.0
+    path = path if colon else number
+    if not -100 <= weight <= 100:  # also for nan
+        raise BadCall(f"the weight of a `lora` must be between -100 and 100, got {lora}")
+    local = Path(path).expanduser()
+    if local.is_file() and local.suffix == _SUFFIX:
+        return _LoRA(str(local.parent), local.name, weight)
+    words = path.split("/")
+    if local.exists() or path.startswith((".", "~", "/")) or len(words) < 2:
+        raise BadModel(
+            f"there is no LoRA file {path}; `lora` takes a {_SUFFIX} file, a hub id, or a hub id "
+            f"and a file in it, each with :WEIGHT or without"
+        )
+    return _LoRA("/".join(words[:2]), "/".join(words[2:]) or None, weight)
+
+
+def _add(lora: _LoRA, pipe: Any, parts: ModelParts) -> None:
+    options = {"weight_name": lora.file, "use_safetensors": True}
+    name = f"the LoRA {lora.file or lora.source}"
+    try:
+        with quiet():
+            state = type(pipe).lora_state_dict(lora.source, **options)
+            state = state[0] if isinstance(state, tuple) else state
+            pipe.load_lora_weights(lora.source, adapter_name=_ADAPTER, **options)
+            layers = sum(map(_count_layers, parts.networks))
+            expected = sum(key.endswith(_UP_MATRICES) for key in state)
+            if layers < expected or not layers:
+                raise BadModel(
+                    f"{name} changes {expected} layers, but {parts.name} has {layers} of them; it "
+                    "was made for another model"
+                )
+            changed = [part for part in pipe._lora_loadable_modules if hasattr(pipe, part)]
+            pipe.fuse_lora(changed, lora_scale=lora.weight, safe_fusing=True)
+            pipe.unload_lora_weights()
+    except BadModel:
+        raise
+    except Exception as error:  # diffusers and peft raise many kinds of exceptions
+        raise BadModel(
+            f"{name} cannot be added to {parts.name} ({reason_of(error)}); check that it was made "
+            "for this model"
+        ) from error
+
+
+def _count_layers(network: nn.Module) -> int:
+    from peft.tuners.tuners_utils import BaseTunerLayer  # importing takes a second
+
+    layers = (one for one in network.modules() if isinstance(one, BaseTunerLayer))
+    return sum(_ADAPTER in layer.active_adapters for layer in layers)
