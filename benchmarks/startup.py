@@ -1,0 +1,75 @@
+"""How long commands take to answer, and how long a transfer takes until its first step.
+
+python benchmarks/startup.py --repeat 5
+
+Each row is the median over new processes: seconds on the clock, and seconds of processor time.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from recast.media.video import Video
+from recast.worlds.shapes import world
+
+COMMANDS = (
+    "--version",
+    "--help",
+    "transfer --help",
+    "bench --help",
+    "backbones",
+    "methods",
+    "methods --backbone shapes",
+    "store ls",
+    "doctor",
+)
+FIRST_STEP = """
+import sys
+from pathlib import Path
+from recast.events import Step
+from recast.pipeline import run
+from recast.pipeline.config import RunConfig
+clip, out = map(Path, sys.argv[1:])
+config = RunConfig(clip=clip, prompt="a red circle on a navy background", out=out)
+for event in run.transfer(config):
+    if isinstance(event, Step):
+        break
+"""
+
+
+def measure(call: list[str], repeat: int) -> tuple[float, float]:
+    """The medians of the seconds on the clock and of the processor's seconds."""
+    clock, processor = [], []
+    for _ in range(repeat):
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(call, check=True, capture_output=True)
+        clock.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return statistics.median(clock), statistics.median(processor)
+
+
+def main(repeat: int) -> None:
+    """Print the table."""
+    print("| command | seconds | of the processor |\n| --- | --- | --- |")
+    for command in COMMANDS:
+        call = [sys.executable, "-m", "recast", *command.split()]
+        print(
+            "| `recast {}` | {:.2f} | {:.2f} |".format(command, *measure(call, repeat)), flush=True
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Video(world.render(world.sample(3)), world.FPS).save(Path(folder) / "clip.mp4")
+        call = [sys.executable, "-c", FIRST_STEP, str(clip), str(Path(folder) / "out.mp4")]
+        row = "| `recast transfer` on `shapes`, until its first step | {:.2f} | {:.2f} |"
+        print(row.format(*measure(call, repeat)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=5)
+    main(parser.parse_args().repeat)
