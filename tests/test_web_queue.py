@@ -3,13 +3,18 @@
 import threading
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recast.errors import BadCall
 from recast.events import Note, Step
-from recast.web.job_store import JobStore
+from recast.web import views
+from recast.web.config import ServeConfig
+from recast.web.durations import usual_seconds
+from recast.web.job_store import Job, JobStore
 from recast.web.progress import Progress
+from recast.web.service import Service
 
 
 @pytest.fixture
@@ -131,3 +136,72 @@ def test_many_losses_are_thinned_out_evenly() -> None:
     assert 100 < len(losses) <= 401
     assert all(step == loss for step, loss in losses)
     assert {b[0] - a[0] for a, b in pairwise(losses)} == {16}
+
+
+class Clock:
+    """The time of day of the queue, set by a test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("time.time", lambda: self.now)
+
+    def run(self, store: JobStore, seconds: float, **request: Any) -> Job:
+        """A job that takes so many seconds."""
+        id = store.add("transfer", "me", request)
+        job = store.claim("w")
+        assert job is not None
+        self.now += seconds
+        assert store.finish(job, "done")
+        return store.get(id)
+
+
+def test_the_usual_time_is_that_of_jobs_which_did_the_same_work(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    same = {"method": "dmt", "draw": {"steps": 25}, "source": {"frames": 16}}
+    new = store.get(store.add("transfer", "me", {**same, "prompt": "a cat"}))
+    store.cancel(new.id)
+    assert usual_seconds(store, new) is None
+    for seconds in (10.0, 40.0, 20.0):
+        clock.run(store, seconds, **same, prompt=f"{seconds}", clip="clip:a", mask="auto")
+    clock.run(store, 500.0, **{**same, "draw": {"steps": 50}})
+    clock.run(store, 500.0, **{**same, "source": {"frames": 24}})
+    clock.run(store, 500.0, **{**same, "method": "moft"})
+    clock.run(
+        store,
+        20.0,
+        **{**same, "draw": {"steps": 25, "seed": 7}, "source": {"frames": 16, "start": 2.0}},
+    )
+    assert usual_seconds(store, new) == 20.0
+
+
+def test_the_time_left_is_that_of_the_job_or_else_of_its_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(ServeConfig(folder=tmp_path))
+    store, clock = service.store, Clock(monkeypatch)
+
+    def left(job: Job) -> str:
+        return str(views.progress(service, store.get(job.id))["left_label"])
+
+    def begin() -> Job:
+        store.add("transfer", "me", {"prompt": "a cat"})
+        job = store.claim("w")
+        assert job is not None
+        return job
+
+    first = begin()
+    assert left(first) == ""
+    store.report(first, {"seconds_left": 4.0})
+    assert left(first) == "about 4 s left in this stage"
+    clock.now += 60
+    store.finish(first, "done")
+    waiting = store.get(store.add("transfer", "me", {"prompt": "a dog"}))
+    assert left(waiting) == "such a job usually takes 60 s"
+    store.cancel(waiting.id)
+    second = begin()
+    clock.now += 25
+    assert left(second) == "about 35 s left"
+    store.report(second, {"seconds_left": 50.0})
+    assert left(second) == "about 50 s left"

@@ -4,6 +4,7 @@ This module owns what each view shows, and the templates own how. It refuses to 
 """
 
 import json
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from recast.errors import RecastError
 from recast.pipeline import method_presets, output_folder
 from recast.pipeline.defaults import AUTO, default_method
 from recast.web import settings_form, wording
+from recast.web.durations import usual_seconds
 from recast.web.filmstrip import Filmstrip
 from recast.web.job_store import Job
 from recast.web.requests import EVALUATE, TRANSFER
@@ -93,7 +95,7 @@ def progress(service: Service, shown: Job) -> dict[str, Any]:
         "index": now.get("index", 0),
         "total": now.get("total", 0),
         "seconds_left": left,
-        "left_label": "" if left is None else f"about {wording.duration(left)} left in this stage",
+        "left_label": _time_left(service, shown),
         "losses": now.get("losses", []),
         "notes": [wording.sentence(note, service.folder.root) for note in now.get("notes", [])],
         "previews": now.get("previews", 0),
@@ -103,6 +105,20 @@ def progress(service: Service, shown: Job) -> dict[str, Any]:
         "scores": shown.result.get("scores", []),
         "command": shown.result.get("command", ""),
     }
+
+
+def _time_left(service: Service, shown: Job) -> str:
+    """The time until the end of a job, if jobs that did the same work have finished here; otherwise
+    that until the end of its stage."""
+    usual = usual_seconds(service.store, shown) if shown.unfinished else None
+    if usual is not None and shown.state == "queued":
+        return f"such a job usually takes {wording.duration(usual)}"
+    left = shown.progress.get("seconds_left")
+    if usual is not None and shown.started is not None:
+        # The stage alone may need longer than the whole job usually does.
+        left = max(left or 0.0, usual - (time.time() - shown.started))
+        return f"about {wording.duration(left)} left"
+    return "" if left is None else f"about {wording.duration(left)} left in this stage"
 
 
 def history(service: Service, client: str) -> str:
