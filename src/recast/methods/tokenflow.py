@@ -114,6 +114,11 @@ PRESETS = {
         attention_injected=0.0,
         negative_prompt=_NEGATIVE,
     ),
+    # Layer 4 of the decoder has 2×2 positions on the shapes model, and the subject does not follow.
+    # These layers have 4×4 and 8×8.
+    "shapes@frames": Config(
+        features=("decoder2.spatial_conv", "decoder3.spatial_conv"), attention_from=0
+    ),
 }
 
 
