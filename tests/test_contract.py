@@ -26,6 +26,7 @@ SHORT = {"inversion_steps": 2, "inner_steps": 2, "iterations": 2, "training_step
 # The tokenizers of the small models have a token for each letter, so a preset's texts are too long.
 NO_TEXT = {"prompt_suffix": "", "negative_prompt": ""}
 OVER_TIME = ("temporal_queries", "temporal_keys")
+WITHIN_A_FRAME = ("attention_inputs", "attention_outputs", "all_keys", "all_values")
 
 
 def configured(name: str, backbone: str) -> MotionMethod[Any]:
@@ -42,12 +43,14 @@ def configured(name: str, backbone: str) -> MotionMethod[Any]:
 
 
 def can_run(method: MotionMethod[Any], backbone: Backbone) -> bool:
-    """Whether the method runs on the backbone. It may lack only layers to adapt or, if it is an
-    image model, layers over time, and the error names them."""
+    """Whether the method runs on the backbone. It may lack only layers to adapt, layers over time
+    if it is an image model, or attention within a frame if it attends over space and time at once.
+    The error names them."""
     missing = set(method.roles) - {*backbone.roles, *backbone.transformers}
     if not missing:
         return True
-    assert all(role.endswith("_transformers") or role in OVER_TIME for role in missing), missing
+    absent = {role for role in missing if not role.endswith("_transformers")}
+    assert absent <= {*OVER_TIME} or absent >= {*WITHIN_A_FRAME}, missing
     with pytest.raises(BadCall, match=f"has no role '.*', which {method.name} needs"):
         requirements.check_model(method, backbone)
     return False

@@ -156,7 +156,7 @@ KNOWN = sorted(
 @pytest.mark.parametrize("model", KNOWN)
 def test_the_default_presets_find_their_layers_in_the_full_size_model(model: str) -> None:
     """A method whose default preset lacks a role lacks it with every preset: it needs layers to
-    train or, on an image model, layers over time, which the model does not have."""
+    train, layers over time or attention within a frame, which the model does not have."""
     with model_loading.load_on_meta(model, Settings(), torch.device("cpu")) as (backbone, _):
         available = {*backbone.roles, *backbone.transformers}
         temporal = backbone.transformers.get("temporal_transformers", ())
@@ -166,6 +166,9 @@ def test_the_default_presets_find_their_layers_in_the_full_size_model(model: str
         allowed = {"temporal_transformers", "all_temporal_transformers"}
         if not temporal and "spatial_transformers" in available:
             allowed |= {"temporal_queries", "temporal_keys"}
+        if "attention_inputs" not in available:
+            allowed |= {"attention_inputs", "attention_outputs", "all_keys", "all_values"}
+            allowed |= {"decoder1.spatial_conv"}
         assert missing <= allowed
         if name == "motion_inversion":
             assert missing or config.places <= len(temporal)

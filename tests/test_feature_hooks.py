@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from recast.errors import BadCall
-from recast.networks.feature_hooks import Tap, added, as_grid, override, record
+from recast.networks.feature_hooks import (
+    Tap,
+    added,
+    as_grid,
+    extended,
+    override,
+    record,
+    rewritten,
+)
 
 from .hooks import hook_count
 from .inputs import noise
@@ -282,6 +290,100 @@ def test_an_exception_inside_ends_the_addition() -> None:
     network = Net()
     with pytest.raises(KeyError, match="body"), added(network, TAPS, {}, FRAMES):
         network(clip())
+    assert hook_count(network) == 0
+
+
+# Rewriting
+
+
+def test_the_network_continues_with_what_a_function_makes_of_its_features() -> None:
+    """In the order of the layers: the second tap sees what the first one has become."""
+    network, x, seen = Net(), clip(), {}
+
+    def rewrite(path: str, features: Tensor) -> Tensor | None:
+        seen[path] = features
+        return 2 * features[:1] if path == "body.0" else None
+
+    with rewritten(network, TAPS, rewrite, FRAMES):
+        out = network(x)
+    own = network.body[0](x)
+    doubled = (2 * own[:FRAMES]).repeat(2, 1, 1, 1)
+    torch.testing.assert_close(seen["body.0"], frames_first(own, FRAMES))
+    expected = network.body[1](doubled).tanh()
+    torch.testing.assert_close(seen["pair"], frames_first(expected, FRAMES))
+    torch.testing.assert_close(out, network.tail(expected))
+    assert hook_count(network) == 0
+
+
+def test_an_exception_in_a_function_ends_the_rewriting() -> None:
+    network = Net()
+    with pytest.raises(ZeroDivisionError), rewritten(network, TAPS, lambda *_: 1 / 0, FRAMES):
+        network(clip())
+    assert hook_count(network) == 0
+
+
+# Extending
+
+
+class SelfAttention(nn.Module):
+    """Attention within a frame, on tokens (B·F, N, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.to_q, self.to_k, self.to_v = (nn.Linear(5, 5) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attend(self.to_q(x), self.to_k(x), self.to_v(x))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.mT).softmax(-1) @ v
+
+
+def in_a_row(output: Tensor, frames: int) -> Tensor:
+    """Tokens (B·F, N, C) as (B, F, N, 1, C)."""
+    return output.unflatten(0, (-1, frames)).unsqueeze(3)
+
+
+SIDES = (Tap("to_k", in_a_row), Tap("to_v", in_a_row))
+
+
+def test_extended_keys_and_values_are_those_of_all_frames_of_a_clip() -> None:
+    network, x = SelfAttention(), noise(2 * FRAMES, 4, 5)
+    with extended(network, SIDES, FRAMES):
+        out = network(x)
+    for frame in range(2 * FRAMES):
+        own = x[:FRAMES] if frame < FRAMES else x[FRAMES:]
+        tokens = own.flatten(0, 1)
+        expected = network.attend(
+            network.to_q(x[frame]), network.to_k(tokens), network.to_v(tokens)
+        )
+        torch.testing.assert_close(out[frame], expected)
+    assert not torch.allclose(out, network(x), atol=1e-2)
+    assert hook_count(network) == 0
+
+
+def test_clips_that_are_not_extended_attend_as_before() -> None:
+    network, x = SelfAttention(), noise(2 * FRAMES, 4, 5)
+    with extended(network, SIDES, FRAMES):
+        both = network(x)
+    with extended(network, SIDES, FRAMES, clips=slice(1, None)):
+        out = network(x)
+    torch.testing.assert_close(out[:FRAMES], network(x)[:FRAMES])
+    torch.testing.assert_close(out[FRAMES:], both[FRAMES:])
+
+
+def test_one_frame_attends_to_itself() -> None:
+    network, x = SelfAttention(), noise(2, 4, 5)
+    with extended(network, SIDES, 1):
+        assert torch.equal(network(x), SelfAttention()(x))
+
+
+def test_an_exception_inside_ends_the_extension() -> None:
+    network = SelfAttention()
+    with pytest.raises(RuntimeError), extended(network, SIDES, FRAMES):
+        network(torch.zeros(1, 1))
     assert hook_count(network) == 0
 
 

@@ -27,6 +27,12 @@ from .tiny_models import CPU, pipeline, rebuilt
 
 ROLES = sorted(unet3d.tiny().roles)
 ATTENDED = {"queries", "keys", "values", "temporal_queries", "temporal_keys"}
+OF_ALL_BLOCKS = {
+    "all_keys": "attn1.to_k",
+    "all_values": "attn1.to_v",
+    "attention_inputs": "norm1",
+    "attention_outputs": "attn1",
+}
 
 
 def tiny_with(**settings: Any) -> LatentUNet:
@@ -163,6 +169,7 @@ def test_the_roles_have_the_published_shapes() -> None:
         "motion": (1, 24, 20, 36, 1280),
     }
     expected |= dict.fromkeys(ATTENDED, (1, 24, 10 * 18, 1, 1280))
+    expected |= dict.fromkeys(OF_ALL_BLOCKS, (1, 24, 40 * 72, 1, 320))
     for block in (1, 2, 3):  # block 0 has no attention
         height, width, channels = inside[block]
         for kind in ("temporal_queries", "temporal_keys"):
@@ -174,6 +181,14 @@ def test_the_roles_have_the_published_shapes() -> None:
         assert [tap.path.split(".")[2] for tap in roles[role]] == 9 * ["attentions"]
         assert all(tap.path.endswith(end) for tap in roles[role])
         assert [tap.heads for tap in roles[role]] == [20, 20, 20, 10, 10, 10, 5, 5, 5]
+    # All sixteen self-attentions within a frame, in the down, middle and up blocks.
+    for role, end in OF_ALL_BLOCKS.items():
+        parts = [tap.path.partition(".attentions.") for tap in roles[role]]
+        blocks = [block for block, _, _ in parts]
+        downs = [f"down_blocks.{index}" for index in (0, 0, 1, 1, 2, 2)]
+        ups = [f"up_blocks.{index}" for index in (1, 1, 1, 2, 2, 2, 3, 3, 3)]
+        assert sorted(blocks) == [*downs, "mid_block", *ups]
+        assert all(layer.endswith(f".transformer_blocks.0.{end}") for _, _, layer in parts)
     # Three temporal transformers, each of which attends over the frames twice.
     for role, end in (("temporal_queries", "to_q"), ("temporal_keys", "to_k")):
         assert [".".join(tap.path.split(".")[1:4:2]) for tap in roles[role]] == [

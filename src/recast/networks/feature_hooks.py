@@ -1,6 +1,6 @@
 """Reading and changing features inside a network with forward hooks, which are always removed.
 
-Owns `Tap` and the contexts that record, replace or add features (B, F, H, W, C). It refuses to know
+Owns `Tap` and the contexts that record and change features (B, F, H, W, C). It refuses to know
 which taps a role has: the backbone defines them.
 """
 
@@ -87,7 +87,11 @@ def override(
     features are left unchanged. With gradient checkpointing, the backward pass must be inside the
     context too.
     """
-    with _written(network, taps, features, frames, Tensor.index_copy):
+
+    def change(tap: Tap, output: Tensor) -> Tensor:
+        return _write(tap, output, features[tap.path], frames)
+
+    with _changed(network, taps, change):
         yield
 
 
@@ -97,38 +101,93 @@ def added(
 ) -> Iterator[None]:
     """Inside this context `offsets` are added to the features at the taps. In all other respects
     this is `override`."""
-    with _written(network, taps, offsets, frames, Tensor.index_add):
+
+    def change(tap: Tap, output: Tensor) -> Tensor:
+        return _write(tap, output, offsets[tap.path], frames, Tensor.index_add)
+
+    with _changed(network, taps, change):
         yield
 
 
 @contextmanager
-def _written(
+def rewritten(
     network: nn.Module,
     taps: Sequence[Tap],
-    features: Mapping[str, Tensor],
+    rewrite: Callable[[str, Tensor], Tensor | None],
     frames: int,
-    write: Callable[[Tensor, int, Tensor, Tensor], Tensor],
 ) -> Iterator[None]:
-    """Inside this context features are written into the outputs of the taps.
+    """Inside this context `rewrite(tap path, features)` replaces the features at the taps, which
+    are (B, F, H, W, C). It is called in the order of the layers. None leaves the features
+    unchanged. In all other respects this is `override`."""
+
+    def change(tap: Tap, output: Tensor) -> Tensor | None:
+        new = rewrite(tap.path, tap.to_features(output, frames))
+        return None if new is None else _write(tap, output, new, frames)
+
+    with _changed(network, taps, change):
+        yield
+
+
+@contextmanager
+def extended(
+    network: nn.Module, taps: Sequence[Tap], frames: int, clips: slice = slice(None)
+) -> Iterator[None]:
+    """Inside this context every frame has the tokens of all frames at the taps, its own first.
+
+    At the keys and values of attention within a frame this is extended attention: every frame
+    attends to all frames of its clip. The tokens are the second to last dimension of the output,
+    which becomes F times as long. Clips of the batch that `clips` does not select keep their
+    tokens, each F times, so that their attention is the same as outside this context.
+    """
+
+    def change(tap: Tap, output: Tensor) -> Tensor:
+        features = tap.to_features(output, frames)
+        parts = [output]
+        for shift in range(1, features.shape[1]):
+            turned = features.clone()
+            turned[clips] = features[clips].roll(-shift, 1)
+            parts.append(_write(tap, output, turned, frames))
+        return torch.cat(parts, -2)
+
+    with _changed(network, taps, change):
+        yield
+
+
+def _write(
+    tap: Tap,
+    output: Tensor,
+    features: Tensor,
+    frames: int,
+    write: Callable[[Tensor, int, Tensor, Tensor], Tensor] = Tensor.index_copy,
+) -> Tensor:
+    """The output of a tap's module with these features.
 
     `write(output, 0, indices, new)` writes new features at their indices in a flat output.
     """
+    # The index of each feature in the output. It inverts `to_features` for any layout.
+    index = torch.arange(output.numel(), device=output.device).reshape(output.shape)
+    index = tap.to_features(index, frames)
+    new = features.to(output)
+    # If a batch is read as one clip, its positions are those of all clips in order.
+    new = new.repeat(1, 1, index.shape[2] // new.shape[2], 1, 1).expand(index.shape)
+    return write(output.flatten(), 0, index.flatten(), new.flatten()).reshape(output.shape)
+
+
+@contextmanager
+def _changed(
+    network: nn.Module, taps: Sequence[Tap], change: Callable[[Tap, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Inside this context `change(tap, output)` replaces the outputs of the taps' modules. None
+    leaves an output unchanged."""
 
     def hook(tap: Tap) -> Callable[[nn.Module, Any, Any], Any]:
-        def change(module: nn.Module, args: Any, output: Any) -> Any:
-            tensor = _tensor(output, tap.parts)
-            # The index of each feature in the output. It inverts `to_features` for any layout.
-            index = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape)
-            index = tap.to_features(index, frames)
-            new = features[tap.path].to(tensor)
-            # If a batch is read as one clip, its positions are those of all clips in order.
-            new = new.repeat(1, 1, index.shape[2] // new.shape[2], 1, 1).expand(index.shape)
-            out = write(tensor.flatten(), 0, index.flatten(), new.flatten()).reshape(tensor.shape)
-            if isinstance(output, Tensor):
+        def replace(module: nn.Module, args: Any, output: Any) -> Any:
+            out = change(tap, _tensor(output, tap.parts))
+            if out is None or isinstance(output, Tensor):
                 return out
             return (*out.chunk(tap.parts, -1), *output[tap.parts :])
 
-        return change
+        return replace
 
     with _hooked(network, taps, hook):
         yield

@@ -18,6 +18,9 @@ from recast.networks.attention_layers import Attention, Transformer
 from recast.networks.feature_hooks import Tap
 
 _SPATIAL = r"up_blocks\.\d+\.attentions\.\d+\.(transformer_blocks\.\d+\.attn1\.)?"
+_SELF_ATTENTION = (
+    r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+\.transformer_blocks\.\d+\."
+)
 _TEMPORAL = (
     r"up_blocks\.{}\.(temp_attentions|motion_modules)\.\d+\.transformer_blocks\.\d+\.attn[12]\."
 )
@@ -48,9 +51,15 @@ def _over_time(output: Tensor, frames: int) -> Tensor:
 
 
 _PROJECTIONS = {
-    "queries": (_SPATIAL + "to_q", tokens),
-    "keys": (_SPATIAL + "to_k", tokens),
-    "values": (_SPATIAL + "to_v", tokens),
+    "queries": _SPATIAL + "to_q",
+    "keys": _SPATIAL + "to_k",
+    "values": _SPATIAL + "to_v",
+    "all_keys": _SELF_ATTENTION + r"attn1\.to_k",
+    "all_values": _SELF_ATTENTION + r"attn1\.to_v",
+}
+_IN_AND_OUT = {
+    "attention_inputs": _SELF_ATTENTION + "norm1",
+    "attention_outputs": _SELF_ATTENTION + "attn1",
 }
 _TEMPORAL_PROJECTIONS = {"temporal_queries": "to_q", "temporal_keys": "to_k"}
 
@@ -61,9 +70,11 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     The roles "decoder<n>.<kind>" of an up block are those of DMT's released code, which reads layer
     1 of a block. "spatial_conv" is the hidden state of the resnet before its residual sum.
     "queries", "keys" and "values" belong to all self-attentions within a frame in the up blocks
-    (DreamMotion). "decoder<n>.temporal_queries" and "decoder<n>.temporal_keys" belong to all
-    attentions over frames in an up block; without a block they are those of up block 1
-    (MotionClone).
+    (DreamMotion). "all_keys", "all_values", "attention_inputs" and "attention_outputs" belong to
+    the self-attentions within a frame of all blocks (TokenFlow): the inputs are normalised, and the
+    outputs are before the residual sum. "decoder<n>.temporal_queries" and
+    "decoder<n>.temporal_keys" belong to all attentions over frames in an up block; without a block
+    they are those of up block 1 (MotionClone).
     """
     paths = {
         "upsampler": "upsamplers.0",
@@ -85,14 +96,24 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
             pattern = _TEMPORAL.format(index) + layer
             if taps := tuple(_projections(unet, pattern, _over_time)):
                 roles[f"decoder{index}.{kind}"] = taps
-    for role, (pattern, layout) in _PROJECTIONS.items():
-        if taps := tuple(_projections(unet, pattern, layout)):
-            roles[role] = taps
+    roles |= _attention_within_a_frame(unet)
     main = {"motion": "upsampler"} | {kind: kind for kind in _TEMPORAL_PROJECTIONS}
     roles |= {
         role: roles[name] for role, kind in main.items() if (name := f"decoder1.{kind}") in roles
     }
     return roles
+
+
+def _attention_within_a_frame(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
+    """The roles of self-attention within a frame."""
+    found = {
+        role: tuple(_projections(unet, pattern, tokens)) for role, pattern in _PROJECTIONS.items()
+    }
+    for role, pattern in _IN_AND_OUT.items():
+        found[role] = tuple(
+            Tap(path, tokens) for path, _ in unet.named_modules() if re.fullmatch(pattern, path)
+        )
+    return {role: taps for role, taps in found.items() if taps}
 
 
 def transformers(unet: nn.Module) -> dict[str, tuple[Transformer, ...]]:

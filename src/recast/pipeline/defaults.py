@@ -43,11 +43,17 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "motionclone": ("shapes-dit",),
             "sdedit": _STRENGTHS[:1],
         },
+        "shapes@frames": {
+            "tokenflow": ("shapes@frames",),
+            "sdedit": _STRENGTHS[:1],
+            "unguided": ("plain",),
+        },
     }
 )
 """Shipped model -> method -> the presets that were measured on the model, the default first
-(`recast bench methods`, and `recast bench shapes` for more presets of sdedit). The rows of dmt's
-published presets there have 25 steps, so these presets count as unmeasured."""
+(`recast bench methods`, `recast bench shapes` for more presets of sdedit, and
+`benchmarks/suites/frames.toml` for shapes@frames). The rows of dmt's published presets there have
+25 steps, so these presets count as unmeasured."""
 GENERIC = "generic"
 """The preset of a method whose published presets name blocks of a single model: the published
 numbers, with roles that every model has. It was not measured."""
