@@ -52,6 +52,9 @@ _PROJECTIONS = {
     "keys": (_SPATIAL + "to_k", tokens),
     "values": (_SPATIAL + "to_v", tokens),
 }
+_SELF_ATTENTION = (
+    r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+\.transformer_blocks\.\d+\.attn1"
+)
 _TEMPORAL_PROJECTIONS = {"temporal_queries": "to_q", "temporal_keys": "to_k"}
 
 
@@ -61,9 +64,10 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     The roles "decoder<n>.<kind>" of an up block are those of DMT's released code, which reads layer
     1 of a block. "spatial_conv" is the hidden state of the resnet before its residual sum.
     "queries", "keys" and "values" belong to all self-attentions within a frame in the up blocks
-    (DreamMotion). "decoder<n>.temporal_queries" and "decoder<n>.temporal_keys" belong to all
-    attentions over frames in an up block; without a block they are those of up block 1
-    (MotionClone).
+    (DreamMotion). "self_attention" are the outputs of all self-attentions within a frame, also in
+    the down and middle blocks (ControlVideo). "decoder<n>.temporal_queries" and
+    "decoder<n>.temporal_keys" belong to all attentions over frames in an up block; without a block
+    they are those of up block 1 (MotionClone).
     """
     paths = {
         "upsampler": "upsamplers.0",
@@ -88,6 +92,9 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     for role, (pattern, layout) in _PROJECTIONS.items():
         if taps := tuple(_projections(unet, pattern, layout)):
             roles[role] = taps
+    attentions = (name for name, _ in unet.named_modules() if re.fullmatch(_SELF_ATTENTION, name))
+    if taps := tuple(Tap(path, tokens) for path in attentions):
+        roles["self_attention"] = taps
     main = {"motion": "upsampler"} | {kind: kind for kind in _TEMPORAL_PROJECTIONS}
     roles |= {
         role: roles[name] for role, kind in main.items() if (name := f"decoder1.{kind}") in roles
