@@ -318,7 +318,8 @@ def self_attention() -> nn.ModuleDict:
     """A network that is one self-attention of diffusers."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.ModuleDict({"attention": Attention(8, heads=2, dim_head=4)})
+        attention = Attention(8, heads=2, dim_head=4).requires_grad_(False)
+        return nn.ModuleDict({"attention": attention})
 
 
 ATTENTION = [Tap("attention", tokens)]
