@@ -42,12 +42,14 @@ def configured(name: str, backbone: str) -> MotionMethod[Any]:
 
 
 def can_run(method: MotionMethod[Any], backbone: Backbone) -> bool:
-    """Whether the method runs on the backbone. It may lack only layers to adapt or, if it is an
-    image model, layers over time, and the error names them."""
+    """Whether the method runs on the backbone. It may lack only layers to adapt, layers over time
+    if it is an image model, or attention within a frame if its blocks attend to all frames; and the
+    error names them."""
     missing = set(method.roles) - {*backbone.roles, *backbone.transformers}
     if not missing:
         return True
-    assert all(role.endswith("_transformers") or role in OVER_TIME for role in missing), missing
+    known = (*OVER_TIME, "self_attention")
+    assert all(role.endswith("_transformers") or role in known for role in missing), missing
     with pytest.raises(BadCall, match=f"has no role '.*', which {method.name} needs"):
         requirements.check_model(method, backbone)
     return False

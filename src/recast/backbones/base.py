@@ -306,8 +306,8 @@ class Backbone(ABC):
             )
 
         def encode(prompts: list[str]) -> Conditioning:
-            maps = {"structure": structure, "structure_scale": structure_scale}
-            return replace(self.encode_text(prompts), **maps)
+            text = self.encode_text(prompts)
+            return replace(text, structure=structure, structure_scale=structure_scale)
 
         if scale == 1:
             return self.denoiser(encode([prompt]))

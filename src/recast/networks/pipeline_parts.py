@@ -59,8 +59,8 @@ class ModelParts:
     @property
     def networks(self) -> list[nn.Module]:
         """All networks, the one that denoises first."""
-        names = ("unet", "transformer", "transformer_2", "controlnet", "vae")
-        names = (*names, "text_encoder", "text_encoder_2")
+        denoising = ("unet", "transformer", "transformer_2", "controlnet")
+        names = (*denoising, "vae", "text_encoder", "text_encoder_2")
         parts = (getattr(self, name) for name in names)
         return [part for part in parts if part is not None]
 
