@@ -94,7 +94,7 @@ def test_smoothing_keeps_the_noise_estimate_and_other_levels() -> None:
 
 
 def test_the_parts_of_a_long_clip_are_its_key_frames_and_the_frames_between_them() -> None:
-    assert parts_of(5, None, "key_frames") == [Part((0, 1, 2, 3, 4), slice(None), None)]
+    assert parts_of(5, 0, "key_frames") == [Part((0, 1, 2, 3, 4), slice(None), None)]
     assert parts_of(8, 4, "key_frames") == [
         Part((0, 3, 6, 7), slice(None), None),
         Part((0, 3, 1, 2), slice(2, None), (0, 1)),
@@ -223,7 +223,7 @@ def test_maps_survive_the_motion_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"short_clip": 2}, "`short_clip` must be at least 3, got 2"),
+        ({"short_clip": 2}, "`short_clip` must be 0 or at least 3, got 2"),
         ({"control_scale": -1.0}, "`control_scale` must be at least 0"),
         ({"smooth_from": 1.5}, "`smooth_from` must be between 0 and 1"),
         ({"smooth_steps": -1}, "`smooth_steps` must be at least 0"),

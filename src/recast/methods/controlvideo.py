@@ -36,6 +36,7 @@ from recast.motions.method import (
     SamplingDefaults,
     check_at_least,
     check_fraction,
+    check_setting,
 )
 from recast.motions.motion import Motion
 from recast.motions.size_method import SizeMethod
@@ -64,9 +65,9 @@ class Config(SamplingDefaults):
     smooth_ends: bool = False
     """Also replace the first and the last frame, when it is their turn, by the middle between them
     and their only neighbour, as the released code does."""
-    short_clip: int | None = None
+    short_clip: int = 0
     """Number of frames from one key frame to the next, both included, in the sampler for long
-    clips. By default all frames attend to all, which needs much memory for long clips."""
+    clips. 0 turns it off: all frames attend to all, which takes long for long clips."""
     references: Literal["key_frames", "released"] = "key_frames"
     """The frames to which the frames between two key frames attend: key_frames are these two;
     released are the first key frame and the last frame before the second one, as in the released
@@ -80,8 +81,8 @@ class Config(SamplingDefaults):
         SamplingDefaults.__post_init__(self)
         check_at_least(self, 0, "control_scale", "smooth_steps")
         check_fraction(self, "smooth_from")
-        if self.short_clip is not None:
-            check_at_least(self, 3, "short_clip")
+        valid = self.short_clip == 0 or self.short_clip >= 3
+        check_setting("short_clip", self.short_clip, valid, "0 or at least 3")
 
 
 _PAPER = Config(steps=50)
@@ -188,10 +189,10 @@ class Method(SizeMethod[Config]):
         return across
 
 
-def parts_of(frames: int, short_clip: int | None, references: str) -> list[Part]:
+def parts_of(frames: int, short_clip: int, references: str) -> list[Part]:
     """The parts of a clip in the order in which they pass through the network: all frames; or the
     key frames, and then with each pair of key frames the frames between them."""
-    if short_clip is None:
+    if not short_clip:
         return [Part(tuple(range(frames)), slice(None), None)]
     keys = sorted({*range(0, frames, short_clip - 1), frames - 1})
     parts = [Part(tuple(keys), slice(None), None)]

@@ -66,5 +66,5 @@ def _map(network: Any, processor: Any, frame: NDArray[np.uint8], metric: bool) -
     depth = 1 / depth.clamp_min(1e-3) if metric else depth
     depth = interpolate(depth[:, None], size=frame.shape[:2], mode="bicubic")[0, 0]
     low, high = depth.aminmax()
-    levels = 255 * (depth - low) / (high - low).clamp_min(1e-6)
+    levels = 255 * (depth - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
     return np.asarray(levels.round().clamp(0, 255).to(torch.uint8).cpu())
