@@ -7,7 +7,6 @@ in `loop.py`.
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,40 +45,56 @@ class ControlNetConfig:
     """Frames in a batch."""
     seed: int = 0
     """Seed of the initial weights, the noise and the captions."""
+    device: str = "cpu"
+    """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
 
 
 @job
 def train(config: ControlNetConfig, dataset: Dataset, maps: Maps) -> Generator[Event, None, Path]:
     """Train a ControlNet that reads what `maps` makes of a frame. The result is its folder, with
     weights in half precision. The same call resumes an interrupted training."""
-    unet = _frozen(UNet3DConditionModel, config.model / "unet")
-    text_encoder = _frozen(CLIPTextModel, config.model / "text_encoder")
-    autoencoder = _frozen(AutoencoderKL, config.model / "vae")
-    tokenizer = CLIPTokenizer.from_pretrained(config.model / "tokenizer", local_files_only=True)
     torch.manual_seed(config.seed)
-    network = networks.control_net(unet)
-    scenes = [dataset.sample(seed) for seed in range(config.frames)]
+    loss = _Loss(config, dataset, maps)
+    network: Any = networks.control_net(loss.unet).to(config.device)
+    stage = Stage(
+        name="controlnet",
+        model=network,
+        loss=loss,
+        steps=config.steps,
+        lr=1e-3,
+        warmup=max(1, min(100, config.steps // 5)),
+        ema=0.99,
+    )
+    yield from train_stage(stage, config.out, config.seed)
+    folder = config.out / "controlnet"
+    network.half().cpu().save_pretrained(folder)
+    return folder
 
-    @cache
-    def data() -> tuple[Tensor, Tensor]:
+
+class _Loss:
+    """The loss of the frozen model, whose UNet gets the residuals of the ControlNet."""
+
+    def __init__(self, config: ControlNetConfig, dataset: Dataset, maps: Maps) -> None:
+        folder, device = config.model, config.device
+        self._config, self._dataset = config, dataset
+        self.unet = _frozen(UNet3DConditionModel, folder / "unet").to(device)
+        self._text_encoder = _frozen(CLIPTextModel, folder / "text_encoder").to(device)
+        self._tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        self._scenes = [dataset.sample(seed) for seed in range(config.frames)]
         config.out.mkdir(parents=True, exist_ok=True)
-        frames = _frames(config.out / "frames.npy", scenes, dataset)
-        latents = [
-            _latents(autoencoder, part) for part in np.array_split(frames, len(frames) // 50)
-        ]
-        return torch.cat(latents), torch.from_numpy(maps(frames)[..., 0])
+        frames = _frames(config.out / "frames.npy", self._scenes, dataset)
+        self._latents = _latents(_frozen(AutoencoderKL, folder / "vae"), frames)
+        self._maps = torch.from_numpy(maps(frames)[..., 0])
 
-    def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
-        latents, found = data()
-        pick = rng.integers(0, len(latents), config.batch)
-        texts = ["" if rng.random() < 0.1 else dataset.caption(scenes[i], rng) for i in pick]
-        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-        with torch.no_grad():
-            text = text_encoder(tokens.input_ids).last_hidden_state
-        x, target, t = noising.diffusion(dataset.design, latents[pick], rng)
-        map = (found[pick, None].float() / 255).repeat(1, 3, 1, 1)
+    def __call__(self, model: Any, step: int, rng: np.random.Generator) -> Tensor:
+        """The mean squared error of the UNet's output for a random batch."""
+        pick = rng.integers(0, len(self._latents), self._config.batch)
+        noised = noising.diffusion(self._dataset.design, self._latents[pick], rng)
+        x, target, t = (part.to(self._config.device) for part in noised)
+        text = self._text(pick, rng)
+        map = (self._maps[pick, None].float() / 255).repeat(1, 3, 1, 1).to(x)
         down, middle = model(x[:, :, 0], t, text, map, return_dict=False)
-        output = unet(
+        output = self.unet(
             x,
             t,
             text,
@@ -89,13 +104,16 @@ def train(config: ControlNetConfig, dataset: Dataset, maps: Maps) -> Generator[E
         )[0]
         return F.mse_loss(output, target)
 
-    stage = Stage(
-        name="controlnet", model=network, loss=loss, steps=config.steps, lr=1e-3, ema=0.99
-    )
-    yield from train_stage(stage, config.out, config.seed)
-    folder = config.out / "controlnet"
-    network.half().save_pretrained(folder)
-    return folder
+    @torch.no_grad()
+    def _text(self, pick: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        """Encoded captions of scenes, of which a tenth is empty."""
+        caption = self._dataset.caption
+        texts = ["" if rng.random() < 0.1 else caption(self._scenes[i], rng) for i in pick]
+        tokens = self._tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        encoded: Tensor = self._text_encoder(
+            tokens.input_ids.to(self._config.device)
+        ).last_hidden_state
+        return encoded
 
 
 def _frozen(kind: Any, folder: Path) -> Any:
@@ -115,5 +133,6 @@ def _frames(file: Path, scenes: list[Any], dataset: Dataset) -> NDArray[np.uint8
 @torch.no_grad()
 def _latents(autoencoder: Any, frames: NDArray[np.uint8]) -> Tensor:
     """The scaled latents of frames (N, H, W, 3) as clips of one frame, (N, C, 1, h, w)."""
-    mean = autoencoder.encode(to_network_range(frames)).latent_dist.mean
-    return mean[:, :, None] * autoencoder.config.scaling_factor
+    parts = torch.split(to_network_range(frames), 50)
+    latents = torch.cat([autoencoder.encode(part).latent_dist.mean for part in parts])
+    return latents[:, :, None] * autoencoder.config.scaling_factor
