@@ -1,5 +1,6 @@
 """Structure maps: how they are computed and read, and what a run does with them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from transformers import pipeline as transformers_pipeline
 import recast
 from recast.backbones import gaussian, stable_diffusion
 from recast.backbones.unet3d import LatentUNet
+from recast.bench import rows, runner
+from recast.bench.runner import BenchConfig
 from recast.errors import BadCall, BadClip, BadModel
 from recast.media import edges, video
 from recast.media.video import Video
@@ -37,14 +40,15 @@ from recast.worlds.menagerie import truth as menagerie_truth
 from recast.worlds.menagerie import world as menagerie
 from recast.worlds.shapes import world
 
-from .tiny_models import CPU
+from .model_folders import save_pipeline
+from .tiny_models import CPU, pipeline
 
 CANNY = Source(control=Path("canny"))
 CONFIG = controlvideo.Config(smooth_steps=0)
 
 
 def boxes(frames: int = 12, side: int = 32) -> Video:
-    """A bright box that moves to the right by two pixels a frame, with a note about its place."""
+    """A bright box that moves to the right by two pixels a frame."""
     pixels = np.full((frames, side, side, 3), 30, np.uint8)
     for frame in range(frames):
         pixels[frame, 8:20, 2 * frame : 2 * frame + 8] = (240, 200, 60)
@@ -304,3 +308,47 @@ def test_a_motion_file_has_its_maps_already(
     call = job(clip=file, method="unguided", config=unguided.Config(), source=CANNY)
     with pytest.raises(BadCall, match="`control`: unguided reads no"):
         run.check(call)
+
+
+SUITE = """
+about = "One pair with structure maps"
+methods = ["controlvideo", "plain"]
+backbone = "{model}"
+[source]
+control = "canny"
+frames = 4
+[[world]]
+pairs = 1
+[[variant]]
+name = "controlvideo"
+method = "controlvideo"
+steps = 1
+config = {{ smooth_steps = 0, negative_prompt = "", prompt_suffix = "" }}
+[[variant]]
+name = "plain"
+method = "unguided"
+steps = 1
+"""
+
+
+@pytest.mark.slow
+def test_a_benchmark_gives_maps_to_the_methods_that_read_them(tmp_path: Path) -> None:
+    """The others run without them. A row is made again for other maps."""
+    backbone = controlled()
+    model = save_pipeline(pipeline(stable_diffusion.tiny()), tmp_path / "model")
+    backbone.parts.controlnet.save_pretrained(tmp_path / "edges")
+    suite, out = tmp_path / "maps.toml", tmp_path / "out"
+    settings = replace(CPU, control_net=tmp_path / "edges")
+    stamps = []
+    for kind in ("canny", str(Video(boxes(16, 16).frames, 8.0).save(tmp_path / "maps"))):
+        suite.write_text(SUITE.format(model=model).replace("canny", kind))
+        config = BenchConfig(suite=str(suite), out=out, seeds=1, settings=settings)
+        outcome = runner.bench(config).run()
+        found = {row["variant"]: row for row in rows.read(out)}
+        assert (outcome.failed, [row["error"] for row in found.values()]) == (0, [None, None])
+        changed = {"dtype": "float32", "control_net": str(tmp_path / "edges")}
+        assert json.loads(found["plain"]["settings"]) == changed
+        assert json.loads(found["controlvideo"]["settings"]) == {**changed, "control": kind}
+        stamps.append({name: row["stamp"] for name, row in found.items()})
+    assert stamps[0]["plain"] == stamps[1]["plain"]
+    assert stamps[0]["controlvideo"] != stamps[1]["controlvideo"]

@@ -4,7 +4,6 @@ Canny, "A computational approach to edge detection", IEEE PAMI 1986, by OpenCV. 
 thresholds. It refuses to know who reads the map.
 """
 
-import cv2
 import numpy as np
 
 from recast.media.frame_source import Pixels
@@ -16,5 +15,7 @@ used (`controlnet_aux`, and the released code of ControlVideo)."""
 
 def canny(frames: Pixels) -> Pixels:
     """The edges of a clip (F, H, W, 3), white on black, of the same shape."""
+    import cv2  # here, because OpenCV loads slowly
+
     edges = [cv2.Canny(np.ascontiguousarray(frame), LOW, HIGH) for frame in frames]
     return np.repeat(np.asarray(edges, np.uint8)[..., None], 3, axis=-1)

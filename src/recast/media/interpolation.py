@@ -5,7 +5,6 @@ OpenCV's DIS (Kroeger et al., ECCV 2016), which needs no weights. This module ow
 interpolation. It refuses to know why a frame is replaced.
 """
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +21,8 @@ def middle_frame(one: Image, other: Image) -> Image:
 
 def _moved(frame: Image, flow: Image) -> Image:
     """A frame, moved half of the way along the flow (H, W, 2) to the other frame."""
+    import cv2  # here, because OpenCV loads slowly
+
     height, width = frame.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32)
     # The middle of a path is not on the grid, so the flow there is taken from its beginning.
@@ -31,6 +32,8 @@ def _moved(frame: Image, flow: Image) -> Image:
 
 def _flow(one: Image, other: Image) -> Image:
     """The flow (H, W, 2) in pixels from one frame to the other."""
+    import cv2  # here, because OpenCV loads slowly
+
     height, width = one.shape[:2]
     scale = max(1.0, _SIDE / min(height, width))
     size = (round(width * scale), round(height * scale))
@@ -44,6 +47,8 @@ def _flow(one: Image, other: Image) -> Image:
 
 
 def _enlarged_grey(frame: Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    import cv2  # here, because OpenCV loads slowly
+
     levels = frame.round().clip(0, 255).astype(np.uint8)
     grey = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC))
