@@ -72,6 +72,8 @@ def test_a_pass_that_stops_early_reads_the_same_features(role: str) -> None:
         if role.rpartition(".")[2] in ATTENDED:  # positions in a row
             linear = backbone.network.get_submodule(tap.path)
             assert (width, channels) == (1, linear.out_features)
+        elif role == "self_attention":
+            assert (width, channels) == (1, 16)
         else:
             assert (width, channels) == (height, 16)
 
@@ -163,12 +165,14 @@ def test_the_roles_have_the_published_shapes() -> None:
         "motion": (1, 24, 20, 36, 1280),
     }
     expected |= dict.fromkeys(ATTENDED, (1, 24, 10 * 18, 1, 1280))
+    expected["self_attention"] = (1, 24, 40 * 72, 1, 320)  # of the first block
     for block in (1, 2, 3):  # block 0 has no attention
         height, width, channels = inside[block]
         for kind in ("temporal_queries", "temporal_keys"):
             expected[f"decoder{block}.{kind}"] = (1, 24, height * width, 1, channels)
     assert shapes == expected
     assert roles["motion"][0].path == "up_blocks.1.upsamplers.0"
+    assert len(roles["self_attention"]) == 16  # 6 in the encoder, 1 in the middle, 9 in the decoder
     for role, end in (("queries", "attn1.to_q"), ("keys", "attn1.to_k"), ("values", "attn1.to_v")):
         assert [tap.path.split(".")[1] for tap in roles[role]] == [*"111222333"]
         assert [tap.path.split(".")[2] for tap in roles[role]] == 9 * ["attentions"]
