@@ -155,6 +155,20 @@ def test_shapes_render_writes_clip_and_truth(call: Call) -> None:
 
 
 @pytest.mark.parametrize("world_name", ["shapes", "menagerie"])
+def test_render_writes_depth_maps(call: Call, world_name: str) -> None:
+    """The subject is brighter than what is behind it, and the maps are a clip of the same size."""
+    line = (world_name, "render", "--seed", 9_000_001, "--out", "c.mp4", "--depth", "depth")
+    code, out, _ = call(*line)
+    assert (code, out) == (0, "c.mp4\nc.json\ndepth\n")
+    clip, depth = video.read("c.mp4"), video.read("depth", fps=8)
+    assert depth.frames.shape == clip.frames.shape
+    levels = depth.frames[..., 0]
+    assert set(np.unique(levels)) <= {0, 51, 102, 153, 204, 255}
+    assert levels.max() >= 204
+    assert levels.min() == 0
+
+
+@pytest.mark.parametrize("world_name", ["shapes", "menagerie"])
 def test_training_takes_its_flags(
     call: Call, monkeypatch: pytest.MonkeyPatch, world_name: str
 ) -> None:

@@ -26,7 +26,7 @@ SHORT = {"inversion_steps": 2, "inner_steps": 2, "iterations": 2, "training_step
 # The tokenizers of the small models have a token for each letter, so a preset's texts are too long.
 NO_TEXT = {"prompt_suffix": "", "negative_prompt": ""}
 OVER_TIME = ("temporal_queries", "temporal_keys")
-WITHIN_A_FRAME = ("attention_inputs", "attention_outputs", "all_keys", "all_values")
+WITHIN_A_FRAME = ("attention_inputs", "self_attention", "all_keys", "all_values")
 
 
 def configured(name: str, backbone: str) -> MotionMethod[Any]:
@@ -50,7 +50,10 @@ def can_run(method: MotionMethod[Any], backbone: Backbone) -> bool:
     if not missing:
         return True
     absent = {role for role in missing if not role.endswith("_transformers")}
-    assert absent <= {*OVER_TIME} or absent >= {*WITHIN_A_FRAME}, missing
+    known = {*OVER_TIME}
+    if "self_attention" not in backbone.roles:
+        known |= {*WITHIN_A_FRAME, "decoder1.spatial_conv"}
+    assert absent <= known, missing
     with pytest.raises(BadCall, match=f"has no role '.*', which {method.name} needs"):
         requirements.check_model(method, backbone)
     return False

@@ -167,7 +167,7 @@ def test_the_default_presets_find_their_layers_in_the_full_size_model(model: str
         if not temporal and "spatial_transformers" in available:
             allowed |= {"temporal_queries", "temporal_keys"}
         if "attention_inputs" not in available:
-            allowed |= {"attention_inputs", "attention_outputs", "all_keys", "all_values"}
+            allowed |= {"attention_inputs", "self_attention", "all_keys", "all_values"}
             allowed |= {"decoder1.spatial_conv"}
         assert missing <= allowed
         if name == "motion_inversion":

@@ -3,6 +3,8 @@ remains."""
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
 from torch import Tensor, nn
 
 from recast.errors import BadCall
@@ -10,11 +12,13 @@ from recast.networks.feature_hooks import (
     Tap,
     added,
     as_grid,
+    attend_across_frames,
     extended,
     override,
     record,
     rewritten,
 )
+from recast.networks.unet_roles import tokens
 
 from .hooks import hook_count
 from .inputs import noise
@@ -404,3 +408,55 @@ def test_odd_sizes_are_halved_and_rounded_up() -> None:
     assert as_grid(torch.zeros(1, 2, 3 * 4, 1, 5), 5, 7).shape == (1, 2, 3, 4, 5)
     with pytest.raises(BadCall, match="13 positions fit no grid of 5x7 latents"):
         as_grid(torch.zeros(1, 2, 13, 1, 5), 5, 7)
+
+
+def self_attention() -> nn.ModuleDict:
+    """A network that is one self-attention of diffusers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        attention = Attention(8, heads=2, dim_head=4).requires_grad_(False)
+        return nn.ModuleDict({"attention": attention})
+
+
+ATTENTION = [Tap("attention", tokens)]
+
+
+def test_frames_attend_to_all_frames_as_to_one_large_image() -> None:
+    network, x = self_attention(), noise(2 * FRAMES, 5, 8)
+    large = rearrange(x, "(b f) n c -> b (f n) c", f=FRAMES)
+    expected = rearrange(network["attention"](large), "b (f n) c -> (b f) n c", f=FRAMES)
+    with attend_across_frames(network, ATTENTION, FRAMES):
+        torch.testing.assert_close(network["attention"](x), expected)
+        torch.testing.assert_close(network["attention"](hidden_states=x), expected)
+    assert float((network["attention"](x) - expected).abs().max()) > 1e-2
+    assert hook_count(network) == 0
+
+
+def test_frames_attend_to_the_references_alone() -> None:
+    network, x = self_attention(), noise(2 * FRAMES, 5, 8)
+    clips = rearrange(x, "(b f) n c -> b f n c", f=FRAMES)
+    references = rearrange(clips[:, [2, 0]], "b f n c -> b (f n) c")
+    with attend_across_frames(network, ATTENTION, FRAMES, [2, 0]):
+        out = rearrange(network["attention"](x), "(b f) n c -> b f n c", f=FRAMES)
+    for frame in range(FRAMES):
+        alone = network["attention"](clips[:, frame], encoder_hidden_states=references)
+        torch.testing.assert_close(out[:, frame], alone)
+
+
+def test_attention_of_a_single_frame_is_plain_attention() -> None:
+    network, x = self_attention(), noise(2, 5, 8)
+    plain = network["attention"](x)
+    with attend_across_frames(network, ATTENTION, 1):
+        torch.testing.assert_close(network["attention"](x), plain)
+
+
+def test_attention_is_plain_again_after_an_error() -> None:
+    network, x = self_attention(), noise(2 * FRAMES, 5, 8)
+    plain = network["attention"](x)
+    with (
+        pytest.raises(ValueError, match="inside"),
+        attend_across_frames(network, ATTENTION, FRAMES, [0]),
+    ):
+        raise ValueError("inside")
+    torch.testing.assert_close(network["attention"](x), plain)
+    assert hook_count(network) == 0

@@ -31,7 +31,7 @@ OF_ALL_BLOCKS = {
     "all_keys": "attn1.to_k",
     "all_values": "attn1.to_v",
     "attention_inputs": "norm1",
-    "attention_outputs": "attn1",
+    "self_attention": "attn1",
 }
 
 
@@ -78,6 +78,8 @@ def test_a_pass_that_stops_early_reads_the_same_features(role: str) -> None:
         if role.rpartition(".")[2] in ATTENDED:  # positions in a row
             linear = backbone.network.get_submodule(tap.path)
             assert (width, channels) == (1, linear.out_features)
+        elif role == "self_attention":
+            assert (width, channels) == (1, 16)
         else:
             assert (width, channels) == (height, 16)
 
@@ -176,6 +178,7 @@ def test_the_roles_have_the_published_shapes() -> None:
             expected[f"decoder{block}.{kind}"] = (1, 24, height * width, 1, channels)
     assert shapes == expected
     assert roles["motion"][0].path == "up_blocks.1.upsamplers.0"
+    assert len(roles["self_attention"]) == 16  # 6 in the encoder, 1 in the middle, 9 in the decoder
     for role, end in (("queries", "attn1.to_q"), ("keys", "attn1.to_k"), ("values", "attn1.to_v")):
         assert [tap.path.split(".")[1] for tap in roles[role]] == [*"111222333"]
         assert [tap.path.split(".")[2] for tap in roles[role]] == 9 * ["attentions"]

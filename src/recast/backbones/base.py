@@ -16,6 +16,7 @@ backbone defines:
   diffusers' own pipeline samples from the noise x at the levels of the backbone's schedule, for
   `recast verify`. `options` are the arguments that all these pipelines take: prompt,
   negative_prompt, num_frames, height, width, num_inference_steps and guidance_scale.
+- `TAKES_CONTROL_NET` (optional): True if `load` and `wrap` respect the setting `control_net`.
 - `PUBLISHED` (optional): alias -> the JSON files of its folder (path -> content), with the values
   that differ from the defaults of the classes. They serve to predict the memory of a run before the
   model is downloaded.
@@ -26,6 +27,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -67,6 +69,10 @@ class Settings(NetworkSettings):
     """The number of frames that the network sees at once. A longer clip passes through the network
     in windows of this length, which overlap by half and are blended after every step. By default
     the network sees the whole clip. Only some methods work in windows."""
+    control_net: Path | None = None
+    """A ControlNet beside a UNet: the folder or hub id of a ControlNetModel that was trained beside
+    this model. It reads the structure maps that `control` names. A folder with a
+    StableDiffusionControlNetPipeline holds one already."""
 
     def __post_init__(self) -> None:
         if self.window is not None and self.window < 2:
@@ -113,6 +119,18 @@ class Conditioning:
     """Each prompt as one vector, (B, C'); None if the network has no such input."""
     guidance: float | None = None
     """The guidance scale, for a guidance-distilled network; None for no guidance."""
+    structure: Tensor | None = None
+    """A structure map of each frame, such as edges or depth, (1, 3, F, H, W) or (B, 3, F, H, W) in
+    [0, 1], in pixels of the clip; None for none."""
+    structure_scale: float = 1.0
+    """The weight of what a ControlNet computes from the structure maps."""
+
+    def cut(self, frames: slice) -> Conditioning:
+        """The conditioning of a window of latent frames. Maps are cut too; only models whose
+        latents have a frame for each frame of the clip read them."""
+        if self.structure is None:
+            return self
+        return replace(self, structure=self.structure[:, :, frames])
 
 
 class Backbone(ABC):
@@ -157,6 +175,9 @@ class Backbone(ABC):
     """How methods invert the source."""
     window: int | None
     """The number of latent frames that the network sees at once; None for all frames."""
+    control_net: str | None
+    """A short hash of the weights of the ControlNet, which reads structure maps; None if the model
+    has none."""
     nfe: int
     """The number of network function evaluations so far. A batch of two clips counts as two."""
 
@@ -179,6 +200,7 @@ class Backbone(ABC):
         temporal_patch: int = 1,
         word_attention: Callable[[Any, Tensor, Tensor, str], Tensor] | None = None,
         cascade: Callable[[Any, Tensor, str, int], Job[Tensor]] | None = None,
+        control_net: str | None = None,
     ) -> None:
         """`word_attention` implements `attention` for a model with cross-attention to its text.
         `cascade` runs the stages that follow the network on a decoded clip, the prompt and the
@@ -191,6 +213,7 @@ class Backbone(ABC):
         self.guidance_distilled = guidance_distilled
         self.frame_multiplier, self.temporal_patch = frame_multiplier, temporal_patch
         self._word_attention, self._cascade = word_attention, cascade
+        self.control_net = control_net
         self.offload, self.weights = settings.offload, settings.weights
         self.dynamic_guidance = settings.dynamic_guidance
         automatic: ddim_inversion.Kind = "noised" if schedule.prediction == "flow" else "ddim"
@@ -261,21 +284,38 @@ class Backbone(ABC):
         return self._denoiser(lambda t: conditioning)
 
     @final
-    def cfg_denoiser(self, prompt: str, negative_prompt: str, scale: float) -> Denoiser:
+    def cfg_denoiser(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        scale: float,
+        *,
+        structure: Tensor | None = None,
+        structure_scale: float = 1.0,
+    ) -> Denoiser:
         """The denoiser of one clip with classifier-free guidance, for x_t (1, C, F, H, W). Scale 1
-        means no guidance.
+        means no guidance. `structure` (1, 3, F, H, W) and its scale are those of `Conditioning`.
 
         A guidance-distilled network has the scale as an input and needs one forward pass. With a
         negative prompt, it also runs with classifier-free guidance: two forward passes, each with
-        1 as the input.
+        1 as the input. Raises `BadCall` for structure maps if the model has no ControlNet.
         """
+        if structure is not None and self.control_net is None:
+            raise BadCall(
+                f"{self.name} has no ControlNet to read structure maps; set `control_net`"
+            )
+
+        def encode(prompts: list[str]) -> Conditioning:
+            text = self.encode_text(prompts)
+            return replace(text, structure=structure, structure_scale=structure_scale)
+
         if scale == 1:
-            return self.denoiser(self.encode_text([prompt]))
+            return self.denoiser(encode([prompt]))
         weight = self.guidance_weight(scale)
         if self.guidance_distilled and not negative_prompt:
-            conditioning = self.encode_text([prompt])
+            conditioning = encode([prompt])
             return self._denoiser(lambda t: replace(conditioning, guidance=weight(t)))
-        return cfg(self.denoiser(self.encode_text([negative_prompt, prompt])), weight)
+        return cfg(self.denoiser(encode([negative_prompt, prompt])), weight)
 
     @final
     def guidance_weight(self, scale: float) -> Callable[[Tensor], float]:
@@ -316,16 +356,17 @@ class Backbone(ABC):
         """A denoiser whose conditioning may depend on t. It counts `nfe`, and it splits long clips
         into windows."""
 
-        def denoise_window(x: Tensor, t: Tensor) -> Denoised:
+        def denoise_window(x: Tensor, t: Tensor, window: slice) -> Denoised:
             self.nfe += len(x)
-            output = self.predict(x, self.schedule.network_time(t), conditioning(t))
+            given = conditioning(t).cut(window)
+            output = self.predict(x, self.schedule.network_time(t), given)
             return self.schedule.denoised(output, x, t)
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:
             windows = self.windows(x.shape[2])
             if len(windows) == 1:
-                return denoise_window(x, t)
-            parts = [denoise_window(x[:, :, window], t) for window in windows]
+                return denoise_window(x, t, slice(None))
+            parts = [denoise_window(x[:, :, window], t, window) for window in windows]
             return Denoised(*(blend(estimates, windows) for estimates in zip(*parts, strict=True)))
 
         return denoise

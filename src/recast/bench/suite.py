@@ -145,7 +145,7 @@ def read(name: str, folder: Path | None = None, backbone: str | None = None) -> 
         seeds=table.seeds,
         methods=methods,
         cases=tuple(cases),
-        source=_configured(Source, table.source, f"{path.name}, [source]"),
+        source=_configured(Source, _with_paths(table.source), f"{path.name}, [source]"),
         variants={v.name: _variant(v, path.name, model) for v in (*table.variant, *grid_variants)},
     )
 
@@ -287,6 +287,12 @@ def _setting_text(key: str, value: Any) -> str:
     name, *others = key.split(",")
     first = value[0] if others else value
     return f"{name} {' + '.join(map(str, first)) if isinstance(first, list) else first}"
+
+
+def _with_paths(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of [source], with the names of structure maps as paths."""
+    paths = ("control", "control_model")
+    return {key: Path(v) if key in paths and isinstance(v, str) else v for key, v in source.items()}
 
 
 def _configured(kind: Any, changes: Mapping[str, Any], place: str, default: Any = None) -> Any:

@@ -188,6 +188,7 @@ class _VariantWorker:
             width=self.clip.width,
             fps=self.clip.fps,
             source_prompt=self.task.cases[0].source_prompt,
+            **self._maps(),
         )
         before = self.backbone.nfe
         try:
@@ -208,6 +209,14 @@ class _VariantWorker:
             "motion_mb": sum(tensor.nbytes for tensor in self.motion.tensors.values()) / 1e6,
         }
         return self.motion
+
+    def _maps(self) -> dict[str, Any]:
+        """The fields of the suite's source that name structure maps, for a method that reads
+        them."""
+        method = method_presets.method_module(self.variant.method).Method
+        source = self.task.source
+        name = source.named_maps
+        return {name: getattr(source, name)} if name and method.takes_structure else {}
 
     def _scores(self, case: Case, result: Video) -> dict[str, Any]:
         assert self.clip is not None
@@ -266,7 +275,9 @@ class _VariantWorker:
             }
             if variant.mask is not None:
                 row["mask"] = variant.mask
-        settings = _changed(task.settings) if variant.needs_model else {}
+        settings = {}
+        if variant.needs_model:
+            settings = _changed(task.settings) | manifest.plain(self._maps())
         parts = [*self._files(case, seed), _identity_of(tools), task.backbone]
         row |= {
             "key": rows.key([row[name] for name in ("suite", "clip", "prompt", "variant", "seed")]),
@@ -290,9 +301,10 @@ class _VariantWorker:
 def _changed(settings: Settings) -> dict[str, Any]:
     """The settings that differ from their defaults, among those on which numbers depend."""
     default = Settings()
+    names = ("dtype", "weights", "vae_tiling", "dynamic_guidance", "inversion", "window")
     return {
-        name: value
-        for name in ("dtype", "weights", "vae_tiling", "dynamic_guidance", "inversion", "window")
+        name: manifest.plain(value)
+        for name in (*names, "control_net")
         if (value := getattr(settings, name)) != getattr(default, name)
     }
 

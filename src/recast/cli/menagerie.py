@@ -7,7 +7,7 @@ from recast import registry
 from recast.cli import flags, rendered_clips
 from recast.cli.console import say, show
 from recast.media.video import Video
-from recast.worlds.menagerie import scene_file, world
+from recast.worlds.menagerie import scene_file, truth, world
 from recast.worlds.menagerie.describe import scene_from_caption
 
 
@@ -21,6 +21,9 @@ class _Render:
     out: Path = Path("menagerie.mp4")
     """The clip to write: an .mp4 file, a .gif file, or a folder of images. A .json file beside it
     holds the whole scene: path, size, heading, facing and gait of the subject, and the camera."""
+    depth: Path | None = None
+    """Also write the exact depth of the clip, near is bright: a folder of images, an .mp4 or a .gif
+    file. `recast transfer` reads it with --control."""
 
 
 def render(argv: list[str], command: str, about: str) -> None:
@@ -29,7 +32,8 @@ def render(argv: list[str], command: str, about: str) -> None:
     rendered_clips.check_seed(call.seed)
     scene = scene_from_caption(call.caption, call.seed)
     clip = Video(world.render(scene), world.FPS)
-    rendered_clips.save(clip, call.out, scene_file.content(scene, call.seed))
+    depth = Video(truth.depth_maps(scene), world.FPS) if call.depth else None
+    rendered_clips.save(clip, call.out, scene_file.content(scene, call.seed), depth, call.depth)
 
 
 def train(argv: list[str], command: str, about: str) -> None:

@@ -1,4 +1,4 @@
-"""What `recast shapes render` and `recast menagerie render` share: the clip and its truth as files.
+"""What `recast shapes render` and `recast menagerie render` share: a clip and its truth as files.
 
 The room `worlds` owns what the clips show.
 """
@@ -20,10 +20,14 @@ def check_seed(seed: int) -> None:
         raise BadCall(f"`seed` must be a whole number of at least 0, got {seed}")
 
 
-def save(clip: Video, out: Path, truth: Mapping[str, Any]) -> None:
-    """Write a clip and, beside it, its truth as a .json file, and print both paths."""
-    written = clip.save(out)
-    path = out.with_suffix(".json")
-    with atomic(path) as temporary:
+def save(
+    clip: Video, out: Path, truth: Mapping[str, Any], depth: Video | None, depth_out: Path | None
+) -> None:
+    """Write a clip and, beside it, its truth as a .json file; and the depth maps, if there are any.
+    Prints the paths."""
+    written = [clip.save(out), out.with_suffix(".json")]
+    with atomic(written[1]) as temporary:
         temporary.write_text(json.dumps(truth, indent=1) + "\n")
-    say(f"{written}\n{path}")
+    if depth is not None and depth_out is not None:
+        written.append(depth.save(depth_out))
+    say("\n".join(map(str, written)))

@@ -24,6 +24,9 @@ class _Render:
     out: Path = Path("shapes.mp4")
     """The clip to write: an .mp4 file, a .gif file, or a folder of images. A .json file beside it
     holds the caption and the exact position of the subject in each frame."""
+    depth: Path | None = None
+    """Also write the exact depth of the clip, near is bright: a folder of images, an .mp4 or a .gif
+    file. `recast transfer` reads it with --control."""
 
 
 def render(argv: list[str], command: str, about: str) -> None:
@@ -32,7 +35,8 @@ def render(argv: list[str], command: str, about: str) -> None:
     rendered_clips.check_seed(call.seed)
     scene = scene_from_caption(call.caption, call.seed)
     clip = Video(world.render(scene), world.FPS)
-    rendered_clips.save(clip, call.out, _truth(scene, call.seed))
+    depth = Video(world.depth_maps(scene), world.FPS) if call.depth else None
+    rendered_clips.save(clip, call.out, _truth(scene, call.seed), depth, call.depth)
 
 
 def train(argv: list[str], command: str, about: str) -> None:

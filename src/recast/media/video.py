@@ -178,6 +178,12 @@ def resize(
     return out
 
 
+def same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes, height and width, have the same aspect ratio, up to one pixel of rounding
+    on a side."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
+
+
 def exact_rate(fps: float) -> Fraction:
     """The rate as a fraction, 29.97 as 30000/1001. Raises `BadCall` outside 0.01 to 1000 fps."""
     if not (math.isfinite(fps) and _RATES[0] <= fps <= _RATES[1]):

@@ -48,7 +48,7 @@ from recast.motions.motion import Motion
 from recast.networks.feature_hooks import Tap, extended, record, rewritten
 
 Propagation = Literal["nearest", "released"]
-_INPUTS, _OUTPUTS, _EXTENDED = "attention_inputs", "attention_outputs", ("all_keys", "all_values")
+_INPUTS, _OUTPUTS, _EXTENDED = "attention_inputs", "self_attention", ("all_keys", "all_values")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

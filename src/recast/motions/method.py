@@ -105,6 +105,8 @@ class MotionMethod(ABC, Generic[C]):
     name: ClassVar[str]
     takes_mask: ClassVar[bool] = False
     """Whether `transfer` uses the motion's "mask"."""
+    takes_structure: ClassVar[bool] = False
+    """Whether `transfer` uses the motion's `structure` maps."""
     resumes: ClassVar[bool] = False
     """Whether `transfer` can resume from the motion's `progress`."""
     takes_clips: ClassVar[bool] = False

@@ -29,6 +29,8 @@ from recast.media.atomic_files import atomic, scratch_folder
 FORMAT = "recast-motion-1"
 _PROGRESS = "reached"
 """Name of the latents that an interrupted transfer reached."""
+_STRUCTURE = "structure"
+"""Name of the structure maps of the clip."""
 _MEMORY = "memory."
 """Prefix of the tensors that an interrupted transfer needs besides the latents."""
 
@@ -134,6 +136,17 @@ class Motion:
         """The motion with an edit mask (F, H, W) in pixels, which is true where the result may
         differ from the source. For methods with `takes_mask`."""
         return self.with_tensors({"mask": torch.tensor(mask)})
+
+    def with_structure(self, maps: NDArray[np.uint8]) -> Motion:
+        """The motion with structure maps (F, H, W, 3) of the size of the fitted clip. For methods
+        with `takes_structure`."""
+        return self.with_tensors({_STRUCTURE: torch.tensor(maps)})
+
+    @property
+    def structure(self) -> Tensor | None:
+        """The structure maps (1, 3, F, H, W) in [0, 1]; None if there are none."""
+        maps = self.tensors.get(_STRUCTURE)
+        return None if maps is None else maps.movedim(-1, 0)[None].float() / 255
 
     def with_progress(
         self, latents: Tensor, index: int, memory: Mapping[str, Tensor] | None = None

@@ -1,7 +1,8 @@
 """Reading and changing features inside a network with forward hooks, which are always removed.
 
-Owns `Tap` and the contexts that record and change features (B, F, H, W, C). It refuses to know
-which taps a role has: the backbone defines them.
+Owns `Tap`, the contexts that record and change features (B, F, H, W, C), and the contexts in which
+self-attention looks across frames. It refuses to know which taps a role has: the backbone defines
+them.
 """
 
 import math
@@ -107,6 +108,45 @@ def added(
 
     with _changed(network, taps, change):
         yield
+
+
+@contextmanager
+def attend_across_frames(
+    network: nn.Module, taps: Sequence[Tap], frames: int, references: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Inside this context, self-attentions within a frame attend to several frames of their clip as
+    if these were one large image.
+
+    The taps are attention modules of diffusers with inputs (B·F, N, C) and F = `frames`. Keys and
+    values are those of the frames `references`, by default of all frames. Memory for keys and
+    values does not grow, because the frames of a clip are attended in one sequence (B, F·N, C).
+    """
+
+    def join(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        kwargs = dict(kwargs)
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        return (rearrange(hidden, "(b f) n c -> b (f n) c", f=frames), *args[1:]), kwargs
+
+    def split(module: nn.Module, args: Any, output: Any) -> Any:
+        return rearrange(output, "b (f n) c -> (b f) n c", f=frames)
+
+    def select(module: nn.Module, args: Any, output: Any) -> Any:
+        by_frame = rearrange(output, "b (f n) c -> b f n c", f=frames)
+        return rearrange(by_frame[:, list(references or ())], "b f n c -> b (f n) c")
+
+    handles: list[RemovableHandle] = []
+    try:
+        for tap in taps:
+            attention = network.get_submodule(tap.path)
+            handles.append(attention.register_forward_pre_hook(join, with_kwargs=True))
+            handles.append(attention.register_forward_hook(split))
+            if references is not None:
+                handles.append(attention.get_submodule("to_k").register_forward_hook(select))
+                handles.append(attention.get_submodule("to_v").register_forward_hook(select))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ of the clip each frame of the latents covers. It refuses to know networks: a bac
 numbers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recast.errors import BadCall
@@ -56,6 +57,17 @@ class LatentLayout:
         size = self.frames_per_latent
         spans = [slice(0, 1), *(slice(start, start + size) for start in range(1, frames, size))]
         return [spans[0], *spans] if self.repeats_first_frame else spans
+
+    def check_maps(self, maps: Sequence[int], latents: Sequence[int]) -> None:
+        """Raise `BadCall` unless structure maps (F, H, W) are those of a clip whose latents are
+        (f, h, w)."""
+        frames, height, width = latents
+        needed = (frames, height * self.spatial_factor, width * self.spatial_factor)
+        if tuple(maps) != needed:
+            raise BadCall(
+                f"the structure maps are (frames, height, width) = {tuple(maps)}; those of this "
+                f"clip must be {needed}"
+            )
 
     def _check_frames(self, frames: int, windows: bool) -> None:
         check_frames(frames, self.frames_multiple or self.frames_per_latent)

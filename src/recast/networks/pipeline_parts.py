@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +49,8 @@ class ModelParts:
     boundary_ratio: float | None = None
     """The noise level, from 0 to 1, below which `transformer_2` is used."""
     vae: Any = None
+    controlnet: Any = None
+    """The ControlNet beside the UNet."""
     text_encoder_2: Any = None
     tokenizer_2: Any = None
     words: frozenset[str] = frozenset()
@@ -56,7 +59,8 @@ class ModelParts:
     @property
     def networks(self) -> list[nn.Module]:
         """All networks, the one that denoises first."""
-        names = ("unet", "transformer", "transformer_2", "vae", "text_encoder", "text_encoder_2")
+        denoising = ("unet", "transformer", "transformer_2", "controlnet")
+        names = (*denoising, "vae", "text_encoder", "text_encoder_2")
         parts = (getattr(self, name) for name in names)
         return [part for part in parts if part is not None]
 
@@ -94,10 +98,12 @@ class ModelFolder:
         *,
         float32: Collection[str] = (),
         boundary_ratio: float | None = None,
+        elsewhere: Mapping[str, Path] = MappingProxyType({}),
     ) -> ModelParts:
         """Load the scheduler and the tokenizers, which are small, and then the networks. The parts
-        that `float32` names are loaded in float32, and the others in `dtype`. LoRAs are added to
-        the weights. Raises `BadModel`."""
+        that `float32` names are loaded in float32, and the others in `dtype`. `elsewhere` gives the
+        folders of parts that are not in the model's folder. LoRAs are added to the weights. Raises
+        `BadModel`."""
         loaded: dict[str, Any] = {"scheduler": read_scheduler(self.path / "scheduler")}
         for part, kind in classes.items():
             if part.startswith("tokenizer"):
@@ -107,7 +113,8 @@ class ModelFolder:
             if part.startswith("text_encoder"):
                 loaded[part] = checkpoint_loading.text_network(kind, self.path / part, dtype)
             elif part not in loaded:
-                loaded[part] = checkpoint_loading.network(kind, self.path / part, dtype)
+                folder = elsewhere.get(part, self.path / part)
+                loaded[part] = checkpoint_loading.network(kind, folder, dtype)
         parts = ModelParts(
             name=self.name,
             device=self.device,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -57,6 +57,17 @@ def image_unet() -> UNet2DConditionModel:
         attention_head_dim=2,
         norm_num_groups=4,
     )
+
+
+def control_net(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A random ControlNet beside a small UNet whose latents have positions of 2×2 pixels. Its last
+    layers are not zero, as they are before training."""
+    network = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4))
+    last = (network.controlnet_down_blocks, network.controlnet_mid_block)
+    for layers in (*last, network.controlnet_cond_embedding.conv_out):
+        for weight in layers.parameters():
+            weight.data.normal_(0, 0.3)
+    return network
 
 
 def clip_text(channels: int) -> tuple[CLIPTextModel, CLIPTokenizer]:

@@ -59,7 +59,7 @@ _PROJECTIONS = {
 }
 _IN_AND_OUT = {
     "attention_inputs": _SELF_ATTENTION + "norm1",
-    "attention_outputs": _SELF_ATTENTION + "attn1",
+    "self_attention": _SELF_ATTENTION + "attn1",
 }
 _TEMPORAL_PROJECTIONS = {"temporal_queries": "to_q", "temporal_keys": "to_k"}
 
@@ -70,7 +70,7 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     The roles "decoder<n>.<kind>" of an up block are those of DMT's released code, which reads layer
     1 of a block. "spatial_conv" is the hidden state of the resnet before its residual sum.
     "queries", "keys" and "values" belong to all self-attentions within a frame in the up blocks
-    (DreamMotion). "all_keys", "all_values", "attention_inputs" and "attention_outputs" belong to
+    (DreamMotion). "all_keys", "all_values", "attention_inputs" and "self_attention" belong to
     the self-attentions within a frame of all blocks (TokenFlow): the inputs are normalised, and the
     outputs are before the residual sum. "decoder<n>.temporal_queries" and
     "decoder<n>.temporal_keys" belong to all attentions over frames in an up block; without a block

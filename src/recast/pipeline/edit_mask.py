@@ -173,17 +173,12 @@ def _check_shape(mask: Video, given: str, facts: Mapping[str, Any]) -> None:
     fitted = (facts["height"], facts["width"])
     # Motion files of earlier versions do not hold the size of the source.
     source = tuple(facts.get("source_size", fitted))
-    if not any(_same_aspect((mask.height, mask.width), size) for size in (source, fitted)):
+    if not any(videos.same_aspect((mask.height, mask.width), size) for size in (source, fitted)):
         raise BadClip(
             f"the mask {given} is {mask.width}x{mask.height}, which is not the aspect ratio of the "
             f"clip; give a mask like the source, {source[1]}x{source[0]}, or like the fitted clip, "
             f"{fitted[1]}x{fitted[0]}, at any scale"
         )
-
-
-def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes have the same aspect ratio, up to one pixel of rounding on a side."""
-    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _box(given: str) -> tuple[float, ...] | None:

@@ -19,7 +19,7 @@ import torch
 
 from recast import registry
 from recast.backbones.base import Backbone, Settings
-from recast.errors import BadModel, UnknownName
+from recast.errors import BadCall, BadModel, UnknownName
 from recast.networks import devices, hub_cache
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
     does not support.
     """
     settings, name = settings or Settings(), alias_of(name)
-    backbone: Backbone = backbone_module(name).load(name, settings)
+    module = backbone_module(name)
+    _check_control_net(module, name, settings)
+    backbone: Backbone = module.load(name, settings)
     return backbone
 
 
@@ -54,7 +56,9 @@ def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
     module = _modules_by_pipeline().get(kind)
     if module is None:
         raise BadModel(f"an object of class {kind} cannot be wrapped; Recast wraps {_supported()}")
-    backbone: Backbone = module.wrap(pipeline, settings or Settings())
+    settings = settings or Settings()
+    _check_control_net(module, kind, settings)
+    backbone: Backbone = module.wrap(pipeline, settings)
     return backbone
 
 
@@ -80,6 +84,7 @@ def load_on_meta(
             raise BadModel(
                 f"the memory of {name} cannot be estimated, because another package loads it"
             )
+        _check_control_net(module, name, settings)
         yield module.load(source, settings), model
 
 
@@ -100,7 +105,9 @@ def load_with_random_weights(name: str, settings: Settings) -> Backbone:
         tempfile.TemporaryDirectory() as scratch,
     ):
         source = _with_published_configs(alias_of(name), Path(scratch))
-        backbone: Backbone = backbone_module(source, download=False).load(source, settings)
+        module = backbone_module(source, download=False)
+        _check_control_net(module, name, settings)
+        backbone: Backbone = module.load(source, settings)
         return backbone
 
 
@@ -153,6 +160,17 @@ def backbone_module(name: str, *, download: bool = True) -> ModuleType:
     if download:
         return _module_for_index(_download_index(name), name)
     return _module_for_folder(hub_cache.cached_folder(name))
+
+
+def _check_control_net(module: ModuleType, name: str, settings: Settings) -> None:
+    """Raise `BadCall` for a ControlNet beside a model that reads none."""
+    if settings.control_net is not None and not getattr(module, "TAKES_CONTROL_NET", False):
+        takers = [
+            n for n in registry.names("backbones") if hasattr(_module(n), "TAKES_CONTROL_NET")
+        ]
+        raise BadCall(
+            f"`control_net`: {name} reads no ControlNet; backbones that do: {', '.join(takers)}"
+        )
 
 
 def _with_published_configs(name: str, scratch: Path) -> str:

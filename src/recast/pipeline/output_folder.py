@@ -19,10 +19,10 @@ from recast.pipeline import manifest as manifests
 
 SOURCE = "source.mp4"
 VIDEO, PAIR, SHEET, MANIFEST = "video.mp4", "side_by_side.mp4", "sheet.png", "manifest.json"
-PREVIEWS, MASK = "previews", "mask.mp4"
+PREVIEWS, MASK, CONTROL = "previews", "mask.mp4", "control.mp4"
 Form = Literal["gif", "png"]
 FORMS: dict[Form, str] = {"gif": "video.gif", "png": "frames"}
-_OWN_NAMES = {SOURCE, VIDEO, PAIR, SHEET, MANIFEST, PREVIEWS, MASK, *FORMS.values()}
+_OWN_NAMES = {SOURCE, VIDEO, PAIR, SHEET, MANIFEST, PREVIEWS, MASK, CONTROL, *FORMS.values()}
 
 
 def default_folder(clip: Path, prompt: str) -> Path:

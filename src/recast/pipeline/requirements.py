@@ -12,6 +12,7 @@ from recast.backbones.base import Backbone
 from recast.errors import BadCall
 from recast.motions.method import MotionMethod
 from recast.pipeline import method_presets
+from recast.pipeline.source_clip import Source
 
 
 def check_clip_count(method: MotionMethod[Any], count: int) -> None:
@@ -40,6 +41,30 @@ def check_takes_mask(method: MotionMethod[Any]) -> None:
         raise BadCall(
             f"`mask`: {method.name} takes no mask; methods that do: "
             f"{_methods_that(lambda other: other.takes_mask)}"
+        )
+
+
+def check_takes_structure(method: MotionMethod[Any], source: Source) -> None:
+    """Raise `BadCall` for structure maps if the method reads none."""
+    if source.named_maps is not None and not method.takes_structure:
+        raise BadCall(
+            f"`{source.named_maps}`: {method.name} reads no structure maps; methods that do: "
+            f"{_methods_that(lambda other: other.takes_structure)}"
+        )
+
+
+def check_control_net(method: MotionMethod[Any], backbone: Backbone, source: Source) -> None:
+    """Raise `BadCall` for structure maps without a ControlNet, and for a ControlNet without maps if
+    the method reads them."""
+    if source.named_maps is not None and backbone.control_net is None:
+        raise BadCall(
+            f"`{source.named_maps}`: {backbone.name} has no ControlNet to read structure maps; "
+            "give one in `control_net`, or choose a model that holds one"
+        )
+    if source.named_maps is None and backbone.control_net is not None and method.takes_structure:
+        raise BadCall(
+            f"the ControlNet of {backbone.name} needs structure maps, and none were named; set "
+            "`control` to canny or to the path of maps, or set `control_model`"
         )
 
 

@@ -107,6 +107,7 @@ def learn(
     paths = (config.clip, *config.more)
     requirements.check_clip_count(method, len(paths))
     requirements.check_source_prompt(method, config.source.source_prompt)
+    requirements.check_takes_structure(method, config.source)
     for path in paths:
         if path.suffix == MOTION_SUFFIX:
             raise BadClip(f"{path} is a motion file; a motion is learned from a video")
@@ -142,6 +143,7 @@ def _check_call(config: RunConfig[Any], method: MotionMethod[Any]) -> Motion | N
     """Check a call before a model is loaded. Returns the motion if the source is a motion file, and
     None if it is a clip. Raises `BadCall`."""
     check_prompt(config.prompt)
+    requirements.check_takes_structure(method, config.source)
     motion = _open_source(config, method)
     source_prompt = config.source.source_prompt if motion is None else motion.source_prompt
     if motion is None:

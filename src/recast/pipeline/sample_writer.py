@@ -49,6 +49,7 @@ class SampleWriter:
         """Write each sample into the existing folder `work`; returns the manifest."""
         count, first = self.config.draw.samples, self.sampling.seed
         self._write_mask(work / output_folder.MASK)
+        self._write_maps(work / output_folder.CONTROL)
         samples, sheet_rows = [], []
         for seed in range(first, first + count):
             folder = work if count == 1 else work / f"seed-{seed}"
@@ -67,6 +68,11 @@ class SampleWriter:
         if mask is not None:
             clip = self.clip or self._decode(self.motion.tensors["latents"][None])
             edit_mask.overlay(clip, mask.numpy()).save(path)
+
+    def _write_maps(self, path: Path) -> None:
+        maps = self.motion.structure
+        if maps is not None:
+            source_clip.to_video(2 * maps - 1, clip_fps(self.motion, self.backbone)).save(path)
 
     def _write_sample(
         self, folder: Path, seed: int
@@ -164,6 +170,7 @@ class SampleWriter:
             "backbone": {
                 "name": backbone.name,
                 "fingerprint": backbone.fingerprint,
+                "control_net": backbone.control_net,
                 "device": str(backbone.device),
             },
             "hashes": {"source": manifest.file_hash(self.config.clip), **hashes},

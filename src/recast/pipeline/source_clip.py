@@ -1,7 +1,8 @@
 """The source clip as a model takes it: the right frames at the right size, as tensors and back.
 
 This module owns `Source`, whose fields are flags of the command line, and their defaults: for
-frames, size and rate these are the model's own numbers. It refuses to know methods.
+frames, size and rate these are the model's own numbers. `structure_maps.py` reads and computes the
+maps that it names. This module refuses to know methods.
 """
 
 import unicodedata
@@ -17,6 +18,7 @@ from recast.backbones.base import Backbone
 from recast.errors import BadCall, BadClip, OneFrame, check_finite
 from recast.media import video as videos
 from recast.media.video import Fit, Video
+from recast.pipeline import structure_maps
 
 MOTION_SUFFIX = ".safetensors"
 """The suffix that distinguishes a motion file from a clip."""
@@ -42,6 +44,13 @@ class Source:
     changes the aspect ratio."""
     source_prompt: str = ""
     """A description of the clip. Some methods require it, and others learn better with it."""
+    control: Path | None = None
+    """The structure maps of the clip, for a model with a ControlNet (`control_net`): canny computes
+    its edges. A path names maps that you have: a video, a GIF or a folder of images, which is cut
+    and fitted as the clip is. The run writes the maps as control.mp4."""
+    control_model: Path | None = None
+    """The folder or hub id of a model of transformers for depth estimation. Its depth maps of the
+    clip take the place of `control`."""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -53,6 +62,11 @@ class Source:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadCall(f"`{name}` must be at least 1, got {value}")
+
+    @property
+    def named_maps(self) -> str | None:
+        """The name of the field that names structure maps; None if none does."""
+        return next((n for n in ("control", "control_model") if getattr(self, n) is not None), None)
 
     def changed_fields(self) -> list[str]:
         """The names of the fields that differ from their default."""
@@ -103,8 +117,9 @@ def check_characters(name: str, text: str) -> None:
 
 def check_opens(path: Path, source: Source) -> None:
     """Find a bad clip, or one without motion, before a model is loaded. Raises `BadClip`,
-    `BadCall`."""
+    `BadCall`, `BadModel`."""
     videos.check_opens(path, start=source.start, fps=source.fps)
+    structure_maps.check(source)
 
 
 def read(path: Path, source: Source, backbone: Backbone) -> FittedClip:

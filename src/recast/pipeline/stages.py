@@ -21,7 +21,14 @@ from recast.media import contact_sheet
 from recast.media.video import Video
 from recast.motions.method import MotionMethod, Sampling
 from recast.motions.motion import Motion
-from recast.pipeline import edit_mask, manifest, method_presets, requirements, source_clip
+from recast.pipeline import (
+    edit_mask,
+    manifest,
+    method_presets,
+    requirements,
+    source_clip,
+    structure_maps,
+)
 from recast.pipeline.config import Draw, check_prompt
 from recast.pipeline.learning import learn_or_load
 from recast.pipeline.motion_cache import MotionCache
@@ -51,6 +58,9 @@ def learn_motion(
     """
     requirements.check_clip_count(method, len(clips))
     requirements.check_source_prompt(method, source.source_prompt)
+    requirements.check_takes_structure(method, source)
+    requirements.check_control_net(method, backbone, source)
+    structure_maps.check(source)
     log = RunLog()
     sampling = resolve_sampling(Draw(steps=steps), backbone, method)
     with explain_memory_errors(log, Settings()):
@@ -116,6 +126,9 @@ def learn_from(
 ) -> Generator[Event, None, Motion]:
     """The motion of fitted clips, with metadata about the first clip, so that a motion file can be
     used without the clip. Raises `BadCall`."""
+    requirements.check_control_net(method, backbone, source)
+    with log.timed("maps"):
+        maps = structure_maps.maps_of(clips[0], source, backbone.device)
     yield from log.note_each(note for clip in clips for note in clip.video.notes)
     motion = yield from learn_or_load(
         log,
@@ -126,7 +139,8 @@ def learn_from(
         sampling,
         cache,
     )
-    return with_clip_metadata(motion, clips, source, method.config)
+    motion = with_clip_metadata(motion, clips, source, method.config)
+    return motion if maps is None else with_maps(motion, *maps)
 
 
 def draw_clip(
@@ -220,6 +234,14 @@ def apply_mask(
     log.network_calls["learn"] += backbone.nfe - before
     yield log.note(f"the mask allows changes in {region.mean():.0%} of the clip")
     return motion.masked(region)
+
+
+def with_maps(motion: Motion, maps: Video, facts: Mapping[str, Any]) -> Motion:
+    """The motion with structure maps, and with facts about them as entry "control" of "clip" in its
+    metadata."""
+    clip = {**motion.metadata["clip"], "control": facts}
+    motion = motion.with_structure(maps.frames)
+    return dataclasses.replace(motion, metadata={**motion.metadata, "clip": clip})
 
 
 def with_clip_metadata(

@@ -76,6 +76,15 @@ def truth(scene: Scene, size: int = SIZE, spacing: int = 4) -> SceneTruth:
     )
 
 
+def depth_maps(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
+    """The depth of a scene as a structure map, (F, size, size, 3): grey levels of the layers in
+    their order, from the black sky to the white front. The subject is between ground and front."""
+    order = [*LAYERS[:-1], "subject", LAYERS[-1]]
+    levels = np.array([order.index(name) for name in (*LAYERS, "subject")]) * 255
+    grey = (levels // (len(order) - 1)).astype(np.uint8)[truth(scene, size).layer]
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
 def _maps(
     scene: Scene, index: int, subject: list[tuple[Part, Array]], size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.bool_]]:

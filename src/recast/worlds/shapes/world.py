@@ -166,6 +166,12 @@ def truth(scene: Scene, size: int = SIZE, spacing: int = 4) -> SceneTruth:
     )
 
 
+def depth_maps(scene: Scene, size: int = SIZE) -> NDArray[np.uint8]:
+    """The depth of a scene as a structure map, (F, size, size, 3): the subject is white, because it
+    is before the background, which is black."""
+    return np.repeat(255 * truth(scene, size).mask[..., None].astype(np.uint8), 3, axis=-1)
+
+
 def dense_image(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uint8]:
     """A training image (size, size, 3) for the autoencoder, with one to six subjects."""
     grid = pixel_grid(size)

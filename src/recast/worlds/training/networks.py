@@ -14,6 +14,7 @@ from typing import Literal
 
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet3DConditionModel,
@@ -142,6 +143,28 @@ def unet(design: Design) -> UNet3DConditionModel:
         attention_head_dim=16,
         norm_num_groups=16,
     )
+
+
+def control_net(unet: UNet3DConditionModel) -> ControlNetModel:
+    """A ControlNet beside a UNet, with the weights of its layers within a frame. Two million
+    parameters for the default design."""
+    config = unet.config
+    network = ControlNetModel(
+        in_channels=config.in_channels,
+        block_out_channels=tuple(config.block_out_channels),
+        layers_per_block=config.layers_per_block,
+        cross_attention_dim=config.cross_attention_dim,
+        # The class for images calls the number of heads so, and that for clips their width.
+        attention_head_dim=tuple(c // config.attention_head_dim for c in config.block_out_channels),
+        norm_num_groups=config.norm_num_groups,
+        use_linear_projection=True,
+        conditioning_embedding_out_channels=(16, 24, 32, 48),
+    )
+    for part in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
+        weights = getattr(unet, part).state_dict()
+        missing = getattr(network, part).load_state_dict(weights, strict=False).missing_keys
+        assert not missing, missing
+    return network
 
 
 def transformer(design: Design) -> WanTransformer3DModel:
