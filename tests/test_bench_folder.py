@@ -1,5 +1,6 @@
 """The folder of a benchmark holds the rows that a run would make now, and no others."""
 
+import json
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from recast.backbones.base import Settings
 from recast.bench import rows, runner
 from recast.bench.runner import BenchConfig, Outcome
+from recast.errors import BadCall
 from recast.events import Event, job
 from recast.media import video
 from recast.media.video import Video
@@ -137,6 +139,52 @@ def test_results_of_other_systems_are_scored_again_when_they_change(suite: Path)
     second = made(run(suite, name, limit=1))
     assert second[key] != first[key]
     assert made(run(suite, "source", limit=1))[key] == second[key]
+
+
+def test_a_folder_of_results_says_which_system_made_them(suite: Path) -> None:
+    theirs = suite.parent / "theirs"
+    theirs.mkdir()
+    Video(clips.moving(8, 24, 32), 8).save(theirs / "a-a-red-ring.mp4")
+    name = f"external:{theirs}"
+    (plain,) = run(suite, name, limit=1)
+    about = theirs / "system.toml"
+    about.write_text('system = "Gen-1"\nversion = "June 2023"\nseconds = 60\n')
+    (told,) = run(suite, name, limit=1)
+    assert json.loads(told["settings"]) == {
+        "system": "Gen-1",
+        "version": "June 2023",
+        "seconds": 60.0,
+    }
+    assert (told["seconds"], scores(told)) == (60.0, scores(plain))
+    about.write_text('system = "Gen-1"\nqualitative = true\n')
+    (shown,) = run(suite, name, limit=1)
+    assert shown["notes"] == "shown without numbers, as its system.toml says"
+    assert shown["video"] == plain["video"]
+    assert (shown["error"], shown["seconds"], scores(shown)) == (None, None, {})
+    page = (suite.parent / "out" / "report.html").read_text()
+    assert "Gen-1" in page
+    assert "data:video/mp4" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version = 'one'", "system"),
+        ("system = ''", "system"),
+        ("system = 'x'\nspeed = 3", "speed"),
+        ("system = 'x'\nseconds = -1", "seconds"),
+        ("system = 'x'\nseconds = nan", "seconds"),
+        ("system: x", "is not TOML"),
+    ],
+)
+def test_mistakes_in_a_system_file_are_found_before_anything_runs(
+    suite: Path, text: str, message: str
+) -> None:
+    theirs = suite.parent / "theirs"
+    theirs.mkdir()
+    (theirs / "system.toml").write_text(text)
+    with pytest.raises(BadCall, match=f"system.toml.*{message}"):
+        run(suite, f"external:{theirs}", limit=1)
 
 
 def test_clips_of_other_systems_are_compared_with_the_models_input(suite: Path) -> None:

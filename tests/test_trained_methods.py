@@ -19,7 +19,7 @@ from recast.errors import BadCall, BadMotion
 from recast.events import Checkpoint, Note, Step
 from recast.finetuning.objectives import TrainingObjective
 from recast.finetuning.training_config import TrainingConfig
-from recast.methods import motion_inversion, motiondirector, tune_a_video, vmc
+from recast.methods import motion_inversion, motiondirector, tune_a_video_t2v, vmc
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
 from recast.pipeline import method_presets
@@ -28,10 +28,10 @@ from .inputs import noise, random_clip
 from .short_runs import TWO_STEPS, transfer
 from .tiny_models import rebuilt
 
-NAMES = ["motion_inversion", "motiondirector", "tune_a_video", "vmc"]
+NAMES = ["motion_inversion", "motiondirector", "tune_a_video_t2v", "vmc"]
 KINDS = ["motion_inversion", "motiondirector", "vmc"]  # one for each kind of adapter
 # Rates at which few steps of the tiny network show.
-RATES = {"motion_inversion": 0.1, "motiondirector": 0.02, "tune_a_video": 0.01, "vmc": 0.01}
+RATES = {"motion_inversion": 0.1, "motiondirector": 0.02, "tune_a_video_t2v": 0.01, "vmc": 0.01}
 
 
 def made(name: str, **changes: Any) -> Any:
@@ -393,7 +393,7 @@ def test_vmc_and_tune_a_video_tune_their_published_layers() -> None:
     one = adapted(motion_of("vmc"))
     assert {name.rsplit(".", 2)[1] for name in one} == {"to_q", "to_k", "to_v"}
     assert all("temp" in name or "transformer_in" in name for name in one)
-    two = adapted(motion_of("tune_a_video"))
+    two = adapted(motion_of("tune_a_video_t2v"))
     temporal = {name for name in two if "temp_" in name or "transformer_in" in name}
     assert temporal == {*one, *(n.replace("to_q", "to_out.0") for n in one if "to_q" in n)}
     spatial = two.keys() - temporal
@@ -409,7 +409,7 @@ def test_the_reference_presets_have_the_numbers_of_the_released_configs() -> Non
     assert (two.lr, two.iterations, two.rank, two.noise_share) == (5e-4, 150, 32, 0.5)
     sampled = [(config.steps, config.guidance_scale) for config in (one, two)]
     assert sampled == [(75, 9.0), (30, 12.0)]
-    three = tune_a_video.PRESETS["reference"]
+    three = tune_a_video_t2v.PRESETS["reference"]
     assert (three.lr, three.iterations, three.clip_gradient) == (3e-5, 500, 1.0)
     assert (three.objective, three.inversion_steps) == ("mse", 50)
     assert (three.steps, three.guidance_scale) == (50, 12.5)

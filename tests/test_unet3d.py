@@ -78,7 +78,7 @@ def test_a_pass_that_stops_early_reads_the_same_features(role: str) -> None:
         if role.rpartition(".")[2] in ATTENDED:  # positions in a row
             linear = backbone.network.get_submodule(tap.path)
             assert (width, channels) == (1, linear.out_features)
-        elif role == "self_attention":
+        elif role in OF_ALL_BLOCKS:
             assert (width, channels) == (1, 16)
         else:
             assert (width, channels) == (height, 16)

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from recast.bench import menagerie_pairs, shapes_pairs, suite_file
-from recast.bench.suite_file import ClipTable, GridTable, ShapesTable, VariantTable, WorldTable
+from recast.bench.suite_file import (
+    ClipTable,
+    GridTable,
+    ShapesTable,
+    SystemTable,
+    VariantTable,
+    WorldTable,
+)
 from recast.bench.worlds import WORLDS
 from recast.errors import BadCall, BadClip, UnknownName, check_finite
 from recast.pipeline import method_presets, source_clip
@@ -59,6 +66,8 @@ class Variant:
     """The edit mask, as in `RunConfig.mask`."""
     folder: Path | None = None
     """Folder of the results, for "external"."""
+    system: SystemTable | None = None
+    """What the folder says of the system that made them."""
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -316,4 +325,5 @@ def _external(name: str) -> Variant:
             f"{name}: there is no folder {folder}; it must hold a file CLIP-PROMPT.mp4 for each "
             "clip and prompt"
         )
-    return Variant(name=name, method="external", folder=folder)
+    system = suite_file.read_system(folder)
+    return Variant(name=name, method="external", folder=folder, system=system)

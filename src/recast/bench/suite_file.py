@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from recast.errors import BadCall, UnknownName
 
+SYSTEM = "system.toml"
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -81,6 +83,21 @@ class VariantTable(_Table):
     config: dict[str, Any] = {}
 
 
+class SystemTable(_Table):
+    """What is known of another system whose results are compared."""
+
+    system: str = Field(min_length=1)
+    """Its name."""
+    version: str = ""
+    settings: str = ""
+    machine: str = ""
+    """The machine on which it made the results."""
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """The time for one clip."""
+    qualitative: bool = False
+    """Whether its clips are shown without numbers, for example because they show other sources."""
+
+
 class GridTable(_Table):
     """All combinations of some settings. A key of `over` may name several settings, separated by
     commas, that change together."""
@@ -125,6 +142,20 @@ def read(path: Path) -> SuiteTable:
         raise BadCall(f"{path.name} is not TOML: {error}") from error
     except ValidationError as error:
         raise BadCall(f"{path.name}: {_first_problem(error)}") from error
+
+
+def read_system(folder: Path) -> SystemTable | None:
+    """What the file system.toml in a folder of results says; None if there is no such file. Raises
+    `BadCall` for a file that is not such a table."""
+    path = folder / SYSTEM
+    if not path.is_file():
+        return None
+    try:
+        return SystemTable.model_validate(tomllib.loads(text(path)))
+    except tomllib.TOMLDecodeError as error:
+        raise BadCall(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise BadCall(f"{path}: {_first_problem(error)}") from error
 
 
 def text(path: Path) -> str:

@@ -42,6 +42,9 @@ from recast.pipeline import (
 from recast.pipeline.config import Draw
 from recast.pipeline.source_clip import Source
 
+_UNSCORED = {"notes": "shown without numbers, as its system.toml says"}
+"""The columns of a result that has no scores."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
@@ -135,7 +138,7 @@ class _VariantWorker:
         video = None
         try:
             video, cost = self._video(case, seed)
-            row |= cost | self._scores(case, video)
+            row |= cost | (_UNSCORED if self._is_qualitative else self._scores(case, video))
             row["video"] = f"{rows.VIDEOS}/{key}.mp4"
         except Exception as error:  # any failure becomes a row
             row["error"] = _error_text(error)
@@ -162,8 +165,18 @@ class _VariantWorker:
                         f"{self.variant.folder} has no file {_stem(case)}.mp4 or "
                         f"{_stem(case)}-seed-{seed}.mp4"
                     )
-                return videos.read(path), {}
+                return videos.read(path), self._reported()
         return self._transfer(case.prompt, seed)
+
+    @property
+    def _is_qualitative(self) -> bool:
+        """Whether the clips of another system are shown without numbers."""
+        return self.variant.system is not None and self.variant.system.qualitative
+
+    def _reported(self) -> dict[str, Any]:
+        """The cost of another system's result, as its folder reports it."""
+        system = self.variant.system
+        return {} if system is None or system.seconds is None else {"seconds": system.seconds}
 
     def _transfer(self, prompt: str, seed: int) -> tuple[Video, dict[str, Any]]:
         motion, variant = self._learn(), self.variant
@@ -275,9 +288,11 @@ class _VariantWorker:
             }
             if variant.mask is not None:
                 row["mask"] = variant.mask
-        settings = {}
+        settings: dict[str, Any] = {}
         if variant.needs_model:
             settings = _changed(task.settings) | manifest.plain(self._maps())
+        elif variant.system is not None:
+            settings = variant.system.model_dump(exclude_defaults=True)
         parts = [*self._files(case, seed), _identity_of(tools), task.backbone]
         row |= {
             "key": rows.key([row[name] for name in ("suite", "clip", "prompt", "variant", "seed")]),

@@ -114,7 +114,7 @@ class TrainingObjective:
         context, so the gradient must be computed inside it too."""
         sample = self._draw(index)
         with ExitStack() as stack:
-            stack.enter_context(self.temporal.applied())
+            stack.enter_context(self.temporal.applied(sample.x0.shape[2]))
             if self.spatial is not None and sample.with_spatial:
                 stack.enter_context(self.spatial.applied())
             output, target = self._output_and_target(sample.x0, sample.eps, sample.t)

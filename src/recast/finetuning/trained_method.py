@@ -203,7 +203,7 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
         )
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:
-            with adapter.applied():
+            with adapter.applied(x.shape[2]):
                 return cfg_denoise(x, t)
 
         latents = yield from sample_with_events(backbone, denoise, x, sampling)

@@ -1,8 +1,9 @@
-"""Tune-A-Video: fine-tune the queries of spatial attention and all of temporal attention.
+"""Tune-A-Video: an image model is inflated to see a clip, and tuned on it.
 
 Wu et al.: "Tune-A-Video: One-Shot Tuning of Image Diffusion Models for Text-to-Video Generation",
-ICCV 2023. The paper adds temporal layers to an image model; here the temporal transformers of the
-video model take their part.
+ICCV 2023. Attention within a frame looks at the first and the previous frame, and attention over
+frames is added (`networks.inflation`). The queries and the added layers are trained. The same
+tuning of a text-to-video model is the method `tune_a_video_t2v`.
 
 Owns the choice of layers and the paper's numbers. Knows no model. `TrainedMethod` has the training.
 """
@@ -20,9 +21,10 @@ from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
 from recast.finetuning.trained_method import TrainedMethod
 from recast.finetuning.training_config import ObjectiveWithoutLoRA, TrainingConfig
-from recast.networks.adapters import Adapter, WeightDifferences
+from recast.networks.adapters import Adapter
+from recast.networks.inflation import InflatedNetwork
 
-_ROLE, _QUERIES = "all_temporal_transformers", "spatial_transformers"
+_ROLE = "spatial_transformers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,14 +48,12 @@ class Config(TrainingConfig):
 PRESETS = {
     # The released config, the only source of these numbers that was available to us.
     "reference": Config(steps=50, guidance_scale=12.5),
-    "shapes": Config(iterations=150, lr=1e-3, inversion_steps=1),
 }
 
 
 @final
 class Method(TrainedMethod[Config]):
-    """Tune the queries of spatial self- and cross-attention, and all projections of temporal
-    attention."""
+    """Tune the queries of self- and cross-attention, and attention over frames, which is added."""
 
     name = "tune_a_video"
     transformer_role = _ROLE
@@ -61,19 +61,16 @@ class Method(TrainedMethod[Config]):
     def initial_parameters(
         self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Zeros: "<component>.<layer>.diff" (out, in)."""
-        queries = [
-            attention.query
-            for transformer in backbone.transformers.get(_QUERIES, ())
-            for attention in transformer.attentions
-        ]
-        temporal = [
-            path
-            for transformer in backbone.transformers_for(_ROLE)
-            for attention in transformer.attentions
-            for path in attention
-        ]
-        return WeightDifferences.zeros(backbone.network, [*queries, *temporal], backbone.component)
+        """Zeros, as `InflatedNetwork` names them."""
+        spatial = backbone.transformers_for(_ROLE)
+        return InflatedNetwork.zeros(backbone.network, backbone.component, spatial)
 
     def adapter(self, backbone: Backbone, tensors: Mapping[str, Tensor], learning: bool) -> Adapter:
-        return WeightDifferences(backbone.network, tensors, backbone.device, backbone.component)
+        return InflatedNetwork(
+            backbone.network,
+            tensors,
+            backbone.device,
+            backbone.component,
+            backbone.transformers_for(_ROLE),
+            (*backbone.taps("all_keys"), *backbone.taps("all_values")),
+        )

@@ -50,8 +50,9 @@ class Adapter(ABC):
         }
 
     @abstractmethod
-    def applied(self) -> AbstractContextManager[None]:
-        """Inside this context the network uses the tensors. At its end, also after an exception,
+    def applied(self, frames: int | None = None) -> AbstractContextManager[None]:
+        """Inside this context the network uses the tensors on clips of this number of frames of
+        latents, which only some adapters need to know. At its end, also after an exception,
         the network is unchanged. With gradient checkpointing, the backward pass must be inside the
         context too."""
 
@@ -133,7 +134,7 @@ class LoRA(Adapter):
         return tensors
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self, frames: int | None = None) -> Iterator[None]:
         bases: dict[str, nn.Module] = {}
         try:
             for path, layer in self._layers.items():
@@ -233,7 +234,7 @@ class WeightDifferences(Adapter):
         }
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self, frames: int | None = None) -> Iterator[None]:
         handles: list[RemovableHandle] = []
 
         def hook(diff: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:

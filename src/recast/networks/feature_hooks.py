@@ -170,23 +170,29 @@ def rewritten(
 
 @contextmanager
 def extended(
-    network: nn.Module, taps: Sequence[Tap], frames: int, clips: slice = slice(None)
+    network: nn.Module,
+    taps: Sequence[Tap],
+    frames: int,
+    sources: Sequence[Sequence[int]] | None = None,
+    clips: slice = slice(None),
 ) -> Iterator[None]:
-    """Inside this context every frame has the tokens of all frames at the taps, its own first.
+    """Inside this context every frame has the tokens of several frames of its clip at the taps.
 
     At the keys and values of attention within a frame this is extended attention: every frame
-    attends to all frames of its clip. The tokens are the second to last dimension of the output,
-    which becomes F times as long. Clips of the batch that `clips` does not select keep their
-    tokens, each F times, so that their attention is the same as outside this context.
+    attends to the frames that `sources` names for it, by default to all frames, its own first. The
+    tokens are the second to last dimension of the output, which becomes as many times as long as a
+    frame has sources. Clips of the batch that `clips` does not select repeat their own tokens, so
+    that their attention is the same as outside this context.
     """
+    if sources is None:
+        sources = [[(frame + shift) % frames for shift in range(frames)] for frame in range(frames)]
 
     def change(tap: Tap, output: Tensor) -> Tensor:
-        features = tap.to_features(output, frames)
-        parts = [output]
-        for shift in range(1, features.shape[1]):
-            turned = features.clone()
-            turned[clips] = features[clips].roll(-shift, 1)
-            parts.append(_write(tap, output, turned, frames))
+        features, parts = tap.to_features(output, frames), []
+        for column in zip(*sources, strict=True):
+            chosen = features.clone()
+            chosen[clips] = features[clips][:, list(column)]
+            parts.append(_write(tap, output, chosen, frames))
         return torch.cat(parts, -2)
 
     with _changed(network, taps, change):

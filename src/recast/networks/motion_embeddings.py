@@ -83,7 +83,7 @@ class MotionEmbeddings(Adapter):
         return tensors
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self, frames: int | None = None) -> Iterator[None]:
         handles: list[RemovableHandle] = []
         try:
             for path, name in self._pairs:

@@ -34,7 +34,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "dmt": (TUNED,),
             "sdedit": _STRENGTHS,
             **dict.fromkeys(
-                ("motion_inversion", "motiondirector", "vmc", "tune_a_video"), (TUNED,)
+                ("motion_inversion", "motiondirector", "vmc", "tune_a_video_t2v"), (TUNED,)
             ),
         },
         "shapes-dit": {
