@@ -163,7 +163,7 @@ def test_the_default_presets_find_their_layers_in_the_full_size_model(model: str
     for name in method_presets.method_names():
         config = method_presets.default_config(name, model)
         missing = set(method_presets.configure(name, config).roles) - available
-        allowed = {"temporal_transformers", "all_temporal_transformers"}
+        allowed = {"temporal_transformers", "all_temporal_transformers", "spatial_transformers"}
         if not temporal and "spatial_transformers" in available:
             allowed |= {"temporal_queries", "temporal_keys"}
         if "attention_inputs" not in available:

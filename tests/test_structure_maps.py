@@ -290,11 +290,13 @@ def test_maps_and_a_control_net_need_each_other(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
 ) -> None:
     plain = stable_diffusion.tiny()
-    with pytest.raises(BadCall, match=r"`control`: .* has no ControlNet .* in `control_net`"):
+    with pytest.raises(
+        BadCall, match=r"`control`: .* reads no structure maps; .* in `control_net`"
+    ):
         run.transfer(job(), plain, store).run()
     with pytest.raises(BadCall, match="needs structure maps, and none were named; set `control`"):
         run.transfer(job(source=Source()), controlled(), store).run()
-    with pytest.raises(BadCall, match=r"`control`: .* has no ControlNet"):
+    with pytest.raises(BadCall, match=r"`control`: .* reads no structure maps"):
         recast.learn(plain, boxes(), method="controlvideo", config=CONFIG, source=CANNY)
     assert not (tmp_path / "out").exists()
 

@@ -123,12 +123,12 @@ class Conditioning:
     """A structure map of each frame, such as edges or depth, (1, 3, F, H, W) or (B, 3, F, H, W) in
     [0, 1], in pixels of the clip; None for none."""
     structure_scale: float = 1.0
-    """The weight of what a ControlNet computes from the structure maps."""
+    """The weight of what the model computes from the structure maps."""
 
     def cut(self, frames: slice) -> Conditioning:
         """The conditioning of a window of latent frames. Maps are cut too; only models whose
         latents have a frame for each frame of the clip read them."""
-        if self.structure is None:
+        if self.structure is None or frames == slice(None):
             return self
         return replace(self, structure=self.structure[:, :, frames])
 
@@ -176,8 +176,8 @@ class Backbone(ABC):
     window: int | None
     """The number of latent frames that the network sees at once; None for all frames."""
     control_net: str | None
-    """A short hash of the weights of the ControlNet, which reads structure maps; None if the model
-    has none."""
+    """A short hash of the weights of the network that reads structure maps, such as a ControlNet;
+    None if the model reads none."""
     nfe: int
     """The number of network function evaluations so far. A batch of two clips counts as two."""
 
@@ -298,11 +298,11 @@ class Backbone(ABC):
 
         A guidance-distilled network has the scale as an input and needs one forward pass. With a
         negative prompt, it also runs with classifier-free guidance: two forward passes, each with
-        1 as the input. Raises `BadCall` for structure maps if the model has no ControlNet.
+        1 as the input. Raises `BadCall` for structure maps if the model reads none.
         """
         if structure is not None and self.control_net is None:
             raise BadCall(
-                f"{self.name} has no ControlNet to read structure maps; set `control_net`"
+                f"{self.name} reads no structure maps; give it a ControlNet in `control_net`"
             )
 
         def encode(prompts: list[str]) -> Conditioning:

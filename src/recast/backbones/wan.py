@@ -8,8 +8,8 @@ and one for the others. In place of Wan's VAE and text encoder a folder may have
 VAE, which encodes every frame separately, and CLIP.
 
 Sampling is Euler, even if a folder names UniPC. TI2V-5B can read one time for each token; without
-an image all these times are equal, so one time is passed. Owns how the models are loaded and
-called. Knows no method.
+an image all these times are equal, so one time is passed. A VACE model also reads structure maps
+(`networks.vace`). Owns how the models are loaded and called. Knows no method.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLWan, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLWan,
+    WanTransformer3DModel,
+    WanVACETransformer3DModel,
+)
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderModel
 
@@ -34,6 +39,7 @@ from recast.networks.latent_layout import LatentLayout
 from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
 from recast.networks.placement import ModelPlacement
 from recast.networks.text_encoder import UMT5_XXL, ClipText, T5Text, clean_whitespace_and_html
+from recast.networks.vace import VaceControl
 from recast.networks.vae import ImageVae, WanVae
 
 if TYPE_CHECKING:
@@ -46,8 +52,10 @@ ALIASES = {
     "wan-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
     "wan2.2-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
     "wan2.2-a14b": "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+    "vace": "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
+    "vace-14b": "Wan-AI/Wan2.1-VACE-14B-diffusers",
 }
-PIPELINES = frozenset({"WanPipeline"})
+PIPELINES = frozenset({"WanPipeline", "WanVACEPipeline"})
 _CLASSES: dict[str, type[Any]] = {
     "transformer": WanTransformer3DModel,
     "vae": AutoencoderKLWan,
@@ -79,42 +87,44 @@ def load(source: str, settings: Settings) -> Backbone:
 
 
 def wrap(pipeline: DiffusionPipeline, settings: Settings) -> Backbone:
-    """Use the networks of a loaded WanPipeline, as `recast.wrap` does."""
+    """Use the networks of a loaded WanPipeline or WanVACEPipeline, as `recast.wrap` does."""
     parts = take_parts(pipeline, _CLASSES | {"transformer_2": WanTransformer3DModel})
     _check_experts(parts.transformer_2 is not None, parts.boundary_ratio)
     return Wan(parts, _defaults(parts), settings)
 
 
 def sample_with_diffusers(backbone: Wan, x: Tensor, options: dict[str, Any]) -> Tensor:
-    """The latents of a WanPipeline with Euler. It knows only Wan's own text encoder and VAE; for a
-    model with others it gets the encoded prompts of Recast and no VAE."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+    """The latents of a WanPipeline or WanVACEPipeline with Euler. WanPipeline knows only Wan's own
+    text encoder and VAE; a model with others gives it encoded prompts and no VAE. WanVACEPipeline
+    gets encoded prompts too, because its cleaning of texts needs one more library."""
+    from diffusers import WanPipeline, WanVACEPipeline
 
-    class Euler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers is untyped
-        """Its steps are even before the shift, as those of UniPC and of Recast."""
-
-        def set_timesteps(self, count: int, device: Any = None) -> None:
-            super().set_timesteps(sigmas=(1 - torch.arange(count) / count).tolist(), device=device)
-
-    parts, more = backbone.parts, dict[str, Any](expand_timesteps=False)
+    parts, more = backbone.parts, dict[str, Any]()
+    pipeline: type[Any] = WanVACEPipeline
+    if backbone.control_net is None:
+        pipeline, more = WanPipeline, {"expand_timesteps": False}
     config = parts.scheduler
-    scheduler = Euler(shift=config.get("flow_shift", config.get("shift", 1.0)))
+    scheduler = diffusers_pipeline.even_euler(config.get("flow_shift", config.get("shift", 1.0)))
     options = {**options, "latents": x}
-    if not isinstance(parts.vae, AutoencoderKLWan):
+    own_vae = isinstance(parts.vae, AutoencoderKLWan)
+    if not own_vae:
         more |= {"vae": None}
         # The size of a clip follows from the noise, and the default passes the pipeline's check.
         del options["height"], options["width"]
+    if not own_vae or pipeline is WanVACEPipeline:
         for name in ("prompt", "negative_prompt"):
             options[f"{name}_embeds"] = backbone.encode_text([options.pop(name)]).text
-    return diffusers_pipeline.sampled_latents(parts, WanPipeline, scheduler, options, more)
+    return diffusers_pipeline.sampled_latents(parts, pipeline, scheduler, options, more)
 
 
 def _classes(path: Path, *, two: bool) -> dict[str, type[Any]]:
     """The class of each part of a folder, with `two` transformers or one."""
-    classes = dict(_CLASSES)
-    if two:
-        classes = {"transformer": WanTransformer3DModel, "transformer_2": WanTransformer3DModel}
-        classes |= _CLASSES
+    config = checkpoint_loading.read_json(path / "transformer" / "config.json")
+    is_vace = config.get("_class_name") == WanVACETransformer3DModel.__name__
+    kind = WanVACETransformer3DModel if is_vace else WanTransformer3DModel
+    # The network that denoises is the first.
+    classes = {"transformer": kind, **({"transformer_2": kind} if two else {})}
+    classes |= {name: kind for name, kind in _CLASSES.items() if name not in classes}
     vae = checkpoint_loading.read_json(path / "vae" / "config.json")
     if vae.get("_class_name") == "AutoencoderKL":
         classes["vae"] = AutoencoderKL
@@ -148,6 +158,7 @@ class Wan(Backbone):
             prefixes = ["high.", "low."]
         self._placement = ModelPlacement(parts.networks, parts.device, settings)
         self._vae, self._text = self._build_vae(settings), self._build_text_encoder()
+        is_vace = isinstance(parts.transformer, WanVACETransformer3DModel)
         self._grid = dit_roles.TokenGrid()
         blocks, heads = {"blocks": self._config.num_layers}, self._config.num_attention_heads
         ropes = (f"{prefix}rope" for prefix in prefixes)
@@ -170,9 +181,11 @@ class Wan(Backbone):
                 **dit_roles.roles(blocks, heads, self._grid, experts=prefixes),
                 "positions": dit_roles.rotary(self._grid, *ropes),
             },
-            fingerprint=checkpoint_loading.fingerprint(network),
+            fingerprint=(fingerprint := checkpoint_loading.fingerprint(network)),
             word_attention=Wan._attention,
+            control_net=fingerprint if is_vace else None,
         )
+        self._vace = VaceControl(self._vae, self.layout) if is_vace else None
 
     def encode(self, video: Tensor) -> Tensor:
         self.latent_shape(*video.shape[2:])
@@ -190,6 +203,11 @@ class Wan(Backbone):
         return self._text.check(prompt)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        x, more = x.to(self.device), {}
+        if self._vace is not None:
+            more = self._vace.arguments(
+                self._expert(t), x, conditioning.structure, conditioning.structure_scale
+            )
         transformer = self._placement.activate(self._expert(t))
         f, h, w = (
             side // patch for side, patch in zip(x.shape[2:], self._config.patch_size, strict=True)
@@ -197,10 +215,11 @@ class Wan(Backbone):
         self._grid.shape = (f, h, w)
         with self._placement.checkpointing(transformer.blocks):
             out = transformer(
-                x.to(self.device, transformer.dtype),
+                x.to(transformer.dtype),
                 t.to(self.device).expand(len(x)),
                 conditioning.text,
                 return_dict=False,
+                **more,
             )[0]
         return out.float()
 
@@ -298,11 +317,15 @@ _5B_VAE = {
     "out_channels": 12,
     "scale_factor_spatial": 16,
 }
+_SMALL = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
+_VACE = {"_class_name": "WanVACETransformer3DModel"}
 PUBLISHED = {
-    "wan": _published({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+    "wan": _published(_SMALL),
     "wan-14b": _published({}),
     "wan2.2-5b": _published(_5B, _5B_VAE),
     "wan2.2-a14b": _published({}, boundary=0.875),
+    "vace": _published({**_SMALL, **_VACE, "vace_layers": [*range(0, 30, 2)]}),
+    "vace-14b": _published({**_VACE, "vace_layers": [*range(0, 40, 5)]}),
 }
 
 
@@ -311,14 +334,17 @@ def tiny() -> Backbone:
     return tiny_of()
 
 
-def tiny_of(*, experts: bool = False, wide: bool = False, stable: bool = False) -> Wan:
+def tiny_of(
+    *, experts: bool = False, wide: bool = False, stable: bool = False, vace: bool = False
+) -> Wan:
     """A small random model: like Wan 2.1; with `experts` like A14B, which has two; with `wide` like
     TI2V-5B, whose VAE has more channels; with `stable` it has the VAE and the text encoder of
-    Stable Diffusion."""
+    Stable Diffusion; with `vace` it reads structure maps."""
     channels = 6 if wide else 4
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        high, low = (_tiny_transformer(channels) for _ in range(2))
+        high, low = (_tiny_transformer(channels, vace=vace) for _ in range(2))
+        pixels = {"in_channels": 12, "out_channels": 12, "patch_size": 2} if wide else {}
         vae = AutoencoderKLWan(
             base_dim=4,
             z_dim=channels,
@@ -326,10 +352,8 @@ def tiny_of(*, experts: bool = False, wide: bool = False, stable: bool = False) 
             latents_mean=[0.1 * channel for channel in range(channels)],
             latents_std=[1.0 + 0.1 * channel for channel in range(channels)],
             is_residual=wide,
-            patch_size=2 if wide else None,
-            in_channels=12 if wide else 3,
-            out_channels=12 if wide else 3,
             scale_factor_spatial=16 if wide else 8,
+            **pixels,
         )
         text_encoder, tokenizer = tiny_networks.umt5(16)
         if stable:
@@ -353,8 +377,12 @@ def tiny_of(*, experts: bool = False, wide: bool = False, stable: bool = False) 
     return Wan(parts, defaults, Settings(device="cpu"))
 
 
-def _tiny_transformer(channels: int) -> WanTransformer3DModel:
-    return WanTransformer3DModel(
+def _tiny_transformer(channels: int, *, vace: bool) -> Any:
+    kind, more = WanTransformer3DModel, dict[str, Any]()
+    if vace:  # a mask of eight by eight pixels for each position
+        kind, more = WanVACETransformer3DModel, {"vace_layers": [0, 2]}
+        more["vace_in_channels"] = 2 * channels + 64
+    network = kind(
         num_attention_heads=2,
         attention_head_dim=12,
         in_channels=channels,
@@ -363,4 +391,8 @@ def _tiny_transformer(channels: int) -> WanTransformer3DModel:
         freq_dim=16,
         ffn_dim=32,
         num_layers=3,
+        **more,
     )
+    if vace:
+        tiny_networks.add_noise(network)  # the outputs of the branch are zero at first
+    return network

@@ -75,7 +75,6 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
         """The settings of the spatial LoRA; None if the objective has none."""
         return None
 
-    @final
     @property
     def roles(self) -> tuple[str, ...]:
         return (self.transformer_role,)

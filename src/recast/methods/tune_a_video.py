@@ -24,7 +24,7 @@ from recast.finetuning.training_config import ObjectiveWithoutLoRA, TrainingConf
 from recast.networks.adapters import Adapter
 from recast.networks.inflation import InflatedNetwork
 
-_ROLE = "spatial_transformers"
+_ROLE, _KEYS_AND_VALUES = "spatial_transformers", ("all_keys", "all_values")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +58,10 @@ class Method(TrainedMethod[Config]):
     name = "tune_a_video"
     transformer_role = _ROLE
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (_ROLE, *_KEYS_AND_VALUES)
+
     def initial_parameters(
         self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator
     ) -> dict[str, Tensor]:
@@ -72,5 +76,5 @@ class Method(TrainedMethod[Config]):
             backbone.device,
             backbone.component,
             backbone.transformers_for(_ROLE),
-            (*backbone.taps("all_keys"), *backbone.taps("all_values")),
+            [tap for role in _KEYS_AND_VALUES for tap in backbone.taps(role)],
         )

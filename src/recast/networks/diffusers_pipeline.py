@@ -42,6 +42,18 @@ def sampled_latents(
     return latents.float()
 
 
+def even_euler(shift: float) -> Any:
+    """diffusers' Euler for flow matching, with steps that are even before the shift, as those of
+    UniPC and of Recast are."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    class Euler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # diffusers is untyped
+        def set_timesteps(self, count: int, device: Any = None) -> None:
+            super().set_timesteps(sigmas=(1 - torch.arange(count) / count).tolist(), device=device)
+
+    return Euler(shift=shift)
+
+
 def build(
     parts: ModelParts, pipeline: type[Any], more_parts: Mapping[str, Any] = MappingProxyType({})
 ) -> Any:

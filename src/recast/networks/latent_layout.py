@@ -58,11 +58,16 @@ class LatentLayout:
         spans = [slice(0, 1), *(slice(start, start + size) for start in range(1, frames, size))]
         return [spans[0], *spans] if self.repeats_first_frame else spans
 
+    def pixels(self, latents: Sequence[int]) -> tuple[int, int, int]:
+        """The frames, height and width of the clip whose latents are (f, h, w)."""
+        frames, height, width = latents
+        factor = self.spatial_factor
+        return (frames - 1) * self.frames_per_latent + 1, height * factor, width * factor
+
     def check_maps(self, maps: Sequence[int], latents: Sequence[int]) -> None:
         """Raise `BadCall` unless structure maps (F, H, W) are those of a clip whose latents are
         (f, h, w)."""
-        frames, height, width = latents
-        needed = (frames, height * self.spatial_factor, width * self.spatial_factor)
+        needed = self.pixels(latents)
         if tuple(maps) != needed:
             raise BadCall(
                 f"the structure maps are (frames, height, width) = {tuple(maps)}; those of this "

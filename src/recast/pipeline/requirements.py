@@ -58,13 +58,13 @@ def check_control_net(method: MotionMethod[Any], backbone: Backbone, source: Sou
     the method reads them."""
     if source.named_maps is not None and backbone.control_net is None:
         raise BadCall(
-            f"`{source.named_maps}`: {backbone.name} has no ControlNet to read structure maps; "
-            "give one in `control_net`, or choose a model that holds one"
+            f"`{source.named_maps}`: {backbone.name} reads no structure maps; give a ControlNet in "
+            "`control_net`, or choose a model that reads them, such as vace"
         )
     if source.named_maps is None and backbone.control_net is not None and method.takes_structure:
         raise BadCall(
-            f"the ControlNet of {backbone.name} needs structure maps, and none were named; set "
-            "`control` to canny or to the path of maps, or set `control_model`"
+            f"{backbone.name} reads structure maps, and none were named; set `control` to canny or "
+            "to the path of maps, or set `control_model`"
         )
 
 
