@@ -294,7 +294,7 @@ def test_maps_and_a_control_net_need_each_other(
         BadCall, match=r"`control`: .* reads no structure maps; .* in `control_net`"
     ):
         run.transfer(job(), plain, store).run()
-    with pytest.raises(BadCall, match="needs structure maps, and none were named; set `control`"):
+    with pytest.raises(BadCall, match="reads structure maps, and none were named; set `control`"):
         run.transfer(job(source=Source()), controlled(), store).run()
     with pytest.raises(BadCall, match=r"`control`: .* reads no structure maps"):
         recast.learn(plain, boxes(), method="controlvideo", config=CONFIG, source=CANNY)
