@@ -10,7 +10,7 @@ from diffusers import UniPCMultistepScheduler
 from recast.backbones import cogvideox, hunyuan, ltx, wan
 from recast.backbones.base import Settings
 from recast.networks.library_logging import quiet
-from recast.networks.pipeline_parts import ModelParts
+from recast.networks.model_parts import ModelParts
 from recast.pipeline import model_loading
 
 from .inputs import noise_levels, random_clip, random_latents

@@ -22,7 +22,8 @@ from recast.backbones.unet3d import LatentUNet
 from recast.errors import BadModel
 from recast.networks import checkpoint_loading, lora, meta_model, pipeline_parts, placement
 from recast.networks import tiny as tiny_networks
-from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
+from recast.networks.model_parts import ModelParts
+from recast.networks.pipeline_parts import open_folder, take_parts
 from recast.networks.text_encoder import CLIP_LARGE
 from recast.networks.vae import STABLE_DIFFUSION_VAE
 

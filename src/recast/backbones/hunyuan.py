@@ -29,7 +29,8 @@ from recast.networks import checkpoint_loading, diffusers_pipeline, dit_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout
-from recast.networks.pipeline_parts import ModelParts, open_folder, take_parts
+from recast.networks.model_parts import ModelParts
+from recast.networks.pipeline_parts import open_folder, take_parts
 from recast.networks.placement import ModelPlacement
 from recast.networks.text_encoder import CLIP_LARGE, ClipPooledText, LlamaText
 from recast.networks.vae import ScaledVideoVae

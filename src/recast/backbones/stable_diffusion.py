@@ -22,7 +22,8 @@ from recast.backbones.base import Backbone, Defaults, Settings
 from recast.backbones.unet3d import LatentUNet, load_parts, wrap_parts
 from recast.networks import checkpoint_loading, diffusers_pipeline
 from recast.networks import tiny as tiny_networks
-from recast.networks.pipeline_parts import ModelParts, open_folder
+from recast.networks.model_parts import ModelParts
+from recast.networks.pipeline_parts import open_folder
 from recast.networks.text_encoder import CLIP_LARGE, OPENCLIP_HUGE
 from recast.networks.vae import STABLE_DIFFUSION_VAE
 

@@ -38,13 +38,8 @@ from recast.networks import (
 from recast.networks import tiny as tiny_networks
 from recast.networks.feature_hooks import Tap, record
 from recast.networks.latent_layout import LatentLayout
-from recast.networks.pipeline_parts import (
-    ModelFolder,
-    ModelParts,
-    PartClasses,
-    open_folder,
-    take_parts,
-)
+from recast.networks.model_parts import ModelParts
+from recast.networks.pipeline_parts import ModelFolder, PartClasses, open_folder, take_parts
 from recast.networks.placement import ModelPlacement
 from recast.networks.text_encoder import OPENCLIP_HUGE, ClipText
 from recast.networks.vae import STABLE_DIFFUSION_VAE, ImageVae

@@ -19,7 +19,7 @@ from torch import Tensor
 from recast.networks.library_logging import quiet
 
 if TYPE_CHECKING:
-    from recast.networks.pipeline_parts import ModelParts
+    from recast.networks.model_parts import ModelParts
 
 
 def sampled_latents(

@@ -22,7 +22,7 @@ from recast.networks.library_logging import quiet
 from recast.networks.settings import LoRAFile
 
 if TYPE_CHECKING:
-    from recast.networks.pipeline_parts import ModelParts
+    from recast.networks.model_parts import ModelParts
 
 _ADAPTER = "recast"
 _SUFFIX = ".safetensors"

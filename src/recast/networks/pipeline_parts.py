@@ -1,4 +1,4 @@
-"""The parts of a model, under the names of diffusers' pipelines.
+"""Loading the parts of a model.
 
 Owns how a model folder is opened, in which order its parts are loaded, and how the parts of a
 loaded pipeline are taken. It refuses to know the classes and numbers of a model: a backbone gives
@@ -14,55 +14,20 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel
 from recast.networks import checkpoint_loading, lora, meta_model, placement
 from recast.networks.devices import usable_device
+from recast.networks.model_parts import ModelParts
 from recast.networks.settings import LoRAFile, NetworkSettings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_CPU = torch.device("cpu")
 PartClasses = Mapping[str, type[Any]]
 """Name of a part -> its class, such as `unet` or `transformer`, `vae`, `text_encoder` and
 `tokenizer`. The network that denoises is the first."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelParts:
-    """The networks, tokenizers and scheduler config of one model, named as in diffusers' pipelines.
-    A part that the model does not have is None."""
-
-    name: str
-    scheduler: Mapping[str, Any]
-    """The config of the scheduler."""
-    device: torch.device = _CPU
-    text_encoder: Any
-    tokenizer: Any
-    unet: Any = None
-    transformer: Any = None
-    transformer_2: Any = None
-    """The second expert of a model with two experts, for the less noisy levels."""
-    boundary_ratio: float | None = None
-    """The noise level, from 0 to 1, below which `transformer_2` is used."""
-    vae: Any = None
-    controlnet: Any = None
-    """The ControlNet beside the UNet."""
-    text_encoder_2: Any = None
-    tokenizer_2: Any = None
-    words: frozenset[str] = frozenset()
-    """All words on which the model was trained; empty if they are unknown."""
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        """All networks, the one that denoises first."""
-        denoising = ("unet", "transformer", "transformer_2", "controlnet")
-        names = (*denoising, "vae", "text_encoder", "text_encoder_2")
-        parts = (getattr(self, name) for name in names)
-        return [part for part in parts if part is not None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recast.errors import BadCall, BadModel
-from recast.networks.pipeline_parts import ModelParts
+from recast.networks.model_parts import ModelParts
 from recast.networks.placement import ModelPlacement
 
 T5_XXL = {

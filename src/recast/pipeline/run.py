@@ -16,7 +16,14 @@ from recast.errors import BadCall, BadClip
 from recast.events import Event, job
 from recast.motions.method import MotionMethod
 from recast.motions.motion import Motion
-from recast.pipeline import edit_mask, method_presets, output_folder, requirements, source_clip
+from recast.pipeline import (
+    edit_mask,
+    method_presets,
+    output_folder,
+    requirements,
+    source_clip,
+    structure_maps,
+)
 from recast.pipeline.config import Draw, LearnConfig, RunConfig, check_prompt
 from recast.pipeline.method_presets import PresetRecord
 from recast.pipeline.motion_cache import MotionCache
@@ -112,6 +119,7 @@ def learn(
         if path.suffix == MOTION_SUFFIX:
             raise BadClip(f"{path} is a motion file; a motion is learned from a video")
         source_clip.check_opens(path, config.source)
+    structure_maps.check(config.source)
     cache, log = cache or MotionCache.default(), RunLog()
     with explain_memory_errors(log, config.settings):
         yield from _record_preset(log, config, backbone, named=config.preset is not None)
@@ -157,6 +165,7 @@ def _open_source(config: RunConfig[Any], method: MotionMethod[Any]) -> Motion | 
     """The motion if the source is a motion file; None if it is a clip that can be opened."""
     if config.clip.suffix != MOTION_SUFFIX:
         source_clip.check_opens(config.clip, config.source)
+        structure_maps.check(config.source)
         return None
     motion = Motion.load(config.clip)
     if motion.method != config.method:

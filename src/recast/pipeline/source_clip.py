@@ -18,7 +18,6 @@ from recast.backbones.base import Backbone
 from recast.errors import BadCall, BadClip, OneFrame, check_finite
 from recast.media import video as videos
 from recast.media.video import Fit, Video
-from recast.pipeline import structure_maps
 
 MOTION_SUFFIX = ".safetensors"
 """The suffix that distinguishes a motion file from a clip."""
@@ -117,9 +116,8 @@ def check_characters(name: str, text: str) -> None:
 
 def check_opens(path: Path, source: Source) -> None:
     """Find a bad clip, or one without motion, before a model is loaded. Raises `BadClip`,
-    `BadCall`, `BadModel`."""
+    `BadCall`."""
     videos.check_opens(path, start=source.start, fps=source.fps)
-    structure_maps.check(source)
 
 
 def read(path: Path, source: Source, backbone: Backbone) -> FittedClip:

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,14 +18,12 @@ from recast.media import video as videos
 from recast.media.frame_source import Pixels
 from recast.media.video import Video
 from recast.pipeline import manifest
-
-if TYPE_CHECKING:
-    from recast.pipeline.source_clip import FittedClip, Source
+from recast.pipeline.source_clip import FittedClip, Source
 
 CANNY = Path("canny")
 
 
-def check(source: "Source") -> None:
+def check(source: Source) -> None:
     """Check the maps of a call before a model is loaded. Raises `BadClip` for maps that cannot be
     read, `BadModel` for another model than one for depth, and `BadCall` for both at once."""
     if source.control is not None and source.control_model is not None:
@@ -44,7 +42,7 @@ def check(source: "Source") -> None:
 
 
 def maps_of(
-    clip: "FittedClip", source: "Source", device: torch.device
+    clip: FittedClip, source: Source, device: torch.device
 ) -> tuple[Video, Mapping[str, Any]] | None:
     """The structure maps of a fitted clip, with as many frames and of the same size, and what the
     manifest says about them; None if the call names none.
@@ -73,7 +71,7 @@ def maps_of(
     return maps, {**facts, "fitted_sha256": manifest.frames_hash(maps)}
 
 
-def _read(path: Path, clip: "FittedClip", source: "Source") -> Pixels:
+def _read(path: Path, clip: FittedClip, source: Source) -> Pixels:
     """The maps of a file or folder, for a fitted clip."""
     video = clip.video
     try:

@@ -43,12 +43,8 @@ from recast.events import Event, job
 from recast.networks import checkpoint_loading, unet_roles
 from recast.networks import tiny as tiny_networks
 from recast.networks.latent_layout import LatentLayout
-from recast.networks.pipeline_parts import (
-    ModelParts,
-    open_folder,
-    read_scheduler,
-    take_parts,
-)
+from recast.networks.model_parts import ModelParts
+from recast.networks.pipeline_parts import open_folder, read_scheduler, take_parts
 from recast.networks.placement import ModelPlacement
 from recast.networks.text_encoder import T5Text
 
