@@ -38,7 +38,8 @@ _PLAIN_ERRORS = (
     (r"Missing value for argument '(\S+)'.*", r"\1 needs a value"),
     (
         r"Unrecognized options: (.*)\.",
-        r"unexpected arguments: \1; put a text of several words in quotation marks",
+        r"unexpected arguments: \1; put a text of several words in quotation marks, and its flag "
+        "before it if it has one",
     ),
 )
 """Regular expressions for tyro's messages, each with what Recast says instead."""
