@@ -54,7 +54,7 @@ class LearnMotion(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=[defaults.AUTO, *method_presets.method_names()],
+                    options=[defaults.AUTO, *method_presets.methods_of_clips()],
                     default=defaults.AUTO,
                     tooltip="auto is the best measured method on a shipped model, and dmt on any "
                     "other model.",

@@ -23,6 +23,11 @@ def method_names() -> list[str]:
     return registry.names("methods")
 
 
+def methods_of_clips() -> list[str]:
+    """The names of the methods that need no more than a clip, and no structure maps."""
+    return [name for name in method_names() if not method_module(name).Method.takes_structure]
+
+
 def method_module(name: str) -> ModuleType:
     """The module of a method. Raises `UnknownName`."""
     return registry.load("methods", name)

@@ -97,11 +97,11 @@ class PageEvents:
         return self.service.models.choices()
 
     def method_choices(self) -> list[tuple[str, str]]:
-        """Label and name of every method."""
-        return [("Automatic", AUTO), *((name, name) for name in method_presets.method_names())]
+        """Label and name of every method for clips. The page has no place for structure maps."""
+        return [("Automatic", AUTO), *((name, name) for name in method_presets.methods_of_clips())]
 
     def compared_methods(self) -> list[tuple[str, str]]:
-        """Label and name of every method, for a comparison."""
+        """Label and name of every method for clips, for a comparison."""
         return self.method_choices()[1:]
 
     def first_presets(self) -> list[tuple[str, str]]:
