@@ -307,11 +307,16 @@ class _Editor:
             emphasized=words[1].tokens(config.emphasized),
             emphasis=config.emphasis,
         )
-        blended = [one.tokens(config.blend_words) for one in words]
-        size = [
-            -(-side // config.blend_downsampling) for side in motion.tensors[_SOURCE].shape[-2:]
-        ]
-        self._blend = LocalBlend(*blended, size, config.blend_threshold) if any(blended) else None
+        self._blend = self._local_blend(*words) if config.blend_words else None
+
+    def _local_blend(self, source: Words, sample: Words) -> LocalBlend:
+        config, size = self._config, self._motion.tensors[_SOURCE].shape[-2:]
+        return LocalBlend(
+            source.tokens(config.blend_words),
+            sample.tokens(config.blend_words),
+            [-(-side // config.blend_downsampling) for side in size],
+            config.blend_threshold,
+        )
 
     def __call__(self, x: Tensor, t: Tensor) -> Denoised:
         self._level = self._level_of[float(t)]
