@@ -199,7 +199,7 @@ def test_blended_positions_attend_to_the_words_of_one_of_the_prompts() -> None:
     wrong = LocalBlend([1], [2], (3, 3), 0.3)
     wrong.add(maps)
     with pytest.raises(BadCall, match="maps of 3x3 positions, but of 16; choose another"):
-        wrong.mask(8, 8)
+        wrong.check()
 
 
 def inflated(backbone: Backbone) -> InflatedNetwork:
@@ -252,6 +252,7 @@ def test_copied_maps_of_attention_over_frames(backbone: Backbone) -> None:
     assert torch.equal(attend(torch.nn.Identity(), (), x.flatten(0, 1)).view_as(x), plain)
 
 
+@pytest.mark.slow
 def test_null_text_optimisation_lowers_the_reconstruction_error(backbone: Backbone) -> None:
     x0, scale = backbone.encode(CLIP), 7.5
     events = record_inversion(backbone, x0, "a cat", 3, guided_steps=3, inversion_steps=3)
@@ -332,6 +333,7 @@ def test_words_and_motions_that_do_not_fit_are_refused(backbone: Backbone, motio
         requirements.check_model(method(), gaussian())
 
 
+@pytest.mark.slow
 def test_learning_resumes_from_a_checkpoint(backbone: Backbone) -> None:
     learner, events = method(iterations=3, checkpoint_every=2, inner_steps=2), list[Event]()
     learned = learner.learn(backbone, CLIP, "a cat", SAMPLING)

@@ -63,15 +63,18 @@ class LocalBlend:
         new = torch.stack([_attention_to(one, tokens) for one, tokens in pairs])
         self._sum = new if self._sum is None else self._sum + new
 
-    def mask(self, height: int, width: int) -> Tensor:
-        """True where the sample is kept, (1, 1, F, H, W). Raises `BadCall` if no layer had maps of
-        the right size."""
+    def check(self) -> None:
+        """Raise `BadCall` if no map of the right size was added."""
         if self._sum is None:
             raise BadCall(
                 f"no cross-attention of this model has maps of {self._size[0]}x{self._size[1]} "
                 "positions, but of "
                 f"{', '.join(map(str, sorted(self._found)))}; choose another `blend_downsampling`"
             )
+
+    def mask(self, height: int, width: int) -> Tensor:
+        """True where the sample is kept, (1, 1, F, H, W)."""
+        assert self._sum is not None
         maps = rearrange(self._sum, "b f (h w) -> b f h w", h=self._size[0])
         maps = interpolate(max_pool2d(maps, 3, 1, 1), (height, width))
         share = maps / maps.amax((2, 3), keepdim=True).clamp_min(1e-12)

@@ -333,6 +333,8 @@ class _Editor:
                         rewritten_maps(self._backbone.network, taps, self._rewrite, frames, clips)
                     )
                 out = self._batch(torch.cat([sample[:-1], source, sample[-1:]]), t)
+            if self._blend is not None:
+                self._blend.check()
             kept = [*range(len(sample) - 1), -1]
             return Denoised(out.x0[kept], out.eps[kept])
 
