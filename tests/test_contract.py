@@ -26,7 +26,7 @@ SHORT = {"inversion_steps": 2, "inner_steps": 2, "iterations": 2, "training_step
 # The tokenizers of the small models have a token for each letter, so a preset's texts are too long.
 NO_TEXT = {"prompt_suffix": "", "negative_prompt": ""}
 OVER_TIME = ("temporal_queries", "temporal_keys")
-WITHIN_A_FRAME = ("attention_inputs", "self_attention", "all_keys", "all_values")
+WITHIN_A_FRAME = ("attention_inputs", "self_attention", "all_keys", "all_values", "cross_attention")
 
 
 def configured(name: str, backbone: str) -> MotionMethod[Any]:

@@ -168,7 +168,7 @@ def test_the_default_presets_find_their_layers_in_the_full_size_model(model: str
             allowed |= {"temporal_queries", "temporal_keys"}
         if "attention_inputs" not in available:
             allowed |= {"attention_inputs", "self_attention", "all_keys", "all_values"}
-            allowed |= {"decoder1.spatial_conv"}
+            allowed |= {"cross_attention", "decoder1.spatial_conv"}
         assert missing <= allowed
         if name == "motion_inversion":
             assert missing or config.places <= len(temporal)

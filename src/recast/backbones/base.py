@@ -201,8 +201,10 @@ class Backbone(ABC):
         word_attention: Callable[[Any, Tensor, Tensor, str], Tensor] | None = None,
         cascade: Callable[[Any, Tensor, str, int], Job[Tensor]] | None = None,
         control_net: str | None = None,
+        token_spans: Callable[[str], list[slice]] | None = None,
     ) -> None:
-        """`word_attention` implements `attention` for a model with cross-attention to its text.
+        """`word_attention` implements `attention` for a model with cross-attention to its text, and
+        `token_spans` implements the method of this name.
         `cascade` runs the stages that follow the network on a decoded clip, the prompt and the
         seed. Both are functions whose first argument is the backbone. The other arguments are the
         attributes. Raises `BadCall` for a window that the model does not accept."""
@@ -213,6 +215,7 @@ class Backbone(ABC):
         self.guidance_distilled = guidance_distilled
         self.frame_multiplier, self.temporal_patch = frame_multiplier, temporal_patch
         self._word_attention, self._cascade = word_attention, cascade
+        self._token_spans = token_spans
         self.control_net = control_net
         self.offload, self.weights = settings.offload, settings.weights
         self.dynamic_guidance = settings.dynamic_guidance
@@ -268,6 +271,17 @@ class Backbone(ABC):
                 "mask as an image, a video or a box"
             )
         return self._word_attention(self, x, t, prompt)
+
+    @final
+    def token_spans(self, prompt: str) -> list[slice]:
+        """The tokens of each word of a prompt, in the text of `Conditioning`. Words are separated
+        by white space. Raises `BadCall` for a model whose tokens do not belong to words."""
+        if self._token_spans is None:
+            raise BadCall(
+                f"the tokens of {self.name} cannot be assigned to words of the prompt; use a UNet "
+                "or an image model"
+            )
+        return self._token_spans(prompt)
 
     @final
     def finish(self, latents: Tensor, prompt: str, seed: int) -> Job[Tensor]:

@@ -174,6 +174,7 @@ class LatentUNet(Backbone):
             transformers=_without_time(transformers) if by_frame else transformers,
             fingerprint=checkpoint_loading.fingerprint(unet) + ("@frames" if by_frame else ""),
             word_attention=LatentUNet._attention if self._cross_attentions else None,
+            token_spans=self._text.token_spans,
             control_net=(
                 None
                 if parts.controlnet is None

@@ -44,17 +44,19 @@ def record_inversion(
     inversion_steps: int,
     taps: Sequence[Tap] = (),
     reduce: Callable[[Tensor], Tensor] = lambda features: features,
+    change: Callable[[Denoiser], Denoiser] = lambda denoise: denoise,
 ) -> Generator[Event, None, Trace]:
     """Invert latents x0 (1, C, F, H, W) at guidance scale 1 in approximately `inversion_steps`
     steps of the backbone's kind.
 
     x_t and the features at `taps` are recorded at the noisiest `guided_steps` levels of a sampler
     with `sampling_steps`. `reduce` maps the features (1, F, H, W, C) of one level to what is
-    recorded, (1, F, …). Raises `NotFinite`.
+    recorded, (1, F, …). `change` maps the denoiser of the prompt to the one that inverts, such as
+    one with an adapter. Raises `NotFinite`.
     """
     x, kind, schedule = x0, backbone.inversion, backbone.schedule.sized(x0.shape)
     grid = schedule.grid(sampling_steps)
-    plain = backbone.denoiser(backbone.encode_text([prompt]))
+    plain = change(backbone.denoiser(backbone.encode_text([prompt])))
     recorder = _Recorder(backbone, plain, grid[:guided_steps].tolist(), taps, reduce)
     fine_grid = inversion_grid(schedule, grid, inversion_steps, kind)
     if kind == "noised":

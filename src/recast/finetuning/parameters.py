@@ -42,8 +42,9 @@ def learned_parameters(motion: Motion) -> dict[str, Tensor]:
 def with_parameters(
     motion: Motion, tensors: Mapping[str, Tensor], losses: Sequence[float]
 ) -> Motion:
-    """The motion with only its noise and these tensors, and with these losses in its metadata."""
-    changed = motion.with_tensors(tensors, keep=["noise"])
+    """The motion with only its noise, if it has one, and these tensors, and with these losses in
+    its metadata."""
+    changed = motion.with_tensors(tensors, keep={"noise"} & motion.tensors.keys())
     return replace(changed, metadata={**motion.metadata, "losses": list(losses)})
 
 

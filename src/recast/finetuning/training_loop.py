@@ -24,11 +24,11 @@ def train_with_checkpoints(
     optimizer_class: Callable[..., Optimizer],
     state: Motion,
 ) -> Generator[Event, None, Motion]:
-    """Train from `state`, which is a motion that holds only the inverted noise, or a checkpoint.
+    """Train from `state`, which is a motion that holds at most the inverted noise, or a checkpoint.
 
-    Returns a motion with the noise, the temporal adapter's parameters in float16, and the losses of
-    all iterations in its metadata. Raises `BadMotion` for a checkpoint that does not fit the
-    adapters, and `NotFinite`.
+    Returns a motion with the noise of `state`, the temporal adapter's parameters in float16, and
+    the losses of all iterations in its metadata. Raises `BadMotion` for a checkpoint that does not
+    fit the adapters, and `NotFinite`.
     """
     config, scale = objective.config, LossScale()
     groups = objective.groups(spatial_lr)

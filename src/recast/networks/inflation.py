@@ -5,6 +5,9 @@ ICCV 2023. Attention within a frame attends to the first and the previous frame 
 attention), and each transformer block ends with a new attention over frames, whose last layer is
 zero at first. The queries and the new layers are trained.
 
+Liu et al.: "Video-P2P: Video Editing with Cross-attention Control", CVPR 2024, attends to the first
+frame alone.
+
 Owns these changes as an adapter. It refuses to know methods and training.
 """
 
@@ -27,6 +30,16 @@ from recast.networks.feature_hooks import Tap, extended
 _NEW = ".attn_temp."
 _MATRICES = ("to_q", "to_k", "to_v", "to_out")
 _BIAS = "to_out.bias"
+
+
+def first_and_previous(frame: int) -> Sequence[int]:
+    """The frames to which a frame attends in Tune-A-Video."""
+    return 0, max(frame - 1, 0)
+
+
+def first(frame: int) -> Sequence[int]:
+    """The frame to which every frame attends in Video-P2P."""
+    return (0,)
 
 
 class _Block(NamedTuple):
@@ -56,16 +69,18 @@ class InflatedNetwork(Adapter):
         component: str,
         transformers: Sequence[Transformer],
         keys_and_values: Sequence[Tap],
+        sources: Callable[[int], Sequence[int]] = first_and_previous,
     ) -> None:
         """`transformers` are the transformers within a frame. `keys_and_values` are the taps of
-        their self-attentions."""
+        their self-attentions. `sources` gives the frames to which a frame attends."""
         new = {name: tensor for name, tensor in tensors.items() if _NEW in name}
         super().__init__(network, new, device)
         old = {name: tensor for name, tensor in tensors.items() if _NEW not in name}
         self._queries = WeightDifferences(network, old, device, component)
         self._new = dict(self.tensors)
         self.tensors = dict(sorted({**self._queries.tensors, **self._new}.items()))
-        self._taps, self._component = keys_and_values, component
+        self._taps, self._component, self._sources = keys_and_values, component, sources
+        self._copied_maps: tuple[int, int] | None = None
         self._blocks = _blocks(network, transformers)
         self._initial = _initial_weights(self._blocks, device)
         self._check()
@@ -74,7 +89,7 @@ class InflatedNetwork(Adapter):
     def zeros(
         network: nn.Module, component: str, transformers: Sequence[Transformer]
     ) -> dict[str, Tensor]:
-        """Tensors without effect, except that attention within a frame is sparse-causal."""
+        """Tensors without effect, except that attention within a frame looks at other frames."""
         queries = [attention.query for one in transformers for attention in one.attentions]
         tensors = WeightDifferences.zeros(network, queries, component)
         for block in _blocks(network, transformers):
@@ -89,13 +104,23 @@ class InflatedNetwork(Adapter):
         assert frames is not None
         with ExitStack() as stack:
             stack.enter_context(self._queries.applied())
-            sources = [(0, max(frame - 1, 0)) for frame in range(frames)]
+            sources = [self._sources(frame) for frame in range(frames)]
             stack.enter_context(extended(self.network, self._taps, frames, sources))
             for block in self._blocks:
                 module = self.network.get_submodule(block.path)
                 handle = module.register_forward_hook(self._attend_over_time(block, frames))
                 stack.callback(handle.remove)
             yield
+
+    @contextmanager
+    def copied_maps(self, source: int, target: int) -> Iterator[None]:
+        """Inside this context the new attentions of the clip `target` of a batch have the attention
+        maps of the clip `source`, that is its queries and keys."""
+        self._copied_maps = (source, target)
+        try:
+            yield
+        finally:
+            self._copied_maps = None
 
     def _attend_over_time(
         self, block: _Block, frames: int
@@ -114,11 +139,21 @@ class InflatedNetwork(Adapter):
                 rearrange(linear(normed, weight), "m f (h d) -> m h f d", h=block.heads)
                 for weight in weights[:3]
             )
+            if self._copied_maps is not None:
+                q, k = (self._with_copy(x, len(output) // frames) for x in (q, k))
             attended = rearrange(scaled_dot_product_attention(q, k, v), "m h f d -> m f (h d)")
             x = x + linear(attended, weights[3], bias)
             return rearrange(x, "(b n) f c -> (b f) n c", n=output.shape[1])
 
         return attend
+
+    def _with_copy(self, x: Tensor, clips: int) -> Tensor:
+        """Queries or keys (B·N, …), in which one clip has those of another one."""
+        assert self._copied_maps is not None
+        source, target = self._copied_maps
+        x = rearrange(x, "(b n) ... -> b n ...", b=clips).clone()
+        x[target] = x[source]
+        return rearrange(x, "b n ... -> (b n) ...")
 
     def _check(self) -> None:
         expected = {

@@ -60,6 +60,7 @@ _PROJECTIONS = {
 _IN_AND_OUT = {
     "attention_inputs": _SELF_ATTENTION + "norm1",
     "self_attention": _SELF_ATTENTION + "attn1",
+    "cross_attention": _SELF_ATTENTION + "attn2",
 }
 _TEMPORAL_PROJECTIONS = {"temporal_queries": "to_q", "temporal_keys": "to_k"}
 
@@ -72,7 +73,8 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
     "queries", "keys" and "values" belong to all self-attentions within a frame in the up blocks
     (DreamMotion). "all_keys", "all_values", "attention_inputs" and "self_attention" belong to
     the self-attentions within a frame of all blocks (TokenFlow): the inputs are normalised, and the
-    outputs are before the residual sum. "decoder<n>.temporal_queries" and
+    outputs are before the residual sum. "cross_attention" are the outputs of the attentions to the
+    text in the same layers (Prompt-to-Prompt). "decoder<n>.temporal_queries" and
     "decoder<n>.temporal_keys" belong to all attentions over frames in an up block; without a block
     they are those of up block 1 (MotionClone).
     """
@@ -105,7 +107,7 @@ def roles(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
 
 
 def _attention_within_a_frame(unet: nn.Module) -> dict[str, tuple[Tap, ...]]:
-    """The roles of self-attention within a frame."""
+    """The roles of attention within a frame and to the text."""
     found = {
         role: tuple(_projections(unet, pattern, tokens)) for role, pattern in _PROJECTIONS.items()
     }
