@@ -16,6 +16,7 @@ from recast.methods import dmt
 from recast.motions.motion import Motion
 from recast.pipeline import manifest
 from recast.pipeline.method_presets import config_of_motion
+from recast.pipeline.source_clip import Source
 
 DATA = Path(__file__).parent / "data"
 MOTION, RUN = DATA / "motion-of-0.1.0.safetensors", DATA / "run-of-0.1.0"
@@ -55,10 +56,13 @@ def test_the_command_line_writes_the_same_manifest_as_before(
     assert now.keys() == before.keys()
     for key in ("versions", "timings", "loss_per_step", "hashes", "notes"):
         assert type(now.pop(key)) is type(before.pop(key))
-    for part, defaults in (("config", dmt.Config()), ("settings", Settings())):
+    # And it says which ControlNet was used.
+    assert now["backbone"].pop("control_net") is None
+    parts = {"config": dmt.Config(), "settings": Settings(), "source": Source()}
+    for part, defaults in parts.items():
         own = now["config"][part]
         for name in own.keys() - before["config"][part].keys():
-            assert own.pop(name) == getattr(defaults, name)
+            assert own.pop(name) == manifest.plain(getattr(defaults, name))
     assert now == before
     assert now["format"] == manifest.FORMAT
 

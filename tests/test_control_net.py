@@ -108,7 +108,9 @@ def test_maps_of_another_length_or_size_are_refused() -> None:
 
 
 def test_maps_without_a_control_net_are_refused() -> None:
-    with pytest.raises(BadCall, match="no ControlNet to read structure maps; set `control_net`"):
+    with pytest.raises(
+        BadCall, match="reads no structure maps; give it a ControlNet in `control_net`"
+    ):
         sampled(stable_diffusion.tiny(), noise(1, 4, 3, 8, 8), structure=MAPS)
 
 

@@ -32,6 +32,7 @@ OF_ALL_BLOCKS = {
     "all_values": "attn1.to_v",
     "attention_inputs": "norm1",
     "self_attention": "attn1",
+    "cross_attention": "attn2",
 }
 
 
@@ -184,7 +185,7 @@ def test_the_roles_have_the_published_shapes() -> None:
         assert [tap.path.split(".")[2] for tap in roles[role]] == 9 * ["attentions"]
         assert all(tap.path.endswith(end) for tap in roles[role])
         assert [tap.heads for tap in roles[role]] == [20, 20, 20, 10, 10, 10, 5, 5, 5]
-    # All sixteen self-attentions within a frame, in the down, middle and up blocks.
+    # All sixteen attentions within a frame and to the text, in the down, middle and up blocks.
     for role, end in OF_ALL_BLOCKS.items():
         parts = [tap.path.partition(".attentions.") for tap in roles[role]]
         blocks = [block for block, _, _ in parts]
