@@ -232,11 +232,13 @@ def _connect(
         events.estimate, method, [f["estimate"]], **hidden
     )
     # `input`, not `change`: an address of the page that fills the fields must not empty the form.
+    # A choice that is made while an earlier one is in work must not be lost.
+    latest: dict[str, Any] = {**hidden, "trigger_mode": "always_last"}
     for name in ("clip", "start", "fit", "backbone", "mask"):
         listener = f[name].release if name == "start" else f[name].input
-        listener(events.film, film, film_outputs, js=collect_film, **hidden)
+        listener(events.film, film, film_outputs, js=collect_film, **latest)
     for name in ("method", "backbone", "clip", "preset"):
-        f[name].input(events.choose_method, [*method, f["shown"]], method_outputs, **hidden).then(
+        f[name].input(events.choose_method, [*method, f["shown"]], method_outputs, **latest).then(
             events.estimate, method, [f["estimate"]], **hidden
         )
     f["mask"].change(lambda mask: gr.update(visible=mask == "box"), f["mask"], f["box"], **hidden)
