@@ -32,12 +32,13 @@ FIRST_STEP = """
 import sys
 from pathlib import Path
 from recast.events import Step
-from recast.pipeline import run
+from recast.pipeline import method_presets, run
 from recast.pipeline.config import RunConfig
 clip, out = map(Path, sys.argv[1:])
-config = RunConfig(clip=clip, prompt="a red circle on a navy background", out=out)
-for event in run.transfer(config):
-    if isinstance(event, Step):
+preset = method_presets.default_config("dmt", "shapes")
+prompt = "a red circle on a navy background"
+for event in run.transfer(RunConfig(clip=clip, prompt=prompt, out=out, config=preset)):
+    if isinstance(event, Step) and event.stage != "load":
         break
 """
 
@@ -64,7 +65,7 @@ def main(repeat: int) -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         clip = Video(world.render(world.sample(3)), world.FPS).save(Path(folder) / "clip.mp4")
-        call = [sys.executable, "-c", FIRST_STEP, str(clip), str(Path(folder) / "out.mp4")]
+        call = [sys.executable, "-c", FIRST_STEP, str(clip), str(Path(folder) / "out")]
         row = "| `recast transfer` on `shapes`, until its first step | {:.2f} | {:.2f} |"
         print(row.format(*measure(call, repeat)))
 
