@@ -24,7 +24,8 @@ def plain_attention() -> Iterator[None]:
     tokens in memory, which is too much for long sequences. The context replaces torch's function
     for the whole process, so it is for programs that do nothing else at that time.
     """
-    fused = F.scaled_dot_product_attention
+    functions: Any = F
+    fused = functions.scaled_dot_product_attention
 
     def attention(
         query: Tensor,
@@ -42,11 +43,11 @@ def plain_attention() -> Iterator[None]:
         weights = torch.softmax(query * scale @ key.transpose(-2, -1), -1, dtype=query.dtype)
         return weights @ value
 
-    F.scaled_dot_product_attention = attention
+    functions.scaled_dot_product_attention = attention
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = fused
+        functions.scaled_dot_product_attention = fused
 
 
 def compile_blocks(transformer: nn.Module) -> None:
