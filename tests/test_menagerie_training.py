@@ -15,8 +15,9 @@ from recast.worlds.menagerie.dataset import DATASET
 from recast.worlds.menagerie.referee_training import subject_masks
 from recast.worlds.shapes.dataset import DATASET as SHAPES
 from recast.worlds.training import networks, noising
-from recast.worlds.training.data import subject_weights
+from recast.worlds.training.data import part_maps, subject_weights
 from recast.worlds.training.networks import Design
+from recast.worlds.training.part_reader import PartReader, part_error
 from recast.worlds.training.train import TrainConfig, train
 from recast.worlds.training.widening import widened
 
@@ -66,6 +67,45 @@ def test_subjects_are_computed_once_and_only_for_new_clips(tmp_path: Path) -> No
     np.testing.assert_allclose(three[2], dataset.subject(world.sample(2), 16), atol=1e-3)
 
 
+def test_the_parts_together_cover_what_the_subject_covers() -> None:
+    for scene in map(world.sample, range(40)):
+        cover = dataset.parts(scene, 16)
+        assert (cover.max(1) <= dataset.subject(scene, 16) + 1e-6).all()
+        assert (cover.sum(1) >= dataset.subject(scene, 16) - 0.05).all()
+
+
+def test_maps_of_parts_are_computed_once_and_only_for_new_clips(tmp_path: Path) -> None:
+    file = tmp_path / "parts.npy"
+    first = _finish(part_maps(file, 1, DATASET, 16))
+    np.save(file, 255 - first)
+    two = _finish(part_maps(file, 2, DATASET, 16))
+    assert (two[:1] == 255 - first).all()
+    np.testing.assert_allclose(two[1] / 255, dataset.parts(world.sample(1), 16), atol=1 / 255)
+
+
+def test_a_part_reader_reads_each_position_from_its_own_token() -> None:
+    small = Design(autoencoder=(8, 16, 16, 16), heads=2, blocks=3)
+    reader = PartReader(networks.transformer(small), 5)
+    torch.nn.init.normal_(reader.head.weight)
+    features = []
+    reader.block.register_forward_hook(lambda _, __, output: features.append(output))
+    x = torch.randn(1, 8, 3, 8, 6)
+    output, logits = reader(x, torch.tensor([500.0]), torch.randn(1, 4, networks.TEXT_WIDTH))
+    assert output.shape == x.shape
+    assert logits.shape == (1, 5, 3, 8, 6)
+    (gradient,) = torch.autograd.grad(logits[0, 2, 1, 5, 4], features[0])
+    tokens = gradient.abs().sum(-1).view(3, 4, 3)
+    assert tokens.nonzero().tolist() == [[1, 2, 2]]
+
+
+def test_the_error_of_parts_is_their_cross_entropy() -> None:
+    maps, weight = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
+    half = part_error(torch.zeros(1, 2, 1, 1, 1), maps, weight)
+    assert float(half) == pytest.approx(2 * np.log(2))
+    certain = part_error(torch.tensor([-20.0, 20.0]).view(1, 2, 1, 1, 1), maps, weight)
+    assert float(certain) < 1e-6
+
+
 def _finish(computation):
     while True:
         try:
@@ -82,6 +122,12 @@ def test_settings_of_the_training_are_checked() -> None:
         TrainConfig(out=out, first_frame=2, network="transformer")
     with pytest.raises(BadCall, match="`subject` must be a number of at least 0, got -1"):
         TrainConfig(out=out, subject=-1)
+    with pytest.raises(BadCall, match="`parts` must be a number of at least 0, got nan"):
+        TrainConfig(out=out, parts=float("nan"), network="transformer")
+    with pytest.raises(BadCall, match="`parts` needs `network` transformer"):
+        TrainConfig(out=out, parts=1)
+    with pytest.raises(BadCall, match="`parts` must be 0 for this world"):
+        _finish(part_maps(out, 1, SHAPES, 16))
 
 
 @pytest.mark.slow
@@ -95,6 +141,7 @@ def test_all_stages_end_in_a_model_that_loads(tmp_path: Path) -> None:
         images=4,
         clips=2,
         subject=4.0,
+        parts=0.5,
         first_frame=1.0,
         **steps,
     )

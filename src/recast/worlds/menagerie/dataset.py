@@ -1,5 +1,7 @@
 """The menagerie as training data. This module owns what is right for this world only."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,15 @@ from recast.worlds.menagerie.world import Scene
 from recast.worlds.training.dataset import Dataset
 from recast.worlds.training.networks import Design
 
-_FINE = 16  # samples along the side of a pixel of `subject`
+_FINE = 16  # samples along the side of a pixel of `subject` and `parts`
+PARTS = (
+    *("torso", "head", "neck", "ear", "mane", "beak", "tongue", "tail", "fin", "flipper", "flukes"),
+    *("near front leg", "far front leg", "near hind leg", "far hind leg", "near leg", "far leg"),
+    *("near arm", "far arm", "near wing", "far wing"),
+    *("wheel", "window", "cabin", "lamp", "frame", "rider", "mast", "sail"),
+    *("envelope", "rope", "basket"),
+)
+"""The names of all parts of all kinds."""
 
 
 def attributes(scene: Scene) -> tuple[int, ...]:
@@ -27,13 +37,32 @@ def attributes(scene: Scene) -> tuple[int, ...]:
 
 def subject(scene: Scene, size: int) -> NDArray[np.float32]:
     """The fraction of each pixel that the subject covers, (F, size, size)."""
-    cover = np.empty((len(scene), size, size), np.float32)
+    frames = [
+        _cover([outline for _, outline in world.parts_on_screen(scene, index)], size)
+        for index in range(len(scene))
+    ]
+    return np.stack(frames)
+
+
+def parts(scene: Scene, size: int) -> NDArray[np.float32]:
+    """The fraction of each pixel that each part covers, in the order of `PARTS`, (F, P, size,
+    size). A part that another one hides counts too."""
+    cover = np.zeros((len(scene), len(PARTS), size, size), np.float32)
     for index in range(len(scene)):
-        image = np.zeros((size * _FINE, size * _FINE), np.uint8)
-        for _, outline in world.parts_on_screen(scene, index):
-            landscapes.fill(image, outline, 255)
-        cover[index] = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) / 255
+        outlines: dict[str, list[NDArray[np.float64]]] = {}
+        for part, outline in world.parts_on_screen(scene, index):
+            outlines.setdefault(part.name, []).append(outline)
+        for name, own in outlines.items():
+            cover[index, PARTS.index(name)] = _cover(own, size)
     return cover
+
+
+def _cover(outlines: Sequence[NDArray[np.float64]], size: int) -> NDArray[np.float32]:
+    """The fraction of each pixel inside at least one of the outlines, (size, size)."""
+    image = np.zeros((size * _FINE, size * _FINE), np.uint8)
+    for outline in outlines:
+        landscapes.fill(image, outline, 255)
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) / 255, "f4")
 
 
 DATASET = Dataset(
@@ -45,6 +74,7 @@ DATASET = Dataset(
     frame_of=world.frame_of,
     dense_image=world.dense_image,
     subject=subject,
+    parts=parts,
     caption=captions.caption,
     examples=captions.examples,
     quality=wording.QUALITY,

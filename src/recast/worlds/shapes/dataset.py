@@ -37,6 +37,7 @@ DATASET = Dataset(
     frame_of=world.still_of,
     dense_image=world.dense_image,
     subject=subject,
+    parts=None,
     caption=captions.caption,
     examples=captions.examples,
     quality=captions.QUALITY,

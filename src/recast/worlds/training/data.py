@@ -15,6 +15,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recast.errors import BadCall
 from recast.events import Event, Step
 from recast.media.atomic_files import atomic
 from recast.worlds.training.dataset import Dataset
@@ -87,6 +88,27 @@ def subject_weights(
         with atomic(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, stored.astype(np.float16))
     return np.asarray(stored[:count], np.float16)
+
+
+def part_maps(
+    file: Path, count: int, dataset: Dataset, grid: int
+) -> Generator[Event, None, NDArray[np.uint8]]:
+    """The fraction of each latent position that each part of the subject covers, times 255, (N, F,
+    P, grid, grid), for the first `count` training clips. Raises `BadCall` if the subjects of this
+    world have no parts."""
+    if dataset.parts is None:
+        raise BadCall("`parts` must be 0 for this world, because its subjects have no parts")
+    maps = np.load(file) if file.exists() else None
+    if maps is None or len(maps) < count:
+        rows = [] if maps is None else [*maps]
+        for seed in range(len(rows), count):
+            rows.append(np.round(255 * dataset.parts(dataset.sample(seed), grid)).astype(np.uint8))
+            if (seed + 1) % 50 == 0:
+                yield Step(stage="parts", index=seed + 1, total=count)
+        maps = np.stack(rows)
+        with atomic(file) as temporary, temporary.open("wb") as stream:
+            np.save(stream, maps)
+    return np.asarray(maps[:count])
 
 
 def to_network_range(frames: NDArray[np.uint8]) -> Tensor:

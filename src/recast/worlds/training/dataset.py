@@ -37,6 +37,9 @@ class Dataset:
     """An image (size, size, 3) with several subjects, for the autoencoder."""
     subject: Callable[[Any, int], NDArray[np.float32]]
     """A scene and a size to the fraction of each pixel that the subject covers, (F, size, size)."""
+    parts: Callable[[Any, int], NDArray[np.float32]] | None
+    """A scene and a size to the fraction of each pixel that each part of the subject covers, hidden
+    or not, (F, P, size, size); None for a world whose subjects have no parts."""
     caption: Callable[[Any, np.random.Generator], str]
     """A random sentence about a scene."""
     examples: Callable[[int], list[str]]

@@ -50,9 +50,10 @@ def plain_attention() -> Iterator[None]:
         functions.scaled_dot_product_attention = fused
 
 
-def compile_blocks(transformer: nn.Module) -> None:
-    """Compile each block of a transformer in place, which needs a C++ compiler on a processor. The
-    blocks are equal, so that one compilation serves all; it takes about a minute for each shape of
-    a batch."""
+def compile_blocks(transformer: nn.Module, but: nn.Module | None = None) -> None:
+    """Compile each block of a transformer in place, except `but`, which needs a C++ compiler on a
+    processor. The blocks are equal, so that one compilation serves all; it takes about a minute for
+    each shape of a batch. A block with a hook must be left out: compiled code does not call it."""
     for block in transformer.get_submodule("blocks").children():
-        block.compile(dynamic=False)
+        if block is not but:
+            block.compile(dynamic=False)

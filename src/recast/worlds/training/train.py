@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
@@ -32,6 +33,7 @@ from recast.worlds.training.data import (
     clip_latents,
     dense_images,
     labelled_frames,
+    part_maps,
     subject_weights,
     to_network_range,
 )
@@ -39,6 +41,7 @@ from recast.worlds.training.dataset import Dataset
 from recast.worlds.training.loop import Loss, Stage, autocast, train_stage
 from recast.worlds.training.model import Model, text_encoder
 from recast.worlds.training.networks import Design
+from recast.worlds.training.part_reader import PartReader, part_error
 from recast.worlds.training.speed import compile_blocks, plain_attention
 from recast.worlds.training.widening import widened
 
@@ -86,6 +89,9 @@ class TrainConfig:
     subject: float = 0.0
     """Extra weight of the denoiser's loss where the subject is. Subjects are small, and details
     such as legs are learned sooner with more weight."""
+    parts: float = 0.0
+    """Weight of a second loss of the transformer: a linear layer must read from a middle block
+    where each part of the subject is, such as a leg. The layer is not part of the model."""
     first_frame: float = 0.0
     """Fraction of the transformer's steps on clips in which the first frame is given without noise,
     so that the model can also continue an image."""
@@ -112,8 +118,12 @@ class TrainConfig:
             raise BadCall("`first_frame` needs `network` transformer: a UNet reads a single time")
         if self.compile and self.network == "unet":
             raise BadCall("`compile` needs `network` transformer: a UNet's blocks differ")
-        if not 0 <= self.subject < math.inf:
-            raise BadCall(f"`subject` must be a number of at least 0, got {self.subject}")
+        if self.parts and self.network == "unet":
+            raise BadCall("`parts` needs `network` transformer: a UNet has no block of equal size")
+        for name in ("subject", "parts"):
+            if not 0 <= getattr(self, name) < math.inf:
+                value = getattr(self, name)
+                raise BadCall(f"`{name}` must be a number of at least 0, got {value}")
 
 
 @job
@@ -153,18 +163,43 @@ def _train(config: TrainConfig, dataset: Dataset, design: Design) -> Generator[E
         denoiser.set_attn_processor(AttnProcessor())
     else:
         denoiser = _initial(config, "transformer", networks.transformer(design))
-        if config.compile:
-            compile_blocks(denoiser)
     model = Model(dataset, design, autoencoder, clip, tokenizer, denoiser)
+    clips = yield from _training_clips(config, dataset, latents, autoencoder)
+    reader = None if clips.parts is None else PartReader(denoiser, clips.parts.shape[2])
+    if config.compile:
+        compile_blocks(denoiser, but=reader and reader.block)
+    for stage in _denoiser_stages(config, model, clips, reader):
+        yield from _stage(stage, config)
+    return model.save(config.out / "model")
+
+
+@dataclass(frozen=True, slots=True)
+class _Clips:
+    """The clips of the denoiser's training."""
+
+    latents: Tensor
+    """(N, C, F, h, w), scaled."""
+    subjects: Tensor | None
+    """The fraction of each latent position that the subject covers, (N, F, h, w)."""
+    parts: Tensor | None
+    """The same for each part of the subject, times 255, (N, F, P, h, w)."""
+
+
+def _training_clips(
+    config: TrainConfig, dataset: Dataset, latents: NDArray[np.float16], autoencoder: AutoencoderKL
+) -> Generator[Event, None, _Clips]:
+    """The latents with the truth that the losses need."""
     scaled = torch.from_numpy(latents * np.float16(autoencoder.config.scaling_factor))
-    subjects = None
+    subjects = parts = None
     if config.subject:
         file = config.out / "subjects.npy"
         found = yield from subject_weights(file, config.clips, dataset, scaled.shape[-1])
         subjects = torch.from_numpy(found)
-    for stage in _denoiser_stages(config, model, scaled, subjects):
-        yield from _stage(stage, config)
-    return model.save(config.out / "model")
+    if config.parts:
+        file = config.out / "parts.npy"
+        maps = yield from part_maps(file, config.clips, dataset, scaled.shape[-1])
+        parts = torch.from_numpy(maps)
+    return _Clips(scaled, subjects, parts)
 
 
 def _is_from_start(config: TrainConfig, part: Part) -> bool:
@@ -304,13 +339,14 @@ def _clip_stage(
 
 
 def _denoiser_losses(
-    config: TrainConfig, model: Model, latents: Tensor, subjects: Tensor | None
+    config: TrainConfig, model: Model, clips: _Clips
 ) -> Callable[[int, int, float], Loss]:
     """A function (frames, batch, joint) -> loss of the denoiser on clips of `frames` frames.
 
-    `joint` is the fraction of steps that use short clips instead. `subjects` (N, F, h, w) is the
-    fraction of each latent position that the subject covers.
+    `joint` is the fraction of steps that use short clips instead. With maps of parts, the network
+    is a `PartReader`.
     """
+    latents, subjects, parts = clips.latents, clips.subjects, clips.parts
     design, tokenizer, dataset = model.design, model.tokenizer, model.dataset
     encode_text = text_encoder(model.clip).to(config.device)
     add_noise = noising.diffusion if config.network == "unet" else noising.flow
@@ -342,10 +378,16 @@ def _denoiser_losses(
                 noised = noising.with_clean_first_frame(noised, x0)
                 weight[:, :, 0] = 0
             x, target, t = (part.to(config.device) for part in noised)
+            weight = (weight / weight.mean()).to(config.device)
             with autocast(config.device), attention():
-                output = denoiser(x, t, condition, return_dict=False)[0]
-            error = (output.float() - target).square()
-            return (weight.to(config.device) * error).mean() / weight.mean()
+                # The transformer returns the output alone, and a `PartReader` the parts as well.
+                output, *logits = denoiser(x, t, condition, return_dict=False)
+            error = (weight * (output.float() - target).square()).mean()
+            if parts is None:
+                return error
+            maps = rearrange(parts[pick, window], "b f p h w -> b p f h w")
+            maps = maps.to(config.device).float() / 255
+            return error + config.parts * part_error(logits[0], maps, weight)
 
         return loss
 
@@ -353,13 +395,14 @@ def _denoiser_losses(
 
 
 def _denoiser_stages(
-    config: TrainConfig, model: Model, latents: Tensor, subjects: Tensor | None
+    config: TrainConfig, model: Model, clips: _Clips, reader: PartReader | None
 ) -> Iterator[Stage]:
     def save_snapshot(average: nn.Module, step: int) -> None:
         if config.snapshot_every and step % config.snapshot_every == 0:
-            model.save(config.out / "snapshots" / f"{step:06}", average)
+            denoiser = average.transformer if isinstance(average, PartReader) else average
+            model.save(config.out / "snapshots" / f"{step:06}", denoiser)
 
-    losses = _denoiser_losses(config, model, latents, subjects)
+    losses = _denoiser_losses(config, model, clips)
     frames = model.dataset.frames
     plan = [
         (1, 160, config.image_steps, 0.1),
@@ -369,7 +412,7 @@ def _denoiser_stages(
     for length, batch, steps, cooldown in plan:
         yield Stage(
             name=f"{config.network}{length}",
-            model=model.denoiser,
+            model=reader or model.denoiser,
             loss=losses(length, batch, config.joint if length == frames else 0.0),
             steps=steps,
             lr=1e-3 if config.network == "unet" else 2e-3,
