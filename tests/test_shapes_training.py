@@ -15,7 +15,7 @@ from recast.backbones import unet3d
 from recast.backbones.base import Settings
 from recast.diffusion.noise_schedule import Flow
 from recast.diffusion.scheduler_config import from_diffusers
-from recast.errors import BadModel
+from recast.errors import BadCall, BadModel
 from recast.events import Step
 from recast.pipeline import model_loading
 from recast.worlds.shapes import clip_card
@@ -62,6 +62,20 @@ def test_training_lowers_the_loss(tmp_path, muon):
     list(train_stage(_stage(400, muon), tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_frozen_part_stays_unchanged(tmp_path, muon):
+    stage = replace(_stage(20, muon), frozen=("blocks.0",))
+    first, last = (stage.model.blocks[k].weight.detach().clone() for k in (0, 2))
+    list(train_stage(stage, tmp_path))
+    assert torch.equal(stage.model.blocks[0].weight, first)
+    assert not torch.equal(stage.model.blocks[2].weight, last)
+
+
+def test_a_frozen_text_tower_needs_a_start(tmp_path):
+    with pytest.raises(BadCall, match="`freeze_text` needs a CLIP to start from"):
+        training.TrainConfig(out=tmp_path, freeze_text=True)
 
 
 def test_the_schedule_leaves_no_signal_at_its_last_level():

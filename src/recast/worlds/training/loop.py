@@ -53,6 +53,8 @@ class Stage:
     """Train the matrices inside blocks with Muon at the same rate (Jordan et al. 2024; scaled to
     AdamW's step size as in Liu et al., arXiv 2502.16982), and the other parameters with AdamW. The
     transformer then needs 200 steps where AdamW at 6e-4 needs about 300."""
+    frozen: tuple[str, ...] = ()
+    """Parts of the network, such as "clip.text_model", whose parameters stay unchanged."""
     checkpoint_every: int = 200
     on_checkpoint: Callable[[nn.Module, int], None] | None = None
     """Called at every checkpoint with the averaged model and the number of steps."""
@@ -67,6 +69,8 @@ def train_stage(stage: Stage, folder: Path, seed: int = 0) -> Generator[Event, N
     Muon.
     """
     model = stage.model.train().requires_grad_(True)
+    for part in stage.frozen:
+        model.get_submodule(part).requires_grad_(False)
     average = copy.deepcopy(model).requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizers = _optimizers(stage, model)

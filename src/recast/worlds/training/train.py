@@ -77,6 +77,8 @@ class TrainConfig:
     """Training steps of the autoencoder, with 32 images per batch."""
     clip_steps: int = 950
     """Training steps of CLIP, with 128 captioned frames per batch."""
+    freeze_text: bool = False
+    """Leave CLIP's text tower unchanged, because a denoiser that is already trained reads it."""
     image_steps: int = 200
     """Training steps of the denoiser on single frames, with 160 per batch."""
     short_steps: int = 900
@@ -110,6 +112,8 @@ class TrainConfig:
     """Save a complete model in `snapshots/` every N steps of the last stage; 0 saves none."""
 
     def __post_init__(self) -> None:
+        if self.freeze_text and (self.start is None or "clip" not in self.start_parts):
+            raise BadCall("`freeze_text` needs a CLIP to start from; give `start`")
         if not 0 <= self.joint <= 1:
             raise BadCall(f"`joint` must be between 0 and 1, got {self.joint}")
         if not 0 <= self.first_frame <= 1:
@@ -335,6 +339,7 @@ def _clip_stage(
         steps=config.clip_steps,
         lr=1e-3,
         ema=0.99,
+        frozen=("clip.text_model", "clip.text_projection") if config.freeze_text else (),
     )
 
 
