@@ -13,7 +13,6 @@ from diffusers import WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-
 _ABSENT = -4.0
 """The logits before training: most parts are absent at most positions."""
 
