@@ -140,6 +140,11 @@ def test_aliases_lead_to_the_published_models() -> None:
     }
     assert {alias: found[alias] for alias in expected} == expected
     for module in (cogvideox, hunyuan, ltx, wan):
-        names = {alias: name for alias, name in module.ALIASES.items() if alias != "shapes-dit"}
+        names = {
+            a: name
+            for a, name in module.ALIASES.items()
+            if a not in ("shapes-dit", "menagerie-dit")
+        }
         assert all(name.count("/") == 1 for name in names.values())
     assert wan.ALIASES["shapes-dit"] == str(wan.SHAPES_DIT)
+    assert wan.ALIASES["menagerie-dit"] == str(wan.MENAGERIE_DIT)

@@ -17,6 +17,7 @@ PAGES = [
     "comfy/README.md",
     "src/recast/assets/clips/README.md",
     "src/recast/assets/menagerie/referee/README.md",
+    "src/recast/assets/menagerie-dit/README.md",
     "src/recast/assets/shapes/README.md",
     "src/recast/assets/shapes-dit/README.md",
 ]

@@ -132,6 +132,7 @@ def test_training_continues_from_a_model_and_saves_snapshots(tmp_path):
         before, after = _weights(unet3d.SHAPES, part), _weights(folder, part)
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before) is same
+        assert "_name_or_path" not in json.loads((folder / part / "config.json").read_text())
     # One step of AdamW at a warming rate: near to where it began, far from random weights.
     change = sum((before[name] - after[name]).float().square().sum() for name in before)
     assert change < 1e-2 * sum(value.float().square().sum() for value in before.values())

@@ -35,6 +35,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     [
         (unet3d.SHAPES, 20e6, {"unet", "vae", "text_encoder", "clip"}),
         (wan.SHAPES_DIT, 15e6, {"transformer", "vae", "text_encoder"}),
+        (wan.MENAGERIE_DIT, 25e6, {"transformer", "vae", "text_encoder", "clip"}),
     ],
 )
 def test_it_is_whole_and_small(folder: Path, most: float, parts: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2, and the shipped `shapes-dit`: transformers for flow matching.
+"""Wan 2.1 and 2.2, and the shipped `shapes-dit` and `menagerie-dit`: flow matching.
 
 Wan Team: "Wan: Open and Advanced Large-Scale Video Generative Models" (2025). A model is a folder
 or hub id in diffusers' format. It has a WanTransformer3DModel with cross-attention to its text, an
@@ -46,9 +46,11 @@ from recast.networks.vae import ImageVae, WanVae
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-SHAPES_DIT = Path(__file__).parents[1] / "assets" / "shapes-dit"
+_ASSETS = Path(__file__).parents[1] / "assets"
+SHAPES_DIT, MENAGERIE_DIT = _ASSETS / "shapes-dit", _ASSETS / "menagerie-dit"
 ALIASES = {
     "shapes-dit": str(SHAPES_DIT),
+    "menagerie-dit": str(MENAGERIE_DIT),
     "wan": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     "wan-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
     "wan2.2-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",

@@ -222,11 +222,13 @@ def _initial(config: TrainConfig, part: Part, network: Any) -> Any:
         if part == "autoencoder" and _is_narrower(loaded, network):
             return widened(loaded, network)
         network.load_state_dict(loaded.state_dict())  # raises if the designs differ
+        if part == "autoencoder":
+            network.register_to_config(scaling_factor=loaded.config.scaling_factor)
     except (OSError, RuntimeError, ValueError) as error:
         raise BadModel(
             f"{folder} does not hold the {part} of a model of this design ({reason_of(error)})"
         ) from error
-    return loaded
+    return network  # its config does not hold the path of the folder
 
 
 def _is_narrower(autoencoder: AutoencoderKL, other: AutoencoderKL) -> bool:
