@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2, and the shipped `shapes-dit` and `menagerie-dit`: flow matching.
+"""Wan 2.1 and 2.2, `shapes-dit` and `menagerie-dit`: transformers for flow matching.
 
 Wan Team: "Wan: Open and Advanced Large-Scale Video Generative Models" (2025). A model is a folder
 or hub id in diffusers' format. It has a WanTransformer3DModel with cross-attention to its text, an
