@@ -11,7 +11,7 @@ import numpy as np
 import recast
 from recast import registry
 from recast.backbones import unet3d
-from recast.bench import suite
+from recast.bench import suite, suite_file
 from recast.pipeline import model_loading
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -80,6 +80,16 @@ def test_every_directive_of_a_page_is_known() -> None:
     comments = [line for line in lines if line.lstrip().startswith("<!--")]
     assert len(comments) >= 40
     assert not [one for one in comments if not re.fullmatch(r"<!-- generate: [\w-]+.* -->", one)]
+
+
+def test_every_system_toml_of_a_page_is_valid(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(system = .*?)```", page("guide/benchmark.md"), re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        (tmp_path / suite_file.SYSTEM).write_text(block, encoding="utf-8")
+        system = suite_file.read_system(tmp_path)
+        assert system is not None
+        assert system.version
 
 
 def test_every_metric_need_is_explained() -> None:

@@ -34,9 +34,11 @@ def test_a_config_belongs_to_one_method() -> None:
         configure("ditflow", dmt.Config())
 
 
-def test_only_dreammotion_takes_a_mask() -> None:
+def test_a_mask_is_refused_by_methods_that_take_none() -> None:
     requirements.check_takes_mask(default("dreammotion"))
-    with pytest.raises(BadCall, match=r"^`mask`: dmt takes no mask; methods that do: dreammotion$"):
+    requirements.check_takes_mask(default("trained_control"))
+    named = r"^`mask`: dmt takes no mask; methods that do: dreammotion, trained_control$"
+    with pytest.raises(BadCall, match=named):
         requirements.check_takes_mask(default("dmt"))
 
 

@@ -21,6 +21,7 @@ _GENERATORS: dict[str, Callable[[str], str]] = {
     "commands": lambda _: commands.all_commands(),
     "settings": lambda _: commands.all_settings(),
     "faithful": lambda _: faithful.tables(),
+    "method-matrix": lambda _: tables.method_matrix(),
     "metrics": lambda _: tables.metrics(),
     "suites": lambda _: tables.suites(),
     "rulers-shapes": lambda _: tables.rulers_shapes(),

@@ -7,14 +7,57 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pyarrow import parquet
+
 from recast import registry
 from recast.bench import rows
 from recast.evaluation import metrics_of_rows
 from recast.metrics import motion_fidelity
+from recast.pipeline import method_presets, model_loading
 
 _RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 _FORMS = (*motion_fidelity.METRICS, *motion_fidelity.RETIRED)
 _NAN = "script gives NaN"
+
+
+def method_matrix() -> str:
+    """Every method on every backbone with released weights: whether it runs there, and whether a
+    shipped model of the backbone was measured with it. Methods with equal cells share a row."""
+    backbones = [name for name in registry.names("backbones") if name != "gaussian"]
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for method, cells in matrix(backbones).items():
+        lines.setdefault(tuple(cells), []).append(f"`{method}`")
+    table = _head(["", *(f"`{name}`" for name in backbones)])
+    return "\n".join([*table, *(f"| {', '.join(m)} | {' | '.join(c)} |" for c, m in lines.items())])
+
+
+def matrix(backbones: list[str]) -> dict[str, list[str]]:
+    """For each method, "no", "yes" or "measured" on each backbone. A method runs where its default
+    preset finds its roles. A pair is measured if a table of rows in `benchmarks/results/` holds
+    results of it."""
+    measured, cells = _measured_pairs(), dict[str, list[str]]()
+    roles = {}
+    for name in backbones:
+        model = registry.load("backbones", name).tiny()
+        roles[name] = {*model.roles, *model.transformers}
+    for method in registry.names("methods"):
+        cells[method] = []
+        for name in backbones:
+            config = method_presets.default_config(method, name)
+            runs = set(method_presets.configure(method, config).roles) <= roles[name]
+            is_measured = runs and (method, name) in measured
+            cells[method].append("measured" if is_measured else "yes" if runs else "no")
+    return cells
+
+
+def _measured_pairs() -> set[tuple[str, str]]:
+    """Method and backbone of all kept rows that a model made without an error."""
+    kinds, pairs = model_loading.aliases(), set()
+    for path in _RESULTS.glob("*.parquet"):
+        for row in parquet.read_table(path, columns=["method", "backbone", "error"]).to_pylist():
+            if row["backbone"] is not None and row["error"] is None:
+                pairs.add((row["method"], kinds[row["backbone"]]))
+    return pairs
 
 
 def metrics() -> str:

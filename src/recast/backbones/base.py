@@ -45,6 +45,7 @@ from recast.networks.attention_layers import Transformer
 from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout
 from recast.networks.settings import NetworkSettings
+from recast.networks.vace import KeptRegion
 
 if TYPE_CHECKING:
     from recast.networks.pipeline_parts import ModelCard
@@ -124,6 +125,8 @@ class Conditioning:
     [0, 1], in pixels of the clip; None for none."""
     structure_scale: float = 1.0
     """The weight of what the model computes from the structure maps."""
+    kept: KeptRegion | None = None
+    """The region of the source that stays; None if the whole clip is made new."""
 
     def cut(self, frames: slice) -> Conditioning:
         """The conditioning of a window of latent frames. Maps are cut too; only models whose
@@ -178,6 +181,8 @@ class Backbone(ABC):
     control_net: str | None
     """A short hash of the weights of the network that reads structure maps, such as a ControlNet;
     None if the model reads none."""
+    reads_mask: bool
+    """Whether the model reads the part of the source that stays, `Conditioning.kept`."""
     nfe: int
     """The number of network function evaluations so far. A batch of two clips counts as two."""
 
@@ -201,6 +206,7 @@ class Backbone(ABC):
         word_attention: Callable[[Any, Tensor, Tensor, str], Tensor] | None = None,
         cascade: Callable[[Any, Tensor, str, int], Job[Tensor]] | None = None,
         control_net: str | None = None,
+        reads_mask: bool = False,
         token_spans: Callable[[str], list[slice]] | None = None,
     ) -> None:
         """`word_attention` implements `attention` for a model with cross-attention to its text, and
@@ -216,7 +222,7 @@ class Backbone(ABC):
         self.frame_multiplier, self.temporal_patch = frame_multiplier, temporal_patch
         self._word_attention, self._cascade = word_attention, cascade
         self._token_spans = token_spans
-        self.control_net = control_net
+        self.control_net, self.reads_mask = control_net, reads_mask
         self.offload, self.weights = settings.offload, settings.weights
         self.dynamic_guidance = settings.dynamic_guidance
         automatic: ddim_inversion.Kind = "noised" if schedule.prediction == "flow" else "ddim"
@@ -306,22 +312,25 @@ class Backbone(ABC):
         *,
         structure: Tensor | None = None,
         structure_scale: float = 1.0,
+        kept: KeptRegion | None = None,
     ) -> Denoiser:
         """The denoiser of one clip with classifier-free guidance, for x_t (1, C, F, H, W). Scale 1
-        means no guidance. `structure` (1, 3, F, H, W) and its scale are those of `Conditioning`.
+        means no guidance. `structure`, its scale and `kept` are those of `Conditioning`.
 
         A guidance-distilled network has the scale as an input and needs one forward pass. With a
         negative prompt, it also runs with classifier-free guidance: two forward passes, each with
-        1 as the input. Raises `BadCall` for structure maps if the model reads none.
+        1 as the input. Raises `BadCall` for structure maps or a mask if the model reads none.
         """
         if structure is not None and self.control_net is None:
             raise BadCall(
                 f"{self.name} reads no structure maps; give it a ControlNet in `control_net`"
             )
+        if kept is not None and not self.reads_mask:
+            raise BadCall(f"{self.name} reads no mask; use a model that does, such as vace")
 
         def encode(prompts: list[str]) -> Conditioning:
             text = self.encode_text(prompts)
-            return replace(text, structure=structure, structure_scale=structure_scale)
+            return replace(text, structure=structure, structure_scale=structure_scale, kept=kept)
 
         if scale == 1:
             return self.denoiser(encode([prompt]))

@@ -9,7 +9,7 @@ VAE, which encodes every frame separately, and CLIP.
 
 Sampling is Euler, even if a folder names UniPC. TI2V-5B can read one time for each token; without
 an image all these times are equal, so one time is passed. A VACE model also reads structure maps
-(`networks.vace`). Owns how the models are loaded and called. Knows no method.
+and masks (`networks.vace`). Owns how the models are loaded and called. Knows no method.
 """
 
 from __future__ import annotations
@@ -187,6 +187,7 @@ class Wan(Backbone):
             fingerprint=(fingerprint := checkpoint_loading.fingerprint(network)),
             word_attention=Wan._attention,
             control_net=fingerprint if is_vace else None,
+            reads_mask=is_vace,
         )
         self._vace = VaceControl(self._vae, self.layout) if is_vace else None
 
@@ -208,9 +209,8 @@ class Wan(Backbone):
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         x, more = x.to(self.device), {}
         if self._vace is not None:
-            more = self._vace.arguments(
-                self._expert(t), x, conditioning.structure, conditioning.structure_scale
-            )
+            given = (conditioning.structure, conditioning.structure_scale, conditioning.kept)
+            more = self._vace.arguments(self._expert(t), x, *given)
         transformer = self._placement.activate(self._expert(t))
         f, h, w = (
             side // patch for side, patch in zip(x.shape[2:], self._config.patch_size, strict=True)

@@ -2,7 +2,7 @@
 
 What people use today where such a model exists: VACE (Jiang et al., ICCV 2025), or a ControlNet
 beside an image or video UNet (Zhang et al., ICCV 2023). Nothing is guided, so that methods without
-training can be compared with it.
+training can be compared with it. VACE also keeps the source outside of an edit mask.
 
 Owns the weight of the control. Knows no model: the backbone reads the maps.
 """
@@ -23,6 +23,7 @@ from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.motions.method import Sampling, check_at_least
 from recast.motions.motion import Motion
 from recast.motions.size_method import SizeMethod
+from recast.networks.vace import KeptRegion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,7 @@ class Method(SizeMethod[Config]):
 
     name = "trained_control"
     takes_structure = True
+    takes_mask = model_reads_mask = True
 
     @job
     def transfer(
@@ -68,5 +70,17 @@ class Method(SizeMethod[Config]):
             sampling.guidance_scale,
             structure=motion.structure,
             structure_scale=self.config.control_scale,
+            kept=_kept(motion),
         )
         return (yield from sample_with_events(backbone, denoise, x, sampling))
+
+
+def _kept(motion: Motion) -> KeptRegion | None:
+    """The region of the motion's clip that stays; None without a mask. Raises `BadMotion` for a
+    mask without the clip."""
+    if "mask" not in motion.tensors:
+        return None
+    motion.check_holds("clip")
+    clip = motion.clip
+    assert clip is not None
+    return KeptRegion(clip=clip, mask=motion.tensors["mask"])

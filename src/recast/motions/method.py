@@ -105,6 +105,8 @@ class MotionMethod(ABC, Generic[C]):
     name: ClassVar[str]
     takes_mask: ClassVar[bool] = False
     """Whether `transfer` uses the motion's "mask"."""
+    model_reads_mask: ClassVar[bool] = False
+    """Whether a mask needs a model that reads it, with `Backbone.reads_mask`."""
     takes_structure: ClassVar[bool] = False
     """Whether `transfer` uses the motion's `structure` maps."""
     resumes: ClassVar[bool] = False

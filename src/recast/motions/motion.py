@@ -137,6 +137,13 @@ class Motion:
         differ from the source. For methods with `takes_mask`."""
         return self.with_tensors({"mask": torch.tensor(mask)})
 
+    @property
+    def clip(self) -> Tensor | None:
+        """The fitted clip (1, 3, F, H, W) in [-1, 1], for methods with `model_reads_mask`; None if
+        the motion does not hold it."""
+        pixels = self.tensors.get("clip")
+        return None if pixels is None else pixels.movedim(-1, 0)[None].float() / 127.5 - 1
+
     def with_structure(self, maps: NDArray[np.uint8]) -> Motion:
         """The motion with structure maps (F, H, W, 3) of the size of the fitted clip. For methods
         with `takes_structure`."""

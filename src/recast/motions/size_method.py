@@ -1,5 +1,7 @@
 """`SizeMethod`: the base of methods that learn nothing of the clip but its length and size.
 
+If the model reads a mask, the motion of a method that uses one also holds the pixels of the clip.
+
 Owns such a motion. Knows no single method.
 """
 
@@ -28,13 +30,17 @@ class SizeMethod(MotionMethod[C], Generic[C]):
     def learn(
         self, backbone: Backbone, video: Tensor, prompt: str, sampling: Sampling
     ) -> Job[Motion]:
-        """The motion holds the frames, height and width of the clip, in pixels, as "size"."""
-        frames, height, width = video.shape[2:]
+        """The motion holds the frames, height and width of the clip, in pixels, as "size", and its
+        pixels (F, H, W, 3) in 8 bits as "clip" if the method and the model read a mask."""
+        tensors = {"size": torch.tensor(video.shape[2:])}
+        if self.model_reads_mask and backbone.reads_mask:
+            levels = ((video[0].movedim(0, -1) + 1) * 127.5).round().clamp(0, 255)
+            tensors["clip"] = levels.to(torch.uint8)
         return Job.finished(
             Motion(
                 method=self.name,
                 backbone=backbone.fingerprint,
-                tensors={"size": torch.tensor([frames, height, width])},
+                tensors=tensors,
                 metadata={"backbone_name": backbone.name},
             )
         )

@@ -64,13 +64,15 @@ class LatentLayout:
         factor = self.spatial_factor
         return (frames - 1) * self.frames_per_latent + 1, height * factor, width * factor
 
-    def check_maps(self, maps: Sequence[int], latents: Sequence[int]) -> None:
+    def check_maps(
+        self, maps: Sequence[int], latents: Sequence[int], name: str = "the structure maps"
+    ) -> None:
         """Raise `BadCall` unless structure maps (F, H, W) are those of a clip whose latents are
-        (f, h, w)."""
+        (f, h, w). `name` is what the message calls them."""
         needed = self.pixels(latents)
         if tuple(maps) != needed:
             raise BadCall(
-                f"the structure maps are (frames, height, width) = {tuple(maps)}; those of this "
+                f"{name} are (frames, height, width) = {tuple(maps)}; those of this "
                 f"clip must be {needed}"
             )
 

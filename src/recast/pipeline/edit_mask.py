@@ -84,8 +84,7 @@ def resolve(
     size = clip_size(motion)
     if mask != AUTO:
         return read(mask, motion.metadata["clip"])
-    motion.check_holds("latents")
-    latents = motion.tensors["latents"]
+    latents = source_latents(backbone, motion)
     regions = changed_region(backbone, latents, motion.source_prompt, prompt, size[1:], seed)
     resolved = np.zeros(size, bool)
     for region, frames in zip(regions, backbone.latent_frame_spans(size[0]), strict=True):
@@ -213,6 +212,15 @@ def _cut_like(path: Path, facts: Mapping[str, Any]) -> Video:
         return videos.read(path, start=start, frames=facts["frames"], fps=facts["fps"])
     except BadClip as error:
         raise BadClip(f"the mask does not fit the clip: {error}") from error
+
+
+def source_latents(backbone: Backbone, motion: Motion) -> Tensor:
+    """The latents (C, f, h, w) of the motion's clip. Raises `BadMotion` for a motion that has
+    neither them nor the clip."""
+    if motion.clip is not None:
+        return backbone.encode(motion.clip)[0]
+    motion.check_holds("latents")
+    return motion.tensors["latents"]
 
 
 def clip_size(motion: Motion) -> tuple[int, int, int]:

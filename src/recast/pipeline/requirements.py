@@ -44,6 +44,16 @@ def check_takes_mask(method: MotionMethod[Any]) -> None:
         )
 
 
+def check_model_reads_mask(method: MotionMethod[Any], backbone: Backbone) -> None:
+    """Raise `BadCall` for a mask if the method gives it to the model, and the model reads none."""
+    if method.model_reads_mask and not backbone.reads_mask:
+        others = _methods_that(lambda other: other.takes_mask and not other.model_reads_mask)
+        raise BadCall(
+            f"`mask`: {method.name} gives the mask to the model, and {backbone.name} reads none; "
+            f"choose a model that does, such as vace, or another method: {others}"
+        )
+
+
 def check_takes_structure(method: MotionMethod[Any], source: Source) -> None:
     """Raise `BadCall` for structure maps if the method reads none."""
     if source.named_maps is not None and not method.takes_structure:

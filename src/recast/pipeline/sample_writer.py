@@ -66,8 +66,14 @@ class SampleWriter:
     def _write_mask(self, path: Path) -> None:
         mask = self.motion.tensors.get("mask")
         if mask is not None:
-            clip = self.clip or self._decode(self.motion.tensors["latents"][None])
+            clip = self.clip or self._source_of_motion()
             edit_mask.overlay(clip, mask.numpy()).save(path)
+
+    def _source_of_motion(self) -> Video:
+        """The source of a motion file that holds it, as pixels or as latents."""
+        if self.motion.clip is None:
+            return self._decode(self.motion.tensors["latents"][None])
+        return source_clip.to_video(self.motion.clip, clip_fps(self.motion, self.backbone))
 
     def _write_maps(self, path: Path) -> None:
         maps = self.motion.structure

@@ -226,6 +226,7 @@ def apply_mask(
     """The motion with the mask of the call, if there is one. Raises `BadCall`, `BadClip`."""
     if mask is None:
         return motion
+    requirements.check_model_reads_mask(method, backbone)
     if not isinstance(mask, str):
         return edit_mask.apply(mask, method, motion)
     before = backbone.nfe

@@ -177,7 +177,7 @@ class PageEvents:
         chosen = default_method(backbone) if method == AUTO else method
         takers = [
             name
-            for name in method_presets.method_names()
+            for name in method_presets.methods_of_clips()
             if method_presets.method_module(name).Method.takes_mask
         ]
         if chosen not in takers:
