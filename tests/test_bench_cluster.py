@@ -17,6 +17,7 @@ from recast.errors import BadCall, BadModel, RecastError, UnknownName
 from recast.evaluation.evaluate import Tools
 from recast.events import Note
 from recast.pipeline.source_clip import Source
+from recast.ray_cluster import LOCAL
 
 exceptions = pytest.importorskip("ray").exceptions
 TASK = Task(
@@ -65,7 +66,7 @@ def worked(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setitem(sys.modules, "ray", StandIn(error))
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):  # set by `cluster.work`
         monkeypatch.setenv(name, "0")
-    return cluster.work([TASK], cluster.LOCAL)
+    return cluster.work([TASK], LOCAL)
 
 
 def raised(cause: Exception) -> Exception:

@@ -65,6 +65,10 @@ class OutOfMemory(RunFailed):
     """The device has too little memory; the message names the settings that lower the need."""
 
 
+class WorkerLost(RunFailed):
+    """The process that did the work was lost with its machine or alone; the work can be resumed."""
+
+
 class NoSpace(RunFailed):
     """The disk is full; no partial file was left behind."""
 

@@ -21,7 +21,7 @@ def serve(argv: list[str], command: str, about: str) -> None:
     from recast.web.config import ServeConfig
     from recast.web.samples import write_samples
 
-    config = flags.parse(ServeConfig, ServeConfig(), argv, command, about)
+    config = flags.parse(ServeConfig, ServeConfig(), flags.local_ray(argv), command, about)
     samples = config.folder / "samples"
     write_samples(samples)
     if not (samples / _DEMO).is_file():

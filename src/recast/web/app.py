@@ -58,11 +58,12 @@ def create_app(
     `mounts` are more applications, each with the path under which it answers, such as "/study".
     They ask for a token themselves, if they need one.
     `workers` replaces the worker processes. `embedded` is for a page that stands in a frame of
-    another site, as a Space does. Raises `BadCall` for a device that this machine does not have.
+    another site, as a Space does. Raises `BadCall` for a device that this machine does not have,
+    and for a Ray cluster that does not answer.
     """
     service = Service(config)
     if workers is None:
-        workers = Supervisor(service.folder, service.store, config.resolved_devices())
+        workers = _workers(config, service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -89,6 +90,14 @@ def create_app(
         guarded=tuple(mounts or {}),
     )
     return app
+
+
+def _workers(config: ServeConfig, service: Service) -> Supervisor:
+    if config.ray is None:
+        return Supervisor(service.folder, service.store, config.resolved_devices())
+    from recast.web.ray_workers import RayWorkers  # Ray is an extra
+
+    return RayWorkers(service.folder, service.store, config.ray, config.ray_jobs)
 
 
 def _add_page(app: FastAPI, service: Service) -> None:

@@ -39,6 +39,12 @@ class ServeConfig:
     devices: tuple[str, ...] = ()
     """Devices that run jobs, each by a process of its own: cpu, mps, cuda:0, cuda:1 and so on. By
     default it is every GPU of this machine, or else the CPU."""
+    ray: str | None = None
+    """Run the jobs on a Ray cluster, several at once. "local" starts a cluster on this machine; any
+    other value is the address of a cluster to which this machine belongs."""
+    ray_jobs: int | None = None
+    """Number of jobs that run at once on the Ray cluster. By default it is one for each GPU of the
+    cluster, or, if there is none, one for every 4 CPUs of a machine."""
     models: tuple[str, ...] = ()
     """More models that the page offers: folders in diffusers' format or hub ids."""
     bench: tuple[Path, ...] = ()
@@ -57,6 +63,10 @@ class ServeConfig:
             raise BadCall(f"`token` needs at least {_MIN_TOKEN} letters or digits")
         if self.token is not None and self.no_token:
             raise BadCall("`token` and `no_token` exclude each other; leave out one of them")
+        if self.ray is not None and self.devices:
+            raise BadCall("`devices` and `ray` exclude each other; leave out one of them")
+        if self.ray_jobs is not None and (self.ray is None or self.ray_jobs < 1):
+            raise BadCall(f"`ray_jobs` must be at least 1, beside `ray`, got {self.ray_jobs}")
         for folder in self.bench:
             if not folder.is_dir():
                 raise BadCall(f"`bench` is {folder}, which is no folder; run `recast bench` first")

@@ -27,10 +27,11 @@ from recast.web.job_store import STATES, UNFINISHED, Job, JobStore
 from recast.web.limits import Limits
 
 RESULT, MASK, PREVIEW = "result", "mask.png", "preview.webp"
+AUTOSAVE_SECONDS = 15.0
+"""How often a job saves a checkpoint."""
 _ID = re.compile(r"[0-9a-f]{8,64}")
 _NAME = re.compile(r"[\w-][\w.-]{0,80}")
 _TEMPORARY = ".recast-*"
-_AUTOSAVE_SECONDS = 15.0
 _UPLOAD_SECONDS = 3600.0
 """Age at which a file on its way counts as abandoned."""
 _STORE_SHARE = 0.25
@@ -73,7 +74,7 @@ class ServerFolder:
     def motion_cache(self) -> MotionCache:
         """The motion store of this server, which also holds the checkpoints of its jobs."""
         cap = int(self.limits.keep_gb * _GB * _STORE_SHARE)
-        return MotionCache(self.root / "store", cap, _AUTOSAVE_SECONDS)
+        return MotionCache(self.root / "store", cap, AUTOSAVE_SECONDS)
 
     def job(self, id: str) -> Path:
         """The folder of a job. Raises `BadCall` for a text that is no id."""

@@ -38,10 +38,16 @@ class _Process:
 
 
 class Supervisor:
-    """The workers of a server, one for each device."""
+    """The workers of a server, one for each device. `flags` are passed on to each."""
 
-    def __init__(self, folder: ServerFolder, store: JobStore, devices: Sequence[str]) -> None:
-        self._folder, self._store, self._devices = folder, store, devices
+    def __init__(
+        self,
+        folder: ServerFolder,
+        store: JobStore,
+        devices: Sequence[str],
+        flags: Sequence[str] = (),
+    ) -> None:
+        self._folder, self._store, self._devices, self._flags = folder, store, devices, flags
         self._processes: list[_Process] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -83,7 +89,8 @@ class Supervisor:
     def _started(self, device: str) -> _Process:
         limits = json.dumps(dataclasses.asdict(self._folder.limits))
         command = [sys.executable, "-m", "recast.web.worker", str(self._folder.root), device]
-        process = subprocess.Popen([*command, "--limits", limits], stdin=subprocess.PIPE)
+        command += ["--limits", limits, *self._flags]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
         return _Process(device, process, time.monotonic())
 
     def _watch(self) -> None:

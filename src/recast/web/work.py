@@ -16,7 +16,7 @@ from recast.errors import RecastError
 from recast.evaluation import Score, Tools, align, read_result, read_source
 from recast.evaluation.evaluate import evaluate as every_metric
 from recast.evaluation.evaluated_result import EvaluatedResult
-from recast.events import Event, Note, Step, job
+from recast.events import Event, Job, Note, Step, job
 from recast.media import video as videos
 from recast.media.video import Video
 from recast.motions.motion import Motion
@@ -26,7 +26,13 @@ from recast.pipeline.run import RunOutput
 from recast.pipeline.source_clip import MOTION_SUFFIX, Source
 from recast.web import equivalents
 from recast.web.fields import with_values
-from recast.web.requests import EvaluateRequest, TransferRequest, clip_path
+from recast.web.requests import (
+    EVALUATE,
+    EvaluateRequest,
+    TransferRequest,
+    clip_path,
+    from_json,
+)
 from recast.web.server_folder import ServerFolder
 
 SCORES = (
@@ -50,6 +56,15 @@ class LoadedModel:
             self.key = self.backbone = None
             self.backbone, self.key = memory_estimate.load(name, settings), (name, settings)
         return self.backbone
+
+
+def work_of(
+    kind: str, id: str, request: Mapping[str, Any], folder: ServerFolder, model: LoadedModel
+) -> Job[dict[str, Any]]:
+    """The work of a job of the queue. Raises `RecastError` for a request that is none."""
+    if kind == EVALUATE:
+        return evaluate(from_json(EvaluateRequest, request), folder)
+    return transfer(from_json(TransferRequest, request), id, folder, model)
 
 
 @job
