@@ -3,11 +3,14 @@
 python benchmarks/tables.py out/bench-ablation --metrics text_similarity true_motion
 python benchmarks/tables.py benchmarks/results/ablation.parquet
 python benchmarks/tables.py benchmarks/results/shapes.parquet --group hard --scatter hard.png
+python benchmarks/tables.py benchmarks/results/speed.jsonl
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
+import speed_tables
 from pyarrow import parquet
 
 from recast.bench import chart, report, rows, suite, summary
@@ -21,8 +24,12 @@ def main(path: Path, metrics: list[str], group: str | None, picture: Path | None
     """Print all tables, for the given metrics or for all of them.
 
     Variants are in the order of the suite if it ships with Recast. With `picture`, also draw the
-    scatter plot of appearance against motion.
+    scatter plot of appearance against motion. A file of JSON lines holds the rows of `speed.py`,
+    which has tables of its own.
     """
+    if path.suffix == ".jsonl":
+        _print(speed_tables.read(path))
+        return
     results = rows.read(path) if path.is_dir() else parquet.read_table(path).to_pylist()
     results = [row for row in results if group in (None, row["group"])]
     if metrics:
@@ -41,7 +48,11 @@ def main(path: Path, metrics: list[str], group: str | None, picture: Path | None
             )
         with atomic(picture) as temporary:
             temporary.write_bytes(png)
-    for table in report.tables(results, order):
+    _print(report.tables(results, order))
+
+
+def _print(tables: Iterable[report.Table]) -> None:
+    for table in tables:
         print(f"### {table.title}\n\n| {' | '.join(table.head)} |\n|{'---|' * len(table.head)}")
         for line in table.body:
             print(f"| {' | '.join(line)} |")
@@ -52,7 +63,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("path", type=Path, help="a benchmark's folder, or its rows.parquet")
+    parser.add_argument("path", type=Path, help="a benchmark's folder, or its rows")
     parser.add_argument("--metrics", nargs="+", default=[])
     parser.add_argument("--group", help="only the pairs of this group")
     parser.add_argument("--scatter", type=Path, help="path of a PNG: appearance against motion")

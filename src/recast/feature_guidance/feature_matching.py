@@ -29,11 +29,13 @@ from recast.feature_guidance.latent_guidance import (
     learning_rates,
 )
 from recast.feature_guidance.levels import count_steps, guided_times
+from recast.feature_guidance.pass_counts import inversion_passes, sampling_passes
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.feature_guidance.taps import read_features, select_taps
 from recast.feature_guidance.trace import record_inversion
 from recast.motions.method import MotionMethod, Sampling, check_at_least, check_names_roles
 from recast.motions.motion import Motion
+from recast.motions.passes import Passes, RunPasses
 from recast.networks.feature_hooks import Tap
 
 
@@ -164,6 +166,19 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
             generator=generator,
         )
         return latents
+
+    @final
+    def passes(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> RunPasses:
+        guided_steps = self._guided_steps(sampling)
+        _, negative_prompt = self.format_prompts("", sampling.negative_prompt)
+        inner = guided_steps * self.config.inner_steps
+        # The inversion itself does not evaluate the noisiest level.
+        noisiest = Passes(partial=1 if guided_steps else 0)
+        return RunPasses(
+            inversion_passes(backbone, shape, sampling, self.config.inversion_steps) + noisiest,
+            sampling_passes(backbone, shape, sampling, negative_prompt, restart=self.restart)
+            + Passes(partial=inner, partial_backward=inner),
+        )
 
     def _change(
         self,

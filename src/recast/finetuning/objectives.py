@@ -27,7 +27,7 @@ from recast.networks.adapters import Adapter
 
 _LEVELS = 100
 """Number of noise levels from which each iteration draws one."""
-_WITHOUT_SPATIAL = 0.2
+WITHOUT_SPATIAL = 0.2
 """Fraction of the iterations without the spatial LoRA (MotionDirector's released code)."""
 
 
@@ -154,7 +154,7 @@ class TrainingObjective:
         # Another order of these draws would change the result.
         clip, t = draw(len(x0)), grid[draw(_LEVELS)]
         anchor, frame = draw(frames), draw(frames)
-        with_spatial = float(torch.rand((), generator=generator)) >= _WITHOUT_SPATIAL
+        with_spatial = float(torch.rand((), generator=generator)) >= WITHOUT_SPATIAL
         eps = randn(tuple(x0[:1].shape), generator, x0.device)
         if self.config.offset_noise:
             constant = randn((*eps.shape[:3], 1, 1), generator, x0.device)

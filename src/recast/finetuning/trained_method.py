@@ -21,15 +21,17 @@ from recast.diffusion.noise_schedule import Denoised
 from recast.diffusion.optimize import adamw_class
 from recast.errors import BadMotion
 from recast.events import Event, Job, Note, job
+from recast.feature_guidance.pass_counts import inversion_passes, sampling_passes
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.feature_guidance.trace import record_inversion
 from recast.finetuning.mixing import Mixer
-from recast.finetuning.objectives import TrainingObjective
+from recast.finetuning.objectives import WITHOUT_SPATIAL, TrainingObjective
 from recast.finetuning.parameters import adapter_tensors, learned_parameters
 from recast.finetuning.training_config import TrainingConfig
 from recast.finetuning.training_loop import train_with_checkpoints
 from recast.motions.method import SAMPLING_SETTINGS, MotionMethod, Sampling
 from recast.motions.motion import Motion
+from recast.motions.passes import Passes, RunPasses
 from recast.networks.adapters import Adapter, LoRA, check_no_adapters, weighted_sum
 
 T = TypeVar("T", bound=TrainingConfig)
@@ -207,6 +209,20 @@ class TrainedMethod(MotionMethod[T], Generic[T]):
 
         latents = yield from sample_with_events(backbone, denoise, x, sampling)
         return latents
+
+    def passes(
+        self, backbone: Backbone, shape: Sequence[int], sampling: Sampling
+    ) -> RunPasses | None:
+        config, frames = self.config, shape[2]
+        clip = Passes(full=config.iterations, full_backward=config.iterations)
+        frame = Passes()
+        if self.spatial_lora() and "spatial_transformers" in backbone.transformers:
+            frame = (1 - WITHOUT_SPATIAL) / frames * clip
+        inversion = inversion_passes(backbone, shape, sampling, config.inversion_steps)
+        return RunPasses(
+            inversion + clip + frame,
+            sampling_passes(backbone, shape, sampling, sampling.negative_prompt),
+        )
 
     def _initial_latents(
         self, backbone: Backbone, motion: Motion, sampling: Sampling

@@ -46,6 +46,7 @@ from recast.feature_guidance.latent_guidance import (
     learning_rates,
 )
 from recast.feature_guidance.levels import count_steps, guided_times, noised_source, time_of_level
+from recast.feature_guidance.pass_counts import sampling_passes
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.feature_guidance.taps import read_features, select_taps, tap_pairs
 from recast.motions.method import (
@@ -58,6 +59,7 @@ from recast.motions.method import (
     check_setting,
 )
 from recast.motions.motion import Motion
+from recast.motions.passes import Passes, RunPasses
 from recast.networks.feature_hooks import Tap, added, as_grid, override
 
 
@@ -263,6 +265,18 @@ class Method(MotionMethod[Config]):
             losses=guidance.losses,
         )
         return latents
+
+    def passes(
+        self, backbone: Backbone, shape: Sequence[int], sampling: Sampling
+    ) -> RunPasses | None:
+        if self.learns_by_sampling:
+            return None
+        guided_steps = count_steps(self.config.guided, sampling)
+        inner = guided_steps * self.config.inner_steps
+        source = guided_steps if self.config.injected else 0
+        guided = Passes(partial=inner + source, partial_backward=inner)
+        plain = sampling_passes(backbone, shape, sampling, sampling.negative_prompt)
+        return RunPasses(Passes(partial=1), plain + guided)
 
     def flows(
         self, backbone: Backbone, denoise: Denoiser, x: Tensor, t: Tensor, *, strongest: bool

@@ -11,7 +11,7 @@ Owns the paper's settings and the gradient of a step. Knows no network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, final
@@ -37,6 +37,7 @@ from recast.errors import BadCall
 from recast.events import Event, Note, Preview, Step, job
 from recast.feature_guidance import losses
 from recast.feature_guidance.levels import time_of_level
+from recast.feature_guidance.pass_counts import clips_of_guidance
 from recast.feature_guidance.taps import read_features, read_in_guided_pass, select_taps
 from recast.motions.latents_method import LatentsMethod
 from recast.motions.method import (
@@ -49,6 +50,7 @@ from recast.motions.method import (
     check_setting,
 )
 from recast.motions.motion import Motion
+from recast.motions.passes import Passes, RunPasses
 from recast.networks.feature_hooks import Tap
 
 
@@ -154,6 +156,16 @@ class Method(LatentsMethod[Config]):
         )
         distillation = replace(distillation, mask=latent_mask(motion, source, backbone))
         return (yield from _descend(distillation, *motion.progress(source)))
+
+    def passes(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> RunPasses:
+        config = self.config
+        clips = clips_of_guidance(backbone, sampling.negative_prompt, sampling)
+        once = Passes(full=2 * clips)  # of the result and of the source
+        if config.spatial or config.temporal:
+            # A network that reads the guidance scale takes a pass without it for the source's keys.
+            reads_scale = clips == 1 and sampling.guidance_scale != 1
+            once += Passes(partial=2 if reads_scale else 1, partial_backward=1)
+        return RunPasses(Passes(), config.iterations * once)
 
 
 _OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam}

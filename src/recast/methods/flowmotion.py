@@ -17,7 +17,7 @@ Owns the paper's settings, loss and velocity. Knows no network.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -32,6 +32,7 @@ from recast.diffusion.sampling import randn
 from recast.events import Event, job
 from recast.feature_guidance.latent_guidance import name_level_in_errors
 from recast.feature_guidance.levels import count_steps, guided_times
+from recast.feature_guidance.pass_counts import sampling_passes
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.motions.latents_method import LatentsMethod
 from recast.motions.method import (
@@ -42,6 +43,7 @@ from recast.motions.method import (
     check_fraction,
 )
 from recast.motions.motion import Motion
+from recast.motions.passes import Passes, RunPasses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +147,11 @@ class Method(LatentsMethod[Config]):
             backbone, denoise_guided, eps, sampling, losses=losses
         )
         return latents
+
+    def passes(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> RunPasses:
+        source = Passes(full=count_steps(self.config.guided, sampling))
+        plain = sampling_passes(backbone, shape, sampling, sampling.negative_prompt)
+        return RunPasses(Passes(), plain + source)
 
 
 @final

@@ -15,8 +15,8 @@ Owns the paper's settings, attention loss and weights. Knows no network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, final
 
@@ -38,6 +38,7 @@ from recast.feature_guidance.levels import (
     noised_source,
     time_of_level,
 )
+from recast.feature_guidance.pass_counts import clips_of_guidance
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.feature_guidance.taps import read_features, tap_pairs
 from recast.motions.method import (
@@ -49,6 +50,7 @@ from recast.motions.method import (
     check_setting,
 )
 from recast.motions.motion import Motion
+from recast.motions.passes import Passes, RunPasses
 from recast.networks.feature_hooks import Tap
 
 
@@ -213,6 +215,17 @@ class Method(MotionMethod[Config]):
             backbone, denoise_guided, x, sampling, losses=losses
         )
         return latents
+
+    def passes(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> RunPasses:
+        config, guided_steps = self.config, count_steps(self.config.guided, sampling)
+        _, negative = self.format_prompts("", sampling.negative_prompt)
+        scale = sampling.guidance_scale + config.more_guidance
+        sampling = replace(sampling, guidance_scale=scale)
+        plain = clips_of_guidance(backbone, negative, sampling) * (sampling.steps - guided_steps)
+        # `GuidedPass` takes the features from the pass of the prompt.
+        guided = (1 if scale == 1 else 2) * guided_steps
+        transfer = Passes(full=plain + guided, partial_backward=guided_steps)
+        return RunPasses(Passes(partial=1), transfer)
 
     def _taps(self, backbone: Backbone) -> list[Tap]:
         """The taps of the queries and keys of every layer."""

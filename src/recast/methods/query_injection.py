@@ -26,6 +26,7 @@ from recast.diffusion.noise_schedule import Denoiser
 from recast.events import Event, job
 from recast.feature_guidance.injection import SourceFeatures, inject_features
 from recast.feature_guidance.levels import count_steps, guided_times
+from recast.feature_guidance.pass_counts import inversion_passes, sampling_passes
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.feature_guidance.taps import select_taps
 from recast.feature_guidance.trace import record_inversion
@@ -37,6 +38,7 @@ from recast.motions.method import (
     check_names_roles,
 )
 from recast.motions.motion import Motion
+from recast.motions.passes import Passes, RunPasses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +122,13 @@ class Method(MotionMethod[Config]):
             sampling,
         )
         return latents
+
+    def passes(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> RunPasses:
+        injected = Passes(partial=count_steps(self.config.injected, sampling))
+        return RunPasses(
+            inversion_passes(backbone, shape, sampling, self.config.inversion_steps),
+            sampling_passes(backbone, shape, sampling, sampling.negative_prompt) + injected,
+        )
 
     def _denoiser(
         self,

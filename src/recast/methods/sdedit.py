@@ -10,7 +10,7 @@ Owns the choice of the noise level. Knows no network.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -21,10 +21,12 @@ from recast.backbones.base import Backbone
 from recast.diffusion.sampling import Restart, randn
 from recast.events import Event, job
 from recast.feature_guidance.levels import count_steps
+from recast.feature_guidance.pass_counts import sampling_passes
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.motions.latents_method import LatentsMethod
 from recast.motions.method import Sampling, check_setting
 from recast.motions.motion import Motion
+from recast.motions.passes import Passes, RunPasses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,9 +64,8 @@ class Method(LatentsMethod[Config]):
         """Add noise to the source, and take the last steps of the sampler: the fraction `strength`
         of all steps."""
         x0 = self.source_latents(backbone, motion)
-        steps = max(1, count_steps(self.config.strength, sampling))
         schedule = backbone.schedule.sized(x0.shape)
-        part = slice(sampling.steps - steps, None)
+        part = self._part(sampling)
         t = schedule.grid(sampling.steps)[part][0]
         generator = torch.Generator().manual_seed(sampling.seed)
         eps = randn(tuple(x0.shape), generator, backbone.device)
@@ -73,8 +74,30 @@ class Method(LatentsMethod[Config]):
             backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale),
             schedule.noised(x0, eps, t),
             sampling,
-            restart=Restart() if self.config.restart else None,
+            restart=self._restart,
             generator=generator,
             part=part,
         )
         return latents
+
+    def passes(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> RunPasses:
+        return RunPasses(
+            Passes(),
+            sampling_passes(
+                backbone,
+                shape,
+                sampling,
+                sampling.negative_prompt,
+                restart=self._restart,
+                part=self._part(sampling),
+            ),
+        )
+
+    @property
+    def _restart(self) -> Restart | None:
+        return Restart() if self.config.restart else None
+
+    def _part(self, sampling: Sampling) -> slice:
+        """The part of the sampler's grid that is sampled."""
+        steps = max(1, count_steps(self.config.strength, sampling))
+        return slice(sampling.steps - steps, None)

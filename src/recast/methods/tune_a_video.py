@@ -10,7 +10,7 @@ Owns the choice of layers and the paper's numbers. Knows no model. `TrainedMetho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -21,6 +21,8 @@ from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
 from recast.finetuning.trained_method import TrainedMethod
 from recast.finetuning.training_config import ObjectiveWithoutLoRA, TrainingConfig
+from recast.motions.method import Sampling
+from recast.motions.passes import RunPasses
 from recast.networks.adapters import Adapter
 from recast.networks.inflation import InflatedNetwork
 
@@ -61,6 +63,11 @@ class Method(TrainedMethod[Config]):
     @property
     def roles(self) -> tuple[str, ...]:
         return (_ROLE, *_KEYS_AND_VALUES)
+
+    def passes(
+        self, backbone: Backbone, shape: Sequence[int], sampling: Sampling
+    ) -> RunPasses | None:
+        return None  # the layers that are added change what a pass costs
 
     def initial_parameters(
         self, backbone: Backbone, run_network: Callable[[], object], generator: torch.Generator

@@ -6,7 +6,7 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -16,9 +16,11 @@ from torch import Tensor
 from recast.backbones.base import Backbone
 from recast.diffusion.sampling import Restart, randn
 from recast.events import Event, job
+from recast.feature_guidance.pass_counts import sampling_passes
 from recast.feature_guidance.sampling_loop import sample_with_events
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
+from recast.motions.passes import Passes, RunPasses
 from recast.motions.size_method import SizeMethod
 
 
@@ -53,7 +55,16 @@ class Method(SizeMethod[Config]):
             backbone.cfg_denoiser(prompt, sampling.negative_prompt, sampling.guidance_scale),
             x,
             sampling,
-            restart=Restart() if self.config.restart else None,
+            restart=self._restart,
             generator=generator,
         )
         return latents
+
+    def passes(self, backbone: Backbone, shape: Sequence[int], sampling: Sampling) -> RunPasses:
+        negative = sampling.negative_prompt
+        plain = sampling_passes(backbone, shape, sampling, negative, restart=self._restart)
+        return RunPasses(Passes(), plain)
+
+    @property
+    def _restart(self) -> Restart | None:
+        return Restart() if self.config.restart else None

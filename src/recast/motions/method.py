@@ -19,6 +19,7 @@ from recast.backbones.base import Backbone
 from recast.errors import BadCall, check_finite
 from recast.events import Job
 from recast.motions.motion import Motion
+from recast.motions.passes import RunPasses
 
 C = TypeVar("C")
 
@@ -174,6 +175,14 @@ class MotionMethod(ABC, Generic[C]):
     ) -> Job[Tensor]:
         """Sample a clip of the prompt with the motion. The result is its latents (1, C, F, H, W).
         Raises `BadMotion` for a motion that does not fit the backbone or the settings."""
+
+    def passes(
+        self, backbone: Backbone, shape: Sequence[int], sampling: Sampling
+    ) -> RunPasses | None:
+        """The passes through the network of `learn` and of `transfer`, for latents of shape
+        (1, C, F, H, W), known without running them; None for a method that does not say. Work that
+        may stop early counts in full. The network may be on the meta device."""
+        return None
 
     def mix(self, motions: Sequence[Motion], weights: Sequence[float]) -> Motion:
         """The weighted sum of motions that this method learned on the same backbone. Raises

@@ -1,8 +1,8 @@
-"""What `recast doctor` reports: this machine, or the memory that one run would need.
+"""What `recast doctor` reports: this machine, or the memory and the time that one run would need.
 
 This module owns the rows of both reports, pairs of a topic and a text. It tests what is cheap to
 test: it writes a clip with the video codec and reads it back. It downloads nothing, and the numbers
-about memory come from `memory_estimate.py`.
+about memory and time come from `memory_estimate.py` and `time_estimate.py`.
 """
 
 import os
@@ -18,8 +18,10 @@ from recast import registry
 from recast.backbones.base import Settings
 from recast.errors import RecastError
 from recast.media import video
+from recast.motions.passes import Passes
 from recast.networks import devices
 from recast.networks.devices import MainMemory
+from recast.networks.machine_speed import MachineSpeed
 from recast.pipeline import manifest, model_loading
 from recast.pipeline.memory_estimate import (
     MemoryEstimate,
@@ -31,6 +33,7 @@ from recast.pipeline.memory_estimate import (
 )
 from recast.pipeline.model_files import model_status
 from recast.pipeline.motion_cache import MotionCache, sizes
+from recast.pipeline.time_estimate import TimeEstimate, estimate_time, speed_of_this_machine
 
 Row = tuple[str, str]
 _CHECKPOINTING = "`gradient_checkpointing=True`"
@@ -56,7 +59,8 @@ def memory_report(
     size: OptionalSize = (None, None, None),
     memory: int | None = None,
 ) -> Iterator[Row]:
-    """Rows about the memory of a run on a device with `memory` bytes, by default this machine's.
+    """Rows about the memory and the time of a run on a device with `memory` bytes, by default this
+    machine's.
 
     `size` is (frames, height, width); None means the model's own number. Raises `BadModel` and
     `BadCall` as `estimate_memory` does.
@@ -79,6 +83,63 @@ def memory_report(
     offloads = offload_choices(settings, device) if can_offload else ["none"]
     for name in (None, *(method for method in methods if method in estimate.guided_steps)):
         yield _run_row(estimate, name, available, offloads)
+    yield from time_rows(
+        estimate_time(estimate, backbone, settings, device, methods), device, here=memory is None
+    )
+
+
+def time_rows(estimate: TimeEstimate, device: torch.device, *, here: bool) -> Iterator[Row]:
+    """What one pass takes, and what each method takes to learn a motion and to make a clip."""
+    speed = speed_of_this_machine(device, estimate.dtype) if here else None
+    yield "time", _speed_text(estimate, device, speed, here=here)
+    for name, work in estimate.methods.items():
+        counts = [_passes_text(passes) for passes in work.passes]
+        if speed is None:
+            learn, transfer = (f"{one.flops:.2g} FLOP" for one in (work.learn, work.transfer))
+        else:
+            times = (speed.seconds(one) for one in (work.learn, work.transfer))
+            learn, transfer = (f"about {duration(seconds)}" for seconds in times)
+        yield (
+            f"time of {name}",
+            f"{learn} to learn the motion of a clip once ({counts[0]}), and {transfer} for each "
+            f"result ({counts[1]})",
+        )
+    for name in estimate.undeclared:
+        yield f"time of {name}", "not forecast: the method does not say how many passes it makes"
+
+
+def _speed_text(
+    estimate: TimeEstimate, device: torch.device, speed: MachineSpeed | None, *, here: bool
+) -> str:
+    flop = f"one pass of a clip through the network takes {estimate.full.flops:.2g} FLOP"
+    if not here:
+        return f"{flop}; a call with `memory` is about another machine, whose speed is not known"
+    if speed is None:
+        return f"{flop}; this machine has no {device.type} whose speed could be measured"
+    return (
+        f"{flop}, about {duration(speed.seconds(estimate.full))} on {device.type} (a forecast from "
+        f"a measurement of a moment: {speed.flops / 1e9:.0f} GFLOP/s in a product of matrices)"
+    )
+
+
+def _passes_text(passes: Passes) -> str:
+    """The numbers of passes of each kind as text."""
+    forward, backward = (
+        passes.full + passes.partial,
+        passes.full_backward + passes.partial_backward,
+    )
+    text = f"{forward:.0f} passes" if forward != 1 else "1 pass"
+    return f"{text}, {backward:.0f} of them also backwards" if backward else text
+
+
+def duration(seconds: float) -> str:
+    """A time as text in seconds, minutes or hours, with two digits below ten."""
+    size, unit = next(
+        ((size, unit) for size, unit in ((3600, "h"), (60, "min")) if seconds >= 1.5 * size),
+        (1, "s"),
+    )
+    count = seconds / size
+    return f"{count:.0f} {unit}" if count >= 10 else f"{count:.2g} {unit}"
 
 
 def _stage_rows(estimate: MemoryEstimate) -> Iterator[Row]:

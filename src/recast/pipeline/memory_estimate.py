@@ -4,15 +4,16 @@ The weights are counted. For the activations, the model itself runs each stage o
 device (`model_loading.load_on_meta`, `tensor_memory`) with fused attention, which stores no
 attention maps. The estimate leaves out the workspaces of kernels, the memory that an allocator
 rounds up or reserves, CUDA's own context, the activations of text encoders, and what a method adds:
-its loss, its optimizer, and the features that it records without guidance. This module refuses to
-know how the numbers are displayed.
+its loss, its optimizer, and the features that it records without guidance. The same runs count the
+work of each stage, for `time_estimate.py`. This module refuses to know how the numbers are
+displayed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from recast.errors import BadCall, BadModel, OutOfMemory
 from recast.feature_guidance.taps import read_features, select_taps
 from recast.networks import block_offload, devices
 from recast.networks.feature_hooks import Tap
+from recast.networks.operation_count import OperationCount, Operations
 from recast.networks.quantization import nbytes
 from recast.networks.tensor_memory import TensorMemory, fused_attention
 from recast.pipeline import method_presets, model_loading
@@ -34,7 +36,7 @@ OptionalSize = tuple[int | None, int | None, int | None]
 
 
 class StageMemory(NamedTuple):
-    """The memory of one stage of a run, in bytes."""
+    """The memory of one stage of a run, in bytes, and its work."""
 
     weights: int
     """Weights of the largest network that runs in the stage."""
@@ -44,6 +46,10 @@ class StageMemory(NamedTuple):
     """Activations that the forward pass saves for the backward pass; 0 without a backward pass."""
     peak: int
     """The largest size of all activations at one time."""
+    operations: Operations = Operations()
+    """The work of the stage."""
+    forward: Operations = Operations()
+    """The part of the work that comes before a backward pass; nothing without a backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +70,9 @@ class MemoryEstimate:
     decode: StageMemory
     guided_steps: dict[str, tuple[StageMemory, StageMemory]]
     """For each method one guided step, without and with gradient checkpointing."""
+    training_step: StageMemory | None = None
+    """A forward pass of one clip to the end of the network, and the backward pass from there to
+    x_t; None if no method trains. It has neither adapters nor an optimizer."""
     notes: dict[str, str]
     """For each method whose steps are not estimated, the reason."""
 
@@ -111,6 +120,8 @@ def estimate_memory(
                 steps.setdefault(method, []).append(step)
             if not checkpointing:
                 stages = _unguided_stages(backbone, model, shape, full_size)
+                trains = any(_trains(backbone, _roles(each, name)) for each in methods)
+                training = _training_step(backbone, model, shape) if trains else None
                 networks = tuple((type(n).__name__, _bytes(n)) for n in model.networks)
                 loading = sum(
                     tensor.nbytes for n in model.networks for tensor in block_offload.tensors(n)
@@ -121,6 +132,7 @@ def estimate_memory(
         loading=loading,
         **stages,
         guided_steps={method: (plain, lean) for method, (plain, lean) in steps.items()},
+        training_step=training,
         notes=notes,
     )
 
@@ -217,17 +229,26 @@ def _taps(
     or a note why its steps are not estimated."""
     taps, notes = {}, {}
     for name in methods:
-        config = method_presets.default_config(name, model)
-        roles = method_presets.configure(name, config).roles
+        roles = _roles(name, model)
         if not roles:
             notes[name] = "uses no features: it needs no more memory than sampling"
         elif all(role in backbone.roles for role in roles):
             taps[name] = select_taps(backbone, roles)
-        elif all(role in backbone.transformers for role in roles):
+        elif _trains(backbone, roles):
             notes[name] = "trains: the memory of its training steps is not estimated"
         else:
             notes[name] = "does not run on this model"
     return taps, notes
+
+
+def _roles(method: str, model: str) -> tuple[str, ...]:
+    """The roles that the default preset of a method on the named model needs."""
+    return method_presets.configure(method, method_presets.default_config(method, model)).roles
+
+
+def _trains(backbone: Backbone, roles: Sequence[str]) -> bool:
+    """Whether a method with these roles trains layers of the model."""
+    return bool(roles) and all(role in backbone.transformers for role in roles)
 
 
 def _unguided_stages(
@@ -236,7 +257,7 @@ def _unguided_stages(
     shape: tuple[int, ...],
     size: tuple[int, int, int],
 ) -> dict[str, StageMemory]:
-    text = _stage(model, lambda memory: backbone.encode_text(["", ""]))
+    text = _stage(model, lambda _: backbone.encode_text(["", ""]))
     scale = backbone.defaults.guidance_scale
     # A guidance-distilled model uses two prompts only with a negative prompt, which some presets
     # have.
@@ -245,11 +266,11 @@ def _unguided_stages(
         return {
             # The activations of a text encoder are not known on the meta device.
             "text": text._replace(peak=0),
-            "sampling": _stage(model, lambda memory: denoise(x, t)),
+            "sampling": _stage(model, lambda _: denoise(x, t)),
             "encode": _stage(
-                model, lambda memory: backbone.encode(torch.empty(1, 3, *size, device="meta"))
+                model, lambda _: backbone.encode(torch.empty(1, 3, *size, device="meta"))
             ),
-            "decode": _stage(model, lambda memory: backbone.decode(x)),
+            "decode": _stage(model, lambda _: backbone.decode(x)),
         }
 
 
@@ -261,27 +282,56 @@ def _guided_step(
     x, t = _noisy(backbone, shape)
     x = x[:, :, backbone.windows(shape[2])[0]].clone().requires_grad_(True)
 
-    def step(memory: TensorMemory) -> int:
+    def step(meters: _Meters) -> None:
         features = read_features(backbone, denoise, taps, x, t)
-        saved = memory.current
+        meters.end_forward_pass()
         with torch.enable_grad():
             loss = torch.stack([one.float().sum() for one in features.values()]).sum()
         torch.autograd.grad(loss, x)
-        return saved
 
     return _stage(model, step)
 
 
-def _stage(model: MetaModel, work: Callable[[TensorMemory], Any]) -> StageMemory:
-    """Run the work of a stage on the meta device. If it returns an integer, that is `saved`."""
+def _training_step(backbone: Backbone, model: MetaModel, shape: tuple[int, ...]) -> StageMemory:
+    """The forward pass of one clip or window to the end, and the backward pass to x_t."""
+    denoise = backbone.denoiser(backbone.encode_text(["a"]))
+    x, t = _noisy(backbone, shape)
+    x = x[:, :, backbone.windows(shape[2])[0]].clone().requires_grad_(True)
+
+    def step(meters: _Meters) -> None:
+        with torch.enable_grad():
+            out = denoise(x, t)
+            meters.end_forward_pass()
+            torch.autograd.grad(out.eps.sum(), x)
+
+    return _stage(model, step)
+
+
+class _Meters:
+    """What is measured while a stage runs."""
+
+    def __init__(self, memory: TensorMemory, count: OperationCount) -> None:
+        self._memory, self._count = memory, count
+        self.saved, self.forward = 0, Operations()
+
+    def end_forward_pass(self) -> None:
+        """Record what the forward pass has saved and done, before the backward pass begins."""
+        self.saved, self.forward = self._memory.current, self._count.total
+
+
+def _stage(model: MetaModel, work: Callable[[_Meters], object]) -> StageMemory:
+    """Run the work of a stage on the meta device."""
     model.activated.clear()
-    with fused_attention(), TensorMemory() as memory:
-        result = work(memory)
+    with fused_attention(), TensorMemory() as memory, OperationCount() as count:
+        meters = _Meters(memory, count)
+        work(meters)
     return StageMemory(
         weights=max(map(_bytes, model.activated), default=0),
         block_weights=max(map(_block_bytes, model.activated), default=0),
-        saved=result if isinstance(result, int) else 0,
+        saved=meters.saved,
         peak=memory.peak,
+        operations=count.total,
+        forward=meters.forward,
     )
 
 
