@@ -47,6 +47,8 @@ class StandIn:
     """Whether an actor sends nothing, as in one very long step."""
     lost_after: int | None = None
     """The number of messages after which an actor is lost."""
+    dead: list[Any] = field(default_factory=list)
+    """The actors that were lost."""
     started: list[Any] = field(default_factory=list)
     killed: list[Any] = field(default_factory=list)
     called: list[tuple[Any, ...]] = field(default_factory=list)
@@ -64,7 +66,7 @@ class StandIn:
 
         def run(*arguments: Any) -> "Stream":
             self.called.append(arguments)
-            return Stream(actor.run(*arguments), self.lost_after)
+            return Stream(actor.run(*arguments), 0 if actor in self.dead else self.lost_after)
 
         handle = SimpleNamespace(
             actor=actor,
@@ -237,6 +239,23 @@ def test_a_lost_actor_leaves_its_job_interrupted_and_is_replaced(
     assert len(ray.started) == 2
 
 
+def test_an_actor_that_was_lost_between_two_jobs_is_replaced(
+    folder: ServerFolder, store: JobStore
+) -> None:
+    ray = StandIn(make=Idle)
+    one = runner(ray, folder)
+    for _ in range(2):
+        assert one.run(claimed(store, gaussian()), lambda: True).run() == {}
+    assert len(ray.started) == 1
+    ray.dead = ray.started[:]
+    assert one.run(claimed(store, gaussian()), lambda: True).run() == {}
+    assert len(ray.started) == 2
+    ray.lost_after, ray.dead = 0, ray.started[:]
+    with pytest.raises(RunFailed, match="could not start a worker"):  # the new one was lost, too
+        one.run(claimed(store, gaussian()), lambda: True).run()
+    assert len(ray.started) == 3
+
+
 def test_a_cluster_that_starts_no_worker_fails_the_job(
     folder: ServerFolder, store: JobStore
 ) -> None:
@@ -288,7 +307,7 @@ def test_a_job_that_waits_for_the_cluster_says_so(
     monkeypatch.setattr(ray_runner, "_PATIENCE_SECONDS", 0.0)
     ray = StandIn(is_stuck=True)
     work = runner(ray, folder).run(claimed(store, gaussian()), lambda: True)
-    assert next(work) == Note(text="the Ray cluster has not started a worker for this job yet")
+    assert next(work) == Note(text="the Ray cluster did not start a worker for this job at once")
     work.close()
     assert ray.killed == ray.started
 

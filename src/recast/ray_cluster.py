@@ -39,7 +39,8 @@ def connected(address: str) -> Any:
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise BadCall(
             f"`ray` is {address}, and no cluster answers there ({reason_of(error)}); give the "
-            "address of a cluster, or local"
+            "address of a cluster, or local; a cluster that asks for a token needs "
+            "RAY_AUTH_MODE=token in the environment"
         ) from error
     return ray
 

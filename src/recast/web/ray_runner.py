@@ -29,12 +29,12 @@ from recast.web.server_folder import MASK, RESULT, ServerFolder
 _TICK_SECONDS = 0.1
 """How often a job looks whether it may go on, while the actor sends nothing."""
 _PATIENCE_SECONDS = 5.0
-"""Time after which the page says that the cluster has not started the actor yet."""
+"""Time after which the page says that the job waits for an actor."""
 _CANCEL_SECONDS = 0.6
 """How long an actor may take to stop a job that was cancelled."""
 _END_SECONDS = 3.0
 """How long an actor may take to stop a job, and to save its checkpoint, when the server ends."""
-_WAITING = "the Ray cluster has not started a worker for this job yet"
+_WAITING = "the Ray cluster did not start a worker for this job at once"
 
 
 class Share(NamedTuple):
@@ -55,6 +55,8 @@ class RayRunner:
     ) -> None:
         self._ray, self._share, self._folder, self._stopped = ray, share, folder, stopped
         self._actor: Any = None
+        self._is_idle = False
+        """Whether the actor has sent nothing since its last job."""
 
     @job
     def run(
@@ -85,7 +87,18 @@ class RayRunner:
             self._actor = None
 
     def _messages(self, job: Job, may_go_on: Callable[[], bool]) -> Generator[Message, None, None]:
-        """What the actor sends. Raises `_Stopped`, and the exceptions of Ray."""
+        """What the actor sends, or a new one if it was lost since its last job. Raises `_Stopped`,
+        and the exceptions of Ray."""
+        self._is_idle = self._actor is not None
+        try:
+            yield from self._follow(job, may_go_on)
+        except self._ray.exceptions.RayActorError:
+            if not self._is_idle:
+                raise
+            self.close()
+            yield from self._follow(job, may_go_on)
+
+    def _follow(self, job: Job, may_go_on: Callable[[], bool]) -> Generator[Message, None, None]:
         stream, begin = self._start(job), time.monotonic()
         patience, has_ended = _PATIENCE_SECONDS, False
         try:
@@ -94,10 +107,12 @@ class RayRunner:
                 if ready:
                     patience = math.inf
                     try:
-                        yield self._ray.get(next(stream))
+                        message = self._ray.get(next(stream))
                     except StopIteration:
                         has_ended = True
                         return
+                    self._is_idle = False
+                    yield message
                 elif time.monotonic() - begin > patience:
                     patience = math.inf
                     yield Events(events=[Note(text=_WAITING)])
@@ -151,7 +166,10 @@ class RayRunner:
             self.close()
             if arrival.node is None:
                 reason = reason_of(Exception(str(error).strip().rpartition("\n")[2]))
-                raise RunFailed(f"the Ray cluster could not start a worker ({reason})") from error
+                raise RunFailed(
+                    f"the Ray cluster could not start a worker ({reason}); each of its machines "
+                    "needs Recast in the version of the server"
+                ) from error
             raise WorkerLost(
                 "the worker of the Ray cluster that ran this job was lost, with its process or its "
                 f"machine ({type(error).__name__})"

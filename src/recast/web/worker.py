@@ -66,7 +66,7 @@ class LocalRunner:
         return with_pictures(work, self._model)
 
     def close(self) -> None:
-        """Nothing."""
+        """There is nothing to end."""
 
 
 class Worker:
@@ -152,13 +152,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     worker = Worker(folder, f"{call.device}-{os.getpid()}")
     threading.Thread(target=_end_with_server, args=(worker,), daemon=True).start()
     if call.ray is not None:
-        from recast.web.ray_runner import RayRunner, Share  # Ray is an extra
-
-        address, cpus, gpus = call.ray
-        share = Share(int(cpus), int(gpus))
-        worker.runner = RayRunner(connected(address), share, folder, worker.stopped)
+        try:
+            worker.runner = _ray_runner(call.ray, folder, worker.stopped)
+        except RecastError as error:
+            sys.stderr.write(f"recast: {error}\n")
+            return error.exit_code
     worker.run()
     return 0
+
+
+def _ray_runner(words: Sequence[str], folder: ServerFolder, stopped: threading.Event) -> Runner:
+    """The runner of `--ray`. Raises `BadCall` if no cluster answers."""
+    from recast.web.ray_runner import RayRunner, Share  # here, because few servers use Ray
+
+    address, cpus, gpus = words
+    return RayRunner(connected(address), Share(int(cpus), int(gpus)), folder, stopped)
 
 
 def _end_with_server(worker: Worker) -> None:
