@@ -122,12 +122,12 @@ class TrainConfig:
             raise BadCall("`first_frame` needs `network` transformer: a UNet reads a single time")
         if self.compile and self.network == "unet":
             raise BadCall("`compile` needs `network` transformer: a UNet's blocks differ")
-        if self.parts and self.network == "unet":
-            raise BadCall("`parts` needs `network` transformer: a UNet has no block of equal size")
         for name in ("subject", "parts"):
             if not 0 <= getattr(self, name) < math.inf:
                 value = getattr(self, name)
                 raise BadCall(f"`{name}` must be a number of at least 0, got {value}")
+        if self.parts and self.network == "unet":
+            raise BadCall("`parts` needs `network` transformer: a UNet has no block of equal size")
 
 
 @job
