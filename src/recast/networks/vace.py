@@ -11,7 +11,7 @@ Owns these inputs. It refuses to know what a map shows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from einops import rearrange
@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from recast.networks.latent_layout import LatentLayout
-from recast.networks.vae import ImageVae, WanVae
+
+if TYPE_CHECKING:
+    from recast.networks.vae import ImageVae, WanVae
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
