@@ -1,16 +1,20 @@
 """The training of a ControlNet beside the shipped model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet3DConditionModel
+from numpy.typing import NDArray
 
 from recast.media.edges import canny
 from recast.pipeline import model_loading
 from recast.worlds.shapes.dataset import DATASET
+from recast.worlds.shapes.world import depth_maps
 from recast.worlds.training import networks
 from recast.worlds.training.control_net import ControlNetConfig, train
 
@@ -20,6 +24,14 @@ from .tiny_models import CPU
 SHAPES = Path(model_loading.source_of("shapes"))
 
 
+def _edges(stills: Sequence[Any], frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return canny(frames)
+
+
+def _depth(stills: Sequence[Any], frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.concatenate([depth_maps(still, frames.shape[1]) for still in stills])
+
+
 @pytest.mark.slow
 def test_a_control_net_begins_without_effect_and_learns_to_have_one(tmp_path: Path) -> None:
     unet = UNet3DConditionModel.from_pretrained(SHAPES / "unet")
@@ -27,7 +39,7 @@ def test_a_control_net_begins_without_effect_and_learns_to_have_one(tmp_path: Pa
     assert sum(weight.numel() for weight in fresh.parameters()) * 2 < 5e6  # bytes in half precision
     fresh.save_pretrained(tmp_path / "fresh")
     config = ControlNetConfig(model=SHAPES, out=tmp_path / "run", frames=6, steps=2, batch=2)
-    trained = train(config, DATASET, canny).run()
+    trained = train(config, DATASET, (_edges, _depth)).run()
 
     x, t = noise(1, 8, 2, 8, 8), torch.tensor(501.0)
     clip = DATASET.render(DATASET.sample(1), 64)[:2]

@@ -5,7 +5,7 @@ UNet stays frozen and sees one frame at a time. This module owns the data and th
 in `loop.py`.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from recast.worlds.training.data import to_network_range
 from recast.worlds.training.dataset import Dataset
 from recast.worlds.training.loop import Stage, train_stage
 
-Maps = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-"""Frames (N, H, W, 3) -> their structure maps, of the same shape."""
+Maps = Callable[[Sequence[Any], NDArray[np.uint8]], NDArray[np.uint8]]
+"""Scenes of one frame and their rendered frames (N, H, W, 3) -> structure maps of the same shape as
+the frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +51,12 @@ class ControlNetConfig:
 
 
 @job
-def train(config: ControlNetConfig, dataset: Dataset, maps: Maps) -> Generator[Event, None, Path]:
-    """Train a ControlNet that reads what `maps` makes of a frame. The result is its folder, with
-    weights in half precision. The same call resumes an interrupted training."""
+def train(
+    config: ControlNetConfig, dataset: Dataset, maps: Sequence[Maps]
+) -> Generator[Event, None, Path]:
+    """Train a ControlNet that reads structure maps of each kind in `maps`: for every frame of a
+    batch one kind is drawn. The result is its folder, with weights in half precision. The same call
+    resumes an interrupted training."""
     torch.manual_seed(config.seed)
     loss = _Loss(config, dataset, maps)
     network: Any = networks.control_net(loss.unet).to(config.device)
@@ -74,7 +78,7 @@ def train(config: ControlNetConfig, dataset: Dataset, maps: Maps) -> Generator[E
 class _Loss:
     """The loss of the frozen model, whose UNet gets the residuals of the ControlNet."""
 
-    def __init__(self, config: ControlNetConfig, dataset: Dataset, maps: Maps) -> None:
+    def __init__(self, config: ControlNetConfig, dataset: Dataset, maps: Sequence[Maps]) -> None:
         folder, device = config.model, config.device
         self._config, self._dataset = config, dataset
         self.unet = _frozen(UNet3DConditionModel, folder / "unet").to(device)
@@ -82,9 +86,13 @@ class _Loss:
         self._tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         self._scenes = [dataset.sample(seed) for seed in range(config.frames)]
         config.out.mkdir(parents=True, exist_ok=True)
-        frames = _frames(config.out / "frames.npy", self._scenes, dataset)
+        stills = [
+            dataset.frame_of(scene, i % dataset.frames) for i, scene in enumerate(self._scenes)
+        ]
+        frames = _frames(config.out / "frames.npy", stills, dataset)
         self._latents = _latents(_frozen(AutoencoderKL, folder / "vae"), frames)
-        self._maps = torch.from_numpy(maps(frames)[..., 0])
+        # (kinds of map, N, H, W)
+        self._maps = torch.from_numpy(np.stack([kind(stills, frames)[..., 0] for kind in maps]))
 
     def __call__(self, model: Any, step: int, rng: np.random.Generator) -> Tensor:
         """The mean squared error of the UNet's output for a random batch."""
@@ -92,7 +100,8 @@ class _Loss:
         noised = noising.diffusion(self._dataset.design, self._latents[pick], rng)
         x, target, t = (part.to(self._config.device) for part in noised)
         text = self._text(pick, rng)
-        map = (self._maps[pick, None].float() / 255).repeat(1, 3, 1, 1).to(x)
+        kind = rng.integers(0, len(self._maps), len(pick))
+        map = (self._maps[kind, pick][:, None].float() / 255).repeat(1, 3, 1, 1).to(x)
         down, middle = model(x[:, :, 0], t, text, map, return_dict=False)
         output = self.unet(
             x,
@@ -120,10 +129,9 @@ def _frozen(kind: Any, folder: Path) -> Any:
     return kind.from_pretrained(folder, local_files_only=True).float().eval().requires_grad_(False)
 
 
-def _frames(file: Path, scenes: list[Any], dataset: Dataset) -> NDArray[np.uint8]:
-    """One frame of each scene, (N, H, W, 3)."""
+def _frames(file: Path, stills: Sequence[Any], dataset: Dataset) -> NDArray[np.uint8]:
+    """Scenes of one frame, rendered, (N, H, W, 3)."""
     if not file.exists():
-        stills = (dataset.frame_of(scene, i % dataset.frames) for i, scene in enumerate(scenes))
         frames = np.stack([dataset.render(still, dataset.design.size)[0] for still in stills])
         with atomic(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, frames)
