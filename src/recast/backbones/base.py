@@ -40,7 +40,7 @@ from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.temporal_windows import blend, spans
 from recast.errors import BadCall, BadModel, UnknownName
 from recast.events import Job
-from recast.networks import quantization
+from recast.networks import plain_attention, quantization
 from recast.networks.attention_layers import Transformer
 from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout
@@ -382,7 +382,8 @@ class Backbone(ABC):
         def denoise_window(x: Tensor, t: Tensor, window: slice) -> Denoised:
             self.nfe += len(x)
             given = conditioning(t).cut(window)
-            output = self.predict(x, self.schedule.network_time(t), given)
+            with plain_attention.where_faster(self.network):
+                output = self.predict(x, self.schedule.network_time(t), given)
             return self.schedule.denoised(output, x, t)
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:

@@ -23,7 +23,7 @@ from recast.media.atomic_files import atomic
 from recast.worlds.training import networks, noising
 from recast.worlds.training.data import to_network_range
 from recast.worlds.training.dataset import Dataset
-from recast.worlds.training.loop import Stage, train_stage
+from recast.worlds.training.loop import Stage, autocast, train_stage
 
 Maps = Callable[[Sequence[Any], NDArray[np.uint8]], NDArray[np.uint8]]
 """Scenes of one frame and their rendered frames (N, H, W, 3) -> structure maps of the same shape as
@@ -40,7 +40,7 @@ class ControlNetConfig:
     """Folder for checkpoints and logs. At the end it holds the ControlNet in `controlnet/`."""
     frames: int = 4_000
     """Number of frames, one of each scene."""
-    steps: int = 1_000
+    steps: int = 3_000
     """Training steps, with `batch` frames each."""
     batch: int = 24
     """Frames in a batch."""
@@ -102,16 +102,17 @@ class _Loss:
         text = self._text(pick, rng)
         kind = rng.integers(0, len(self._maps), len(pick))
         map = (self._maps[kind, pick][:, None].float() / 255).repeat(1, 3, 1, 1).to(x)
-        down, middle = model(x[:, :, 0], t, text, map, return_dict=False)
-        output = self.unet(
-            x,
-            t,
-            text,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-            return_dict=False,
-        )[0]
-        return F.mse_loss(output, target)
+        with autocast(self._config.device):
+            down, middle = model(x[:, :, 0], t, text, map, return_dict=False)
+            output = self.unet(
+                x,
+                t,
+                text,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+                return_dict=False,
+            )[0]
+        return F.mse_loss(output.float(), target)
 
     @torch.no_grad()
     def _text(self, pick: NDArray[np.int64], rng: np.random.Generator) -> Tensor:

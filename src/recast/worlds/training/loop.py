@@ -26,10 +26,9 @@ Loss = Callable[[Any, int, np.random.Generator], Tensor]
 
 def autocast(device: str) -> torch.autocast:
     """Networks run in bfloat16 inside this context if that is faster: on GPUs, and on processors
-    with matrix instructions for it (AMX). Other processors stay with float32."""
-    faster = device != "cpu" or (
-        hasattr(torch.cpu, "get_capabilities") and torch.cpu.get_capabilities()["amx_bf16"]
-    )
+    with instructions for it (AMX, or AVX-512 BF16). Other processors stay with float32."""
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    faster = device != "cpu" or any(found.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return torch.autocast(device, torch.bfloat16, enabled=faster)
 
 

@@ -4,14 +4,14 @@ This module owns how a network is executed, and refuses to know what it computes
 to rounding.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from recast.networks import plain_attention as plain
 
 
 @contextmanager
@@ -39,9 +39,7 @@ def plain_attention() -> Iterator[None]:
     ) -> Tensor:
         if attn_mask is not None or dropout_p or is_causal or any(options.values()):
             return fused(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
-        scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-        weights = torch.softmax(query * scale @ key.transpose(-2, -1), -1, dtype=query.dtype)
-        return weights @ value
+        return plain.attention(query, key, value, scale)
 
     functions.scaled_dot_product_attention = attention
     try:
