@@ -4,24 +4,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from torch import Tensor
 
+from recast import api
 from recast.backbones import stable_diffusion, unet3d
 from recast.backbones.base import Settings
 from recast.backbones.unet3d import LatentUNet
 from recast.diffusion.sampling import sample
 from recast.errors import BadCall, BadModel
+from recast.media.video import Video
 from recast.networks import tiny
 from recast.pipeline import model_loading
+from recast.pipeline.motion_cache import MotionCache
+from recast.pipeline.source_clip import Source
+from recast.worlds.shapes import captions, oracle, world
+from recast.worlds.shapes.describe import with_appearance
 
 from .inputs import noise, uniform
 from .model_folders import change_json, save_pipeline
 from .tiny_models import CPU, pipeline
 
 PROMPT, NEGATIVE = "a red car drives", "bad"
+SHIPPED = unet3d.SHAPES.with_name("shapes-controlnet")
 MAPS = (uniform(1, 3, 3, 16, 16) + 1) / 2
 
 
@@ -112,6 +120,38 @@ def test_maps_without_a_control_net_are_refused() -> None:
         BadCall, match="reads no structure maps; give it a ControlNet in `control_net`"
     ):
         sampled(stable_diffusion.tiny(), noise(1, 4, 3, 8, 8), structure=MAPS)
+
+
+def test_the_shipped_image_model_has_its_control_net_and_the_video_model_has_none(
+    tmp_path: Path,
+) -> None:
+    backbone: Any = model_loading.load("shapes@frames", CPU)
+    assert backbone.control_net is not None
+    assert model_loading.load("shapes", CPU).control_net is None
+    assert sum(f.stat().st_size for f in SHIPPED.glob("*.safetensors")) < 5e6
+    other = tmp_path / "other"
+    ControlNetModel.from_config(backbone.parts.controlnet.config).save_pretrained(other)
+    chosen = model_loading.load("shapes@frames", replace(CPU, control_net=other))
+    assert chosen.control_net not in (None, backbone.control_net)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["edges", "depth"])
+def test_the_subject_of_the_shipped_image_model_is_where_the_maps_have_it(
+    kind: str, store: MotionCache, tmp_path: Path
+) -> None:
+    scene = world.sample(world.HELD_OUT.start)
+    clip = Video(world.render(scene)[:6], world.FPS)
+    maps = Path("canny")
+    if kind == "depth":
+        maps = Video(world.depth_maps(scene)[:6], world.FPS).save(tmp_path / "depth.mp4")
+    backbone = model_loading.load("shapes@frames", CPU)
+    source = Source(control=maps, frames=6)
+    motion = api.learn(backbone, clip, method="trained_control", source=source, store=store)
+    target = with_appearance(scene, {"colour": "red", "ground": "navy"})
+    made = oracle.detect(api.transfer(backbone, motion, captions.prompt(target), steps=10).frames)
+    assert made.colour == "red"
+    assert np.abs(made.path - scene.centre[:6]).max() < 0.1  # of the frame's width
 
 
 def save(backbone: LatentUNet, folder: Path) -> tuple[Path, Path]:

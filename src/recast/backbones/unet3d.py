@@ -47,7 +47,8 @@ from recast.networks.vae import STABLE_DIFFUSION_VAE, ImageVae
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-SHAPES = Path(__file__).parents[1] / "assets" / "shapes"
+_ASSETS = Path(__file__).parents[1] / "assets"
+SHAPES = _ASSETS / "shapes"
 ALIASES = {
     "shapes": str(SHAPES),
     "shapes@frames": str(SHAPES),
@@ -56,6 +57,8 @@ ALIASES = {
 }
 PIPELINES = frozenset({"TextToVideoSDPipeline"})
 TAKES_CONTROL_NET = True
+_CONTROL_NETS = {"shapes@frames": _ASSETS / "shapes-controlnet"}
+"""Alias -> the ControlNet that ships for it, which is used if the settings name no other."""
 _CLASSES = {
     "unet": UNet3DConditionModel,
     "vae": AutoencoderKL,
@@ -80,6 +83,8 @@ def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
     folder = open_folder(source, settings, ALIASES, PIPELINES)
     defaults = Defaults.of_card(folder.card)
+    if settings.control_net is None:
+        settings = replace(settings, control_net=_CONTROL_NETS.get(source))
     parts = load_parts(folder, _CLASSES, settings)
     published = _DEFAULTS.get(Path(ALIASES.get(source, source)).name)
     defaults = defaults or published or _guess_defaults(parts)

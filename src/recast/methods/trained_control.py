@@ -20,26 +20,29 @@ from recast.backbones.base import Backbone
 from recast.diffusion.sampling import randn
 from recast.events import Event, Note, job
 from recast.feature_guidance.sampling_loop import sample_with_events
-from recast.motions.method import Sampling, check_at_least
+from recast.motions.method import Sampling, SamplingDefaults, check_at_least
 from recast.motions.motion import Motion
 from recast.motions.size_method import SizeMethod
 from recast.networks.vace import KeptRegion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
+class Config(SamplingDefaults):
     """Settings of trained control."""
 
     control_scale: float = 1.0
     """Weight of what the model reads from the structure maps. 0 turns it off."""
 
     def __post_init__(self) -> None:
+        SamplingDefaults.__post_init__(self)
         check_at_least(self, 0, "control_scale")
 
 
 PRESETS = {
     # Both VACE's and ControlNet's pipelines have this weight.
     "reference": Config(),
+    # With more guidance the ControlNet that ships for this model breaks its colours.
+    "shapes@frames": Config(guidance_scale=2.0),
 }
 
 

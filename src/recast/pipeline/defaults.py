@@ -44,7 +44,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "sdedit": _STRENGTHS[:1],
         },
         "shapes@frames": {
-            "tokenflow": ("shapes@frames",),
+            **dict.fromkeys(("tokenflow", "controlvideo", "trained_control"), ("shapes@frames",)),
             "sdedit": _STRENGTHS[:1],
             "unguided": ("plain",),
         },

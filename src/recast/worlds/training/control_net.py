@@ -40,7 +40,7 @@ class ControlNetConfig:
     """Folder for checkpoints and logs. At the end it holds the ControlNet in `controlnet/`."""
     frames: int = 4_000
     """Number of frames, one of each scene."""
-    steps: int = 3_000
+    steps: int = 1_000
     """Training steps, with `batch` frames each."""
     batch: int = 24
     """Frames in a batch."""
