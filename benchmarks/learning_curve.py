@@ -9,6 +9,7 @@ python benchmarks/learning_curve.py table
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scoring
@@ -24,13 +25,13 @@ COLUMNS = {
 ROWS = {"shapes": scoring.unguided_rows, "menagerie": scoring.menagerie_rows}
 
 
-def score(folders: list[Path], out: Path, prompts: int, world: str) -> None:
-    """Append a row for each snapshot that has no row."""
+def score(folders: list[Path], out: Path, prompts: int, world: str, dtype: Any) -> None:
+    """Append a row for each snapshot that has no row. `dtype` is the precision of its networks."""
     torch.set_num_threads(1)
     done = {row["snapshot"] for row in _rows(out)}
     for folder in folders:
         if folder.name not in done:
-            backbone = model_loading.load(str(folder), Settings(device="cpu"))
+            backbone = model_loading.load(str(folder), Settings(device="cpu", dtype=dtype))
             marks = list(ROWS[world](backbone, prompts, backbone.defaults.steps))
             row = {"snapshot": folder.name, "fingerprint": backbone.fingerprint, "marks": marks}
             with out.open("a") as file:
@@ -65,9 +66,11 @@ if __name__ == "__main__":
     parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/learning-curve.jsonl"))
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--world", choices=COLUMNS, default="shapes")
     arguments = parser.parse_args()
     if arguments.verb == "score":
-        score(arguments.folders, arguments.out, arguments.prompts, arguments.world)
+        options = (arguments.prompts, arguments.world, arguments.dtype)
+        score(arguments.folders, arguments.out, *options)
     else:
         print(table(arguments.out, arguments.world))
