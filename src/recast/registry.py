@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
+from recast import deferred_imports
 from recast.errors import UnknownName
 
 _INTERFACE = "base"
@@ -24,7 +25,7 @@ _INTERFACE = "base"
 @contextmanager
 def quiet_imports() -> Iterator[None]:
     """Suppress log messages below the level of an error, and stop the search for garbage, inside
-    the context.
+    the context. Parts of libraries that a run hardly ever uses are deferred (`deferred_imports`).
 
     Libraries warn about optional dependencies when they are imported, and torchao warns about
     kernels for other devices. An import creates many objects and hardly any garbage, and Python
@@ -34,6 +35,7 @@ def quiet_imports() -> Iterator[None]:
     modules = len(sys.modules)
     logging.disable(logging.WARNING)
     gc.disable()
+    deferred_imports.install()
     try:
         yield
     finally:
