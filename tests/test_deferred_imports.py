@@ -26,7 +26,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     assert torch.__file__  # without torch nothing is deferred
     monkeypatch.setattr(deferred_imports, "MODULES", {"large": ("double",)})
     executed: list[str] = []
-    monkeypatch.setitem(sys.modules, "tests_log", executed)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "tests_log", executed)
     for name in ("large", "large.part", "large.rest"):  # restored after the test
         monkeypatch.setitem(sys.modules, name, sys)
         del sys.modules[name]

@@ -90,7 +90,9 @@ def test_quiet_imports_leave_logging_and_the_collection_of_garbage_as_they_were(
         gc.enable()
 
 
-def test_garbage_that_exists_during_an_import_is_collected_later() -> None:
+def test_garbage_that_exists_during_an_import_is_collected_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Node:
         pass
 
@@ -98,6 +100,7 @@ def test_garbage_that_exists_during_an_import_is_collected_later() -> None:
     node.itself = node  # type: ignore[attr-defined]
     reference = weakref.ref(node)
     with registry.quiet_imports():
+        monkeypatch.setitem(sys.modules, "a_module_that_is_new", sys)
         del node
     assert reference() is not None
     gc.collect()
