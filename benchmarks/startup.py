@@ -31,9 +31,11 @@ COMMANDS = (
 FIRST_STEP = """
 import sys
 from pathlib import Path
+from recast import registry
 from recast.events import Step
 from recast.pipeline import method_presets, run
 from recast.pipeline.config import RunConfig
+registry.deferring = True  # as in a command
 clip, out = map(Path, sys.argv[1:])
 preset = method_presets.default_config("dmt", "shapes")
 prompt = "a red circle on a navy background"

@@ -405,6 +405,26 @@ def test_benchmarks_and_analyses_read_no_weights_that_cannot_fit(
             analyse(["--backbone", "wan"], "recast analyze", "")
 
 
+def test_a_model_with_small_files_fits_without_being_built(
+    tight: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tight(2**20)
+    with pytest.raises(OutOfMemory, match="the weights of shapes alone take"):
+        memory_estimate.check_fits("shapes", Settings())
+
+    def build(*args: Any) -> None:
+        raise AssertionError("the model is built")
+
+    monkeypatch.setattr(memory_estimate, "weights_by_offload", build)
+    with pytest.raises(AssertionError, match="the model is built"):
+        memory_estimate.check_fits("shapes", Settings())
+    tight(GIB)
+    memory_estimate.check_fits("shapes", Settings())
+    monkeypatch.setattr(devices, "main_memory", lambda: MainMemory(2**20, 0))
+    with pytest.raises(AssertionError, match="the model is built"):
+        memory_estimate.check_fits("shapes", Settings())
+
+
 def test_offloaded_weights_must_fit_into_main_memory(
     tight: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,10 @@
 """Plug-ins are found by file and by entry point, and an unknown name is answered with similar
 ones."""
 
+import gc
+import logging
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -66,3 +69,39 @@ def test_a_plug_in_of_an_installed_package_is_found(
             registry.load("methods", "walz")
     finally:
         sys.modules.pop("outside_recast_method", None)
+
+
+def test_quiet_imports_leave_logging_and_the_collection_of_garbage_as_they_were() -> None:
+    level = logging.root.manager.disable
+    with registry.quiet_imports():
+        assert not gc.isenabled()
+        assert logging.root.manager.disable == logging.WARNING
+    assert gc.isenabled()
+    assert (gc.get_freeze_count(), logging.root.manager.disable) == (0, level)
+    with pytest.raises(ImportError, match="broken"), registry.quiet_imports():
+        raise ImportError("broken")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with registry.quiet_imports():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_garbage_that_exists_during_an_import_is_collected_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Node:
+        pass
+
+    node = Node()
+    node.itself = node  # type: ignore[attr-defined]
+    reference = weakref.ref(node)
+    with registry.quiet_imports():
+        monkeypatch.setitem(sys.modules, "a_module_that_is_new", sys)
+        del node
+    assert reference() is not None
+    gc.collect()
+    assert reference() is None

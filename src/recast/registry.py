@@ -6,31 +6,48 @@ adds a plug-in with an entry point in the group `recast.backbones`, `recast.meth
 know what a plug-in does, and imports one only when it is loaded.
 """
 
+import gc
 import importlib
 import logging
 import pkgutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
+from recast import deferred_imports
 from recast.errors import UnknownName
 
 _INTERFACE = "base"
+deferring = False
+"""Whether `quiet_imports` defers modules (`deferred_imports`). Commands turn it on. It stays off in
+a program of somebody else, whose modules are not ours to replace."""
 
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Suppress log messages below the level of an error inside the context.
+    """Suppress log messages below the level of an error, and stop the search for garbage, inside
+    the context. In a command, parts of libraries that a run hardly ever uses are deferred.
 
     Libraries warn about optional dependencies when they are imported, and torchao warns about
-    kernels for other devices.
+    kernels for other devices. An import creates many objects and hardly any garbage, and Python
+    would visit all of the objects several times in a search for it.
     """
-    previous_level = logging.root.manager.disable
+    previous_level, collects_garbage = logging.root.manager.disable, gc.isenabled()
+    modules = len(sys.modules)
     logging.disable(logging.WARNING)
+    gc.disable()
+    if deferring:
+        deferred_imports.install()
     try:
         yield
     finally:
+        if len(sys.modules) > modules and not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()  # into the oldest generation, which is searched least often
+        if collects_garbage:
+            gc.enable()
         logging.disable(previous_level)
 
 

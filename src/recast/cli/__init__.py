@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 import recast
+from recast import registry
 from recast.cli import stand_ins
 from recast.cli.console import asks_help, complain, say
 from recast.errors import BadCall, RecastError, UnknownName
@@ -73,7 +74,9 @@ _COMPUTE_NOTHING = ("backbones", "inspect", "methods", "store ls", "store prune"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in `argv`, by default `sys.argv[1:]`, and return the exit code."""
+    """Run the command in `argv`, by default `sys.argv[1:]`, and return the exit code. By default it
+    is the only program of its process."""
+    registry.deferring = argv is None
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
     except RecastError as error:
@@ -102,7 +105,8 @@ def call(name: str, argv: Sequence[str]) -> None:
     elif name == "doctor" and not argv:
         stand_ins.install(but=_ABOUT_THE_MACHINE)
     module, _, function = target.partition(".")
-    command = getattr(importlib.import_module(f"recast.cli.{module}"), function)
+    with registry.quiet_imports():
+        command = getattr(importlib.import_module(f"recast.cli.{module}"), function)
     command(list(argv), f"recast {name}", f"{summary[0].upper()}{summary[1:]}.")
 
 

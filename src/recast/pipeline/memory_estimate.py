@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -167,6 +168,8 @@ def check_fits(name: str, settings: Settings) -> None:
     if available is None and main is None:
         return
     try:
+        if _is_small(name, settings, [available, None if main is None else sum(main)]):
+            return
         needed = weights_by_offload(name, settings, device)
     except BadModel:
         return
@@ -189,6 +192,18 @@ def check_fits(name: str, settings: Settings) -> None:
             f"main memory, and that has {gib(main.ram)} and {gib(main.swap)} of swap; "
             f"{_advice(_half_precision(settings, device, whole, sum(main)), 'main memory')}"
         )
+
+
+def _is_small(name: str, settings: Settings, limits: Sequence[int | None]) -> bool:
+    """Whether the files in a model's folder show that its weights fit into each limit in bytes, so
+    that the model need not be built on the meta device. Raises the errors of
+    `model_loading.source_of`."""
+    folder = Path(model_loading.source_of(name)).expanduser()
+    if settings.control_net is not None or not folder.is_dir():
+        return False
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    # A weight has at least 4 bits in a file and at most 32 bits in memory.
+    return all(limit is None or 8 * size <= limit for limit in limits)
 
 
 def _half_precision(

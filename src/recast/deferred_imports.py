@@ -1,0 +1,143 @@
+"""Parts of large libraries that are imported only when something in them is used.
+
+diffusers and transformers import torch's compiler, torchao and parts of scipy for a few names that
+a run of a model hardly ever uses. In place of these modules `install` puts modules that define the
+few names alone. A function of such a module imports the true module when it is called. Anything
+else that is asked of the module, such as another name or a submodule, imports it at once.
+
+This module owns the list of modules and names, and how they are deferred. It refuses to know what
+the libraries do with them.
+"""
+
+import functools
+import importlib
+import importlib.abc
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
+from types import FunctionType, ModuleType
+from typing import Any, final
+
+MODULES = {
+    "diffusers.quantizers.torchao": ("TorchAoHfQuantizer",),
+    "scipy.integrate": (),
+    "scipy.optimize": ("linear_sum_assignment",),
+    "scipy.stats": (),
+    "transformers.quantizers.quantizer_torchao": ("TorchAoHfQuantizer",),
+    "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),
+}
+"""Modules, with the functions of each that are imported by name. They may be classes of which only
+objects are made."""
+_COMPILER = "torch._dynamo"
+
+
+def install() -> None:
+    """Defer the modules that are not imported yet for the rest of the process.
+
+    Nothing happens unless torch is imported. A command that computes nothing has other stand-ins.
+    """
+    if not hasattr(sys.modules.get("torch"), "__file__"):
+        return
+    for name, functions in MODULES.items():
+        if name not in sys.modules:
+            module = _Deferred(name)
+            vars(module).update({key: module.late(key) for key in functions})
+            sys.modules[name] = module
+    if _COMPILER not in sys.modules:
+        sys.modules[_COMPILER] = _DeferredCompiler(_COMPILER)
+    if not any(isinstance(finder, _SubmoduleFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _SubmoduleFinder())
+
+
+class _Deferred(ModuleType):
+    """A module that is imported when a name that it does not define is read."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__, self.__path__ = ModuleSpec(name, None), []
+        self.waiting: list[Callable[[Any], object]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        # Other names of this form are asked of every module, for example by `inspect`.
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
+        return getattr(self.true_module(), name)
+
+    def true_module(self) -> ModuleType:
+        """The true module, which is imported in place of this one."""
+        name, waiting = self.__name__, self.waiting
+        if sys.modules.get(name) is not self:
+            return importlib.import_module(name)
+        del sys.modules[name]
+        true = importlib.import_module(name)
+        while waiting:
+            waiting.pop(0)(true)
+        return true
+
+    def late(self, name: str) -> Callable[..., Any]:
+        """A function that calls the function of this name in the true module."""
+
+        def call(*args: Any, **named: Any) -> Any:
+            return getattr(self.true_module(), name)(*args, **named)
+
+        return call
+
+
+@final
+class _DeferredCompiler(_Deferred):
+    """torch's compiler with the decorators by which libraries tell it how to treat a function. They
+    take effect when the compiler is imported, which is before it compiles anything."""
+
+    def allow_in_graph(self, function: Any) -> Any:
+        self.waiting.append(lambda compiler: compiler.allow_in_graph(function))
+        return function
+
+    def assume_constant_result(self, function: Any) -> Any:
+        self.waiting.append(lambda compiler: compiler.assume_constant_result(function))
+        return function
+
+    def graph_break(self, msg: str = "") -> None:
+        """Nothing is compiled yet, so there is no graph."""
+
+    def disable(self, fn: Any = None, recursive: bool = True, **options: Any) -> Any:
+        if fn is None:
+            return functools.partial(self.disable, recursive=recursive, **options)
+        if not isinstance(fn, FunctionType):
+            return self.true_module().disable(fn, recursive, **options)
+        target: Callable[..., Any] = fn
+
+        @functools.wraps(fn)
+        def call(*args: Any, **named: Any) -> Any:
+            return target(*args, **named)
+
+        def apply(compiler: Any) -> None:
+            nonlocal target
+            target = compiler.disable(fn, recursive, **options)
+
+        self.waiting.append(apply)
+        return call
+
+
+@final
+class _SubmoduleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the submodules of deferred modules, after it has imported the true module."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        parent = sys.modules.get(fullname.rpartition(".")[0])
+        if not isinstance(parent, _Deferred):
+            return None
+        true = parent.true_module()
+        if fullname not in sys.modules:
+            return PathFinder.find_spec(fullname, true.__path__)
+        # The true module has imported the submodule, which must not be executed twice. Python
+        # prefers the spec of a module that was imported in the meantime to the one returned here.
+        module = sys.modules[fullname]
+        module.__spec__ = ModuleSpec(fullname, self, loader_state=module.__spec__)
+        return module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return sys.modules[spec.name]
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
