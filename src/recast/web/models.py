@@ -138,7 +138,7 @@ def forecast_lines(name: str, method: str) -> tuple[str, ...]:
         f"Memory: {_memory_text(rows, method)}",
     ]
     if f"time of {method}" in rows:
-        lines.append(f"Forecast of the time: {sentence(rows[f'time of {method}'])}")
+        lines.append(f"Forecast of the time: {rows[f'time of {method}']}.")
     return tuple(lines)
 
 

@@ -52,7 +52,7 @@ EXAMPLES = (
     {
         "model": "menagerie-dit",
         "world": "animals and vehicles in landscapes, an early version",
-        "prompt": "a brown horse runs across a green field",
+        "prompt": "a brown horse runs in a field",
     },
 )
 """A model of each world that ships with Recast, with a prompt that it understands."""
