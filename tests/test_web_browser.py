@@ -115,7 +115,6 @@ def test_a_whole_transfer_on_the_shipped_model(
     page.set_input_files("#rc-upload input[type=file]", clip.save(tmp_path / "my ball.mp4"))
     expect(page.locator("#rc-clip input")).to_have_value("Upload: my-ball.mp4")
     expect(page.locator(".rc-used img")).to_have_count(8)
-    expect(page.locator("#rc-estimate")).to_contain_text("Forecast of the time: about")
     page.locator("#rc-prompt textarea").fill(PROMPT)
     page.get_by_text("All settings").click()
     page.get_by_label("Steps", exact=True).first.fill("5")
@@ -126,6 +125,7 @@ def test_a_whole_transfer_on_the_shipped_model(
     assert toasts(page) == []
     expect(page.locator(".rc-state")).to_contain_text(re.compile("Running|Waiting|Done"))
     page.wait_for_selector(".rc-done")
+    expect(page.locator("#rc-estimate")).to_contain_text("Forecast of the time: about")
     job = server.store.get(id)
     assert job.request["config"] == {"inner_steps": "2"}
     assert job.request["draw"]["steps"] == "5"
