@@ -88,9 +88,7 @@ class Workers:
                 continue
             try:
                 work(job.id)
-            except (
-                Exception
-            ) as error:  # such as: no GPU was free
+            except Exception as error:  # such as: no GPU was free
                 traceback.print_exc()
                 state: State = "failed" if self._store.may_go_on(job) else "cancelled"
                 self._store.finish(job, state, error=f"the Space did not run this job: {error}")
