@@ -6,7 +6,9 @@ there, as a worker of `recast serve` does. Elsewhere the decorator changes nothi
 """
 
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +17,7 @@ import uvicorn
 
 from recast.web.app import create_app
 from recast.web.config import ServeConfig
-from recast.web.job_store import JobStore
+from recast.web.job_store import JobStore, State
 from recast.web.limits import Limits
 from recast.web.samples import write_samples
 from recast.web.server_folder import ServerFolder
@@ -39,6 +41,14 @@ def lends_gpu(function: F) -> F:
         return function
     decorated: F = spaces.GPU(duration=GPU_SECONDS)(function)
     return decorated
+
+
+def announce() -> None:
+    """Tell ZeroGPU which functions are decorated. Gradio's `launch` does so in other Spaces; this
+    one is run by uvicorn, and without the announcement ZeroGPU stops it."""
+    zero = sys.modules.get("spaces.zero")
+    if zero is not None and hasattr(zero, "startup"):  # it exists on ZeroGPU hardware alone
+        zero.startup()
 
 
 @lends_gpu
@@ -74,12 +84,17 @@ class Workers:
     def _run(self) -> None:
         while not self._stopped.wait(_POLL_SECONDS):
             job = self._store.claim(NAME)
-            if job is not None:
-                try:
-                    work(job.id)
-                finally:  # a GPU call that was ended from outside leaves its job running
-                    self._store.interrupt(NAME)
-                    self._folder.prune(self._store)
+            if job is None:
+                continue
+            try:
+                work(job.id)
+            except Exception as error:  # such as: no GPU was free
+                traceback.print_exc()
+                state: State = "failed" if self._store.may_go_on(job) else "cancelled"
+                self._store.finish(job, state, error=f"the Space did not run this job: {error}")
+            finally:  # a GPU call that was ended from outside leaves its job running
+                self._store.interrupt(NAME)
+                self._folder.prune(self._store)
 
 
 def application() -> Any:
@@ -93,6 +108,7 @@ def application() -> Any:
         limits=LIMITS,
     )
     write_samples(FOLDER / "samples")
+    announce()
     return create_app(config, workers=Workers(), embedded=True)
 
 

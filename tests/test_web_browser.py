@@ -115,16 +115,17 @@ def test_a_whole_transfer_on_the_shipped_model(
     page.set_input_files("#rc-upload input[type=file]", clip.save(tmp_path / "my ball.mp4"))
     expect(page.locator("#rc-clip input")).to_have_value("Upload: my-ball.mp4")
     expect(page.locator(".rc-used img")).to_have_count(8)
-    expect(page.locator("#rc-estimate")).to_contain_text("A run of dmt")
     page.locator("#rc-prompt textarea").fill(PROMPT)
     page.get_by_text("All settings").click()
     page.get_by_label("Steps", exact=True).first.fill("5")
     page.get_by_label("Inner steps").fill("2")
     page.get_by_role("button", name="Transfer the motion").click()
     id = shown_job(page)
+    expect(page.locator(".rc-job")).to_be_in_viewport()  # beside the long form of settings
     assert toasts(page) == []
     expect(page.locator(".rc-state")).to_contain_text(re.compile("Running|Waiting|Done"))
     page.wait_for_selector(".rc-done")
+    expect(page.locator("#rc-estimate")).to_contain_text("Forecast of the time: about")
     job = server.store.get(id)
     assert job.request["config"] == {"inner_steps": "2"}
     assert job.request["draw"]["steps"] == "5"
@@ -162,6 +163,8 @@ def use_the_motion_again(page: Page) -> None:
     expect(card).to_contain_text("dmt on shapes")
     card.get_by_role("link", name="Use").click()
     expect(page.locator("#rc-clip input")).to_have_value(re.compile("Motion: my-ball.mp4, dmt"))
+    expect(page.locator("#rc-film")).to_contain_text("dmt learned on shapes")
+    expect(page.locator("#rc-start-time")).to_be_hidden()
 
 
 def test_stop(visit: Callable[..., Page], server: RunningServer) -> None:
@@ -198,6 +201,26 @@ def test_reload_in_the_middle_and_a_second_tab(
     expect(second.locator("[data-stage]")).to_contain_text("step")
     second.get_by_role("button", name="Stop").click()
     page.wait_for_selector(".rc-cancelled")
+
+
+def test_what_was_set_stays_when_another_method_is_chosen(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.get_by_text("All settings").click()
+    page.get_by_label("Steps", exact=True).first.fill("7")
+    choose(page, "#rc-method", "sdedit")
+    expect(page.locator("#rc-settings summary").nth(1)).not_to_contain_text("dmt")
+    expect(page.locator("#set-config-strength")).to_be_visible()  # the form is still open
+    expect(page.locator("#set-draw-steps")).to_have_value("7")
+    expect(page.locator("#rc-estimate")).to_contain_text("Forecast of the time")
+
+
+def test_words_that_the_model_does_not_know(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.locator("#rc-prompt textarea").fill("a red zebra")
+    note = page.locator("#rc-prompt-note")
+    expect(note).to_contain_text("The shapes model does not know: zebra.")
+    page.locator("#rc-prompt textarea").fill("a red circle")
+    expect(note).not_to_contain_text("zebra")
 
 
 def choose(page: Page, place: str, label: str) -> None:
@@ -295,6 +318,11 @@ def test_the_width_of_a_phone(visit: Callable[..., Page], server: RunningServer)
     done = wait_for(server.store, queue(server.store, 3), ("done",)).id
     page = visit(f"/?job={done}", viewport={"width": 375, "height": 740}, has_touch=True)
     page.wait_for_selector(".rc-done")
+    expect(page.locator(".rc-job h3")).to_be_in_viewport()  # the fields are above it
+    count, card = (page.locator(place).bounding_box() for place in ("[data-count]", ".rc-player"))
+    assert count is not None
+    assert card is not None
+    assert count["x"] + count["width"] <= card["x"] + card["width"]
     for tab in TABS:
         open_tab(page, tab)
         page.wait_for_timeout(400)
@@ -364,6 +392,13 @@ def test_a_comparison_with_a_clip_of_another_system(
     scores = page.locator(".rc-compare table")
     expect(scores).to_contain_text("theirs.mp4")
     expect(scores.locator("tr", has_text="motion fidelity, plain")).to_contain_text("1.000")
+    expect(page.get_by_label("The source", exact=True)).to_be_visible()
+    page.wait_for_url(re.compile(r"\?compare=\w+"))
+    page.reload()
+    expect(page.locator(".rc-compare")).to_contain_text("3 of 3 finished")
+    page.get_by_role("tab", name="History").click()
+    page.locator(".rc-card", has_text="scores of theirs.mp4").locator("h3 a").click()
+    expect(page.locator(".rc-compare")).to_contain_text("3 of 3 finished")
 
 
 def test_a_drawn_region_and_the_words_of_the_automatic_one(

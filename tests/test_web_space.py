@@ -31,26 +31,45 @@ def load_space(monkeypatch: pytest.MonkeyPatch, root: Path) -> Any:
     return module
 
 
-def test_a_job_of_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a decorator of the package `spaces` that records what holds the GPU."""
-    held: list[Any] = []
+class ZeroGpu:
+    """What the package `spaces` (0.51) has on ZeroGPU hardware, as far as the Space calls it."""
 
-    def gpu(duration: int) -> Any:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held: list[Any] = []
+        """The duration and the arguments of each call that got a GPU."""
+        self.announced = 0
+        self.free = True
+        for name, values in (
+            ("spaces", {"GPU": self._gpu}),
+            ("spaces.zero", {"startup": self._startup}),
+        ):
+            module = types.ModuleType(name)
+            vars(module).update(values)
+            monkeypatch.setitem(sys.modules, name, module)
+
+    def _startup(self) -> None:
+        self.announced += 1
+
+    def _gpu(self, duration: int) -> Any:
         def decorate(function: Any) -> Any:
             def call(*arguments: Any) -> Any:
-                held.append((duration, arguments))
+                if not self.free:
+                    raise RuntimeError("No GPU was available")
+                self.held.append((duration, arguments))
                 return function(*arguments)
 
             return call
 
         return decorate
 
-    fake = types.ModuleType("spaces")
-    vars(fake)["GPU"] = gpu
-    monkeypatch.setitem(sys.modules, "spaces", fake)
+
+def test_a_job_of_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zero = ZeroGpu(monkeypatch)
     folder: ServerFolder = server_folder(tmp_path / "space")
     space = load_space(monkeypatch, folder.root)
-    with TestClient(space.application(), base_url="https://someone.hf.space") as client:
+    application = space.application()
+    assert zero.announced == 1  # ZeroGPU ends a Space that does not say what it decorates
+    with TestClient(application, base_url="https://someone.hf.space") as client:
         page = client.get("/")
         assert "SameSite=None; Secure; Partitioned" in page.headers["set-cookie"]
         assert client.get("/health").json()["workers"] == 1
@@ -58,9 +77,26 @@ def test_a_job_of_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         id = answer.json()["id"]
         store = space.JobStore(folder.database)
         wait_for(store, id, ("done",))
-        assert held == [(120, (id,))]
+        assert zero.held == [(120, (id,))]
         assert client.get(f"/files/{id}/result/video.mp4").status_code == 200
         assert {"box", "cup"} < {path.stem for path in folder.samples.iterdir()}
+
+
+def test_a_job_without_a_gpu_fails_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zero = ZeroGpu(monkeypatch)
+    folder: ServerFolder = server_folder(tmp_path / "space")
+    space = load_space(monkeypatch, folder.root)
+    with TestClient(space.application(), base_url="https://someone.hf.space") as client:
+        store = space.JobStore(folder.database)
+        zero.free = False
+        first = client.post("/jobs", json=as_json(gaussian(3))).json()["id"]
+        assert "No GPU was available" in wait_for(store, first, ("failed",)).error
+        zero.free = True
+        client.post(f"/jobs/{first}/resume")
+        wait_for(store, first, ("done",))
+        assert client.get("/health").json()["workers"] == 1
 
 
 def test_the_space_installs_what_recast_needs() -> None:

@@ -5,6 +5,7 @@ are views (`views.py`), which the script of the page puts in place. It refuses t
 runs.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from recast.pipeline import edit_mask
 from recast.pipeline.config import DEFAULT_BACKBONE
 from recast.pipeline.defaults import AUTO
 from recast.web import views
-from recast.web.page_events import PageEvents
+from recast.web.page_events import COMPARE, PageEvents
 from recast.web.requests import DRAWN, MAX_SAMPLES
 from recast.web.service import Service
 from recast.web.uploads import CLIP_SUFFIXES
@@ -32,6 +33,10 @@ _COLLECT = (
     " values[values.length - 1] = window.recast.drawing(); return values; }"
 )
 """Before a job is started, the script of the page adds the settings form and the drawn mask."""
+_WITH_SETTINGS = (
+    "(...values) => { values[values.length - 1] = window.recast.settings(); return values; }"
+)
+_HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def theme() -> gr.themes.Base:
@@ -72,17 +77,18 @@ def build(service: Service) -> gr.Blocks:
     events = PageEvents(service)
     with gr.Blocks(title="Recast", analytics_enabled=False, delete_cache=(3600, 86_400)) as page:
         gr.HTML(_INTRO)
-        with gr.Tabs(elem_id="rc-tabs"):
+        with gr.Tabs(elem_id="rc-tabs") as tabs:
             with gr.Tab("Transfer", id="transfer"):
-                _transfer(page, events)
+                fields, view = _transfer(events)
             with gr.Tab("History", id="history"):
                 gr.HTML(_view("history"))
             with gr.Tab("Motions", id="motions"):
                 gr.HTML(_view("motions"))
-            with gr.Tab("Compare", id="compare"):
-                _compare(events)
+            with gr.Tab("Compare", id=COMPARE):
+                compared = _compare(events)
             with gr.Tab("Bench", id="bench"):
                 gr.HTML(_view("bench"))
+        _fill(page, events, fields, view, tabs, compared)
         _endpoints(events)
     page.queue(default_concurrency_limit=8, max_size=64)
     return page
@@ -92,7 +98,8 @@ def _view(name: str) -> str:
     return f'<div class="rc-view" data-recast-view="{name}" aria-busy="true"></div>'
 
 
-def _transfer(page: gr.Blocks, events: PageEvents) -> None:
+def _transfer(events: PageEvents) -> tuple[dict[str, Any], gr.HTML]:
+    """The fields by their names, and the place of the job."""
     with gr.Row(equal_height=False, elem_classes="rc-columns"):
         with gr.Column(scale=5, min_width=320, elem_classes="rc-inputs"):
             fields = _fields(events)
@@ -104,7 +111,8 @@ def _transfer(page: gr.Blocks, events: PageEvents) -> None:
     fields["shown"] = gr.State(events.first_shown())
     fields["settings"] = gr.Textbox(visible="hidden", label="Settings")
     fields["drawing"] = gr.Textbox(visible="hidden", label="Drawing")
-    _connect(page, events, fields, start, view)
+    _connect(events, fields, start, view)
+    return fields, view
 
 
 def _fields(events: PageEvents) -> dict[str, Any]:
@@ -134,7 +142,7 @@ def _clip_fields(events: PageEvents) -> dict[str, Any]:
             elem_classes="rc-file",
         )
         fields["film"] = gr.HTML(elem_id="rc-film")
-        with gr.Row():
+        with gr.Row() as fields["cut"]:
             fields["start"] = gr.Slider(
                 0, 10, value=0, step=0.05, label="Start", info="Seconds", elem_id="rc-start-time"
             )
@@ -165,6 +173,7 @@ def _prompt_fields() -> dict[str, Any]:
             fields["negative_prompt"] = gr.Textbox(
                 label="Negative prompt", info="What the new clip should not show."
             )
+        fields["note"] = gr.HTML(elem_id="rc-prompt-note")
     return fields
 
 
@@ -182,7 +191,7 @@ def _model_fields(events: PageEvents) -> dict[str, Any]:
                 events.first_presets(), value="", label="Preset", elem_id="rc-preset"
             )
         fields["estimate"] = gr.HTML(
-            '<p class="rc-estimate rc-help">Estimating the memory of this model.</p>',
+            events.first_estimate(),
             elem_id="rc-estimate",
         )
         with gr.Row():
@@ -215,46 +224,91 @@ def _mask_fields() -> dict[str, Any]:
     return {"mask": mask, "box": box, "words": words, "canvas": canvas}
 
 
-def _connect(
-    page: gr.Blocks, events: PageEvents, fields: dict[str, Any], start: gr.Button, view: gr.HTML
-) -> None:
-    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    f = fields
-    film = [f["clip"], f["start"], f["fit"], f["backbone"], f["settings"], f["mask"]]
-    film_outputs = [f["film"], f["canvas"], f["start"]]
-    collect_film = "(...v) => { v[4] = window.recast.settings(); return v; }"
-    method = [f["method"], f["preset"], f["backbone"], f["clip"]]
-    method_outputs = [f["preset"], f["form"], f["shown"]]
-    uploaded = [f["clip"], f["upload"]]
-    f["upload"].upload(events.upload_from_page, [f["upload"]], uploaded, **hidden).then(
-        events.film, film, film_outputs, js=collect_film, **hidden
-    ).then(events.choose_method, [*method, f["shown"]], method_outputs, **hidden).then(
-        events.estimate, method, [f["estimate"]], **hidden
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """The calls that follow a choice, each as arguments of Gradio's listeners."""
+
+    motion: dict[str, Any]
+    film: dict[str, Any]
+    method: dict[str, Any]
+    estimate: dict[str, Any]
+    words: dict[str, Any]
+    note: dict[str, Any]
+
+
+def _calls(events: PageEvents, f: dict[str, Any]) -> _Calls:
+    def call(fn: Any, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
+        # The script of the page adds the form of settings, which is no field of Gradio's.
+        js = _WITH_SETTINGS if inputs[-1] == "settings" else None
+        found = {"inputs": [f[name] for name in inputs], "outputs": [f[name] for name in outputs]}
+        return {"fn": fn, **found, "js": js, **_HIDDEN}
+
+    method = ["method", "preset", "backbone", "clip"]
+    return _Calls(
+        motion=call(events.follow_motion, ["clip", "backbone"], ["backbone"]),
+        film=call(
+            events.film,
+            ["clip", "start", "fit", "backbone", "mask", "settings"],
+            ["film", "canvas", "start", "cut"],
+        ),
+        method=call(
+            events.choose_method,
+            [*method, "shown", "settings"],
+            ["preset", "form", "shown", "estimate"],
+        ),
+        estimate=call(events.estimate, method, ["estimate"]),
+        words=call(
+            events.mask_words, ["mask", "prompt", "source_prompt", "method", "backbone"], ["words"]
+        ),
+        note=call(events.prompt_note, ["prompt", "source_prompt", "backbone"], ["note"]),
     )
+
+
+def _connect(events: PageEvents, f: dict[str, Any], start: gr.Button, view: gr.HTML) -> None:
+    """Connect the fields with what they do, and the button with the start of a job."""
+    calls = _calls(events, f)
+    f["upload"].upload(
+        events.upload_from_page, [f["upload"]], [f["clip"], f["upload"]], **_HIDDEN
+    ).then(**calls.motion).then(**calls.film).then(**calls.method).then(**calls.estimate)
     # `input`, not `change`: an address of the page that fills the fields must not empty the form.
     # A choice that is made while an earlier one is in work must not be lost.
-    latest: dict[str, Any] = {**hidden, "trigger_mode": "always_last"}
-    for name in ("clip", "start", "fit", "backbone", "mask"):
+    latest: dict[str, Any] = {"trigger_mode": "always_last"}
+    f["clip"].input(**calls.motion, **latest).then(**calls.film).then(**calls.method).then(
+        **calls.estimate
+    )
+    for name in ("start", "fit", "backbone", "mask"):
         listener = f[name].release if name == "start" else f[name].input
-        listener(events.film, film, film_outputs, js=collect_film, **latest)
-    for name in ("method", "backbone", "clip", "preset"):
-        f[name].input(events.choose_method, [*method, f["shown"]], method_outputs, **latest).then(
-            events.estimate, method, [f["estimate"]], **hidden
-        )
-    f["mask"].change(lambda mask: gr.update(visible=mask == "box"), f["mask"], f["box"], **hidden)
-    words = [f["mask"], f["prompt"], f["source_prompt"], f["method"], f["backbone"]]
+        listener(**calls.film, **latest)
+    for name in ("method", "backbone", "preset"):
+        f[name].input(**calls.method, **latest).then(**calls.estimate)
+    f["mask"].change(lambda mask: gr.update(visible=mask == "box"), f["mask"], f["box"], **_HIDDEN)
     for name in ("mask", "prompt", "source_prompt", "method"):
-        f[name].change(events.mask_words, words, [f["words"]], **hidden)
+        f[name].change(**calls.words)
+    for name in ("prompt", "source_prompt", "backbone"):
+        f[name].change(**calls.note)
     call = [f[name] for name in events.CALL]
-    start.click(events.start, call, [view], js=_COLLECT, **hidden)
-    f["prompt"].submit(events.start, call, [view], js=_COLLECT, **hidden)
-    loaded = [f[name] for name in events.LOADED]
-    page.load(events.load, None, [*loaded, view], **hidden).then(
-        events.film, film, film_outputs, js=collect_film, **hidden
-    ).then(events.estimate, method, [f["estimate"]], **hidden)
+    start.click(events.start, call, [view], js=_COLLECT, **_HIDDEN)
+    f["prompt"].submit(events.start, call, [view], js=_COLLECT, **_HIDDEN)
 
 
-def _compare(events: PageEvents) -> None:
+def _fill(
+    page: gr.Blocks,
+    events: PageEvents,
+    f: dict[str, Any],
+    view: gr.HTML,
+    tabs: gr.Tabs,
+    compared: gr.HTML,
+) -> None:
+    """Fill the fields from the address of the page when it is opened."""
+    calls = _calls(events, f)
+    outputs = [*(f[name] for name in events.LOADED), view, tabs, compared]
+    page.load(events.load, None, outputs, **_HIDDEN).then(**calls.film).then(**calls.method).then(
+        **calls.estimate
+    )
+
+
+def _compare(events: PageEvents) -> gr.HTML:
+    """Returns the place of the comparison."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             clip = gr.Dropdown(events.clip_choices(""), value=events.first_clip(), label="Clip")
@@ -279,10 +333,12 @@ def _compare(events: PageEvents) -> None:
         with gr.Column(scale=5, min_width=320):
             view = gr.HTML(
                 '<p class="rc-empty">One clip and one prompt through several methods, side by side '
-                "and scored.</p>"
+                "and scored.</p>",
+                elem_id="rc-comparison",
             )
     inputs = [clip, prompt, source_prompt, model, methods, others, seed, steps]
-    start.click(events.compare, inputs, [view], api_visibility="private", show_progress="hidden")
+    start.click(events.compare, inputs, [view], **_HIDDEN)
+    return view
 
 
 def _endpoints(events: PageEvents) -> None:

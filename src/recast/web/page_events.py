@@ -9,28 +9,31 @@ from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import gradio as gr
 
-from recast import registry
 from recast.errors import BadCall, RecastError
 from recast.motions.motion import Motion
-from recast.pipeline import edit_mask, method_presets
+from recast.pipeline import method_presets
 from recast.pipeline.config import DEFAULT_BACKBONE
 from recast.pipeline.defaults import AUTO, default_method
 from recast.pipeline.source_clip import Source
-from recast.web import models, views
+from recast.web import advice, models, views
 from recast.web.fields import with_values
 from recast.web.filmstrip import clip_seconds, filmstrip
 from recast.web.form_values import PARTS, parse_settings, request_of
 from recast.web.guard import client_of
 from recast.web.requests import DRAWN, TransferRequest, clip_path, from_json
 from recast.web.service import Service
-from recast.web.wording import sentence
+from recast.web.wording import EXAMPLES, sentence
+from recast.web.work import describe_motion
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _FIRST = "sample:demo"
+COMPARE = "compare"
+"""The id of the tab of comparisons."""
 Shown = tuple[str, str]
 """The method and the preset whose settings the form shows."""
 
@@ -113,23 +116,41 @@ class PageEvents:
         method = default_method(DEFAULT_BACKBONE)
         return method, method_presets.default_preset(method, DEFAULT_BACKBONE)
 
+    def first_estimate(self) -> str:
+        """What is said about the model and the method that are chosen at first."""
+        return advice.estimating(self.first_shown()[0], DEFAULT_BACKBONE)
+
     def welcome(self) -> str:
         """What the page shows where results will be."""
-        return views.render("welcome", limits=self.service.limits)
+        return views.render("welcome", limits=self.service.limits, examples=EXAMPLES)
 
     # --- what the fields do ----------------------------------------------------------------------
 
     @in_words
+    def follow_motion(self, clip: str | None, backbone: str) -> Any:
+        """The model of a motion that is chosen as the clip, because it runs on no other."""
+        if not (clip or "").startswith("motion:"):
+            return gr.skip()
+        name = describe_motion(clip_path(self.service.folder, str(clip)))["model"]
+        return name if name in self.service.models.names() and name != backbone else gr.skip()
+
+    @in_words
     def film(
-        self, clip: str, start: float, fit: str, backbone: str, settings: str, mask: str
-    ) -> tuple[str, str, Any]:
-        """The pictures of the clip, the canvas for a mask, and the range of the start."""
-        if not clip or clip.startswith("motion:"):
-            return "", "", gr.skip()
+        self, clip: str, start: float, fit: str, backbone: str, mask: str, settings: str
+    ) -> tuple[str, str, Any, Any]:
+        """The pictures of the clip, the canvas for a mask, the range of the start, and whether the
+        clip can be cut and fitted."""
+        shown, hidden = gr.update(visible=True), gr.update(visible=False)
+        if not clip:
+            return "", "", gr.skip(), shown
+        if clip.startswith("motion:"):
+            found = describe_motion(clip_path(self.service.folder, clip))
+            text = advice.motion(found["model"], found["method"], found["clip"], found["preview"])
+            return text, "", gr.skip(), hidden
         own = models.defaults_of(backbone)
         if own is None:
             text = "The size of this model's clips is known once it is downloaded."
-            return f'<p class="rc-help">{text}</p>', "", gr.skip()
+            return f'<p class="rc-help">{text}</p>', "", gr.skip(), shown
         path = clip_path(self.service.folder, clip)
         seconds = clip_seconds(path, path.stat().st_mtime)
         latest = max(0.05, round(seconds, 2))
@@ -137,65 +158,46 @@ class PageEvents:
             values = {**parse_settings(settings)["source"], "start": min(start, latest), "fit": fit}
             strip = filmstrip(path, with_values(Source(), values), own)
         except RecastError as error:
-            text = escape(sentence(str(error), self.service.folder.root))
-            return f'<p class="rc-error" role="alert">{text}</p>', "", gr.update(maximum=latest)
+            text = advice.failure(sentence(str(error), self.service.folder.root))
+            return text, "", gr.update(maximum=latest), shown
         canvas = views.render("canvas", film=strip) if mask == DRAWN else ""
-        return views.film(strip), canvas, gr.update(maximum=latest)
+        return views.film(strip), canvas, gr.update(maximum=latest), shown
 
     @in_words
     def choose_method(
-        self, method: str, preset: str, backbone: str, clip: str, shown: Shown
-    ) -> tuple[Any, Any, Shown]:
-        """The presets of a method, and its settings unless the form shows them already: then it
-        keeps what the visitor wrote."""
+        self, method: str, preset: str, backbone: str, clip: str, shown: Shown, settings: str
+    ) -> tuple[Any, Any, Shown, str]:
+        """The presets of a method; its settings, unless the form shows them already; and what is
+        known at once about model and method. What the visitor wrote is kept, except for the
+        settings of another method or preset."""
         method = self._method(method, backbone, clip)
         choices = _preset_choices(method, backbone)
         kept = preset if preset in [name for _, name in choices] else ""
         wanted = (method, kept or method_presets.default_preset(method, backbone))
-        form = gr.skip() if tuple(shown) == wanted else views.settings(*wanted)
-        return gr.update(choices=choices, value=kept), form, wanted
+        form = gr.skip()
+        if tuple(shown) != wanted:
+            values = parse_settings(settings)
+            form = views.settings(*wanted, {**values, "config": {}})
+        presets = gr.update(choices=choices, value=kept)
+        return presets, form, wanted, advice.estimating(method, backbone)
 
     @in_words
     def estimate(self, method: str, preset: str, backbone: str, clip: str) -> str:
         """What is known about memory and time before a job starts."""
-        method = self._method(method, backbone, clip)
-        lines = [
-            f"Preset: by default {method_presets.describe_default(method, backbone)}.",
-            *models.memory_lines(backbone, method, None),
-            models.time_line(self.service.store, backbone, method),
-        ]
-        about = views.render("estimate", lines=lines, about=_summary(method))
-        return about
+        return advice.estimate(self.service.store, self._method(method, backbone, clip), backbone)
 
     def mask_words(
         self, mask: str, prompt: str, source_prompt: str, method: str, backbone: str
     ) -> str:
-        """What the visitor should know about the chosen region; for the automatic one the words in
-        which the prompts differ."""
-        if not mask:
-            return ""
+        """What the visitor should know about the chosen region."""
         chosen = default_method(backbone) if method == AUTO else method
-        takers = [
-            name
-            for name in method_presets.methods_of_clips()
-            if method_presets.method_module(name).Method.takes_mask
-        ]
-        if chosen not in takers:
-            return _help(f"{chosen} changes the whole frame. Choose {' or '.join(takers)}.")
-        if mask != edit_mask.AUTO:
-            return ""
-        if not (prompt.strip() and source_prompt.strip()):
-            return _help("Write the prompt and the source prompt: their difference is the region.")
-        parts = []
-        for text, chosen_words in zip(
-            (source_prompt, prompt), edit_mask.changed_phrases(source_prompt, prompt), strict=True
-        ):
-            words = [
-                f"<mark>{escape(word)}</mark>" if index in chosen_words else escape(word)
-                for index, word in enumerate(text.split())
-            ]
-            parts.append(" ".join(words))
-        return f'<p class="rc-words">{parts[0]} <span aria-label="becomes">→</span> {parts[1]}</p>'
+        return advice.region(mask, prompt, source_prompt, chosen)
+
+    @in_words
+    def prompt_note(self, prompt: str, source_prompt: str, backbone: str) -> str:
+        """What the model has to say about the prompts."""
+        self.service.models.check(backbone)
+        return advice.prompts(backbone, [prompt or "", source_prompt or ""])
 
     def upload_from_page(self, upload: str | None, request: gr.Request) -> tuple[Any, None]:
         """Keep an upload and choose it; the second value empties the field for the next one."""
@@ -241,12 +243,13 @@ class PageEvents:
         )
         clips = [(Path(path).name, self._keep(path)) for path in others or []]
         batch = self.service.compare(transfer, methods, client_of(request), clips)
-        return f'<div class="rc-view" data-recast-view="compare" data-query="batch={batch}"></div>'
+        return _compare_view(batch)
 
     @in_words
     def load(self, request: gr.Request) -> list[Any]:
         """Fill the fields from the address: ?job=ID shows a job, ?again=ID repeats its settings,
-        and ?clip=NAME chooses a clip."""
+        ?clip=NAME chooses a clip, and ?compare=ID shows a comparison. The last three values are the
+        view of the job, the chosen tab and the view of the comparison."""
         query = dict(request.query_params)
         client = client_of(request)
         choices = self.clip_choices(client)
@@ -254,11 +257,15 @@ class PageEvents:
         shown = query.get("job") or query.get("again")
         if query.get("clip") in [name for _, name in choices]:
             fields["clip"] = gr.update(choices=choices, value=query["clip"])
+            fields["backbone"] = self.follow_motion(query["clip"], DEFAULT_BACKBONE)
         if shown:
             job = self.service.store.get(shown)
             fields |= self._fields_of(job.request, choices)
         view = _job_view(query["job"]) if query.get("job") else gr.skip()
-        return [*(fields.get(name, gr.skip()) for name in self.LOADED), view]
+        batch = query.get("compare")
+        tabs = gr.update(selected=COMPARE) if batch else gr.skip()
+        compared = _compare_view(batch) if batch else gr.skip()
+        return [*(fields.get(name, gr.skip()) for name in self.LOADED), view, tabs, compared]
 
     # --- endpoints for programs ------------------------------------------------------------------
 
@@ -346,14 +353,7 @@ def _preset_choices(method: str, backbone: str) -> list[tuple[str, str]]:
     return [(f"Default ({default})", ""), *((n, n) for n in method_presets.presets(method))]
 
 
-def _summary(method: str) -> str:
-    """The first line of a method's module: what it is."""
-    return (registry.load("methods", method).__doc__ or "").strip().partition("\n")[0]
-
-
 def _motion_label(path: Path) -> str:
-    from recast.web.work import describe_motion
-
     try:
         motion = describe_motion(path)
     except RecastError:
@@ -365,5 +365,6 @@ def _job_view(id: str) -> str:
     return f'<div class="rc-view" data-recast-job="{escape(id)}" aria-busy="true"></div>'
 
 
-def _help(text: str) -> str:
-    return f'<p class="rc-help">{escape(text)}</p>'
+def _compare_view(batch: str) -> str:
+    query = f"batch={quote(batch, safe='')}"
+    return f'<div class="rc-view" data-recast-view="compare" data-query="{query}"></div>'

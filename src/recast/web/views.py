@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from recast.errors import RecastError
+from recast.errors import BadCall, RecastError
 from recast.pipeline import method_presets, output_folder
 from recast.pipeline.defaults import AUTO, default_method
 from recast.web import settings_form, wording
@@ -64,13 +64,13 @@ def film(strip: Filmstrip) -> str:
 def job(service: Service, shown: Job) -> str:
     """One job: its progress, or its results."""
     if shown.unfinished:
-        return render("running", job=shown, facts=_facts(shown))
+        return render("running", job=shown, facts=_facts(service, shown))
     notes = shown.result.get("notes") or shown.progress.get("notes", [])
     root = service.folder.root
     return render(
         "job",
         job=shown,
-        facts=_facts(shown),
+        facts=_facts(service, shown),
         error=wording.sentence(shown.error, root) if shown.error else "",
         items=_results(service, shown),
         notes=[wording.sentence(note, root) for note in notes],
@@ -147,8 +147,11 @@ def motions(service: Service, client: str) -> str:
 
 
 def comparison(service: Service, batch: str) -> str:
-    """The jobs of a comparison side by side, with their scores."""
-    jobs = service.store.jobs(batch=batch)[::-1]
+    """The jobs of a comparison side by side, with their scores. Raises `BadCall` for a name that
+    belongs to no comparison."""
+    jobs = service.store.jobs(batch=batch)[::-1] if batch else []
+    if not jobs:
+        raise BadCall("this comparison does not exist; its results may have been removed")
     shown = []
     for one in jobs:
         items = _results(service, one)
@@ -159,6 +162,9 @@ def comparison(service: Service, batch: str) -> str:
     return render(
         "compare",
         jobs=shown,
+        prompt=jobs[0].request["prompt"],
+        clip=_clip_name(service, jobs[0]),
+        source=next((i for job in jobs for i in _results(service, job) if i["pair"]), None),
         rows=_score_rows(jobs),
         unfinished=sum(one.unfinished for one in jobs),
     )
@@ -188,7 +194,6 @@ def _results(service: Service, shown: Job) -> list[dict[str, Any]]:
             continue
         base = f"/files/{shown.id}/{RESULT}" + ("" if name == "." else f"/{name}")
         pair = (folder / output_folder.PAIR).is_file()
-        frames, fps = _length(folder)
         files = [
             (label, f"{base}/{file}") for file, label in _DOWNLOADS if (folder / file).is_file()
         ]
@@ -202,20 +207,31 @@ def _results(service: Service, shown: Job) -> list[dict[str, Any]]:
                 "sheet": f"{base}/{output_folder.SHEET}",
                 "downloads": files,
                 "scores": scores[index] if index < len(scores) else [],
-                "frames": frames,
-                "fps": fps,
+                **_length(folder),
             }
         )
     return items
 
 
-def _length(folder: Path) -> tuple[int, float]:
-    """Frames and rate of a result, from the clip that its manifest names."""
+def _length(folder: Path) -> dict[str, Any]:
+    """Frames, rate and size of a result, from the clip that its manifest names."""
     clip = json.loads((folder / output_folder.MANIFEST).read_text(encoding="utf-8"))["clip"]
-    return int(clip.get("frames", 16)), float(clip.get("fps", 8.0))
+    known = {"frames": 16, "fps": 8.0, "width": 1, "height": 1}
+    return {name: clip.get(name, default) for name, default in known.items()}
 
 
-def _facts(shown: Job) -> list[str]:
+def _clip_name(service: Service, shown: Job) -> str:
+    """What a visitor calls the clip of a job; empty if it is not on the server any more."""
+    kind, _, id = str(shown.request["clip"]).partition(":")
+    if kind != "clip":
+        return f"sample {id}" if kind == "sample" else "a motion"
+    try:
+        return service.folder.clip(id).name
+    except RecastError:
+        return ""
+
+
+def _facts(service: Service, shown: Job) -> list[str]:
     request = shown.request
     method = shown.result.get("method") or request.get("method", "")
     if method == AUTO and not str(request["clip"]).startswith("motion:"):
@@ -226,7 +242,8 @@ def _facts(shown: Job) -> list[str]:
     seconds = None
     if shown.started and shown.finished and shown.state == "done":
         seconds = wording.duration(shown.finished - shown.started)
-    return [fact for fact in (*facts, wording.moment(shown.created), seconds) if fact]
+    clip = f"motion of {name}" if (name := _clip_name(service, shown)) else ""
+    return [fact for fact in (clip, *facts, wording.moment(shown.created), seconds) if fact]
 
 
 def _card(service: Service, shown: Job) -> dict[str, Any]:
@@ -239,7 +256,8 @@ def _card(service: Service, shown: Job) -> dict[str, Any]:
         "unfinished": shown.unfinished,
         "request": shown.request,
         "title": name,
-        "facts": _facts(shown),
+        "facts": _facts(service, shown),
+        "batch": shown.batch,
         "picture": items[0]["sheet"] if items else "",
         "error": wording.sentence(shown.error, service.folder.root) if shown.error else "",
     }

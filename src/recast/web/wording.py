@@ -43,6 +43,19 @@ MEANINGS = {
     "leakage": "How much of the look of the source is left in the result.",
 }
 """Metric -> what it tells, for the scores that the page explains."""
+EXAMPLES = (
+    {
+        "model": "shapes",
+        "world": "coloured shapes on plain backgrounds",
+        "prompt": "a yellow square on a navy background",
+    },
+    {
+        "model": "menagerie-dit",
+        "world": "animals and vehicles in landscapes, an early version",
+        "prompt": "a brown horse runs in a field",
+    },
+)
+"""A model of each world that ships with Recast, with a prompt that it understands."""
 _LABELS = {"mask": "Region", "out": "folder", "config": "settings", "clip": "Clip"}
 _SWITCH = {"True": "on", "False": "off"}
 

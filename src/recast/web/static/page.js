@@ -52,9 +52,10 @@
       complain(view, error);
     }
     view.setAttribute("aria-busy", "false");
-    if (job) {
+    const batch = new URLSearchParams(view.dataset.query).get("batch");
+    if (job || batch) {
       const place = new URL(location.href);
-      place.search = `?job=${job}`;
+      place.search = job ? `?job=${job}` : `?compare=${batch}`;
       history.replaceState(null, "", place);
     }
     view.querySelectorAll("[data-recast-player]").forEach(player);
@@ -66,11 +67,21 @@
 
   const shown = (element) => element.offsetParent !== null;
 
+  const reveal = (view) => {
+    // A job that begins out of sight: below the fields on a phone, or above a long form of settings.
+    const top = view.getBoundingClientRect().top;
+    if (top >= 0 && top < 0.6 * innerHeight) return;
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    view.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
+  };
+
   let panelOpen = false; // the form of settings is replaced when another method is chosen
   document.addEventListener(
     "toggle",
     (event) => {
-      if (event.target.matches?.("[data-recast-panel]")) panelOpen = event.target.open;
+      const panel = event.target;
+      // A panel that `look` has not seen was closed by its replacement, not by the visitor.
+      if (panel.matches?.("[data-recast-panel]") && panel.dataset.seen) panelOpen = panel.open;
     },
     true,
   );
@@ -87,7 +98,7 @@
       const isJob = "recastJob" in view.dataset || view.dataset.query;
       if (visible && !fresh) {
         view.dataset.loaded = "yes";
-        load(view);
+        load(view).then(() => isJob && reveal(view));
       } else if (!visible && fresh && !isJob) {
         view.dataset.loaded = ""; // a list is loaded again whenever its tab is opened
       }
@@ -266,9 +277,11 @@
     pen.stroke();
     const view = canvas.getContext("2d");
     view.clearRect(0, 0, canvas.width, canvas.height);
-    view.globalAlpha = 0.6;
     view.drawImage(maskOf(canvas), 0, 0);
-    view.globalAlpha = 1;
+    view.globalCompositeOperation = "source-in"; // in a colour that is seen on light and dark clips
+    view.fillStyle = "rgb(255 0 200 / 60%)";
+    view.fillRect(0, 0, canvas.width, canvas.height);
+    view.globalCompositeOperation = "source-over";
   };
 
   const point = (canvas, event) => {
