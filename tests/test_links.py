@@ -39,7 +39,7 @@ def test_links_lead_to_files(page: str) -> None:
 
 def test_the_readme_stays_short_and_names_every_method() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 125
+    assert len(text.splitlines()) <= 128
     from recast.pipeline.method_presets import method_names
 
     assert set(method_names()) - {"unguided"} <= set(re.findall(r"`(\w+)`", text))

@@ -17,8 +17,8 @@ BEST_MEASURED = {"shapes": "dmt", "shapes-dit": "dmt"}
 """Shipped model -> the method with the best scores in `recast bench methods` on that model."""
 
 TUNED = "shapes"
-"""The preset of a method that was tuned on the shipped model of the same name. A method that needs
-other settings on the transformer has a preset "shapes-dit" too."""
+"""The preset of a method that was tuned on the shipped model of the same name, and measured on the
+other shipped models. A method that needs other settings there has a preset of that model too."""
 _STRENGTHS = tuple(f"strength-{percent}" for percent in (70, 50, 60, 80, 90))
 _WITHOUT_TRAINING: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -43,6 +43,11 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "motionclone": ("shapes-dit",),
             "sdedit": _STRENGTHS[:1],
         },
+        "menagerie-dit": {
+            **dict.fromkeys(("dmt", "flowmotion", "query_injection"), (TUNED,)),
+            "sdedit": ("strength-50", "strength-70"),
+            "unguided": ("plain",),
+        },
         "shapes@frames": {
             **dict.fromkeys(("tokenflow", "controlvideo", "trained_control"), ("shapes@frames",)),
             "sdedit": _STRENGTHS[:1],
@@ -51,8 +56,8 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Shipped model -> method -> the presets that were measured on the model, the default first
-(`recast bench methods`, `recast bench shapes` for more presets of sdedit, and
-`benchmarks/suites/frames.toml` for shapes@frames). The rows of dmt's published presets there have
+(`recast bench methods`, `recast bench shapes` for more presets of sdedit, `recast bench menagerie`
+for menagerie-dit, and `benchmarks/suites/frames.toml` for shapes@frames). The rows of dmt's published presets there have
 25 steps, so these presets count as unmeasured."""
 GENERIC = "generic"
 """The preset of a method whose published presets name blocks of a single model: the published
