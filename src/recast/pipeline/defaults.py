@@ -57,8 +57,8 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Shipped model -> method -> the presets that were measured on the model, the default first
 (`recast bench methods`, `recast bench shapes` for more presets of sdedit, `recast bench menagerie`
-for menagerie-dit, and `benchmarks/suites/frames.toml` for shapes@frames). The rows of dmt's published presets there have
-25 steps, so these presets count as unmeasured."""
+for menagerie-dit, and `benchmarks/suites/frames.toml` for shapes@frames). The rows of dmt's
+published presets there have 25 steps, so these presets count as unmeasured."""
 GENERIC = "generic"
 """The preset of a method whose published presets name blocks of a single model: the published
 numbers, with roles that every model has. It was not measured."""
