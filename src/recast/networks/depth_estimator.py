@@ -1,6 +1,6 @@
 """Depth maps by a depth-estimation model of transformers, such as DPT or Depth Anything.
 
-Owns how such a model is found, loaded and called. It refuses to know who reads the maps.
+Owns how such a model is called. It refuses to know who reads the maps.
 """
 
 from __future__ import annotations
@@ -12,42 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
-from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+from transformers import AutoModelForDepthEstimation
 
-from recast.errors import BadModel
-from recast.networks import checkpoint_loading
-from recast.networks.library_logging import quiet
+from recast.networks import structure_model
 
-_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.bin")
 _METRIC = {"glpn", "zoedepth", "depth_pro"}
 """Kinds of models whose output is a distance. That of the others grows towards the viewer."""
-
-
-def find(source: Path) -> Path:
-    """The folder of a depth-estimation model, which is a folder or a hub id. Raises `BadModel` if
-    there is no such model."""
-    path = checkpoint_loading.find_folder(source.as_posix(), _FILES)
-    classes = checkpoint_loading.read_json(path / "config.json").get("architectures") or ["model"]
-    if not str(classes[0]).endswith("ForDepthEstimation"):
-        raise BadModel(
-            f"`control_model`: {source} is a {classes[0]}; it must be a model for depth "
-            "estimation of transformers, such as DPTForDepthEstimation"
-        )
-    return path
 
 
 def depth_maps(source: Path, frames: NDArray[np.uint8], device: torch.device) -> NDArray[np.uint8]:
     """The depth of frames (F, H, W, 3), of the same shape: the nearest point of each frame is white
     and the farthest black, as in the maps of ControlNet's authors. Raises `BadModel`."""
-    path = find(source)
-    network: Any = checkpoint_loading.text_network(AutoModelForDepthEstimation, path, torch.float32)
-    try:
-        with quiet():
-            processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # for a damaged file the library raises many kinds of exceptions
-        reason = " ".join(str(error).split())[:160]
-        raise BadModel(f"{path} has no image processor that can be read: {reason}") from error
-    network.eval().requires_grad_(False).to(device)
+    path, _ = structure_model.find(source)
+    network, processor = structure_model.load(AutoModelForDepthEstimation, path, device)
     config = network.config
     metric = config.model_type in _METRIC or _kind(config) == "metric"
     maps = [_map(network, processor, frame, metric) for frame in frames]

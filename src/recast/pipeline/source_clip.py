@@ -48,8 +48,8 @@ class Source:
     its edges. A path names maps that you have: a video, a GIF or a folder of images, which is cut
     and fitted as the clip is. The run writes the maps as control.mp4."""
     control_model: Path | None = None
-    """The folder or hub id of a model of transformers for depth estimation. Its depth maps of the
-    clip take the place of `control`."""
+    """The folder or hub id of a model of transformers for depth estimation, or for poses (ViTPose).
+    Its maps of the clip take the place of `control`."""
 
     def __post_init__(self) -> None:
         check_finite(self)

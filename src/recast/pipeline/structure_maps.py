@@ -1,7 +1,7 @@
 """Structure maps: what a ControlNet reads of the source, such as its edges or its depth.
 
-This module owns the ways to get them: edges by Canny, depth by a model of the user, or maps that
-the user has. It refuses to know how a method uses them.
+This module owns the ways to get them: edges by Canny, depth or poses by a model of the user, or
+maps that the user has. It refuses to know how a method uses them.
 """
 
 import contextlib
@@ -25,16 +25,17 @@ CANNY = Path("canny")
 
 def check(source: Source) -> None:
     """Check the maps of a call before a model is loaded. Raises `BadClip` for maps that cannot be
-    read, `BadModel` for another model than one for depth, and `BadCall` for both at once."""
+    read, `BadModel` for another model than one for depth or poses, and `BadCall` for both at
+    once."""
     if source.control is not None and source.control_model is not None:
         raise BadCall(
             f"`control` is {source.control} and `control_model` is {source.control_model}; the "
             "maps are either of the one or by the other, so leave one out"
         )
     if source.control_model is not None:
-        from recast.networks import depth_estimator  # here, because transformers loads slowly
+        from recast.networks import structure_model  # here, because transformers loads slowly
 
-        depth_estimator.find(source.control_model)
+        structure_model.find(source.control_model)
     elif source.control not in (None, CANNY):
         _check_exists(source.control)
         with contextlib.suppress(OneFrame):  # a structure that does not move
@@ -51,10 +52,12 @@ def maps_of(
     length or aspect ratio, and `BadModel` for a damaged model.
     """
     if source.control_model is not None:
-        from recast.networks import depth_estimator
+        from recast.networks import depth_estimator, pose_estimator, structure_model
 
-        frames = depth_estimator.depth_maps(source.control_model, clip.video.frames, device)
-        facts: dict[str, Any] = {"kind": "depth", "model": source.control_model.as_posix()}
+        _, kind = structure_model.find(source.control_model)
+        estimate = depth_estimator.depth_maps if kind == "depth" else pose_estimator.pose_maps
+        frames = estimate(source.control_model, clip.video.frames, device)
+        facts: dict[str, Any] = {"kind": kind, "model": source.control_model.as_posix()}
     elif source.control == CANNY:
         frames = edges.canny(clip.video.frames)
         facts = {"kind": "canny", "low": edges.LOW, "high": edges.HIGH}
