@@ -175,7 +175,8 @@ def test_a_control_net_beside_a_model_and_one_in_its_folder_are_the_same(tmp_pat
     wrapped = model_loading.wrap(whole, CPU)
     wrapped_beside = model_loading.wrap(pipe, replace(CPU, control_net=edges))
     for loaded in (beside, inside, wrapped, wrapped_beside):
-        torch.testing.assert_close(sampled(loaded, x, structure=MAPS), expected)
+        made = sampled(loaded, x, structure=MAPS)
+        torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
         assert loaded.control_net == backbone.control_net
         assert loaded.fingerprint == backbone.fingerprint
     assert model_loading.load(str(model), CPU).control_net is None

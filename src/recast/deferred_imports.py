@@ -12,6 +12,7 @@ the libraries do with them.
 import functools
 import importlib
 import importlib.abc
+import logging
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec, PathFinder
@@ -69,7 +70,12 @@ class _Deferred(ModuleType):
         if sys.modules.get(name) is not self:
             return importlib.import_module(name)
         del sys.modules[name]
-        true = importlib.import_module(name)
+        previous_level = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # as in `registry.quiet_imports`
+        try:
+            true = importlib.import_module(name)
+        finally:
+            logging.disable(previous_level)
         while waiting:
             waiting.pop(0)(true)
         return true

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from recast import registry
 from recast.errors import BadCall, missing_extra
 
 Kind = Literal["full", "int8", "float8"]
@@ -69,6 +70,6 @@ def _is_quantized(weight: Tensor) -> bool:
 
 
 def _torchao() -> Any:
-    with missing_extra("quantize"):
+    with missing_extra("quantize"), registry.quiet_imports():
         import torchao.quantization
     return torchao.quantization
