@@ -1,6 +1,5 @@
 """docs/reference/methods.md against the methods themselves."""
 
-import importlib.util
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from recast.motions.method import Sampling
 from recast.pipeline import method_presets, requirements
 
 from .inputs import random_clip, uniform
+from .scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
@@ -44,12 +44,7 @@ def test_the_table_has_rows() -> None:
 
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs/generate/tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "docs/generate/tables.py")
 
 
 def test_the_matrix_has_every_method_on_every_backbone_with_weights(tables: ModuleType) -> None:

@@ -1,6 +1,5 @@
 """The tables of the papers: `benchmarks/published_tables.py`."""
 
-import importlib.util
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,13 @@ import pytest
 from recast import evaluation
 from recast.bench import suite
 
+from .scripts import load_script
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 TABLES = tomllib.loads((FOLDER / "published_tables.toml").read_text())
 
 
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("published", FOLDER / "published_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SCRIPT = load_script(FOLDER / "published_tables.py")
 
 
 def _row(variant: str, clip: str, backbone: str = "shapes", **metrics: float) -> dict[str, Any]:
@@ -62,8 +57,7 @@ def test_reported_numbers_stand_apart_from_those_that_were_measured() -> None:
         _row("unguided", "c0", motion_fidelity_plain=0.0),  # no system of this table
     ]
     table = TABLES["dreammotion-table-1"]
-    script = _script()
-    text = "\n".join(script.lines(table, script.with_systems(measured, table["system"])))
+    text = "\n".join(SCRIPT.lines(table, SCRIPT.with_systems(measured, table["system"])))
     (line,) = (line for line in text.splitlines() if line.startswith("| DMT |"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:4] == ["DMT", "`shapes`", "0.8697", "0.3078"]
@@ -88,6 +82,6 @@ def test_a_claim_is_confirmed_by_the_sign_of_a_paired_difference(
         *(_row("DMT", f"c{i}", **{metric: 0.5}) for i in range(4)),
     ]
     claim = TABLES["dreammotion-table-1"]["claim"][0]
-    line = _script().verdict(claim, measured, "motion fidelity")
+    line = SCRIPT.verdict(claim, measured, "motion fidelity")
     assert line.endswith(f"| {verdict} |")
-    assert _script().verdict(claim, measured[:4], "x").endswith("| – | not measured |")
+    assert SCRIPT.verdict(claim, measured[:4], "x").endswith("| – | not measured |")
