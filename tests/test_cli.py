@@ -32,6 +32,7 @@ from recast.pipeline.config import RunConfig
 from recast.pipeline.motion_cache import MotionCache
 from recast.worlds.shapes import world
 from recast.worlds.training import train as training
+from recast.worlds.training.config import TrainConfig
 from recast.worlds.training.dataset import Dataset
 
 from .clips import images, numbered
@@ -173,7 +174,7 @@ def test_training_takes_its_flags(
     call: Call, monkeypatch: pytest.MonkeyPatch, world_name: str
 ) -> None:
     @job
-    def train(config: training.TrainConfig, dataset: Dataset) -> Generator[Event, None, Path]:
+    def train(config: TrainConfig, dataset: Dataset) -> Generator[Event, None, Path]:
         assert dataset.upright is (world_name == "menagerie")
         yield Step(stage="unet", index=config.steps, total=config.steps)
         return config.out / "model"

@@ -22,6 +22,7 @@ from recast.worlds.shapes import clip_card
 from recast.worlds.shapes.dataset import DATASET
 from recast.worlds.training import networks, noising
 from recast.worlds.training import train as training
+from recast.worlds.training.config import TrainConfig
 from recast.worlds.training.loop import Stage, train_stage
 
 
@@ -75,7 +76,7 @@ def test_a_frozen_part_stays_unchanged(tmp_path, muon):
 
 def test_a_frozen_text_tower_needs_a_start(tmp_path):
     with pytest.raises(BadCall, match="`freeze_text` needs a CLIP to start from"):
-        training.TrainConfig(out=tmp_path, freeze_text=True)
+        TrainConfig(out=tmp_path, freeze_text=True)
 
 
 def test_the_schedule_leaves_no_signal_at_its_last_level():
@@ -109,7 +110,7 @@ def _weights(model, part):
 
 @pytest.mark.slow
 def test_the_four_stages_end_in_a_model_that_loads(tmp_path):
-    folder = training.train(training.TrainConfig(out=tmp_path, **ONE_STEP), DATASET).run()
+    folder = training.train(TrainConfig(out=tmp_path, **ONE_STEP), DATASET).run()
     backbone = unet3d.load(str(folder), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 8, 16, 8, 8)
     assert backbone.check_prompt("a red dolphin")[0].endswith("does not know: dolphin")
@@ -121,7 +122,7 @@ def test_the_four_stages_end_in_a_model_that_loads(tmp_path):
 @pytest.mark.slow
 def test_training_continues_from_a_model_and_saves_snapshots(tmp_path):
     zeros = {name: 0 for name in ONE_STEP if name.endswith("steps")}
-    config = training.TrainConfig(
+    config = TrainConfig(
         out=tmp_path / "on",
         start=unet3d.SHAPES,
         snapshot_every=1,
@@ -160,7 +161,7 @@ def test_clips_are_encoded_once_and_joint_steps_are_short(tmp_path, monkeypatch)
     narrow = networks.Design(unet=(16, 16, 16, 16))
     few = {name: 0 for name in ONE_STEP if name.endswith("steps")}
     few |= {"images": 40, "clips": 2, "steps": 1}
-    first = training.TrainConfig(
+    first = TrainConfig(
         out=tmp_path,
         start=unet3d.SHAPES,
         start_parts=("autoencoder", "clip"),
@@ -189,7 +190,7 @@ def test_another_design_trains_too(tmp_path):
         prediction="epsilon",
         zero_snr=False,
     )
-    config = training.TrainConfig(out=tmp_path, **ONE_STEP | {"clips": 2, "short_steps": 0})
+    config = TrainConfig(out=tmp_path, **ONE_STEP | {"clips": 2, "short_steps": 0})
     folder = training.train(config, DATASET, design).run()
     backbone = unet3d.load(str(folder), Settings(device="cpu"))
     assert backbone.latent_shape(16, 64, 64) == (1, 4, 16, 32, 32)
@@ -227,7 +228,7 @@ def test_a_shift_moves_times_to_high_noise():
 @pytest.mark.slow
 def test_a_transformer_is_trained_beside_the_same_autoencoder_and_clip(tmp_path):
     zeros = {"autoencoder_steps": 0, "clip_steps": 0}
-    config = training.TrainConfig(
+    config = TrainConfig(
         out=tmp_path,
         network="transformer",
         start=unet3d.SHAPES,

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from recast.errors import BadCall
+from recast.worlds.training.config import TrainConfig
 from recast.worlds.training.speed import compile_blocks, plain_attention
-from recast.worlds.training.train import TrainConfig
 
 
 def _attention_and_gradients(query, key, value, **options):

@@ -42,7 +42,8 @@ def train(argv: list[str], command: str, about: str) -> None:
         # diffusers and transformers load slowly.
         from recast.worlds.menagerie.dataset import DATASET
         from recast.worlds.training import train as training
+        from recast.worlds.training.config import TrainConfig
 
-    default = training.TrainConfig(out=Path("out") / "menagerie", network="transformer")
-    config = flags.parse(training.TrainConfig, default, argv, command, about)
+    default = TrainConfig(out=Path("out") / "menagerie", network="transformer")
+    config = flags.parse(TrainConfig, default, argv, command, about)
     say(str(show(training.train(config, DATASET))))

@@ -45,9 +45,10 @@ def train(argv: list[str], command: str, about: str) -> None:
         # diffusers and transformers load slowly.
         from recast.worlds.shapes.dataset import DATASET
         from recast.worlds.training import train as training
+        from recast.worlds.training.config import TrainConfig
 
-    default = training.TrainConfig(out=Path("out") / "shapes")
-    config = flags.parse(training.TrainConfig, default, argv, command, about)
+    default = TrainConfig(out=Path("out") / "shapes")
+    config = flags.parse(TrainConfig, default, argv, command, about)
     say(str(show(training.train(config, DATASET))))
 
 

@@ -8,27 +8,25 @@ their losses; the data are in `data.py`, and the loop is in `loop.py`.
 
 import math
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
-from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
-from recast.errors import BadCall, BadModel, reason_of
+from recast.errors import BadModel, reason_of
 from recast.events import Event, job
 from recast.media.atomic_files import locked
-from recast.worlds.training import networks, noising
+from recast.worlds.training import networks
+from recast.worlds.training.config import Part, TrainConfig
 from recast.worlds.training.data import (
     clip_latents,
     dense_images,
@@ -38,16 +36,15 @@ from recast.worlds.training.data import (
     to_network_range,
 )
 from recast.worlds.training.dataset import Dataset
-from recast.worlds.training.loop import Loss, Stage, autocast, train_stage
-from recast.worlds.training.model import Model, text_encoder
+from recast.worlds.training.denoiser_loss import Clips, DenoiserLosses, View
+from recast.worlds.training.loop import Stage, autocast, train_stage
+from recast.worlds.training.model import Model
 from recast.worlds.training.networks import Design
-from recast.worlds.training.part_reader import PartReader, part_error
-from recast.worlds.training.speed import compile_blocks, plain_attention
+from recast.worlds.training.part_reader import PartReader
+from recast.worlds.training.speed import compile_blocks
 from recast.worlds.training.widening import widened
 
-Network = Literal["unet", "transformer"]
-Part = Literal["autoencoder", "clip"] | Network
-_SHORT = (4, 40)  # frames of a short clip, and clips per batch
+_SHORT = View(frames=4, clips=40)
 _WHOLE_IMAGES = 1 / 7  # fraction of the autoencoder's batches, if it learns on crops
 _FOLDERS: dict[Part, str] = {
     "autoencoder": "vae",
@@ -55,79 +52,6 @@ _FOLDERS: dict[Part, str] = {
     "unet": "unet",
     "transformer": "transformer",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """The training of a model of a rendered world: its data and number of steps."""
-
-    out: Path
-    """Folder for checkpoints and logs. At the end it holds the model in `model/`. The same command
-    resumes an interrupted training."""
-    network: Network = "unet"
-    """The denoiser: a UNet like ZeroScope's, or a transformer like Wan's."""
-    seed: int = 0
-    """Seed of the data, the initial weights and the noise."""
-    images: int = 8_000
-    """Number of images with several subjects for the autoencoder. They are also mirrored and, if
-    the world has no up and down, rotated."""
-    clips: int = 8_000
-    """Number of clips for the denoiser. Those of the shapes world are also used in reverse."""
-    autoencoder_steps: int = 1_800
-    """Training steps of the autoencoder, with 32 images per batch."""
-    clip_steps: int = 950
-    """Training steps of CLIP, with 128 captioned frames per batch."""
-    freeze_text: bool = False
-    """Leave CLIP's text tower unchanged, because a denoiser that is already trained reads it."""
-    image_steps: int = 200
-    """Training steps of the denoiser on single frames, with 160 per batch."""
-    short_steps: int = 900
-    """Training steps of the denoiser on clips of four frames, with 40 per batch."""
-    steps: int = 2_300
-    """Training steps of the denoiser on whole clips, with 10 per batch."""
-    joint: float = 0.0
-    """Fraction of the steps on whole clips that use short clips instead, whose larger batches have
-    more varied captions."""
-    subject: float = 0.0
-    """Extra weight of the denoiser's loss where the subject is. Subjects are small, and details
-    such as legs are learned sooner with more weight."""
-    parts: float = 0.0
-    """Weight of a second loss of the transformer: a linear layer must read from a middle block
-    where each part of the subject is, such as a leg. The layer is not part of the model."""
-    first_frame: float = 0.0
-    """Fraction of the transformer's steps on clips in which the first frame is given without noise,
-    so that the model can also continue an image."""
-    device: str = "cpu"
-    """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
-    start: Path | None = None
-    """Folder of a model whose networks are trained further. By default training starts from
-    scratch."""
-    start_parts: tuple[Part, ...] = ("autoencoder", "clip", "unet", "transformer")
-    """The networks that are loaded from the model in --start. A network with 0 training steps stays
-    unchanged."""
-    compile: bool = False
-    """Compile the transformer's blocks with torch.compile, which needs a C++ compiler. The first
-    steps take minutes, and later ones half as long as without."""
-    snapshot_every: int = 0
-    """Save a complete model in `snapshots/` every N steps of the last stage; 0 saves none."""
-
-    def __post_init__(self) -> None:
-        if self.freeze_text and (self.start is None or "clip" not in self.start_parts):
-            raise BadCall("`freeze_text` needs a CLIP to start from; give `start`")
-        if not 0 <= self.joint <= 1:
-            raise BadCall(f"`joint` must be between 0 and 1, got {self.joint}")
-        if not 0 <= self.first_frame <= 1:
-            raise BadCall(f"`first_frame` must be between 0 and 1, got {self.first_frame}")
-        if self.first_frame and self.network == "unet":
-            raise BadCall("`first_frame` needs `network` transformer: a UNet reads a single time")
-        if self.compile and self.network == "unet":
-            raise BadCall("`compile` needs `network` transformer: a UNet's blocks differ")
-        for name in ("subject", "parts"):
-            if not 0 <= getattr(self, name) < math.inf:
-                value = getattr(self, name)
-                raise BadCall(f"`{name}` must be a number of at least 0, got {value}")
-        if self.parts and self.network == "unet":
-            raise BadCall("`parts` needs `network` transformer: a UNet has no block of equal size")
 
 
 @job
@@ -177,25 +101,13 @@ def _train(config: TrainConfig, dataset: Dataset, design: Design) -> Generator[E
     return model.save(config.out / "model")
 
 
-@dataclass(frozen=True, slots=True)
-class _Clips:
-    """The clips of the denoiser's training."""
-
-    latents: Tensor
-    """(N, C, F, h, w), scaled."""
-    subjects: Tensor | None
-    """The fraction of each latent position that the subject covers, (N, F, h, w)."""
-    parts: Tensor | None
-    """The same for each part of the subject, times 255, (N, F, P, h, w)."""
-
-
 def _training_clips(
     config: TrainConfig, dataset: Dataset, latents: NDArray[np.float16], autoencoder: AutoencoderKL
-) -> Generator[Event, None, _Clips]:
+) -> Generator[Event, None, Clips]:
     """The latents with the truth that the losses need."""
     scaled = torch.from_numpy(latents * np.float16(autoencoder.config.scaling_factor))
     subjects = parts = None
-    if config.subject:
+    if config.subject or config.close_ups:
         file = config.out / "subjects.npy"
         found = yield from subject_weights(file, config.clips, dataset, scaled.shape[-1])
         subjects = torch.from_numpy(found)
@@ -203,7 +115,7 @@ def _training_clips(
         file = config.out / "parts.npy"
         maps = yield from part_maps(file, config.clips, dataset, scaled.shape[-1])
         parts = torch.from_numpy(maps)
-    return _Clips(scaled, subjects, parts)
+    return Clips(scaled, subjects, parts)
 
 
 def _is_from_start(config: TrainConfig, part: Part) -> bool:
@@ -345,82 +257,33 @@ def _clip_stage(
     )
 
 
-def _denoiser_losses(
-    config: TrainConfig, model: Model, clips: _Clips
-) -> Callable[[int, int, float], Loss]:
-    """A function (frames, batch, joint) -> loss of the denoiser on clips of `frames` frames.
-
-    `joint` is the fraction of steps that use short clips instead. With maps of parts, the network
-    is a `PartReader`.
-    """
-    latents, subjects, parts = clips.latents, clips.subjects, clips.parts
-    design, tokenizer, dataset = model.design, model.tokenizer, model.dataset
-    encode_text = text_encoder(model.clip).to(config.device)
-    add_noise = noising.diffusion if config.network == "unet" else noising.flow
-    on_cpu = torch.device(config.device).type == "cpu"
-    attention = plain_attention if on_cpu and config.network == "transformer" else nullcontext
-    scenes = [dataset.sample(seed) for seed in range(len(latents))]
-
-    def losses(frames: int, batch: int, joint: float) -> Loss:
-        short = losses(*_SHORT, 0.0) if joint else None
-
-        def loss(denoiser: nn.Module, step: int, rng: np.random.Generator) -> Tensor:
-            if short is not None and rng.random() < joint:
-                return short(denoiser, step, rng)
-            pick = rng.integers(0, len(latents), batch)
-            first = rng.integers(0, dataset.frames - frames + 1)
-            window = slice(first, first + frames)
-            x0 = latents[pick, :, window].float()
-            weight = torch.ones_like(x0[:, :1])
-            if subjects is not None:
-                weight = weight + config.subject * subjects[pick, None, window].float()
-            if dataset.reversible and rng.random() < 0.5:
-                x0, weight = x0.flip(2), weight.flip(2)
-            texts = [_drop_caption(dataset.caption(scenes[i], rng), rng) for i in pick]
-            tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-            with torch.no_grad():
-                condition = encode_text(tokens.input_ids.to(config.device)).last_hidden_state
-            noised = add_noise(design, x0, rng)
-            if config.first_frame and frames > 1 and rng.random() < config.first_frame:
-                noised = noising.with_clean_first_frame(noised, x0)
-                weight[:, :, 0] = 0
-            x, target, t = (part.to(config.device) for part in noised)
-            weight = (weight / weight.mean()).to(config.device)
-            with autocast(config.device), attention():
-                # The transformer returns the output alone, and a `PartReader` the parts as well.
-                output, *logits = denoiser(x, t, condition, return_dict=False)
-            error = (weight * (output.float() - target).square()).mean()
-            if parts is None:
-                return error
-            maps = rearrange(parts[pick, window], "b f p h w -> b p f h w")
-            maps = maps.to(config.device).float() / 255
-            return error + config.parts * part_error(logits[0], maps, weight)
-
-        return loss
-
-    return losses
-
-
 def _denoiser_stages(
-    config: TrainConfig, model: Model, clips: _Clips, reader: PartReader | None
+    config: TrainConfig, model: Model, clips: Clips, reader: PartReader | None
 ) -> Iterator[Stage]:
     def save_snapshot(average: nn.Module, step: int) -> None:
         if config.snapshot_every and step % config.snapshot_every == 0:
             denoiser = average.transformer if isinstance(average, PartReader) else average
             model.save(config.out / "snapshots" / f"{step:06}", denoiser)
 
-    losses = _denoiser_losses(config, model, clips)
+    losses = DenoiserLosses(config, model, clips)
     frames = model.dataset.frames
+    whole = View(frames=frames, clips=160 // frames)
+    close_up = View(frames=frames, clips=4 * whole.clips, close_up=True)
     plan = [
-        (1, 160, config.image_steps, 0.1),
-        (*_SHORT, config.short_steps, 0.1),
-        (frames, 160 // frames, config.steps, 0.3),
+        (1, losses.of(View(frames=1, clips=160)), config.image_steps, 0.1),
+        (_SHORT.frames, losses.of(_SHORT), config.short_steps, 0.1),
+        (
+            frames,
+            losses.mixed(whole, {_SHORT: config.joint, close_up: config.close_ups}),
+            config.steps,
+            0.3,
+        ),
     ]
-    for length, batch, steps, cooldown in plan:
+    for length, loss, steps, cooldown in plan:
         yield Stage(
             name=f"{config.network}{length}",
             model=reader or model.denoiser,
-            loss=losses(length, batch, config.joint if length == frames else 0.0),
+            loss=loss,
             steps=steps,
             lr=1e-3 if config.network == "unet" else 2e-3,
             muon=config.network == "transformer",
@@ -429,8 +292,3 @@ def _denoiser_stages(
             checkpoint_every=math.gcd(200, config.snapshot_every),
             on_checkpoint=save_snapshot if length == frames else None,
         )
-
-
-def _drop_caption(text: str, rng: np.random.Generator) -> str:
-    """Sometimes an empty caption, for classifier-free guidance (Ho and Salimans 2022)."""
-    return "" if rng.random() < 0.1 else text
