@@ -106,7 +106,7 @@ def systems(model: str) -> dict[str, System]:
         config = method_presets.preset(name, preset)
         found[f"{name}:{preset}"] = System(method=method_presets.configure(name, config))
     for preset in sorted(dmt.PRESETS.keys() - {TUNED, "reference"}):
-        shares = "" if preset == "paper" else "dmt:paper"
+        shares = "dmt:paper" if preset == "paper-large-change" else ""
         found[f"dmt:{preset}"] = System(method=dmt.Method(dmt.PRESETS[preset]), shares=shares)
     return found
 

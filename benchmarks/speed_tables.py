@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recast.bench import rows, summary
+from recast.bench import chart, rows, summary
 from recast.bench.report import Table
 
 BASE = "published"
@@ -25,16 +25,38 @@ def forecast_file(results: Path) -> Path:
     return results.with_name(f"{results.stem}-forecast.json")
 
 
-def read(results: Path) -> Iterator[Table]:
-    """The tables of a file of rows, model by model."""
-    table = [json.loads(line) for line in results.open(encoding="utf-8")]
+def plot(results: Path, model: str | None = None) -> bytes | None:
+    """A PNG of the moving fidelity against the cost of a transfer whose motion is stored, with one
+    point for each system. None if no row has both."""
+    cost = "stored_forwards"
+    own = [row | {rows.METRIC + cost: row[cost]} for row in _rows(results, model)]
+    return chart.scatter(
+        own,
+        list(dict.fromkeys(row["variant"] for row in own)),
+        (cost, "cost of a transfer with a stored motion, in forward passes"),
+        ("moving_fidelity", "moving fidelity"),
+        logarithmic=True,
+    )
+
+
+def _rows(results: Path, model: str | None) -> list[dict[str, Any]]:
+    """The rows of a file and model, as rows of a benchmark, which `summary` takes."""
+    found = (json.loads(line) for line in results.open(encoding="utf-8"))
+    return [
+        row | {"variant": row["system"], "error": None}
+        for row in found
+        if model in (None, row["model"])
+    ]
+
+
+def read(results: Path, model: str | None = None) -> Iterator[Table]:
+    """The tables of a file of rows, model by model, or of one model."""
+    table = _rows(results, model)
     path = forecast_file(results)
     forecasts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for model in dict.fromkeys(row["model"] for row in table):
-        # As rows of a benchmark, which `summary` takes.
-        own = [row | {"variant": row["system"], "error": None} for row in table]
-        own = [row for row in own if row["model"] == model]
-        yield from _tables(model, own, forecasts.get(model, {}))
+    for name in dict.fromkeys(row["model"] for row in table):
+        own = [row for row in table if row["model"] == name]
+        yield from _tables(name, own, forecasts.get(name, {}))
 
 
 def _tables(model: str, results: Sequence[Row], forecasts: Mapping[str, Any]) -> Iterator[Table]:

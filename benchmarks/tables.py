@@ -3,7 +3,7 @@
 python benchmarks/tables.py out/bench-ablation --metrics text_similarity true_motion
 python benchmarks/tables.py benchmarks/results/ablation.parquet
 python benchmarks/tables.py benchmarks/results/shapes.parquet --group hard --scatter hard.png
-python benchmarks/tables.py benchmarks/results/speed.jsonl
+python benchmarks/tables.py benchmarks/results/speed.jsonl --group shapes --scatter speed.png
 """
 
 import argparse
@@ -25,10 +25,12 @@ def main(path: Path, metrics: list[str], group: str | None, picture: Path | None
 
     Variants are in the order of the suite if it ships with Recast. With `picture`, also draw the
     scatter plot of appearance against motion. A file of JSON lines holds the rows of `speed.py`,
-    which has tables of its own.
+    which has tables of its own: its groups are the models, and its scatter plot shows motion
+    against cost.
     """
     if path.suffix == ".jsonl":
-        _print(speed_tables.read(path))
+        _print(speed_tables.read(path, group))
+        _write(picture, speed_tables.plot(path, group) if picture else None)
         return
     results = rows.read(path) if path.is_dir() else parquet.read_table(path).to_pylist()
     results = [row for row in results if group in (None, row["group"])]
@@ -41,14 +43,19 @@ def main(path: Path, metrics: list[str], group: str | None, picture: Path | None
     name = results[0]["suite"]
     order = suite.read(name).methods if name in suite.names() else ()
     if picture is not None:
-        png = chart.scatter(results, summary.variants(results, order), APPEARANCE, PATH)
-        if png is None:
-            raise SystemExit(
-                f"no variant has both {APPEARANCE[0]} and {PATH[0]}, so there is nothing to draw"
-            )
-        with atomic(picture) as temporary:
-            temporary.write_bytes(png)
+        _write(picture, chart.scatter(results, summary.variants(results, order), APPEARANCE, PATH))
     _print(report.tables(results, order))
+
+
+def _write(picture: Path | None, png: bytes | None) -> None:
+    if picture is None:
+        return
+    if png is None:
+        raise SystemExit(
+            "no variant has both metrics of the scatter plot: there is nothing to draw"
+        )
+    with atomic(picture) as temporary:
+        temporary.write_bytes(png)
 
 
 def _print(tables: Iterable[report.Table]) -> None:
@@ -65,7 +72,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("path", type=Path, help="a benchmark's folder, or its rows")
     parser.add_argument("--metrics", nargs="+", default=[])
-    parser.add_argument("--group", help="only the pairs of this group")
-    parser.add_argument("--scatter", type=Path, help="path of a PNG: appearance against motion")
+    parser.add_argument("--group", help="only the pairs of this group, or the model")
+    parser.add_argument(
+        "--scatter", type=Path, help="path of a PNG: appearance or cost against motion"
+    )
     arguments = parser.parse_args()
     main(arguments.path, arguments.metrics, arguments.group, arguments.scatter)

@@ -188,7 +188,7 @@ def test_training_takes_its_flags(
 def test_listings_name_all_methods_and_backbones(call: Call) -> None:
     code, out, _ = call("methods")
     assert code == 0
-    assert "presets: paper, reference, paper-large-change, shapes" in out
+    assert "presets: paper, reference, paper-large-change, shapes, quick, draft" in out
     assert all(name in out for name in registry.names("methods"))
     code, out, _ = call("backbones")
     assert code == 0
@@ -378,8 +378,8 @@ def test_a_motion_needs_random_noise_for_other_numbers_of_frames(call: Call, bal
         (["transfer", "CLIP", "x", "--method", "dtm"], "unknown method 'dtm'; did you mean dmt?"),
         (["transfer", "CLIP", "x", "--preset", "shaeps"], "'shaeps'; did you mean shapes?"),
         (
-            ["transfer", "CLIP", "x", "--preset", "fast"],
-            "'fast'; choose from paper, paper-large-change, reference, shapes",
+            ["transfer", "CLIP", "x", "--preset", "best"],
+            "'best'; choose from draft, paper, paper-large-change, quick, reference, shapes",
         ),
         (["transfer", "CLIP", "x", "--backbone", "gausian"], "did you mean gaussian?"),
         (["transfer", "CLIP", "x", "--backbone", "none/such"], "copy the model here and pass its"),

@@ -21,11 +21,13 @@ def scatter(
     variants: Sequence[str],
     x_axis: tuple[str, str],
     y_axis: tuple[str, str],
+    *,
+    logarithmic: bool = False,
 ) -> bytes | None:
     """A PNG of means with 95 % intervals, with one point for each variant.
 
-    The axes are given as (name of a metric, title). Bounds are grey and hollow. Returns None if no
-    variant has both metrics.
+    The axes are given as (name of a metric, title); `logarithmic` concerns the first. Bounds are
+    grey and hollow. Returns None if no variant has both metrics.
     """
     figure = Figure(figsize=(6.4, 4.6), dpi=160, layout="constrained")
     axes = figure.add_subplot()
@@ -49,6 +51,8 @@ def scatter(
         )
     if not points:
         return None
+    if logarithmic:
+        axes.set_xscale("log")
     axes.set_xlabel(x_axis[1])
     axes.set_ylabel(y_axis[1])
     axes.grid(alpha=0.25)

@@ -13,7 +13,7 @@ algorithm.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
@@ -127,6 +127,12 @@ PRESETS = {
         inversion_steps=1,
     ),
 }
+# Few steps at high rates, after an inversion in small steps (docs/log/few-steps.md). What follows
+# the clip is then mostly its inverted noise, which costs nothing once the motion is learned.
+PRESETS["quick"] = replace(
+    PRESETS["shapes"], steps=12, inner_steps=4, lr=0.08, lr_end=0.04, inversion_steps=50
+)
+PRESETS["draft"] = replace(PRESETS["quick"], steps=8, inner_steps=1, lr=0.12, lr_end=0.06)
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pairwise": losses.pairwise_difference,  # eq. 3
