@@ -161,7 +161,7 @@ def _run_if_missing(
         lent, folder = None, store / rows.key(identity)
         shutil.rmtree(folder, ignore_errors=True)
     cache = MotionCache(folder, _CAP)
-    row = identity | _in_a_process(measure, backbone, system, case, cache, lent)
+    row = identity | in_a_process(measure, backbone, system, case, cache, lent)
     with out.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
     print(f"{backbone.name}, {case.clip}, {name}: {row['cold_cpu_seconds']:.0f} s of the CPU")
@@ -354,7 +354,7 @@ def forecast(models: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _in_a_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+def in_a_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """The result of a function in a copy of this process, whose peak memory is that of the function
     alone."""
     context = multiprocessing.get_context("fork")

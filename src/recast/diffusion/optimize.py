@@ -59,6 +59,14 @@ class LossScale:
         self.value, self.steps_without_overflow = value, int(steps)
 
 
+Minimizer = Callable[
+    [Callable[[Tensor], Tensor], Tensor, Sequence[float], LossScale | None],
+    tuple[Tensor, list[float]],
+]
+"""A function like `minimize`: (loss, start, sizes, scale) -> the last tensor, and the losses before
+every step."""
+
+
 def descend(
     loss: Callable[[Tensor], Tensor],
     start: Tensor,
@@ -127,6 +135,35 @@ def minimize(
     steps = list(descend(loss, start, lrs, scale=scale))
     end = steps[-1][0] if steps else start.detach().clone()
     return end, [value for _, value in steps]
+
+
+def minimize_by_polyak(
+    loss: Callable[[Tensor], Tensor],
+    start: Tensor,
+    largest: Sequence[float],
+    scale: LossScale | None = None,
+) -> tuple[Tensor, list[float]]:
+    """Minimise a scalar loss, whose smallest value is 0, from `start`, with one step along the
+    gradient for each number in `largest`.
+
+    A step has Polyak's size, loss / |gradient|² (Polyak, "Introduction to Optimization", 1987,
+    section 5.3), which reaches 0 where the loss is linear. Its root mean square over the elements
+    of x is at most the number in `largest`, as in SPS_max (Loizou et al., AISTATS 2021). Returns
+    and raises as `minimize`.
+    """
+    x, losses = start.detach().clone(), list[float]()
+    scale = scale or LossScale()
+    for index, limit in enumerate(largest):
+        try:
+            direction, value = gradient(loss, x, scale)
+        except NotFinite as error:
+            raise NotFinite(f"{error} after {index} inner steps") from error
+        losses.append(value)
+        square = float(direction.float().square().mean())
+        if square > 0:
+            size = min(value / (square * direction.numel()), limit / math.sqrt(square))
+            x = x - size * direction
+    return x, losses
 
 
 class Group(NamedTuple):

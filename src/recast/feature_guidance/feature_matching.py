@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.diffusion.optimize import LossScale, minimize
+from recast.diffusion.optimize import LossScale, Minimizer, minimize
 from recast.diffusion.sampling import Restart
 from recast.events import Event, job
 from recast.feature_guidance.latent_guidance import (
@@ -90,6 +90,11 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
     @abstractmethod
     def initial_latents(self, inverted: Tensor, generator: torch.Generator) -> Tensor:
         """The initial noise of a sample, with the shape of `inverted`, x_T (1, C, F, H, W)."""
+
+    @property
+    def minimizer(self) -> Minimizer:
+        """The function that optimises x_t at one level."""
+        return minimize
 
     @property
     def restart(self) -> Restart | None:
@@ -204,7 +209,8 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
                 terms = [self.distance(features[path], target) for path, target in targets.items()]
                 return torch.stack(terms).mean()
 
-            return minimize(loss, x, learning_rates(self.config, index, guided_steps), scale)
+            rates = learning_rates(self.config, index, guided_steps)
+            return self.minimizer(loss, x, rates, scale)
 
         return change
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from recast.diffusion import initial_noise
+from recast.diffusion.optimize import Minimizer, minimize, minimize_by_polyak
 from recast.diffusion.sampling import Restart
 from recast.feature_guidance import losses
 from recast.feature_guidance.feature_matching import (
@@ -49,11 +50,15 @@ class Config(SamplingDefaults):
     """Fraction of the levels, from the noisiest, at which x_t is optimised. 0 turns guidance
     off."""
     inner_steps: int = 30
-    """Number of optimisation steps at each guided level. Each level starts a new Adam."""
+    """Number of optimisation steps at each guided level."""
+    optimizer: Literal["adam", "polyak"] = "adam"
+    """adam: the paper's optimizer, which starts anew at each level. polyak: steps along the
+    gradient of the size loss / |gradient|², which needs fewer of them."""
     lr: float = 0.01
-    """Adam's learning rate at the first guided level."""
+    """Adam's learning rate at the first guided level; with polyak, the largest root mean square of
+    a step's change of x_t there."""
     lr_end: float = 0.01
-    """Adam's learning rate at the last guided level. It changes linearly in between."""
+    """The same at the last guided level. It changes linearly in between."""
     initial_noise: initial_noise.Kind = "low_frequency"
     """The noise that a sample starts from: random, inverted, low_frequency (eq. 4), blended or
     low_frequency_blended."""
@@ -127,18 +132,29 @@ PRESETS = {
         inversion_steps=1,
     ),
 }
-# Few steps at high rates, after an inversion in small steps (docs/log/few-steps.md). What follows
-# the clip is then mostly its inverted noise, which costs nothing once the motion is learned.
+# Few steps of Polyak's size, after an inversion in small steps, whose cost is paid once for a
+# motion (docs/log/few-steps.md).
 PRESETS["quick"] = replace(
-    PRESETS["shapes"], steps=12, inner_steps=4, lr=0.08, lr_end=0.04, inversion_steps=50
+    PRESETS["shapes"],
+    steps=12,
+    optimizer="polyak",
+    inner_steps=4,
+    lr=0.2,
+    lr_end=0.05,
+    inversion_steps=50,
 )
-PRESETS["draft"] = replace(PRESETS["quick"], steps=8, inner_steps=1, lr=0.12, lr_end=0.06)
+PRESETS["draft"] = replace(
+    PRESETS["quick"], steps=7, guided=0.43, inner_steps=2, lr=0.3, lr_end=0.1
+)
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pairwise": losses.pairwise_difference,  # eq. 3
     "pairwise_cosine": losses.pairwise_cosine,
     "absolute": losses.squared_error,
 }
+
+
+_MINIMIZERS: dict[str, Minimizer] = {"adam": minimize, "polyak": minimize_by_polyak}
 
 
 @final
@@ -173,6 +189,10 @@ class Method(FeatureMatchingMethod[Config]):
             align_corners=config.align_corners,
             share=config.noise_share,
         )
+
+    @property
+    def minimizer(self) -> Minimizer:
+        return _MINIMIZERS[self.config.optimizer]
 
     @property
     def restart(self) -> Restart | None:
