@@ -143,9 +143,7 @@ PRESETS["quick"] = replace(
     lr_end=0.05,
     inversion_steps=50,
 )
-PRESETS["draft"] = replace(
-    PRESETS["quick"], steps=7, guided=0.43, inner_steps=2, lr=0.3, lr_end=0.1
-)
+PRESETS["draft"] = replace(PRESETS["quick"], steps=6, guided=0.5, inner_steps=2, lr=0.3, lr_end=0.1)
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pairwise": losses.pairwise_difference,  # eq. 3
