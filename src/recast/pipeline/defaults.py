@@ -20,6 +20,7 @@ TUNED = "shapes"
 """The preset of a method that was tuned on the shipped model of the same name, and measured on the
 other shipped models. A method that needs other settings there has a preset of that model too."""
 _STRENGTHS = tuple(f"strength-{percent}" for percent in (70, 50, 60, 80, 90))
+_DMT = (TUNED, "quick", "draft")
 _WITHOUT_TRAINING: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("moft", "ditflow", "motionclone", "query_injection", "flowmotion", "dreammotion"),
@@ -31,7 +32,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "shapes": {
             **_WITHOUT_TRAINING,
-            "dmt": (TUNED,),
+            "dmt": _DMT,
             "sdedit": _STRENGTHS,
             **dict.fromkeys(
                 ("motion_inversion", "motiondirector", "vmc", "tune_a_video_t2v"), (TUNED,)
@@ -39,7 +40,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         },
         "shapes-dit": {
             **_WITHOUT_TRAINING,
-            "dmt": (TUNED,),
+            "dmt": _DMT,
             "motionclone": ("shapes-dit",),
             "sdedit": _STRENGTHS[:1],
         },
