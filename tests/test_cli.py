@@ -248,7 +248,7 @@ def test_every_setting_of_a_method_is_a_flag_with_help(call: Call, method: str) 
     for name in flags.own_names(module.Config()):
         assert re.search(rf"--{name.replace('_', '-')}\b", out)
     assert all(preset in words for preset in module.PRESETS)
-    assert "Adam's learning rate at the first guided level." in words or method != "dmt"
+    assert "Adam's learning rate at the first guided level" in words or method != "dmt"
 
 
 TUNED = ("--method", "motion_inversion", "--backbone", "gaussian", "--steps", "3")

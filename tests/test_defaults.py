@@ -27,6 +27,7 @@ from recast.pipeline.defaults import (
     MEASURED,
     TUNED,
     default_method,
+    tuned_on,
 )
 from recast.pipeline.motion_cache import MotionCache
 
@@ -252,3 +253,13 @@ def test_the_listing_shows_the_default_of_each_method_on_a_model(
     assert listed["ditflow"] == "default: generic, not measured on zeroscope"
     assert cli.main(["methods", "--backbone", "zeroscop"]) == 2
     assert "did you mean zeroscope" in capsys.readouterr().err
+
+
+def test_a_preset_names_the_model_on_which_it_was_tuned() -> None:
+    assert [tuned_on(name) for name in ("shapes", "quick", "draft")] == ["shapes"] * 3
+    assert tuned_on("shapes-dit") == "shapes-dit"
+    assert [tuned_on(name) for name in ("paper", "strength-50")] == [None, None]
+    notes = method_presets.notes("dmt", dmt.PRESETS["quick"], "zeroscope", named=True)
+    text = "dmt runs its preset quick, which was tuned on the model shapes and is not measured on"
+    assert list(notes) == [f"{text} zeroscope"]
+    assert not list(method_presets.notes("dmt", dmt.PRESETS["quick"], "shapes", named=True))

@@ -35,7 +35,7 @@ def problems() -> list[str]:
     for name in sorted(set(registry.names("methods")) - WITHOUT_SOURCE | set(data)):
         method = data.get(name, {})
         published = {
-            preset: config for preset, config in _presets(name) if preset not in defaults.MEASURED
+            preset: config for preset, config in _presets(name) if defaults.tuned_on(preset) is None
         }
         named = {preset for line in method.get("line", ()) for preset in line["presets"]}
         wrong += [f"{name} {preset} has no preset" for preset in sorted(named - set(published))]

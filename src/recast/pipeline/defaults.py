@@ -91,6 +91,14 @@ def is_measured(method: str, preset: str, backbone: str) -> bool:
     return preset in MEASURED.get(backbone, {}).get(method, ())
 
 
+def tuned_on(preset: str) -> str | None:
+    """The shipped model on which a preset was tuned; None for a preset that was not tuned. A preset
+    has the name of that model, unless it is for another cost."""
+    if preset in _DMT:
+        return TUNED
+    return preset if preset in MEASURED else None
+
+
 def is_published(preset: str) -> bool:
     """Whether a preset has the numbers of a paper (`paper`) or of its released code (`reference`),
     as its name says."""

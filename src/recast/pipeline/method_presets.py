@@ -142,10 +142,10 @@ def notes(method: str, config: Any, backbone: str, *, named: bool) -> Iterator[s
     not name one (`named`); and that a preset which was tuned on another model is not measured."""
     alias = model_loading.alias_of(backbone)
     used, chosen = record(method, config, backbone).name, default_preset(method, backbone)
-    tuned = defaults.TUNED
-    if used in defaults.MEASURED and not defaults.is_measured(method, used, alias):
+    tuned, model = defaults.TUNED, defaults.tuned_on(used)
+    if model is not None and not defaults.is_measured(method, used, alias):
         yield (
-            f"{method} runs its preset {used}, which was tuned on the model {used} and is not "
+            f"{method} runs its preset {used}, which was tuned on the model {model} and is not "
             f"measured on {backbone}"
         )
     elif used == chosen and not named:
