@@ -45,8 +45,9 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "sdedit": _STRENGTHS[:1],
         },
         "menagerie-dit": {
-            **dict.fromkeys(("dmt", "flowmotion", "query_injection"), (TUNED,)),
-            "sdedit": ("strength-50", "strength-70"),
+            **dict.fromkeys(("flowmotion", "query_injection"), (TUNED,)),
+            "dmt": (TUNED, "quick"),
+            "sdedit": _STRENGTHS[1:2],
             "unguided": ("plain",),
         },
         "shapes@frames": {
