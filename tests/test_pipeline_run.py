@@ -173,6 +173,27 @@ def test_samples_share_one_motion_and_equal_single_runs(
     assert result.videos[1] == result.folder / "seed-6" / "video.mp4"
 
 
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"initial_noise": "inverted", "restart": False}, True),
+        ({"initial_noise": "inverted", "restart": True}, False),
+        ({"initial_noise": "blended", "restart": False}, False),
+    ],
+)
+def test_a_note_says_that_every_seed_gives_the_same_clip(
+    job: Callable[..., RunConfig[Any]], store: MotionCache, changes: dict[str, Any], same: bool
+) -> None:
+    config = job(
+        config=dataclasses.replace(FAST, guided=0.0, **changes), draw=Draw(steps=4, samples=2)
+    )
+    events, result = finished(run.transfer(config, gaussian.tiny(), store))
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any("every seed gives the same clip" in note for note in notes) == same
+    one, other = (path.read_bytes() for path in result.videos)
+    assert (one == other) == same
+
+
 def test_a_second_run_learns_nothing(
     job: Callable[..., RunConfig[Any]], store: MotionCache, tmp_path: Path
 ) -> None:

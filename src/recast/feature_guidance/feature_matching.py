@@ -101,6 +101,11 @@ class FeatureMatchingMethod(MotionMethod[F], Generic[F]):
         """How sampling takes steps twice; None if it does not."""
         return None
 
+    @final
+    @property
+    def varies_with_seed(self) -> bool:
+        return super().varies_with_seed or self.restart is not None
+
     def format_source_prompt(self, prompt: str) -> str:
         """The prompt for the inversion of a clip that `prompt` describes."""
         return prompt

@@ -134,6 +134,12 @@ class MotionMethod(ABC, Generic[C]):
         return ()
 
     @property
+    def varies_with_seed(self) -> bool:
+        """Whether another seed gives another clip. A sample that starts from the inverted noise of
+        the source is the same for every seed, unless it adds noise on the way."""
+        return getattr(self.config, "initial_noise", None) != "inverted"
+
+    @property
     def learns_by_sampling(self) -> bool:
         """Whether `learn` samples a clip of the source prompt. It then uses `learning_scale`."""
         return False

@@ -51,6 +51,11 @@ class SampleWriter:
         self._write_mask(work / output_folder.MASK)
         self._write_maps(work / output_folder.CONTROL)
         samples, sheet_rows = [], []
+        if count > 1 and not self.method.varies_with_seed:
+            yield self.log.note(
+                "every seed gives the same clip, because a sample starts from the inverted noise "
+                "of the source; `initial_noise=blended` makes the results differ"
+            )
         for seed in range(first, first + count):
             folder = work if count == 1 else work / f"seed-{seed}"
             result, sample = yield from self._write_sample(folder, seed)
