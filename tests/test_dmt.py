@@ -17,8 +17,8 @@ from recast.diffusion.optimize import minimize
 from recast.diffusion.sampling import ddim, randn
 from recast.errors import BadMotion, NotFinite, UnknownName
 from recast.events import Preview, Step
-from recast.feature_guidance import feature_matching, losses
-from recast.methods import unguided
+from recast.feature_guidance import losses
+from recast.methods import dmt, unguided
 from recast.methods.dmt import PRESETS, Config, Method
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
@@ -275,7 +275,7 @@ def test_the_learning_rate_falls_linearly(
         rates.append(list(lrs))
         return x, [0.0] * len(lrs)
 
-    monkeypatch.setattr(feature_matching, "minimize", minimize)
+    monkeypatch.setitem(dmt._MINIMIZERS, "adam", minimize)
     config = dataclasses.replace(PRESETS["reference"], taps=("motion",), restart=False)
     every = Sampling(steps=10, guidance_scale=3.0)
     levels = torch.zeros(4, 4, 16)
