@@ -85,10 +85,7 @@ def descend(
     scale = scale or LossScale()
     for index, lr in enumerate(lrs):
         stepper.param_groups[0]["lr"] = lr
-        try:
-            x.grad, value = gradient(loss, x, scale)
-        except NotFinite as error:
-            raise NotFinite(f"{error} after {index} inner steps") from error
+        x.grad, value = _gradient_of_step(loss, x, scale, index)
         stepper.step()
         yield x.detach().clone(), value
 
@@ -123,6 +120,16 @@ def gradient(
         scale.lower(16)
 
 
+def _gradient_of_step(
+    loss: Callable[[Tensor], Tensor], x: Tensor, scale: LossScale, index: int
+) -> GradientResult:
+    """`gradient` at inner step `index`, which an error names."""
+    try:
+        return gradient(loss, x, scale)
+    except NotFinite as error:
+        raise NotFinite(f"{error} after {index} inner steps") from error
+
+
 def minimize(
     loss: Callable[[Tensor], Tensor],
     start: Tensor,
@@ -148,16 +155,13 @@ def minimize_by_polyak(
 
     A step has Polyak's size, loss / |gradient|² (Polyak, "Introduction to Optimization", 1987,
     section 5.3), which reaches 0 where the loss is linear. Its root mean square over the elements
-    of x is at most the number in `largest`, as in SPS_max (Loizou et al., AISTATS 2021). Returns
-    and raises as `minimize`.
+    of x is at most the number in `largest`; SPS_max (Loizou et al., AISTATS 2021) limits the factor
+    of the gradient instead. Returns and raises as `minimize`.
     """
     x, losses = start.detach().clone(), list[float]()
     scale = scale or LossScale()
     for index, limit in enumerate(largest):
-        try:
-            direction, value = gradient(loss, x, scale)
-        except NotFinite as error:
-            raise NotFinite(f"{error} after {index} inner steps") from error
+        direction, value = _gradient_of_step(loss, x, scale, index)
         losses.append(value)
         square = float(direction.float().square().mean())
         if square > 0:

@@ -150,8 +150,6 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pairwise_cosine": losses.pairwise_cosine,
     "absolute": losses.squared_error,
 }
-
-
 _MINIMIZERS: dict[str, Minimizer] = {"adam": minimize, "polyak": minimize_by_polyak}
 
 

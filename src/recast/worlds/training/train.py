@@ -3,7 +3,8 @@
 The stages are: autoencoder (dense images); clip (frames and captions); latents (each clip is
 encoded once); and the denoiser, a UNet or a transformer (single frames, then short clips, then
 whole clips). The result is a folder in diffusers' format. This module owns the stages and
-their losses; the data are in `data.py`, and the loop is in `loop.py`.
+the losses of autoencoder and CLIP. What can be set is in `config.py`, the data are in `data.py`,
+the denoiser's loss is in `denoiser_loss.py`, and the loop is in `loop.py`.
 """
 
 import math
