@@ -416,7 +416,7 @@ def test_two_jobs_at_once_on_a_cluster_of_this_machine(
     workers.start()
     try:
         first, second = (store.add("transfer", "me", as_json(gaussian(LONG))) for _ in range(2))
-        running = [wait_for(store, id, ("running",), 300, steps=1) for id in (first, second)]
+        running = [wait_for(store, id, ("running",), 300, steps=2) for id in (first, second)]
         assert len({job.worker for job in running}) == 2
         assert len(actors()) == 2
         folders = (MotionCache.default().folder / "jobs").glob(".recast-*/jobs/*")
