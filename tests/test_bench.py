@@ -106,6 +106,20 @@ def test_rows_hold_scores_settings_and_costs(finished: Path) -> None:
     assert len(lines) == 18
 
 
+def test_a_result_that_is_the_same_for_every_seed_is_made_once(finished: Path) -> None:
+    """A sample of this `dmt` starts from the inverted noise, and has no other noise."""
+    seconds: dict[tuple[str, str], set[float]] = {}
+    clips: dict[tuple[str, str], set[bytes]] = {}
+    for row in rows.read(finished):
+        pair = row["clip"], row["prompt"]
+        if row["variant"] == "dmt":
+            seconds.setdefault(pair, set()).add(row["seconds"])
+        if row["variant"] == "unguided":
+            clips.setdefault(pair, set()).add((finished / row["video"]).read_bytes())
+    assert [len(found) for found in seconds.values()] == [1, 1, 1]
+    assert [len(found) for found in clips.values()] == [2, 2, 2]
+
+
 def test_a_second_run_makes_only_the_missing_rows(suite: Path, finished: Path) -> None:
     before = rows.read(finished)
     lost = before[4]

@@ -128,6 +128,8 @@ class _VariantWorker:
     failure: Exception | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
     """The cost of learning, as columns of a row."""
+    same: dict[str, tuple[Video, dict[str, Any]]] = field(default_factory=dict)
+    """Prompt -> result and columns, for a variant whose result is the same for every seed."""
 
     def result(self, case: Case, seed: int) -> BenchResult:
         """Compute one row, unless it already exists."""
@@ -137,14 +139,32 @@ class _VariantWorker:
             return BenchResult(key, stamp)
         video = None
         try:
-            video, cost = self._video(case, seed)
-            row |= cost | (_UNSCORED if self._is_qualitative else self._scores(case, video))
+            video, outcome = self._outcome(case, seed)
+            row |= outcome
             row["video"] = f"{rows.VIDEOS}/{key}.mp4"
         except Exception as error:  # any failure becomes a row
             row["error"] = _error_text(error)
         row["versions"] = ", ".join(f"{name} {it}" for name, it in manifest.versions().items())
         row["finished"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return BenchResult(key, stamp, row, None if row["error"] else video, self.clip)
+
+    def _outcome(self, case: Case, seed: int) -> tuple[Video, dict[str, Any]]:
+        """The result, and its cost and scores as columns of a row."""
+        if case.prompt in self.same:
+            return self.same[case.prompt]
+        video, cost = self._video(case, seed)
+        scores = _UNSCORED if self._is_qualitative else self._scores(case, video)
+        outcome = video, cost | scores
+        if not self._varies_with_seed:
+            self.same[case.prompt] = outcome
+        return outcome
+
+    @property
+    def _varies_with_seed(self) -> bool:
+        variant = self.variant
+        if variant.needs_model:
+            return method_presets.configure(variant.method, variant.config).varies_with_seed
+        return variant.method == "external"
 
     def _video(self, case: Case, seed: int) -> tuple[Video, dict[str, Any]]:
         """The result, and its cost as columns of a row."""
