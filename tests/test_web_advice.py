@@ -16,6 +16,7 @@ from recast.web.config import ServeConfig
 from recast.web.limits import Limits
 from recast.web.models import Models
 from recast.web.page_events import PageEvents
+from recast.web.requests import as_json
 from recast.web.service import Service
 
 from .web_servers import gaussian, server_folder
@@ -93,6 +94,31 @@ def test_a_job_names_its_clip_and_its_comparison(service: Service) -> None:
     assert "motion of sample dots" in history
     assert f'href="/?compare={batch}"' in history
     assert "motion of sample dots" in views.comparison(service, batch)
+
+
+def test_a_comparison_says_why_a_score_is_missing(service: Service) -> None:
+    """The second job has no score of the text, and says why; the third has none at all."""
+    batch = "b" * 24
+    score = {"name": "text_similarity", "title": "text similarity", "better": "higher"}
+    objection = "CLIP shapes does not know the words zebra; choose another"
+    for scores in (
+        [{**score, "value": 0.5, "reason": "", "first": True}],
+        [{**score, "value": None, "reason": objection, "first": True}],
+        [],
+    ):
+        service.store.add("transfer", "me", as_json(gaussian()), batch=batch)
+        job = service.store.claim("w")
+        assert job is not None
+        result = {"results": [], "seeds": [], "scores": [scores]}
+        service.store.finish(job, "done", result=result)
+    table = views.comparison(service, batch).partition("<table")[2]
+    cells = re.findall("<td>(.*?)</td>", table)
+    assert cells == [
+        "0.500",
+        '–<span class="rc-help rc-cause">CLIP shapes does not know the words zebra.</span>',
+        "–",
+        "higher",
+    ]
 
 
 @pytest.fixture

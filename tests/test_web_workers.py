@@ -62,7 +62,10 @@ def test_a_transfer_and_an_evaluation(
     assert {"result/sheet.png", "result/manifest.json"} < files(folder, id)
     assert "preview.webp" not in files(folder, id)
     assert Motion.load(folder.motion(done.result["motion"])).metadata["clip"]["name"] == "dots.mp4"
-    assert all(s["value"] >= 0 for s in done.result["scores"][0] if s["unit"] == "fraction")
+    valued = [s for s in done.result["scores"][0] if s["value"] is not None]
+    assert all(s["value"] >= 0 for s in valued if s["unit"] == "fraction")
+    refused = [s["reason"] for s in done.result["scores"][0] if s["name"] == "text_similarity"]
+    assert "CLIP shapes does not know" in refused[0]
     other = EvaluateRequest(clip="sample:dots", result="sample:dots", prompt="a cat")
     same = wait_for(store, store.add("evaluate", "me", as_json(other)), ("done",))
     scores = {score["name"]: score["value"] for score in same.result["scores"][0]}

@@ -5,7 +5,7 @@ This module owns what each view shows, and the templates own how. It refuses to 
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def _templates() -> Environment:
         loader=PackageLoader("recast.web"), autoescape=True, undefined=StrictUndefined
     )
     templates.globals.update(
-        states=wording.STATES, meanings=wording.MEANINGS, number=wording.number
+        states=wording.STATES, meanings=wording.MEANINGS, number=wording.number, cause=wording.cause
     )
     return templates
 
@@ -278,14 +278,18 @@ def _score_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     for name, score in known.items():
         if not score["first"]:
             continue
-        values = [column[name]["value"] if name in column else None for column in columns]
-        best = _best([value for value in values if value is not None], score["better"])
-        cells = [
-            {"text": "–" if v is None else wording.number(v), "best": v is not None and v == best}
-            for v in values
-        ]
-        rows.append({**score, "cells": cells})
+        found = [column.get(name, {"value": None, "reason": ""}) for column in columns]
+        values = [one["value"] for one in found if one["value"] is not None]
+        best = _best(values, score["better"])
+        rows.append({**score, "cells": [_cell(one, best) for one in found]})
     return rows
+
+
+def _cell(score: Mapping[str, Any], best: float | None) -> dict[str, Any]:
+    value = score["value"]
+    if value is None:
+        return {"text": "–", "best": False, "cause": wording.cause(score.get("reason", ""))}
+    return {"text": wording.number(value), "best": value == best, "cause": ""}
 
 
 def _best(values: Sequence[float], better: str) -> float | None:

@@ -97,6 +97,12 @@ def moment(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%d %b %Y, %H:%M", time.localtime(seconds))
 
 
+def cause(reason: str) -> str:
+    """Why a score has no value, as a sentence. A visitor cannot choose a CLIP, so the message's
+    remedy is left out."""
+    return sentence(reason.partition("; ")[0]) if reason else ""
+
+
 def number(value: float) -> str:
     """A score with three digits."""
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"

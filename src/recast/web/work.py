@@ -147,10 +147,10 @@ def _scores(
 
 
 def _in_order(scores: Sequence[Score]) -> list[Score]:
-    """The scores with a value, those of `SCORES` first."""
+    """The scores of `SCORES`, and then the others that have a value."""
     order = {name: index for index, name in enumerate(SCORES)}
-    valued = [score for score in scores if score.value is not None]
-    return sorted(valued, key=lambda score: order.get(score.metric.name, len(order)))
+    shown = [score for score in scores if score.metric.name in order or score.value is not None]
+    return sorted(shown, key=lambda score: order.get(score.metric.name, len(order)))
 
 
 def _score_as_json(score: Score) -> dict[str, Any]:
@@ -159,6 +159,7 @@ def _score_as_json(score: Score) -> dict[str, Any]:
         "name": metric.name,
         "title": metric.title,
         "value": score.value,
+        "reason": score.reason,
         "unit": metric.unit,
         "better": metric.better,
         "first": metric.name in SCORES,
