@@ -14,7 +14,7 @@ from recast.study.answers import Answers
 from .studies import running, study
 
 pytestmark = pytest.mark.slow
-PATIENCE = 20_000
+PATIENCE = 60_000
 """Milliseconds."""
 
 

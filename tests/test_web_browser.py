@@ -41,7 +41,7 @@ WIDE = """() => document.documentElement.scrollWidth <= document.documentElement
         .filter((e) => e.getBoundingClientRect().right > document.documentElement.clientWidth)
         .map((e) => e.outerHTML.slice(0, 90))"""
 """The elements that make a page wider than its window."""
-SECONDS = 60_000
+PATIENCE = 180_000
 """Milliseconds that a test waits on a machine that does much else."""
 
 
@@ -50,7 +50,7 @@ def browser() -> Iterator[Browser]:
     names = (os.environ.get("RECAST_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     found = [path for name in names if name and (path := shutil.which(name))]
     assert found, "these tests need Chromium; install it, or name it in RECAST_CHROMIUM"
-    expect.set_options(timeout=SECONDS)
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found[0], args=list(FLAGS))
         yield browser
@@ -72,7 +72,7 @@ def visit(browser: Browser, server: RunningServer) -> Iterator[Callable[..., Pag
 
     def open_page(path: str = "/", url: str = server.url, **options: Any) -> Page:
         context = browser.new_context(**options)
-        context.set_default_timeout(SECONDS)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -259,7 +259,7 @@ def test_ten_bad_uploads_are_explained(
             continue  # a browser does not send these
         page.set_input_files("#rc-upload input[type=file]", path)
         toast = page.locator(".toast-body", has_text=re.compile(message, re.IGNORECASE))
-        expect(toast.first).to_be_visible(timeout=SECONDS)
+        expect(toast.first).to_be_visible(timeout=PATIENCE)
         assert str(tmp_path) not in toast.first.inner_text(), name
         toast.first.get_by_test_id("toast-close").click()
         expect(page.locator(".toast-body")).to_have_count(0)

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -112,13 +114,28 @@ def test_a_worker_that_is_killed_leaves_its_job_interrupted_and_is_replaced(
     wait_for(store, id, ("cancelled",))
 
 
+def freeze(process: int, folder: ServerFolder) -> None:
+    """Stop a worker, but not while it writes to the queue: nobody else could write then."""
+    while True:
+        os.kill(process, signal.SIGSTOP)
+        with closing(sqlite3.connect(folder.database, timeout=0, isolation_level=None)) as queue:
+            try:
+                queue.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.kill(process, signal.SIGCONT)
+                time.sleep(0.02)
+            else:
+                queue.execute("ROLLBACK")
+                return
+
+
 def test_a_job_that_does_not_react_costs_its_worker(
-    store: JobStore, supervisor: Supervisor
+    folder: ServerFolder, store: JobStore, supervisor: Supervisor
 ) -> None:
     id = add(store, LONG)
     wait_for(store, id, ("running",), steps=2)
     (process,) = supervisor.process_ids()
-    os.kill(process, signal.SIGSTOP)  # as in one very long step
+    freeze(process, folder)  # as in one very long step
     begin = time.monotonic()
     store.cancel(id)
     wait_for(store, id, ("cancelled",))
