@@ -18,7 +18,7 @@ from recast.diffusion.optimize import (
     gradient,
     load_optimizer_tensors,
     minimize,
-    minimize_by_polyak,
+    minimize_by_lbfgs,
     optimizer_tensors,
     train,
 )
@@ -316,25 +316,41 @@ def test_8_bit_moments_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> Non
         adamw_class(True)
 
 
-def test_a_step_of_polyak_halves_the_distance_to_a_quadratic_minimum() -> None:
-    """loss / |gradient|² · gradient = d² / (2d)² · 2d = d / 2."""
+def test_lbfgs_begins_with_a_step_of_polyak_and_goes_on_with_one_of_newton() -> None:
+    """loss / |gradient|² · gradient = d² / (2d)² · 2d = d / 2; then the step of Newton."""
     start = torch.zeros(4)
-    x, history = minimize_by_polyak(bowl, start, [10.0, 10.0])
-    torch.testing.assert_close(x, torch.full((4,), 2.25))
+    x, history = minimize_by_lbfgs(bowl, start, [10.0, 10.0])
+    torch.testing.assert_close(x, torch.full((4,), 3.0))
     assert history == [36, 9]
     assert torch.equal(start, torch.zeros(4))
     assert not x.requires_grad
 
 
-def test_a_step_of_polyak_is_at_most_as_large_as_asked() -> None:
-    x, _ = minimize_by_polyak(bowl, torch.tensor([0.0, 3.0]), [0.1])
+def test_lbfgs_minimises_a_narrow_valley_in_few_steps() -> None:
+    """Along one axis the valley is a hundred times as steep as along the other."""
+    steepness = torch.tensor([1.0, 10.0, 100.0])
+
+    def valley(x: Tensor) -> Tensor:
+        return (steepness * (x - 1).square()).sum()
+
+    steps = [10.0] * 12
+    x, _ = minimize_by_lbfgs(valley, torch.zeros(3), steps)
+    assert float(valley(x)) < 1e-3
+    along_the_gradient = torch.zeros(3)
+    for _ in steps:
+        along_the_gradient, _ = minimize_by_lbfgs(valley, along_the_gradient, [10.0])
+    assert float(valley(along_the_gradient)) > 0.1
+
+
+def test_a_step_of_lbfgs_is_at_most_as_large_as_asked() -> None:
+    x, _ = minimize_by_lbfgs(bowl, torch.tensor([0.0, 3.0]), [0.1])
     # The root mean square over both elements is 0.1, and only the first one has a gradient.
     torch.testing.assert_close(x, torch.tensor([0.1 * 2**0.5, 3.0]))
     there = torch.full((2,), 3.0)
-    assert torch.equal(minimize_by_polyak(bowl, there, [0.1])[0], there)  # nothing is left to do
+    assert torch.equal(minimize_by_lbfgs(bowl, there, [0.1])[0], there)  # nothing is left to do
 
 
-def test_an_error_of_polyak_names_the_number_of_steps() -> None:
+def test_an_error_of_lbfgs_names_the_number_of_steps() -> None:
     losses = iter([1.0, float("nan")])
     with pytest.raises(NotFinite, match="the loss is nan after 1 inner steps"):
-        minimize_by_polyak(lambda x: next(losses) * x.sum(), torch.ones(1), [0.1, 0.1])
+        minimize_by_lbfgs(lambda x: next(losses) * x.sum(), torch.ones(1), [0.1, 0.1])

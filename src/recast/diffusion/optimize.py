@@ -144,30 +144,62 @@ def minimize(
     return end, [value for _, value in steps]
 
 
-def minimize_by_polyak(
+def minimize_by_lbfgs(
     loss: Callable[[Tensor], Tensor],
     start: Tensor,
     largest: Sequence[float],
     scale: LossScale | None = None,
 ) -> tuple[Tensor, list[float]]:
-    """Minimise a scalar loss, whose smallest value is 0, from `start`, with one step along the
-    gradient for each number in `largest`.
+    """Minimise a scalar loss, whose smallest value is 0, from `start` by L-BFGS (Nocedal and
+    Wright, "Numerical Optimization", 2006, algorithm 7.4), with one step for each number in
+    `largest` and without a line search.
 
-    A step has Polyak's size, loss / |gradient|² (Polyak, "Introduction to Optimization", 1987,
-    section 5.3), which reaches 0 where the loss is linear. Its root mean square over the elements
-    of x is at most the number in `largest`; SPS_max (Loizou et al., AISTATS 2021) limits the factor
-    of the gradient instead. Returns and raises as `minimize`.
+    The first step goes along the gradient and has Polyak's size, loss / |gradient|² (Polyak,
+    "Introduction to Optimization", 1987, section 5.3), which reaches 0 where the loss is linear.
+    Later ones know the curvature from the steps before. The root mean square of a step over the
+    elements of x is at most the number in `largest`. Returns and raises as `minimize`.
     """
     x, losses = start.detach().clone(), list[float]()
     scale = scale or LossScale()
+    before: tuple[Tensor, Tensor] | None = None
+    curvature: list[tuple[Tensor, Tensor]] = []
     for index, limit in enumerate(largest):
         direction, value = _gradient_of_step(loss, x, scale, index)
         losses.append(value)
-        square = float(direction.float().square().mean())
+        slope = direction.float().flatten()
+        if before is not None:
+            change, bend = x.float().flatten() - before[0], slope - before[1]
+            if change @ bend > 0:
+                curvature.append((change, bend))
+        before = x.float().flatten(), slope
+        square = float(slope @ slope)
         if square > 0:
-            size = min(value / (square * direction.numel()), limit / math.sqrt(square))
-            x = x - size * direction
+            step = _quasi_newton(slope, curvature, value / square)
+            size = float(step.square().mean().sqrt())
+            x = x - (min(1.0, limit / size) * step).view_as(x).to(x.dtype)
     return x, losses
+
+
+def _quasi_newton(
+    gradient: Tensor, curvature: Sequence[tuple[Tensor, Tensor]], factor: float
+) -> Tensor:
+    """The inverse Hessian times the gradient (N,), by the two loops of L-BFGS.
+
+    `curvature` has the change of x and of the gradient in each former step, (N,) each. Without any,
+    the inverse Hessian is `factor`.
+    """
+    step, weights = gradient, list[Tensor]()
+    for change, bend in reversed(curvature):
+        weights.append((change @ step) / (change @ bend))
+        step = step - weights[-1] * bend
+    if curvature:
+        change, bend = curvature[-1]
+        step = step * ((change @ bend) / (bend @ bend))
+    else:
+        step = step * factor
+    for (change, bend), weight in zip(curvature, reversed(weights), strict=True):
+        step = step + (weight - (bend @ step) / (change @ bend)) * change
+    return step
 
 
 class Group(NamedTuple):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from recast.diffusion import initial_noise
-from recast.diffusion.optimize import Minimizer, minimize, minimize_by_polyak
+from recast.diffusion.optimize import Minimizer, minimize, minimize_by_lbfgs
 from recast.diffusion.sampling import Restart
 from recast.feature_guidance import losses
 from recast.feature_guidance.feature_matching import (
@@ -51,11 +51,11 @@ class Config(SamplingDefaults):
     off."""
     inner_steps: int = 30
     """Number of optimisation steps at each guided level."""
-    optimizer: Literal["adam", "polyak"] = "adam"
-    """adam: the paper's optimizer, which starts anew at each level. polyak: steps along the
-    gradient of the size loss / |gradient|², which needs fewer of them."""
+    optimizer: Literal["adam", "lbfgs"] = "adam"
+    """adam: the paper's optimizer. lbfgs: L-BFGS, which needs fewer steps. Both start anew at each
+    level."""
     lr: float = 0.01
-    """Adam's learning rate at the first guided level; with polyak, the largest root mean square of
+    """Adam's learning rate at the first guided level; with lbfgs, the largest root mean square of
     a step's change of x_t there."""
     lr_end: float = 0.01
     """The same at the last guided level. It changes linearly in between."""
@@ -132,25 +132,26 @@ PRESETS = {
         inversion_steps=1,
     ),
 }
-# Few steps of Polyak's size, after an inversion in small steps, whose cost is paid once for a
-# motion (docs/log/few-steps.md).
+# Few steps at many levels, after an inversion in small steps, whose cost is paid once for a motion
+# (docs/log/few-steps.md).
 PRESETS["quick"] = replace(
     PRESETS["shapes"],
     steps=12,
-    optimizer="polyak",
-    inner_steps=4,
-    lr=0.2,
-    lr_end=0.05,
+    optimizer="lbfgs",
+    guided=0.75,
+    inner_steps=3,
+    lr=0.15,
+    lr_end=0.08,
     inversion_steps=50,
 )
-PRESETS["draft"] = replace(PRESETS["quick"], steps=6, guided=0.5, inner_steps=2, lr=0.3, lr_end=0.1)
+PRESETS["draft"] = replace(PRESETS["quick"], steps=6, guided=0.8, inner_steps=1, lr=0.3, lr_end=0.1)
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pairwise": losses.pairwise_difference,  # eq. 3
     "pairwise_cosine": losses.pairwise_cosine,
     "absolute": losses.squared_error,
 }
-_MINIMIZERS: dict[str, Minimizer] = {"adam": minimize, "polyak": minimize_by_polyak}
+_MINIMIZERS: dict[str, Minimizer] = {"adam": minimize, "lbfgs": minimize_by_lbfgs}
 
 
 @final
