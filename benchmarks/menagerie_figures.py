@@ -57,7 +57,7 @@ if __name__ == "__main__":
     figures = {"targets": targets, "extremes": extremes}
     parser.add_argument("figure", choices=figures)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--variant", default="dmt:shapes")
+    parser.add_argument("--variant", default="dmt:quick")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     found = [row for row in rows.read(arguments.folder) if row["variant"] == arguments.variant]

@@ -46,7 +46,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         },
         "menagerie-dit": {
             **dict.fromkeys(("flowmotion", "query_injection"), (TUNED,)),
-            "dmt": (TUNED, "quick"),
+            "dmt": ("quick", TUNED),
             "sdedit": _STRENGTHS[1:2],
             "unguided": ("plain",),
         },
