@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from recast.events import Event, Note
 from recast.media.video import Video
 from recast.methods import dmt, flowmotion, sdedit
 from recast.motions.motion import Motion
-from recast.pipeline import method_presets, model_loading
+from recast.pipeline import manifest, method_presets, model_loading
 from recast.pipeline.defaults import (
     BEST_MEASURED,
     DEFAULT_METHOD,
@@ -100,10 +101,20 @@ def test_the_command_line_uses_the_default_method_unless_a_motion_file_is_given(
 # --- presets --------------------------------------------------------------------------------------
 
 
+def preset_of(row: dict[str, Any]) -> str:
+    """The measured preset with the config of a row, or else the default one."""
+    presets = MEASURED[row["backbone"]][row["method"]]
+    for name in presets:
+        config = manifest.plain(method_presets.preset(row["method"], name))
+        if config == json.loads(row["config"]):
+            return name
+    return presets[0]
+
+
 def measured_presets() -> set[tuple[str, str, str]]:
     """Model, method and preset of every row of the committed benchmarks that ran a whole preset,
     with the sampling settings that it names. A variant METHOD ran the preset that was the default
-    at the time."""
+    at the time, which may have had other settings then."""
     found = set()
     for path in RESULTS.glob("*.parquet"):
         for row in read_table(path).to_pylist():
@@ -111,7 +122,7 @@ def measured_presets() -> set[tuple[str, str, str]]:
             # The names of a grid have a space there: "dmt: lr 0.04".
             is_whole = method == row["method"] and not preset.startswith(" ")
             if is_whole and not row["error"] and row["backbone"]:
-                preset = preset or MEASURED[row["backbone"]][method][0]
+                preset = preset or preset_of(row)
                 config = method_presets.preset(method, preset)
                 named = method_presets.configure(method, config).sampling_defaults
                 if named.steps in (None, row["steps"]) and named.guidance_scale in (

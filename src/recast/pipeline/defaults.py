@@ -19,7 +19,7 @@ BEST_MEASURED = {"shapes": "dmt", "shapes-dit": "dmt"}
 TUNED = "shapes"
 """The preset of a method that was tuned on the shipped model of the same name, and measured on the
 other shipped models. A method that needs other settings there has a preset of that model too."""
-_STRENGTHS = tuple(f"strength-{percent}" for percent in (70, 50, 60, 80, 90))
+_STRENGTHS = tuple(f"strength-{percent}" for percent in (50, 70, 60, 80, 90))
 _DMT = (TUNED, "quick", "draft")
 _WITHOUT_TRAINING: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -42,17 +42,17 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             **_WITHOUT_TRAINING,
             "dmt": _DMT,
             "motionclone": ("shapes-dit",),
-            "sdedit": _STRENGTHS[:1],
+            "sdedit": _STRENGTHS[:2],
         },
         "menagerie-dit": {
             **dict.fromkeys(("flowmotion", "query_injection"), (TUNED,)),
             "dmt": ("quick", TUNED),
-            "sdedit": _STRENGTHS[1:2],
+            "sdedit": _STRENGTHS[:1],
             "unguided": ("plain",),
         },
         "shapes@frames": {
             **dict.fromkeys(("tokenflow", "controlvideo", "trained_control"), ("shapes@frames",)),
-            "sdedit": _STRENGTHS[:1],
+            "sdedit": _STRENGTHS[1:2],
             "unguided": ("plain",),
         },
     }
@@ -60,7 +60,8 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 """Shipped model -> method -> the presets that were measured on the model, the default first
 (`recast bench methods`, `recast bench shapes` for more presets of sdedit, `recast bench menagerie`
 for menagerie-dit, and `benchmarks/suites/frames.toml` for shapes@frames). The rows of dmt's
-published presets there have 25 steps, so these presets count as unmeasured."""
+published presets there have 25 steps or another guidance scale, so these presets count as
+unmeasured."""
 GENERIC = "generic"
 """The preset of a method whose published presets name blocks of a single model: the published
 numbers, with roles that every model has. It was not measured."""
