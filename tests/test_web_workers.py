@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
+import psutil
 import pytest
 
 from recast.media import video
 from recast.motions.motion import Motion
-from recast.web.job_store import JobStore
+from recast.web.job_store import Job, JobStore
 from recast.web.requests import EvaluateRequest, as_json
 from recast.web.server_folder import ServerFolder
 from recast.web.supervisor import Supervisor
@@ -115,18 +115,16 @@ def test_a_worker_that_is_killed_leaves_its_job_interrupted_and_is_replaced(
 
 
 def freeze(process: int, folder: ServerFolder) -> None:
-    """Stop a worker, but not while it writes to the queue: nobody else could write then."""
+    """Stop a worker, but not while it has the queue open: nobody else could use it then."""
+    worker, queue = psutil.Process(process), str(folder.database)
     while True:
-        os.kill(process, signal.SIGSTOP)
-        with closing(sqlite3.connect(folder.database, timeout=0, isolation_level=None)) as queue:
-            try:
-                queue.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                os.kill(process, signal.SIGCONT)
-                time.sleep(0.02)
-            else:
-                queue.execute("ROLLBACK")
-                return
+        worker.suspend()
+        while worker.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        if not any(file.path.startswith(queue) for file in worker.open_files()):
+            return
+        worker.resume()
+        time.sleep(0.02)
 
 
 def test_a_job_that_does_not_react_costs_its_worker(
@@ -143,10 +141,35 @@ def test_a_job_that_does_not_react_costs_its_worker(
     wait_for(store, add(store), ("done",))
 
 
+def test_a_queue_that_is_locked_for_long_does_not_end_the_watch(
+    store: JobStore,
+    supervisor: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = list[float]()
+
+    def locked(**options: object) -> list[Job]:
+        asked.append(time.monotonic())
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "jobs", locked)
+        end = time.monotonic() + 60
+        while len(asked) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert "the queue of the server cannot be read now (database is locked)" in caplog.text
+    (process,) = supervisor.process_ids()
+    os.kill(process, signal.SIGKILL)
+    wait_for(store, add(store), ("done",))
+    assert supervisor.process_ids() != [process]
+
+
 SERVER = """
 import sys, time
 from pathlib import Path
-from recast.web.job_store import JobStore
+from recast.web.job_store import Job, JobStore
 from recast.web.limits import Limits
 from recast.web.server_folder import ServerFolder
 from recast.web.supervisor import Supervisor

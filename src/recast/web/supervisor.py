@@ -7,6 +7,8 @@ was cancelled and does not stop in time costs its worker. It refuses to know wha
 import contextlib
 import dataclasses
 import json
+import logging
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from recast.web.job_store import JobStore
 from recast.web.server_folder import ServerFolder
 
+_log = logging.getLogger(__name__)
 _WATCH_SECONDS = 0.1
 _CANCEL_SECONDS = 1.2
 """How long a job may take to stop by itself after it was cancelled."""
@@ -96,13 +99,19 @@ class Supervisor:
     def _watch(self) -> None:
         pruned = time.monotonic()
         while not self._stopped.wait(_WATCH_SECONDS):
-            self._kill_overdue()
-            for index, worker in enumerate(self._processes):
-                if worker.process.poll() is not None:
-                    self._processes[index] = self._replaced(worker)
-            if time.monotonic() - pruned > _PRUNE_SECONDS:
-                self._folder.prune(self._store)
-                pruned = time.monotonic()
+            try:
+                self._look_after_workers()
+                if time.monotonic() - pruned > _PRUNE_SECONDS:
+                    pruned = time.monotonic()
+                    self._folder.prune(self._store)
+            except sqlite3.OperationalError as error:  # such as a queue that is locked for long
+                _log.warning("the queue of the server cannot be read now (%s)", error)
+
+    def _look_after_workers(self) -> None:
+        self._kill_overdue()
+        for index, worker in enumerate(self._processes):
+            if worker.process.poll() is not None:
+                self._processes[index] = self._replaced(worker)
 
     def _kill_overdue(self) -> None:
         for job in self._store.jobs(states=("running",)):
