@@ -168,9 +168,9 @@ def minimize_by_lbfgs(
         losses.append(value)
         slope = direction.float().flatten()
         if before is not None:
-            change, bend = x.float().flatten() - before[0], slope - before[1]
-            if change @ bend > 0:
-                curvature.append((change, bend))
+            change, gradient_change = x.float().flatten() - before[0], slope - before[1]
+            if change @ gradient_change > 0:
+                curvature.append((change, gradient_change))
         before = x.float().flatten(), slope
         square = float(slope @ slope)
         if square > 0:
@@ -189,16 +189,16 @@ def _quasi_newton(
     the inverse Hessian is `factor`.
     """
     step, weights = gradient, list[Tensor]()
-    for change, bend in reversed(curvature):
-        weights.append((change @ step) / (change @ bend))
-        step = step - weights[-1] * bend
+    for change, gradient_change in reversed(curvature):
+        weights.append((change @ step) / (change @ gradient_change))
+        step = step - weights[-1] * gradient_change
     if curvature:
-        change, bend = curvature[-1]
-        step = step * ((change @ bend) / (bend @ bend))
+        change, gradient_change = curvature[-1]
+        step = step * ((change @ gradient_change) / (gradient_change @ gradient_change))
     else:
         step = step * factor
-    for (change, bend), weight in zip(curvature, reversed(weights), strict=True):
-        step = step + (weight - (bend @ step) / (change @ bend)) * change
+    for (change, gradient_change), weight in zip(curvature, reversed(weights), strict=True):
+        step = step + (weight - (gradient_change @ step) / (change @ gradient_change)) * change
     return step
 
 

@@ -288,7 +288,7 @@ def _score_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def _cell(score: Mapping[str, Any], best: float | None) -> dict[str, Any]:
     value = score["value"]
     if value is None:
-        return {"text": "–", "best": False, "cause": wording.cause(score.get("reason", ""))}
+        return {"text": "–", "best": False, "cause": wording.cause(score["reason"])}
     return {"text": wording.number(value), "best": value == best, "cause": ""}
 
 
