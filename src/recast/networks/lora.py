@@ -67,7 +67,8 @@ def add(loras: Sequence[LoRAFile], parts: ModelParts, pipeline: str) -> None:
             f"{parts.name} takes no LoRA: it has two networks, and a file does not say which of "
             "them it changes"
         )
-    pipe = diffusers_pipeline.build(parts, kind)
+    # The pipeline only loads the file. Some ask their VAE for settings that others do not have.
+    pipe = diffusers_pipeline.build(parts, kind, {"vae": None})
     for lora in loras:
         _add(_parse(lora), pipe, parts)
 

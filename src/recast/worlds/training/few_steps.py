@@ -1,0 +1,216 @@
+"""The training of a LoRA with which a transformer samples in few steps, without its guidance scale.
+
+Salimans, Ho: "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022; Meng et
+al.: "On Distillation of Guided Diffusion Models", CVPR 2023. The teacher is the model itself, with
+many steps and classifier-free guidance. The student's few steps divide its path into segments. At
+each level of a segment the student learns the mean velocity of the teacher to the end of the
+segment, so that one step leads there. This is done in one round, because the teacher's paths are
+stored. This module owns the paths and the loss; the loop is in `loop.py`.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import WanTransformer3DModel
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from recast.diffusion.noise_schedule import Flow
+from recast.errors import BadCall
+from recast.events import Event, Step, job
+from recast.media.atomic_files import atomic
+from recast.networks.adapters import LoRA
+from recast.worlds.training.dataset import Dataset
+from recast.worlds.training.loop import Stage, autocast, train_stage
+from recast.worlds.training.speed import plain_attention
+
+_COMPONENT = "transformer"
+_LAYERS = ("attn1.", "attn2.", "ffn.")
+_CLIPS_PER_FILE = 40
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FewStepConfig:
+    """The training of a LoRA for few steps."""
+
+    model: Path
+    """Folder of a model with a transformer, which is the teacher."""
+    out: Path
+    """Folder for the teacher's paths, checkpoints and logs. At the end it holds the LoRA in
+    `pytorch_lora_weights.safetensors`."""
+    few: int = 4
+    """Steps of the student."""
+    teacher_steps: int = 24
+    """Steps of the teacher, a multiple of the student's."""
+    guidance_scale: float = 4.0
+    """The teacher's scale of classifier-free guidance."""
+    clips: int = 800
+    """Number of the teacher's paths."""
+    rank: int = 32
+    """Rank of the LoRA."""
+    steps: int = 1_000
+    """Training steps, with `batch` clips each."""
+    batch: int = 16
+    """Clips in a batch."""
+    seed: int = 0
+    """Seed of the initial weights, the noise and the captions."""
+    device: str = "cpu"
+    """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
+
+    def __post_init__(self) -> None:
+        if self.few < 1 or self.teacher_steps % self.few:
+            raise BadCall(
+                f"`teacher_steps` must be a multiple of `few`, got {self.teacher_steps} and "
+                f"{self.few}"
+            )
+
+
+@job
+def train(config: FewStepConfig, dataset: Dataset) -> Generator[Event, None, Path]:
+    """Train the LoRA. The result is its file, in half precision and in diffusers' format. The same
+    call resumes an interrupted training. Raises `BadCall` for steps that do not fit together."""
+    torch.manual_seed(config.seed)
+    teacher = _Teacher(config, dataset)
+    paths = yield from _paths(config, teacher)
+    network = teacher.network
+    layers = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and any(part in name for part in _LAYERS)
+    ]
+    generator = torch.Generator().manual_seed(config.seed)
+    tensors = LoRA.initial(network, layers, config.rank, _COMPONENT, generator)
+    lora = LoRA(network, tensors, config.device, _COMPONENT)
+    stage = Stage(
+        name="few_steps",
+        model=nn.ParameterList(lora.tensors.values()),
+        loss=_Loss(config, teacher, paths, lora),
+        steps=config.steps,
+        lr=1e-3,
+        weight_decay=0.0,
+        warmup=max(1, min(100, config.steps // 5)),
+        ema=0.99,
+    )
+    yield from train_stage(stage, config.out, config.seed)
+    file = config.out / "pytorch_lora_weights.safetensors"
+    weights = {name: t.detach().half().cpu().contiguous() for name, t in lora.tensors.items()}
+    with atomic(file) as temporary:
+        save_file(weights, temporary, {"format": "pt"})
+    return file
+
+
+class _Teacher:
+    """The frozen model and its noise levels."""
+
+    def __init__(self, config: FewStepConfig, dataset: Dataset) -> None:
+        folder, self._device = config.model, config.device
+        self.network = _frozen(WanTransformer3DModel, folder / "transformer").to(self._device)
+        self._encode_text = _frozen(CLIPTextModel, folder / "text_encoder").to(self._device)
+        self._tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        self._config, self._dataset = config, dataset
+        schedule = Flow(shift=dataset.design.shift)
+        self.levels = schedule.refine(schedule.grid(config.few), config.teacher_steps).float()
+        """The teacher's levels, noisiest first, (S + 1,)."""
+
+    def velocity(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
+        """The velocity at a level for each sample, (B,), of x (B, C, F, h, w)."""
+        inputs = (part.to(self._device) for part in (x, 1000 * level, text))
+        with autocast(self._device), plain_attention():
+            output: Tensor = self.network(*inputs, return_dict=False)[0]
+        return output.float()
+
+    @torch.no_grad()
+    def text(self, captions: list[str]) -> Tensor:
+        """Encoded captions, (B, L, C)."""
+        tokens = self._tokenizer(
+            captions, padding="max_length", truncation=True, return_tensors="pt"
+        )
+        ids = tokens.input_ids.to(self._device)
+        encoded: Tensor = self._encode_text(ids).last_hidden_state
+        return encoded
+
+    def caption(self, clip: int) -> str:
+        """The caption of a path."""
+        rng = np.random.default_rng([self._config.seed, clip])
+        return self._dataset.caption(self._dataset.sample(clip), rng)
+
+    @torch.no_grad()
+    def paths(self, clips: range) -> Tensor:
+        """Samples at all levels, (B, S + 1, C, F, h, w), with a noise of its own for each clip."""
+        design, dataset = self._dataset.design, self._dataset
+        shape = (design.latent_channels, dataset.frames, design.grid, design.grid)
+        noise = [
+            torch.randn(
+                shape, generator=torch.Generator().manual_seed(self._config.seed + 10**6 * clip)
+            )
+            for clip in clips
+        ]
+        x = torch.stack(noise)
+        text = self.text([*map(self.caption, clips), *[""] * len(clips)])
+        path = [x]
+        for level, following in zip(self.levels[:-1], self.levels[1:], strict=True):
+            both = self.velocity(torch.cat([x, x]), level.expand(2 * len(x)), text).cpu()
+            conditional, unconditional = both.chunk(2)
+            guided = unconditional + self._config.guidance_scale * (conditional - unconditional)
+            x = x + (following - level) * guided
+            path.append(x)
+        return torch.stack(path, 1)
+
+
+class _Loss:
+    """The squared error of the student's velocity, which is to be the teacher's mean velocity from
+    a level to the end of its segment. Half of a batch is at the beginnings of segments, because
+    the student samples from there; the other levels teach it the way."""
+
+    def __init__(
+        self, config: FewStepConfig, teacher: _Teacher, paths: NDArray[np.float32], lora: LoRA
+    ) -> None:
+        self._config, self._teacher, self._paths, self._lora = config, teacher, paths, lora
+        self._text = teacher.text([teacher.caption(clip) for clip in range(len(paths))])
+
+    def __call__(self, model: Any, step: int, rng: np.random.Generator) -> Tensor:
+        """The loss of a random batch. `model` holds the weights of the LoRA."""
+        config = self._config
+        length = config.teacher_steps // config.few
+        pick = rng.integers(0, len(self._paths), config.batch)
+        start = rng.integers(0, config.teacher_steps, config.batch)
+        start[::2] = start[::2] // length * length
+        end = (start // length + 1) * length
+        x, target = (torch.from_numpy(self._paths[pick, index]) for index in (start, end))
+        level = self._teacher.levels[start]
+        time = (self._teacher.levels[end] - level).view(-1, 1, 1, 1, 1)
+        mean_velocity = ((target - x) / time).to(config.device)
+        with self._lora.applied():
+            velocity = self._teacher.velocity(x, level, self._text[pick])
+        return F.mse_loss(velocity, mean_velocity)
+
+
+def _paths(config: FewStepConfig, teacher: _Teacher) -> Generator[Event, None, NDArray[np.float32]]:
+    """The teacher's paths, (N, S + 1, C, F, h, w), computed once and stored."""
+    parts = []
+    for first in range(0, config.clips, _CLIPS_PER_FILE):
+        clips = range(first, min(first + _CLIPS_PER_FILE, config.clips))
+        file = config.out / "paths" / f"{first:06}.npy"
+        part = np.load(file) if file.exists() else None
+        if part is None or len(part) < len(clips):
+            batches = [
+                teacher.paths(clips[i : i + config.batch])
+                for i in range(0, len(clips), config.batch)
+            ]
+            part = torch.cat(batches).numpy()
+            with atomic(file) as temporary, temporary.open("wb") as stream:
+                np.save(stream, part)
+            yield Step(stage="paths", index=clips.stop, total=config.clips)
+        parts.append(part[: len(clips)])
+    return np.concatenate(parts)
+
+
+def _frozen(kind: Any, folder: Path) -> Any:
+    return kind.from_pretrained(folder, local_files_only=True).float().eval().requires_grad_(False)

@@ -1,0 +1,55 @@
+"""The training of a LoRA with which the shipped transformer samples in few steps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recast.errors import BadCall
+from recast.pipeline import model_loading
+from recast.worlds.shapes.dataset import DATASET
+from recast.worlds.training.few_steps import FewStepConfig, train
+
+from .tiny_models import CPU
+
+SHAPES_DIT = Path(model_loading.source_of("shapes-dit"))
+
+
+def test_the_teachers_steps_must_be_a_multiple_of_the_students() -> None:
+    with pytest.raises(BadCall, match="multiple of `few`, got 10 and 4"):
+        FewStepConfig(model=SHAPES_DIT, out=Path("unused"), few=4, teacher_steps=10)
+
+
+@pytest.mark.slow
+def test_a_student_learns_to_reach_the_teachers_samples_in_one_step(tmp_path: Path) -> None:
+    config = FewStepConfig(
+        model=SHAPES_DIT, out=tmp_path, few=1, teacher_steps=2, clips=1, steps=12, batch=2
+    )
+    job = train(config, DATASET)
+    steps = [event for event in job if event.stage == "few_steps"]
+    assert [event.index for event in steps] == [12]
+    file = job.result
+    assert file.stat().st_size < 12e6
+
+    path = torch.from_numpy(np.load(tmp_path / "paths" / "000000.npy"))
+    assert path.shape == (1, 3, 8, 16, 8, 8)
+    caption = DATASET.caption(DATASET.sample(0), np.random.default_rng([0, 0]))
+    teacher = model_loading.load("shapes-dit", CPU)
+    levels = teacher.schedule.grid(1)
+    half = (levels[0] + levels[1]) / 2
+    with torch.no_grad():
+        for index, (level, after) in enumerate([(levels[0], half), (half, levels[1])]):
+            x = path[:, index]
+            x0 = teacher.cfg_denoiser(caption, "", 4.0)(x, level).x0
+            expected = x + (after - level).float() * (x - x0) / level.float()
+            error = (expected - path[:, index + 1]).square().mean() / (expected - x).square().mean()
+            assert float(error) < 1e-3  # the training runs in bfloat16 where that is faster
+
+        errors = []
+        for lora in ((), (f"{file}",)):
+            student = model_loading.load("shapes-dit", replace(CPU, lora=lora))
+            x0 = student.cfg_denoiser(caption, "", 1.0)(path[:, 0], levels[0]).x0
+            errors.append(float((x0 - path[:, -1]).square().mean()))
+    assert errors[1] < 0.7 * errors[0]
