@@ -1,13 +1,15 @@
 """How a benchmark on Ray scales: workers that sleep in place of computing, up to 64 of them.
 
-    python benchmarks/ray_scale.py --workers 1 2 4 8 16 32 64 --seconds 4
+    python benchmarks/ray_scale.py --workers 1 2 4 8 16 32 64
     python benchmarks/ray_scale.py --workers 8 --seconds 1 --pairs 1000 --kill 3
 
 Everything but the model is real: the cluster, the tasks, the clips that travel, the driver that
-writes rows and videos, and the report. A worker sleeps for as long as a row would take. The
-efficiency is the time of the sleep alone, divided by the number of workers and by the time of the
-whole run after the first row. `--kill` ends this number of busy workers with SIGKILL during each
-run. A line for each number of workers is appended to `benchmarks/results/ray-scale.jsonl`.
+writes rows and videos, and the report. A worker sleeps for as long as a row would take. Efficiency
+is the time that the workers slept, divided by the time that they had: in the whole run after the
+first worker started, and in the part of it in which all workers run. Before that part the workers
+start, which on one machine they do one after the other. `--kill` ends this number of busy workers
+with SIGKILL during each run. A line for each number of workers is appended to
+`benchmarks/results/ray-scale.jsonl`.
 """
 
 import argparse
@@ -63,6 +65,7 @@ def sleeping_work(task: Task, seconds: float) -> Iterator[BenchResult]:
                     "error": None,
                     "video": f"{rows.VIDEOS}/{key}.mp4",
                     "metric.worker": float(os.getpid()),
+                    "metric.finished": time.time(),
                 }
                 yield BenchResult(key, key, row, clip, clip)
 
@@ -74,7 +77,7 @@ def measure(workers: int, pairs: int, seconds: float, kill: int) -> dict[str, An
         yield from sleeping_work(task, seconds)
 
     machine = Cluster(initialize_head=True, head_node_args={"num_cpus": workers})
-    began, arrivals, victims = time.monotonic(), list[float](), set[int]()
+    began, arrived, victims = time.time(), 0, set[int]()
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -88,29 +91,39 @@ def measure(workers: int, pairs: int, seconds: float, kill: int) -> dict[str, An
                 if isinstance(event, Note):
                     print(event.text, flush=True)
                 elif event.stage == "row":
-                    arrivals.append(time.monotonic() - began)
-                    if len(victims) < kill and len(arrivals) > (len(victims) + 1) * pairs // 5:
+                    arrived += 1
+                    if len(victims) < kill and arrived > (len(victims) + 1) * pairs // 5:
                         victims.add(_kill_a_worker(victims))
             outcome = job.result
             found = rows.read(outcome.folder)
-            whole = time.monotonic() - began
+            ended = time.time()
     finally:
         machine.shutdown()
-    # The workers start at different times. The first row says when the first has started.
-    running = arrivals[-1] - arrivals[0] + seconds
+    finished = sorted(row["metric.finished"] for row in found)
+    firsts = sorted(_first_of_each_worker(found).values())
+    started, all_run, some_stop = finished[0] - seconds, firsts[-1], finished[-workers]
+    between = [moment for moment in finished if all_run < moment <= some_stop]
     return {
         "workers": workers,
         "seconds_per_row": seconds,
         "rows": len(found),
-        "clips": len({row["clip"] for row in found}),
         "missing": outcome.missing,
         "killed": len(victims),
-        "processes": len({row["metric.worker"] for row in found}),
-        "until_first_row": round(arrivals[0] - seconds, 1),
-        "running": round(running, 1),
-        "whole": round(whole, 1),
-        "efficiency": round(pairs * seconds / workers / running, 3),
+        "until_first_start": round(started - began, 1),
+        "until_all_run": round(all_run - seconds - began, 1),
+        "seconds": round(ended - began, 1),
+        "efficiency": round(pairs * seconds / workers / (ended - started), 3),
+        "efficiency_if_all_run": round(len(between) * seconds / workers / (some_stop - all_run), 3),
     }
+
+
+def _first_of_each_worker(found: list[dict[str, Any]]) -> dict[float, float]:
+    """Process of each worker -> when it finished its first row."""
+    firsts: dict[float, float] = {}
+    for row in found:
+        worker, finished = row["metric.worker"], row["metric.finished"]
+        firsts[worker] = min(finished, firsts.get(worker, finished))
+    return firsts
 
 
 def _kill_a_worker(earlier: set[int]) -> int:
@@ -138,7 +151,7 @@ def main(arguments: argparse.Namespace) -> None:
         print(table([json.loads(line) for line in RESULTS.read_text().splitlines()]))
         return
     for workers in arguments.workers:
-        pairs = arguments.pairs or 8 * workers
+        pairs = arguments.pairs or 16 * workers
         line = measure(workers, pairs, arguments.seconds, arguments.kill)
         print(json.dumps(line), flush=True)
         with RESULTS.open("a") as file:
@@ -150,8 +163,8 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--pairs", type=int, help="pairs of a run; by default eight for a worker")
-    parser.add_argument("--seconds", type=float, default=4.0, help="seconds that a row takes")
+    parser.add_argument("--pairs", type=int, help="pairs of a run; by default 16 for a worker")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds that a row takes")
     parser.add_argument("--kill", type=int, default=0, help="workers to kill during a run")
     parser.add_argument("--table", action="store_true", help="print what was measured")
     main(parser.parse_args())
