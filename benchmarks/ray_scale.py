@@ -6,9 +6,9 @@
 Everything but the model is real: the cluster, the tasks, the clips that travel, the driver that
 writes rows and videos, and the report. A worker sleeps for as long as a row would take. Efficiency
 is the time that the workers slept, divided by the time that they had: in the whole run after the
-first worker started, and in the part of it in which all workers run. Before that part the workers
-start, which on one machine they do one after the other. `--kill` ends this number of busy workers
-with SIGKILL during each run. A line for each number of workers is appended to
+first worker started; and, as `efficiency_running`, between the first and the last row of each
+worker. On one machine many workers start one after the other. `--kill` ends this number of busy
+workers with SIGKILL during each run. A line for each number of workers is appended to
 `benchmarks/results/ray-scale.jsonl`.
 """
 
@@ -19,6 +19,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,31 +100,23 @@ def measure(workers: int, pairs: int, seconds: float, kill: int) -> dict[str, An
             ended = time.time()
     finally:
         machine.shutdown()
-    finished = sorted(row["metric.finished"] for row in found)
-    firsts = sorted(_first_of_each_worker(found).values())
-    started, all_run, some_stop = finished[0] - seconds, firsts[-1], finished[-workers]
-    between = [moment for moment in finished if all_run < moment <= some_stop]
+    by_worker: dict[float, list[float]] = {}
+    for row in sorted(found, key=itemgetter("metric.finished")):
+        by_worker.setdefault(row["metric.worker"], []).append(row["metric.finished"])
+    firsts = sorted(moments[0] - seconds for moments in by_worker.values())
+    run = sum(moments[-1] - moments[0] for moments in by_worker.values())
     return {
         "workers": workers,
         "seconds_per_row": seconds,
         "rows": len(found),
         "missing": outcome.missing,
         "killed": len(victims),
-        "until_first_start": round(started - began, 1),
-        "until_all_run": round(all_run - seconds - began, 1),
+        "until_first_start": round(firsts[0] - began, 1),
+        "until_all_run": round(firsts[-1] - began, 1),
         "seconds": round(ended - began, 1),
-        "efficiency": round(pairs * seconds / workers / (ended - started), 3),
-        "efficiency_if_all_run": round(len(between) * seconds / workers / (some_stop - all_run), 3),
+        "efficiency": round(pairs * seconds / workers / (ended - firsts[0]), 3),
+        "efficiency_running": round((len(found) - len(by_worker)) * seconds / run, 3),
     }
-
-
-def _first_of_each_worker(found: list[dict[str, Any]]) -> dict[float, float]:
-    """Process of each worker -> when it finished its first row."""
-    firsts: dict[float, float] = {}
-    for row in found:
-        worker, finished = row["metric.worker"], row["metric.finished"]
-        firsts[worker] = min(finished, firsts.get(worker, finished))
-    return firsts
 
 
 def _kill_a_worker(earlier: set[int]) -> int:

@@ -24,6 +24,7 @@ from recast.worlds.training import networks, noising
 from recast.worlds.training.data import to_network_range
 from recast.worlds.training.dataset import Dataset
 from recast.worlds.training.loop import Stage, autocast, train_stage
+from recast.worlds.training.model import frozen
 
 Maps = Callable[[Sequence[Any], NDArray[np.uint8]], NDArray[np.uint8]]
 """Scenes of one frame and their rendered frames (N, H, W, 3) -> structure maps of the same shape as
@@ -81,8 +82,8 @@ class _Loss:
     def __init__(self, config: ControlNetConfig, dataset: Dataset, maps: Sequence[Maps]) -> None:
         folder, device = config.model, config.device
         self._config, self._dataset = config, dataset
-        self.unet = _frozen(UNet3DConditionModel, folder / "unet").to(device)
-        self._text_encoder = _frozen(CLIPTextModel, folder / "text_encoder").to(device)
+        self.unet = frozen(UNet3DConditionModel, folder / "unet").to(device)
+        self._text_encoder = frozen(CLIPTextModel, folder / "text_encoder").to(device)
         self._tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         self._scenes = [dataset.sample(seed) for seed in range(config.frames)]
         config.out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ class _Loss:
             dataset.frame_of(scene, i % dataset.frames) for i, scene in enumerate(self._scenes)
         ]
         frames = _frames(config.out / "frames.npy", stills, dataset)
-        self._latents = _latents(_frozen(AutoencoderKL, folder / "vae"), frames)
+        self._latents = _latents(frozen(AutoencoderKL, folder / "vae"), frames)
         # (kinds of map, N, H, W)
         self._maps = torch.from_numpy(np.stack([kind(stills, frames)[..., 0] for kind in maps]))
 
@@ -124,10 +125,6 @@ class _Loss:
             tokens.input_ids.to(self._config.device)
         ).last_hidden_state
         return encoded
-
-
-def _frozen(kind: Any, folder: Path) -> Any:
-    return kind.from_pretrained(folder, local_files_only=True).float().eval().requires_grad_(False)
 
 
 def _frames(file: Path, stills: Sequence[Any], dataset: Dataset) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ from recast.media.atomic_files import atomic
 from recast.networks.adapters import LoRA
 from recast.worlds.training.dataset import Dataset
 from recast.worlds.training.loop import Stage, autocast, train_stage
+from recast.worlds.training.model import frozen
 from recast.worlds.training.speed import plain_attention
 
 _COMPONENT = "transformer"
@@ -111,8 +112,8 @@ class _Teacher:
 
     def __init__(self, config: FewStepConfig, dataset: Dataset) -> None:
         folder, self._device = config.model, config.device
-        self.network = _frozen(WanTransformer3DModel, folder / "transformer").to(self._device)
-        self._encode_text = _frozen(CLIPTextModel, folder / "text_encoder").to(self._device)
+        self.network = frozen(WanTransformer3DModel, folder / "transformer").to(self._device)
+        self._encode_text = frozen(CLIPTextModel, folder / "text_encoder").to(self._device)
         self._tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         self._config, self._dataset = config, dataset
         schedule = Flow(shift=dataset.design.shift)
@@ -210,7 +211,3 @@ def _paths(config: FewStepConfig, teacher: _Teacher) -> Generator[Event, None, N
             yield Step(stage="paths", index=clips.stop, total=config.clips)
         parts.append(part[: len(clips)])
     return np.concatenate(parts)
-
-
-def _frozen(kind: Any, folder: Path) -> Any:
-    return kind.from_pretrained(folder, local_files_only=True).float().eval().requires_grad_(False)

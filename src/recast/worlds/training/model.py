@@ -92,3 +92,8 @@ def text_encoder(clip: CLIPModel) -> CLIPTextModel:
         {k.removeprefix(prefix): v for k, v in state.items() if k.startswith("text_model.")}
     )
     return text.eval().requires_grad_(False)
+
+
+def frozen(kind: Any, folder: Path) -> Any:
+    """A network of a saved model in float32, to be used and not to be trained."""
+    return kind.from_pretrained(folder, local_files_only=True).float().eval().requires_grad_(False)
