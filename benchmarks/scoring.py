@@ -70,11 +70,17 @@ def menagerie_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) ->
 
 
 def text_to_video(
-    backbone: Backbone, prompt: str, steps: int, seed: int, frames: int | None = None
+    backbone: Backbone,
+    prompt: str,
+    steps: int,
+    seed: int,
+    frames: int | None = None,
+    guidance_scale: float | None = None,
 ) -> np.ndarray:
     """An unguided clip in the model's own size, (F, H, W, 3) uint8, or one of `frames` frames."""
     defaults, method = backbone.defaults, unguided.Method(unguided.Config())
-    sampling = Sampling(steps=steps, guidance_scale=defaults.guidance_scale, seed=seed)
+    scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    sampling = Sampling(steps=steps, guidance_scale=scale, seed=seed)
     frames = frames or defaults.frames
     blank = np.zeros((frames, defaults.height, defaults.width, 3), np.uint8)
     video = source_clip.to_tensor(Video(blank, defaults.fps))
