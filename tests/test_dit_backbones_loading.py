@@ -1,6 +1,7 @@
 """Loading video transformers: without output, and with one clear error for a bad folder."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from recast.backbones import cogvideox, hunyuan, ltx, wan
 from recast.backbones.base import Settings
 from recast.networks.library_logging import quiet
 from recast.networks.model_parts import ModelParts
+from recast.networks.settings import LoRAFile
 from recast.pipeline import model_loading
 
 from .inputs import noise_levels, random_clip, random_latents
@@ -143,8 +145,24 @@ def test_aliases_lead_to_the_published_models() -> None:
         names = {
             a: name
             for a, name in module.ALIASES.items()
-            if a not in ("shapes-dit", "menagerie-dit")
+            if a not in ("shapes-dit", "shapes-dit@4steps", "menagerie-dit")
         }
         assert all(name.count("/") == 1 for name in names.values())
     assert wan.ALIASES["shapes-dit"] == str(wan.SHAPES_DIT)
     assert wan.ALIASES["menagerie-dit"] == str(wan.MENAGERIE_DIT)
+
+
+def test_the_model_for_four_steps_has_a_lora_and_takes_another() -> None:
+    plain = model_loading.load("shapes-dit", CPU)
+    assert (plain.defaults.steps, plain.defaults.guidance_scale) == (25, 4.0)
+    few = model_loading.load("shapes-dit@4steps", CPU)
+    assert (few.defaults.steps, few.defaults.guidance_scale) == (4, 1.0)
+    lora = LoRAFile(f"{wan.SHAPES_DIT}-4steps/pytorch_lora_weights.safetensors:-1")
+    removed = model_loading.load("shapes-dit@4steps", replace(CPU, lora=(lora,)))
+    x, t = random_latents(plain), plain.schedule.grid(1)[0]
+    base, changed, restored = (
+        one.cfg_denoiser("a red star", "", 1.0)(x, t).x0 for one in (plain, few, removed)
+    )
+    assert float((changed - base).abs().max()) > 0.01
+    torch.testing.assert_close(restored, base, rtol=0, atol=1e-4)
+    assert few.fingerprint != plain.fingerprint

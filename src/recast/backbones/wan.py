@@ -15,6 +15,7 @@ and masks (`networks.vace`). Owns how the models are loaded and called. Knows no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +40,7 @@ from recast.networks.latent_layout import LatentLayout
 from recast.networks.model_parts import ModelParts
 from recast.networks.pipeline_parts import open_folder, take_parts
 from recast.networks.placement import ModelPlacement
+from recast.networks.settings import LoRAFile
 from recast.networks.text_encoder import UMT5_XXL, ClipText, T5Text, clean_whitespace_and_html
 from recast.networks.vace import VaceControl
 from recast.networks.vae import ImageVae, WanVae
@@ -50,6 +52,7 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 SHAPES_DIT, MENAGERIE_DIT = _ASSETS / "shapes-dit", _ASSETS / "menagerie-dit"
 ALIASES = {
     "shapes-dit": str(SHAPES_DIT),
+    "shapes-dit@4steps": str(SHAPES_DIT),
     "menagerie-dit": str(MENAGERIE_DIT),
     "wan": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     "wan-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
@@ -59,6 +62,9 @@ ALIASES = {
     "vace-14b": "Wan-AI/Wan2.1-VACE-14B-diffusers",
 }
 PIPELINES = frozenset({"WanPipeline", "WanVACEPipeline"})
+_LORAS = {"shapes-dit@4steps": _ASSETS / "shapes-dit-4steps" / "pytorch_lora_weights.safetensors"}
+"""Alias -> the LoRA that ships for it, with which the model takes four steps and no guidance
+scale."""
 _CLASSES: dict[str, type[Any]] = {
     "transformer": WanTransformer3DModel,
     "vae": AutoencoderKLWan,
@@ -75,8 +81,13 @@ _A14B_DEFAULTS = Defaults(frames=81, height=720, width=1280, fps=16.0, steps=40,
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
+    own_lora = _LORAS.get(source)
+    if own_lora is not None:
+        settings = replace(settings, lora=(LoRAFile(str(own_lora)), *settings.lora))
     folder = open_folder(source, settings, ALIASES, PIPELINES, gpu_dtype=torch.bfloat16)
     card = Defaults.of_card(folder.card)
+    if card is not None and own_lora is not None:
+        card = replace(card, steps=4, guidance_scale=1.0)
     index = checkpoint_loading.read_json(folder.path / checkpoint_loading.INDEX)
     boundary = index.get("boundary_ratio")
     _check_experts((folder.path / "transformer_2").is_dir(), boundary)

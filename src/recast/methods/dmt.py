@@ -145,6 +145,8 @@ PRESETS["quick"] = replace(
     inversion_steps=50,
 )
 PRESETS["draft"] = replace(PRESETS["quick"], steps=6, guided=0.8, inner_steps=1, lr=0.3, lr_end=0.1)
+# For a model that samples in four steps (docs/log/few-step-models.md): three levels are guided.
+PRESETS["shapes-dit@4steps"] = replace(PRESETS["quick"], steps=None, lr=0.1, lr_end=0.06)
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pairwise": losses.pairwise_difference,  # eq. 3
