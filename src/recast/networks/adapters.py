@@ -18,6 +18,7 @@ from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
 from recast.errors import BadCall, BadMotion
+from recast.networks.library_logging import quiet
 
 _PEFT = "motion"
 """The name of the adapter inside peft's layers."""
@@ -177,8 +178,9 @@ def _peft_layers(network: nn.Module, paths: list[str], rank: int) -> dict[str, n
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=paths, lora_dropout=0.0)
     bases = {path: network.get_submodule(path) for path in paths}
     try:
-        # The matrices are created on the meta device, because the caller replaces them.
-        inject_adapter_in_model(config, network, _PEFT, low_cpu_mem_usage=True)
+        with quiet():  # peft imports torchao, which warns about kernels for other devices
+            # The matrices are created on the meta device, because the caller replaces them.
+            inject_adapter_in_model(config, network, _PEFT, low_cpu_mem_usage=True)
         layers = {path: network.get_submodule(path).eval() for path in paths}
         for layer in layers.values():
             layer.register_forward_pre_hook(_by_position, with_kwargs=True)

@@ -1,7 +1,7 @@
 """The messages of the libraries that load models.
 
 Owns the log levels, warnings and progress bars of diffusers, transformers and huggingface_hub while
-Recast loads a model. It refuses to know what is loaded.
+Recast loads a model, and the messages of what they import then. It refuses to know what is loaded.
 """
 
 import logging
@@ -21,7 +21,9 @@ from transformers.utils import logging as transformers_logging
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
     """Inside this context these libraries do not log or warn, and they show progress bars only with
-    `bars`. The caller turns every problem into an exception of Recast."""
+    `bars`. Others, such as torchao, log nothing below an error. The caller turns every problem into
+    an exception of Recast."""
+    previous_level = logging.root.manager.disable
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     hub_bars = not are_progress_bars_disabled()
@@ -30,6 +32,7 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            logging.disable(max(previous_level, logging.WARNING))
             for logger in loggers:
                 logger.setLevel(logging.CRITICAL)
             if not bars:
@@ -37,6 +40,7 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
                 diffusers_logging.disable_progress_bar()
             yield
         finally:
+            logging.disable(previous_level)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if transformers_bars:

@@ -54,6 +54,9 @@ class FewStepConfig:
     """The teacher's scale of classifier-free guidance."""
     clips: int = 800
     """Number of the teacher's paths."""
+    undescribed: int = 10
+    """Every path of this number has an empty caption. Clips without a description are inverted with
+    an empty prompt."""
     rank: int = 32
     """Rank of the LoRA."""
     steps: int = 1_000
@@ -66,6 +69,8 @@ class FewStepConfig:
     """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
 
     def __post_init__(self) -> None:
+        if self.undescribed < 1:
+            raise BadCall(f"`undescribed` must be at least 1, got {self.undescribed}")
         if self.few < 1 or self.teacher_steps % self.few:
             raise BadCall(
                 f"`teacher_steps` must be a multiple of `few`, got {self.teacher_steps} and "
@@ -139,6 +144,8 @@ class _Teacher:
 
     def caption(self, clip: int) -> str:
         """The caption of a path."""
+        if clip % self._config.undescribed == self._config.undescribed - 1:
+            return ""
         rng = np.random.default_rng([self._config.seed, clip])
         return self._dataset.caption(self._dataset.sample(clip), rng)
 
