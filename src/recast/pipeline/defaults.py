@@ -46,7 +46,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         },
         "shapes-dit@4steps": {"dmt": ("shapes-dit@4steps",), "unguided": ("plain",)},
         "menagerie-dit": {
-            **dict.fromkeys(("flowmotion", "query_injection"), (TUNED,)),
+            **dict.fromkeys(("moft", "flowmotion", "query_injection", "dreammotion"), (TUNED,)),
             "dmt": ("quick", TUNED),
             "sdedit": _STRENGTHS[:1],
             "unguided": ("plain",),
