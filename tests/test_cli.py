@@ -376,7 +376,10 @@ def test_a_motion_needs_random_noise_for_other_numbers_of_frames(call: Call, bal
         (["analyze", "probe", "--levels", "a"], "--levels does not take 'a'; see"),
         (["analyze", "invert-features", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["transfer", "CLIP", "x", "--method", "dtm"], "unknown method 'dtm'; did you mean dmt?"),
-        (["transfer", "CLIP", "x", "--preset", "shaeps"], "'shaeps'; did you mean shapes?"),
+        (
+            ["transfer", "CLIP", "x", "--preset", "shaeps"],
+            "'shaeps'; did you mean shapes or shapes-dit@4steps?",
+        ),
         (
             ["transfer", "CLIP", "x", "--preset", "best"],
             "'best'; choose from draft, paper, paper-large-change, quick, reference, shapes",

@@ -17,14 +17,15 @@ from huggingface_hub.utils.tqdm import (
 )
 from transformers.utils import logging as transformers_logging
 
+_LOGGERS = ("diffusers", "transformers", "huggingface_hub", "torchao", "torch.utils._pytree")
+"""torchao warns when it is imported: that it lacks kernels for other devices, and through torch."""
+
 
 @contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
     """Inside this context these libraries do not log or warn, and they show progress bars only with
-    `bars`. Others, such as torchao, log nothing below an error. The caller turns every problem into
-    an exception of Recast."""
-    previous_level = logging.root.manager.disable
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "huggingface_hub")]
+    `bars`. The caller turns every problem into an exception of Recast."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     hub_bars = not are_progress_bars_disabled()
     transformers_bars = transformers_logging.is_progress_bar_enabled()
@@ -32,7 +33,6 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            logging.disable(max(previous_level, logging.WARNING))
             for logger in loggers:
                 logger.setLevel(logging.CRITICAL)
             if not bars:
@@ -40,7 +40,6 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
                 diffusers_logging.disable_progress_bar()
             yield
         finally:
-            logging.disable(previous_level)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if transformers_bars:
