@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -85,13 +85,18 @@ def start_server(
             line = process.stderr.readline()
             assert line, "".join(lines)
             lines.append(line)
-        drain = threading.Thread(target=process.stderr.read, daemon=True)
-        drain.start()  # a full pipe would stop the server
+        # A full pipe would stop the server, and pytest shows the messages beside a failed test.
+        threading.Thread(target=_pass_on, args=(process.stderr,), daemon=True).start()
         _wait_until_healthy(match[1])
         yield RunningServer(match[1], JobStore(root / "jobs.sqlite3"), process, command)
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _pass_on(messages: IO[str]) -> None:
+    for line in messages:
+        sys.stderr.write(line)
 
 
 def _wait_until_healthy(url: str) -> None:
