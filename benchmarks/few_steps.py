@@ -6,18 +6,22 @@
 
 The oracle scores unguided clips of held-out prompts: the model itself at its own number of steps
 and at four, and the model with the LoRA. *Range* is how far the subject moves: the root mean square
-distance of its centre from its mean, in frame widths.
+distance of its centre from its mean, in frame widths. `table` also compares the rows of DMT.
 """
 
 import argparse
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scoring
 import torch
+from pyarrow import parquet
 
 from recast.backbones.base import Settings
+from recast.bench import summary
 from recast.pipeline import model_loading
 from recast.worlds.shapes import captions, oracle
 from recast.worlds.shapes.dataset import DATASET
@@ -33,6 +37,20 @@ COMPARED = (
     ("shapes-dit@4steps", 4, 1.0),
 )
 """Model, steps and guidance scale."""
+TABLES = ("few-step-model.parquet", "few-steps-dit.parquet")
+DMT = ("unguided", "dmt:quick", "dmt:draft", "dmt, four steps", "unguided, LoRA", "dmt, LoRA")
+COMPARISONS = (
+    ("dmt, LoRA", "unguided, LoRA"),
+    ("dmt, four steps", "dmt, LoRA"),
+    ("dmt:draft", "dmt, LoRA"),
+)
+METRICS = {
+    "moving_fidelity": "moving fidelity",
+    "true_motion": "path correlation",
+    "true_distance": "path distance",
+    "camera_error": "camera error",
+    "true_look": "look right",
+}
 
 
 def learn(device: str) -> None:
@@ -67,19 +85,48 @@ def score(prompts: int) -> None:
 
 
 def table() -> str:
-    """A Markdown table with bootstrap 95 % intervals over prompts."""
+    """Markdown tables: unguided, with DMT, and the paired differences with DMT."""
     lines = [_line(row) for row in json.loads(RESULTS.read_text())]
     heads = ["model", "steps", "guidance scale", *COLUMNS]
-    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines])
+    return "\n".join([*_head(heads), *lines, "", *_with_dmt()])
 
 
 def _line(row: dict) -> str:
-    columns = ([mark[column] for mark in row["marks"]] for column in COLUMNS)
-    values = (
-        np.array([value for value in column if value is not None], float) for column in columns
-    )
     cells = [f"`{row['model']}`", str(row["steps"]), f"{row['guidance_scale']:g}"]
-    return f"| {' | '.join([*cells, *map(scoring.interval, values)])} |"
+    return f"| {' | '.join([*cells, *scoring.intervals(row['marks'], COLUMNS)])} |"
+
+
+def _with_dmt() -> Iterator[str]:
+    """The means over all pairs and over each group, and the paired differences."""
+    tables = [parquet.read_table(RESULTS.with_name(name)).to_pylist() for name in TABLES]
+    results = [{**row, "variant": _name(row)} for rows in tables for row in rows if row["backbone"]]
+    heads = ["", "pairs", *METRICS.values()]
+    for group in (None, "object", "camera", "both"):
+        yield from _head([group or "all", *heads[1:]])
+        for name in DMT:
+            own = [r for r in results if r["variant"] == name and group in (None, r["group"])]
+            yield _row(name, len(own), [summary.mean(own, f"metric.{m}") for m in METRICS])
+        yield ""
+    yield from _head(["difference", *heads[1:]])
+    # A difference is that of two variants on one model, so all rows get the same one.
+    paired = [{**row, "backbone": "shapes-dit"} for row in results]
+    for one, other in COMPARISONS:
+        differences = [summary.paired(paired, one, other, metric) for metric in METRICS]
+        yield _row(f"{one} − {other}", 24, differences)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    few = row["backbone"] == "shapes-dit@4steps"
+    return f"{row['variant'].partition(':shapes-dit@')[0]}, LoRA" if few else row["variant"]
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
+
+
+def _row(name: str, pairs: int, found: Sequence[Any]) -> str:
+    cells = ["–" if one is None else one.text() for one in found]
+    return f"| {name} | {pairs} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import scoring
 import torch
 
@@ -47,11 +46,8 @@ def table(out: Path, world: str) -> str:
 
 
 def _line(row: dict, world: str) -> str:
-    columns = ([mark[column] for mark in row["marks"]] for column in COLUMNS[world])
-    values = (
-        np.array([value for value in column if value is not None], float) for column in columns
-    )
-    return f"| {row['snapshot'].lstrip('0') or 0} | {' | '.join(map(scoring.interval, values))} |"
+    cells = scoring.intervals(row["marks"], COLUMNS[world])
+    return f"| {row['snapshot'].lstrip('0') or 0} | {' | '.join(cells)} |"
 
 
 def _rows(out: Path) -> list[dict]:

@@ -35,6 +35,18 @@ from recast.bench.worlds import WORLDS
 from recast.events import Note
 
 RESULTS = Path(__file__).parent / "results" / "ray-scale.jsonl"
+HEADS = {
+    "workers": ("workers", ""),
+    "seconds_per_row": ("seconds a row takes", "g"),
+    "rows": ("rows", ""),
+    "killed": ("killed", ""),
+    "missing": ("missing rows", ""),
+    "until_all_run": ("seconds until all workers run", ".0f"),
+    "seconds": ("seconds of the whole run", ".0f"),
+    "efficiency": ("efficiency", ".2f"),
+    "efficiency_running": ("of running workers", ".2f"),
+}
+"""Column -> its head and its format in the table."""
 SUITE = """
 about = "Pairs whose results nobody computes."
 backbone = "shapes"
@@ -77,8 +89,8 @@ def measure(workers: int, pairs: int, seconds: float, kill: int) -> dict[str, An
     def work(task: Task) -> Iterator[BenchResult]:
         yield from sleeping_work(task, seconds)
 
-    machine = Cluster(initialize_head=True, head_node_args={"num_cpus": workers})
-    began, arrived, victims = time.time(), 0, set[int]()
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": workers})
+    began, arrived, killed_workers = time.time(), 0, set[int]()
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -86,36 +98,39 @@ def measure(workers: int, pairs: int, seconds: float, kill: int) -> dict[str, An
         ):
             file = Path(folder) / "sleep.toml"
             file.write_text(SUITE.format(pairs=pairs))
-            config = BenchConfig(suite=str(file), out=Path(folder) / "out", ray=machine.address)
+            config = BenchConfig(suite=str(file), out=Path(folder) / "out", ray=nodes.address)
             job = bench(config, suite.read(str(file)))
             for event in job:
                 if isinstance(event, Note):
                     print(event.text, flush=True)
                 elif event.stage == "row":
                     arrived += 1
-                    if len(victims) < kill and arrived > (len(victims) + 1) * pairs // 5:
-                        victims.add(_kill_a_worker(victims))
+                    if (
+                        len(killed_workers) < kill
+                        and arrived > (len(killed_workers) + 1) * pairs // 5
+                    ):
+                        killed_workers.add(_kill_a_worker(killed_workers))
             outcome = job.result
             found = rows.read(outcome.folder)
             ended = time.time()
     finally:
-        machine.shutdown()
+        nodes.shutdown()
     by_worker: dict[float, list[float]] = {}
     for row in sorted(found, key=itemgetter("metric.finished")):
         by_worker.setdefault(row["metric.worker"], []).append(row["metric.finished"])
     firsts = sorted(moments[0] - seconds for moments in by_worker.values())
-    run = sum(moments[-1] - moments[0] for moments in by_worker.values())
+    busy_span = sum(moments[-1] - moments[0] for moments in by_worker.values())
     return {
         "workers": workers,
         "seconds_per_row": seconds,
         "rows": len(found),
         "missing": outcome.missing,
-        "killed": len(victims),
+        "killed": len(killed_workers),
         "until_first_start": round(firsts[0] - began, 1),
         "until_all_run": round(firsts[-1] - began, 1),
         "seconds": round(ended - began, 1),
         "efficiency": round(pairs * seconds / workers / (ended - firsts[0]), 3),
-        "efficiency_running": round((len(found) - len(by_worker)) * seconds / run, 3),
+        "efficiency_running": round((len(found) - len(by_worker)) * seconds / busy_span, 3),
     }
 
 
@@ -132,10 +147,10 @@ def _kill_a_worker(earlier: set[int]) -> int:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """A Markdown table of measured runs."""
-    heads = list(lines[0])
-    rule = "|".join("---" for _ in heads)
-    body = (" | ".join(str(line[head]) for head in heads) for line in lines)
-    return "\n".join([f"| {' | '.join(heads)} |", f"|{rule}|", *(f"| {text} |" for text in body)])
+    rule = "|".join("---" for _ in HEADS)
+    body = (" | ".join(f"{line[key]:{form}}" for key, (_, form) in HEADS.items()) for line in lines)
+    heads = " | ".join(head for head, _ in HEADS.values())
+    return "\n".join([f"| {heads} |", f"|{rule}|", *(f"| {text} |" for text in body)])
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Shared by the benchmark scripts: held-out pairs, scores by oracle and referee, intervals."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,12 @@ def text_to_video(
     motion = method.learn(backbone, video, "", sampling).run()
     latents = method.transfer(backbone, motion, prompt, sampling).run()
     return source_clip.to_video(backbone.decode(latents), defaults.fps).frames
+
+
+def intervals(marks: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """The means of these columns with their intervals, over the marks that have a value."""
+    found = ([mark[column] for mark in marks if mark[column] is not None] for column in columns)
+    return [interval(np.array(values, float)) for values in found]
 
 
 def interval(values: np.ndarray, middle: Callable[..., Any] = np.mean) -> str:

@@ -1,5 +1,7 @@
 """The training of a LoRA with which the shipped transformer samples in few steps."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +20,26 @@ SHAPES_DIT = Path(model_loading.source_of("shapes-dit"))
 
 
 def test_the_teachers_steps_must_be_a_multiple_of_the_students() -> None:
-    with pytest.raises(BadCall, match="multiple of `few`, got 10 and 4"):
-        FewStepConfig(model=SHAPES_DIT, out=Path("unused"), few=4, teacher_steps=10)
+    with pytest.raises(BadCall, match="multiple of `student_steps`, got 10 and 4"):
+        FewStepConfig(model=SHAPES_DIT, out=Path("unused"), student_steps=4, teacher_steps=10)
+
+
+def test_the_spacing_of_empty_captions_is_checked() -> None:
+    with pytest.raises(BadCall, match="`empty_caption_every` must be at least 1, got 0"):
+        FewStepConfig(model=SHAPES_DIT, out=Path("unused"), empty_caption_every=0)
+
+
+@pytest.mark.slow
+def test_loading_the_model_for_four_steps_says_nothing() -> None:
+    code = "from recast.pipeline.model_loading import load; load('shapes-dit@4steps')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 @pytest.mark.slow
 def test_a_student_learns_to_reach_the_teachers_samples_in_one_step(tmp_path: Path) -> None:
     config = FewStepConfig(
-        model=SHAPES_DIT, out=tmp_path, few=1, teacher_steps=2, clips=1, steps=12, batch=2
+        model=SHAPES_DIT, out=tmp_path, student_steps=1, teacher_steps=2, clips=1, steps=12, batch=2
     )
     job = train(config, DATASET)
     steps = [event for event in job if event.stage == "few_steps"]
@@ -33,23 +47,25 @@ def test_a_student_learns_to_reach_the_teachers_samples_in_one_step(tmp_path: Pa
     file = job.result
     assert file.stat().st_size < 12e6
 
-    path = torch.from_numpy(np.load(tmp_path / "paths" / "000000.npy"))
-    assert path.shape == (1, 3, 8, 16, 8, 8)
+    states = torch.from_numpy(np.load(tmp_path / "trajectories" / "000000.npy"))
+    assert states.shape == (1, 3, 8, 16, 8, 8)
     caption = DATASET.caption(DATASET.sample(0), np.random.default_rng([0, 0]))
     teacher = model_loading.load("shapes-dit", CPU)
     levels = teacher.schedule.grid(1)
     half = (levels[0] + levels[1]) / 2
     with torch.no_grad():
         for index, (level, after) in enumerate([(levels[0], half), (half, levels[1])]):
-            x = path[:, index]
+            x = states[:, index]
             x0 = teacher.cfg_denoiser(caption, "", 4.0)(x, level).x0
             expected = x + (after - level).float() * (x - x0) / level.float()
-            error = (expected - path[:, index + 1]).square().mean() / (expected - x).square().mean()
+            error = (expected - states[:, index + 1]).square().mean() / (
+                expected - x
+            ).square().mean()
             assert float(error) < 1e-3  # the training runs in bfloat16 where that is faster
 
         errors = []
         for lora in ((), (f"{file}",)):
             student = model_loading.load("shapes-dit", replace(CPU, lora=lora))
-            x0 = student.cfg_denoiser(caption, "", 1.0)(path[:, 0], levels[0]).x0
-            errors.append(float((x0 - path[:, -1]).square().mean()))
+            x0 = student.cfg_denoiser(caption, "", 1.0)(states[:, 0], levels[0]).x0
+            errors.append(float((x0 - states[:, -1]).square().mean()))
     assert errors[1] < 0.7 * errors[0]

@@ -18,7 +18,7 @@ from huggingface_hub.utils.tqdm import (
 from transformers.utils import logging as transformers_logging
 
 _LOGGERS = ("diffusers", "transformers", "huggingface_hub", "torchao", "torch.utils._pytree")
-"""torchao warns when it is imported: that it lacks kernels for other devices, and through torch."""
+"""When torchao is imported, it and torch warn about kernels for other devices and about enums."""
 
 
 @contextmanager

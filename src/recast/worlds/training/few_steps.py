@@ -2,10 +2,11 @@
 
 Salimans, Ho: "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022; Meng et
 al.: "On Distillation of Guided Diffusion Models", CVPR 2023. The teacher is the model itself, with
-many steps and classifier-free guidance. The student's few steps divide its path into segments. At
+many steps and classifier-free guidance. The student's few steps divide its trajectory into
+segments. At
 each level of a segment the student learns the mean velocity of the teacher to the end of the
-segment, so that one step leads there. This is done in one round, because the teacher's paths are
-stored. This module owns the paths and the loss; the loop is in `loop.py`.
+segment, so that one step leads there. This is done in one round, because the teacher's trajectories
+are stored. This module owns the trajectories and the loss; the loop is in `loop.py`.
 """
 
 from collections.abc import Generator
@@ -35,6 +36,8 @@ from recast.worlds.training.speed import plain_attention
 _COMPONENT = "transformer"
 _LAYERS = ("attn1.", "attn2.", "ffn.")
 _CLIPS_PER_FILE = 40
+Trajectories = NDArray[np.float32]
+"""Samples of the teacher at all of its levels, (N, S + 1, C, F, h, w)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,19 +47,19 @@ class FewStepConfig:
     model: Path
     """Folder of a model with a transformer, which is the teacher."""
     out: Path
-    """Folder for the teacher's paths, checkpoints and logs. At the end it holds the LoRA in
+    """Folder for the teacher's trajectories, checkpoints and logs. At the end it holds the LoRA in
     `pytorch_lora_weights.safetensors`."""
-    few: int = 4
+    student_steps: int = 4
     """Steps of the student."""
     teacher_steps: int = 24
     """Steps of the teacher, a multiple of the student's."""
     guidance_scale: float = 4.0
     """The teacher's scale of classifier-free guidance."""
     clips: int = 800
-    """Number of the teacher's paths."""
-    undescribed: int = 10
-    """Every path of this number has an empty caption. Clips without a description are inverted with
-    an empty prompt."""
+    """Number of the teacher's trajectories."""
+    empty_caption_every: int = 10
+    """One trajectory in this many has an empty caption, because a clip without a source prompt is
+    inverted with an empty one."""
     rank: int = 32
     """Rank of the LoRA."""
     steps: int = 1_000
@@ -69,12 +72,14 @@ class FewStepConfig:
     """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
 
     def __post_init__(self) -> None:
-        if self.undescribed < 1:
-            raise BadCall(f"`undescribed` must be at least 1, got {self.undescribed}")
-        if self.few < 1 or self.teacher_steps % self.few:
+        if self.empty_caption_every < 1:
             raise BadCall(
-                f"`teacher_steps` must be a multiple of `few`, got {self.teacher_steps} and "
-                f"{self.few}"
+                f"`empty_caption_every` must be at least 1, got {self.empty_caption_every}"
+            )
+        if self.student_steps < 1 or self.teacher_steps % self.student_steps:
+            raise BadCall(
+                "`teacher_steps` must be a multiple of `student_steps`, got "
+                f"{self.teacher_steps} and {self.student_steps}"
             )
 
 
@@ -84,7 +89,7 @@ def train(config: FewStepConfig, dataset: Dataset) -> Generator[Event, None, Pat
     call resumes an interrupted training. Raises `BadCall` for steps that do not fit together."""
     torch.manual_seed(config.seed)
     teacher = _Teacher(config, dataset)
-    paths = yield from _paths(config, teacher)
+    trajectories = yield from _trajectories(config, teacher)
     network = teacher.network
     layers = [
         name
@@ -97,7 +102,7 @@ def train(config: FewStepConfig, dataset: Dataset) -> Generator[Event, None, Pat
     stage = Stage(
         name="few_steps",
         model=nn.ParameterList(lora.tensors.values()),
-        loss=_Loss(config, teacher, paths, lora),
+        loss=_Loss(config, teacher, trajectories, lora),
         steps=config.steps,
         lr=1e-3,
         weight_decay=0.0,
@@ -122,7 +127,9 @@ class _Teacher:
         self._tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         self._config, self._dataset = config, dataset
         schedule = Flow(shift=dataset.design.shift)
-        self.levels = schedule.refine(schedule.grid(config.few), config.teacher_steps).float()
+        self.levels = schedule.refine(
+            schedule.grid(config.student_steps), config.teacher_steps
+        ).float()
         """The teacher's levels, noisiest first, (S + 1,)."""
 
     def velocity(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
@@ -143,14 +150,14 @@ class _Teacher:
         return encoded
 
     def caption(self, clip: int) -> str:
-        """The caption of a path."""
-        if clip % self._config.undescribed == self._config.undescribed - 1:
+        """The caption of a trajectory."""
+        if clip % self._config.empty_caption_every == self._config.empty_caption_every - 1:
             return ""
         rng = np.random.default_rng([self._config.seed, clip])
         return self._dataset.caption(self._dataset.sample(clip), rng)
 
     @torch.no_grad()
-    def paths(self, clips: range) -> Tensor:
+    def trajectories(self, clips: range) -> Tensor:
         """Samples at all levels, (B, S + 1, C, F, h, w), with a noise of its own for each clip."""
         design, dataset = self._dataset.design, self._dataset
         shape = (design.latent_channels, dataset.frames, design.grid, design.grid)
@@ -162,14 +169,14 @@ class _Teacher:
         ]
         x = torch.stack(noise)
         text = self.text([*map(self.caption, clips), *[""] * len(clips)])
-        path = [x]
+        states = [x]
         for level, following in zip(self.levels[:-1], self.levels[1:], strict=True):
             both = self.velocity(torch.cat([x, x]), level.expand(2 * len(x)), text).cpu()
             conditional, unconditional = both.chunk(2)
             guided = unconditional + self._config.guidance_scale * (conditional - unconditional)
             x = x + (following - level) * guided
-            path.append(x)
-        return torch.stack(path, 1)
+            states.append(x)
+        return torch.stack(states, 1)
 
 
 class _Loss:
@@ -178,20 +185,29 @@ class _Loss:
     the student samples from there; the other levels teach it the way."""
 
     def __init__(
-        self, config: FewStepConfig, teacher: _Teacher, paths: NDArray[np.float32], lora: LoRA
+        self,
+        config: FewStepConfig,
+        teacher: _Teacher,
+        trajectories: Trajectories,
+        lora: LoRA,
     ) -> None:
-        self._config, self._teacher, self._paths, self._lora = config, teacher, paths, lora
-        self._text = teacher.text([teacher.caption(clip) for clip in range(len(paths))])
+        self._config, self._teacher, self._trajectories, self._lora = (
+            config,
+            teacher,
+            trajectories,
+            lora,
+        )
+        self._text = teacher.text([teacher.caption(clip) for clip in range(len(trajectories))])
 
     def __call__(self, model: Any, step: int, rng: np.random.Generator) -> Tensor:
         """The loss of a random batch. `model` holds the weights of the LoRA."""
         config = self._config
-        length = config.teacher_steps // config.few
-        pick = rng.integers(0, len(self._paths), config.batch)
+        length = config.teacher_steps // config.student_steps
+        pick = rng.integers(0, len(self._trajectories), config.batch)
         start = rng.integers(0, config.teacher_steps, config.batch)
         start[::2] = start[::2] // length * length
         end = (start // length + 1) * length
-        x, target = (torch.from_numpy(self._paths[pick, index]) for index in (start, end))
+        x, target = (torch.from_numpy(self._trajectories[pick, index]) for index in (start, end))
         level = self._teacher.levels[start]
         time = (self._teacher.levels[end] - level).view(-1, 1, 1, 1, 1)
         mean_velocity = ((target - x) / time).to(config.device)
@@ -200,21 +216,21 @@ class _Loss:
         return F.mse_loss(velocity, mean_velocity)
 
 
-def _paths(config: FewStepConfig, teacher: _Teacher) -> Generator[Event, None, NDArray[np.float32]]:
-    """The teacher's paths, (N, S + 1, C, F, h, w), computed once and stored."""
+def _trajectories(config: FewStepConfig, teacher: _Teacher) -> Generator[Event, None, Trajectories]:
+    """The teacher's trajectories, (N, S + 1, C, F, h, w), computed once and stored."""
     parts = []
     for first in range(0, config.clips, _CLIPS_PER_FILE):
         clips = range(first, min(first + _CLIPS_PER_FILE, config.clips))
-        file = config.out / "paths" / f"{first:06}.npy"
+        file = config.out / "trajectories" / f"{first:06}.npy"
         part = np.load(file) if file.exists() else None
         if part is None or len(part) < len(clips):
             batches = [
-                teacher.paths(clips[i : i + config.batch])
+                teacher.trajectories(clips[i : i + config.batch])
                 for i in range(0, len(clips), config.batch)
             ]
             part = torch.cat(batches).numpy()
             with atomic(file) as temporary, temporary.open("wb") as stream:
                 np.save(stream, part)
-            yield Step(stage="paths", index=clips.stop, total=config.clips)
+            yield Step(stage="trajectories", index=clips.stop, total=config.clips)
         parts.append(part[: len(clips)])
     return np.concatenate(parts)
