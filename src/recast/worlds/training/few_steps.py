@@ -3,10 +3,9 @@
 Salimans, Ho: "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022; Meng et
 al.: "On Distillation of Guided Diffusion Models", CVPR 2023. The teacher is the model itself, with
 many steps and classifier-free guidance. The student's few steps divide its trajectory into
-segments. At
-each level of a segment the student learns the mean velocity of the teacher to the end of the
-segment, so that one step leads there. This is done in one round, because the teacher's trajectories
-are stored. This module owns the trajectories and the loss; the loop is in `loop.py`.
+segments. At each level of a segment the student learns the mean velocity of the teacher to the end
+of the segment, so that one step leads there. This is done in one round, because the teacher's
+trajectories are stored. This module owns the trajectories and the loss; the loop is in `loop.py`.
 """
 
 from collections.abc import Generator
@@ -42,7 +41,8 @@ Trajectories = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FewStepConfig:
-    """The training of a LoRA for few steps."""
+    """The training of a LoRA for few steps. Raises `BadCall` for numbers of steps that do not fit
+    together."""
 
     model: Path
     """Folder of a model with a transformer, which is the teacher."""
@@ -86,7 +86,7 @@ class FewStepConfig:
 @job
 def train(config: FewStepConfig, dataset: Dataset) -> Generator[Event, None, Path]:
     """Train the LoRA. The result is its file, in half precision and in diffusers' format. The same
-    call resumes an interrupted training. Raises `BadCall` for steps that do not fit together."""
+    call resumes an interrupted training."""
     torch.manual_seed(config.seed)
     teacher = _Teacher(config, dataset)
     trajectories = yield from _trajectories(config, teacher)
