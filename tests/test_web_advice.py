@@ -149,13 +149,15 @@ def test_general_settings_stay_when_another_method_is_chosen(service: Service) -
     events = PageEvents(service)
     written = '{"config": {"inner_steps": "7"}, "draw": {"steps": "5"}}'
     shown = events.first_shown()
-    call: tuple[Any, ...] = ("sdedit", "", "shapes", "sample:dots", shown, written)
-    _, form, now, estimate = events.choose_method(*call)
+    call: tuple[Any, ...] = ("sdedit", "", "shapes", "sample:dots", shown, None, written)
+    _, form, now, chosen, estimate = events.choose_method(*call)
     assert now[0] == "sdedit"
     assert re.search(r'name="draw.steps"[^>]*value="5"', form)
     assert "inner_steps" not in form
     assert "being estimated" in estimate
-    assert events.choose_method("sdedit", "", "shapes", "", now, written)[1] == gr.skip()
+    again = events.choose_method("sdedit", "", "shapes", "", now, chosen, written)
+    assert (again[1], again[4]) == (gr.skip(), gr.skip())  # nothing is shown or estimated again
+    assert again[3] == chosen
 
 
 def test_notes_of_a_model_that_is_not_offered_are_refused(service: Service) -> None:

@@ -217,6 +217,15 @@ def test_what_was_set_stays_when_another_method_is_chosen(visit: Callable[..., P
     expect(page.locator("#rc-estimate")).to_contain_text("Forecast of the time")
 
 
+def test_a_second_choice_while_the_first_is_estimated(visit: Callable[..., Page]) -> None:
+    page = visit()
+    estimate = page.locator("#rc-estimate")
+    for method, name in (("moft", "MOFT"), ("flowmotion", "FlowMotion")):
+        choose(page, "#rc-method", method)
+        expect(estimate).to_contain_text(re.compile(f"{name}.*are being estimated", re.DOTALL))
+    expect(estimate).to_contain_text(re.compile(r"FlowMotion.*Forecast of the time", re.DOTALL))
+
+
 def test_words_that_the_model_does_not_know(visit: Callable[..., Page]) -> None:
     page = visit()
     page.locator("#rc-prompt textarea").fill("a red zebra")

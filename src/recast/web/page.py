@@ -109,6 +109,7 @@ def _transfer(events: PageEvents) -> tuple[dict[str, Any], gr.HTML]:
         with gr.Column(scale=6, min_width=320, elem_classes="rc-outputs"):
             view = gr.HTML(events.welcome(), elem_id="rc-output")
     fields["shown"] = gr.State(events.first_shown())
+    fields["chosen"] = gr.State(None)
     fields["settings"] = gr.Textbox(visible="hidden", label="Settings")
     fields["drawing"] = gr.Textbox(visible="hidden", label="Drawing")
     _connect(events, fields, start, view)
@@ -241,9 +242,9 @@ def _calls(events: PageEvents, f: dict[str, Any]) -> _Calls:
         # The script of the page adds the form of settings, which is no field of Gradio's.
         js = _WITH_SETTINGS if inputs[-1] == "settings" else None
         found = {"inputs": [f[name] for name in inputs], "outputs": [f[name] for name in outputs]}
-        return {"fn": fn, **found, "js": js, **_HIDDEN}
+        # A choice that is made while an earlier one is in work must not be lost.
+        return {"fn": fn, **found, "js": js, "trigger_mode": "always_last", **_HIDDEN}
 
-    method = ["method", "preset", "backbone", "clip"]
     return _Calls(
         motion=call(events.follow_motion, ["clip", "backbone"], ["backbone"]),
         film=call(
@@ -253,10 +254,10 @@ def _calls(events: PageEvents, f: dict[str, Any]) -> _Calls:
         ),
         method=call(
             events.choose_method,
-            [*method, "shown", "settings"],
-            ["preset", "form", "shown", "estimate"],
+            ["method", "preset", "backbone", "clip", "shown", "chosen", "settings"],
+            ["preset", "form", "shown", "chosen", "estimate"],
         ),
-        estimate=call(events.estimate, method, ["estimate"]),
+        estimate=call(events.estimate, ["chosen"], ["estimate"]),
         words=call(
             events.mask_words, ["mask", "prompt", "source_prompt", "method", "backbone"], ["words"]
         ),
@@ -269,18 +270,16 @@ def _connect(events: PageEvents, f: dict[str, Any], start: gr.Button, view: gr.H
     calls = _calls(events, f)
     f["upload"].upload(
         events.upload_from_page, [f["upload"]], [f["clip"], f["upload"]], **_HIDDEN
-    ).then(**calls.motion).then(**calls.film).then(**calls.method).then(**calls.estimate)
+    ).then(**calls.motion).then(**calls.film).then(**calls.method)
     # `input`, not `change`: an address of the page that fills the fields must not empty the form.
-    # A choice that is made while an earlier one is in work must not be lost.
-    latest: dict[str, Any] = {"trigger_mode": "always_last"}
-    f["clip"].input(**calls.motion, **latest).then(**calls.film).then(**calls.method).then(
-        **calls.estimate
-    )
+    f["clip"].input(**calls.motion).then(**calls.film).then(**calls.method)
     for name in ("start", "fit", "backbone", "mask"):
         listener = f[name].release if name == "start" else f[name].input
-        listener(**calls.film, **latest)
+        listener(**calls.film)
     for name in ("method", "backbone", "preset"):
-        f[name].input(**calls.method, **latest).then(**calls.estimate)
+        f[name].input(**calls.method)
+    # The only listener that estimates: the last choice is estimated last.
+    f["chosen"].change(**calls.estimate)
     f["mask"].change(lambda mask: gr.update(visible=mask == "box"), f["mask"], f["box"], **_HIDDEN)
     for name in ("mask", "prompt", "source_prompt", "method"):
         f[name].change(**calls.words)
@@ -302,9 +301,7 @@ def _fill(
     """Fill the fields from the address of the page when it is opened."""
     calls = _calls(events, f)
     outputs = [*(f[name] for name in events.LOADED), view, tabs, compared]
-    page.load(events.load, None, outputs, **_HIDDEN).then(**calls.film).then(**calls.method).then(
-        **calls.estimate
-    )
+    page.load(events.load, None, outputs, **_HIDDEN).then(**calls.film).then(**calls.method)
 
 
 def _compare(events: PageEvents) -> gr.HTML:

@@ -36,6 +36,8 @@ COMPARE = "compare"
 """The id of the tab of comparisons."""
 Shown = tuple[str, str]
 """The method and the preset whose settings the form shows."""
+Chosen = tuple[str, str]
+"""The method and the model whose memory and time are shown, or being estimated."""
 
 
 def in_words(function: Callable[P, T]) -> Callable[P, T]:
@@ -165,11 +167,18 @@ class PageEvents:
 
     @in_words
     def choose_method(
-        self, method: str, preset: str, backbone: str, clip: str, shown: Shown, settings: str
-    ) -> tuple[Any, Any, Shown, str]:
+        self,
+        method: str,
+        preset: str,
+        backbone: str,
+        clip: str,
+        shown: Shown,
+        chosen: Chosen | None,
+        settings: str,
+    ) -> tuple[Any, Any, Shown, Chosen, Any]:
         """The presets of a method; its settings, unless the form shows them already; and what is
-        known at once about model and method. What the visitor wrote is kept, except for the
-        settings of another method or preset."""
+        known at once about model and method, unless they were chosen before. What the visitor wrote
+        is kept, except for the settings of another method or preset."""
         method = self._method(method, backbone, clip)
         choices = _preset_choices(method, backbone)
         kept = preset if preset in [name for _, name in choices] else ""
@@ -179,12 +188,14 @@ class PageEvents:
             values = parse_settings(settings)
             form = views.settings(*wanted, {**values, "config": {}})
         presets = gr.update(choices=choices, value=kept)
-        return presets, form, wanted, advice.estimating(method, backbone)
+        known = chosen is not None and tuple(chosen) == (method, backbone)
+        text = gr.skip() if known else advice.estimating(method, backbone)
+        return presets, form, wanted, (method, backbone), text
 
     @in_words
-    def estimate(self, method: str, preset: str, backbone: str, clip: str) -> str:
+    def estimate(self, chosen: Chosen) -> str:
         """What is known about memory and time before a job starts."""
-        return advice.estimate(self.service.store, self._method(method, backbone, clip), backbone)
+        return advice.estimate(self.service.store, *chosen)
 
     def mask_words(
         self, mask: str, prompt: str, source_prompt: str, method: str, backbone: str
