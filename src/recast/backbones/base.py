@@ -42,6 +42,7 @@ from recast.errors import BadCall, BadModel, UnknownName
 from recast.events import Job
 from recast.networks import plain_attention, quantization
 from recast.networks.attention_layers import Transformer
+from recast.networks.compiled_blocks import uncompiled_where_hooked
 from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout
 from recast.networks.settings import NetworkSettings
@@ -382,7 +383,7 @@ class Backbone(ABC):
         def denoise_window(x: Tensor, t: Tensor, window: slice) -> Denoised:
             self.nfe += len(x)
             given = conditioning(t).cut(window)
-            with plain_attention.where_faster(self.network):
+            with uncompiled_where_hooked(self.network), plain_attention.where_faster(self.network):
                 output = self.predict(x, self.schedule.network_time(t), given)
             return self.schedule.denoised(output, x, t)
 

@@ -18,6 +18,7 @@ import torch
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall, BadModel
 from recast.networks import checkpoint_loading, lora, meta_model, placement
+from recast.networks.compiled_blocks import original
 from recast.networks.devices import usable_device
 from recast.networks.model_parts import ModelParts
 from recast.networks.settings import LoRAFile, NetworkSettings
@@ -130,8 +131,9 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
 
 
 def take_parts(pipeline: DiffusionPipeline, classes: PartClasses) -> ModelParts:
-    """The parts of a loaded diffusers pipeline. They stay on their device."""
-    parts: dict[str, Any] = {name: getattr(pipeline, name) for name in classes}
+    """The parts of a loaded diffusers pipeline. They stay on their device. A network that
+    `torch.compile(network)` wraps is taken out of it, and runs uncompiled."""
+    parts: dict[str, Any] = {name: original(getattr(pipeline, name)) for name in classes}
     first = parts[next(iter(classes))]
     return ModelParts(
         # The last part of the folder or hub id from which the pipeline was loaded.

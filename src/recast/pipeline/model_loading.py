@@ -49,6 +49,8 @@ def load(name: str, settings: Settings | None = None) -> Backbone:
 
 def wrap(pipeline: Any, settings: Settings | None = None) -> Backbone:
     """A backbone from a loaded diffusers pipeline. Its networks keep their device and precision.
+    Compiled blocks stay compiled, and run uncompiled while a method reads or changes their
+    features.
 
     Raises `BadModel` for another object, with the names of the pipelines that can be wrapped.
     """
