@@ -552,6 +552,24 @@ def test_mistakes_come_before_torch_is_loaded(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "(0, 2) []"
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, cli.WAITING["GOMP_SPINCOUNT"]),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ],
+)
+def test_threads_of_a_command_wait_for_less_time(own: dict[str, str], expected: str) -> None:
+    code = "import os, sys; sys.argv[1:] = ['--version']; from recast import cli; cli.main(); "
+    code += "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=kept | own, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{expected} False"
+
+
 # --- what is drawn --------------------------------------------------------------------------------
 
 

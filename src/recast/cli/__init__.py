@@ -70,6 +70,10 @@ _COMMANDS = {
 
 _ABOUT_THE_MACHINE = ("torch", "safetensors.torch", "huggingface_hub")
 """The large libraries that know the devices of this machine and the models that are downloaded."""
+WAITING = {"GOMP_SPINCOUNT": "3000"}
+"""How many times a thread of OpenMP looks for work before it sleeps. By default it waits for so
+long that two processes with a thread for each core slow one another thirty times
+(docs/log/speed.md)."""
 _COMPUTE_NOTHING = ("backbones", "inspect", "methods", "store ls", "store prune")
 
 
@@ -77,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv`, by default `sys.argv[1:]`, and return the exit code. By default it
     is the only program of its process."""
     registry.deferring = argv is None
+    if argv is None and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.update(WAITING | os.environ)  # before torch is imported
     try:
         _dispatch(list(sys.argv[1:] if argv is None else argv))
     except RecastError as error:
