@@ -45,11 +45,13 @@ def random_lora(network: Any, layer: str, seed: int) -> dict[str, torch.Tensor]:
     return {name: torch.randn(value.shape, generator=generator) for name, value in state.items()}
 
 
-def prediction(backbone: Backbone, size: Defaults) -> torch.Tensor:
+def prediction(backbone: Backbone, size: Defaults, at: float | None = None) -> torch.Tensor:
+    """The clean estimate at a time, or at a level in the middle."""
     x = noise(*backbone.latent_shape(size.frames, size.height, size.width))
     denoise = backbone.denoiser(backbone.encode_text(["a red car"]))
     with torch.no_grad():
-        return denoise(x, backbone.schedule.sized(x.shape).grid(4)[1]).x0
+        t = backbone.schedule.sized(x.shape).grid(4)[1] if at is None else torch.tensor(at)
+        return denoise(x, t).x0
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda module: module.__name__.split(".")[-1])
@@ -72,6 +74,38 @@ def test_a_lora_has_the_effect_that_it_has_in_diffusers(family: ModuleType, tmp_
     assert [name for name, _ in backbone.network.named_modules()] == [
         name for name, _ in plain.network.named_modules()
     ]
+
+
+def test_each_expert_gets_its_own_lora(tmp_path: Path) -> None:
+    tiny = wan.tiny_of(experts=True)
+    pipe, size = pipeline(tiny), tiny.defaults
+    folder = save_pipeline(pipe, tmp_path / "model")
+    with quiet():
+        high, low = (write_lora(pipe, tmp_path / str(seed), seed=seed) for seed in (0, 1))
+        pipe.load_lora_weights(high.parent, weight_name=high.name)
+        pipe.load_lora_weights(low.parent, weight_name=low.name, load_into_transformer_2=True)
+        pipe.fuse_lora(["transformer", "transformer_2"])
+    expected = model_loading.wrap(unloaded(pipe), CPU)
+    plain = model_loading.load(str(folder), CPU)
+    both = model_loading.load(str(folder), with_lora(f"high={high}", f"low={low}:1"))
+    one = model_loading.load(str(folder), with_lora(f"low={low}"))
+    for at, changed in ((0.95, both), (0.5, one)):  # the expert of the level has a LoRA
+        torch.testing.assert_close(
+            prediction(changed, size, at), prediction(expected, size, at), atol=1e-5, rtol=1e-4
+        )
+        assert not torch.allclose(prediction(changed, size, at), prediction(plain, size, at))
+    torch.testing.assert_close(prediction(one, size, 0.95), prediction(plain, size, 0.95))
+
+
+def test_an_expert_is_named_if_there_are_two(saved: Path, tmp_path: Path) -> None:
+    file = lora_file(saved, "a")
+    folder = save_pipeline(pipeline(wan.tiny_of(experts=True)), tmp_path / "model")
+    with pytest.raises(BadCall, match=f"two experts, .* write high={file} or low={file} in `lora`"):
+        model_loading.load(str(folder), with_lora(file))
+    with pytest.raises(
+        BadCall, match=f"has one network; write {file}:2 in `lora`, not low={file}:2"
+    ):
+        weights(saved, f"low={file}:2")
 
 
 def unloaded(pipe: Any) -> Any:

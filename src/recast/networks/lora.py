@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _ADAPTER = "recast"
 _SUFFIX = ".safetensors"
+_EXPERTS = ("high", "low")
+"""The experts of the noisy and of the clean levels, `transformer` and `transformer_2`."""
 _UP_MATRICES = (".lora_B.weight", ".lora_up.weight", ".lora.up.weight", ".up.weight")
 
 
@@ -35,6 +37,8 @@ class _LoRA(NamedTuple):
     file: str | None
     """The file in it; None for the only file of a hub id."""
     weight: float
+    expert: str
+    """high or low; empty for a model with one network."""
 
 
 def check(loras: Sequence[LoRAFile]) -> None:
@@ -62,36 +66,47 @@ def add(loras: Sequence[LoRAFile], parts: ModelParts, pipeline: str) -> None:
     if not (hasattr(kind, "load_lora_weights") and hasattr(network, "load_lora_adapter")):
         name = type(network).__name__
         raise BadModel(f"{parts.name} takes no LoRA, because diffusers loads none into a {name}")
-    if parts.transformer_2 is not None:
-        raise BadModel(
-            f"{parts.name} takes no LoRA: it has two networks, and a file does not say which of "
-            "them it changes"
-        )
+    for lora in loras:
+        _check_expert(_parse(lora), lora, parts)
     # The pipeline only loads the file. Some ask their VAE for settings that others do not have.
     pipe = diffusers_pipeline.build(parts, kind, {"vae": None})
     for lora in loras:
         _add(_parse(lora), pipe, parts)
 
 
+def _check_expert(lora: _LoRA, given: LoRAFile, parts: ModelParts) -> None:
+    """Raise `BadCall` unless an expert is named exactly if the model has two."""
+    if parts.transformer_2 is not None and not lora.expert:
+        raise BadCall(
+            f"{parts.name} has two experts, and a file does not say which of them it changes; "
+            f"write high={given} or low={given} in `lora`, or both"
+        )
+    if parts.transformer_2 is None and lora.expert:
+        plain = str(given).removeprefix(f"{lora.expert}=")
+        raise BadCall(f"{parts.name} has one network; write {plain} in `lora`, not {given}")
+
+
 def _parse(lora: LoRAFile) -> _LoRA:
-    path, colon, number = str(lora).rpartition(":")
+    expert, separator, rest = str(lora).partition("=")
+    expert, rest = (expert, rest) if separator and expert in _EXPERTS else ("", str(lora))
+    path, colon, number = rest.rpartition(":")
     try:
         weight = float(number) if colon else 1.0
     except ValueError:  # a colon in the path
-        path, weight = str(lora), 1.0
+        path, weight = rest, 1.0
     path = path if colon else number
     if not -100 <= weight <= 100:  # also for nan
         raise BadCall(f"the weight of a `lora` must be between -100 and 100, got {lora}")
     local = Path(path).expanduser()
     if local.is_file() and local.suffix == _SUFFIX:
-        return _LoRA(str(local.parent), local.name, weight)
+        return _LoRA(str(local.parent), local.name, weight, expert)
     words = path.split("/")
     if local.exists() or path.startswith((".", "~", "/")) or len(words) < 2:
         raise BadModel(
             f"there is no LoRA file {path}; `lora` takes a {_SUFFIX} file, a hub id, or a hub id "
             f"and a file in it, each with :WEIGHT or without"
         )
-    return _LoRA("/".join(words[:2]), "/".join(words[2:]) or None, weight)
+    return _LoRA("/".join(words[:2]), "/".join(words[2:]) or None, weight, expert)
 
 
 def _add(lora: _LoRA, pipe: Any, parts: ModelParts) -> None:
@@ -101,7 +116,8 @@ def _add(lora: _LoRA, pipe: Any, parts: ModelParts) -> None:
         with quiet():
             state = type(pipe).lora_state_dict(lora.source, **options)
             state = state[0] if isinstance(state, tuple) else state
-            pipe.load_lora_weights(lora.source, adapter_name=_ADAPTER, **options)
+            second = {"load_into_transformer_2": True} if lora.expert == "low" else {}
+            pipe.load_lora_weights(lora.source, adapter_name=_ADAPTER, **options, **second)
             layers = sum(map(_count_layers, parts.networks))
             expected = sum(key.endswith(_UP_MATRICES) for key in state)
             if layers < expected or not layers:

@@ -10,7 +10,8 @@ from typing import Literal, NewType
 from recast.networks import quantization
 
 LoRAFile = NewType("LoRAFile", str)
-"""PATH or PATH:WEIGHT. PATH is a .safetensors file, a hub id, or a hub id and a file in it."""
+"""PATH or PATH:WEIGHT. PATH is a .safetensors file, a hub id, or a hub id and a file in it. For a
+model with two experts, high=PATH or low=PATH: the expert of the noisy or of the clean levels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,5 +44,6 @@ class NetworkSettings:
     and backward pass. Methods that train do not run with blocks."""
     lora: tuple[LoRAFile, ...] = ()
     """LoRAs for this model, which are added to its weights: .safetensors files or hub ids. A weight
-    may follow a colon, as in style.safetensors:0.7; without it, the weight is 1. LoRAs for few
-    steps also need their own number of steps and scale of guidance."""
+    may follow a colon, as in style.safetensors:0.7; without it, the weight is 1. A model with two
+    experts takes high=FILE and low=FILE. LoRAs for few steps also need their own number of steps
+    and scale of guidance."""
