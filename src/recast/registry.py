@@ -12,12 +12,13 @@ import logging
 import pkgutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 from recast import deferred_imports
 from recast.errors import UnknownName
+from recast.shared_context import SharedContext
 
 _INTERFACE = "base"
 deferring = False
@@ -25,8 +26,7 @@ deferring = False
 a program of somebody else, whose modules are not ours to replace."""
 
 
-@contextmanager
-def quiet_imports() -> Iterator[None]:
+def quiet_imports() -> AbstractContextManager[None]:
     """Suppress log messages below the level of an error, and stop the search for garbage, inside
     the context. In a command, parts of libraries that a run hardly ever uses are deferred.
 
@@ -34,6 +34,11 @@ def quiet_imports() -> Iterator[None]:
     kernels for other devices. An import creates many objects and hardly any garbage, and Python
     would visit all of the objects several times in a search for it.
     """
+    return _QUIET_IMPORTS
+
+
+@contextmanager
+def _quiet_imports() -> Iterator[None]:
     previous_level, collects_garbage = logging.root.manager.disable, gc.isenabled()
     modules = len(sys.modules)
     logging.disable(logging.WARNING)
@@ -49,6 +54,9 @@ def quiet_imports() -> Iterator[None]:
         if collects_garbage:
             gc.enable()
         logging.disable(previous_level)
+
+
+_QUIET_IMPORTS = SharedContext(_quiet_imports)
 
 
 def names(kind: str) -> list[str]:
