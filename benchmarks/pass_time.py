@@ -151,7 +151,6 @@ def measure(model: str, rounds: int) -> list[dict[str, Any]]:
                 "seconds": round(median(own), 5),
                 "ratio": round(median(map(truediv, own, base)), 3),
                 "first": round(first[way, name], 3),
-                "difference": _difference(runs[way, name]()[:1], runs[BASE, name]()),
             }
         )
     return rows
@@ -163,15 +162,8 @@ def _seconds(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def _difference(result: Tensor, base: Tensor) -> float:
-    """The root mean square of the difference of one clip, relative to that of the result in
-    float32."""
-    difference = result.float() - base[:1]
-    return float(f"{difference.square().mean().sqrt() / base.square().mean().sqrt():.1e}")
-
-
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of milliseconds, ratios and differences."""
+    """A Markdown table of milliseconds and ratios."""
     names = list(dict.fromkeys(row["pass"] for row in rows))
     lines = [f"| model | way | {' | '.join(names)} |", "|---|---|" + len(names) * "---|"]
     for model, way in dict.fromkeys((row["model"], row["way"]) for row in rows):

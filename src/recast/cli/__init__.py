@@ -71,8 +71,8 @@ _COMMANDS = {
 _ABOUT_THE_MACHINE = ("torch", "safetensors.torch", "huggingface_hub")
 """The large libraries that know the devices of this machine and the models that are downloaded."""
 WAITING = {"GOMP_SPINCOUNT": "3000"}
-"""How many times a thread of OpenMP looks for work before it sleeps. By default it waits for so
-long that two processes with a thread for each core slow one another thirty times
+"""How many times a thread of OpenMP looks for work before it sleeps. By default it looks for so
+long that two processes with a thread for each core bring one another to a standstill
 (docs/log/speed.md)."""
 _COMPUTE_NOTHING = ("backbones", "inspect", "methods", "store ls", "store prune")
 
