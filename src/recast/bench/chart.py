@@ -29,7 +29,7 @@ def scatter(
     The axes are given as (name of a metric, title); `logarithmic` concerns the first. Bounds are
     grey and hollow. Returns None if no variant has both metrics.
     """
-    figure = Figure(figsize=(6.4, 4.6), dpi=160, layout="constrained")
+    figure = Figure(figsize=(8.0, 4.6), dpi=160, layout="constrained")
     axes = figure.add_subplot()
     points = 0
     for name, (marker, colour) in styles(variants).items():
@@ -56,7 +56,7 @@ def scatter(
     axes.set_xlabel(x_axis[1])
     axes.set_ylabel(y_axis[1])
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, loc="best")
+    figure.legend(fontsize=8, loc="outside right upper")  # it covers no point there
     image = io.BytesIO()
     figure.savefig(image, format="png")
     return image.getvalue()
