@@ -41,6 +41,9 @@ WIDE = """() => document.documentElement.scrollWidth <= document.documentElement
         .filter((e) => e.getBoundingClientRect().right > document.documentElement.clientWidth)
         .map((e) => e.outerHTML.slice(0, 90))"""
 """The elements that make a page wider than its window."""
+DRAWN = """() => document.querySelector("[data-recast-mask] canvas")?.getContext("2d")
+    .getImageData(0, 0, 512, 512).data.some((value) => value > 0)"""
+"""Whether something is drawn on the canvas."""
 PATIENCE = 180_000
 """Milliseconds that a test waits on a machine that does much else."""
 
@@ -103,7 +106,11 @@ def queue(store: JobStore, steps: int) -> str:
 
 
 def shown_job(page: Page) -> str:
-    page.wait_for_url(re.compile(r"\?job=\w+"))
+    """The id of the job that was started. A page that shows an error fails the test at once."""
+    page.wait_for_function(
+        "() => location.search.includes('job=') || document.querySelector('.toast-body')"
+    )
+    assert "job=" in page.url, toasts(page)
     return page.url.partition("job=")[2]
 
 
@@ -428,13 +435,14 @@ def test_a_drawn_region_and_the_words_of_the_automatic_one(
     )
     page.get_by_label("Draw it").check()
     canvas = page.locator("[data-recast-mask] canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    canvas.hover(position={"x": 40, "y": 40})  # waits until the page does not move any more
     page.mouse.down()
-    page.mouse.move(box["x"] + 120, box["y"] + 60, steps=4)
+    canvas.hover(position={"x": 120, "y": 60})
     page.mouse.up()
+    page.get_by_label("Whole frame").check()
+    expect(canvas).to_have_count(0)
+    page.get_by_label("Draw it").check()
+    page.wait_for_function(DRAWN)  # a new canvas shows what was drawn on the old one
     page.get_by_role("button", name="Transfer the motion").click()
     id = shown_job(page)
     assert server.store.get(id).request["mask"] == "drawn"

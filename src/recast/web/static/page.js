@@ -92,6 +92,11 @@
       panel.dataset.seen = "yes";
       panel.open = panelOpen;
     }
+    const canvas = canvasNow();
+    if (canvas && !canvas.dataset.seen) {
+      canvas.dataset.seen = "yes";
+      if (isMasked(canvas)) showMask(canvas); // it was made again with the pictures of the clip
+    }
     document.querySelectorAll("[data-recast-job], [data-recast-view]").forEach((view) => {
       const visible = shown(view);
       const fresh = view.dataset.loaded === "yes";
@@ -252,15 +257,29 @@
       else input.value = Array.isArray(before) ? before.join(" ") : before ?? "";
     });
 
-  const masks = new WeakMap();
+  let mask = null; // what is drawn, and the picture that it was drawn on
+
+  const canvasNow = () => document.querySelector("[data-recast-mask] canvas");
+
+  const isMasked = (canvas) => mask?.picture === canvas.style.backgroundImage;
 
   const maskOf = (canvas) => {
-    if (!masks.has(canvas)) {
-      const mask = document.createElement("canvas");
-      [mask.width, mask.height] = [canvas.width, canvas.height];
-      masks.set(canvas, mask);
+    if (!isMasked(canvas)) {
+      const { width, height } = canvas;
+      const drawn = Object.assign(document.createElement("canvas"), { width, height });
+      mask = { picture: canvas.style.backgroundImage, drawn };
     }
-    return masks.get(canvas);
+    return mask.drawn;
+  };
+
+  const showMask = (canvas) => {
+    const view = canvas.getContext("2d");
+    view.clearRect(0, 0, canvas.width, canvas.height);
+    view.drawImage(maskOf(canvas), 0, 0);
+    view.globalCompositeOperation = "source-in"; // in a colour that is seen on light and dark clips
+    view.fillStyle = "rgb(255 0 200 / 60%)";
+    view.fillRect(0, 0, canvas.width, canvas.height);
+    view.globalCompositeOperation = "source-over";
   };
 
   const stroke = (canvas, from, to) => {
@@ -275,13 +294,7 @@
     pen.moveTo(...from);
     pen.lineTo(to[0] + 0.01, to[1]);
     pen.stroke();
-    const view = canvas.getContext("2d");
-    view.clearRect(0, 0, canvas.width, canvas.height);
-    view.drawImage(maskOf(canvas), 0, 0);
-    view.globalCompositeOperation = "source-in"; // in a colour that is seen on light and dark clips
-    view.fillStyle = "rgb(255 0 200 / 60%)";
-    view.fillRect(0, 0, canvas.width, canvas.height);
-    view.globalCompositeOperation = "source-over";
+    showMask(canvas);
   };
 
   const point = (canvas, event) => {
@@ -292,24 +305,25 @@
     ];
   };
 
-  let pen = null;
+  let pen = null; // where the pen is, as a point of the canvas
   document.addEventListener("pointerdown", (event) => {
     if (!event.target.matches?.("[data-recast-mask] canvas")) return;
     event.preventDefault();
-    pen = { canvas: event.target, at: point(event.target, event) };
-    stroke(pen.canvas, pen.at, pen.at);
+    pen = point(event.target, event);
+    stroke(event.target, pen, pen);
   });
   document.addEventListener("pointermove", (event) => {
-    if (!pen) return;
-    const to = point(pen.canvas, event);
-    stroke(pen.canvas, pen.at, to);
-    pen.at = to;
+    const canvas = canvasNow(); // the one of now: a canvas can be replaced under the pen
+    if (!pen || !canvas) return;
+    const to = point(canvas, event);
+    stroke(canvas, pen, to);
+    pen = to;
   });
   document.addEventListener("pointerup", () => (pen = null));
 
   const drawing = () => {
-    const canvas = document.querySelector("[data-recast-mask] canvas");
-    if (!canvas || !masks.has(canvas)) return "";
+    const canvas = canvasNow();
+    if (!canvas || !isMasked(canvas)) return "";
     const flat = document.createElement("canvas");
     [flat.width, flat.height] = [canvas.width, canvas.height];
     const paint = flat.getContext("2d");
@@ -362,9 +376,9 @@
       const on = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", String(on));
     } else if ("maskClear" in button.dataset) {
-      const canvas = button.closest("[data-recast-mask]").querySelector("canvas");
-      for (const one of [canvas, maskOf(canvas)])
-        one.getContext("2d").clearRect(0, 0, one.width, one.height);
+      const canvas = canvasNow();
+      maskOf(canvas).getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+      showMask(canvas);
     }
   });
 
