@@ -11,7 +11,7 @@ import torch._dynamo  # so that it is not deferred in the process of the tests
 
 from recast import cli, deferred_imports, registry
 
-PARTS = ("torch._dynamo", "torchao", "scipy.stats", "scipy.optimize", "scipy.integrate")
+PARTS = ("torch._dynamo", "torchao", "peft", "scipy.stats", "scipy.optimize", "scipy.integrate")
 
 
 @pytest.fixture
@@ -45,6 +45,28 @@ def test_a_function_imports_its_module_when_it_is_called(package: list[str]) -> 
     assert package == ["large", "large.part"]
     assert double(5) == 10
     assert package == ["large", "large.part"]
+
+
+def test_nothing_is_an_instance_of_a_class_that_is_not_imported(
+    package: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("large", "large.part"):
+        monkeypatch.setitem(sys.modules, name, sys)
+        del sys.modules[name]
+    (tmp_path / "large" / "part.py").write_text("class Layer: pass\nclass Wide(Layer): pass\n")
+    monkeypatch.setattr(deferred_imports, "MODULES", {"large": (), "large.part": ("Layer",)})
+    deferred_imports.install()
+    from large.part import Layer  # type: ignore[import-not-found]
+
+    assert not isinstance(4, Layer)
+    assert not package
+    import large
+
+    wide = large.part.Wide()  # the parent imports its own part, and not what stood in for it
+    assert isinstance(wide, Layer)
+    assert not isinstance(4, Layer)
+    assert isinstance(Layer(), sys.modules["large.part"].Layer)
+    assert package == ["large"]
 
 
 def test_another_name_imports_the_module_at_once(package: list[str]) -> None:
@@ -106,8 +128,16 @@ from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING, TorchAoConfig
 from torchao.quantization import Int8WeightOnlyConfig
 config = TorchAoConfig(Int8WeightOnlyConfig())
 print(type(AUTO_QUANTIZER_MAPPING["torchao"](config)).__name__)
+
+from diffusers.hooks.layerwise_casting import BaseTunerLayer
+linear = torch.nn.Sequential(torch.nn.Linear(2, 2))
+print([isinstance(layer, BaseTunerLayer) for layer in linear])
+from peft import LoraConfig, inject_adapter_in_model
+inject_adapter_in_model(LoraConfig(target_modules=["0"]), linear)
+print([isinstance(layer, BaseTunerLayer) for layer in linear])
 """
-    assert run(code).splitlines() == ["[]", "0.5 1 0", "TorchAoHfQuantizer"]
+    expected = ["[]", "0.5 1 0", "TorchAoHfQuantizer", "[False]", "[True]"]
+    assert run(code).splitlines() == expected
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Parts of large libraries that are imported only when something in them is used.
 
-diffusers and transformers import torch's compiler, torchao and parts of scipy for a few names that
-a run of a model hardly ever uses. In place of these modules `install` puts modules that define the
-few names alone. A function of such a module imports the true module when it is called. Anything
+diffusers and transformers import torch's compiler, torchao, peft and parts of scipy for a few names
+that a run of a model hardly ever uses. In place of these modules `install` puts modules that define
+the few names alone. A name of such a module imports the true module when it is called. Anything
 else that is asked of the module, such as another name or a submodule, imports it at once.
 
 This module owns the list of modules and names, and how they are deferred. It refuses to know what
@@ -21,14 +21,17 @@ from typing import Any, final
 
 MODULES = {
     "diffusers.quantizers.torchao": ("TorchAoHfQuantizer",),
+    "peft": (),
+    "peft.helpers": ("disable_input_dtype_casting",),
+    "peft.tuners.tuners_utils": ("BaseTunerLayer",),
     "scipy.integrate": (),
     "scipy.optimize": ("linear_sum_assignment",),
     "scipy.stats": (),
-    "transformers.quantizers.quantizer_torchao": ("TorchAoHfQuantizer",),
     "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),
+    "transformers.quantizers.quantizer_torchao": ("TorchAoHfQuantizer",),
 }
-"""Modules, with the functions of each that are imported by name. They may be classes of which only
-objects are made."""
+"""Modules, with the functions and classes of each that are imported by name. A class of which a
+subclass is made cannot be one of them."""
 _COMPILER = "torch._dynamo"
 
 
@@ -69,7 +72,9 @@ class _Deferred(ModuleType):
         name, waiting = self.__name__, self.waiting
         if sys.modules.get(name) is not self:
             return importlib.import_module(name)
-        del sys.modules[name]
+        for part in [part for part in sys.modules if f"{part}.".startswith(f"{name}.")]:
+            if isinstance(sys.modules[part], _Deferred):
+                del sys.modules[part]
         previous_level = logging.root.manager.disable
         logging.disable(logging.WARNING)  # as in `registry.quiet_imports`
         try:
@@ -80,13 +85,24 @@ class _Deferred(ModuleType):
             waiting.pop(0)(true)
         return true
 
-    def late(self, name: str) -> Callable[..., Any]:
-        """A function that calls the function of this name in the true module."""
+    def late(self, name: str) -> "_Late":
+        """What stands in for the function or class of this name in the true module."""
+        return _Late(name, (), {"module": self})
 
-        def call(*args: Any, **named: Any) -> Any:
-            return getattr(self.true_module(), name)(*args, **named)
 
-        return call
+@final
+class _Late(type):
+    """A class that stands in for a function or class of a deferred module. A call of it calls the
+    true one. Nothing is an instance of it until the true module is imported."""
+
+    module: _Deferred
+
+    def __call__(cls, *args: Any, **named: Any) -> Any:
+        return getattr(cls.module.true_module(), cls.__name__)(*args, **named)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        module = sys.modules.get(cls.module.__name__, cls.module)
+        return module is not cls.module and isinstance(instance, getattr(module, cls.__name__))
 
 
 @final
