@@ -10,7 +10,8 @@ names the pipeline whose loader is used. The LoRAs that methods train are in `ad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,16 +63,30 @@ def add(loras: Sequence[LoRAFile], parts: ModelParts, pipeline: str) -> None:
     import diffusers
 
     kind: Any = getattr(diffusers, pipeline, None)
-    network = parts.networks[0]
-    if not (hasattr(kind, "load_lora_weights") and hasattr(network, "load_lora_adapter")):
-        name = type(network).__name__
-        raise BadModel(f"{parts.name} takes no LoRA, because diffusers loads none into a {name}")
+    if not hasattr(kind, "load_lora_weights"):
+        raise BadModel(f"{parts.name} takes no LoRA, because diffusers' {pipeline} loads none")
     for lora in loras:
         _check_expert(_parse(lora), lora, parts)
     # The pipeline only loads the file. Some ask their VAE for settings that others do not have.
     pipe = diffusers_pipeline.build(parts, kind, {"vae": None})
-    for lora in loras:
-        _add(_parse(lora), pipe, parts)
+    with taking_adapters(parts.networks[0]):
+        for lora in loras:
+            _add(_parse(lora), pipe, parts)
+
+
+@contextmanager
+def taking_adapters(network: nn.Module) -> Iterator[None]:
+    """Inside this context a network has diffusers' methods for LoRAs. Its UNet3DConditionModel has
+    none, although the pipeline of this class loads LoRAs."""
+    from diffusers.loaders import PeftAdapterMixin
+
+    plain = type(network)
+    if not issubclass(plain, PeftAdapterMixin):
+        network.__class__ = type(plain.__name__, (plain, PeftAdapterMixin), {})
+    try:
+        yield
+    finally:
+        network.__class__ = plain
 
 
 def _check_expert(lora: _LoRA, given: LoRAFile, parts: ModelParts) -> None:
