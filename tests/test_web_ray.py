@@ -19,11 +19,11 @@ from ray import exceptions
 from recast import cli
 from recast.errors import BadCall, RunFailed
 from recast.events import Note, Step
+from recast.media.file_parts import FilePart
 from recast.motions.motion import Motion
 from recast.pipeline.motion_cache import MotionCache
 from recast.web import ray_runner
 from recast.web.config import ServeConfig
-from recast.web.file_parts import FilePart
 from recast.web.job_store import Job, JobStore
 from recast.web.ray_actor import Begun, Events, Finished, RayActor
 from recast.web.ray_runner import RayRunner, Share

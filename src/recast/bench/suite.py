@@ -23,6 +23,7 @@ from recast.bench.suite_file import (
 )
 from recast.bench.worlds import WORLDS
 from recast.errors import BadCall, BadClip, UnknownName, check_finite
+from recast.media import video as videos
 from recast.pipeline import method_presets, source_clip
 from recast.pipeline.source_clip import Source
 
@@ -211,9 +212,9 @@ def _cases_of_clip(table: ClipTable, folder: Path, suite: Path) -> Iterator[Case
             f"{suite.name}: the clip {table.file} has no prompts; give prompts or prompt_file"
         )
     path, mask = folder / table.file, folder / table.mask if table.mask else None
-    for file in (path, mask):
-        if file is not None:
-            source_clip.check_opens(file, Source())
+    source_clip.check_opens(path, Source())
+    if mask is not None:
+        videos.read(mask, frames=1)  # it may be one image, or not move
     for prompt in prompts:
         yield Case(
             clip=table.name or path.stem,

@@ -64,6 +64,12 @@ class Task:
     others: tuple[tuple[Variant, Case, int], ...] = ()
     """Variant, case and seed of other existing rows. They are not computed; only their key and
     stamp are, so that the caller sees whether they are up to date."""
+    moved: Mapping[Path, Path] = field(default_factory=dict)
+    """File or folder that the task names -> where it is on a machine to which it was sent."""
+
+    def at(self, path: Path) -> Path:
+        """Where a file or folder that the task names is on this machine."""
+        return self.moved.get(path, path)
 
     @property
     def size(self) -> int:
@@ -82,13 +88,28 @@ class BenchResult:
     source: Video | None = None
 
 
+def files_of(task: Task) -> dict[Path, set[Path]]:
+    """The files and folders that a task names, each with the files in it that the rows read: clips,
+    masks and results of other systems."""
+    found: dict[Path, set[Path]] = {}
+    for case in task.cases:
+        for path in filter(None, (case.file, case.mask)):
+            found[path] = {path}
+    wanted = [(v, case, seed) for v in task.variants for case in task.cases for seed in task.seeds]
+    for variant, case, seed in (*wanted, *task.others):
+        if variant.folder is not None:
+            result = _external(variant.folder, case, seed)
+            found.setdefault(variant.folder, set()).update(filter(None, [result]))
+    return found
+
+
 def work(task: Task) -> Iterator[BenchResult]:
     """Compute the rows of a task, `task.size` of them. Raises the errors of loading the model."""
     torch.set_num_threads(task.threads)
     cv2.setNumThreads(task.threads)
     backbone = _backbone(task.backbone, task.settings)
     try:
-        clip, failure = _source(task.cases[0], task.source, backbone), None
+        clip, failure = _source(task, backbone), None
     except RecastError as error:
         clip, failure = None, error
     for variant in task.variants:
@@ -107,10 +128,11 @@ def _backbone(name: str, settings: Settings) -> Backbone:
     return memory_estimate.load(name, settings)
 
 
-def _source(case: Case, source: Source, backbone: Backbone) -> Video:
+def _source(task: Task, backbone: Backbone) -> Video:
     """The clip, fitted to the model; all results are compared with it."""
+    case, source = task.cases[0], task.source
     if case.file is not None:
-        return source_clip.read(case.file, source, backbone).video
+        return source_clip.read(task.at(case.file), source, backbone).video
     frames, height, width = source.size(backbone)
     return WORLDS[case.world].source(case.scene, frames, min(height, width))
 
@@ -179,7 +201,7 @@ class _VariantWorker:
                 size = len(self.clip), self.clip.height
                 return world.ideal_result(case.scene, case.prompt, *size), {}
             case "external":
-                path = _external(self.variant, case, seed)
+                path = self._result_file(case, seed)
                 if path is None:
                     raise BadClip(
                         f"{self.variant.folder} has no file {_stem(case)}.mp4 or "
@@ -187,6 +209,10 @@ class _VariantWorker:
                     )
                 return videos.read(path), self._reported()
         return self._transfer(case.prompt, seed)
+
+    def _result_file(self, case: Case, seed: int) -> Path | None:
+        assert self.variant.folder is not None
+        return _external(self.task.at(self.variant.folder), case, seed)
 
     @property
     def _is_qualitative(self) -> bool:
@@ -254,7 +280,7 @@ class _VariantWorker:
     def _scores(self, case: Case, result: Video) -> dict[str, Any]:
         assert self.clip is not None
         source, result = align(self.clip, result)
-        mask = None if case.mask is None else read_mask(case.mask, result)
+        mask = None if case.mask is None else read_mask(self.task.at(case.mask), result)
         truth = None
         if case.file is None:
             world = WORLDS[case.world]
@@ -324,10 +350,10 @@ class _VariantWorker:
     def _files(self, case: Case, seed: int) -> list[str | None]:
         """Hashes of the pixels and files on which a row depends; None for one that is missing."""
         pixels = None if self.clip is None else manifest.frames_hash(self.clip)
-        mask = None if case.mask is None else manifest.file_hash(case.mask)
+        mask = None if case.mask is None else manifest.file_hash(self.task.at(case.mask))
         files = [pixels, mask]
         if self.variant.method == "external":
-            path = _external(self.variant, case, seed)
+            path = self._result_file(case, seed)
             files.append(None if path is None else manifest.file_hash(path))
         detector = None if case.file else WORLDS[case.world].detector()
         return files if detector is None else [*files, detector]
@@ -360,17 +386,16 @@ def _identity_of(tools: Tools) -> dict[str, Any]:
     }
 
 
-def _external(variant: Variant, case: Case, seed: int) -> Path | None:
-    """The file of a result of another system, or None.
+def _external(folder: Path, case: Case, seed: int) -> Path | None:
+    """The file of a result in the folder of another system, or None.
 
     Its name is CLIP-PROMPT, as `recast transfer` names its folders, or CLIP-PROMPT-seed-N; it is a
     clip, or a folder with video.mp4.
     """
-    assert variant.folder is not None
     for name in (f"{_stem(case)}-seed-{seed}", _stem(case)):
         for path in (
-            variant.folder / name / output_folder.VIDEO,
-            *sorted(variant.folder.glob(f"{glob.escape(name)}.*")),
+            folder / name / output_folder.VIDEO,
+            *sorted(folder.glob(f"{glob.escape(name)}.*")),
         ):
             if path.is_file():
                 return path

@@ -16,9 +16,9 @@ from typing import Any
 from recast.errors import RunFailed
 from recast.events import Checkpoint, Event, Preview
 from recast.media.atomic_files import scratch_folder
+from recast.media.file_parts import FilePart, append, checked_name, parts_of
 from recast.pipeline.manifest import installed_version
 from recast.pipeline.motion_cache import MotionCache
-from recast.web.file_parts import FilePart, append, checked_name, parts_of
 from recast.web.limits import Limits
 from recast.web.previews import Picture, with_pictures
 from recast.web.server_folder import AUTOSAVE_SECONDS, RESULT, ServerFolder

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from recast.errors import BadCall, RecastError, RunFailed, WorkerLost, reason_of
 from recast.events import Event, Note, job
 from recast.media.atomic_files import atomic, atomic_folder
+from recast.media.file_parts import FilePart, append, checked_name, parts_of
 from recast.pipeline.manifest import installed_version
 from recast.ray_cluster import cause_of
-from recast.web.file_parts import FilePart, append, checked_name, parts_of
 from recast.web.job_store import Job
 from recast.web.ray_actor import Begun, Events, Finished, Message, RayActor
 from recast.web.requests import DRAWN, clip_path

@@ -1,4 +1,4 @@
-"""Files on their way between the folder of a server and that of a worker on another machine.
+"""Files on their way to a folder on another machine.
 
 A file travels in parts, each with the name of the file inside its folder. The two folders have the
 same structure, so a name means the same file on both sides. This module owns the parts, and the
