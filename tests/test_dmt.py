@@ -22,6 +22,7 @@ from recast.methods import dmt, unguided
 from recast.methods.dmt import PRESETS, Config, Method
 from recast.motions.method import Sampling
 from recast.motions.motion import Motion
+from recast.motions.passes import count_passes
 from recast.networks.feature_hooks import record
 
 from .hooks import hook_count
@@ -204,6 +205,27 @@ def test_more_inner_steps_reduce_the_loss_further(backbone: Backbone, motion: Mo
     assert reached[1] < 0.8 * reached[0]
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_level_ends_when_its_loss_falls_too_little(
+    backbone: Backbone, motion: Motion, window: int | None
+) -> None:
+    if window is not None:
+        backbone = unet3d.tiny()
+        backbone.window = window
+        motion = learn(METHOD, backbone)
+    config = dataclasses.replace(SHORT, inner_steps=12)
+    passes = []
+    for early_stop in (0.0, 0.2, 1.0):
+        method = Method(dataclasses.replace(config, early_stop=early_stop))
+        with count_passes(backbone, motion.tensors["noise"].shape[1]) as count:
+            latents = transfer(method, backbone, motion)
+        assert bool(latents.isfinite().all())
+        passes.append(round(count.total.partial_backward, 6))
+    frames = 4 if window is None else 6  # two windows of three overlap
+    assert passes[0] == 2 * 12 * frames / 4
+    assert passes[0] > passes[1] >= passes[2] == 2 * 2 * frames / 4
+
+
 def test_the_same_seed_gives_the_same_clip(backbone: Backbone, motion: Motion) -> None:
     first, second = (transfer(METHOD, backbone, motion) for _ in range(2))
     other = transfer(METHOD, backbone, motion, dataclasses.replace(SAMPLING, seed=6))
@@ -270,7 +292,7 @@ def test_the_learning_rate_falls_linearly(
     rates: list[list[float]] = []
 
     def minimize(
-        loss: Any, x: Tensor, lrs: Sequence[float], scale: Any
+        loss: Any, x: Tensor, lrs: Sequence[float], scale: Any, early_stop: float
     ) -> tuple[Tensor, list[float]]:
         rates.append(list(lrs))
         return x, [0.0] * len(lrs)

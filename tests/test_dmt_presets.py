@@ -85,6 +85,7 @@ def test_the_presets_guide_20_of_50_levels(name: str) -> None:
         ({"lr_end": -0.1}, "`lr_end` must be .*, got -0.1"),
         ({"low_pass_factor": 0}, "`low_pass_factor` must be .*, got 0"),
         ({"noise_share": 2.0}, "`noise_share` must be .*, got 2.0"),
+        ({"early_stop": -0.1}, r"`early_stop` must be between 0 and 1, got -0\.1"),
         ({"inversion_steps": 0}, "`inversion_steps` must be .*, got 0"),
         ({"steps": 0}, "`steps` must be at least 1, got 0"),
         ({"guidance_scale": float("nan")}, "`guidance_scale` must be a finite number, got nan"),

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from recast.diffusion.optimize import (
     Group,
     Iteration,
     LossScale,
+    Minimizer,
     adamw,
     adamw_class,
     descend,
@@ -50,6 +52,30 @@ def test_every_step_is_that_of_adam_at_its_own_learning_rate() -> None:
     got, history = minimize(bowl, torch.tensor([0.5], dtype=torch.float64), rates)
     assert float(got) == pytest.approx(x, rel=1e-9)
     assert history == pytest.approx(losses)
+
+
+@pytest.mark.parametrize("minimizer", [minimize, minimize_by_lbfgs])
+def test_the_steps_end_when_the_loss_falls_too_little(minimizer: Minimizer) -> None:
+    def flat(x: Tensor) -> Tensor:
+        """It falls by 1, by 0.5, by 0.25 and so on, whatever x is."""
+        calls.append(len(calls))
+        return 2 + 0.5 ** calls[-1] + 0 * x.sum()
+
+    for early_stop, steps in ((0.0, 9), (1e-3, 9), (0.04, 5), (0.2, 2), (1.0, 2)):
+        calls: list[int] = []
+        _, history = minimizer(flat, torch.zeros(4), [0.1] * 9, early_stop=early_stop)
+        falls = [1 - after / before for before, after in pairwise(history)]
+        assert len(history) == len(calls) == steps
+        assert all(fall >= early_stop for fall in falls[:-1])
+    _, rising = minimizer(lambda x: 1e3 * bowl(x), torch.full((4,), 3.1), [9.0] * 4)
+    assert len(rising) == 4
+
+
+def test_the_last_step_is_taken_before_the_steps_end() -> None:
+    whole, _ = minimize(bowl, torch.zeros(4), [0.1] * 2)
+    ended, history = minimize(bowl, torch.zeros(4), [0.1] * 9, early_stop=0.9)
+    assert len(history) == 2
+    assert torch.equal(ended, whole)
 
 
 def test_the_start_is_left_unchanged_and_the_result_has_no_graph() -> None:

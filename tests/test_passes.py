@@ -24,6 +24,7 @@ MODELS: Mapping[str, Callable[[], Backbone]] = {
 }
 SMALL = {
     **{"iterations": 1, "inner_steps": 2, "inversion_steps": 7, "steps": None},
+    "early_stop": 0.0,  # the declaration has all inner steps
     **{"prompt_prefix": "", "prompt_suffix": ""},  # tiny models read short prompts only
 }
 UNDECLARED = {"tokenflow", "controlvideo", "trained_control", "tune_a_video", "video_p2p"}

@@ -6,7 +6,7 @@ Owns optimizers, their state and gradient scaling. Knows no network, no method a
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,12 +59,19 @@ class LossScale:
         self.value, self.steps_without_overflow = value, int(steps)
 
 
-Minimizer = Callable[
-    [Callable[[Tensor], Tensor], Tensor, Sequence[float], LossScale | None],
-    tuple[Tensor, list[float]],
-]
-"""A function like `minimize`: (loss, start, sizes, scale) -> the last tensor, and the losses before
-every step."""
+class Minimizer(Protocol):
+    """A function like `minimize`."""
+
+    def __call__(
+        self,
+        loss: Callable[[Tensor], Tensor],
+        start: Tensor,
+        sizes: Sequence[float],
+        /,
+        scale: LossScale | None = None,
+        early_stop: float = 0.0,
+    ) -> tuple[Tensor, list[float]]:
+        """The last tensor, and the losses before every step."""
 
 
 def descend(
@@ -135,13 +142,29 @@ def minimize(
     start: Tensor,
     lrs: Sequence[float],
     scale: LossScale | None = None,
+    early_stop: float = 0.0,
 ) -> tuple[Tensor, list[float]]:
     """Minimise a scalar loss from `start` with a new Adam, one step for each learning rate. Returns
-    the last tensor and the losses before every step. `scale` is as in `descend`. Raises
-    `NotFinite`."""
-    steps = list(descend(loss, start, lrs, scale=scale))
-    end = steps[-1][0] if steps else start.detach().clone()
-    return end, [value for _, value in steps]
+    the last tensor and the losses before every step.
+
+    After a step that lowered the loss by less than the fraction `early_stop` comes only one more,
+    whose gradient is known by then; 0 takes all steps. `scale` is as in `descend`. Raises
+    `NotFinite`.
+    """
+    x, losses = start.detach().clone(), list[float]()
+    for after, value in descend(loss, start, lrs, scale=scale):
+        x = after
+        losses.append(value)
+        if _has_stalled(losses, early_stop):
+            break
+    return x, losses
+
+
+def _has_stalled(losses: Sequence[float], early_stop: float) -> bool:
+    """Whether the last but one step lowered the loss by less than a fraction of it."""
+    if early_stop == 0 or len(losses) < 2:
+        return False
+    return losses[-2] - losses[-1] < early_stop * losses[-2]
 
 
 def minimize_by_lbfgs(
@@ -149,6 +172,7 @@ def minimize_by_lbfgs(
     start: Tensor,
     largest: Sequence[float],
     scale: LossScale | None = None,
+    early_stop: float = 0.0,
 ) -> tuple[Tensor, list[float]]:
     """Minimise a scalar loss, whose smallest value is 0, from `start` by L-BFGS (Nocedal and
     Wright, "Numerical Optimization", 2006, algorithm 7.4), with one step for each number in
@@ -157,7 +181,8 @@ def minimize_by_lbfgs(
     The first step goes along the gradient and has Polyak's size, loss / |gradient|² (Polyak,
     "Introduction to Optimization", 1987, section 5.3), which reaches 0 where the loss is linear.
     Later ones know the curvature from the steps before. The root mean square of a step over the
-    elements of x is at most the number in `largest`. Returns and raises as `minimize`.
+    elements of x is at most the number in `largest`. `early_stop`, results and errors are as those
+    of `minimize`.
     """
     x, losses = start.detach().clone(), list[float]()
     scale = scale or LossScale()
@@ -177,6 +202,8 @@ def minimize_by_lbfgs(
             step = _quasi_newton(slope, curvature, value / square)
             size = float(step.square().mean().sqrt())
             x = x - (min(1.0, limit / size) * step).view_as(x).to(x.dtype)
+        if _has_stalled(losses, early_stop):
+            break
     return x, losses
 
 

@@ -6,7 +6,7 @@ and the checks of their settings. Knows no loss and no method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -88,11 +88,18 @@ def change_in_windows(
             change_window(x[:, :, window], t, index)
             for change_window, window in zip(changes, windows, strict=True)
         ]
-        losses = zip(*(window_losses for _, window_losses in results), strict=True)
         blended = blend([latents for latents, _ in results], windows)
-        return blended, [sum(step) / len(step) for step in losses]
+        return blended, _means([window_losses for _, window_losses in results])
 
     return change
+
+
+def _means(losses: Sequence[Sequence[float]]) -> list[float]:
+    """The mean over the windows of the losses of each step. The last loss of a window that took
+    fewer steps than others counts in all later ones."""
+    steps = max(map(len, losses))
+    full = [[*window, *[window[-1]] * (steps - len(window))] for window in losses]
+    return [sum(step) / len(step) for step in zip(*full, strict=True)]
 
 
 def _check_window(backbone: Backbone, motion: Motion, frames: int) -> None:

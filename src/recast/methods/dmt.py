@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, final
 
 import torch
@@ -59,6 +60,9 @@ class Config(SamplingDefaults):
     a step's change of x_t there."""
     lr_end: float = 0.01
     """The same at the last guided level. It changes linearly in between."""
+    early_stop: float = 0.0
+    """The inner steps of a level end when one of them lowers the loss by less than this fraction.
+    0 takes all steps."""
     initial_noise: initial_noise.Kind = "low_frequency"
     """The noise that a sample starts from: random, inverted, low_frequency (eq. 4), blended or
     low_frequency_blended."""
@@ -90,7 +94,7 @@ class Config(SamplingDefaults):
         SamplingDefaults.__post_init__(self)
         check_feature_matching(self)
         check_at_least(self, 1, "cells", "low_pass_factor")
-        check_fraction(self, "noise_share")
+        check_fraction(self, "noise_share", "early_stop")
 
 
 PRESETS = {
@@ -191,7 +195,7 @@ class Method(FeatureMatchingMethod[Config]):
 
     @property
     def minimizer(self) -> Minimizer:
-        return _MINIMIZERS[self.config.optimizer]
+        return partial(_MINIMIZERS[self.config.optimizer], early_stop=self.config.early_stop)
 
     @property
     def restart(self) -> Restart | None:
