@@ -6,7 +6,8 @@ All settings of the grid run on a third of the clips, or on `--first` of them, s
 the suite. The best quarter of them runs on all clips. The score was fixed before the first run: the
 mean moving fidelity times the mean look, which is the fraction of attributes (colour, shape,
 background) that are right.
-Prints a table of all settings. Rows that exist in the folder are not computed again.
+Prints a table of all settings. Rows that exist in the folder, or in the tables of `--have`, are not
+computed again.
 """
 
 import argparse
@@ -20,14 +21,16 @@ from recast.bench.runner import BenchConfig, bench
 MOTION, LOOK = rows.METRIC + "moving_fidelity", rows.METRIC + "true_look"
 
 
-def tune(path: Path, method: str, out: Path, few: int | None = None) -> None:
+def tune(
+    path: Path, method: str, out: Path, few: int | None = None, have: Sequence[Path] = ()
+) -> None:
     """Run both rounds for the settings of one method, and print their scores."""
     resolved = suite.read(str(path))
     variants = [name for name, it in resolved.variants.items() if it.method == method]
     clips = len({case.clip for case in resolved.cases})
-    first = run(path, variants, out, few or clips // 3)
+    first = run(path, variants, out, few or clips // 3, have)
     best = ranked(first, variants)[: len(variants) // 4]
-    final = run(path, best, out, clips)
+    final = run(path, best, out, clips, have)
     print(f"### {method} on {resolved.backbone}: {len(variants)} settings\n")
     print("| setting | clips | score | moving fidelity | look right |\n|---|---|---|---|---|")
     for name in ranked(final, best):
@@ -37,11 +40,19 @@ def tune(path: Path, method: str, out: Path, few: int | None = None) -> None:
             print(line(first, name))
 
 
-def run(path: Path, variants: Sequence[str], out: Path, clips: int) -> list[rows.Row]:
-    """The rows of these variants on this number of clips."""
-    config = BenchConfig(suite=str(path), methods=tuple(variants), out=out, limit=clips)
+def run(
+    path: Path, variants: Sequence[str], out: Path, clips: int, have: Sequence[Path]
+) -> list[rows.Row]:
+    """The rows of these variants on the clips that all of them have, at least this number."""
+    config = BenchConfig(
+        suite=str(path), methods=tuple(variants), out=out, limit=clips, have=tuple(have)
+    )
     bench(config).run()
-    return [row for row in rows.read(out) if row["variant"] in variants]
+    results = [row for row in rows.read(out) if row["variant"] in variants]
+    # An earlier run may have left rows of more clips for some of the variants.
+    found = [{row["clip"] for row in results if row["variant"] == name} for name in variants]
+    common = set.intersection(*found)
+    return [row for row in results if row["clip"] in common]
 
 
 def ranked(results: Sequence[rows.Row], variants: Sequence[str]) -> list[str]:
@@ -78,6 +89,7 @@ if __name__ == "__main__":
     parser.add_argument("method")
     parser.add_argument("--out", type=Path, required=True, help="folder of the rows")
     parser.add_argument("--first", type=int, help="clips of the first round; by default a third")
+    parser.add_argument("--have", type=Path, nargs="*", default=(), help="tables of earlier rows")
     arguments = parser.parse_args()
     out = arguments.out / arguments.method
-    tune(arguments.suite, arguments.method, out, arguments.first)
+    tune(arguments.suite, arguments.method, out, arguments.first, arguments.have)
