@@ -3,9 +3,13 @@
 import dataclasses
 import re
 import shlex
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import docstring_parser
 import pytest
 
 from recast import registry
@@ -179,6 +183,23 @@ def test_every_setting_is_a_field_with_the_help_of_the_command_line(
         assert words
         assert words in shown, field.name
     assert with_values(config, {f.name: _as_json(f.default) for f in fields}) == config
+
+
+def test_docstrings_are_read_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 fails where two threads build a syntax tree at once."""
+    kinds = [dataclasses.make_dataclass(f"Config{i}", [("steps", int, 1)]) for i in range(8)]
+    reading = threading.Lock()
+
+    def parse_alone(_: object) -> docstring_parser.Docstring:
+        assert reading.acquire(blocking=False), "two threads read docstrings at the same time"
+        time.sleep(0.01)
+        reading.release()
+        return docstring_parser.Docstring()
+
+    monkeypatch.setattr(docstring_parser, "parse_from_object", parse_alone)
+    with ThreadPoolExecutor(len(kinds)) as threads:
+        fields = list(threads.map(fields_of, [kind() for kind in kinds]))
+    assert [field.name for (field,) in fields] == ["steps"] * len(kinds)
 
 
 def _as_json(value: Any) -> Any:

@@ -6,6 +6,8 @@ which configs there are.
 """
 
 import dataclasses
+import functools
+import threading
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ T = TypeVar("T")
 Kind = Literal["switch", "whole number", "number", "text", "choice", "list"]
 _MAX_TEXT = 2000
 """Longest text of a setting, in characters."""
+_ONE_PARSER = threading.Lock()
+"""Held while docstrings are read: they come from the syntax tree of the source, and Python 3.11
+fails with a SystemError where two threads build one at the same time."""
 _KINDS: dict[type, Kind] = {bool: "switch", int: "whole number", float: "number", str: "text"}
 
 
@@ -54,12 +59,7 @@ def fields_of(config: Any) -> list[Field]:
     that no form can show are left out."""
     kind = type(config)
     hints = get_type_hints(kind, include_extras=False)
-    texts = {
-        parameter.arg_name: " ".join((parameter.description or "").split())
-        for parent in reversed(kind.__mro__)  # the docstrings of inherited fields are there
-        if dataclasses.is_dataclass(parent)
-        for parameter in docstring_parser.parse_from_object(parent).params
-    }
+    texts = _texts_of(kind)
     return [
         Field(name=name, help=texts.get(name, ""), default=getattr(config, name), **form)
         for name in (field.name for field in dataclasses.fields(config))
@@ -81,6 +81,22 @@ def with_values(config: T, values: Mapping[str, Any]) -> T:
     changed: T = dataclasses.replace(cast(Any, config), **changes)
     check_finite(changed)
     return changed
+
+
+def _texts_of(kind: type) -> Mapping[str, str]:
+    """The help of each field of a dataclass, from its docstrings."""
+    with _ONE_PARSER:
+        return _parsed_texts(kind)
+
+
+@functools.cache
+def _parsed_texts(kind: type) -> Mapping[str, str]:
+    return {
+        parameter.arg_name: " ".join((parameter.description or "").split())
+        for parent in reversed(kind.__mro__)  # the docstrings of inherited fields are there
+        if dataclasses.is_dataclass(parent)
+        for parameter in docstring_parser.parse_from_object(parent).params
+    }
 
 
 def _form(hint: Any) -> dict[str, Any]:
