@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recast.diffusion.optimize import (
     Group,
@@ -78,6 +80,45 @@ def test_the_last_step_is_taken_before_the_steps_end() -> None:
     assert torch.equal(ended, whole)
 
 
+class _Reads(TorchDispatchMode):
+    """Counts the numbers that are read from a device, each of which waits for a GPU."""
+
+    def __init__(self, ignored: torch.dtype | None) -> None:
+        super().__init__()
+        self.count, self.ignored = 0, ignored
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        is_read = function is torch.ops.aten._local_scalar_dense.default
+        self.count += is_read and args[0].dtype != self.ignored
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("minimizer", [minimize, minimize_by_lbfgs])
+def test_no_number_is_read_before_the_last_step(minimizer: Minimizer) -> None:
+    """A number that is read from a GPU makes the CPU wait for it."""
+    reads: list[int] = []
+    # Adam reads its number of steps, which is a float32 on the CPU, where nothing waits.
+    with _Reads(torch.float32 if minimizer is minimize else None) as mode:
+
+        def loss(x: Tensor) -> Tensor:
+            reads.append(mode.count)
+            return bowl(x)
+
+        minimizer(loss, torch.zeros(4, dtype=torch.float64), [0.1] * 5)
+        assert reads == [0] * 5
+        assert mode.count > 0
+
+
+@pytest.mark.parametrize("minimizer", [minimize, minimize_by_lbfgs])
+def test_checks_at_each_step_change_no_result(minimizer: Minimizer) -> None:
+    x, losses = minimizer(bowl, torch.zeros(4), [0.1] * 5)
+    checked, same_losses = minimizer(bowl, torch.zeros(4), [0.1] * 5, early_stop=1e-9)
+    assert torch.equal(x, checked)
+    assert losses == same_losses
+
+
 def test_the_start_is_left_unchanged_and_the_result_has_no_graph() -> None:
     start = torch.zeros(3)
     x, _ = minimize(bowl, start, [0.1])
@@ -109,9 +150,13 @@ def test_other_parameters_get_no_gradient() -> None:
 
 
 def test_an_error_names_the_step_with_a_non_finite_loss() -> None:
-    calls = iter([1.0, 1.0, float("nan")])
     with pytest.raises(NotFinite, match="the loss is nan after 2 inner steps"):
-        minimize(lambda x: x.sum() * next(calls), torch.ones(2), [0.1] * 5)
+        minimize(nan_below(0.85), torch.ones(2), [0.1] * 5)
+
+
+def nan_below(smallest: float) -> Callable[[Tensor], Tensor]:
+    """The sum of x; NaN where the mean of x is below `smallest`."""
+    return lambda x: torch.where(x.mean() < smallest, torch.nan, x.sum())
 
 
 def through_half(weight: float) -> Callable[[Tensor], Tensor]:
@@ -142,10 +187,10 @@ def test_a_scale_that_overflowed_is_not_tried_again() -> None:
 
     scale = LossScale()
     minimize(loss, torch.zeros(4), [0.1, 0.1, 0.1], scale)
-    assert len(calls) == 4
+    assert len(calls) == 3 + 1 + 3  # all steps with the first scale; the first one again; then all
     minimize(loss, torch.zeros(4), [0.1, 0.1, 0.1], scale)  # the next noise level
     gradient(loss, torch.zeros(4), scale)
-    assert len(calls) == 8
+    assert len(calls) == 11
 
 
 def test_plain_gradient_descent_reports_every_step() -> None:
@@ -377,6 +422,5 @@ def test_a_step_of_lbfgs_is_at_most_as_large_as_asked() -> None:
 
 
 def test_an_error_of_lbfgs_names_the_number_of_steps() -> None:
-    losses = iter([1.0, float("nan")])
     with pytest.raises(NotFinite, match="the loss is nan after 1 inner steps"):
-        minimize_by_lbfgs(lambda x: next(losses) * x.sum(), torch.ones(1), [0.1, 0.1])
+        minimize_by_lbfgs(nan_below(0.95), torch.ones(1), [0.1, 0.1])

@@ -383,8 +383,10 @@ class Backbone(ABC):
         def denoise_window(x: Tensor, t: Tensor, window: slice) -> Denoised:
             self.nfe += len(x)
             given = conditioning(t).cut(window)
+            # The copy of the time waits for no work that the device still has to do.
+            time = self.schedule.network_time(t).to(self.device, non_blocking=True)
             with uncompiled_where_hooked(self.network), plain_attention.where_faster(self.network):
-                output = self.predict(x, self.schedule.network_time(t), given)
+                output = self.predict(x, time, given)
             return self.schedule.denoised(output, x, t)
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:

@@ -275,6 +275,7 @@ def _check_steps(steps: int, maximum: int) -> None:
 
 
 def per_sample(value: Tensor, x: Tensor) -> Tensor:
-    """Alpha or sigma, () or (B,), in float32 and in a shape that multiplies x (B, C, F, H, W)."""
-    value = value.to(device=x.device, dtype=torch.float32)
-    return value.reshape(-1, *[1] * (x.ndim - 1)) if value.ndim else value
+    """Alpha or sigma, () or (B,), in float32 and in a shape that multiplies x (B, C, F, H, W). A
+    scalar stays on the CPU, from which it multiplies a tensor of any device without a copy."""
+    value = value.to(torch.float32)
+    return value.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) if value.ndim else value

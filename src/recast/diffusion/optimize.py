@@ -3,7 +3,6 @@
 Owns optimizers, their state and gradient scaling. Knows no network, no method and no loss.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol
@@ -13,6 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from recast.errors import NotFinite, missing_extra
+
+Loss = Callable[[Tensor], Tensor]
+GradientAt = Callable[[Tensor, int], "GradientResult"]  # (x, number of the step)
 
 _SMALLEST_SCALE = 2.0**-8
 _STEPS_TO_GROWTH = 2000
@@ -64,7 +66,7 @@ class Minimizer(Protocol):
 
     def __call__(
         self,
-        loss: Callable[[Tensor], Tensor],
+        loss: Loss,
         start: Tensor,
         sizes: Sequence[float],
         /,
@@ -75,7 +77,7 @@ class Minimizer(Protocol):
 
 
 def descend(
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     start: Tensor,
     lrs: Sequence[float],
     optimizer: Callable[..., Optimizer] = torch.optim.Adam,
@@ -87,26 +89,34 @@ def descend(
     Yields the detached tensor after each step and the loss before that step. If several calls share
     a `scale`, none of them tries a scale at which another one overflowed. Raises `NotFinite`.
     """
+    gradient_at = _checked_gradients(loss, scale or LossScale())
+    for x, value in _descend(gradient_at, start, lrs, optimizer):
+        yield x, float(value)
+
+
+def _descend(
+    gradient_at: GradientAt,
+    start: Tensor,
+    lrs: Sequence[float],
+    optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+) -> Iterator[tuple[Tensor, Tensor]]:
     x = start.detach().clone().requires_grad_(True)
     stepper = optimizer([x], lr=1.0)
-    scale = scale or LossScale()
     for index, lr in enumerate(lrs):
         stepper.param_groups[0]["lr"] = lr
-        x.grad, value = _gradient_of_step(loss, x, scale, index)
+        x.grad, value = gradient_at(x, index)
         stepper.step()
         yield x.detach().clone(), value
 
 
 class GradientResult(NamedTuple):
-    """The gradient of a loss, and the loss."""
+    """The gradient of a loss, and the loss, a scalar."""
 
     gradient: Tensor
-    loss: float
+    loss: Tensor
 
 
-def gradient(
-    loss: Callable[[Tensor], Tensor], x: Tensor, scale: LossScale | None = None
-) -> GradientResult:
+def gradient(loss: Loss, x: Tensor, scale: LossScale | None = None) -> GradientResult:
     """The gradient of a scalar loss at x, a tensor of any shape. Gradients are enabled only inside.
 
     If the scaled gradient overflows, as that of a sum over a clip may in float16, `scale` is
@@ -115,30 +125,84 @@ def gradient(
     """
     scale = scale or LossScale()
     while True:
-        with torch.enable_grad():
-            x = x if x.requires_grad else x.detach().clone().requires_grad_(True)
-            value = loss(x)
-            (scaled_gradient,) = torch.autograd.grad(scale.value * value, x)
-        loss_value = float(value.detach())
-        if not math.isfinite(loss_value):
-            raise NotFinite(f"the loss is {loss_value}")
-        if bool(scaled_gradient.isfinite().all()):
-            return GradientResult(scaled_gradient / scale.value, loss_value)
+        result = _gradient_with(scale.value, loss, x)
+        if not bool(result.loss.isfinite()):
+            raise NotFinite(f"the loss is {float(result.loss)}")
+        if bool(result.gradient.isfinite().all()):
+            return result
         scale.lower(16)
 
 
-def _gradient_of_step(
-    loss: Callable[[Tensor], Tensor], x: Tensor, scale: LossScale, index: int
-) -> GradientResult:
-    """`gradient` at inner step `index`, which an error names."""
-    try:
-        return gradient(loss, x, scale)
-    except NotFinite as error:
-        raise NotFinite(f"{error} after {index} inner steps") from error
+def _gradient_with(scale: float, loss: Loss, x: Tensor) -> GradientResult:
+    """The gradient of a loss at x with one loss scale. Nothing waits for the device, and neither
+    result need be finite."""
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().clone().requires_grad_(True)
+        value = loss(x)
+        (scaled_gradient,) = torch.autograd.grad(scale * value, x)
+    return GradientResult(scaled_gradient / scale, value.detach())
+
+
+def _checked_gradients(loss: Loss, scale: LossScale) -> GradientAt:
+    """`gradient` at each inner step, whose number an error names."""
+
+    def gradient_at(x: Tensor, index: int) -> GradientResult:
+        try:
+            return gradient(loss, x, scale)
+        except NotFinite as error:
+            raise NotFinite(f"{error} after {index} inner steps") from error
+
+    return gradient_at
+
+
+def _take_steps(
+    steps_of: Callable[[GradientAt], Iterator[tuple[Tensor, Tensor]]],
+    loss: Loss,
+    start: Tensor,
+    scale: LossScale | None,
+    early_stop: float,
+) -> tuple[Tensor, list[float]]:
+    """Take the inner steps that `steps_of` yields, each as x and the loss before it.
+
+    A number that is read from a GPU makes the CPU wait until the GPU has computed it, and then the
+    GPU until it gets new work. So losses and gradients are checked once, after the last step. If
+    one is not finite, all steps are taken again with a check at each, which lowers the loss scale
+    or raises `NotFinite`. An early stop needs the loss of each step.
+    """
+    scale = scale or LossScale()
+    x = start.detach().clone()
+    if not early_stop:
+        losses, finite = list[Tensor](), torch.ones((), dtype=torch.bool, device=x.device)
+
+        def unchecked(x: Tensor, index: int) -> GradientResult:
+            nonlocal finite
+            result = _gradient_with(scale.value, loss, x)
+            finite = finite & result.loss.isfinite() & result.gradient.isfinite().all()
+            return result
+
+        for after, value in steps_of(unchecked):
+            x = after
+            losses.append(value)
+        if bool(finite):
+            return x, [float(value) for value in losses]
+    read = list[float]()
+    for after, value in steps_of(_checked_gradients(loss, scale)):
+        x = after
+        read.append(float(value))
+        if _has_stalled(read, early_stop):
+            break
+    return x, read
+
+
+def _has_stalled(losses: Sequence[float], early_stop: float) -> bool:
+    """Whether the last but one step lowered the loss by less than a fraction of it."""
+    if early_stop == 0 or len(losses) < 2:
+        return False
+    return losses[-2] - losses[-1] < early_stop * losses[-2]
 
 
 def minimize(
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     start: Tensor,
     lrs: Sequence[float],
     scale: LossScale | None = None,
@@ -149,26 +213,13 @@ def minimize(
 
     After a step that lowered the loss by less than the fraction `early_stop` comes only one more,
     whose gradient is known by then; 0 takes all steps. `scale` is as in `descend`. Raises
-    `NotFinite`.
+    `NotFinite`. `loss` may be called again at the start if it or its gradient is not finite.
     """
-    x, losses = start.detach().clone(), list[float]()
-    for after, value in descend(loss, start, lrs, scale=scale):
-        x = after
-        losses.append(value)
-        if _has_stalled(losses, early_stop):
-            break
-    return x, losses
-
-
-def _has_stalled(losses: Sequence[float], early_stop: float) -> bool:
-    """Whether the last but one step lowered the loss by less than a fraction of it."""
-    if early_stop == 0 or len(losses) < 2:
-        return False
-    return losses[-2] - losses[-1] < early_stop * losses[-2]
+    return _take_steps(lambda at: _descend(at, start, lrs), loss, start, scale, early_stop)
 
 
 def minimize_by_lbfgs(
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     start: Tensor,
     largest: Sequence[float],
     scale: LossScale | None = None,
@@ -184,48 +235,61 @@ def minimize_by_lbfgs(
     elements of x is at most the number in `largest`. `early_stop`, results and errors are as those
     of `minimize`.
     """
-    x, losses = start.detach().clone(), list[float]()
-    scale = scale or LossScale()
+    return _take_steps(
+        lambda at: _quasi_newton_steps(at, start, largest), loss, start, scale, early_stop
+    )
+
+
+class _Curvature(NamedTuple):
+    """What one step says about the curvature."""
+
+    change: Tensor
+    """The change of x, (N,)."""
+    gradient_change: Tensor
+    """(N,)."""
+    product: Tensor
+    """The scalar product of both. A step counts where it is above 0."""
+
+    def divide(self, number: Tensor) -> Tensor:
+        """A scalar divided by the product; 0 if the step does not count."""
+        return torch.where(self.product > 0, number / self.product, 0.0)
+
+
+def _quasi_newton_steps(
+    gradient_at: GradientAt, start: Tensor, largest: Sequence[float]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    x, curvature = start.detach().clone(), list[_Curvature]()
     before: tuple[Tensor, Tensor] | None = None
-    curvature: list[tuple[Tensor, Tensor]] = []
     for index, limit in enumerate(largest):
-        direction, value = _gradient_of_step(loss, x, scale, index)
-        losses.append(value)
+        direction, value = gradient_at(x, index)
         slope = direction.float().flatten()
         if before is not None:
             change, gradient_change = x.float().flatten() - before[0], slope - before[1]
-            if change @ gradient_change > 0:
-                curvature.append((change, gradient_change))
+            curvature.append(_Curvature(change, gradient_change, change @ gradient_change))
         before = x.float().flatten(), slope
-        square = float(slope @ slope)
-        if square > 0:
-            step = _quasi_newton(slope, curvature, value / square)
-            size = float(step.square().mean().sqrt())
-            x = x - (min(1.0, limit / size) * step).view_as(x).to(x.dtype)
-        if _has_stalled(losses, early_stop):
-            break
-    return x, losses
+        step = _quasi_newton(slope, curvature, value.float())
+        size = step.square().mean().sqrt()
+        # As exact as a Python number; Apple's GPUs have no float64.
+        size = size if size.device.type == "mps" else size.double()
+        x = x - ((limit / size).clamp(max=1).float() * step).view_as(x).to(x.dtype)
+        yield x, value
 
 
-def _quasi_newton(
-    gradient: Tensor, curvature: Sequence[tuple[Tensor, Tensor]], factor: float
-) -> Tensor:
-    """The inverse Hessian times the gradient (N,), by the two loops of L-BFGS.
-
-    `curvature` has the change of x and of the gradient in each former step, (N,) each. Without any,
-    the inverse Hessian is `factor`.
-    """
+def _quasi_newton(gradient: Tensor, curvature: Sequence[_Curvature], loss: Tensor) -> Tensor:
+    """The inverse Hessian times the gradient (N,), by the two loops of L-BFGS. Without a step that
+    counts, the inverse Hessian is Polyak's factor. A gradient of 0 gives 0."""
+    square = gradient @ gradient
+    factor = torch.where(square > 0, loss / square, 0.0)
+    for before in curvature:
+        last = before.product / (before.gradient_change @ before.gradient_change)
+        factor = torch.where(before.product > 0, last, factor)
     step, weights = gradient, list[Tensor]()
-    for change, gradient_change in reversed(curvature):
-        weights.append((change @ step) / (change @ gradient_change))
-        step = step - weights[-1] * gradient_change
-    if curvature:
-        change, gradient_change = curvature[-1]
-        step = step * ((change @ gradient_change) / (gradient_change @ gradient_change))
-    else:
-        step = step * factor
-    for (change, gradient_change), weight in zip(curvature, reversed(weights), strict=True):
-        step = step + (weight - (gradient_change @ step) / (change @ gradient_change)) * change
+    for before in reversed(curvature):
+        weights.append(before.divide(before.change @ step))
+        step = step - weights[-1] * before.gradient_change
+    step = step * factor
+    for before, weight in zip(curvature, reversed(weights), strict=True):
+        step = step + (weight - before.divide(before.gradient_change @ step)) * before.change
     return step
 
 

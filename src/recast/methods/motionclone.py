@@ -206,7 +206,7 @@ class Method(MotionMethod[Config]):
                 return denoise(x, t)
             with name_level_in_errors(index, sampling.steps, t):
                 out, result = guided(x, t, loss)
-            losses[index] = [result.loss]
+            losses[index] = [float(result.loss)]
             weight = config.weight * ramp_factor(index, guided_steps, config.ramp)
             sigma = per_sample(backbone.schedule.sigma(t), x)
             return Denoised(out.x0, out.eps - sigma * weight * result.gradient)
