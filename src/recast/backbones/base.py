@@ -40,7 +40,7 @@ from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.temporal_windows import blend, spans
 from recast.errors import BadCall, BadModel, UnknownName
 from recast.events import Job
-from recast.networks import plain_attention, quantization
+from recast.networks import attention_kernel, plain_attention, quantization
 from recast.networks.attention_layers import Transformer
 from recast.networks.compiled_blocks import uncompiled_where_hooked
 from recast.networks.feature_hooks import Tap
@@ -214,7 +214,8 @@ class Backbone(ABC):
         `token_spans` implements the method of this name.
         `cascade` runs the stages that follow the network on a decoded clip, the prompt and the
         seed. Both are functions whose first argument is the backbone. The other arguments are the
-        attributes. Raises `BadCall` for a window that the model does not accept."""
+        attributes. Raises `BadCall` for a window or an attention kernel that the model does not
+        accept."""
         self.name, self.network, self.component = name, network, component
         self.schedule, self.defaults, self.layout = schedule, defaults, layout
         self.device, self.fingerprint = device, fingerprint
@@ -228,6 +229,8 @@ class Backbone(ABC):
         self.dynamic_guidance = settings.dynamic_guidance
         automatic: ddim_inversion.Kind = "noised" if schedule.prediction == "flow" else "ddim"
         self.inversion = automatic if settings.inversion == "auto" else settings.inversion
+        attention_kernel.check(network, settings.attention)
+        self._attention_kernel = settings.attention
         self.window, self.nfe = None, 0
         if settings.window is not None:
             self.set_window(settings.window)
@@ -385,7 +388,11 @@ class Backbone(ABC):
             given = conditioning(t).cut(window)
             # The copy of the time waits for no work that the device still has to do.
             time = self.schedule.network_time(t).to(self.device, non_blocking=True)
-            with uncompiled_where_hooked(self.network), plain_attention.where_faster(self.network):
+            with (
+                uncompiled_where_hooked(self.network),
+                plain_attention.where_faster(self.network),
+                attention_kernel.without_gradients(self.network, self._attention_kernel),
+            ):
                 output = self.predict(x, time, given)
             return self.schedule.denoised(output, x, t)
 

@@ -362,10 +362,10 @@ class _VariantWorker:
 def _changed(settings: Settings) -> dict[str, Any]:
     """The settings that differ from their defaults, among those on which numbers depend."""
     default = Settings()
-    names = ("dtype", "weights", "vae_tiling", "dynamic_guidance", "inversion", "window")
+    of_networks = ("dtype", "weights", "attention", "vae_tiling", "control_net")
     return {
         name: manifest.plain(value)
-        for name in (*names, "control_net")
+        for name in (*of_networks, "dynamic_guidance", "inversion", "window")
         if (value := getattr(settings, name)) != getattr(default, name)
     }
 

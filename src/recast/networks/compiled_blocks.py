@@ -20,7 +20,7 @@ def uncompiled_where_hooked(network: nn.Module) -> Iterator[None]:
     hooked = {
         module: module._compiled_call_impl
         for module in network.modules()
-        if module._compiled_call_impl is not None and any(map(_has_hook, module.modules()))
+        if module._compiled_call_impl is not None and any(map(has_hook, module.modules()))
     }
     try:
         for module in hooked:
@@ -36,5 +36,6 @@ def original(network: Any) -> Any:
     return getattr(network, "_orig_mod", network)
 
 
-def _has_hook(module: nn.Module) -> bool:
+def has_hook(module: nn.Module) -> bool:
+    """Whether a module calls functions before or after its forward pass."""
     return bool(module._forward_hooks or module._forward_pre_hooks)

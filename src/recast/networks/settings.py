@@ -7,7 +7,7 @@ Owns the settings that the functions of this room read. It refuses to know model
 from dataclasses import dataclass
 from typing import Literal, NewType
 
-from recast.networks import quantization
+from recast.networks import attention_kernel, quantization
 
 LoRAFile = NewType("LoRAFile", str)
 """PATH or PATH:WEIGHT. PATH is a .safetensors file, a hub id, or a hub id and a file in it. For a
@@ -42,6 +42,11 @@ class NetworkSettings:
     network is on the device at a time. blocks: one block of a network is on the device at a time.
     This needs the least memory and the most time, because all weights are copied in every forward
     and backward pass. Methods that train do not run with blocks."""
+    attention: attention_kernel.Kind = "native"
+    """The attention kernel in passes that compute no gradients and read no features, by diffusers:
+    flash and flash_3 (FlashAttention), sage (SageAttention, in 8 bits), xformers, cudnn or flex.
+    The package of the kernel must be installed. native is torch's own, which all other passes use.
+    UNets and CogVideoX have only native."""
     lora: tuple[LoRAFile, ...] = ()
     """LoRAs for this model, which are added to its weights: .safetensors files or hub ids. A weight
     may follow a colon, as in style.safetensors:0.7; without it, the weight is 1. A model with two
