@@ -1,5 +1,7 @@
 """Seeded inputs of a model: noise, clips, latents and noise levels."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,3 +44,8 @@ def noise_levels(backbone: Backbone) -> list[Tensor]:
     """The noisiest time of a grid, and an almost clean one."""
     grid = backbone.schedule.sized((3, 4, 6)).grid(10)
     return [grid[0], grid[-2]]
+
+
+def through_half(weight: float) -> Callable[[Tensor], Tensor]:
+    """A loss whose gradient, the weight, passes through a network in float16."""
+    return lambda x: (weight * x.half().float()).sum()

@@ -20,8 +20,8 @@ from torch.nn.functional import cosine_similarity, mse_loss
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.diffusion.optimize import Group
 from recast.diffusion.sampling import generator_of, randn
+from recast.diffusion.training import Group
 from recast.finetuning.training_config import Objective, TrainingConfig
 from recast.networks.adapters import Adapter
 

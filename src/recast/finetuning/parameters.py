@@ -13,12 +13,8 @@ from dataclasses import replace
 from torch import Tensor
 from torch.optim import Optimizer
 
-from recast.diffusion.optimize import (
-    Group,
-    LossScale,
-    load_optimizer_tensors,
-    optimizer_tensors,
-)
+from recast.diffusion.optimize import LossScale
+from recast.diffusion.training import Group, load_optimizer_tensors, optimizer_tensors
 from recast.errors import BadMotion
 from recast.motions.motion import Motion
 from recast.networks.adapters import Adapter

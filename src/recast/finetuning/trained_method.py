@@ -18,7 +18,7 @@ from torch import Tensor
 from recast.backbones.base import Backbone
 from recast.diffusion import initial_noise
 from recast.diffusion.noise_schedule import Denoised
-from recast.diffusion.optimize import adamw_class
+from recast.diffusion.training import adamw_class
 from recast.errors import BadMotion
 from recast.events import Event, Job, Note, job
 from recast.feature_guidance.pass_counts import inversion_passes, sampling_passes

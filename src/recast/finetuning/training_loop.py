@@ -11,7 +11,8 @@ from typing import Any, final
 
 from torch.optim import Optimizer
 
-from recast.diffusion.optimize import Iteration, LossScale, adamw, train
+from recast.diffusion.optimize import LossScale
+from recast.diffusion.training import Iteration, adamw, train
 from recast.events import Checkpoint, Event, Note, Step
 from recast.finetuning import parameters
 from recast.finetuning.objectives import TrainingObjective

@@ -24,15 +24,9 @@ from torch.optim import SGD, Adam, Optimizer
 
 from recast.backbones.base import Backbone
 from recast.diffusion.noise_schedule import Denoiser
-from recast.diffusion.optimize import (
-    Group,
-    LossScale,
-    gradient,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    train,
-)
+from recast.diffusion.optimize import LossScale, gradient
 from recast.diffusion.sampling import check_finite, generator_of, randn
+from recast.diffusion.training import Group, load_optimizer_tensors, optimizer_tensors, train
 from recast.errors import BadCall
 from recast.events import Event, Note, Preview, Step, job
 from recast.feature_guidance import losses
