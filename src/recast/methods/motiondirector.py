@@ -46,7 +46,9 @@ class Config(TrainingConfig):
 PRESETS = {
     # The released config, the only source of these numbers that was available to us.
     "reference": Config(steps=30, guidance_scale=12.0),
-    "shapes": Config(rank=8, lr=2e-3, inversion_steps=1),
+    "shapes": Config(
+        rank=8, lr=2e-3, iterations=75, strength=0.7, initial_noise="inverted", inversion_steps=1
+    ),
 }
 
 
