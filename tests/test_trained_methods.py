@@ -230,7 +230,8 @@ def test_every_motion_of_a_mix_has_its_own_strength(name: str) -> None:
     backbone, one = tiny(), motion_of(name)
     other = learned(made(name), backbone, random_clip(backbone, seed=1))
     got = api.mix([with_config(one, strength=0.5), with_config(other, strength=2.0)], [1.0, 0.3])
-    expected = api.mix([with_config(one), with_config(other)], [0.5, 0.6])
+    whole = [with_config(one, strength=1.0), with_config(other, strength=1.0)]
+    expected = api.mix(whole, [0.5, 0.6])
     assert all(torch.equal(got.tensors[n], t) for n, t in adapted(expected).items())
     assert method_presets.config_of_motion(got).strength == 1
 

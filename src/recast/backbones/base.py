@@ -257,7 +257,8 @@ class Backbone(ABC):
     @abstractmethod
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The raw output of the network at x_t (B, C, F, H, W), of the same shape in float32. The
-        scalar t has the unit of the network (`Schedule.network_time`)."""
+        scalar t has the unit of the network (`Schedule.network_time`) and lies on the CPU. With
+        `non_blocking`, its copy does not wait for the work that the device still has to do."""
 
     @final
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
@@ -386,14 +387,12 @@ class Backbone(ABC):
         def denoise_window(x: Tensor, t: Tensor, window: slice) -> Denoised:
             self.nfe += len(x)
             given = conditioning(t).cut(window)
-            # The copy of the time waits for no work that the device still has to do.
-            time = self.schedule.network_time(t).to(self.device, non_blocking=True)
             with (
                 uncompiled_where_hooked(self.network),
                 plain_attention.where_faster(self.network),
                 attention_kernel.without_gradients(self.network, self._attention_kernel),
             ):
-                output = self.predict(x, time, given)
+                output = self.predict(x, self.schedule.network_time(t), given)
             return self.schedule.denoised(output, x, t)
 
         def denoise(x: Tensor, t: Tensor) -> Denoised:

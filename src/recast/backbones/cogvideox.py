@@ -156,7 +156,7 @@ class CogVideoX(Backbone):
             out = transformer(
                 x.to(self.device, transformer.dtype).transpose(1, 2),
                 conditioning.text,
-                t.to(self.device).expand(len(x)),
+                t.to(self.device, non_blocking=True).expand(len(x)),
                 image_rotary_emb=self._positions(),
                 return_dict=False,
             )[0]

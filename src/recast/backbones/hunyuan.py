@@ -169,7 +169,7 @@ class Hunyuan(Backbone):
         with self._placement.checkpointing(*blocks):
             out = transformer(
                 x.to(self.device, transformer.dtype),
-                t.to(self.device).expand(len(x)),
+                t.to(self.device, non_blocking=True).expand(len(x)),
                 conditioning.text,
                 conditioning.mask,
                 conditioning.pooled,

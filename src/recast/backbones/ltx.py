@@ -146,7 +146,7 @@ class LTX(Backbone):
             out = transformer(
                 rearrange(x, "b c f h w -> b (f h w) c").to(self.device, transformer.dtype),
                 conditioning.text,
-                t.to(self.device).expand(len(x)),
+                t.to(self.device, non_blocking=True).expand(len(x)),
                 conditioning.mask,
                 num_frames=frames,
                 height=height,

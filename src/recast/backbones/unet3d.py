@@ -214,7 +214,7 @@ class LatentUNet(Backbone):
         with self._placement.checkpointing(unet_roles.layers(unet)):
             out = unet(
                 x.to(self.device, dtype),
-                t.to(self.device),
+                t.to(self.device, non_blocking=True),
                 encoder_hidden_states=text,
                 return_dict=False,
                 **residuals,
@@ -237,7 +237,12 @@ class LatentUNet(Backbone):
         images = images.to(self.device, next(network.parameters()).dtype)
         maps = structure.to(self.device)
         return control_net.residuals(
-            network, images, t.to(self.device), text, maps, conditioning.structure_scale
+            network,
+            images,
+            t.to(self.device, non_blocking=True),
+            text,
+            maps,
+            conditioning.structure_scale,
         )
 
     @torch.no_grad()

@@ -230,7 +230,7 @@ class Wan(Backbone):
         with self._placement.checkpointing(transformer.blocks):
             out = transformer(
                 x.to(transformer.dtype),
-                t.to(self.device).expand(len(x)),
+                t.to(self.device, non_blocking=True).expand(len(x)),
                 conditioning.text,
                 return_dict=False,
                 **more,

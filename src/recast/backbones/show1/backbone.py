@@ -230,7 +230,7 @@ class Show1(Backbone):
         with self._placement.checkpointing(unet_roles.layers(network)):
             out = network(
                 x.to(self.device, _dtype(network)),
-                t.to(self.device),
+                t.to(self.device, non_blocking=True),
                 encoder_hidden_states=conditioning.text,
                 class_labels=None if level is None else level.to(self.device),
                 return_dict=False,
