@@ -75,6 +75,16 @@ def test_models_with_only_the_attention_of_torch_are_refused(kind: str) -> None:
         attention_kernel.check(network, "cudnn")
 
 
+@torch.no_grad()
+def test_a_kernel_that_fails_in_a_pass_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel of cuDNN needs a GPU."""
+    monkeypatch.setitem(attention_kernel._NAMES, "cudnn", "_native_cudnn")
+    backbone = model_loading.load("shapes-dit", Settings(device="cpu", attention="cudnn"))
+    denoise = backbone.denoiser(backbone.encode_text(["a cat"]))
+    with pytest.raises(BadCall, match="does not run with the attention kernel cudnn here"):
+        denoise(noise(*backbone.latent_shape(16, 64, 64)), T)
+
+
 def test_every_kernel_is_one_of_diffusers() -> None:
     names = {attention_kernel._NAMES.get(kind, kind) for kind in get_args(attention_kernel.Kind)}
     assert names <= {name.value for name in AttentionBackendName}

@@ -100,6 +100,7 @@ def _descend(
     lrs: Sequence[float],
     optimizer: Callable[..., Optimizer] = torch.optim.Adam,
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """The detached tensor after each step of an optimizer, and the loss before that step."""
     x = start.detach().clone().requires_grad_(True)
     stepper = optimizer([x], lr=1.0)
     for index, lr in enumerate(lrs):
@@ -258,6 +259,7 @@ class _Curvature(NamedTuple):
 def _quasi_newton_steps(
     gradient_at: GradientAt, start: Tensor, largest: Sequence[float]
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """The tensor after each step of L-BFGS, and the loss before that step."""
     x, curvature = start.detach().clone(), list[_Curvature]()
     before: tuple[Tensor, Tensor] | None = None
     for index, limit in enumerate(largest):

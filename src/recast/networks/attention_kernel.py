@@ -6,7 +6,8 @@ attention. Many of the fastest kernels have no backward pass, and some round the
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -39,13 +40,29 @@ def check(network: nn.Module, kind: Kind) -> None:
         raise BadCall(f"`attention` cannot be {kind} here: {error}") from error
 
 
-def without_gradients(network: nn.Module, kind: Kind) -> AbstractContextManager[Any]:
-    """A context in which a pass of the network uses the kernel. It changes nothing if gradients are
-    computed, or if a module of the network has a hook: features that are read in one pass are
-    compared with those of a pass with gradients."""
+@contextmanager
+def without_gradients(network: nn.Module, kind: Kind) -> Iterator[None]:
+    """Inside this context a pass of the network uses the kernel. It changes nothing if gradients
+    are computed, or if a module of the network has a hook: features that are read in one pass are
+    compared with those of a pass with gradients.
+
+    Raises `BadCall` if the pass fails, as it does for a kernel that needs a GPU, another precision
+    or attention without a mask.
+    """
     if kind == "native" or torch.is_grad_enabled() or any(map(has_hook, network.modules())):
-        return nullcontext()
-    return _active(kind)
+        yield
+        return
+    try:
+        with _active(kind):
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadCall(
+            f"this model does not run with the attention kernel {kind} here ({reason}); leave "
+            "`attention` at native, or choose another kernel"
+        ) from error
 
 
 def _active(kind: Kind) -> AbstractContextManager[Any]:

@@ -46,7 +46,8 @@ class NetworkSettings:
     """The attention kernel in passes that compute no gradients and read no features, by diffusers:
     flash and flash_3 (FlashAttention), sage (SageAttention, in 8 bits), xformers, cudnn or flex.
     The package of the kernel must be installed. native is torch's own, which all other passes use.
-    UNets and CogVideoX have only native."""
+    UNets and CogVideoX have only native; LTX-Video and HunyuanVideo attend under a mask, which
+    flash, flash_3 and sage do not take."""
     lora: tuple[LoRAFile, ...] = ()
     """LoRAs for this model, which are added to its weights: .safetensors files or hub ids. A weight
     may follow a colon, as in style.safetensors:0.7; without it, the weight is 1. A model with two
