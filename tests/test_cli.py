@@ -27,7 +27,7 @@ from recast.media import video
 from recast.media.video import Video
 from recast.methods import dmt
 from recast.motions.motion import Motion
-from recast.pipeline import recipes
+from recast.pipeline import model_loading, recipes
 from recast.pipeline.config import RunConfig
 from recast.pipeline.motion_cache import MotionCache
 from recast.worlds.shapes import world
@@ -193,6 +193,21 @@ def test_listings_name_all_methods_and_backbones(call: Call) -> None:
     code, out, _ = call("backbones")
     assert code == 0
     assert all(name in out for name in ("shapes", "zeroscope", "modelscope", "gaussian"))
+    assert "the model of the DMT paper" in out
+
+
+def test_each_model_with_a_name_has_a_description_of_its_own() -> None:
+    aliases = model_loading.aliases()
+    descriptions = [model_loading.describe_alias(alias) for alias in aliases]
+    assert len({*descriptions}) == len(aliases)
+    assert max(map(len, descriptions)) <= 80
+
+
+def test_a_model_without_a_description_is_described_by_its_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(gaussian, "DESCRIPTIONS")
+    assert model_loading.describe_alias("gaussian").startswith("An exact denoiser")
 
 
 def test_doctor_reports_versions_codec_and_models(

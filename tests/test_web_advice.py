@@ -8,6 +8,7 @@ import gradio as gr
 import pytest
 
 import recast
+from recast.backbones.wan import MENAGERIE_DIT
 from recast.errors import BadCall, UnknownName
 from recast.pipeline.config import DEFAULT_BACKBONE
 from recast.pipeline.run import learn
@@ -42,9 +43,10 @@ def test_models_that_ship_stand_first_and_downloads_last() -> None:
     assert ("gaussian", "gaussian") in choices[count + 1 :]
 
 
-def test_a_model_is_described_by_its_card_or_by_the_file_that_loads_it() -> None:
-    assert models.description("menagerie-dit") == "menagerie-dit: animals and vehicles"
-    assert models.description("cogvideox-5b").startswith("CogVideoX")
+def test_a_model_is_described_by_its_own_line_or_by_the_card_in_its_folder() -> None:
+    assert "in four steps" in models.description("shapes-dit@4steps")
+    assert models.description("cogvideox-5b").startswith("CogVideoX with 5 billion")
+    assert models.description(str(MENAGERIE_DIT)) == "menagerie-dit: animals and vehicles"
     assert models.description("nobody/nothing") == ""
 
 

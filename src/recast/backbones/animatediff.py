@@ -34,6 +34,9 @@ _BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _ADAPTER = "guoyww/animatediff-motion-adapter-v1-5-2"
 _ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.*")
 ALIASES = {"animatediff": f"{_BASE} + {_ADAPTER}"}
+DESCRIPTIONS = {
+    "animatediff": "AnimateDiff, Stable Diffusion 1.5 with a motion adapter: 16 frames of 512x512"
+}
 PIPELINES = frozenset({"AnimateDiffPipeline"})
 _CLASSES = {
     "unet": UNetMotionModel,

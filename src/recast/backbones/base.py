@@ -6,6 +6,7 @@ know how a network is built, loaded or called, which is in the file of each back
 Latents are (B, C, F, H, W) float32; videos are (B, 3, F, H, W) float32 in [-1, 1]. The file of a
 backbone defines:
 - `ALIASES`: short name -> folder or hub id.
+- `DESCRIPTIONS` (optional): short name -> one line about this model, for lists and the web page.
 - `PIPELINES`: the values of `_class_name` in model_index.json that the file can load.
 - `load(source, settings)`: load a model from an alias, a folder or a hub id.
 - `wrap(pipeline, settings)`: use the networks of a loaded diffusers pipeline. They keep their

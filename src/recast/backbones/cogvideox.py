@@ -44,6 +44,11 @@ ALIASES = {
     "cogvideox-5b": "THUDM/CogVideoX-5b",
     "cogvideox1.5-5b": "THUDM/CogVideoX1.5-5B",
 }
+DESCRIPTIONS = {
+    "cogvideox-2b": "CogVideoX with 2 billion weights: 49 frames of 720x480",
+    "cogvideox-5b": "CogVideoX with 5 billion weights: 49 frames of 720x480",
+    "cogvideox1.5-5b": "CogVideoX 1.5 with 5 billion weights: 81 frames of 1360x768",
+}
 PIPELINES = frozenset({"CogVideoXPipeline"})
 _CLASSES = {
     "transformer": CogVideoXTransformer3DModel,

@@ -22,6 +22,7 @@ from recast.networks.feature_hooks import Tap
 from recast.networks.latent_layout import LatentLayout
 
 ALIASES: dict[str, str] = {"gaussian": "gaussian"}
+DESCRIPTIONS = {"gaussian": "An exact mixture of Gaussians without a network, for tests"}
 PIPELINES: frozenset[str] = frozenset()
 _DEFAULTS = Defaults(frames=8, height=16, width=16, fps=8.0, steps=20, guidance_scale=3.0)
 _SETTINGS = Settings(device="cpu")

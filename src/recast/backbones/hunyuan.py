@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 ALIASES = {"hunyuan": "hunyuanvideo-community/HunyuanVideo"}
+DESCRIPTIONS = {"hunyuan": "HunyuanVideo with 13 billion weights: 129 frames of 1280x720"}
 PIPELINES = frozenset({"HunyuanVideoPipeline"})
 _CLASSES = {
     "transformer": HunyuanVideoTransformer3DModel,

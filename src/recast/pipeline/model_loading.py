@@ -121,6 +121,13 @@ def source_of(name: str) -> str:
     return str(_module(modules[name]).ALIASES[name]) if name in modules else name
 
 
+def describe_alias(alias: str) -> str:
+    """One line about the model of an alias, or about its family if the alias has none."""
+    module = _module(aliases()[alias])
+    line: str | None = getattr(module, "DESCRIPTIONS", {}).get(alias)
+    return line or (module.__doc__ or "").strip().partition("\n")[0]
+
+
 def published(alias: str) -> Mapping[str, Any]:
     """The published config files of a model, path to content; empty if Recast does not know
     them."""

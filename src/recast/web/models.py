@@ -75,8 +75,10 @@ def _remark(name: str) -> str:
 
 @lru_cache(maxsize=64)
 def description(name: str) -> str:
-    """One sentence about a model: the heading of its card, if its folder is on this machine and has
-    one, or else what the file says that loads it."""
+    """One line about a model: what is known of its alias, or the heading of the card in its folder,
+    or else what the file says that loads it."""
+    if name in model_loading.aliases():
+        return model_loading.describe_alias(name)
     try:
         card = Path(model_loading.source_of(name)).expanduser() / "README.md"
         lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []

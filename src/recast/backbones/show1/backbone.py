@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 ALIASES = {"show1": "showlab/show-1-base", "show1-cascade": "showlab/show-1-base"}
+DESCRIPTIONS = {
+    "show1": "Show-1 in pixel space, its first network alone: 8 frames of 64x40",
+    "show1-cascade": "Show-1 with the networks that add frames and pixels",
+}
 PIPELINES = frozenset({"TextToVideoIFPipeline"})
 _STAGE_PIPELINES: Mapping[StageName, frozenset[str]] = {
     "interpolation": frozenset({"TextToVideoIFInterpPipeline"}),
