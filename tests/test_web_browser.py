@@ -268,6 +268,17 @@ def test_killing_the_server_in_the_middle(visit: Callable[..., Page], tmp_path: 
         page.wait_for_selector(".rc-cancelled")
 
 
+def test_an_error_goes_when_a_job_starts(visit: Callable[..., Page]) -> None:
+    page = visit()
+    start = page.get_by_role("button", name="Transfer the motion")
+    start.click()
+    expect(page.locator(".toast-body")).to_contain_text("prompt", ignore_case=True)
+    page.locator("#rc-prompt textarea").fill(PROMPT)
+    start.click()
+    page.wait_for_selector(".rc-job")
+    expect(page.locator(".toast-body")).to_have_count(0, timeout=5000)
+
+
 def test_ten_bad_uploads_are_explained(
     visit: Callable[..., Page], server: RunningServer, tmp_path: Path, ball: Path
 ) -> None:

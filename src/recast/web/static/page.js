@@ -75,6 +75,9 @@
     view.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
   };
 
+  const dismissErrors = () => // they were about a job that could not start
+    document.querySelectorAll("[data-testid=toast-close]").forEach((button) => button.click());
+
   let panelOpen = false; // the form of settings is replaced when another method is chosen
   document.addEventListener(
     "toggle",
@@ -103,6 +106,7 @@
       const isJob = "recastJob" in view.dataset || view.dataset.query;
       if (visible && !fresh) {
         view.dataset.loaded = "yes";
+        if (isJob) dismissErrors();
         load(view).then(() => isJob && reveal(view));
       } else if (!visible && fresh && !isJob) {
         view.dataset.loaded = ""; // a list is loaded again whenever its tab is opened
