@@ -1,5 +1,7 @@
 """The menagerie's training: its data, its two ways of weighting, and a model that loads."""
 
+import math
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,12 @@ from recast.worlds.menagerie.dataset import DATASET
 from recast.worlds.menagerie.referee_training import subject_masks
 from recast.worlds.shapes.dataset import DATASET as SHAPES
 from recast.worlds.training import networks, noising
-from recast.worlds.training.data import part_maps, subject_weights
+from recast.worlds.training.data import dense_images, part_maps, subject_weights
 from recast.worlds.training.networks import Design
 from recast.worlds.training.part_reader import PartReader, part_error
 from recast.worlds.training.train import TrainConfig, train
 from recast.worlds.training.widening import widened
+from recast.worlds.training.workers import for_each_seed
 
 
 def test_a_subject_covers_what_its_mask_covers() -> None:
@@ -65,6 +68,46 @@ def test_subjects_are_computed_once_and_only_for_new_clips(tmp_path: Path) -> No
     three = _finish(subject_weights(file, 3, DATASET, 16))
     assert (three[:2] == first + 1).all()
     np.testing.assert_allclose(three[2], dataset.subject(world.sample(2), 16), atol=1e-3)
+
+
+def test_several_processes_render_the_same(tmp_path: Path) -> None:
+    one = _finish(subject_weights(tmp_path / "one.npy", 5, DATASET, 8))
+    two = _finish(subject_weights(tmp_path / "two.npy", 5, DATASET, 8, workers=2))
+    assert (one == two).all()
+    images = dense_images(tmp_path / "images.npy", 3, DATASET, 16, workers=2)
+    assert (images[2] == world.dense_image(np.random.default_rng(2), 16)).all()
+
+
+def test_processes_end_when_the_results_are_no_longer_read() -> None:
+    seeds = for_each_seed(math.sqrt, range(1000), workers=2)
+    assert [next(seeds), next(seeds)] == [0.0, 1.0]
+    assert len(multiprocessing.active_children()) == 2
+    seeds.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_factor_makes_the_batches_of_the_denoiser_larger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def add_noise(design: Design, x0: torch.Tensor, rng: np.random.Generator):
+        sizes.append(len(x0))
+        return noising.TrainingBatch(x0, x0, torch.zeros(len(x0)))
+
+    monkeypatch.setattr(noising, "flow", add_noise)
+    steps = {"image_steps": 1, "short_steps": 1, "steps": 1}
+    config = TrainConfig(
+        out=tmp_path,
+        network="transformer",
+        clips=1,
+        autoencoder_steps=0,
+        clip_steps=0,
+        batch_factor=2,
+        **steps,
+    )
+    train(config, DATASET, Design(size=32, autoencoder=(8, 16, 16, 16), heads=1, blocks=1)).run()
+    assert sizes == [320, 80, 20]
 
 
 def test_the_parts_together_cover_what_the_subject_covers() -> None:
@@ -124,6 +167,8 @@ def test_settings_of_the_training_are_checked() -> None:
         TrainConfig(out=out, subject=-1)
     with pytest.raises(BadCall, match="`parts` must be a number of at least 0, got nan"):
         TrainConfig(out=out, parts=float("nan"), network="transformer")
+    with pytest.raises(BadCall, match="`workers` must be a number of at least 1, got 0"):
+        TrainConfig(out=out, workers=0)
     with pytest.raises(BadCall, match="`parts` needs `network` transformer"):
         TrainConfig(out=out, parts=1)
     with pytest.raises(BadCall, match="`parts` must be 0 for this world"):

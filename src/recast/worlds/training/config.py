@@ -61,6 +61,12 @@ class TrainConfig:
     first_frame: float = 0.0
     """Fraction of the transformer's steps on clips in which the first frame is given without noise,
     so that the model can also continue an image."""
+    workers: int = 1
+    """Number of processes that render the training data. Each takes one core and 0.5 GB of
+    memory."""
+    batch_factor: int = 1
+    """Factor for the batches of the denoiser. The numbers above are for a processor; a GPU computes
+    larger batches hardly slower."""
     device: str = "cpu"
     """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
     start: Path | None = None
@@ -86,10 +92,10 @@ class TrainConfig:
                 "`joint` and `close_ups` are fractions of the same steps, so their sum must be at "
                 f"most 1, got {self.joint} and {self.close_ups}"
             )
-        for name in ("subject", "parts"):
-            if not 0 <= getattr(self, name) < math.inf:
-                value = getattr(self, name)
-                raise BadCall(f"`{name}` must be a number of at least 0, got {value}")
+        for name, least in (("workers", 1), ("batch_factor", 1), ("subject", 0), ("parts", 0)):
+            value = getattr(self, name)
+            if not least <= value < math.inf:
+                raise BadCall(f"`{name}` must be a number of at least {least}, got {value}")
         for name, reason in _TRANSFORMER_ONLY.items():
             if getattr(self, name) and self.network == "unet":
                 raise BadCall(f"`{name}` needs `network` transformer: {reason}")

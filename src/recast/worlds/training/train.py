@@ -10,6 +10,7 @@ the denoiser's loss is in `denoiser_loss.py`, and the loop is in `loop.py`.
 import math
 import shutil
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,13 @@ def _train(config: TrainConfig, dataset: Dataset, design: Design) -> Generator[E
     clip = _initial(config, "clip", networks.clip(len(tokenizer)))
     yield from _stage(_clip_stage(config, dataset, clip, tokenizer), config)
     latents = yield from clip_latents(
-        config.out / "latents", config.clips, autoencoder, dataset, design.size, config.device
+        config.out / "latents",
+        config.clips,
+        autoencoder,
+        dataset,
+        design.size,
+        config.device,
+        config.workers,
     )
     if not (_is_from_start(config, "autoencoder") and config.autoencoder_steps == 0):
         scale = 1 / latents[:1000].astype(np.float32).std()
@@ -108,13 +115,16 @@ def _training_clips(
     """The latents with the truth that the losses need."""
     scaled = torch.from_numpy(latents * np.float16(autoencoder.config.scaling_factor))
     subjects = parts = None
+    grid, folder = scaled.shape[-1], config.out
     if config.subject or config.close_ups:
-        file = config.out / "subjects.npy"
-        found = yield from subject_weights(file, config.clips, dataset, scaled.shape[-1])
+        found = yield from subject_weights(
+            folder / "subjects.npy", config.clips, dataset, grid, config.workers
+        )
         subjects = torch.from_numpy(found)
     if config.parts:
-        file = config.out / "parts.npy"
-        maps = yield from part_maps(file, config.clips, dataset, scaled.shape[-1])
+        maps = yield from part_maps(
+            folder / "parts.npy", config.clips, dataset, grid, config.workers
+        )
         parts = torch.from_numpy(maps)
     return Clips(scaled, subjects, parts)
 
@@ -169,7 +179,8 @@ def _autoencoder_stage(
 ) -> Stage:
     @cache
     def images() -> NDArray[np.uint8]:
-        return dense_images(config.out / "images.npy", config.images, dataset, design.size)
+        file = config.out / "images.npy"
+        return dense_images(file, config.images, dataset, design.size, config.workers)
 
     def batch(rng: np.random.Generator) -> NDArray[np.uint8]:
         side = min(dataset.crop, design.size)
@@ -222,7 +233,7 @@ def _clip_stage(
     config: TrainConfig, dataset: Dataset, clip: CLIPModel, tokenizer: CLIPTokenizer
 ) -> Stage:
     read_labelled = cache(
-        partial(labelled_frames, config.out / "frames.npy", config.images, dataset)
+        partial(labelled_frames, config.out / "frames.npy", config.images, dataset, config.workers)
     )
 
     def loss(model: Any, step: int, rng: np.random.Generator) -> Tensor:
@@ -268,14 +279,16 @@ def _denoiser_stages(
 
     losses = DenoiserLosses(config, model, clips)
     frames = model.dataset.frames
-    whole = View(frames=frames, clips=160 // frames)
+    factor = config.batch_factor
+    short = replace(_SHORT, clips=factor * _SHORT.clips)
+    whole = View(frames=frames, clips=factor * 160 // frames)
     close_up = View(frames=frames, clips=4 * whole.clips, close_up=True)
     plan = [
-        (1, losses.of(View(frames=1, clips=160)), config.image_steps, 0.1),
-        (_SHORT.frames, losses.of(_SHORT), config.short_steps, 0.1),
+        (1, losses.of(View(frames=1, clips=factor * 160)), config.image_steps, 0.1),
+        (short.frames, losses.of(short), config.short_steps, 0.1),
         (
             frames,
-            losses.mixed(whole, {_SHORT: config.joint, close_up: config.close_ups}),
+            losses.mixed(whole, {short: config.joint, close_up: config.close_ups}),
             config.steps,
             0.3,
         ),
