@@ -76,12 +76,13 @@ def train_stage(stage: Stage, folder: Path, seed: int = 0) -> Generator[Event, N
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{stage.name}.pt"
     start = _resume(checkpoint, model, average, optimizers)
-    start_time, losses = time.monotonic(), []
+    start_time = time.monotonic()
+    losses: list[Tensor] = []  # read together, because each reading waits for the device
     for step in range(start, stage.steps):
         losses.append(_update(stage, model, optimizers, parameters, step, seed))
         _update_average(average, model, min(stage.ema, (1 + step) / (10 + step)))
         if (step + 1) % 50 == 0 or step + 1 == stage.steps:
-            row = {"step": step + 1, "loss": sum(losses) / len(losses)}
+            row = {"step": step + 1, "loss": float(torch.stack(losses).mean())}
             row["seconds"] = round(time.monotonic() - start_time, 1)
             with (folder / f"{stage.name}.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
@@ -125,7 +126,7 @@ def _update(
     parameters: list[nn.Parameter],
     step: int,
     seed: int,
-) -> float:
+) -> Tensor:
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = stage.lr * _lr_factor(step, stage)
     # For dropout and posterior noise inside the networks.
@@ -136,7 +137,7 @@ def _update(
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     for optimizer in optimizers:
         optimizer.step()
-    return float(loss.detach())
+    return loss.detach()
 
 
 def _lr_factor(step: int, stage: Stage) -> float:
