@@ -196,6 +196,14 @@ def test_listings_name_all_methods_and_backbones(call: Call) -> None:
     assert "the model of the DMT paper" in out
 
 
+def test_nothing_is_said_of_the_preset_on_a_model_that_does_not_exist(
+    call: Call, ball: Path
+) -> None:
+    _, _, err = call("transfer", ball, "x", "--backbone", "gausian")
+    assert "did you mean gaussian?" in err
+    assert "preset" not in err
+
+
 def test_each_model_with_a_name_has_a_description_of_its_own() -> None:
     aliases = model_loading.aliases()
     descriptions = [model_loading.describe_alias(alias) for alias in aliases]

@@ -19,6 +19,7 @@ from recast.motions.motion import Motion
 from recast.pipeline import (
     edit_mask,
     method_presets,
+    model_loading,
     output_folder,
     requirements,
     source_clip,
@@ -141,7 +142,9 @@ def _record_preset(
     named: bool,
 ) -> Generator[Event, None, PresetRecord]:
     """The record of the run's preset. The notes about it are reported before the model is loaded;
-    `backbone` is the model if it is loaded already."""
+    `backbone` is the model if it is loaded already. Raises the errors of `check_name`."""
+    if backbone is None:
+        model_loading.check_name(config.backbone)
     model = config.backbone if backbone is None else backbone.name
     yield from log.note_each(method_presets.notes(config.method, config.config, model, named=named))
     return method_presets.record(config.method, config.config, model)
