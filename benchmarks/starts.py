@@ -5,10 +5,14 @@
     python benchmarks/starts.py benchmarks/results/dmt-starts.parquet
     python benchmarks/starts.py benchmarks/results/methods.parquet \
         --compare dmt "dmt, eq. 4's start"
+    python benchmarks/starts.py benchmarks/results/dmt-published.parquet \
+        --variants truth dmt:shapes paper reference unguided
 
 There is a table for each preset, with a row for each start: means with bootstrap 95 % intervals
 over clips, and the paired differences of the path correlation to the start with the noise of eq. 4.
-`--compare` prints the paired differences of two variants instead, with a row for each group.
+`--compare` prints the paired differences of two variants instead, with a row for each group, and
+`--variants` the means of these variants. A subject that stands still has no path, so the group
+`camera` is left out of the path correlation.
 """
 
 import argparse
@@ -33,7 +37,12 @@ BASE = "eq. 4"
 Rows = Sequence[dict[str, Any]]
 
 
-def main(path: Path, written: Path | None, compared: tuple[str, str] | None) -> None:
+def main(
+    path: Path,
+    written: Path | None,
+    compared: tuple[str, str] | None,
+    variants: Sequence[str] = (),
+) -> None:
     """Print the tables of a benchmark's folder or of a Parquet file. `written` gets all rows
     without an error."""
     results = rows.read(path) if path.is_dir() else parquet.read_table(path).to_pylist()
@@ -43,6 +52,9 @@ def main(path: Path, written: Path | None, compared: tuple[str, str] | None) -> 
             parquet.write_table(rows.as_table(results), temporary)
     if compared is not None:
         print("\n".join(differences(results, *compared)))
+        return
+    if variants:
+        print("\n".join(means(results, variants)))
         return
     for preset in dict.fromkeys(row["variant"].partition(", ")[0] for row in results):
         print("\n".join(table(results, preset)), end="\n\n")
@@ -58,6 +70,19 @@ def table(results: Rows, preset: str) -> Iterator[str]:
         base = f"{preset}, {BASE}"
         means.append(None if name == base else summary.paired(results, name, base, "true_motion"))
         yield _line(name.partition(", ")[2] or name, str(len(own)), means)
+
+
+def means(results: Rows, names: Sequence[str]) -> Iterator[str]:
+    """The lines of a table of means, with a row for each variant."""
+    yield from _head("", "results", *COLUMNS.values())
+    for name in names:
+        own = [row for row in results if row["variant"] == name]
+        moving = [row for row in own if row["group"] != "camera"]
+        found = [
+            summary.mean(moving if metric == "true_motion" else own, rows.METRIC + metric)
+            for metric in COLUMNS
+        ]
+        yield _line(name, str(len(own)), found)
 
 
 def differences(results: Rows, one: str, other: str) -> Iterator[str]:
@@ -88,5 +113,6 @@ if __name__ == "__main__":
     parser.add_argument("path", type=Path, help="a benchmark's folder, or a Parquet file of rows")
     parser.add_argument("--write", type=Path, help="a Parquet file that gets all rows")
     parser.add_argument("--compare", nargs=2, metavar="VARIANT", help="two variants")
+    parser.add_argument("--variants", nargs="+", default=(), help="variants, for their means")
     arguments = parser.parse_args()
-    main(arguments.path, arguments.write, arguments.compare)
+    main(arguments.path, arguments.write, arguments.compare, arguments.variants)
