@@ -1,6 +1,6 @@
-"""The LoRA with which `shapes-dit` samples in four steps without a guidance scale.
+"""The LoRA with which a model samples in four steps without a guidance scale.
 
-    python benchmarks/few_steps.py train    # writes out/few-steps/pytorch_lora_weights.safetensors
+    python benchmarks/few_steps.py train --model shapes-dit    # writes out/few-steps/shapes-dit
     python benchmarks/few_steps.py score    # writes benchmarks/results/few-step-model.json
     python benchmarks/few_steps.py table
 
@@ -23,11 +23,14 @@ from pyarrow import parquet
 from recast.backbones.base import Settings
 from recast.bench import summary
 from recast.pipeline import model_loading
+from recast.worlds.menagerie.dataset import DATASET as MENAGERIE
 from recast.worlds.shapes import captions, oracle
-from recast.worlds.shapes.dataset import DATASET
+from recast.worlds.shapes.dataset import DATASET as SHAPES
 from recast.worlds.training.few_steps import FewStepConfig, train
 
 OUT = Path("out") / "few-steps"
+WORLDS = {"shapes": SHAPES, "shapes-dit": SHAPES, "menagerie-dit": MENAGERIE}
+"""Model -> the world from which it was trained."""
 RESULTS = Path(__file__).parent / "results" / "few-step-model.json"
 COLUMNS = ("colour", "shape", "background", "moves", "range", "drift")
 COMPARED = (
@@ -53,10 +56,10 @@ METRICS = {
 }
 
 
-def learn(device: str) -> None:
-    """Train in `OUT`, or resume there, and print every event."""
-    model = Path(model_loading.source_of("shapes-dit"))
-    job = train(FewStepConfig(model=model, out=OUT, device=device), DATASET)
+def learn(name: str, device: str) -> None:
+    """Train in a folder of `OUT`, or resume there, and print every event."""
+    model = Path(model_loading.source_of(name))
+    job = train(FewStepConfig(model=model, out=OUT / name, device=device), WORLDS[name])
     for event in job:
         print(event, flush=True)
     print(job.result)
@@ -134,12 +137,13 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("verb", choices=["train", "score", "table"])
+    parser.add_argument("--model", choices=WORLDS, default="shapes-dit", help="of the training")
     parser.add_argument("--device", default="cpu", help="of the training")
     parser.add_argument("--prompts", type=int, default=64)
     arguments = parser.parse_args()
     match arguments.verb:
         case "train":
-            learn(arguments.device)
+            learn(arguments.model, arguments.device)
         case "score":
             score(arguments.prompts)
         case "table":

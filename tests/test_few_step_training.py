@@ -1,17 +1,20 @@
-"""The training of a LoRA with which the shipped transformer samples in few steps."""
+"""The training of a LoRA with which a shipped model samples in few steps."""
 
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from recast.diffusion.noise_schedule import Cosine, Flow, Schedule
 from recast.errors import BadCall
 from recast.pipeline import model_loading
 from recast.worlds.shapes.dataset import DATASET
+from recast.worlds.training import few_steps
 from recast.worlds.training.few_steps import FewStepConfig, train
 
 from .tiny_models import CPU
@@ -36,10 +39,28 @@ def test_loading_the_model_for_four_steps_says_nothing() -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [Flow(shift=3.0), Cosine(), Cosine(prediction="epsilon")],
+    ids=["flow", "v", "epsilon"],
+)
+def test_one_step_with_the_target_leads_to_the_end_of_a_segment(schedule: Schedule) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, arrived = torch.randn(2, 3, 2, 4, 4, 4, generator=generator).unbind()
+    level, final = schedule.grid(4)[[0, 1, 2]], schedule.grid(4)[[1, 2, 4]]
+    output = few_steps._output_of_step(schedule, x, level, arrived, final)
+    estimates = schedule.denoised(output, x, level)
+    torch.testing.assert_close(schedule.noised(*estimates, final), arrived, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.slow
-def test_a_student_learns_to_reach_the_teachers_samples_in_one_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["shapes-dit", "shapes"])
+def test_a_student_learns_to_reach_the_teachers_samples_in_one_step(
+    tmp_path: Path, name: str
+) -> None:
+    model = Path(model_loading.source_of(name))
     config = FewStepConfig(
-        model=SHAPES_DIT, out=tmp_path, student_steps=1, teacher_steps=2, clips=1, steps=12, batch=2
+        model=model, out=tmp_path, student_steps=1, teacher_steps=2, clips=1, steps=12, batch=2
     )
     job = train(config, DATASET)
     steps = [event for event in job if event.stage == "few_steps"]
@@ -50,14 +71,13 @@ def test_a_student_learns_to_reach_the_teachers_samples_in_one_step(tmp_path: Pa
     states = torch.from_numpy(np.load(tmp_path / "trajectories" / "000000.npy"))
     assert states.shape == (1, 3, 8, 16, 8, 8)
     caption = DATASET.caption(DATASET.sample(0), np.random.default_rng([0, 0]))
-    teacher = model_loading.load("shapes-dit", CPU)
-    levels = teacher.schedule.grid(1)
-    half = (levels[0] + levels[1]) / 2
+    teacher = model_loading.load(name, CPU)
+    levels = teacher.schedule.refine(teacher.schedule.grid(1), 2)
     with torch.no_grad():
-        for index, (level, after) in enumerate([(levels[0], half), (half, levels[1])]):
+        for index, (level, after) in enumerate(pairwise(levels)):
             x = states[:, index]
-            x0 = teacher.cfg_denoiser(caption, "", 4.0)(x, level).x0
-            expected = x + (after - level).float() * (x - x0) / level.float()
+            estimates = teacher.cfg_denoiser(caption, "", 4.0)(x, level)
+            expected = teacher.schedule.noised(*estimates, after)
             error = (expected - states[:, index + 1]).square().mean() / (
                 expected - x
             ).square().mean()
@@ -65,7 +85,7 @@ def test_a_student_learns_to_reach_the_teachers_samples_in_one_step(tmp_path: Pa
 
         errors = []
         for lora in ((), (f"{file}",)):
-            student = model_loading.load("shapes-dit", replace(CPU, lora=lora))
+            student = model_loading.load(name, replace(CPU, lora=lora))
             x0 = student.cfg_denoiser(caption, "", 1.0)(states[:, 0], levels[0]).x0
             errors.append(float((x0 - states[:, -1]).square().mean()))
     assert errors[1] < 0.7 * errors[0]

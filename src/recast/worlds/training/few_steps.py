@@ -1,11 +1,12 @@
-"""The training of a LoRA with which a transformer samples in few steps, without its guidance scale.
+"""The training of a LoRA with which a model samples in few steps, without its guidance scale.
 
 Salimans, Ho: "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022; Meng et
 al.: "On Distillation of Guided Diffusion Models", CVPR 2023. The teacher is the model itself, with
 many steps and classifier-free guidance. The student's few steps divide its trajectory into
-segments. At each level of a segment the student learns the mean velocity of the teacher to the end
-of the segment, so that one step leads there. This is done in one round, because the teacher's
-trajectories are stored. This module owns the trajectories and the loss; the loop is in `loop.py`.
+segments. At each level of a segment the student learns the output by which one step leads to the
+end of the segment, where the teacher arrives in several. This is done in one round, because the
+teacher's trajectories are stored. This module owns the trajectories and the loss; the loop is in
+`loop.py`.
 """
 
 from collections.abc import Generator
@@ -16,24 +17,26 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import WanTransformer3DModel
+from diffusers import UNet3DConditionModel, WanTransformer3DModel
+from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from recast.diffusion.noise_schedule import Flow
+from recast.diffusion.noise_schedule import Schedule, per_sample
+from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadCall
 from recast.events import Event, Step, job
 from recast.media.atomic_files import atomic
+from recast.networks import checkpoint_loading
 from recast.networks.adapters import LoRA
 from recast.worlds.training.dataset import Dataset
 from recast.worlds.training.loop import Stage, autocast, train_stage
 from recast.worlds.training.model import frozen
 from recast.worlds.training.speed import plain_attention
 
-_COMPONENT = "transformer"
-_LAYERS = ("attn1.", "attn2.", "ffn.")
+_LAYERS = ("attn1.", "attn2.", "ffn.", ".ff.")
 _CLIPS_PER_FILE = 40
 Trajectories = NDArray[np.float32]
 """Samples of the teacher at all of its levels, (N, S + 1, C, F, h, w)."""
@@ -45,7 +48,7 @@ class FewStepConfig:
     together."""
 
     model: Path
-    """Folder of a model with a transformer, which is the teacher."""
+    """Folder of the model that is the teacher."""
     out: Path
     """Folder for the teacher's trajectories, checkpoints and logs. At the end it holds the LoRA in
     `pytorch_lora_weights.safetensors`."""
@@ -97,8 +100,8 @@ def train(config: FewStepConfig, dataset: Dataset) -> Generator[Event, None, Pat
         if isinstance(module, nn.Linear) and any(part in name for part in _LAYERS)
     ]
     generator = torch.Generator().manual_seed(config.seed)
-    tensors = LoRA.initial(network, layers, config.rank, _COMPONENT, generator)
-    lora = LoRA(network, tensors, config.device, _COMPONENT)
+    tensors = LoRA.initial(network, layers, config.rank, teacher.component, generator)
+    lora = LoRA(network, tensors, config.device, teacher.component)
     stage = Stage(
         name="few_steps",
         model=nn.ParameterList(lora.tensors.values()),
@@ -122,19 +125,28 @@ class _Teacher:
 
     def __init__(self, config: FewStepConfig, dataset: Dataset) -> None:
         folder, self._device = config.model, config.device
-        self.network = frozen(WanTransformer3DModel, folder / "transformer").to(self._device)
+        network: Any
+        if (folder / "unet").is_dir():
+            self.component = "unet"
+            network = frozen(UNet3DConditionModel, folder / self.component)
+            network.set_attn_processor(AttnProcessor())  # faster for sixteen frames
+        else:
+            self.component = "transformer"
+            network = frozen(WanTransformer3DModel, folder / self.component)
+        self.network = network.to(self._device)
         self._encode_text = frozen(CLIPTextModel, folder / "text_encoder").to(self._device)
         self._tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         self._config, self._dataset = config, dataset
-        schedule = Flow(shift=dataset.design.shift)
-        self.levels = schedule.refine(
-            schedule.grid(config.student_steps), config.teacher_steps
-        ).float()
+        scheduler = checkpoint_loading.read_json(folder / "scheduler" / "scheduler_config.json")
+        self.schedule = from_diffusers(scheduler)
+        grid = self.schedule.grid(config.student_steps)
+        self.levels = self.schedule.refine(grid, config.teacher_steps)
         """The teacher's levels, noisiest first, (S + 1,)."""
 
-    def velocity(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
-        """The velocity at a level for each sample, (B,), of x (B, C, F, h, w)."""
-        inputs = (part.to(self._device) for part in (x, 1000 * level, text))
+    def output(self, x: Tensor, level: Tensor, text: Tensor) -> Tensor:
+        """The output of the network for x (B, C, F, h, w), with a level for each sample, (B,)."""
+        time = self.schedule.network_time(level)
+        inputs = (part.to(self._device) for part in (x, time, text))
         with autocast(self._device), plain_attention():
             output: Tensor = self.network(*inputs, return_dict=False)[0]
         return output.float()
@@ -171,18 +183,18 @@ class _Teacher:
         text = self.text([*map(self.caption, clips), *[""] * len(clips)])
         states = [x]
         for level, following in zip(self.levels[:-1], self.levels[1:], strict=True):
-            both = self.velocity(torch.cat([x, x]), level.expand(2 * len(x)), text).cpu()
+            both = self.output(torch.cat([x, x]), level.expand(2 * len(x)), text).cpu()
             conditional, unconditional = both.chunk(2)
             guided = unconditional + self._config.guidance_scale * (conditional - unconditional)
-            x = x + (following - level) * guided
+            x = self.schedule.noised(*self.schedule.denoised(guided, x, level), following)
             states.append(x)
         return torch.stack(states, 1)
 
 
 class _Loss:
-    """The squared error of the student's velocity, which is to be the teacher's mean velocity from
-    a level to the end of its segment. Half of a batch is at the beginnings of segments, because
-    the student samples from there; the other levels teach it the way."""
+    """The squared error of the student's output, by which one step is to lead from a level to the
+    end of its segment. Half of a batch is at the beginnings of segments, because the student
+    samples from there; the other levels teach it the way."""
 
     def __init__(
         self,
@@ -207,13 +219,28 @@ class _Loss:
         start = rng.integers(0, config.teacher_steps, config.batch)
         start[::2] = start[::2] // length * length
         end = (start // length + 1) * length
-        x, target = (torch.from_numpy(self._trajectories[pick, index]) for index in (start, end))
-        level = self._teacher.levels[start]
-        time = (self._teacher.levels[end] - level).view(-1, 1, 1, 1, 1)
-        mean_velocity = ((target - x) / time).to(config.device)
+        x, arrived = (torch.from_numpy(self._trajectories[pick, index]) for index in (start, end))
+        level, final = (self._teacher.levels[index] for index in (start, end))
+        target = _output_of_step(self._teacher.schedule, x, level, arrived, final)
         with self._lora.applied():
-            velocity = self._teacher.velocity(x, level, self._text[pick])
-        return F.mse_loss(velocity, mean_velocity)
+            output = self._teacher.output(x, level, self._text[pick])
+        return F.mse_loss(output, target.to(config.device))
+
+
+def _output_of_step(
+    schedule: Schedule, x: Tensor, level: Tensor, arrived: Tensor, final: Tensor
+) -> Tensor:
+    """The output at x, (B, C, F, h, w), by which one step leads from the levels, (B,), to `arrived`
+    at the levels `final`: two equations of x0 and eps, one for each end."""
+    alpha, sigma, final_alpha, final_sigma = (
+        per_sample(factor(t), x)
+        for t in (level, final)
+        for factor in (schedule.alpha, schedule.sigma)
+    )
+    determinant = alpha * final_sigma - sigma * final_alpha
+    x0 = (final_sigma * x - sigma * arrived) / determinant
+    eps = (alpha * arrived - final_alpha * x) / determinant
+    return schedule.output(x0, eps, level)
 
 
 def _trajectories(config: FewStepConfig, teacher: _Teacher) -> Generator[Event, None, Trajectories]:
