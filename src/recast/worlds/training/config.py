@@ -65,8 +65,8 @@ class TrainConfig:
     """Number of processes that render the training data. Each takes one core and 0.5 GB of
     memory."""
     batch_factor: int = 1
-    """Factor for the batches of the denoiser. The numbers above are for a processor; such batches do
-    not fill a large GPU."""
+    """Factor for the batches of the denoiser. The numbers above are for a processor; such batches
+    do not fill a large GPU."""
     device: str = "cpu"
     """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
     start: Path | None = None
