@@ -54,7 +54,7 @@ def main(
         print("\n".join(differences(results, *compared)))
         return
     if variants:
-        print("\n".join(means(results, variants)))
+        print("\n".join(variant_means(results, variants)))
         return
     for preset in dict.fromkeys(row["variant"].partition(", ")[0] for row in results):
         print("\n".join(table(results, preset)), end="\n\n")
@@ -72,7 +72,7 @@ def table(results: Rows, preset: str) -> Iterator[str]:
         yield _line(name.partition(", ")[2] or name, str(len(own)), means)
 
 
-def means(results: Rows, names: Sequence[str]) -> Iterator[str]:
+def variant_means(results: Rows, names: Sequence[str]) -> Iterator[str]:
     """The lines of a table of means, with a row for each variant."""
     yield from _head("", "results", *COLUMNS.values())
     for name in names:
