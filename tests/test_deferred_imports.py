@@ -1,5 +1,6 @@
 """Parts of libraries are imported when they are used, and then they are what they always are."""
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,59 @@ def test_modules_are_deferred_in_the_process_of_a_command_alone(
         cli.main()
         with registry.quiet_imports():
             assert install.called
+
+
+def test_the_map_of_packages_is_made_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = mock.Mock(return_value={"cv2": ["opencv-python-headless"]})
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", true)
+    with deferred_imports.late_package_map():
+        found = importlib.metadata.packages_distributions()
+    assert importlib.metadata.packages_distributions is true
+    assert not true.called
+    assert "cv2" in found
+    assert (found["cv2"], found.get("torch"), dict(found)) == (
+        ["opencv-python-headless"],
+        None,
+        true.return_value,
+    )
+    assert true.call_count == 1
+
+
+SCANS = """
+import functools, sys
+from recast import deferred_imports, registry
+scanned = []
+def note(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "create_import_structure_from_path":
+        scanned.append(str(frame.f_locals["module_path"]))
+import torch
+registry.deferring = {deferring}
+sys.setprofile(note)
+with registry.quiet_imports():
+    from transformers import CLIPTextModel
+    import transformers.models
+sys.setprofile(None)
+from transformers.utils import import_utils
+scan = import_utils.create_import_structure_from_path
+true = getattr(scan, "__wrapped__", scan)
+folder = transformers.models.__path__[0]
+assert scan(folder + "/__init__.py") == true(folder)
+assert import_utils.__loader__ is import_utils.__spec__.loader
+assert "import_utils" in type(import_utils.__loader__).get_filename(import_utils.__loader__)
+print(len(scanned), len(set(scanned)))
+"""
+
+
+@pytest.mark.slow
+def test_transformers_scans_its_models_once_in_a_command() -> None:
+    counts = {}
+    for deferring in (False, True):
+        code = SCANS.format(deferring=deferring)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        counts[deferring] = [int(word) for word in done.stdout.split()]
+    assert counts[False][0] > 500
+    # Every folder of a model is scanned twice without it.
+    assert counts[True][0] < 0.6 * counts[False][0]
+    assert counts[True][0] == counts[True][1]

@@ -5,6 +5,10 @@ that a run of a model hardly ever uses. In place of these modules `install` puts
 the few names alone. A name of such a module imports the true module when it is called. Anything
 else that is asked of the module, such as another name or a submodule, imports it at once.
 
+Two functions that read hundreds of files during an import are deferred too: diffusers asks for the
+packages of all installed distributions and hardly ever looks at them, and transformers scans its
+folder of models twice.
+
 This module owns the list of modules and names, and how they are deferred. It refuses to know what
 the libraries do with them.
 """
@@ -12,9 +16,12 @@ the libraries do with them.
 import functools
 import importlib
 import importlib.abc
+import importlib.metadata
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
 from typing import Any, final
@@ -33,6 +40,9 @@ MODULES = {
 """Modules, with the functions and classes of each that are imported by name. A class of which a
 subclass is made cannot be one of them."""
 _COMPILER = "torch._dynamo"
+_SCANNER = "transformers.utils.import_utils"
+_SCAN = "create_import_structure_from_path"
+"""The module and the function by which transformers scans a folder."""
 
 
 def install() -> None:
@@ -50,7 +60,20 @@ def install() -> None:
     if _COMPILER not in sys.modules:
         sys.modules[_COMPILER] = _DeferredCompiler(_COMPILER)
     if not any(isinstance(finder, _SubmoduleFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _SubmoduleFinder())
+        sys.meta_path[:0] = [_SubmoduleFinder(), _ScannerFinder()]
+
+
+@contextmanager
+def late_package_map() -> Iterator[None]:
+    """Inside this context, `importlib.metadata.packages_distributions` returns at once, and the
+    files of the distributions are read when its result is."""
+    true = importlib.metadata.packages_distributions
+    late: Callable[[], Any] = functools.partial(_LateMap, true)
+    importlib.metadata.packages_distributions = late
+    try:
+        yield
+    finally:
+        importlib.metadata.packages_distributions = true
 
 
 class _Deferred(ModuleType):
@@ -163,3 +186,52 @@ class _SubmoduleFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
+
+
+@final
+class _LateMap(Mapping[str, list[str]]):
+    """The result of a function that is called when the result is read."""
+
+    def __init__(self, function: Callable[[], Mapping[str, list[str]]]) -> None:
+        self._result = functools.cache(function)
+
+    def __getitem__(self, key: str) -> list[str]:
+        return self._result()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._result())
+
+    def __len__(self) -> int:
+        return len(self._result())
+
+
+@final
+class _ScannerFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the module with the function that scans a folder. The function then scans each folder
+    once."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path) if fullname == _SCANNER else None
+        if spec is not None:
+            spec.loader_state, spec.loader = spec.loader, self
+        return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        loader = module.__spec__.loader_state
+        module.__spec__.loader = module.__loader__ = loader
+        loader.exec_module(module)
+        if hasattr(module, _SCAN):
+            setattr(module, _SCAN, _once_for_each_folder(getattr(module, _SCAN)))
+
+
+def _once_for_each_folder(scan: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`scan`, which takes a folder or a file in it, with its results kept."""
+    scan_folder = functools.cache(scan)
+
+    @functools.wraps(scan)
+    def found(path: str | os.PathLike[str]) -> Any:
+        folder = os.fspath(path)
+        return scan_folder(os.path.dirname(folder) if os.path.isfile(folder) else folder)
+
+    return found

@@ -12,7 +12,7 @@ import logging
 import pkgutil
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
@@ -43,10 +43,13 @@ def _quiet_imports() -> Iterator[None]:
     modules = len(sys.modules)
     logging.disable(logging.WARNING)
     gc.disable()
+    package_map: AbstractContextManager[None] = nullcontext()
     if deferring:
         deferred_imports.install()
+        package_map = deferred_imports.late_package_map()
     try:
-        yield
+        with package_map:
+            yield
     finally:
         if len(sys.modules) > modules and not gc.get_freeze_count():
             gc.freeze()
