@@ -1,8 +1,8 @@
 """The LoRA with which a model samples in four steps without a guidance scale.
 
     python benchmarks/few_steps.py train --model shapes-dit    # writes out/few-steps/shapes-dit
-    python benchmarks/few_steps.py score    # writes benchmarks/results/few-step-model.json
-    python benchmarks/few_steps.py table
+    python benchmarks/few_steps.py score --model shapes-dit    # writes results/few-step-model.json
+    python benchmarks/few_steps.py table --model shapes-dit
 
 The oracle scores unguided clips of held-out prompts: the model itself at its own number of steps
 and at four, and the model with the LoRA. *Range* is how far the subject moves: the root mean square
@@ -31,16 +31,16 @@ from recast.worlds.training.few_steps import FewStepConfig, train
 OUT = Path("out") / "few-steps"
 WORLDS = {"shapes": SHAPES, "shapes-dit": SHAPES, "menagerie-dit": MENAGERIE}
 """Model -> the world from which it was trained."""
+LEARNED = ("shapes", "shapes-dit")
+"""The models that have a LoRA."""
 RESULTS = Path(__file__).parent / "results" / "few-step-model.json"
 COLUMNS = ("colour", "shape", "background", "moves", "range", "drift")
-COMPARED = (
-    ("shapes-dit", 25, 4.0),
-    ("shapes-dit", 4, 4.0),
-    ("shapes-dit", 4, 1.0),
-    ("shapes-dit@4steps", 4, 1.0),
-)
-"""Model, steps and guidance scale."""
-TABLES = ("few-step-model.parquet", "few-steps-dit.parquet")
+COMPARED = ((25, 4.0), (4, 4.0), (4, 1.0))
+"""Steps and guidance scale of the model itself."""
+TABLES = {
+    "shapes": ("few-step-model-unet.parquet", "few-steps.parquet"),
+    "shapes-dit": ("few-step-model.parquet", "few-steps-dit.parquet"),
+}
 DMT = ("unguided", "dmt:quick", "dmt:draft", "dmt, four steps", "unguided, LoRA", "dmt, LoRA")
 COMPARISONS = (
     ("dmt, LoRA", "unguided, LoRA"),
@@ -65,11 +65,11 @@ def learn(name: str, device: str) -> None:
     print(job.result)
 
 
-def score(prompts: int) -> None:
-    """Score all models and write `RESULTS`."""
+def score(model: str, prompts: int) -> None:
+    """Score a model without and with its LoRA, and write the rows to `RESULTS`."""
     torch.set_num_threads(1)
-    results = []
-    for name, steps, scale in COMPARED:
+    results = [row for row in _results() if row["model"] not in (model, f"{model}@4steps")]
+    for name, steps, scale in [*((model, *row) for row in COMPARED), (f"{model}@4steps", 4, 1.0)]:
         backbone = model_loading.load(name, Settings(device="cpu"))
         marks = []
         for number, source, target in scoring.pairs(prompts):
@@ -87,11 +87,16 @@ def score(prompts: int) -> None:
     RESULTS.write_text(json.dumps(results))
 
 
-def table() -> str:
+def table(model: str) -> str:
     """Markdown tables: unguided, with DMT, and the paired differences with DMT."""
-    lines = [_line(row) for row in json.loads(RESULTS.read_text())]
+    rows = [row for row in _results() if row["model"] in (model, f"{model}@4steps")]
     heads = ["model", "steps", "guidance scale", *COLUMNS]
-    return "\n".join([*_head(heads), *lines, "", *_with_dmt()])
+    return "\n".join([*_head(heads), *map(_line, rows), "", *_with_dmt(model)])
+
+
+def _results() -> list[dict]:
+    found: list[dict] = json.loads(RESULTS.read_text())
+    return found
 
 
 def _line(row: dict) -> str:
@@ -99,9 +104,9 @@ def _line(row: dict) -> str:
     return f"| {' | '.join([*cells, *scoring.intervals(row['marks'], COLUMNS)])} |"
 
 
-def _with_dmt() -> Iterator[str]:
+def _with_dmt(model: str) -> Iterator[str]:
     """The means over all pairs and over each group, and the paired differences."""
-    tables = [parquet.read_table(RESULTS.with_name(name)).to_pylist() for name in TABLES]
+    tables = [parquet.read_table(RESULTS.with_name(name)).to_pylist() for name in TABLES[model]]
     results = [{**row, "variant": _name(row)} for rows in tables for row in rows if row["backbone"]]
     heads = ["", "pairs", *METRICS.values()]
     for group in (None, "object", "camera", "both"):
@@ -112,15 +117,15 @@ def _with_dmt() -> Iterator[str]:
         yield ""
     yield from _head(["difference", *heads[1:]])
     # A difference is that of two variants on one model, so all rows get the same one.
-    paired = [{**row, "backbone": "shapes-dit"} for row in results]
+    paired = [{**row, "backbone": model} for row in results]
     for one, other in COMPARISONS:
         differences = [summary.paired(paired, one, other, metric) for metric in METRICS]
         yield _row(f"{one} − {other}", 24, differences)
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    few = row["backbone"] == "shapes-dit@4steps"
-    return f"{row['variant'].partition(':shapes-dit@')[0]}, LoRA" if few else row["variant"]
+    few = row["backbone"].endswith("@4steps")
+    return f"{row['variant'].partition(':shapes')[0]}, LoRA" if few else row["variant"]
 
 
 def _head(cells: Sequence[str]) -> list[str]:
@@ -137,14 +142,16 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("verb", choices=["train", "score", "table"])
-    parser.add_argument("--model", choices=WORLDS, default="shapes-dit", help="of the training")
+    parser.add_argument("--model", choices=WORLDS, default="shapes-dit", help="the teacher")
     parser.add_argument("--device", default="cpu", help="of the training")
     parser.add_argument("--prompts", type=int, default=64)
     arguments = parser.parse_args()
     match arguments.verb:
         case "train":
             learn(arguments.model, arguments.device)
+        case _ if arguments.model not in LEARNED:
+            parser.error(f"the models with a LoRA are {', '.join(LEARNED)}")
         case "score":
-            score(arguments.prompts)
+            score(arguments.model, arguments.prompts)
         case "table":
-            print(table())
+            print(table(arguments.model))

@@ -10,6 +10,7 @@ from diffusers import UniPCMultistepScheduler
 
 from recast.backbones import cogvideox, hunyuan, ltx, wan
 from recast.backbones.base import Settings
+from recast.networks import few_step_lora
 from recast.networks.library_logging import quiet
 from recast.networks.model_parts import ModelParts
 from recast.networks.settings import LoRAFile
@@ -152,13 +153,14 @@ def test_aliases_lead_to_the_published_models() -> None:
     assert wan.ALIASES["menagerie-dit"] == str(wan.MENAGERIE_DIT)
 
 
-def test_the_model_for_four_steps_has_a_lora_and_takes_another() -> None:
-    plain = model_loading.load("shapes-dit", CPU)
+@pytest.mark.parametrize("name", ["shapes", "shapes-dit"])
+def test_the_model_for_four_steps_has_a_lora_and_takes_another(name: str) -> None:
+    plain = model_loading.load(name, CPU)
     assert (plain.defaults.steps, plain.defaults.guidance_scale) == (25, 4.0)
-    few = model_loading.load("shapes-dit@4steps", CPU)
+    few = model_loading.load(f"{name}@4steps", CPU)
     assert (few.defaults.steps, few.defaults.guidance_scale) == (4, 1.0)
-    lora = LoRAFile(f"{wan.SHAPES_DIT}-4steps/pytorch_lora_weights.safetensors:-1")
-    removed = model_loading.load("shapes-dit@4steps", replace(CPU, lora=(lora,)))
+    lora = LoRAFile(f"{few_step_lora.FILES[f'{name}@4steps']}:-1")
+    removed = model_loading.load(f"{name}@4steps", replace(CPU, lora=(lora,)))
     x, t = random_latents(plain), plain.schedule.grid(1)[0]
     base, changed, restored = (
         one.cfg_denoiser("a red star", "", 1.0)(x, t).x0 for one in (plain, few, removed)

@@ -19,6 +19,7 @@ PAGES = [
     "src/recast/assets/menagerie/referee/README.md",
     "src/recast/assets/menagerie-dit/README.md",
     "src/recast/assets/shapes/README.md",
+    "src/recast/assets/shapes-4steps/README.md",
     "src/recast/assets/shapes-controlnet/README.md",
     "src/recast/assets/shapes-dit-4steps/README.md",
     "src/recast/assets/shapes-dit/README.md",

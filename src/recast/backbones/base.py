@@ -41,7 +41,7 @@ from recast.diffusion.noise_schedule import Denoised, Denoiser, Schedule
 from recast.diffusion.temporal_windows import blend, spans
 from recast.errors import BadCall, BadModel, UnknownName
 from recast.events import Job
-from recast.networks import attention_kernel, plain_attention, quantization
+from recast.networks import attention_kernel, few_step_lora, plain_attention, quantization
 from recast.networks.attention_layers import Transformer
 from recast.networks.compiled_blocks import uncompiled_where_hooked
 from recast.networks.feature_hooks import Tap
@@ -99,15 +99,21 @@ class Defaults:
     guidance_scale: float
 
     @classmethod
-    def of_card(cls, card: ModelCard) -> Defaults | None:
-        """The defaults in the card of a model folder; None if the card has no defaults. Raises
-        `BadModel` if the card does not give exactly these six numbers."""
+    def of_card(cls, card: ModelCard, *, few_steps: bool = False) -> Defaults | None:
+        """The defaults in the card of a model folder; None if the card has no defaults. With the
+        LoRA for `few_steps`, the sampling settings are those of the LoRA. Raises `BadModel` if the
+        card does not give exactly these six numbers."""
         if card.defaults is None:
             return None
         try:
-            return cls(**card.defaults)
+            defaults = cls(**card.defaults)
         except TypeError as error:
             raise BadModel(f"{card.path} must give exactly the six defaults ({error})") from error
+        if not few_steps:
+            return defaults
+        return replace(
+            defaults, steps=few_step_lora.STEPS, guidance_scale=few_step_lora.GUIDANCE_SCALE
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

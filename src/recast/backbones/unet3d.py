@@ -32,6 +32,7 @@ from recast.networks import (
     checkpoint_loading,
     control_net,
     diffusers_pipeline,
+    few_step_lora,
     meta_model,
     unet_roles,
 )
@@ -51,12 +52,14 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 SHAPES = _ASSETS / "shapes"
 ALIASES = {
     "shapes": str(SHAPES),
+    "shapes@4steps": str(SHAPES),
     "shapes@frames": str(SHAPES),
     "zeroscope": "cerspense/zeroscope_v2_576w",
     "modelscope": "damo-vilab/text-to-video-ms-1.7b",
 }
 DESCRIPTIONS = {
     "shapes": "Moving shapes, a small UNet of ZeroScope's kind; ships with Recast",
+    "shapes@4steps": "The model shapes with a LoRA, by which it samples in four steps",
     "shapes@frames": "The weights of shapes as an image model: each frame passes through it alone",
     "zeroscope": "ZeroScope v2, the model of the DMT paper: 24 frames of 576x320",
     "modelscope": "ModelScope text-to-video: 16 frames of 256x256",
@@ -87,8 +90,9 @@ _CROSS_ATTENTION = re.compile(
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
+    settings = few_step_lora.with_lora(source, settings)
     folder = open_folder(source, settings, ALIASES, PIPELINES)
-    defaults = Defaults.of_card(folder.card)
+    defaults = Defaults.of_card(folder.card, few_steps=source in few_step_lora.FILES)
     if settings.control_net is None:
         settings = replace(settings, control_net=_CONTROL_NETS.get(source))
     parts = load_parts(folder, _CLASSES, settings)

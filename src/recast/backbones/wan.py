@@ -15,7 +15,6 @@ and masks (`networks.vace`). Owns how the models are loaded and called. Knows no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -34,13 +33,12 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5Tokenizer, UMT5EncoderM
 from recast.backbones.base import Backbone, Conditioning, Defaults, Settings
 from recast.diffusion.scheduler_config import from_diffusers
 from recast.errors import BadModel
-from recast.networks import checkpoint_loading, diffusers_pipeline, dit_roles
+from recast.networks import checkpoint_loading, diffusers_pipeline, dit_roles, few_step_lora
 from recast.networks import tiny as tiny_networks
 from recast.networks.latent_layout import LatentLayout
 from recast.networks.model_parts import ModelParts
 from recast.networks.pipeline_parts import open_folder, take_parts
 from recast.networks.placement import ModelPlacement
-from recast.networks.settings import LoRAFile
 from recast.networks.text_encoder import UMT5_XXL, ClipText, T5Text, clean_whitespace_and_html
 from recast.networks.vace import VaceControl
 from recast.networks.vae import ImageVae, WanVae
@@ -73,9 +71,6 @@ DESCRIPTIONS = {
     "vace-14b": "Wan 2.1 VACE with 14 billion weights, which also follows structure maps",
 }
 PIPELINES = frozenset({"WanPipeline", "WanVACEPipeline"})
-_LORAS = {"shapes-dit@4steps": _ASSETS / "shapes-dit-4steps" / "pytorch_lora_weights.safetensors"}
-"""Alias -> the LoRA that ships for it, with which the model takes four steps and no guidance
-scale."""
 _CLASSES: dict[str, type[Any]] = {
     "transformer": WanTransformer3DModel,
     "vae": AutoencoderKLWan,
@@ -92,13 +87,9 @@ _A14B_DEFAULTS = Defaults(frames=81, height=720, width=1280, fps=16.0, steps=40,
 
 def load(source: str, settings: Settings) -> Backbone:
     """Load from an alias, a folder or a hub id. Raises `BadModel` for a damaged or other model."""
-    own_lora = _LORAS.get(source)
-    if own_lora is not None:
-        settings = replace(settings, lora=(LoRAFile(str(own_lora)), *settings.lora))
+    settings = few_step_lora.with_lora(source, settings)
     folder = open_folder(source, settings, ALIASES, PIPELINES, gpu_dtype=torch.bfloat16)
-    card = Defaults.of_card(folder.card)
-    if card is not None and own_lora is not None:
-        card = replace(card, steps=4, guidance_scale=1.0)
+    card = Defaults.of_card(folder.card, few_steps=source in few_step_lora.FILES)
     index = checkpoint_loading.read_json(folder.path / checkpoint_loading.INDEX)
     boundary = index.get("boundary_ratio")
     _check_experts((folder.path / "transformer_2").is_dir(), boundary)

@@ -149,7 +149,10 @@ PRESETS["quick"] = replace(
     inversion_steps=50,
 )
 PRESETS["draft"] = replace(PRESETS["quick"], steps=6, guided=0.8, inner_steps=1, lr=0.3, lr_end=0.1)
-# For a model that samples in four steps (docs/log/few-step-models.md): three levels are guided.
+# For models that sample in four steps (docs/log/few-step-models.md): three levels are guided.
+PRESETS["shapes@4steps"] = replace(
+    PRESETS["quick"], steps=None, inner_steps=6, lr=0.06, lr_end=0.04
+)
 PRESETS["shapes-dit@4steps"] = replace(PRESETS["quick"], steps=None, lr=0.1, lr_end=0.06)
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

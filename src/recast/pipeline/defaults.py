@@ -44,6 +44,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "motionclone": ("shapes-dit",),
             "sdedit": _STRENGTHS[:2],
         },
+        "shapes@4steps": {"dmt": ("shapes@4steps",), "unguided": ("plain",)},
         "shapes-dit@4steps": {"dmt": ("shapes-dit@4steps",), "unguided": ("plain",)},
         "menagerie-dit": {
             **dict.fromkeys(("moft", "flowmotion", "query_injection", "dreammotion"), (TUNED,)),
