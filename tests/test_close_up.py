@@ -89,7 +89,7 @@ def test_a_transformer_learns_on_close_ups(tmp_path, monkeypatch) -> None:
     few = {"images": 40, "clips": 2, "autoencoder_steps": 1, "clip_steps": 1}
     few |= {"image_steps": 0, "short_steps": 0}
     config = TrainConfig(
-        out=tmp_path, network="transformer", steps=1, close_ups=1.0, parts=0.2, **few
+        out=tmp_path, network="transformer", steps=1, close_ups=1.0, parts=0.2, whiten=True, **few
     )
     small = replace(DESIGN, size=DATASET.design.size, autoencoder=DATASET.design.autoencoder)
     training.train(config, DATASET, small).run()

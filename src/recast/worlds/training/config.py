@@ -13,6 +13,7 @@ _TRANSFORMER_ONLY = {
     "first_frame": "a UNet reads a single time",
     "close_ups": "a UNet reads no positions",
     "parts": "a UNet has no block of equal size",
+    "whiten": "the map is not folded in a UNet",
     "compile": "a UNet's blocks differ",
 }
 """Setting -> why a UNet cannot have it."""
@@ -61,6 +62,10 @@ class TrainConfig:
     first_frame: float = 0.0
     """Fraction of the transformer's steps on clips in which the first frame is given without noise,
     so that the model can also continue an image."""
+    whiten: bool = False
+    """Give the main directions of the latents equal variance before the transformer is trained, so
+    that noise does not hide details such as legs before the rest. A model in --start that has such
+    latents already needs it no more."""
     workers: int = 1
     """Number of processes that render the training data. Each takes one core and 0.5 GB of
     memory."""

@@ -44,6 +44,7 @@ from recast.worlds.training.model import Model
 from recast.worlds.training.networks import Design
 from recast.worlds.training.part_reader import PartReader
 from recast.worlds.training.speed import compile_blocks
+from recast.worlds.training.whitening import whiten
 from recast.worlds.training.widening import widened
 
 _SHORT = View(frames=4, clips=40)
@@ -99,6 +100,8 @@ def _train(config: TrainConfig, dataset: Dataset, design: Design) -> Generator[E
         denoiser.set_attn_processor(AttnProcessor())
     else:
         denoiser = _initial(config, "transformer", networks.transformer(design))
+    if config.whiten:
+        latents = whiten(latents, autoencoder, denoiser)
     model = Model(dataset, design, autoencoder, clip, tokenizer, denoiser)
     clips = yield from _training_clips(config, dataset, latents, autoencoder)
     reader = None if clips.parts is None else PartReader(denoiser, clips.parts.shape[2])
