@@ -401,7 +401,7 @@ def test_a_motion_needs_random_noise_for_other_numbers_of_frames(call: Call, bal
         (["transfer", "CLIP", "x", "--method", "dtm"], "unknown method 'dtm'; did you mean dmt?"),
         (
             ["transfer", "CLIP", "x", "--preset", "shaeps"],
-            "'shaeps'; did you mean shapes or shapes-dit@4steps?",
+            "'shaeps'; did you mean shapes, shapes@4steps or shapes-dit@4steps?",
         ),
         (
             ["transfer", "CLIP", "x", "--preset", "best"],

@@ -32,7 +32,11 @@ class UnknownName(BadCall):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(choices)}"
+        if near:
+            first = ", ".join(near[:-1])
+            hint = f"did you mean {first} or {near[-1]}?" if first else f"did you mean {near[0]}?"
+        else:
+            hint = f"choose from {', '.join(choices)}"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
         self._arguments = (kind, name, choices)
 
