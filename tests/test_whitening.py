@@ -48,7 +48,7 @@ def test_the_main_directions_vary_equally_and_both_networks_compute_the_same() -
     matrix = whitening._matrix(torch.from_numpy(latents.astype(np.float32)))
     whitened = whitening.whiten(latents, autoencoder, transformer)
 
-    # Directions with deviations of 0.05 and 0.1 hold nothing that shows.
+    # Directions with deviations of 0.05 and 0.1 stay as they are.
     expected = torch.tensor([0.05, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     torch.testing.assert_close(directions(whitened), expected, rtol=0.05, atol=0.005)
     torch.testing.assert_close(matrix, matrix.T, rtol=0, atol=1e-5)

@@ -64,8 +64,8 @@ class TrainConfig:
     so that the model can also continue an image."""
     whiten: bool = False
     """Give the main directions of the latents equal variance before the transformer is trained, so
-    that noise does not hide details such as legs before the rest. A model in --start that has such
-    latents already needs it no more."""
+    that noise does not hide the smaller ones long before the largest. A model in --start that has
+    such latents already needs it no more."""
     workers: int = 1
     """Number of processes that render the training data. Each takes one core and 0.5 GB of
     memory."""

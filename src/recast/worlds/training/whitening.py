@@ -1,11 +1,10 @@
 """Latents whose main directions vary equally, without a new autoencoder.
 
-The channels of an autoencoder vary unevenly. In the menagerie the direction that holds the sky
-varies seven times as much as one that holds the pose of a leg, so noise hides the leg long before
-the sky, and a denoiser has few levels left to decide how the leg moves. A linear map of the
-channels gives every main direction the variance 1: the symmetric one, "ZCA", which turns the
-channels as little as possible (Bell, Sejnowski: "The 'Independent Components' of Natural Scenes are
-Edge Filters", 1997).
+The channels of an autoencoder vary unevenly. In the menagerie the first main direction varies seven
+times as much as the fifth, so noise hides the fifth long before the first, and a denoiser has few
+levels left to decide about it. A linear map of the channels gives every main direction the variance
+1: the symmetric one, "ZCA", which turns the channels as little as possible (Bell, Sejnowski: "The
+'Independent Components' of Natural Scenes are Edge Filters", 1997).
 
 The map is folded in the networks. The autoencoder gives the same images. A transformer gives the
 same outputs for the same latents, but noise is now larger in some directions and smaller in others,
@@ -21,8 +20,8 @@ from torch import Tensor
 _CLIPS = 500
 """Clips from which the map is computed."""
 _LEAST = 0.2
-"""A direction with a smaller deviation, in scaled latents, keeps it: it holds nothing that shows,
-and as much noise as anything else."""
+"""A direction with a smaller deviation, in scaled latents, keeps it, so that what the autoencoder
+hardly uses does not count as much as the rest."""
 
 
 @torch.no_grad()
