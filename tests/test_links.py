@@ -23,7 +23,6 @@ PAGES = [
     "src/recast/assets/shapes-controlnet/README.md",
     "src/recast/assets/shapes-dit-4steps/README.md",
     "src/recast/assets/shapes-dit/README.md",
-    "benchmarks/checkpoints/menagerie-dit-whitened/README.md",
 ]
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)]*)?\)")
 
