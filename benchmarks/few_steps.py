@@ -22,6 +22,7 @@ from pyarrow import parquet
 
 from recast.backbones.base import Settings
 from recast.bench import summary
+from recast.networks import few_step_lora
 from recast.pipeline import model_loading
 from recast.worlds.menagerie.dataset import DATASET as MENAGERIE
 from recast.worlds.shapes import captions, oracle
@@ -31,8 +32,6 @@ from recast.worlds.training.few_steps import FewStepConfig, train
 OUT = Path("out") / "few-steps"
 WORLDS = {"shapes": SHAPES, "shapes-dit": SHAPES, "menagerie-dit": MENAGERIE}
 """Model -> the world from which it was trained."""
-LEARNED = ("shapes", "shapes-dit")
-"""The models that have a LoRA."""
 RESULTS = Path(__file__).parent / "results" / "few-step-model.json"
 COLUMNS = ("colour", "shape", "background", "moves", "range", "drift")
 COMPARED = ((25, 4.0), (4, 4.0), (4, 1.0))
@@ -41,6 +40,7 @@ TABLES = {
     "shapes": ("few-step-model-unet.parquet", "few-steps.parquet"),
     "shapes-dit": ("few-step-model.parquet", "few-steps-dit.parquet"),
 }
+"""Model with a LoRA -> the rows with it and in four steps, and those of the other presets."""
 DMT = ("unguided", "dmt:quick", "dmt:draft", "dmt, four steps", "unguided, LoRA", "dmt, LoRA")
 COMPARISONS = (
     ("dmt, LoRA", "unguided, LoRA"),
@@ -69,7 +69,8 @@ def score(model: str, prompts: int) -> None:
     """Score a model without and with its LoRA, and write the rows to `RESULTS`."""
     torch.set_num_threads(1)
     results = [row for row in _results() if row["model"] not in (model, f"{model}@4steps")]
-    for name, steps, scale in [*((model, *row) for row in COMPARED), (f"{model}@4steps", 4, 1.0)]:
+    with_lora = (f"{model}@4steps", few_step_lora.STEPS, few_step_lora.GUIDANCE_SCALE)
+    for name, steps, scale in [*((model, *row) for row in COMPARED), with_lora]:
         backbone = model_loading.load(name, Settings(device="cpu"))
         marks = []
         for number, source, target in scoring.pairs(prompts):
@@ -142,15 +143,17 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("verb", choices=["train", "score", "table"])
-    parser.add_argument("--model", choices=WORLDS, default="shapes-dit", help="the teacher")
+    parser.add_argument(
+        "--model", choices=WORLDS, default="shapes-dit", help="the model without its LoRA"
+    )
     parser.add_argument("--device", default="cpu", help="of the training")
     parser.add_argument("--prompts", type=int, default=64)
     arguments = parser.parse_args()
     match arguments.verb:
         case "train":
             learn(arguments.model, arguments.device)
-        case _ if arguments.model not in LEARNED:
-            parser.error(f"the models with a LoRA are {', '.join(LEARNED)}")
+        case _ if arguments.model not in TABLES:
+            parser.error(f"the models with a LoRA are {', '.join(TABLES)}")
         case "score":
             score(arguments.model, arguments.prompts)
         case "table":

@@ -211,8 +211,8 @@ def test_the_map_of_packages_is_made_when_it_is_read(monkeypatch: pytest.MonkeyP
 
 
 SCANS = """
-import functools, sys
-from recast import deferred_imports, registry
+import sys
+from recast import registry
 scanned = []
 def note(frame, event, argument):
     if event == "call" and frame.f_code.co_name == "create_import_structure_from_path":
