@@ -16,7 +16,7 @@ import axe_core_python
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from recast.media.video import Video
 from recast.pipeline import recipes
@@ -211,6 +211,24 @@ def test_reload_in_the_middle_and_a_second_tab(
     expect(second.locator("[data-stage]")).to_contain_text("step")
     second.get_by_role("button", name="Stop").click()
     page.wait_for_selector(".rc-cancelled")
+
+
+def test_a_job_starts_although_the_stream_of_answers_closes(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.locator("#rc-prompt textarea").fill("a red zebra")
+    expect(page.locator("#rc-prompt-note")).to_contain_text("zebra")
+    expect(page.locator("#rc-estimate")).to_contain_text("Forecast of the time")
+    page.wait_for_timeout(1000)  # the stream of these answers has closed
+    closed = []
+
+    def close(route: Route) -> None:
+        closed.append(route.request.url)
+        route.fulfill(content_type="text/event-stream", body='data: {"msg": "close_stream"}\n\n')
+
+    page.route("**/queue/data**", close, times=1)
+    page.get_by_role("button", name="Transfer the motion").click()
+    shown_job(page)
+    assert len(closed) == 1
 
 
 def test_what_was_set_stays_when_another_method_is_chosen(visit: Callable[..., Page]) -> None:

@@ -29,10 +29,12 @@ _INTRO = (
     '<p class="rc-tagline">The same motion, a new cast.</p></div>'
 )
 _COLLECT = (
-    "(...values) => { values[values.length - 2] = window.recast.settings();"
+    "(...values) => { window.recast.expectAnswer();"
+    " values[values.length - 2] = window.recast.settings();"
     " values[values.length - 1] = window.recast.drawing(); return values; }"
 )
 """Before a job is started, the script of the page adds the settings form and the drawn mask."""
+_EXPECT = "(...values) => { window.recast.expectAnswer(); return values; }"
 _WITH_SETTINGS = (
     "(...values) => { values[values.length - 1] = window.recast.settings(); return values; }"
 )
@@ -90,6 +92,8 @@ def build(service: Service) -> gr.Blocks:
                 gr.HTML(_view("bench"))
         _fill(page, events, fields, view, tabs, compared)
         _endpoints(events)
+        reopen = gr.Button(visible="hidden", elem_id="rc-reopen")
+        reopen.click(lambda: None, **_HIDDEN)
     page.queue(default_concurrency_limit=8, max_size=64)
     return page
 
@@ -334,7 +338,7 @@ def _compare(events: PageEvents) -> gr.HTML:
                 elem_id="rc-comparison",
             )
     inputs = [clip, prompt, source_prompt, model, methods, others, seed, steps]
-    start.click(events.compare, inputs, [view], **_HIDDEN)
+    start.click(events.compare, inputs, [view], js=_EXPECT, **_HIDDEN)
     return view
 
 

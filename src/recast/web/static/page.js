@@ -386,7 +386,14 @@
     }
   });
 
-  window.recast = { settings, drawing };
+  const expectAnswer = () => {
+    // All answers come on one stream, which the server closes when nothing is waited for. Gradio 6.31
+    // forgets an answer that is asked for while the stream closes, until another event opens it again.
+    const reopen = () => document.querySelector("#rc-reopen").click();
+    for (const seconds of [3, 10]) setTimeout(reopen, 1000 * seconds);
+  };
+
+  window.recast = { settings, drawing, expectAnswer };
   document.documentElement.lang = "en";
   setInterval(look, 250);
 })();
