@@ -85,6 +85,13 @@ def test_tuning_takes_the_same_number_of_settings_and_scenes_of_no_shipped_suite
     assert not shipped & {case.scene for case in tuning.cases}
 
 
+def test_dmt_is_tuned_in_the_menagerie_on_scenes_of_no_shipped_suite() -> None:
+    tuning = suite.read(str(SUITES / "tuning-menagerie.toml"))
+    assert Counter(case.group for case in tuning.cases) == {"near": 4, "middle": 4, "far": 4}
+    shipped = {case.scene for other in WORLD_SUITES for case in suite.read(other).cases}
+    assert not shipped & {case.scene for case in tuning.cases}
+
+
 def test_the_ideal_result_has_the_motion_of_the_source_and_the_looks_of_the_prompt() -> None:
     for seed, prompt in shapes_pairs.held_out(4):
         answer = shapes_pairs.ideal_result(seed, prompt)
