@@ -27,9 +27,13 @@ Loss = Callable[[Any, int, np.random.Generator], Tensor]
 def autocast(device: str) -> torch.autocast:
     """Networks run in bfloat16 inside this context if that is faster: on GPUs, and on processors
     with instructions for it (AMX, or AVX-512 BF16). Other processors stay with float32."""
+    return torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or has_bfloat16())
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor computes in bfloat16. Others emulate it, slower than float32."""
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    faster = device != "cpu" or any(found.get(name) for name in ("amx_bf16", "avx512_bf16"))
-    return torch.autocast(device, torch.bfloat16, enabled=faster)
+    return any(found.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +113,7 @@ def _optimizers(stage: Stage, model: nn.Module) -> list[torch.optim.Optimizer]:
             raise BadCall(
                 f"training a transformer needs torch 2.9 or newer, got {torch.__version__}"
             )
-        muon = torch.optim.Muon(
+        muon = _muon(matrices[0].device)(
             matrices,
             lr=stage.lr,
             weight_decay=stage.weight_decay,
@@ -117,6 +121,14 @@ def _optimizers(stage: Stage, model: nn.Module) -> list[torch.optim.Optimizer]:
         )
         optimizers.append(muon)
     return optimizers
+
+
+def _muon(device: torch.device) -> type[torch.optim.Muon]:
+    if device.type != "cpu" or has_bfloat16():
+        return torch.optim.Muon
+    from recast.worlds.training.muon import Float32Muon  # fails with a torch that has no Muon
+
+    return Float32Muon
 
 
 def _update(
