@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recast.backbones.base import Settings
-from recast.errors import BadCall
+from recast.errors import BadCall, UnknownName
 from recast.evaluation import clip_domain
 from recast.pipeline import model_loading
 from recast.worlds.menagerie import dataset, world
@@ -110,6 +110,48 @@ def test_a_factor_makes_the_batches_of_the_denoiser_larger(
     assert sizes == [320, 80, 20]
 
 
+def test_the_clips_of_some_subjects_are_drawn_more_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[torch.Tensor] = []
+
+    def add_noise(design: Design, x0: torch.Tensor, rng: np.random.Generator):
+        drawn.append(x0[:, 0, 0, 0, 0])
+        return noising.TrainingBatch(x0, x0, torch.zeros(len(x0)))
+
+    monkeypatch.setattr(noising, "flow", add_noise)
+    clips = 8
+    kinds = [world.sample(seed).kind for seed in range(clips)]
+    focus = kinds[0]
+    config = TrainConfig(
+        out=tmp_path,
+        network="transformer",
+        clips=clips,
+        focus=(focus,),
+        autoencoder_steps=0,
+        clip_steps=0,
+        image_steps=0,
+        short_steps=0,
+        steps=3,
+        batch_factor=20,
+    )
+    (tmp_path / "latents").mkdir()
+    numbers = np.arange(clips, dtype=np.float16).reshape(clips, 1, 1, 1, 1)
+    np.save(
+        tmp_path / "latents" / "000000.npy", np.broadcast_to(numbers, (clips, 8, 16, 4, 4)).copy()
+    )
+    design = Design(size=32, autoencoder=(8, 16, 16, 16), heads=1, blocks=1)
+    train(config, DATASET, design).run()
+    values = torch.cat(drawn)
+    own = [k for k, kind in enumerate(kinds) if kind == focus]
+    ranks = torch.searchsorted(values.unique(), values)
+    found = sum(int((ranks == k).sum()) for k in own) / len(values)
+    expected = 3 * len(own) / (clips + 2 * len(own))
+    assert len(values) == 600
+    assert abs(found - expected) < 0.06
+    assert found > 1.3 * len(own) / clips
+
+
 def test_the_parts_together_cover_what_the_subject_covers() -> None:
     for scene in map(world.sample, range(40)):
         cover = dataset.parts(scene, 16)
@@ -169,6 +211,8 @@ def test_settings_of_the_training_are_checked() -> None:
         TrainConfig(out=out, parts=float("nan"), network="transformer")
     with pytest.raises(BadCall, match="`workers` must be a number of at least 1, got 0"):
         TrainConfig(out=out, workers=0)
+    with pytest.raises(UnknownName, match="unknown subject 'boot'; did you mean boat or balloon"):
+        _finish(train(TrainConfig(out=out, focus=("boot",)), DATASET))
     with pytest.raises(BadCall, match="`parts` needs `network` transformer"):
         TrainConfig(out=out, parts=1)
     with pytest.raises(BadCall, match="`parts` must be 0 for this world"):

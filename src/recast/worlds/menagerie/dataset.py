@@ -78,6 +78,7 @@ DATASET = Dataset(
     caption=captions.caption,
     examples=captions.examples,
     quality=wording.QUALITY,
+    subject_names=tuple(KINDS),
     attributes=attributes,
     attribute_counts=(len(KINDS), len(COLOURS), len(SCENES), len(COATS)),
     clip_card=clip_card.text,

@@ -41,6 +41,7 @@ DATASET = Dataset(
     caption=captions.caption,
     examples=captions.examples,
     quality=captions.QUALITY,
+    subject_names=world.SHAPES,
     attributes=attributes,
     attribute_counts=(
         len(world.SHAPES),

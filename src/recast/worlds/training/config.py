@@ -56,6 +56,9 @@ class TrainConfig:
     subject: float = 0.0
     """Extra weight of the denoiser's loss where the subject is. Subjects are small, and details
     such as legs are learned sooner with more weight."""
+    focus: tuple[str, ...] = ()
+    """Subjects whose clips the denoiser sees three times as often, because it learns their motion
+    last, such as boat and balloon."""
     parts: float = 0.0
     """Weight of a second loss of the transformer: a linear layer must read from a middle block
     where each part of the subject is, such as a leg. The layer is not part of the model."""

@@ -46,8 +46,11 @@ class Dataset:
     """Captions of the first scenes, from which the tokenizer and the card of the words are made."""
     quality: str
     """Words of quality that the tokenizer must know."""
+    subject_names: Sequence[str]
+    """The names of the classes of subjects."""
     attributes: Callable[[Any], tuple[int, ...]]
-    """The classes of a scene that CLIP learns to tell, such as its colour."""
+    """The classes of a scene that CLIP learns to tell, such as its colour. The first is an index of
+    `subject_names`."""
     attribute_counts: Sequence[int]
     """The number of classes of each attribute."""
     clip_card: Callable[[], str]

@@ -3,7 +3,7 @@
 This module refuses to know how clips are made and how the loss is minimised.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recast.worlds.training import close_up, noising
 from recast.worlds.training.config import TrainConfig
+from recast.worlds.training.dataset import Dataset
 from recast.worlds.training.loop import Loss, autocast
 from recast.worlds.training.model import Model, text_encoder
 from recast.worlds.training.networks import Design
 from recast.worlds.training.part_reader import PartReader, part_error
 from recast.worlds.training.speed import plain_attention
+
+_FOCUS = 3.0
+"""How much more often the clips of a subject in `TrainConfig.focus` are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class DenoiserLosses:
         self._encode_text = text_encoder(model.clip).to(config.device)
         dataset = model.dataset
         self._scenes = [dataset.sample(seed) for seed in range(len(clips.latents))]
+        self._chances = _chances(dataset, self._scenes, config.focus)
         is_transformer = config.network == "transformer"
         self._add_noise = noising.flow if is_transformer else noising.diffusion
         on_cpu = torch.device(config.device).type == "cpu"
@@ -105,7 +111,11 @@ class DenoiserLosses:
 
     def _loss(self, view: View, denoiser: nn.Module, rng: np.random.Generator) -> Tensor:
         config, device = self._config, self._config.device
-        pick = rng.integers(0, len(self._clips.latents), view.clips)
+        count = len(self._clips.latents)
+        if self._chances is None:
+            pick = rng.integers(0, count, view.clips)
+        else:
+            pick = rng.choice(count, view.clips, p=self._chances)
         shown = self._excerpt(view, denoiser, pick, rng)
         condition = self._condition(pick, rng)
         noised = self._add_noise(view.design(self._model.design), shown.x0, rng)
@@ -161,6 +171,17 @@ class DenoiserLosses:
         ids = tokens.input_ids.to(self._config.device)
         features: Tensor = self._encode_text(ids).last_hidden_state
         return features
+
+
+def _chances(
+    dataset: Dataset, scenes: Sequence[Any], focus: Sequence[str]
+) -> NDArray[np.float64] | None:
+    """The probability of each scene in a batch; None if all are equal."""
+    if not focus:
+        return None
+    names = [dataset.subject_names[dataset.attributes(scene)[0]] for scene in scenes]
+    weights = np.where(np.isin(names, focus), _FOCUS, 1.0)
+    return weights / weights.sum()
 
 
 def _drop_caption(text: str, rng: np.random.Generator) -> str:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
-from recast.errors import BadModel, reason_of
+from recast.errors import BadModel, UnknownName, reason_of
 from recast.events import Event, job
 from recast.media.atomic_files import locked
 from recast.worlds.training import networks
@@ -64,9 +64,13 @@ def train(
     """Run all stages that are not finished. The result is the model's folder. `design` replaces the
     sizes of the networks that ship for this world.
 
-    Raises `BadModel` if `config.start` is not a model of this design, and `BadCall` while another
-    process trains in the same folder.
+    Raises `BadModel` if `config.start` is not a model of this design, `UnknownName` for a subject
+    in `config.focus` that the world does not have, and `BadCall` while another process trains in
+    the same folder.
     """
+    for name in config.focus:
+        if name not in dataset.subject_names:
+            raise UnknownName("subject", name, dataset.subject_names)
     if config.start is not None and not (config.start / "model_index.json").is_file():
         raise BadModel(
             f"`start` is {config.start}, which is not a model folder: it has no model_index.json"
