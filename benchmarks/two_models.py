@@ -49,7 +49,8 @@ def compared(
         by_model = [{**row, "variant": row["model"]} for row in shared]
         second = [row for row in by_model if row["variant"] == models[1]]
         means = [summary.mean(second, rows.METRIC + metric) for metric in metrics]
-        yield [f"`{variant}`, {len(both)} pairs", *(mean.text() if mean else "–" for mean in means)]
+        count = f"{len(both)} pair{'s' if len(both) > 1 else ''}"
+        yield [f"`{variant}`, {count}", *(mean.text() if mean else "–" for mean in means)]
         means = [summary.paired(by_model, models[1], models[0], metric) for metric in metrics]
         yield ["difference", *(mean.text() if mean else "–" for mean in means)]
 
