@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -68,6 +68,33 @@ def raiser(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return work
+
+
+@pytest.mark.parametrize(
+    ("fast", "machine", "dtype", "told"),
+    [
+        (False, "x86_64", "bfloat16", True),
+        (False, "AMD64", "bfloat16", True),
+        (True, "x86_64", "bfloat16", False),
+        (False, "x86_64", "auto", False),
+        (False, "arm64", "bfloat16", False),
+    ],
+)
+def test_a_note_says_that_the_processor_only_emulates_bfloat16(
+    job: Callable[..., RunConfig[Any]],
+    store: MotionCache,
+    monkeypatch: pytest.MonkeyPatch,
+    fast: bool,
+    machine: str,
+    dtype: Literal["auto", "bfloat16"],
+    told: bool,
+) -> None:
+    monkeypatch.setattr(run.devices, "has_bfloat16", lambda: fast)
+    monkeypatch.setattr(run.platform, "machine", lambda: machine)
+    config = job(settings=Settings(device="cpu", dtype=dtype))
+    events, _ = finished(run.transfer(config, gaussian.tiny(), store))
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any("no instructions for bfloat16" in note for note in notes) == told
 
 
 @pytest.mark.parametrize("backbone", [gaussian.tiny(), unet3d.tiny()], ids=lambda b: b.name)

@@ -1,7 +1,7 @@
 """The devices of this machine and their memory.
 
-Owns which device `auto` selects, how much memory a device has, and which exceptions mean that
-memory was exhausted. It refuses to know networks, models and settings.
+Owns which device `auto` selects, what a processor computes in, how much memory a device has, and
+which exceptions mean that memory was exhausted. It refuses to know networks, models and settings.
 """
 
 import os
@@ -46,6 +46,13 @@ def usable_device(name: str) -> torch.device:
     if name != "auto" and name not in usable:
         raise BadCall(f"`device={name}` is not available; this machine has {', '.join(usable)}")
     return device_of(name)
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor has instructions of x86 for bfloat16. Others of x86 emulate it, at a
+    fraction of the speed of float32."""
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from recast.errors import BadCall
 from recast.events import Event, Step, job
 from recast.media.atomic_files import atomic
+from recast.networks.devices import has_bfloat16
 
 Loss = Callable[[Any, int, np.random.Generator], Tensor]
 
@@ -28,12 +29,6 @@ def autocast(device: str) -> torch.autocast:
     """Networks run in bfloat16 inside this context if that is faster: on GPUs, and on processors
     with instructions for it (AMX, or AVX-512 BF16). Other processors stay with float32."""
     return torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or has_bfloat16())
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor computes in bfloat16. Others emulate it, slower than float32."""
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(found.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 @dataclass(frozen=True, kw_only=True)
