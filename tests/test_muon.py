@@ -54,7 +54,21 @@ def test_either_continues_with_the_state_of_the_other():
     second.step()
     first.load_state_dict(second.state_dict())
     first.step()
-    assert list(first.state[parameter]) == ["momentum_buffer"]
+    mean = first.state[parameter]["momentum_buffer"]
+    torch.testing.assert_close(mean, (1 - 0.95**3) * parameter.grad)
+
+
+def test_a_closure_computes_the_gradients():
+    parameter = nn.Parameter(torch.ones(2, 3))
+    before = parameter.detach().clone()
+
+    def closure():
+        loss = parameter.square().sum()
+        loss.backward()
+        return loss
+
+    assert Float32Muon([parameter]).step(closure) == 6
+    assert (parameter < before).all()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from recast.media.contact_sheet import save_png
 from recast.media.video import Video
 from recast.methods import dmt, dreammotion, motion_inversion, unguided
 from recast.motions.motion import Motion
+from recast.networks import devices
 from recast.pipeline import output_folder, run, source_clip
 from recast.pipeline.config import Draw, LearnConfig, RunConfig, check_prompt
 from recast.pipeline.motion_cache import MotionCache
@@ -71,7 +72,7 @@ def raiser(error: BaseException) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("fast", "machine", "dtype", "told"),
+    ("fast", "machine", "dtype", "expected"),
     [
         (False, "x86_64", "bfloat16", True),
         (False, "AMD64", "bfloat16", True),
@@ -87,14 +88,14 @@ def test_a_note_says_that_the_processor_only_emulates_bfloat16(
     fast: bool,
     machine: str,
     dtype: Literal["auto", "bfloat16"],
-    told: bool,
+    expected: bool,
 ) -> None:
-    monkeypatch.setattr(run.devices, "has_bfloat16", lambda: fast)
-    monkeypatch.setattr(run.platform, "machine", lambda: machine)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda: fast)
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
     config = job(settings=Settings(device="cpu", dtype=dtype))
     events, _ = finished(run.transfer(config, gaussian.tiny(), store))
     notes = [event.text for event in events if isinstance(event, Note)]
-    assert any("no instructions for bfloat16" in note for note in notes) == told
+    assert any("no instructions for bfloat16" in note for note in notes) == expected
 
 
 @pytest.mark.parametrize("backbone", [gaussian.tiny(), unet3d.tiny()], ids=lambda b: b.name)

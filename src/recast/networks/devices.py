@@ -49,10 +49,15 @@ def usable_device(name: str) -> torch.device:
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor has instructions of x86 for bfloat16. Others of x86 emulate it, at a
-    fraction of the speed of float32."""
+    """Whether this processor has instructions of x86 for bfloat16."""
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(found.get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def emulates_bfloat16() -> bool:
+    """Whether this is an x86 processor without instructions for bfloat16. It is several times
+    slower in bfloat16 than in float32."""
+    return platform.machine().lower() in ("x86_64", "amd64") and not has_bfloat16()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

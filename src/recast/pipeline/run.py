@@ -6,7 +6,6 @@ reading and writing are in `stages.py`. The module refuses to know methods and m
 """
 
 import dataclasses
-import platform
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,11 +153,8 @@ def _record_preset(
 
 
 def _precision_notes(settings: Settings) -> Iterator[str]:
-    on_x86 = devices.device_of(settings.device).type == "cpu" and platform.machine().lower() in (
-        "x86_64",
-        "amd64",
-    )
-    if settings.dtype == "bfloat16" and on_x86 and not devices.has_bfloat16():
+    on_cpu = devices.device_of(settings.device).type == "cpu"
+    if settings.dtype == "bfloat16" and on_cpu and devices.emulates_bfloat16():
         yield (
             "this processor has no instructions for bfloat16, and emulates it several times slower "
             "than float32, which is the default"

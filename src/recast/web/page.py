@@ -35,6 +35,7 @@ _COLLECT = (
 )
 """Before a job is started, the script of the page adds the settings form and the drawn mask."""
 _EXPECT = "(...values) => { window.recast.expectAnswer(); return values; }"
+"""Before a comparison is started, the script of the page prepares for the answer."""
 _WITH_SETTINGS = (
     "(...values) => { values[values.length - 1] = window.recast.settings(); return values; }"
 )

@@ -57,8 +57,8 @@ class TrainConfig:
     """Extra weight of the denoiser's loss where the subject is. Subjects are small, and details
     such as legs are learned sooner with more weight."""
     focus: tuple[str, ...] = ()
-    """Subjects whose clips the denoiser sees three times as often, because it learns their motion
-    last, such as boat and balloon."""
+    """Subjects, such as boat and balloon, whose clips the denoiser sees three times as often,
+    because it learns their motion last."""
     parts: float = 0.0
     """Weight of a second loss of the transformer: a linear layer must read from a middle block
     where each part of the subject is, such as a leg. The layer is not part of the model."""

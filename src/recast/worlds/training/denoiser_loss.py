@@ -77,7 +77,7 @@ class DenoiserLosses:
         self._encode_text = text_encoder(model.clip).to(config.device)
         dataset = model.dataset
         self._scenes = [dataset.sample(seed) for seed in range(len(clips.latents))]
-        self._chances = _chances(dataset, self._scenes, config.focus)
+        self._probabilities = _probabilities(dataset, self._scenes, config.focus)
         is_transformer = config.network == "transformer"
         self._add_noise = noising.flow if is_transformer else noising.diffusion
         on_cpu = torch.device(config.device).type == "cpu"
@@ -112,10 +112,10 @@ class DenoiserLosses:
     def _loss(self, view: View, denoiser: nn.Module, rng: np.random.Generator) -> Tensor:
         config, device = self._config, self._config.device
         count = len(self._clips.latents)
-        if self._chances is None:
+        if self._probabilities is None:
             pick = rng.integers(0, count, view.clips)
         else:
-            pick = rng.choice(count, view.clips, p=self._chances)
+            pick = rng.choice(count, view.clips, p=self._probabilities)
         shown = self._excerpt(view, denoiser, pick, rng)
         condition = self._condition(pick, rng)
         noised = self._add_noise(view.design(self._model.design), shown.x0, rng)
@@ -173,7 +173,7 @@ class DenoiserLosses:
         return features
 
 
-def _chances(
+def _probabilities(
     dataset: Dataset, scenes: Sequence[Any], focus: Sequence[str]
 ) -> NDArray[np.float64] | None:
     """The probability of each scene in a batch; None if all are equal."""
