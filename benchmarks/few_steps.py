@@ -4,9 +4,10 @@
     python benchmarks/few_steps.py score --model shapes-dit    # writes results/few-step-model.json
     python benchmarks/few_steps.py table --model shapes-dit
 
-The oracle scores unguided clips of held-out prompts: the model itself at its own number of steps
-and at four, and the model with the LoRA. *Range* is how far the subject moves: the root mean square
-distance of its centre from its mean, in frame widths. `table` also compares the rows of DMT.
+The oracle, or the referee of the menagerie, scores unguided clips of held-out prompts: the model
+itself at its own number of steps and at four, and the model with the LoRA. *Range* is how far the
+subject moves: the root mean square distance of its centre from its mean, in frame widths. `table`
+also compares the rows of DMT.
 """
 
 import argparse
@@ -15,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import scoring
 import torch
 from pyarrow import parquet
@@ -25,15 +25,18 @@ from recast.bench import summary
 from recast.networks import few_step_lora
 from recast.pipeline import model_loading
 from recast.worlds.menagerie.dataset import DATASET as MENAGERIE
-from recast.worlds.shapes import captions, oracle
 from recast.worlds.shapes.dataset import DATASET as SHAPES
 from recast.worlds.training.few_steps import FewStepConfig, train
 
 OUT = Path("out") / "few-steps"
-WORLDS = {"shapes": SHAPES, "shapes-dit": SHAPES, "menagerie-dit": MENAGERIE}
+DATASETS = {"shapes": SHAPES, "menagerie": MENAGERIE}
+WORLDS = {"shapes": "shapes", "shapes-dit": "shapes", "menagerie-dit": "menagerie"}
 """Model -> the world from which it was trained."""
 RESULTS = Path(__file__).parent / "results" / "few-step-model.json"
-COLUMNS = ("colour", "shape", "background", "moves", "range", "drift")
+COLUMNS = {
+    "shapes": ("colour", "shape", "background", "moves", "range", "drift"),
+    "menagerie": ("kind", "colour", "scene", "gait", "present", "range"),
+}
 COMPARED = ((25, 4.0), (4, 4.0), (4, 1.0))
 """Steps and guidance scale of the model itself."""
 TABLES = {
@@ -59,7 +62,7 @@ METRICS = {
 def learn(name: str, device: str) -> None:
     """Train in a folder of `OUT`, or resume there, and print every event."""
     model = Path(model_loading.source_of(name))
-    job = train(FewStepConfig(model=model, out=OUT / name, device=device), WORLDS[name])
+    job = train(FewStepConfig(model=model, out=OUT / name, device=device), DATASETS[WORLDS[name]])
     for event in job:
         print(event, flush=True)
     print(job.result)
@@ -72,17 +75,7 @@ def score(model: str, prompts: int) -> None:
     with_lora = (f"{model}@4steps", few_step_lora.STEPS, few_step_lora.GUIDANCE_SCALE)
     for name, steps, scale in [*((model, *row) for row in COMPARED), with_lora]:
         backbone = model_loading.load(name, Settings(device="cpu"))
-        marks = []
-        for number, source, target in scoring.pairs(prompts):
-            frames = scoring.text_to_video(
-                backbone, captions.prompt(target), steps, number, guidance_scale=scale
-            )
-            path = oracle.detect(frames).path
-            seen = path[~np.isnan(path[:, 0])]
-            extent = float(np.sqrt(((seen - seen.mean(0)) ** 2).sum(-1).mean())) if len(seen) else 0
-            marks.append(
-                {**scoring.oracle_scores(frames, source, target), "range": round(extent, 4)}
-            )
+        marks = list(scoring.ROWS[WORLDS[model]](backbone, prompts, steps, scale))
         results.append({"model": name, "steps": steps, "guidance_scale": scale, "marks": marks})
         print(_line(results[-1]), flush=True)
     RESULTS.write_text(json.dumps(results))
@@ -91,7 +84,7 @@ def score(model: str, prompts: int) -> None:
 def table(model: str) -> str:
     """Markdown tables: unguided, with DMT, and the paired differences with DMT."""
     rows = [row for row in _results() if row["model"] in (model, f"{model}@4steps")]
-    heads = ["model", "steps", "guidance scale", *COLUMNS]
+    heads = ["model", "steps", "guidance scale", *COLUMNS[WORLDS[model]]]
     return "\n".join([*_head(heads), *map(_line, rows), "", *_with_dmt(model)])
 
 
@@ -102,7 +95,8 @@ def _results() -> list[dict]:
 
 def _line(row: dict) -> str:
     cells = [f"`{row['model']}`", str(row["steps"]), f"{row['guidance_scale']:g}"]
-    return f"| {' | '.join([*cells, *scoring.intervals(row['marks'], COLUMNS)])} |"
+    columns = COLUMNS[WORLDS[row["model"].removesuffix("@4steps")]]
+    return f"| {' | '.join([*cells, *scoring.intervals(row['marks'], columns)])} |"
 
 
 def _with_dmt(model: str) -> Iterator[str]:

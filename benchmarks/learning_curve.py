@@ -21,7 +21,6 @@ COLUMNS = {
     "shapes": ("colour", "shape", "background", "moves", "drift"),
     "menagerie": ("kind", "colour", "scene", "gait", "present"),
 }
-ROWS = {"shapes": scoring.unguided_rows, "menagerie": scoring.menagerie_rows}
 
 
 def score(folders: list[Path], out: Path, prompts: int, world: str, dtype: Any) -> None:
@@ -31,7 +30,7 @@ def score(folders: list[Path], out: Path, prompts: int, world: str, dtype: Any) 
     for folder in folders:
         if folder.name not in done:
             backbone = model_loading.load(str(folder), Settings(device="cpu", dtype=dtype))
-            marks = list(ROWS[world](backbone, prompts, backbone.defaults.steps))
+            marks = list(scoring.ROWS[world](backbone, prompts, backbone.defaults.steps))
             row = {"snapshot": folder.name, "fingerprint": backbone.fingerprint, "marks": marks}
             with out.open("a") as file:
                 file.write(json.dumps(row) + "\n")

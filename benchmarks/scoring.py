@@ -40,24 +40,30 @@ def oracle_scores(
         "shape": detection.shape == target.shape,
         "background": detection.background == target.background,
         "moves": detection.moves,
+        "range": movement(detection.path),
         "drift": round(detection.drift, 2) if target.pattern == "plain" else None,
     }
 
 
-def unguided_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) -> Iterator[dict]:
+def unguided_rows(
+    backbone: Backbone, count: int, steps: int, guidance_scale: float | None = None
+) -> Iterator[dict]:
     """The oracle's scores of text-to-video clips for the prompts of `count` pairs."""
     for number, source, target in pairs(count):
         prompt = captions.prompt(target)
-        frames = text_to_video(backbone, prompt, steps, seed + number)
+        frames = text_to_video(backbone, prompt, steps, number, guidance_scale=guidance_scale)
         yield {"pair": number, "prompt": prompt, **oracle_scores(frames, source, target)}
 
 
-def menagerie_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) -> Iterator[dict]:
+def menagerie_rows(
+    backbone: Backbone, count: int, steps: int, guidance_scale: float | None = None
+) -> Iterator[dict]:
     """The referee's scores of text-to-video clips for the appearances of `count` held-out scenes of
     the menagerie."""
     for number, scene in enumerate(map(menagerie_world.sample, menagerie_world.HELD_OUT[:count])):
         prompt = menagerie_captions.prompt(scene.kind, scene.colour, scene.landscape)
-        found = referee.detect(text_to_video(backbone, prompt, steps, seed + number))
+        frames = text_to_video(backbone, prompt, steps, number, guidance_scale=guidance_scale)
+        found = referee.detect(frames)
         yield {
             "pair": number,
             "prompt": prompt,
@@ -66,7 +72,19 @@ def menagerie_rows(backbone: Backbone, count: int, steps: int, seed: int = 0) ->
             "scene": found.landscape == scene.landscape,
             "gait": found.gait == KINDS[scene.kind].gait,
             "present": bool(found.present.all()),
+            "range": movement(found.path),
         }
+
+
+ROWS = {"shapes": unguided_rows, "menagerie": menagerie_rows}
+"""World -> the scores of unguided clips."""
+
+
+def movement(path: np.ndarray) -> float:
+    """How far a subject moves: the root mean square distance of its centre, (F, 2), from its mean,
+    in frame widths. NaN stands in frames without a subject."""
+    seen = path[~np.isnan(path[:, 0])]
+    return round(float(np.sqrt(((seen - seen.mean(0)) ** 2).sum(-1).mean())), 4) if len(seen) else 0
 
 
 def text_to_video(
