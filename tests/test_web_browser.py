@@ -213,12 +213,12 @@ def test_reload_in_the_middle_and_a_second_tab(
     page.wait_for_selector(".rc-cancelled")
 
 
-def test_a_job_starts_although_the_stream_of_answers_closes(visit: Callable[..., Page]) -> None:
-    page = visit()
-    page.locator("#rc-prompt textarea").fill("a red zebra")
+def close_next_stream(page: Page) -> list[str]:
+    """Waits until the stream of answers has closed, and lets the server close the next one at once.
+    Returns the list of the addresses of closed streams."""
     expect(page.locator("#rc-prompt-note")).to_contain_text("zebra")
     expect(page.locator("#rc-estimate")).to_contain_text("Forecast of the time")
-    page.wait_for_timeout(1000)  # the stream of these answers has closed
+    page.wait_for_timeout(1000)
     closed = []
 
     def close(route: Route) -> None:
@@ -226,8 +226,24 @@ def test_a_job_starts_although_the_stream_of_answers_closes(visit: Callable[...,
         route.fulfill(content_type="text/event-stream", body='data: {"msg": "close_stream"}\n\n')
 
     page.route("**/queue/data**", close, times=1)
+    return closed
+
+
+def test_a_job_starts_although_the_stream_of_answers_closes(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.locator("#rc-prompt textarea").fill("a red zebra")
+    closed = close_next_stream(page)
     page.get_by_role("button", name="Transfer the motion").click()
     shown_job(page)
+    assert len(closed) == 1
+
+
+def test_a_note_appears_although_the_stream_of_answers_closes(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.locator("#rc-prompt textarea").fill("a red zebra")
+    closed = close_next_stream(page)
+    page.locator("#rc-prompt textarea").fill("a red gnu")
+    expect(page.locator("#rc-prompt-note")).to_contain_text("gnu")
     assert len(closed) == 1
 
 

@@ -29,13 +29,10 @@ _INTRO = (
     '<p class="rc-tagline">The same motion, a new cast.</p></div>'
 )
 _COLLECT = (
-    "(...values) => { window.recast.expectAnswer();"
-    " values[values.length - 2] = window.recast.settings();"
+    "(...values) => { values[values.length - 2] = window.recast.settings();"
     " values[values.length - 1] = window.recast.drawing(); return values; }"
 )
 """Before a job is started, the script of the page adds the settings form and the drawn mask."""
-_EXPECT = "(...values) => { window.recast.expectAnswer(); return values; }"
-"""Before a comparison is started, the script of the page prepares for the answer."""
 _WITH_SETTINGS = (
     "(...values) => { values[values.length - 1] = window.recast.settings(); return values; }"
 )
@@ -339,7 +336,7 @@ def _compare(events: PageEvents) -> gr.HTML:
                 elem_id="rc-comparison",
             )
     inputs = [clip, prompt, source_prompt, model, methods, others, seed, steps]
-    start.click(events.compare, inputs, [view], js=_EXPECT, **_HIDDEN)
+    start.click(events.compare, inputs, [view], **_HIDDEN)
     return view
 
 

@@ -386,14 +386,19 @@
     }
   });
 
-  const expectAnswer = () => {
-    // All answers come on one stream, which the server closes when nothing is waited for. Gradio 6.31
-    // forgets an answer that is asked for while the stream closes, until another event opens it again.
+  // All answers come on one stream, which the server closes when nothing is waited for. Gradio 6.31
+  // forgets an answer that is asked for while the stream closes, until another event opens it again.
+  let reopenings = [];
+  const expectAnswer = (event) => {
+    if (event.target.id === "rc-reopen") return;
+    reopenings.forEach(clearTimeout);
     const reopen = () => document.querySelector("#rc-reopen").click();
-    for (const seconds of [3, 10]) setTimeout(reopen, 1000 * seconds);
+    reopenings = [3, 10].map((seconds) => setTimeout(reopen, 1000 * seconds));
   };
+  for (const name of ["input", "change", "click", "keydown", "drop"])
+    document.addEventListener(name, expectAnswer, { capture: true, passive: true });
 
-  window.recast = { settings, drawing, expectAnswer };
+  window.recast = { settings, drawing };
   document.documentElement.lang = "en";
   setInterval(look, 250);
 })();
