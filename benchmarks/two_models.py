@@ -1,7 +1,7 @@
 """The same methods on two versions of a model, compared pair by pair.
 
-    python benchmarks/two_models.py 315b1ea51ad0bfef 9615635823560359 \\
-      benchmarks/results/menagerie.parquet benchmarks/results/menagerie-whitened.parquet
+    python benchmarks/two_models.py 315b1ea51ad0bfef e578a579093fd228 \\
+      benchmarks/results/menagerie-before.parquet benchmarks/results/menagerie.parquet
 
 A model is named as in the rows, by its fingerprint, its name or its folder. Rows of both models
 with the same variant, clip, prompt and seed are a pair; several tables are read as one. Prints the
