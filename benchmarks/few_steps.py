@@ -69,11 +69,13 @@ def learn(name: str, device: str) -> None:
 
 
 def score(model: str, prompts: int) -> None:
-    """Score a model without and with its LoRA, and write the rows to `RESULTS`."""
+    """Score a model without its LoRA, and with it if one ships, and write the rows to `RESULTS`."""
     torch.set_num_threads(1)
     results = [row for row in _results() if row["model"] not in (model, f"{model}@4steps")]
-    with_lora = (f"{model}@4steps", few_step_lora.STEPS, few_step_lora.GUIDANCE_SCALE)
-    for name, steps, scale in [*((model, *row) for row in COMPARED), with_lora]:
+    compared = [(model, *row) for row in COMPARED]
+    if (with_lora := f"{model}@4steps") in few_step_lora.FILES:
+        compared.append((with_lora, few_step_lora.STEPS, few_step_lora.GUIDANCE_SCALE))
+    for name, steps, scale in compared:
         backbone = model_loading.load(name, Settings(device="cpu"))
         marks = list(scoring.ROWS[WORLDS[model]](backbone, prompts, steps, scale))
         results.append({"model": name, "steps": steps, "guidance_scale": scale, "marks": marks})
@@ -82,10 +84,11 @@ def score(model: str, prompts: int) -> None:
 
 
 def table(model: str) -> str:
-    """Markdown tables: unguided, with DMT, and the paired differences with DMT."""
+    """Markdown tables: unguided; and for a model with a LoRA, with DMT and the differences."""
     rows = [row for row in _results() if row["model"] in (model, f"{model}@4steps")]
     heads = ["model", "steps", "guidance scale", *COLUMNS[WORLDS[model]]]
-    return "\n".join([*_head(heads), *map(_line, rows), "", *_with_dmt(model)])
+    with_dmt = ["", *_with_dmt(model)] if model in TABLES else []
+    return "\n".join([*_head(heads), *map(_line, rows), *with_dmt])
 
 
 def _results() -> list[dict]:
@@ -146,8 +149,6 @@ if __name__ == "__main__":
     match arguments.verb:
         case "train":
             learn(arguments.model, arguments.device)
-        case _ if arguments.model not in TABLES:
-            parser.error(f"the models with a LoRA are {', '.join(TABLES)}")
         case "score":
             score(arguments.model, arguments.prompts)
         case "table":

@@ -8,6 +8,7 @@ python benchmarks/learning_curve.py table
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 
 from recast.backbones.base import Settings
 from recast.pipeline import model_loading
+from recast.worlds.menagerie import describe
+from recast.worlds.menagerie.kinds import KINDS
 
 COLUMNS = {
     "shapes": ("colour", "shape", "background", "moves", "drift"),
@@ -37,11 +40,22 @@ def score(folders: list[Path], out: Path, prompts: int, world: str, dtype: Any) 
             print(_line(row, world), flush=True)
 
 
-def table(out: Path, world: str) -> str:
-    """A Markdown table with bootstrap 95 % intervals over prompts."""
+def table(out: Path, prompts: int, world: str) -> str:
+    """Markdown tables: the scores on the first `prompts` prompts with bootstrap 95 % intervals, and
+    how many clips of the last snapshot have the right gait."""
     head = ["steps on whole clips", *COLUMNS[world]]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *(_line(row, world) for row in _rows(out))])
+    rows = [{**row, "marks": row["marks"][:prompts]} for row in _rows(out)]
+    lines += [_line(row, world) for row in rows]
+    if world == "menagerie" and rows:
+        right, clips = Counter[str](), Counter[str]()
+        for mark in rows[-1]["marks"]:
+            gait = KINDS[describe.parse_caption(mark["prompt"])["kind"]].gait
+            clips[gait] += 1
+            right[gait] += mark["gait"]
+        lines += ["", "| gait | right | clips |", "|---|---|---|"]
+        lines += [f"| {gait} | {right[gait]} | {count} |" for gait, count in clips.items()]
+    return "\n".join(lines)
 
 
 def _line(row: dict, world: str) -> str:
@@ -68,4 +82,4 @@ if __name__ == "__main__":
         options = (arguments.prompts, arguments.world, arguments.dtype)
         score(arguments.folders, arguments.out, *options)
     else:
-        print(table(arguments.out, arguments.world))
+        print(table(arguments.out, arguments.prompts, arguments.world))

@@ -40,7 +40,7 @@ def oracle_scores(
         "shape": detection.shape == target.shape,
         "background": detection.background == target.background,
         "moves": detection.moves,
-        "range": movement(detection.path),
+        "range": motion_range(detection.path),
         "drift": round(detection.drift, 2) if target.pattern == "plain" else None,
     }
 
@@ -72,7 +72,7 @@ def menagerie_rows(
             "scene": found.landscape == scene.landscape,
             "gait": found.gait == KINDS[scene.kind].gait,
             "present": bool(found.present.all()),
-            "range": movement(found.path),
+            "range": motion_range(found.path),
         }
 
 
@@ -80,7 +80,7 @@ ROWS = {"shapes": unguided_rows, "menagerie": menagerie_rows}
 """World -> the scores of unguided clips."""
 
 
-def movement(path: np.ndarray) -> float:
+def motion_range(path: np.ndarray) -> float:
     """How far a subject moves: the root mean square distance of its centre, (F, 2), from its mean,
     in frame widths. NaN stands in frames without a subject."""
     seen = path[~np.isnan(path[:, 0])]

@@ -214,8 +214,9 @@ def test_reload_in_the_middle_and_a_second_tab(
 
 
 def close_next_stream(page: Page) -> list[str]:
-    """Waits until the stream of answers has closed, and lets the server close the next one at once.
-    Returns the list of the addresses of closed streams."""
+    """Write a prompt, wait until the stream of its answers has closed, and close the next stream at
+    once. Returns the list of the addresses of streams that were closed so."""
+    page.locator("#rc-prompt textarea").fill("a red zebra")
     expect(page.locator("#rc-prompt-note")).to_contain_text("zebra")
     expect(page.locator("#rc-estimate")).to_contain_text("Forecast of the time")
     page.wait_for_timeout(1000)
@@ -231,7 +232,6 @@ def close_next_stream(page: Page) -> list[str]:
 
 def test_a_job_starts_although_the_stream_of_answers_closes(visit: Callable[..., Page]) -> None:
     page = visit()
-    page.locator("#rc-prompt textarea").fill("a red zebra")
     closed = close_next_stream(page)
     page.get_by_role("button", name="Transfer the motion").click()
     shown_job(page)
@@ -240,7 +240,6 @@ def test_a_job_starts_although_the_stream_of_answers_closes(visit: Callable[...,
 
 def test_a_note_appears_although_the_stream_of_answers_closes(visit: Callable[..., Page]) -> None:
     page = visit()
-    page.locator("#rc-prompt textarea").fill("a red zebra")
     closed = close_next_stream(page)
     page.locator("#rc-prompt textarea").fill("a red gnu")
     expect(page.locator("#rc-prompt-note")).to_contain_text("gnu")

@@ -396,7 +396,7 @@
     reopenings = [3, 10].map((seconds) => setTimeout(reopen, 1000 * seconds));
   };
   for (const name of ["input", "change", "click", "keydown", "drop"])
-    document.addEventListener(name, expectAnswer, { capture: true, passive: true });
+    document.addEventListener(name, expectAnswer, true);
 
   window.recast = { settings, drawing };
   document.documentElement.lang = "en";
