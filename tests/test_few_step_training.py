@@ -32,6 +32,19 @@ def test_the_spacing_of_empty_captions_is_checked() -> None:
         FewStepConfig(model=SHAPES_DIT, out=Path("unused"), empty_caption_every=0)
 
 
+def test_a_unet_is_not_compiled() -> None:
+    model = Path(model_loading.source_of("shapes"))
+    with pytest.raises(BadCall, match="`compile` needs a model with a transformer"):
+        FewStepConfig(model=model, out=Path("unused"), compile=True)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_blocks_are_compiled_on_request(compiled: bool) -> None:
+    config = FewStepConfig(model=SHAPES_DIT, out=Path("unused"), compile=compiled)
+    blocks = few_steps._Teacher(config, DATASET).network.blocks
+    assert {block._compiled_call_impl is not None for block in blocks} == {compiled}
+
+
 @pytest.mark.slow
 def test_loading_the_model_for_four_steps_says_nothing() -> None:
     code = "from recast.pipeline.model_loading import load; load('shapes-dit@4steps')"

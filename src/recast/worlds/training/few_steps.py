@@ -34,7 +34,7 @@ from recast.networks.adapters import LoRA
 from recast.worlds.training.dataset import Dataset
 from recast.worlds.training.loop import Stage, autocast, train_stage
 from recast.worlds.training.model import frozen
-from recast.worlds.training.speed import plain_attention
+from recast.worlds.training.speed import compile_blocks, plain_attention
 
 _LAYERS = ("attn1.", "attn2.", "ffn.", ".ff.")
 _CLIPS_PER_FILE = 40
@@ -45,7 +45,7 @@ Trajectories = NDArray[np.float32]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FewStepConfig:
     """The training of a LoRA for few steps. Raises `BadCall` for numbers of steps that do not fit
-    together."""
+    together, and for a UNet that is to be compiled."""
 
     model: Path
     """Folder of the model that is the teacher."""
@@ -73,11 +73,19 @@ class FewStepConfig:
     """Seed of the initial weights, the noise and the captions."""
     device: str = "cpu"
     """Device of the networks: cpu, cuda or mps. Data stay on the CPU."""
+    compile: bool = False
+    """Compile the transformer's blocks with torch.compile, which needs a C++ compiler on a
+    processor. A UNet cannot be compiled so, because its blocks differ."""
 
     def __post_init__(self) -> None:
         if self.empty_caption_every < 1:
             raise BadCall(
                 f"`empty_caption_every` must be at least 1, got {self.empty_caption_every}"
+            )
+        if self.compile and (self.model / "unet").is_dir():
+            raise BadCall(
+                f"`compile` needs a model with a transformer, and {self.model} has a UNet, whose "
+                "blocks differ"
             )
         if self.student_steps < 1 or self.teacher_steps % self.student_steps:
             raise BadCall(
@@ -133,6 +141,8 @@ class _Teacher:
         else:
             self.component = "transformer"
             network = frozen(WanTransformer3DModel, folder / self.component)
+            if config.compile:
+                compile_blocks(network)
         self.network = network.to(self._device)
         self._encode_text = frozen(CLIPTextModel, folder / "text_encoder").to(self._device)
         self._tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
