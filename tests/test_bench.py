@@ -23,6 +23,7 @@ from recast.media import video
 from recast.media.atomic_files import locked
 from recast.media.video import Video
 from recast.methods import unguided
+from recast.networks import devices
 
 SUITE = """
 about = "Two pairs <for a test>"
@@ -350,6 +351,18 @@ def test_ray_makes_the_same_rows_after_a_worker_was_killed(
     finally:
         ray.shutdown()
     assert numbers(out) == numbers(finished, seeds=1)
+
+
+@pytest.mark.parametrize(("machine", "expected"), [("x86_64", True), ("arm64", False)])
+def test_a_note_says_that_the_processor_only_emulates_bfloat16(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, expected: bool
+) -> None:
+    monkeypatch.setattr(devices, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    settings = Settings(device="cpu", dtype="bfloat16")
+    options = {"backbone": "shapes", "methods": ("source",), "limit": 1}
+    _, notes = run(suite, tmp_path, settings=settings, **options)
+    assert any("no instructions for bfloat16" in note for note in notes) == expected
 
 
 def test_a_folder_is_for_one_run_and_one_suite(

@@ -22,6 +22,7 @@ from recast.errors import BadCall
 from recast.evaluation import Tools
 from recast.events import Event, Note, Step, job
 from recast.media.atomic_files import locked
+from recast.networks import devices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +90,9 @@ def bench(config: BenchConfig, resolved: Suite | None = None) -> Generator[Event
     `RecastError`.
     """
     resolved = resolved or suite.read(config.suite, config.clips, config.backbone)
+    if config.ray is None:  # otherwise other processors compute
+        for text in devices.precision_notes(config.settings.device, config.settings.dtype):
+            yield Note(text=text)
     out = config.out or Path("out") / f"bench-{resolved.name}"
     variants = tuple(
         resolved.variant(name) for name in dict.fromkeys(config.methods or resolved.methods)

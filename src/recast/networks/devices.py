@@ -7,6 +7,7 @@ which exceptions mean that memory was exhausted. It refuses to know networks, mo
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,16 @@ def emulates_bfloat16() -> bool:
     """Whether this is an x86 processor without instructions for bfloat16. It is several times
     slower in bfloat16 than in float32."""
     return platform.machine().lower() in ("x86_64", "amd64") and not has_bfloat16()
+
+
+def precision_notes(device: str, dtype: str) -> Iterator[str]:
+    """What a user should know about a precision on a device, both as settings name them."""
+    on_cpu = device_of(device).type == "cpu"
+    if dtype == "bfloat16" and on_cpu and emulates_bfloat16():
+        yield (
+            "this processor has no instructions for bfloat16, and emulates it several times slower "
+            "than float32, which is the default"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

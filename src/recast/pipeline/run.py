@@ -6,12 +6,12 @@ reading and writing are in `stages.py`. The module refuses to know methods and m
 """
 
 import dataclasses
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recast.backbones.base import Backbone, Settings
+from recast.backbones.base import Backbone
 from recast.errors import BadCall, BadClip
 from recast.events import Event, job
 from recast.motions.method import MotionMethod
@@ -148,17 +148,8 @@ def _record_preset(
         model_loading.check_name(config.backbone)
     model = config.backbone if backbone is None else backbone.name
     yield from log.note_each(method_presets.notes(config.method, config.config, model, named=named))
-    yield from log.note_each(_precision_notes(config.settings))
+    yield from log.note_each(devices.precision_notes(config.settings.device, config.settings.dtype))
     return method_presets.record(config.method, config.config, model)
-
-
-def _precision_notes(settings: Settings) -> Iterator[str]:
-    on_cpu = devices.device_of(settings.device).type == "cpu"
-    if settings.dtype == "bfloat16" and on_cpu and devices.emulates_bfloat16():
-        yield (
-            "this processor has no instructions for bfloat16, and emulates it several times slower "
-            "than float32, which is the default"
-        )
 
 
 def _check_call(config: RunConfig[Any], method: MotionMethod[Any]) -> Motion | None:
