@@ -33,7 +33,7 @@ DATASETS = {"shapes": SHAPES, "menagerie": MENAGERIE}
 WORLDS = {"shapes": "shapes", "shapes-dit": "shapes", "menagerie-dit": "menagerie"}
 """Model -> the world from which it was trained."""
 SIZES: dict[str, dict[str, Any]] = {
-    "menagerie-dit": {"clips": 240, "teacher_steps": 12, "steps": 500, "batch": 4, "compile": True}
+    "menagerie-dit": {"clips": 240, "teacher_steps": 12, "steps": 600, "batch": 4, "compile": True}
 }
 """Model -> the settings of its training that differ from the defaults. A pass of menagerie-dit
 takes four times as long as one of shapes-dit."""
@@ -47,6 +47,7 @@ COMPARED = ((25, 4.0), (4, 4.0), (4, 1.0))
 TABLES = {
     "shapes": ("few-step-model-unet.parquet", "few-steps.parquet"),
     "shapes-dit": ("few-step-model.parquet", "few-steps-dit.parquet"),
+    "menagerie-dit": ("few-step-model-menagerie.parquet", "menagerie.parquet"),
 }
 """Model with a LoRA -> the rows with it and in four steps, and those of the other presets."""
 DMT = ("unguided", "dmt:quick", "dmt:draft", "dmt, four steps", "unguided, LoRA", "dmt, LoRA")
@@ -54,13 +55,26 @@ COMPARISONS = (
     ("dmt, LoRA", "unguided, LoRA"),
     ("dmt, four steps", "dmt, LoRA"),
     ("dmt:draft", "dmt, LoRA"),
+    ("dmt:quick", "dmt, LoRA"),
 )
+GROUPS = {"shapes": ("object", "camera", "both"), "menagerie": ("near", "middle", "far")}
 METRICS = {
-    "moving_fidelity": "moving fidelity",
-    "true_motion": "path correlation",
-    "true_distance": "path distance",
-    "camera_error": "camera error",
-    "true_look": "look right",
+    "shapes": {
+        "moving_fidelity": "moving fidelity",
+        "true_motion": "path correlation",
+        "true_distance": "path distance",
+        "camera_error": "camera error",
+        "true_look": "look right",
+    },
+    "menagerie": {
+        "true_motion": "path correlation",
+        "true_distance": "path distance",
+        "layout_kept": "layout kept",
+        "kind_right": "kind right",
+        "colour_right": "colour right",
+        "gait_right": "gait right",
+        "silhouette_leakage": "leakage of the silhouette",
+    },
 }
 
 
@@ -112,19 +126,29 @@ def _with_dmt(model: str) -> Iterator[str]:
     """The means over all pairs and over each group, and the paired differences."""
     tables = [parquet.read_table(RESULTS.with_name(name)).to_pylist() for name in TABLES[model]]
     results = [{**row, "variant": _name(row)} for rows in tables for row in rows if row["backbone"]]
-    heads = ["", "pairs", *METRICS.values()]
-    for group in (None, "object", "camera", "both"):
+    results = [row for row in results if row["variant"] in DMT]
+    metrics = METRICS[WORLDS[model]]
+    heads = ["", "pairs", *metrics.values()]
+    for group in (None, *GROUPS[WORLDS[model]]):
         yield from _head([group or "all", *heads[1:]])
         for name in DMT:
             own = [r for r in results if r["variant"] == name and group in (None, r["group"])]
-            yield _row(name, len(own), [summary.mean(own, f"metric.{m}") for m in METRICS])
+            if own:
+                means = [summary.mean(own, f"metric.{metric}") for metric in metrics]
+                yield _row(name, len(own), means)
         yield ""
     yield from _head(["difference", *heads[1:]])
     # A difference is that of two variants on one model, so all rows get the same one.
     paired = [{**row, "backbone": model} for row in results]
     for one, other in COMPARISONS:
-        differences = [summary.paired(paired, one, other, metric) for metric in METRICS]
-        yield _row(f"{one} − {other}", 24, differences)
+        differences = [summary.paired(paired, one, other, metric) for metric in metrics]
+        if any(differences):
+            yield _row(f"{one} − {other}", _shared_pairs(paired, one, other), differences)
+
+
+def _shared_pairs(rows: Sequence[Mapping[str, Any]], one: str, other: str) -> int:
+    found = [{(r["clip"], r["prompt"]) for r in rows if r["variant"] == v} for v in (one, other)]
+    return len(found[0] & found[1])
 
 
 def _name(row: Mapping[str, Any]) -> str:
