@@ -18,6 +18,7 @@ PAGES = [
     "src/recast/assets/clips/README.md",
     "src/recast/assets/menagerie/referee/README.md",
     "src/recast/assets/menagerie-dit/README.md",
+    "src/recast/assets/menagerie-dit-4steps/README.md",
     "src/recast/assets/shapes/README.md",
     "src/recast/assets/shapes-4steps/README.md",
     "src/recast/assets/shapes-controlnet/README.md",

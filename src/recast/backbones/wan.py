@@ -52,6 +52,7 @@ ALIASES = {
     "shapes-dit": str(SHAPES_DIT),
     "shapes-dit@4steps": str(SHAPES_DIT),
     "menagerie-dit": str(MENAGERIE_DIT),
+    "menagerie-dit@4steps": str(MENAGERIE_DIT),
     "wan": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     "wan-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
     "wan2.2-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
@@ -63,6 +64,9 @@ DESCRIPTIONS = {
     "shapes-dit": "Moving shapes, a small transformer of Wan's kind; ships with Recast",
     "shapes-dit@4steps": "The model shapes-dit with a LoRA, by which it samples in four steps",
     "menagerie-dit": "Animals and vehicles, a small transformer of Wan's kind; ships with Recast",
+    "menagerie-dit@4steps": (
+        "The model menagerie-dit with a LoRA, by which it samples in four steps"
+    ),
     "wan": "Wan 2.1 with 1.3 billion weights: 81 frames of 832x480",
     "wan-14b": "Wan 2.1 with 14 billion weights: 81 frames of 832x480",
     "wan2.2-5b": "Wan 2.2 with 5 billion weights: 121 frames of 1280x704",

@@ -13,6 +13,7 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 FILES = {
     "shapes@4steps": _ASSETS / "shapes-4steps" / "pytorch_lora_weights.safetensors",
     "shapes-dit@4steps": _ASSETS / "shapes-dit-4steps" / "pytorch_lora_weights.safetensors",
+    "menagerie-dit@4steps": _ASSETS / "menagerie-dit-4steps" / "pytorch_lora_weights.safetensors",
 }
 """The name of a model with its LoRA -> the file of the LoRA."""
 STEPS = 4

@@ -52,6 +52,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "sdedit": _STRENGTHS[:1],
             "unguided": ("plain",),
         },
+        "menagerie-dit@4steps": {"dmt": ("shapes-dit@4steps",), "unguided": ("plain",)},
         "shapes@frames": {
             **dict.fromkeys(("tokenflow", "controlvideo", "trained_control"), ("shapes@frames",)),
             "sdedit": _STRENGTHS[1:2],
@@ -61,7 +62,7 @@ MEASURED: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Shipped model -> method -> the presets that were measured on the model, the default first
 (`recast bench methods`, `recast bench shapes` for more presets of sdedit, `recast bench menagerie`
-for menagerie-dit, and `benchmarks/suites/frames.toml` for shapes@frames). The rows of dmt's
+for the menagerie, and `benchmarks/suites/frames.toml` for shapes@frames). The rows of dmt's
 published presets there have 25 steps or another guidance scale, so these presets count as
 unmeasured."""
 GENERIC = "generic"
