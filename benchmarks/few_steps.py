@@ -47,9 +47,10 @@ COMPARED = ((25, 4.0), (4, 4.0), (4, 1.0))
 TABLES = {
     "shapes": ("few-step-model-unet.parquet", "few-steps.parquet"),
     "shapes-dit": ("few-step-model.parquet", "few-steps-dit.parquet"),
-    "menagerie-dit": ("few-step-model-menagerie.parquet", "menagerie.parquet"),
+    "menagerie-dit": ("few-step-model-menagerie.parquet", "menagerie-pairs.parquet"),
 }
-"""Model with a LoRA -> the rows with it and in four steps, and those of the other presets."""
+"""Model with a LoRA -> the rows with it and in four steps, and those of the other presets, of which
+the same pairs are taken."""
 DMT = ("unguided", "dmt:quick", "dmt:draft", "dmt, four steps", "unguided, LoRA", "dmt, LoRA")
 COMPARISONS = (
     ("dmt, LoRA", "unguided, LoRA"),
@@ -125,7 +126,13 @@ def _line(row: dict) -> str:
 def _with_dmt(model: str) -> Iterator[str]:
     """The means over all pairs and over each group, and the paired differences."""
     tables = [parquet.read_table(RESULTS.with_name(name)).to_pylist() for name in TABLES[model]]
-    results = [{**row, "variant": _name(row)} for rows in tables for row in rows if row["backbone"]]
+    pairs = {(row["clip"], row["prompt"]) for row in tables[0]}
+    results = [
+        {**row, "variant": _name(row)}
+        for rows in tables
+        for row in rows
+        if row["backbone"] and (row["clip"], row["prompt"]) in pairs
+    ]
     results = [row for row in results if row["variant"] in DMT]
     metrics = METRICS[WORLDS[model]]
     heads = ["", "pairs", *metrics.values()]
