@@ -109,7 +109,8 @@ def table(model: str) -> str:
     rows = [row for row in _results() if row["model"] in (model, f"{model}@4steps")]
     heads = ["model", "steps", "guidance scale", *COLUMNS[WORLDS[model]]]
     with_dmt = ["", *_with_dmt(model)] if model in TABLES else []
-    return "\n".join([*_head(heads), *map(_line, rows), *with_dmt])
+    differences = _differences(rows, COLUMNS[WORLDS[model]])
+    return "\n".join([*_head(heads), *map(_line, rows), *differences, *with_dmt])
 
 
 def _results() -> list[dict]:
@@ -121,6 +122,25 @@ def _line(row: dict) -> str:
     cells = [f"`{row['model']}`", str(row["steps"]), f"{row['guidance_scale']:g}"]
     columns = COLUMNS[WORLDS[row["model"].removesuffix("@4steps")]]
     return f"| {' | '.join([*cells, *scoring.intervals(row['marks'], columns)])} |"
+
+
+def _differences(rows: Sequence[dict], columns: Sequence[str]) -> Iterator[str]:
+    """Paired differences over the prompts: the model with its LoRA minus the model itself."""
+    *plain, with_lora = rows
+    if not with_lora["model"].endswith("@4steps"):
+        return
+    for row in plain:
+        marks = [
+            {
+                column: None
+                if None in (one[column], other[column])
+                else one[column] - other[column]
+                for column in columns
+            }
+            for one, other in zip(with_lora["marks"], row["marks"], strict=True)
+        ]
+        cells = ["LoRA − without", str(row["steps"]), f"{row['guidance_scale']:g}"]
+        yield f"| {' | '.join([*cells, *scoring.intervals(marks, columns)])} |"
 
 
 def _with_dmt(model: str) -> Iterator[str]:
@@ -150,12 +170,8 @@ def _with_dmt(model: str) -> Iterator[str]:
     for one, other in COMPARISONS:
         differences = [summary.paired(paired, one, other, metric) for metric in metrics]
         if any(differences):
-            yield _row(f"{one} − {other}", _shared_pairs(paired, one, other), differences)
-
-
-def _shared_pairs(rows: Sequence[Mapping[str, Any]], one: str, other: str) -> int:
-    found = [{(r["clip"], r["prompt"]) for r in rows if r["variant"] == v} for v in (one, other)]
-    return len(found[0] & found[1])
+            pairs_of_both = max(mean.rows for mean in differences if mean)
+            yield _row(f"{one} − {other}", pairs_of_both, differences)
 
 
 def _name(row: Mapping[str, Any]) -> str:

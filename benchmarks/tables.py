@@ -2,12 +2,13 @@
 
 python benchmarks/tables.py out/bench-ablation --metrics text_similarity true_motion
 python benchmarks/tables.py benchmarks/results/ablation.parquet
+python benchmarks/tables.py benchmarks/results/menagerie-pairs.parquet --baseline unguided
 python benchmarks/tables.py benchmarks/results/shapes.parquet --group hard --scatter hard.png
 python benchmarks/tables.py benchmarks/results/speed.jsonl --group shapes --scatter speed.png
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import speed_tables
@@ -27,8 +28,7 @@ def main(
     picture: Path | None,
     baseline: str | None,
 ) -> None:
-    """Print all tables, for the given metrics or for all of them, and the differences to the
-    variant `baseline`.
+    """Print all tables, for the given metrics or for all of them.
 
     Variants are in the order of the suite if it ships with Recast. With `picture`, also draw the
     scatter plot of appearance against motion. A file of JSON lines holds the rows of `speed.py`,
@@ -51,26 +51,7 @@ def main(
     order = suite.read(name).methods if name in suite.names() else ()
     if picture is not None:
         _write(picture, chart.scatter(results, summary.variants(results, order), APPEARANCE, PATH))
-    _print(report.tables(results, order))
-    if baseline:
-        _print([_differences(results, baseline)])
-
-
-def _differences(results: Sequence[rows.Row], baseline: str) -> report.Table:
-    """Paired differences between each variant and one of them."""
-    names = summary.variants(results, ())
-    if baseline not in names:
-        raise SystemExit(f"--baseline is {baseline}, and the rows have {', '.join(names)}")
-    others = [name for name in names if name != baseline]
-    body = [
-        [metric, *(_text(summary.paired(results, name, baseline, metric)) for name in others)]
-        for metric in rows.metrics(results)
-    ]
-    return report.Table(f"Difference to {baseline}", ["", *others], body)
-
-
-def _text(mean: summary.Mean | None) -> str:
-    return "–" if mean is None else mean.text(3)
+    _print(report.tables(results, order, baseline))
 
 
 def _write(picture: Path | None, png: bytes | None) -> None:
@@ -99,7 +80,10 @@ if __name__ == "__main__":
     parser.add_argument("path", type=Path, help="a benchmark's folder, or its rows")
     parser.add_argument("--metrics", nargs="+", default=[])
     parser.add_argument("--group", help="only the pairs of this group, or the model")
-    parser.add_argument("--baseline", help="also print the differences to this variant")
+    parser.add_argument(
+        "--baseline",
+        help="print the differences to this variant; by default to the first that is not a bound",
+    )
     parser.add_argument(
         "--scatter", type=Path, help="path of a PNG: appearance or cost against motion"
     )

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recast.bench import chart, report, rows, summary
+from recast.errors import UnknownName
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
@@ -85,6 +86,33 @@ def test_a_mean_lies_within_its_interval(value: float) -> None:
     assert mean is not None
     assert mean.interval is not None
     assert mean.interval[0] <= mean.value <= mean.interval[1]
+
+
+def test_differences_are_those_to_the_baseline() -> None:
+    facts = {"fingerprint": None, "group": ""}
+    values = {"unguided": 0.25, "v": 0.5, "w": 0.75}
+    results = [
+        row(clip, name, 0.0) | facts | {"metric.gait_right": value}
+        for clip in ("a", "b")
+        for name, value in values.items()
+    ]
+
+    def differences(baseline: str | None) -> dict[str, str]:
+        (table,) = (
+            one
+            for one in report.tables(results, baseline=baseline)
+            if one.title.startswith("Difference to")
+        )
+        (line,) = table.body
+        return dict(zip(table.head[1:], line[1:], strict=True))
+
+    assert differences("unguided") == {
+        "v": "0.250 [0.250, 0.250]",
+        "w": "0.500 [0.500, 0.500]",
+    }
+    assert differences(None)["w"] == "0.250 [0.250, 0.250]"
+    with pytest.raises(UnknownName, match="unknown variant 'unguide'; did you mean unguided"):
+        report.tables(results, baseline="unguide")
 
 
 def test_costs_show_the_maximum_of_peaks_and_omit_missing_columns() -> None:

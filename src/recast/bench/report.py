@@ -15,6 +15,7 @@ from recast import evaluation
 from recast.bench import chart, rows, summary
 from recast.bench.rows import METRIC, Row
 from recast.bench.suite import Suite
+from recast.errors import UnknownName
 from recast.media.atomic_files import atomic
 from recast.metrics.base import Metric
 
@@ -84,11 +85,18 @@ def write(folder: Path, suite: Suite, results: Sequence[Row]) -> Path:
     return folder / PAGE
 
 
-def tables(results: Sequence[Row], order: Sequence[str] = ()) -> list[Table]:
-    """The tables of the report alone, with the variants in the given order."""
+def tables(
+    results: Sequence[Row], order: Sequence[str] = (), baseline: str | None = None
+) -> list[Table]:
+    """The tables of the report alone, with the variants in the given order and the differences to
+    `baseline`, by default to the first variant that is not a bound. Raises `UnknownName` for a
+    baseline that the rows do not have."""
+    names = summary.variants(results, order)
+    if baseline is not None and baseline not in names:
+        raise UnknownName("variant", baseline, names)
     known = evaluation.metrics_of_rows()
     metrics = [known[name] for name in rows.metrics(results) if name in known]
-    return _tables(results, metrics, summary.variants(results, order))
+    return _tables(results, metrics, names, baseline)
 
 
 def _charts(results: Sequence[Row], order: Sequence[str]) -> dict[str, bytes]:
@@ -141,7 +149,12 @@ def _facts(results: Sequence[Row]) -> list[tuple[str, str]]:
     return facts
 
 
-def _tables(results: Sequence[Row], metrics: Sequence[Metric], order: Sequence[str]) -> list[Table]:
+def _tables(
+    results: Sequence[Row],
+    metrics: Sequence[Metric],
+    order: Sequence[str],
+    baseline: str | None = None,
+) -> list[Table]:
     valid = [row for row in results if row["error"] is None]
     by_variant = {name: [row for row in valid if row["variant"] == name] for name in order}
     present = [m for m in metrics if any(row.get(METRIC + m.name) is not None for row in valid)]
@@ -158,7 +171,7 @@ def _tables(results: Sequence[Row], metrics: Sequence[Metric], order: Sequence[s
     groups = [group for group in dict.fromkeys(row["group"] for row in valid) if group]
     if len(groups) > 1:
         tables.append(_by_group(by_variant, present, groups))
-    tables += _paired(valid, present, order)
+    tables += _paired(valid, present, order, baseline)
     models = {name: own for name, own in by_variant.items() if own[0]["fingerprint"]}
     if models:
         tables.append(_costs(models))
@@ -201,12 +214,17 @@ def _costs(models: Mapping[str, Sequence[Row]]) -> Table:
     return Table("Cost (learning happens once per clip)", ["", *models], body)
 
 
-def _paired(valid: Sequence[Row], metrics: Sequence[Metric], names: Sequence[str]) -> list[Table]:
-    """Paired differences between each variant and the first variant that is not a bound."""
-    compared = [name for name in names if name not in summary.BOUNDS]
-    if len(compared) < 2:
-        return []
-    baseline, rest = compared[0], [name for name in names if name != compared[0]]
+def _paired(
+    valid: Sequence[Row], metrics: Sequence[Metric], names: Sequence[str], baseline: str | None
+) -> list[Table]:
+    """Paired differences between each variant and the baseline, by default the first variant that
+    is not a bound."""
+    if baseline is None:
+        compared = [name for name in names if name not in summary.BOUNDS]
+        if len(compared) < 2:
+            return []
+        baseline = compared[0]
+    rest = [name for name in names if name != baseline]
     body = []
     for metric in metrics:
         differences = [summary.paired(valid, name, baseline, metric.name) for name in rest]
